@@ -1,0 +1,76 @@
+# qinfer: `make` builds the programs, `make demo` runs one, `make test` runs the tests. See README.md.
+
+CC      ?= cc
+CFLAGS  ?= -O2
+LDLIBS  += -lm -lpthread
+PYTHON  ?= python3
+MODEL   ?=
+PROMPT  ?= Once upon a time
+TOKENS  ?= 100
+ONLY    ?=
+FUZZ_SECONDS ?= 30
+
+PARTS    := $(wildcard src/*.h src/*/*.h)
+SOURCES  := $(wildcard examples/*.c bench/*.c)
+PROGRAMS := $(patsubst %.c,build/%,$(notdir $(SOURCES)))
+FUZZERS  := $(patsubst tests/%.c,build/fuzz/%,$(wildcard tests/fuzz_*.c))
+STORIES  := ../shared/models/stories260K.gguf
+
+export MODEL PROMPT CC
+
+all: $(PROGRAMS)
+
+# The header is committed: without Python it is taken as it is.
+qinfer.h: $(PARTS) LICENSE tools/amalgamate.py
+	@if command -v $(PYTHON) >/dev/null; then $(PYTHON) tools/amalgamate.py; \
+	else echo "qinfer.h: $(PYTHON) is not there, so the committed header is used as it is"; fi
+
+# One .c file, one program.
+build/%: examples/%.c qinfer.h | build
+	$(CC) $(CFLAGS) -std=c11 -Wall -Wextra $< -o $@ $(LDLIBS)
+
+build/%: bench/%.c qinfer.h | build
+	$(CC) $(CFLAGS) -std=c11 -Wall -Wextra $< -o $@ $(LDLIBS)
+
+build:
+	@mkdir -p build
+
+# What the programs and the tests need besides a C compiler: found by compiling, so this is quick when all is there.
+deps:
+	@tools/deps.sh test
+
+deps-demo:
+	@tools/deps.sh demo
+
+# make demo MODEL=file.gguf PROMPT="Once upon a time"
+demo: deps-demo
+	@$(MAKE) --no-print-directory -s build/generate
+	@if [ -z "$$MODEL" ] && [ -f $(STORIES) ]; then \
+	  MODEL=$(STORIES); echo "demo: no MODEL given, taking $(STORIES) (a model of 260K parameters that tells children's stories)"; fi; \
+	if [ -z "$$MODEL" ]; then \
+	  echo "demo: pass a model: make demo MODEL=path/to/model.gguf PROMPT=\"Once upon a time\"" >&2; exit 2; fi; \
+	if [ ! -f "$$MODEL" ]; then echo "demo: $$MODEL: no such file" >&2; exit 2; fi; \
+	build/generate -m "$$MODEL" -p "$$PROMPT" -n $(TOKENS)
+
+# make test ONLY="gguf kernels" runs the tests whose names hold one of these words.
+test: deps
+	@tests/run.sh $(ONLY)
+
+# The same tests as arm64 programs, in qemu-user.
+test-arm:
+	@tools/deps.sh test-arm
+	@QI_TEST_ARM=1 tests/run.sh $(ONLY)
+
+# Each target for FUZZ_SECONDS; what it finds stays in build/fuzz/.
+fuzz: $(FUZZERS)
+	@for f in $(FUZZERS); do mkdir -p $$f.corpus; echo "fuzz: $$f for $(FUZZ_SECONDS) s"; \
+	  $$f -max_total_time=$(FUZZ_SECONDS) -print_final_stats=0 -verbosity=0 -artifact_prefix=build/fuzz/ $$f.corpus || exit 1; done
+
+build/fuzz/%: tests/%.c qinfer.h
+	@mkdir -p build/fuzz
+	clang -O1 -g -std=c11 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all $< -o $@ $(LDLIBS)
+
+clean:
+	rm -rf build
+
+.PHONY: all deps deps-demo demo test test-arm fuzz clean

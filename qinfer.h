@@ -1,0 +1,9854 @@
+// generated from src/qinfer.h: edit there
+// The order of everything: tools/amalgamate.py inlines these parts into ../qinfer.h. A part includes what it uses, so any of them
+// may be read alone.
+
+// Systems hide what the implementation needs behind these; they count only before the first system header.
+#if defined(QINFER_IMPLEMENTATION) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE
+#endif
+// generated from src/api.h: edit there
+// qinfer.h: run quantised language models on the CPU, from one header.
+//
+//   #define QINFER_IMPLEMENTATION        // in exactly one C file, before its other includes
+//   #include "qinfer.h"
+//
+//   cc -O2 app.c -lm -lpthread           // Linux, macOS; MinGW: the same
+//
+// The implementation is C99 or later; the declarations also serve C++. It needs stb_ds.h (Debian: libstb-dev) where the
+// implementation is compiled, nothing else beyond libc, libm and pthreads.
+//
+//   qi_model_desc  md = { .path = "model.gguf" };   // zero = documented default, everywhere
+//   qi_session_desc sd = { .n_ctx = 4096 };
+//   qi_error err = {0};
+//   qi_model *m = NULL; qi_session *s = NULL; qi_piece p;
+//   if (qi_model_open(&m, &md, &err) || qi_session_open(&s, m, &sd, &err) || qi_prompt(s, "Once upon a time", &err)) goto fail;
+//   while (qi_next(s, &p, &err) == QI_OK) fwrite(p.text, 1, p.len, stdout);
+//
+// Three levels, each usable alone:
+//   (a) text in, text out                     qi_prompt, qi_next
+//   (b) tokens, sequences, logits, samplers   qi_tokenize, qi_decode, qi_logits, qi_sampler_*
+//   (c) the numeric floor                     qi_dequantize, qi_quantize, qi_matmul
+//
+// Options: define before including. "all" must be the same in every file, "impl" matters only beside QINFER_IMPLEMENTATION.
+//   name                  where  meaning
+//   QI_STATIC             all    every function is static: the library lives in one file, several copies may coexist
+//   QI_API                all    linkage of public functions (default: extern)
+//   QI_NO_THREADS         impl   no pthreads; everything runs in the caller
+//   QI_NO_STDIO           impl   no files: models come from memory or read callbacks; no qi_log_stderr
+//   QI_NO_MMAP            impl   files are read, never mapped
+//   QI_NO_SIMD            impl   reference kernels only
+//   QI_ASSERT(x)          impl   check of the library's own invariants, never of input (default: nothing)
+//
+// Rules that hold for every function:
+//   - Input never crashes the library: wrong arguments, damaged files and failed allocations are result codes with a message.
+//   - It never prints, exits, reads the environment or keeps mutable globals; what is not in an argument does not count.
+//   - Text is UTF-8. Sizes are bytes unless a name says otherwise. Matrices are row-major.
+//   - A qi_error* may be NULL. It is written only on failure. On failure, output pointers are left NULL or unchanged.
+//   - A model is immutable once open: any number of threads and sessions may use it. Sessions, samplers and pools belong to one
+//     thread at a time; only qi_cancel may be called from any thread at any time.
+//   - "Zero" is the default in every desc: start from {0}.
+#ifndef QINFER_H
+#define QINFER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define QI_VERSION_MAJOR 0
+#define QI_VERSION_MINOR 1
+#define QI_VERSION_PATCH 0
+
+#ifndef QI_API
+#ifdef QI_STATIC
+#ifdef __GNUC__
+#define QI_API static __attribute__((unused))
+#else
+#define QI_API static
+#endif
+#else
+#define QI_API extern
+#endif
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// ---- results and errors ----
+
+typedef enum qi_result {
+  QI_OK = 0,
+  QI_END = 1,              // no more text: end token, stop string or token limit
+  QI_AGAIN = 2,            // the time budget is spent, work is left: call again
+  QI_ERR_ARGUMENT = -1,    // the caller's argument is wrong
+  QI_ERR_OOM = -2,         // the allocator returned NULL
+  QI_ERR_IO = -3,          // a file cannot be opened or read
+  QI_ERR_FORMAT = -4,      // the file is damaged or not what its header says
+  QI_ERR_UNSUPPORTED = -5, // a sound file or request that this library does not handle
+  QI_ERR_LIMIT = -6,       // beyond a limit stated in this header
+  QI_ERR_CONTEXT = -7,     // the context is full
+  QI_ERR_CANCELLED = -8,   // qi_cancel or a callback stopped the call; the state is as before it
+  QI_ERR_STATE = -9        // not possible now (for example: logits asked for before any were computed)
+} qi_result;
+
+// What went wrong, in the caller's own memory. `msg` says where, what was expected and what was found; always terminated.
+typedef struct qi_error {
+  qi_result code;
+  char msg[256];
+} qi_error;
+
+// Name of a result code, for example "QI_ERR_FORMAT"; static text, never NULL.
+QI_API const char *qi_result_name(qi_result r);
+
+// ---- hooks ----
+
+// Memory. alloc returns NULL on failure; `align` is a power of two, at most 4096. free is given the size that was asked for and is
+// never called with NULL. Both or neither; neither = malloc. Called from the thread that opens or closes an object, never while
+// decoding. Not covered: file mappings and thread stacks.
+typedef struct qi_allocator {
+  void *(*alloc)(size_t size, size_t align, void *user);
+  void (*free)(void *ptr, size_t size, void *user);
+  void *user;
+} qi_allocator;
+
+typedef enum qi_log_level { QI_LOG_INFO = 0, QI_LOG_WARN = 1 } qi_log_level;
+
+// Notes that are no errors (a key that is ignored, a fallback taken). One line without newline. fn NULL = silent.
+typedef struct qi_logger {
+  void (*fn)(void *user, qi_log_level level, const char *msg);
+  void *user;
+} qi_logger;
+
+// A ready logger that writes to standard error: md.logger.fn = qi_log_stderr. Absent with QI_NO_STDIO.
+QI_API void qi_log_stderr(void *user, qi_log_level level, const char *msg);
+
+// Progress of a long call; `done` runs from 0 to 1. Return false to stop the call with QI_ERR_CANCELLED.
+typedef struct qi_progress {
+  bool (*fn)(void *user, float done);
+  void *user;
+} qi_progress;
+
+// A file behind callbacks (pak archive, APK, network). read copies `size` bytes at `offset` to `dst` and returns true, or returns
+// false on failure; it is never asked beyond `size`. Called only while a model is opened or validated, from the opening thread.
+typedef struct qi_reader {
+  bool (*read)(void *user, uint64_t offset, void *dst, size_t size);
+  uint64_t size;
+  void *user;
+} qi_reader;
+
+// The host's job system. parallel_for runs fn(arg, i) for i = 0..n-1, in any order, on any threads, and returns when all are done.
+// Calls may run one after another; the library never waits for one call inside another.
+typedef struct qi_parallel {
+  void (*parallel_for)(void *user, void (*fn)(void *arg, int index), void *arg, int n);
+  void *user;
+} qi_parallel;
+
+// ---- weight formats ----
+
+// How weights are stored. The numbers are qinfer's own; qi_format_info has the GGUF id.
+typedef enum qi_format {
+  QI_FORMAT_NONE = 0,
+  QI_FORMAT_F32,
+  QI_FORMAT_F16,
+  QI_FORMAT_BF16,
+  QI_FORMAT_Q4_0,
+  QI_FORMAT_Q4_1,
+  QI_FORMAT_Q5_0,
+  QI_FORMAT_Q5_1,
+  QI_FORMAT_Q8_0,
+  QI_FORMAT_Q2_K,
+  QI_FORMAT_Q3_K,
+  QI_FORMAT_Q4_K,
+  QI_FORMAT_Q5_K,
+  QI_FORMAT_Q6_K,
+  QI_FORMAT_IQ1_S,
+  QI_FORMAT_IQ1_M,
+  QI_FORMAT_IQ2_XXS,
+  QI_FORMAT_IQ2_XS,
+  QI_FORMAT_IQ2_S,
+  QI_FORMAT_IQ3_XXS,
+  QI_FORMAT_IQ3_S,
+  QI_FORMAT_IQ4_NL,
+  QI_FORMAT_IQ4_XS,
+  QI_FORMAT_TQ1_0,
+  QI_FORMAT_TQ2_0,
+  QI_FORMAT_MXFP4,
+  QI_FORMAT_COUNT
+} qi_format;
+
+typedef struct qi_format_info {
+  const char *name;     // "Q4_K"
+  int gguf_id;          // type number in GGUF files
+  int block_len;        // weights in a block; a row holds a whole number of blocks
+  int block_bytes;      // bytes of a block
+  bool can_quantize;    // qi_quantize writes it
+} qi_format_info;
+
+// Facts of a format; NULL when `format` is none of the list. Static memory.
+QI_API const qi_format_info *qi_format_get(qi_format format);
+
+// Format of a name ("Q4_K", any case); QI_FORMAT_NONE when unknown.
+QI_API qi_format qi_format_from_name(const char *name);
+
+// Bytes of n weights; 0 when n is not a multiple of the block length, or on overflow.
+QI_API size_t qi_format_bytes(qi_format format, size_t n);
+
+// n weights from `src` (no alignment needed) to float32. n: a multiple of the block length.
+// Errors: QI_ERR_ARGUMENT.
+QI_API qi_result qi_dequantize(qi_format format, const void *src, float *dst, size_t n, qi_error *err);
+
+// n float32 weights to `format`. `importance` (may be NULL) holds n_cols non-negative weights, one for each column of a row of
+// n_cols: errors count that much. n: a multiple of n_cols; n_cols: a multiple of the block length. NaN and infinity are refused.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_UNSUPPORTED (can_quantize is false).
+QI_API qi_result qi_quantize(qi_format format, const float *src, void *dst, size_t n, size_t n_cols, const float *importance,
+                             qi_error *err);
+
+// ---- threads and instruction sets ----
+
+// Highest instruction set to use; what the CPU lacks is never used. AUTO = the best there is.
+typedef enum qi_isa {
+  QI_ISA_AUTO = 0,
+  QI_ISA_SCALAR,
+  QI_ISA_AVX2,        // with FMA and F16C
+  QI_ISA_AVX_VNNI,
+  QI_ISA_AVX512,      // F, BW, DQ, VL and VNNI
+  QI_ISA_AVX512_BF16,
+  QI_ISA_AMX,         // INT8 and BF16
+  QI_ISA_NEON,
+  QI_ISA_DOTPROD,
+  QI_ISA_I8MM,        // with BF16
+  QI_ISA_COUNT
+} qi_isa;
+
+// "avx2" and so on; static text, "?" when out of range. qi_isa_from_name: -1 when unknown.
+QI_API const char *qi_isa_name(qi_isa isa);
+QI_API int qi_isa_from_name(const char *name);
+
+// Threads and kernels to compute with. Sessions make their own, or share one (one call at a time).
+typedef struct qi_pool qi_pool;
+
+typedef struct qi_pool_desc {
+  int n_threads;           // 0 = cores this process may use, at most 8; 1 = only the calling thread
+  qi_isa isa;              // default AUTO
+  qi_parallel parallel;    // the host's job system instead of own threads; then n_threads must be set
+  qi_allocator allocator;
+} qi_pool_desc;
+
+// Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_LIMIT (more than 256 threads), QI_ERR_UNSUPPORTED (isa of another architecture).
+QI_API qi_result qi_pool_open(qi_pool **out, const qi_pool_desc *desc, qi_error *err);
+QI_API void qi_pool_close(qi_pool *pool); // NULL is fine; no session may still use it
+
+QI_API int qi_pool_n_threads(const qi_pool *pool);
+QI_API qi_isa qi_pool_isa(const qi_pool *pool); // what AUTO became, or the forced one if the CPU has it, else the next lower
+
+// Arithmetic of matrix products. Results never depend on threads or on how work was cut.
+//   INTEGER  activations to int8 per block, exact integer products in a block, float32 over blocks in one order: the same bits on
+//            every CPU. Formats without integer form (F32, F16, BF16) multiply in float32 in the same fixed order.
+//   BF16     weights and activations rounded to bfloat16, float32 sums: fastest for many rows; same bits on one instruction set.
+//   FLOAT    weights dequantised to float32, float32 activations and sums: the most exact, same bits on every CPU.
+//   AUTO     generated tokens INTEGER; prompts BF16, but FLOAT where the weights are F32 or F16.
+typedef enum qi_path { QI_PATH_AUTO = 0, QI_PATH_INTEGER, QI_PATH_BF16, QI_PATH_FLOAT } qi_path;
+
+// A weight matrix of `n_rows` outputs by `n_cols` inputs; rows follow each other without gap.
+typedef struct qi_matrix {
+  qi_format format;
+  const void *data;
+  int64_t n_rows, n_cols;
+} qi_matrix;
+
+// y[i, r] = sum_c w[r, c] * x[i, c] for i in 0..n-1.   x: float32 [n, n_cols]; y: float32 [n, n_rows], must not overlap x or w.
+// `path` AUTO = INTEGER for n == 1, else as for prompts. pool NULL = calling thread, best instruction set, malloc for scratch.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_OOM (scratch: the pool's allocator).
+QI_API qi_result qi_matmul(qi_pool *pool, qi_path path, const qi_matrix *w, const float *x, size_t n, float *y, qi_error *err);
+
+// ---- models ----
+
+typedef struct qi_model qi_model;
+
+typedef enum qi_load {
+  QI_LOAD_ALL = 0,   // ready for sessions
+  QI_LOAD_VOCAB,     // metadata and tokenizer only: qi_tokenize, qi_token_piece
+  QI_LOAD_METADATA   // metadata and tensor list only; works for any architecture
+} qi_load;
+
+// Where a model comes from: exactly one of path, data, reader.
+typedef struct qi_model_desc {
+  const char *path;           // GGUF file; of a split model, the first file (name ends in -00001-of-0000N.gguf)
+  const void *data;           // whole file in memory; must stay until qi_model_close; any alignment
+  size_t data_size;
+  qi_reader reader;           // tensors are then copied to memory of the allocator
+  qi_load load;
+  bool no_mmap;               // read the file into memory of the allocator instead of mapping it
+  qi_allocator allocator;     // default malloc
+  qi_logger logger;           // default silent
+  qi_progress progress;       // while tensors are read (not for mappings)
+} qi_model_desc;
+
+// Opens a model. The desc and its path are not needed afterwards (data is). Close with qi_model_close.
+// Errors: QI_ERR_ARGUMENT, _OOM, _IO, _FORMAT, _UNSUPPORTED (architecture, tokenizer or weight format named in the message),
+// _LIMIT, _CANCELLED.
+QI_API qi_result qi_model_open(qi_model **out, const qi_model_desc *desc, qi_error *err);
+QI_API void qi_model_close(qi_model *m); // NULL is fine; sessions must be closed first
+
+// Checks a file as qi_model_open does (structure, metadata, tokenizer, names and shapes of tensors), and keeps nothing.
+QI_API qi_result qi_model_validate(const qi_model_desc *desc, qi_error *err);
+
+typedef struct qi_memory {
+  uint64_t heap;    // bytes asked of the allocator by the open call, all of them until close
+  uint64_t mapped;  // bytes of files mapped (paged in and out by the system)
+} qi_memory;
+
+// What qi_model_open with this desc will take. Reads the file's index for it (a few bytes a tensor and metadata entry, from the
+// allocator), and gives that back.
+QI_API qi_result qi_model_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err);
+
+typedef struct qi_model_info {
+  const char *architecture;    // "llama"; text lives as long as the model
+  const char *name;            // general.name, "" if absent
+  const char *chat_template;   // tokenizer.chat_template, "" if absent
+  int n_vocab, n_ctx_train, n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff;
+  uint64_t n_params;           // weights in all tensors
+  uint64_t n_tensor_bytes;     // their bytes as stored
+  qi_memory memory;
+} qi_model_info;
+
+// Fields that the load level did not read are 0 or "".
+QI_API void qi_model_get_info(const qi_model *m, qi_model_info *out);
+
+// One entry of the file's metadata. `text`, `key` live as long as the model.
+typedef enum qi_meta_type {
+  QI_META_U8 = 0, QI_META_I8, QI_META_U16, QI_META_I16, QI_META_U32, QI_META_I32, QI_META_F32, QI_META_BOOL,
+  QI_META_STRING, QI_META_ARRAY, QI_META_U64, QI_META_I64, QI_META_F64
+} qi_meta_type;
+
+typedef struct qi_meta {
+  const char *key;         // not terminated: key_len bytes
+  size_t key_len;
+  qi_meta_type type;       // of the value; ARRAY: element_type and count say more
+  qi_meta_type element_type;
+  uint64_t count;          // elements of an array, 1 for scalars, bytes for strings
+  union {
+    uint64_t u;            // U8 to U64, BOOL
+    int64_t i;             // I8 to I64
+    double f;              // F32, F64
+    const char *text;      // STRING, not terminated: count bytes
+  } value;
+} qi_meta;
+
+QI_API size_t qi_meta_count(const qi_model *m);
+QI_API qi_result qi_meta_get(const qi_model *m, size_t i, qi_meta *out, qi_error *err);
+// Element `k` of array entry `i`, as if it were an entry of its own (key is that of the array). Cost: strings are walked from the
+// start of the array.
+QI_API qi_result qi_meta_element(const qi_model *m, size_t i, uint64_t k, qi_meta *out, qi_error *err);
+
+typedef struct qi_tensor {
+  const char *name;        // terminated
+  qi_format format;        // NONE when the file's type is unknown here
+  int gguf_id;
+  int n_dims;              // 1..4
+  uint64_t shape[4];       // GGUF order: shape[0] runs fastest (a row of weights); unused ones are 1
+  uint64_t n_bytes;        // 0 when the type is unknown
+  const void *data;        // NULL unless QI_LOAD_ALL or mapped
+} qi_tensor;
+
+QI_API size_t qi_tensor_count(const qi_model *m);
+QI_API qi_result qi_tensor_get(const qi_model *m, size_t i, qi_tensor *out, qi_error *err);
+QI_API qi_result qi_tensor_find(const qi_model *m, const char *name, qi_tensor *out, qi_error *err);
+
+// ---- tokens ----
+
+typedef int32_t qi_token;
+
+typedef enum qi_tokenize_flags {
+  QI_TOKENIZE_PLAIN = 0,
+  QI_TOKENIZE_ADD_SPECIAL = 1,   // add begin and end tokens where the model's file says so
+  QI_TOKENIZE_PARSE_SPECIAL = 2  // names of control tokens in the text ("<|im_end|>") become those tokens
+} qi_tokenize_flags;
+
+// Text to tokens. Writes at most `cap` ids to `out` (NULL with cap 0 to ask) and the full number to *n_out: two calls size a buffer.
+// Any bytes are accepted; what is not UTF-8 is encoded byte by byte. Time grows as len * log(len). Asks the allocator of the model for
+// some 40 bytes a byte of text while it runs.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_STATE (no tokenizer loaded), QI_ERR_LIMIT (text of 2^30 bytes or more).
+QI_API qi_result qi_tokenize(const qi_model *m, const char *text, size_t len, int flags, qi_token *out, size_t cap, size_t *n_out,
+                             qi_error *err);
+
+// Bytes that a token stands for, unescaped; may be a part of a UTF-8 character. Control tokens give no bytes unless `special`, then
+// their name. Writes at most cap bytes (no terminator) and returns the full number; 0 for ids out of range.
+QI_API size_t qi_token_piece(const qi_model *m, qi_token id, bool special, char *out, size_t cap);
+
+// Tokens to text, as qi_next would give it: the space that SentencePiece models add before the first word is removed.
+// Writes at most cap bytes (no terminator) and the full number to *len_out.
+QI_API qi_result qi_detokenize(const qi_model *m, const qi_token *ids, size_t n, bool special, char *out, size_t cap, size_t *len_out,
+                               qi_error *err);
+
+// Special tokens of the model; -1 = the model has none.
+typedef struct qi_special_tokens {
+  qi_token bos, eos, eot, unk, pad, nl;
+  bool add_bos, add_eos;
+} qi_special_tokens;
+QI_API void qi_model_special_tokens(const qi_model *m, qi_special_tokens *out);
+QI_API bool qi_token_is_end(const qi_model *m, qi_token id);     // ends generation: eos, eot and their kin
+QI_API bool qi_token_is_control(const qi_model *m, qi_token id);
+// Token whose text is exactly `text` (escaped as in the vocabulary); -1 if there is none.
+QI_API qi_token qi_token_find(const qi_model *m, const char *text, size_t len);
+
+// ---- samplers ----
+
+typedef struct qi_logit_bias {
+  qi_token token;
+  float bias;       // added to the logit; -INFINITY forbids the token
+} qi_logit_bias;
+
+// Applied in this order: bias, penalties, then (unless greedy) top_k, top_p, min_p, temperature, and a draw.
+typedef struct qi_sampler_desc {
+  float temperature;         // 0 = greedy: the highest logit, the lowest id among equals
+  int top_k;                 // keep the k most likely; 0 = all
+  float top_p;               // keep the smallest set with this much probability; 0 or 1 = all
+  float min_p;               // drop what is less than min_p times the most likely; 0 = none
+  float repetition_penalty;  // divides positive logits (multiplies negative) of recent tokens; 0 or 1 = off
+  float frequency_penalty;   // subtracted once for each recent occurrence
+  float presence_penalty;    // subtracted once if it occurred
+  int penalty_last_n;        // how many recent tokens count; 0 = 64, at most 65536
+  uint64_t seed;             // 0 is a seed like any other: the same words again
+  const qi_logit_bias *logit_bias; // copied
+  int n_logit_bias;
+} qi_sampler_desc;
+
+typedef struct qi_sampler qi_sampler;
+
+// A sampler for logits of n_vocab. Memory is taken here, none later.
+// Errors: QI_ERR_ARGUMENT (a field out of range, named), QI_ERR_OOM.
+QI_API qi_result qi_sampler_open(qi_sampler **out, int n_vocab, const qi_sampler_desc *desc, const qi_allocator *allocator,
+                                 qi_error *err);
+QI_API void qi_sampler_close(qi_sampler *sp); // NULL is fine
+
+// Chooses a token; logits: float32 [n_vocab], unchanged. NaN counts as -infinity. Does not remember it: see qi_sampler_accept.
+QI_API qi_token qi_sampler_sample(qi_sampler *sp, const float *logits);
+// Puts a token into the history that penalties look at (prompt tokens too, if they shall count).
+QI_API void qi_sampler_accept(qi_sampler *sp, qi_token token);
+// Forgets history; random numbers start again from `seed`.
+QI_API void qi_sampler_reset(qi_sampler *sp, uint64_t seed);
+
+// ---- sessions ----
+
+typedef struct qi_session qi_session;
+
+typedef struct qi_session_desc {
+  int n_ctx;                 // tokens of context for each sequence; 0 = what the model was trained for, at most 4096
+  int n_seqs;                // sequences; 0 = 1, at most 1024
+  int n_batch;               // tokens computed at once; 0 = 256. Bits do not depend on it
+  int n_logits;              // rows of logits kept by one qi_decode; 0 = n_seqs
+  int n_threads;             // as in qi_pool_desc
+  qi_isa isa;
+  qi_parallel parallel;
+  qi_pool *pool;             // shared pool instead of an own one; must outlive the session
+  qi_path path;              // default AUTO; else all tokens take this one
+  qi_format kv_format;       // F16 (default) or F32
+  qi_sampler_desc sampler;   // used by qi_next
+  const char *const *stop;   // n_stop strings that end generation; not part of the text. Copied; at most 64, UTF-8 of 1..256 bytes
+  int n_stop;
+  int n_predict;             // tokens that qi_next gives after a prompt; 0 = until the end
+  bool ignore_end;           // go on after end tokens
+  bool no_add_special;       // qi_prompt adds no begin token
+  bool no_parse_special;     // qi_prompt takes names of control tokens as plain text (for text of strangers)
+  bool print_special;        // pieces show names of control tokens
+  qi_allocator allocator;    // default: the model's
+} qi_session_desc;
+
+// All memory is taken here; nothing is allocated while decoding (qi_prompt's text excepted: qi_tokenize).
+// Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_STATE (model not opened with QI_LOAD_ALL), QI_ERR_LIMIT.
+QI_API qi_result qi_session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err);
+QI_API void qi_session_close(qi_session *s); // NULL is fine
+
+// Bytes that qi_session_open with this desc will ask of the allocator, all of them until close.
+QI_API qi_result qi_session_memory(const qi_model *m, const qi_session_desc *desc, uint64_t *bytes, qi_error *err);
+
+// (a) Text. One conversation, in sequence 0.
+
+// Text produced by one step. `text` is valid until the next call on the session. It holds whole UTF-8 characters and nothing of a
+// stop string: len may be 0 while text is held back.
+typedef struct qi_piece {
+  const char *text;
+  size_t len;
+  qi_token token;
+} qi_piece;
+
+// Appends text to the context and computes it. Special tokens as the desc says. On failure the context is as before.
+// Errors: QI_ERR_CONTEXT (says how many tokens did not fit), _CANCELLED, _ARGUMENT, _OOM.
+QI_API qi_result qi_prompt(qi_session *s, const char *text, qi_error *err);
+// The same for text with a length (may hold zeros), or ids. They only take note: the work is done by qi_step, or the next qi_next.
+QI_API qi_result qi_prompt_begin(qi_session *s, const char *text, size_t len, qi_error *err);
+QI_API qi_result qi_prompt_tokens(qi_session *s, const qi_token *ids, size_t n, qi_error *err);
+
+// One token more. QI_OK: *out holds a piece. QI_END: generation ended; *out holds the last held-back text (often len 0). Call
+// qi_prompt to go on. Errors: QI_ERR_CONTEXT, QI_ERR_STATE (no prompt yet), QI_ERR_CANCELLED.
+QI_API qi_result qi_next(qi_session *s, qi_piece *out, qi_error *err);
+// As qi_next, for at most about budget_us microseconds: QI_AGAIN when the token is not ready; call again, any time later.
+QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us, qi_error *err);
+
+// Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as it
+// was before. With no call running, the next one is stopped.
+QI_API void qi_cancel(qi_session *s);
+
+// (b) Tokens.
+
+typedef struct qi_decode_token {
+  qi_token token;
+  int seq;              // 0..n_seqs-1; goes to the end of that sequence
+  bool generated;       // chosen by a sampler (takes the arithmetic of generation); false = prompt
+  bool want_logits;
+} qi_decode_token;
+
+// Computes n tokens of one or several sequences together; weights are read once for all. On failure all sequences are as before.
+// Errors: QI_ERR_ARGUMENT (which token, why), _CONTEXT, _LIMIT (more than n_logits rows wanted), _CANCELLED, _STATE (unfinished work).
+QI_API qi_result qi_decode(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);
+// Takes note of the same work; qi_step does it. At most n_seqs * n_ctx tokens.
+QI_API qi_result qi_decode_begin(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);
+// Works for about budget_us microseconds (0 = until done). QI_OK = nothing is left to do; QI_AGAIN = call again.
+QI_API qi_result qi_step(qi_session *s, uint32_t budget_us, qi_error *err);
+
+// Logits of the i-th wanting token of the last qi_decode or prompt (-1 = the last one): float32 [n_vocab], valid until the next
+// call that computes. NULL when there is none.
+QI_API const float *qi_logits(const qi_session *s, int i);
+
+// Tokens in a sequence; -1 when seq is out of range.
+QI_API int qi_seq_length(const qi_session *s, int seq);
+// Cuts a sequence to its first n tokens. Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work).
+QI_API qi_result qi_seq_truncate(qi_session *s, int seq, int n, qi_error *err);
+// Forgets all sequences, unfinished work and the sampler's history.
+QI_API void qi_session_reset(qi_session *s);
+
+typedef struct qi_session_stats {
+  uint64_t n_prompt, n_generated;      // tokens computed in each role
+  double prompt_seconds, generate_seconds;
+  uint64_t heap_bytes, kv_bytes;
+  int n_threads;
+  qi_isa isa;
+} qi_session_stats;
+QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif // QINFER_H
+
+#if defined(QINFER_IMPLEMENTATION) && !defined(QINFER_IMPLEMENTATION_DONE)
+#define QINFER_IMPLEMENTATION_DONE
+#ifdef __cplusplus
+#error "qinfer: compile the implementation in a C file (declarations alone work in C++)"
+#endif
+
+// The host's -ffast-math or contraction must not change our arithmetic.
+#if defined(__clang__)
+#pragma float_control(push)
+#pragma float_control(precise, on)
+#pragma clang fp contract(off)
+#elif defined(__GNUC__)
+#pragma GCC push_options
+#pragma GCC optimize("no-fast-math", "fp-contract=off")
+#endif
+
+// generated from src/public.h: edit there
+// ==== >>public : the functions of api.h: check arguments, call the parts ====
+#ifndef QI__PUBLIC_H
+#define QI__PUBLIC_H
+
+// generated from src/infer/session.h: edit there
+// ==== >>session : sequences, the work that is under way, and text ====
+#ifndef QI__SESSION_H
+#define QI__SESSION_H
+
+// generated from src/model/model.h: edit there
+// ==== >>model : an open model ====
+#ifndef QI__MODEL_H
+#define QI__MODEL_H
+
+// generated from src/model/tokenize.h: edit there
+// ==== >>tokenize : text to tokens and back ====
+#ifndef QI__TOKENIZE_H
+#define QI__TOKENIZE_H
+
+// generated from src/model/tokenize_bpe.h: edit there
+// ==== >>tokenize_bpe : byte-level byte-pair encoding ====
+#ifndef QI__TOKENIZE_BPE_H
+#define QI__TOKENIZE_BPE_H
+
+// generated from src/model/tokenize_merge.h: edit there
+// ==== >>tokenize_merge : merging neighbours, best pair first ====
+#ifndef QI__TOKENIZE_MERGE_H
+#define QI__TOKENIZE_MERGE_H
+
+// generated from src/model/vocab.h: edit there
+// ==== >>vocab : the tokens of a model ====
+#ifndef QI__VOCAB_H
+#define QI__VOCAB_H
+
+// generated from src/base/map.h: edit there
+// ==== >>map : stb_ds hash maps over reserved memory ====
+#ifndef QI__MAP_H
+#define QI__MAP_H
+
+// generated from src/base/memory.h: edit there
+// ==== >>memory : checked sizes, the allocator hook, arenas ====
+#ifndef QI__MEMORY_H
+#define QI__MEMORY_H
+
+// generated from src/base/error.h: edit there
+// ==== >>error : results with a message, and the log ====
+#ifndef QI__ERROR_H
+#define QI__ERROR_H
+
+// generated from src/base/config.h: edit there
+// ==== >>config : system headers, compilers, small helpers ====
+#ifndef QI__CONFIG_H
+#define QI__CONFIG_H
+
+
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h> // vsnprintf, also with QI_NO_STDIO
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef QI_ASSERT
+#define QI_ASSERT(x) ((void)0)
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define QI__INLINE static inline __attribute__((always_inline, unused))
+#define QI__FN static __attribute__((unused)) // a part may be used by tests only, or by no one under QI_NO_*
+#define QI__PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#define QI__TARGET(features) __attribute__((target(features)))
+#else
+#define QI__INLINE static inline
+#define QI__FN static
+#define QI__PRINTF(fmt, args)
+#define QI__TARGET(features)
+#endif
+
+// Loops over registers must be unrolled whole, or the registers live in memory.
+#if defined(__clang__)
+#define QI__UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#define QI__UNROLL _Pragma("GCC unroll 32")
+#else
+#define QI__UNROLL
+#endif
+
+#define QI__COUNT_OF(a) (sizeof(a) / sizeof((a)[0]))
+#define QI__CACHE_LINE 64
+
+// Names a compile-time check; C99 has no _Static_assert.
+#define QI__STATIC_ASSERT(cond, name) typedef char qi__static_assert_##name[(cond) ? 1 : -1]
+
+QI__STATIC_ASSERT(CHAR_BIT == 8 && sizeof(float) == 4 && sizeof(double) == 8 && sizeof(int) >= 4, machine);
+
+QI__INLINE int64_t qi__min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
+QI__INLINE int64_t qi__max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
+QI__INLINE size_t qi__min_size(size_t a, size_t b) { return a < b ? a : b; }
+
+// Little-endian values at any address.
+QI__INLINE uint16_t qi__load_u16(const void *p) {
+  const uint8_t *b = (const uint8_t *)p;
+  return (uint16_t)(b[0] | b[1] << 8);
+}
+QI__INLINE uint32_t qi__load_u32(const void *p) {
+  const uint8_t *b = (const uint8_t *)p;
+  return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+}
+QI__INLINE uint64_t qi__load_u64(const void *p) {
+  return (uint64_t)qi__load_u32(p) | (uint64_t)qi__load_u32((const uint8_t *)p + 4) << 32;
+}
+QI__INLINE void qi__store_u16(void *p, uint16_t v) {
+  uint8_t *b = (uint8_t *)p;
+  b[0] = (uint8_t)v;
+  b[1] = (uint8_t)(v >> 8);
+}
+
+QI__INLINE float qi__bits_f32(uint32_t u) {
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+QI__INLINE uint32_t qi__f32_bits(float f) {
+  uint32_t u;
+  memcpy(&u, &f, 4);
+  return u;
+}
+
+// Eight lanes added in the order of a 256-bit register that is folded in halves.
+QI__INLINE float qi__sum_lanes(const float *a) {
+  return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
+}
+
+// True for finite numbers; works on bits, so no compiler flag can decide it beforehand.
+QI__INLINE bool qi__is_finite(float f) { return (qi__f32_bits(f) & 0x7f800000u) != 0x7f800000u; }
+QI__INLINE bool qi__is_nan(float f) { return (qi__f32_bits(f) & 0x7fffffffu) > 0x7f800000u; }
+
+#endif // QI__CONFIG_H
+
+// Sets code and message (both may be ignored by a NULL err) and returns the code: `return qi__fail(err, QI_ERR_IO, "...", ...)`.
+QI__FN QI__PRINTF(3, 4) qi_result qi__fail(qi_error *err, qi_result code, const char *fmt, ...) {
+  if (err) {
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(err->msg, sizeof err->msg, fmt, args);
+    va_end(args);
+    err->code = code;
+  }
+  return code;
+}
+
+// Puts where in front of a message that an inner function wrote: "tensor blk.0.attn_q.weight: " + "offset ...".
+QI__FN QI__PRINTF(2, 3) void qi__fail_prefix(qi_error *err, const char *fmt, ...) {
+  if (!err) return;
+  char inner[sizeof err->msg];
+  memcpy(inner, err->msg, sizeof inner);
+  va_list args;
+  va_start(args, fmt);
+  vsnprintf(err->msg, sizeof err->msg, fmt, args);
+  va_end(args);
+  size_t n = strlen(err->msg);
+  size_t m = qi__min_size(strlen(inner), sizeof err->msg - 1 - n);
+  memcpy(err->msg + n, inner, m);
+  err->msg[n + m] = 0;
+}
+
+QI__FN qi_result qi__fail_oom(qi_error *err, const char *what, size_t bytes) {
+  return qi__fail(err, QI_ERR_OOM, "%s: the allocator gave no %zu bytes", what, bytes);
+}
+
+QI__FN QI__PRINTF(3, 4) void qi__log(const qi_logger *logger, qi_log_level level, const char *fmt, ...) {
+  if (!logger->fn) return;
+  char line[512];
+  va_list args;
+  va_start(args, fmt);
+  vsnprintf(line, sizeof line, fmt, args);
+  va_end(args);
+  logger->fn(logger->user, level, line);
+}
+
+// A slice of bytes of a file made fit for a message: at most 63 bytes, whatever is not printable ASCII shown as '?'.
+typedef struct qi__printable {
+  char s[64];
+} qi__printable;
+
+QI__FN qi__printable qi__show(const char *s, uint64_t len) {
+  qi__printable out;
+  size_t n = len < sizeof out.s - 1 ? (size_t)len : sizeof out.s - 1;
+  for (size_t i = 0; i < n; i++) out.s[i] = s[i] >= 0x20 && s[i] < 0x7f ? s[i] : '?';
+  out.s[n] = 0;
+  return out;
+}
+
+#endif // QI__ERROR_H
+
+// ---- sizes ----
+
+// *out = a * b or a + b; false on overflow (then *out is unchanged).
+QI__INLINE bool qi__mul_u64(uint64_t a, uint64_t b, uint64_t *out) {
+  if (b && a > UINT64_MAX / b) return false;
+  *out = a * b;
+  return true;
+}
+QI__INLINE bool qi__add_u64(uint64_t a, uint64_t b, uint64_t *out) {
+  if (a > UINT64_MAX - b) return false;
+  *out = a + b;
+  return true;
+}
+QI__INLINE bool qi__mul_size(size_t a, size_t b, size_t *out) {
+  if (b && a > SIZE_MAX / b) return false;
+  *out = a * b;
+  return true;
+}
+QI__INLINE bool qi__add_size(size_t a, size_t b, size_t *out) {
+  if (a > SIZE_MAX - b) return false;
+  *out = a + b;
+  return true;
+}
+
+// n rounded up to a power of two; false on overflow.
+QI__INLINE bool qi__align_up(size_t n, size_t align, size_t *out) {
+  if (!qi__add_size(n, align - 1, out)) return false;
+  *out &= ~(align - 1);
+  return true;
+}
+
+// ---- allocator ----
+
+// malloc aligns to 16 at most, so the default hook keeps the start of each block just below what it hands out.
+static void *qi__malloc(size_t size, size_t align, void *user) {
+  (void)user;
+  size_t total;
+  if (align < sizeof(void *)) align = sizeof(void *);
+  if (!qi__add_size(size, align + sizeof(void *), &total)) return NULL;
+  char *block = (char *)malloc(total);
+  if (!block) return NULL;
+  uintptr_t p = ((uintptr_t)block + sizeof(void *) + align - 1) & ~(uintptr_t)(align - 1);
+  ((void **)p)[-1] = block;
+  return (void *)p;
+}
+
+static void qi__malloc_free(void *ptr, size_t size, void *user) {
+  (void)size;
+  (void)user;
+  free(((void **)ptr)[-1]);
+}
+
+// The hook of a desc with its default filled in.
+QI__FN qi_result qi__allocator_resolve(const qi_allocator *hook, qi_allocator *out, qi_error *err) {
+  out->alloc = qi__malloc;
+  out->free = qi__malloc_free;
+  out->user = NULL;
+  if (hook && (!hook->alloc != !hook->free))
+    return qi__fail(err, QI_ERR_ARGUMENT, "allocator: alloc and free must be given both, or neither");
+  if (hook && hook->alloc) *out = *hook;
+  return QI_OK;
+}
+
+QI__INLINE void *qi__alloc(const qi_allocator *a, size_t size, size_t align) { return a->alloc(size ? size : 1, align, a->user); }
+QI__INLINE void qi__free(const qi_allocator *a, void *ptr, size_t size) {
+  if (ptr) a->free(ptr, size ? size : 1, a->user);
+}
+
+// ---- arenas ----
+
+// Memory of an object in one block. The same layout function runs twice: first with base NULL, which only counts, then over a block
+// of that size. So the bytes that are announced are the bytes that are used.
+typedef struct qi__arena {
+  uint8_t *base; // NULL while counting; aligned to QI__CACHE_LINE
+  size_t size;   // of the block; nothing beyond it is handed out
+  size_t used;
+  bool overflow; // a size did not fit into size_t: used means nothing
+} qi__arena;
+
+// n elements of `size` bytes, aligned to `align` (a power of two, at most QI__CACHE_LINE). NULL while counting, or
+// when the block is full.
+QI__FN void *qi__arena_take(qi__arena *a, size_t n, size_t size, size_t align) {
+  size_t bytes, start, end;
+  if (!qi__mul_size(n, size, &bytes) || !qi__align_up(a->used, align, &start) || !qi__add_size(start, bytes, &end) ||
+      (a->base && end > a->size)) {
+    a->overflow = true;
+    return NULL;
+  }
+  a->used = end;
+  return a->base ? a->base + start : NULL;
+}
+
+// Ends counting: asks for the block, so that the layout can run again. `what` names the object in the error.
+QI__FN qi_result qi__arena_open(qi__arena *a, const qi_allocator *allocator, const char *what, qi_error *err) {
+  if (a->overflow) return qi__fail(err, QI_ERR_LIMIT, "%s: does not fit into this machine's address space", what);
+  a->size = a->used;
+  a->used = 0;
+  a->base = (uint8_t *)qi__alloc(allocator, a->size, QI__CACHE_LINE);
+  return a->base ? QI_OK : qi__fail_oom(err, what, a->size);
+}
+
+QI__FN void qi__arena_close(qi__arena *a, const qi_allocator *allocator) {
+  qi__free(allocator, a->base, a->size);
+  memset(a, 0, sizeof *a);
+}
+
+#define QI__ARENA_ARRAY(arena, type, n) ((type *)qi__arena_take((arena), (n), sizeof(type), QI__CACHE_LINE))
+
+#endif // QI__MEMORY_H
+
+// stb_ds asks for memory without saying for whom and does not look whether it got any. So every map is laid out in an arena for a
+// number of entries that is known beforehand, and stb_ds never has to ask. All its names are private to this file: a host may have
+// its own copy, before or after, implementation included.
+
+// ---- stb_ds, renamed ----
+
+#define stbds_rand_seed qi__stbds_rand_seed
+#define stbds_hash_bytes qi__stbds_hash_bytes
+#define stbds_hash_string qi__stbds_hash_string
+#define stbds_stralloc qi__stbds_stralloc
+#define stbds_strreset qi__stbds_strreset
+#define stbds_unit_tests qi__stbds_unit_tests
+#define stbds_arrgrowf qi__stbds_arrgrowf
+#define stbds_arrfreef qi__stbds_arrfreef
+#define stbds_hmfree_func qi__stbds_hmfree_func
+#define stbds_hmget_key qi__stbds_hmget_key
+#define stbds_hmget_key_ts qi__stbds_hmget_key_ts
+#define stbds_hmput_default qi__stbds_hmput_default
+#define stbds_hmput_key qi__stbds_hmput_key
+#define stbds_hmdel_key qi__stbds_hmdel_key
+#define stbds_shmode_func qi__stbds_shmode_func
+#define stbds_array_header qi__stbds_array_header
+#define stbds_string_arena qi__stbds_string_arena
+#define stbds_string_block qi__stbds_string_block
+#define stbds_hash_bucket qi__stbds_hash_bucket
+#define stbds_hash_index qi__stbds_hash_index
+#define stbds_hash_seed qi__stbds_hash_seed
+#define stbds_probe_position qi__stbds_probe_position
+#define stbds_log2 qi__stbds_log2
+#define stbds_make_hash_index qi__stbds_make_hash_index
+#define stbds_siphash_bytes qi__stbds_siphash_bytes
+#define stbds_is_key_equal qi__stbds_is_key_equal
+#define stbds_hm_find_slot qi__stbds_hm_find_slot
+#define stbds_strdup qi__stbds_strdup
+
+#ifdef __GNUC__
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
+#pragma GCC diagnostic ignored "-Wunused-value"
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#pragma GCC diagnostic ignored "-Wsign-compare"
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wpedantic"
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wstringop-overflow"
+#pragma GCC diagnostic ignored "-Wnull-dereference"
+#pragma GCC diagnostic ignored "-Wnonnull"
+#pragma GCC diagnostic ignored "-Warray-bounds"
+#endif
+#endif
+#pragma push_macro("INCLUDE_STB_DS_H")
+#pragma push_macro("STB_DS_IMPLEMENTATION")
+#pragma push_macro("STBDS_NO_SHORT_NAMES")
+#pragma push_macro("STBDS_REALLOC")
+#pragma push_macro("STBDS_FREE")
+#pragma push_macro("STBDS_ASSERT")
+#pragma push_macro("STBDS_UNIT_TESTS")
+#undef INCLUDE_STB_DS_H
+#undef STB_DS_IMPLEMENTATION
+#undef STBDS_NO_SHORT_NAMES
+#undef STBDS_REALLOC
+#undef STBDS_FREE
+#undef STBDS_ASSERT
+#undef STBDS_UNIT_TESTS
+#define STB_DS_IMPLEMENTATION
+#define STBDS_NO_SHORT_NAMES
+#define STBDS_REALLOC(context, ptr, size) ((void)(size), NULL) // never reached: see qi__map_reserve
+#define STBDS_FREE(context, ptr) ((void)0)
+#define STBDS_ASSERT(x) QI_ASSERT(x)
+
+// What is declared static first stays static.
+typedef struct stbds_string_arena stbds_string_arena;
+static void stbds_rand_seed(size_t seed);
+static size_t stbds_hash_bytes(void *p, size_t len, size_t seed);
+static size_t stbds_hash_string(char *str, size_t seed);
+static char *stbds_stralloc(stbds_string_arena *a, char *str);
+static void stbds_strreset(stbds_string_arena *a);
+static void *stbds_arrgrowf(void *a, size_t elemsize, size_t addlen, size_t min_cap);
+static void stbds_arrfreef(void *a);
+static void stbds_hmfree_func(void *p, size_t elemsize);
+static void *stbds_hmget_key(void *a, size_t elemsize, void *key, size_t keysize, int mode);
+static void *stbds_hmget_key_ts(void *a, size_t elemsize, void *key, size_t keysize, ptrdiff_t *temp, int mode);
+static void *stbds_hmput_default(void *a, size_t elemsize);
+static void *stbds_hmput_key(void *a, size_t elemsize, void *key, size_t keysize, int mode);
+static void *stbds_hmdel_key(void *a, size_t elemsize, void *key, size_t keysize, size_t keyoffset, int mode);
+static void *stbds_shmode_func(size_t elemsize, int mode);
+
+#if defined(__has_include)
+#if __has_include("stb_ds.h")
+#include "stb_ds.h"
+#elif __has_include(<stb/stb_ds.h>)
+#include <stb/stb_ds.h>
+#else
+#error "qinfer needs stb_ds.h: apt-get install libstb-dev, or copy it from the stb repository beside qinfer.h"
+#endif
+#else
+#include "stb_ds.h"
+#endif
+
+// ---- maps ----
+
+typedef struct qi__str_entry {
+  const char *key; // terminated; must stay as long as the map
+  int32_t value;
+} qi__str_entry;
+
+typedef struct qi__pair_entry {
+  uint64_t key; // see qi__pair_key
+  int64_t value;
+} qi__pair_entry;
+
+// Text to number, and pair of numbers to number. Putting a key twice keeps the first value. Lookups change nothing: any thread.
+typedef struct qi__str_map {
+  qi__str_entry *entries; // NULL: empty
+} qi__str_map;
+typedef struct qi__pair_map {
+  qi__pair_entry *entries;
+} qi__pair_map;
+
+// stb_ds grows an index that is three quarters full.
+QI__FN size_t qi__map_slots(size_t n) {
+  size_t slots = STBDS_BUCKET_LENGTH;
+  while (slots - (slots >> 2) <= n && slots <= SIZE_MAX / 4) slots *= 2;
+  return slots;
+}
+
+// Fills in what stbds_make_hash_index would, with a seed that a file's author cannot know.
+QI__FN void qi__map_index_init(stbds_hash_index *index, stbds_hash_bucket *buckets, size_t slots, int string_mode) {
+  memset(index, 0, sizeof *index);
+  index->storage = buckets;
+  index->slot_count = slots;
+  index->slot_count_log2 = stbds_log2(slots);
+  index->used_count_threshold = slots - (slots >> 2);
+  index->tombstone_count_threshold = (slots >> 3) + (slots >> 4);
+  index->seed = stbds_hash_seed ^ (size_t)(uintptr_t)buckets;
+  index->string.mode = (unsigned char)string_mode;
+  for (size_t i = 0; i < slots / STBDS_BUCKET_LENGTH; i++)
+    for (size_t j = 0; j < STBDS_BUCKET_LENGTH; j++) {
+      buckets[i].hash[j] = STBDS_HASH_EMPTY;
+      buckets[i].index[j] = STBDS_INDEX_EMPTY;
+    }
+}
+
+// An empty map for at most n entries of elem_size bytes; NULL while the arena counts.
+QI__FN void *qi__map_reserve(qi__arena *arena, size_t n, size_t elem_size, int string_mode) {
+  size_t slots = qi__map_slots(n);
+  stbds_hash_bucket *buckets = QI__ARENA_ARRAY(arena, stbds_hash_bucket, slots / STBDS_BUCKET_LENGTH);
+  stbds_hash_index *index = QI__ARENA_ARRAY(arena, stbds_hash_index, 1);
+  // The header ends where the elements begin; both sizes keep 16-byte alignment.
+  size_t payload;
+  if (!qi__mul_size(n + 2, elem_size, &payload) || !qi__add_size(payload, sizeof(stbds_array_header), &payload)) {
+    arena->overflow = true;
+    return NULL;
+  }
+  stbds_array_header *header = (stbds_array_header *)qi__arena_take(arena, payload, 1, QI__CACHE_LINE);
+  if (!header || !index || !buckets) return NULL;
+  qi__map_index_init(index, buckets, slots, string_mode);
+  char *elements = (char *)(header + 1);
+  memset(elements, 0, elem_size); // stb_ds keeps a default entry first
+  header->length = 1;
+  header->capacity = n + 2;
+  header->hash_table = index;
+  header->temp = 0;
+  return elements + elem_size;
+}
+
+QI__FN void qi__str_map_init(qi__str_map *m, qi__arena *arena, size_t n) {
+  m->entries = (qi__str_entry *)qi__map_reserve(arena, n, sizeof(qi__str_entry), STBDS_SH_DEFAULT);
+}
+
+// At most as many puts as were reserved. False when the key was there already.
+QI__FN bool qi__str_map_put(qi__str_map *m, const char *key, int32_t value) {
+  stbds_array_header *header = stbds_header(m->entries - 1);
+  size_t before = header->length;
+  stbds_hmput_key(m->entries, sizeof *m->entries, (void *)(uintptr_t)key, sizeof(char *), STBDS_HM_STRING);
+  if (header->length == before) return false;
+  m->entries[header->temp].value = value;
+  return true;
+}
+
+QI__FN bool qi__str_map_get(const qi__str_map *m, const char *key, int32_t *value) {
+  ptrdiff_t i = -1;
+  if (!m->entries) return false;
+  stbds_hmget_key_ts(m->entries, sizeof *m->entries, (void *)(uintptr_t)key, sizeof(char *), &i, STBDS_HM_STRING);
+  if (i < 0) return false;
+  *value = m->entries[i].value;
+  return true;
+}
+
+QI__FN void qi__pair_map_init(qi__pair_map *m, qi__arena *arena, size_t n) {
+  m->entries = (qi__pair_entry *)qi__map_reserve(arena, n, sizeof(qi__pair_entry), STBDS_SH_NONE);
+}
+
+// Two numbers below 2^28 as eight bytes below 128: stb_ds shifts bytes as int, which is undefined for greater ones.
+QI__INLINE uint64_t qi__pair_key(uint32_t a, uint32_t b) {
+  uint64_t v = (uint64_t)a << 28 | b, key = 0;
+  for (int i = 0; i < 8; i++) key |= (v >> (7 * i) & 0x7f) << (8 * i);
+  return key;
+}
+
+QI__FN bool qi__pair_map_put(qi__pair_map *m, uint32_t a, uint32_t b, int64_t value) {
+  uint64_t key = qi__pair_key(a, b);
+  stbds_array_header *header = stbds_header(m->entries - 1);
+  size_t before = header->length;
+  stbds_hmput_key(m->entries, sizeof *m->entries, &key, sizeof key, STBDS_HM_BINARY);
+  if (header->length == before) return false;
+  m->entries[header->temp].value = value;
+  return true;
+}
+
+QI__FN bool qi__pair_map_get(const qi__pair_map *m, uint32_t a, uint32_t b, int64_t *value) {
+  uint64_t key = qi__pair_key(a, b);
+  ptrdiff_t i = -1;
+  if (!m->entries) return false;
+  stbds_hmget_key_ts(m->entries, sizeof *m->entries, &key, sizeof key, &i, STBDS_HM_BINARY);
+  if (i < 0) return false;
+  *value = m->entries[i].value;
+  return true;
+}
+
+// ---- names given back ----
+
+#undef STB_DS_IMPLEMENTATION
+#undef STBDS_NO_SHORT_NAMES
+#undef STBDS_REALLOC
+#undef STBDS_FREE
+#undef STBDS_ASSERT
+#pragma pop_macro("INCLUDE_STB_DS_H")
+#pragma pop_macro("STB_DS_IMPLEMENTATION")
+#pragma pop_macro("STBDS_NO_SHORT_NAMES")
+#pragma pop_macro("STBDS_REALLOC")
+#pragma pop_macro("STBDS_FREE")
+#pragma pop_macro("STBDS_ASSERT")
+#pragma pop_macro("STBDS_UNIT_TESTS")
+#undef stbds_rand_seed
+#undef stbds_hash_bytes
+#undef stbds_hash_string
+#undef stbds_stralloc
+#undef stbds_strreset
+#undef stbds_unit_tests
+#undef stbds_arrgrowf
+#undef stbds_arrfreef
+#undef stbds_hmfree_func
+#undef stbds_hmget_key
+#undef stbds_hmget_key_ts
+#undef stbds_hmput_default
+#undef stbds_hmput_key
+#undef stbds_hmdel_key
+#undef stbds_shmode_func
+#undef stbds_array_header
+#undef stbds_string_arena
+#undef stbds_string_block
+#undef stbds_hash_bucket
+#undef stbds_hash_index
+#undef stbds_hash_seed
+#undef stbds_probe_position
+#undef stbds_log2
+#undef stbds_make_hash_index
+#undef stbds_siphash_bytes
+#undef stbds_is_key_equal
+#undef stbds_hm_find_slot
+#undef stbds_strdup
+#ifdef __GNUC__
+#pragma GCC diagnostic pop
+#endif
+
+#endif // QI__MAP_H
+// generated from src/model/gguf.h: edit there
+// ==== >>gguf : looking things up in an open GGUF file ====
+#ifndef QI__MODEL_GGUF_H
+#define QI__MODEL_GGUF_H
+
+// generated from src/model/gguf_load.h: edit there
+// ==== >>gguf_load : opening GGUF files, whole or split ====
+#ifndef QI__MODEL_GGUF_LOAD_H
+#define QI__MODEL_GGUF_LOAD_H
+
+// generated from src/model/gguf_scan.h: edit there
+// ==== >>gguf_scan : walking over the structure of a GGUF file ====
+#ifndef QI__MODEL_GGUF_SCAN_H
+#define QI__MODEL_GGUF_SCAN_H
+
+// generated from src/base/file.h: edit there
+// ==== >>file : one source of bytes: a path, a memory block or a reader ====
+#ifndef QI__FILE_H
+#define QI__FILE_H
+
+
+// POSIX files are descriptors, read by pread and mapped by mmap; elsewhere they are streams, mapped on Windows only.
+#if !defined(QI_NO_STDIO) && (defined(__unix__) || defined(__APPLE__))
+#define QI__FILE_POSIX
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
+#ifndef QI_NO_MMAP
+#include <sys/mman.h>
+#endif
+#elif !defined(QI_NO_STDIO)
+#define QI__FILE_STREAM
+#include <errno.h>
+#ifdef _WIN32
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#ifndef NOMINMAX
+#define NOMINMAX
+#endif
+#include <io.h>
+#include <windows.h>
+#endif
+#endif
+
+// Bytes 0..size-1. With `map` they can be looked at in place, else only copied out by qi__file_read. A mapped file must not be
+// shortened while it is open: no system can make that safe.
+typedef struct qi__file {
+  const uint8_t *map; // NULL: read only
+  uint64_t size;
+  bool mapped;        // map is ours, to be unmapped
+  qi_reader reader;   // read != NULL: the source
+#if defined(QI__FILE_POSIX)
+  int fd;             // -1: none
+#elif defined(QI__FILE_STREAM)
+  FILE *stream;       // NULL: none
+#endif
+  char name[64];      // end of the path for messages, "" if there is none
+} qi__file;
+
+QI__FN void qi__file_init(qi__file *f) {
+  memset(f, 0, sizeof *f);
+#ifdef QI__FILE_POSIX
+  f->fd = -1;
+#endif
+}
+
+// The last bytes of a path that leave room for the reason in a message.
+QI__FN const char *qi__path_tail(const char *path, size_t max) {
+  size_t n = strlen(path);
+  return n > max ? path + (n - max) : path;
+}
+
+// ---- memory and readers ----
+
+// `data` stays the caller's and must live as long as the file.
+QI__FN qi_result qi__file_open_memory(qi__file *f, const void *data, size_t size, qi_error *err) {
+  qi__file_init(f);
+  if (!data || !size) return qi__fail(err, QI_ERR_FORMAT, "memory block: is empty, expected a whole file");
+  f->map = (const uint8_t *)data;
+  f->size = size;
+  return QI_OK;
+}
+
+QI__FN qi_result qi__file_open_reader(qi__file *f, const qi_reader *reader, qi_error *err) {
+  qi__file_init(f);
+  if (!reader->read) return qi__fail(err, QI_ERR_ARGUMENT, "reader: read is NULL");
+  if (!reader->size) return qi__fail(err, QI_ERR_FORMAT, "reader: is empty, expected a whole file");
+  f->reader = *reader;
+  f->size = reader->size;
+  return QI_OK;
+}
+
+// ---- paths: POSIX ----
+
+#ifdef QI__FILE_POSIX
+QI__FN void qi__file_close_path(qi__file *f) {
+#ifndef QI_NO_MMAP
+  if (f->mapped) munmap((void *)(uintptr_t)f->map, (size_t)f->size);
+#endif
+  if (f->fd >= 0) close(f->fd);
+}
+
+// Leaves `map` NULL when the system cannot map: then the file is read.
+QI__FN void qi__file_map(qi__file *f) {
+#ifndef QI_NO_MMAP
+  if (f->size > SIZE_MAX) return;
+  void *map = mmap(NULL, (size_t)f->size, PROT_READ, MAP_PRIVATE, f->fd, 0);
+  if (map == MAP_FAILED) return;
+  f->map = (const uint8_t *)map;
+  f->mapped = true;
+  close(f->fd); // a mapping needs no descriptor
+  f->fd = -1;
+#else
+  (void)f;
+#endif
+}
+
+// Sets fd and size, or returns why not.
+QI__FN const char *qi__file_open_descriptor(qi__file *f, const char *path) {
+  int flags = O_RDONLY | O_NONBLOCK; // so that opening a FIFO does not wait for a writer; regular files do not care
+#ifdef O_CLOEXEC
+  flags |= O_CLOEXEC;
+#endif
+  do f->fd = open(path, flags);
+  while (f->fd < 0 && errno == EINTR);
+  if (f->fd < 0) return strerror(errno);
+  struct stat st;
+  if (fstat(f->fd, &st)) return strerror(errno);
+  if (S_ISDIR(st.st_mode)) return "it is a directory";
+  if (!S_ISREG(st.st_mode)) return "it is no regular file";
+  f->size = st.st_size > 0 ? (uint64_t)st.st_size : 0;
+  return NULL;
+}
+
+// NULL when done, else why not.
+QI__FN const char *qi__file_pull_path(const qi__file *f, uint64_t offset, void *dst, size_t n) {
+  uint8_t *p = (uint8_t *)dst;
+  while (n) {
+    size_t part = qi__min_size(n, (size_t)1 << 30); // systems refuse, or cut, reads of 2 GiB
+    ssize_t got = pread(f->fd, p, part, (off_t)offset);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return strerror(errno);
+    if (got == 0) return "the file became shorter";
+    p += got;
+    offset += (uint64_t)got;
+    n -= (size_t)got;
+  }
+  return NULL;
+}
+#endif
+
+// ---- paths: streams ----
+
+#ifdef QI__FILE_STREAM
+#ifdef _WIN32
+QI__INLINE int qi__stream_seek(FILE *s, int64_t offset, int origin) { return _fseeki64(s, offset, origin); }
+QI__INLINE int64_t qi__stream_tell(FILE *s) { return _ftelli64(s); }
+
+// Paths are UTF-8; the C library of Windows would take them for the system's code page.
+QI__FN FILE *qi__stream_open(const char *path) {
+  wchar_t wide[1024];
+  if (!MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, (int)QI__COUNT_OF(wide))) {
+    errno = EINVAL;
+    return NULL;
+  }
+  return _wfopen(wide, L"rb");
+}
+
+QI__FN void qi__file_map(qi__file *f) {
+#ifndef QI_NO_MMAP
+  if (f->size > SIZE_MAX) return;
+  HANDLE mapping = CreateFileMappingW((HANDLE)_get_osfhandle(_fileno(f->stream)), NULL, PAGE_READONLY, 0, 0, NULL);
+  if (!mapping) return;
+  f->map = (const uint8_t *)MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0);
+  CloseHandle(mapping); // the view keeps it alive
+  f->mapped = f->map != NULL;
+#else
+  (void)f;
+#endif
+}
+#else
+QI__INLINE int qi__stream_seek(FILE *s, int64_t offset, int origin) {
+  if (offset > LONG_MAX) return -1;
+  return fseek(s, (long)offset, origin);
+}
+QI__INLINE int64_t qi__stream_tell(FILE *s) { return ftell(s); }
+QI__FN FILE *qi__stream_open(const char *path) { return fopen(path, "rb"); }
+QI__FN void qi__file_map(qi__file *f) { (void)f; }
+#endif
+
+QI__FN void qi__file_close_path(qi__file *f) {
+#if defined(_WIN32) && !defined(QI_NO_MMAP)
+  if (f->mapped) UnmapViewOfFile(f->map);
+#endif
+  if (f->stream) fclose(f->stream);
+}
+
+QI__FN const char *qi__file_open_descriptor(qi__file *f, const char *path) {
+  f->stream = qi__stream_open(path);
+  if (!f->stream) return strerror(errno);
+  if (qi__stream_seek(f->stream, 0, SEEK_END)) return "its end cannot be found";
+  int64_t size = qi__stream_tell(f->stream);
+  if (size < 0) return "its size cannot be told (a directory?)";
+  f->size = (uint64_t)size;
+  return NULL;
+}
+
+QI__FN const char *qi__file_pull_path(const qi__file *f, uint64_t offset, void *dst, size_t n) {
+  if (offset > INT64_MAX || qi__stream_seek(f->stream, (int64_t)offset, SEEK_SET)) return "the position cannot be reached";
+  return fread(dst, 1, n, f->stream) == n ? NULL : "the file could not be read to the end";
+}
+#endif
+
+// ---- any source ----
+
+QI__FN void qi__file_close(qi__file *f) {
+#ifndef QI_NO_STDIO
+  qi__file_close_path(f);
+#endif
+  qi__file_init(f);
+}
+
+// Maps the file unless no_mmap, or the system cannot. The path is not needed afterwards.
+// Errors: QI_ERR_IO (with the system's reason), QI_ERR_FORMAT (an empty file), QI_ERR_UNSUPPORTED (QI_NO_STDIO).
+QI__FN qi_result qi__file_open_path(qi__file *f, const char *path, bool no_mmap, qi_error *err) {
+  qi__file_init(f);
+#ifdef QI_NO_STDIO
+  (void)no_mmap;
+  return qi__fail(err, QI_ERR_UNSUPPORTED, "%s: this build opens no paths (QI_NO_STDIO), only memory and readers",
+                  qi__path_tail(path, 140));
+#else
+  const char *reason = qi__file_open_descriptor(f, path);
+  if (reason || !f->size) {
+    qi__file_close(f);
+    if (!reason) return qi__fail(err, QI_ERR_FORMAT, "%s: the file is empty", qi__path_tail(path, 180));
+    return qi__fail(err, QI_ERR_IO, "%s: cannot be opened: %s", qi__path_tail(path, 160), reason);
+  }
+  const char *tail = qi__path_tail(path, sizeof f->name - 1);
+  memcpy(f->name, tail, strlen(tail) + 1);
+  if (!no_mmap) qi__file_map(f);
+  return QI_OK;
+#endif
+}
+
+// Copies bytes offset..offset+n-1 to dst. NULL when done, else why not.
+QI__FN const char *qi__file_pull(const qi__file *f, uint64_t offset, void *dst, size_t n) {
+  if (offset > f->size || n > f->size - offset) return "beyond the end of the file";
+  if (!n) return NULL;
+  if (f->map) {
+    memcpy(dst, f->map + (size_t)offset, n);
+    return NULL;
+  }
+  if (f->reader.read) return f->reader.read(f->reader.user, offset, dst, n) ? NULL : "the reader's callback failed";
+#ifdef QI_NO_STDIO
+  return "the file is closed";
+#else
+  return qi__file_pull_path(f, offset, dst, n);
+#endif
+}
+
+// The same with a message. Errors: QI_ERR_IO.
+QI__FN qi_result qi__file_read(const qi__file *f, uint64_t offset, void *dst, size_t n, qi_error *err) {
+  const char *reason = qi__file_pull(f, offset, dst, n);
+  if (!reason) return QI_OK;
+  return qi__fail(err, QI_ERR_IO, "%s%s%zu bytes at %llu cannot be read: %s", f->name, f->name[0] ? ": " : "", n,
+                  (unsigned long long)offset, reason);
+}
+
+#endif // QI__FILE_H
+// generated from src/formats/table.h: edit there
+// ==== >>formats : the table of weight formats ====
+#ifndef QI__FORMATS_TABLE_H
+#define QI__FORMATS_TABLE_H
+
+// generated from src/formats/block.h: edit there
+// ==== >>block : what all weight formats have in common ====
+#ifndef QI__FORMATS_BLOCK_H
+#define QI__FORMATS_BLOCK_H
+
+
+#define QI__BLOCK_MAX 256 // longest block: k-quants, IQ, ternary
+
+// A block taken apart into integers and their scales, the same for every quantised format:
+//
+//   w[i] = (d * scale[g]) * q[i] - dmin * min[g]      g = i / group, each product rounded to float32
+//
+// One function a format takes blocks apart; dequantisation, the reference dot product and the tests all start from this.
+// Formats with a fractional grid fold its power of two into d (exact): IQ1 stores 8 * (grid + delta) and d / 8.
+typedef struct qi__block {
+  float d, dmin;        // dmin = 0 and min = 0 where a format has no offset
+  int8_t q[QI__BLOCK_MAX];
+  int16_t scale[QI__BLOCK_MAX / 16]; // block_len / group of them; 1 in formats with only d
+  int16_t min[QI__BLOCK_MAX / 16];
+} qi__block;
+
+typedef struct qi__format {
+  qi_format_info info;
+  int group;            // codes that share a scale: 16 or 32; 0 in float formats
+  bool has_min;         // dmin and min are used
+  // One block at `src` (any alignment) to integers. NULL in float formats.
+  void (*unpack)(const uint8_t *src, qi__block *out);
+  // n weights to float32; NULL = through unpack (qi__dequantize_blocks).
+  void (*dequantize)(const uint8_t *src, float *dst, size_t n);
+  // One row of n weights; importance NULL or [n]. NULL = cannot be written.
+  void (*quantize)(const float *src, uint8_t *dst, size_t n, const float *importance);
+} qi__format;
+
+#endif // QI__FORMATS_BLOCK_H
+// generated from src/formats/float.h: edit there
+// ==== >>float : rows of F32, F16 and BF16 ====
+#ifndef QI__FORMATS_FLOAT_H
+#define QI__FORMATS_FLOAT_H
+
+// generated from src/formats/half.h: edit there
+// ==== >>half : 16-bit floats and power-of-two scales ====
+#ifndef QI__FORMATS_HALF_H
+#define QI__FORMATS_HALF_H
+
+
+// Everything here works on bits, so neither -ffast-math nor a processor that flushes subnormals can change a result.
+
+// ---- IEEE binary16 ----
+
+#define QI__F16_MAX 65504.0f // greatest finite value
+
+// Exact. A signalling NaN becomes quiet, as in the processors' instructions (VCVTPH2PS, FCVT).
+QI__INLINE float qi__f16_to_f32(uint16_t h) {
+  uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
+  uint32_t exponent = (h >> 10) & 0x1fu;
+  uint32_t mantissa = h & 0x3ffu;
+  if (exponent == 0x1f) return qi__bits_f32(sign | 0x7f800000u | (mantissa ? 0x400000u : 0) | mantissa << 13);
+  if (exponent) return qi__bits_f32(sign | (exponent + 112) << 23 | mantissa << 13);
+  if (!mantissa) return qi__bits_f32(sign);
+  exponent = 113; // mantissa * 2^-24: shift its highest bit to where it is implied
+  while (!(mantissa & 0x400u)) {
+    mantissa <<= 1;
+    exponent--;
+  }
+  return qi__bits_f32(sign | exponent << 23 | (mantissa & 0x3ffu) << 13);
+}
+
+// Rounds to nearest, ties to even; beyond the greatest half: infinity. NaN stays NaN (quiet, upper payload bits).
+QI__INLINE uint16_t qi__f32_to_f16(float f) {
+  uint32_t u = qi__f32_bits(f);
+  uint32_t sign = (u >> 16) & 0x8000u;
+  uint32_t a = u & 0x7fffffffu;
+  if (a > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (a >> 13 & 0x3ffu));
+  if (a >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); // 65520 and more
+  if (a <= 0x33000000u) return (uint16_t)sign;             // half of the least subnormal, 2^-25: a tie, to even
+  uint32_t exponent = a >> 23;
+  // Bits to drop: 13 for normal halves, one more for each power of two below 2^-14.
+  uint32_t drop = exponent >= 113 ? 13 : 126 - exponent;
+  uint32_t mantissa = exponent >= 113 ? a - (112u << 23) : (a & 0x7fffffu) | 0x800000u;
+  uint32_t kept = mantissa >> drop;
+  uint32_t rest = mantissa & ((1u << drop) - 1);
+  uint32_t tie = 1u << (drop - 1);
+  if (rest > tie || (rest == tie && (kept & 1))) kept++; // a carry runs into the exponent, which is right
+  return (uint16_t)(sign | kept);
+}
+
+// ---- bfloat16: the upper half of a float32 ----
+
+QI__INLINE float qi__bf16_to_f32(uint16_t b) { return qi__bits_f32((uint32_t)b << 16); }
+
+// Rounds to nearest, ties to even; NaN stays NaN and becomes quiet.
+QI__INLINE uint16_t qi__f32_to_bf16(float f) {
+  uint32_t u = qi__f32_bits(f);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40u);
+  return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+
+// ---- E8M0: an exponent alone (OCP Microscaling Formats 1.0) ----
+
+// 2^(e - 127); e = 255 (NaN in the standard) is infinity here, as in ggml.
+QI__INLINE float qi__e8m0_to_f32(uint8_t e) { return qi__bits_f32(e ? (uint32_t)e << 23 : 0x400000u); }
+
+// 2^(e - 128), subnormal for e below 2: the scale of element values that are stored doubled.
+QI__INLINE float qi__e8m0_half_to_f32(uint8_t e) {
+  return qi__bits_f32(e < 2 ? 0x200000u << e : (uint32_t)(e - 1) << 23);
+}
+
+#endif // QI__FORMATS_HALF_H
+
+// Little-endian values without gaps, any alignment. Block length 1.
+
+QI__FN void qi__dequantize_f32(const uint8_t *src, float *dst, size_t n) {
+  for (size_t i = 0; i < n; i++) dst[i] = qi__bits_f32(qi__load_u32(src + 4 * i));
+}
+
+QI__FN void qi__dequantize_f16(const uint8_t *src, float *dst, size_t n) {
+  for (size_t i = 0; i < n; i++) dst[i] = qi__f16_to_f32(qi__load_u16(src + 2 * i));
+}
+
+QI__FN void qi__dequantize_bf16(const uint8_t *src, float *dst, size_t n) {
+  for (size_t i = 0; i < n; i++) dst[i] = qi__bf16_to_f32(qi__load_u16(src + 2 * i));
+}
+
+QI__FN void qi__quantize_f32(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  (void)importance;
+  for (size_t i = 0; i < n; i++) {
+    uint32_t u = qi__f32_bits(src[i]);
+    qi__store_u16(dst + 4 * i, (uint16_t)u);
+    qi__store_u16(dst + 4 * i + 2, (uint16_t)(u >> 16));
+  }
+}
+
+// A weight that does not fit becomes the greatest one that does: an infinite weight would make every result NaN.
+QI__FN void qi__quantize_f16(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  (void)importance;
+  for (size_t i = 0; i < n; i++) {
+    uint16_t h = qi__f32_to_f16(src[i]);
+    if ((h & 0x7fffu) == 0x7c00u) h--;
+    qi__store_u16(dst + 2 * i, h);
+  }
+}
+
+QI__FN void qi__quantize_bf16(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  (void)importance;
+  for (size_t i = 0; i < n; i++) {
+    uint16_t b = qi__f32_to_bf16(src[i]);
+    if ((b & 0x7fffu) == 0x7f80u) b--;
+    qi__store_u16(dst + 2 * i, b);
+  }
+}
+
+#endif // QI__FORMATS_FLOAT_H
+// generated from src/formats/iq.h: edit there
+// ==== >>iq : the IQ grid formats of ggml ====
+#ifndef QI__FORMATS_IQ_H
+#define QI__FORMATS_IQ_H
+
+// generated from src/formats/iq_tables.h: edit there
+// ==== >>iq_tables : the points of the IQ grid formats ====
+#ifndef QI__FORMATS_IQ_TABLES_H
+#define QI__FORMATS_IQ_TABLES_H
+
+
+// Numbers that define the formats (ggml-common.h of ggml). Each entry packs one point of a lattice, value j in the bits from
+// j * bits: points of 8 values take 2 bits a value, points of 4 take 3. A code is an index into the values below.
+static const int8_t qi__iq1_values[4] = {-8, 0, 8, 0}; // eighths: the delta of a group is one eighth
+static const int8_t qi__iq2_values[4] = {8, 25, 43, 0};
+static const int8_t qi__iq3_xxs_values[8] = {4, 12, 20, 28, 36, 44, 52, 62};
+static const int8_t qi__iq3_s_values[8] = {1, 3, 5, 7, 9, 11, 13, 15};
+
+// IQ2_XXS: 256 points of 8 values.
+static const uint16_t qi__iq2_xxs_grid[256] = {
+  0x0000, 0x0002, 0x0005, 0x0008, 0x000a, 0x0011, 0x0014, 0x0020, 0x0022, 0x0028, 0x002a, 0x0041, 0x0044, 0x0050, 0x0058, 0x0061,
+  0x0064, 0x0080, 0x0082, 0x008a, 0x00a2, 0x0101, 0x0104, 0x0110, 0x0115, 0x0140, 0x0184, 0x0198, 0x0200, 0x0202, 0x0222, 0x0282,
+  0x0401, 0x0404, 0x0410, 0x0421, 0x0424, 0x0440, 0x0442, 0x0448, 0x0460, 0x0481, 0x0484, 0x0490, 0x04a4, 0x0500, 0x0502, 0x0508,
+  0x0520, 0x0546, 0x0569, 0x0580, 0x0591, 0x0609, 0x0610, 0x0640, 0x0684, 0x06a4, 0x0800, 0x0805, 0x0808, 0x0814, 0x0828, 0x0841,
+  0x0844, 0x0850, 0x0852, 0x0888, 0x0904, 0x0940, 0x0a02, 0x0a14, 0x1001, 0x1004, 0x1010, 0x1021, 0x1040, 0x1060, 0x1084, 0x1090,
+  0x1095, 0x1100, 0x1108, 0x1120, 0x1150, 0x115a, 0x1180, 0x1224, 0x1245, 0x1400, 0x1408, 0x1420, 0x1425, 0x1449, 0x1480, 0x1518,
+  0x1562, 0x1600, 0x1616, 0x1801, 0x1804, 0x1810, 0x1840, 0x1881, 0x1900, 0x1905, 0x19a0, 0x1a51, 0x2000, 0x2002, 0x200a, 0x2044,
+  0x2061, 0x2080, 0x2082, 0x2129, 0x2148, 0x2200, 0x2202, 0x2401, 0x2404, 0x2410, 0x2440, 0x2456, 0x2500, 0x2541, 0x2564, 0x2690,
+  0x2808, 0x2820, 0x2894, 0x2a44, 0x4001, 0x4004, 0x4010, 0x4018, 0x4021, 0x4024, 0x4040, 0x4048, 0x4056, 0x4060, 0x4081, 0x4084,
+  0x4090, 0x4100, 0x4120, 0x4161, 0x4180, 0x4185, 0x4201, 0x4210, 0x4248, 0x4256, 0x4268, 0x4400, 0x4408, 0x4420, 0x4480, 0x4499,
+  0x4512, 0x4524, 0x4600, 0x4801, 0x4804, 0x4810, 0x4840, 0x4845, 0x4900, 0x4958, 0x4961, 0x4982, 0x4a45, 0x4a90, 0x5000, 0x5008,
+  0x5011, 0x5019, 0x5020, 0x5080, 0x5088, 0x5104, 0x5142, 0x51a4, 0x5291, 0x5490, 0x5492, 0x550a, 0x5601, 0x5654, 0x5800, 0x5811,
+  0x5819, 0x5864, 0x5940, 0x5a08, 0x6004, 0x6010, 0x6040, 0x6068, 0x6100, 0x6155, 0x6218, 0x6260, 0x6400, 0x6405, 0x6510, 0x6512,
+  0x6584, 0x6842, 0x8000, 0x8002, 0x800a, 0x8041, 0x8082, 0x8104, 0x8118, 0x8140, 0x8211, 0x8401, 0x8404, 0x8410, 0x8415, 0x8440,
+  0x8460, 0x8500, 0x8546, 0x8594, 0x8609, 0x8640, 0x8660, 0x8802, 0x8904, 0x8a11, 0x9004, 0x9010, 0x9024, 0x9040, 0x90a1, 0x9116,
+  0x9180, 0x9245, 0x9400, 0x9422, 0x9444, 0x9551, 0x9881, 0x9920, 0xa002, 0xa050, 0xa085, 0xa109, 0xa200, 0xa418, 0xa850, 0xa904
+};
+
+// IQ2_XS: 512 points of 8 values.
+static const uint16_t qi__iq2_xs_grid[512] = {
+  0x0000, 0x0002, 0x0005, 0x0008, 0x000a, 0x0011, 0x0014, 0x0016, 0x0019, 0x0020, 0x0022, 0x0025, 0x0028, 0x0041, 0x0044, 0x0046,
+  0x0049, 0x0050, 0x0052, 0x0055, 0x0058, 0x0061, 0x0064, 0x0080, 0x0082, 0x0085, 0x0088, 0x0091, 0x0094, 0x0099, 0x00a0, 0x0101,
+  0x0104, 0x0106, 0x0109, 0x0110, 0x0112, 0x0115, 0x0118, 0x011a, 0x0121, 0x0124, 0x0140, 0x0142, 0x0145, 0x0148, 0x0151, 0x0154,
+  0x0160, 0x0168, 0x0181, 0x0184, 0x0190, 0x0200, 0x0202, 0x0205, 0x0208, 0x0211, 0x0214, 0x0220, 0x0241, 0x0244, 0x0250, 0x0255,
+  0x0280, 0x028a, 0x0401, 0x0404, 0x0406, 0x0409, 0x0410, 0x0412, 0x0415, 0x0418, 0x0421, 0x0424, 0x0440, 0x0442, 0x0445, 0x0448,
+  0x0451, 0x0454, 0x0456, 0x0460, 0x0481, 0x0484, 0x0490, 0x0500, 0x0502, 0x0505, 0x0508, 0x0511, 0x0514, 0x0520, 0x0541, 0x0544,
+  0x0550, 0x0561, 0x0580, 0x0601, 0x0604, 0x0610, 0x0626, 0x0640, 0x0642, 0x0684, 0x0800, 0x0802, 0x0805, 0x0808, 0x080a, 0x0811,
+  0x0814, 0x0820, 0x0825, 0x0841, 0x0844, 0x0850, 0x0858, 0x0880, 0x08a0, 0x08aa, 0x0901, 0x0904, 0x0910, 0x0940, 0x0981, 0x0989,
+  0x0a00, 0x0a20, 0x0a28, 0x0a96, 0x0aa0, 0x1001, 0x1004, 0x1006, 0x1009, 0x1010, 0x1012, 0x1015, 0x1018, 0x1021, 0x1024, 0x1040,
+  0x1042, 0x1045, 0x1048, 0x1051, 0x1054, 0x1060, 0x106a, 0x1081, 0x1084, 0x1090, 0x1100, 0x1102, 0x1105, 0x1108, 0x1111, 0x1114,
+  0x1120, 0x1141, 0x1144, 0x1150, 0x1180, 0x1194, 0x1196, 0x1201, 0x1204, 0x1206, 0x1210, 0x1240, 0x1260, 0x1400, 0x1402, 0x1405,
+  0x1408, 0x1411, 0x1414, 0x1420, 0x1441, 0x1444, 0x1449, 0x1450, 0x1464, 0x1480, 0x1501, 0x1504, 0x1510, 0x1540, 0x1600, 0x1614,
+  0x1649, 0x1801, 0x1804, 0x1810, 0x1812, 0x1840, 0x1854, 0x1886, 0x1900, 0x1905, 0x1966, 0x1a51, 0x1aa9, 0x2000, 0x2002, 0x2005,
+  0x2008, 0x200a, 0x2011, 0x2014, 0x2020, 0x2041, 0x2044, 0x2050, 0x2080, 0x20a0, 0x2101, 0x2104, 0x2110, 0x2140, 0x2148, 0x2165,
+  0x2200, 0x2222, 0x2280, 0x22a8, 0x2401, 0x2404, 0x2410, 0x2429, 0x2440, 0x2500, 0x2541, 0x2552, 0x2599, 0x2601, 0x261a, 0x26a6,
+  0x2800, 0x2808, 0x280a, 0x2820, 0x2855, 0x2888, 0x28a2, 0x2968, 0x2990, 0x2a08, 0x2a20, 0x2a82, 0x2a88, 0x2a8a, 0x4001, 0x4004,
+  0x4006, 0x4009, 0x4010, 0x4012, 0x4015, 0x4018, 0x4021, 0x4024, 0x4040, 0x4042, 0x4045, 0x4048, 0x404a, 0x4051, 0x4054, 0x4060,
+  0x4065, 0x4081, 0x4084, 0x4090, 0x4100, 0x4102, 0x4105, 0x4108, 0x4111, 0x4114, 0x4120, 0x4141, 0x4144, 0x4150, 0x4180, 0x4185,
+  0x41a2, 0x4201, 0x4204, 0x4210, 0x4212, 0x4229, 0x4240, 0x4400, 0x4402, 0x4405, 0x4408, 0x4411, 0x4414, 0x4419, 0x4420, 0x4441,
+  0x4444, 0x4450, 0x4480, 0x4494, 0x4501, 0x4504, 0x4510, 0x4524, 0x4540, 0x459a, 0x4600, 0x460a, 0x4644, 0x4650, 0x4801, 0x4804,
+  0x4810, 0x4840, 0x4845, 0x4854, 0x4862, 0x4900, 0x4911, 0x4944, 0x4950, 0x4969, 0x4a04, 0x5000, 0x5002, 0x5005, 0x5008, 0x5011,
+  0x5014, 0x5020, 0x5028, 0x5041, 0x5044, 0x5050, 0x5080, 0x5101, 0x5104, 0x5110, 0x5115, 0x5140, 0x5142, 0x5200, 0x5244, 0x52aa,
+  0x5401, 0x5404, 0x5410, 0x5421, 0x5440, 0x5460, 0x5481, 0x54a1, 0x5500, 0x5508, 0x5580, 0x5588, 0x5621, 0x5668, 0x56a1, 0x5800,
+  0x5814, 0x5841, 0x5850, 0x5899, 0x591a, 0x5940, 0x5942, 0x5a85, 0x6001, 0x6004, 0x6010, 0x6040, 0x6054, 0x6062, 0x6086, 0x60a9,
+  0x6100, 0x6224, 0x624a, 0x6292, 0x6400, 0x6416, 0x6510, 0x6540, 0x6545, 0x65a4, 0x6801, 0x686a, 0x6925, 0x6a06, 0x6a54, 0x6a62,
+  0x8000, 0x8002, 0x8005, 0x8008, 0x8011, 0x8014, 0x8020, 0x802a, 0x8041, 0x8044, 0x8050, 0x8080, 0x8082, 0x80a8, 0x80aa, 0x8101,
+  0x8104, 0x8106, 0x8110, 0x8140, 0x8151, 0x8159, 0x8200, 0x8220, 0x8280, 0x8282, 0x82a0, 0x82a8, 0x8401, 0x8404, 0x8410, 0x8412,
+  0x8415, 0x8440, 0x8460, 0x8489, 0x8500, 0x8544, 0x85a5, 0x8618, 0x866a, 0x8800, 0x8808, 0x8825, 0x885a, 0x8880, 0x8882, 0x88a8,
+  0x8906, 0x8a22, 0x8a80, 0x8a88, 0x8a96, 0x8aa8, 0x9001, 0x9004, 0x9010, 0x9040, 0x9056, 0x9084, 0x9100, 0x9122, 0x9164, 0x9256,
+  0x9289, 0x9400, 0x9405, 0x9444, 0x9450, 0x9458, 0x9529, 0x9590, 0x9592, 0x9641, 0x9851, 0x98a6, 0x9949, 0x9a15, 0x9a60, 0xa000,
+  0xa002, 0xa008, 0xa00a, 0xa020, 0xa02a, 0xa0a0, 0xa151, 0xa159, 0xa1a6, 0xa200, 0xa202, 0xa208, 0xa22a, 0xa280, 0xa2a0, 0xa440,
+  0xa495, 0xa665, 0xa698, 0xa80a, 0xa820, 0xa822, 0xa828, 0xa8a0, 0xa8a8, 0xa904, 0xa984, 0xa986, 0xaa28, 0xaa2a, 0xaa91, 0xaaaa
+};
+
+// IQ2_S: 1024 points of 8 values.
+static const uint16_t qi__iq2_s_grid[1024] = {
+  0x0000, 0x0002, 0x0005, 0x0008, 0x000a, 0x0011, 0x0014, 0x0016, 0x0019, 0x0020, 0x0022, 0x0025, 0x0028, 0x0041, 0x0044, 0x0046,
+  0x0049, 0x0050, 0x0052, 0x0055, 0x0058, 0x0061, 0x0064, 0x0066, 0x0069, 0x0080, 0x0082, 0x0085, 0x0088, 0x0091, 0x0094, 0x00a0,
+  0x00a5, 0x00aa, 0x0101, 0x0104, 0x0106, 0x0109, 0x0110, 0x0112, 0x0115, 0x0118, 0x0121, 0x0124, 0x0140, 0x0142, 0x0145, 0x0148,
+  0x0151, 0x0154, 0x0156, 0x0159, 0x0160, 0x0165, 0x0168, 0x0181, 0x0184, 0x0190, 0x0192, 0x0195, 0x01a1, 0x01a4, 0x0200, 0x0202,
+  0x0205, 0x0208, 0x0211, 0x0214, 0x0220, 0x022a, 0x0241, 0x0244, 0x0246, 0x0249, 0x0250, 0x0255, 0x0280, 0x0285, 0x028a, 0x0294,
+  0x02a2, 0x0401, 0x0404, 0x0406, 0x0409, 0x0410, 0x0412, 0x0415, 0x0418, 0x0421, 0x0424, 0x0426, 0x0429, 0x0440, 0x0442, 0x0445,
+  0x0448, 0x044a, 0x0451, 0x0454, 0x0456, 0x0459, 0x0460, 0x0462, 0x0465, 0x0481, 0x0484, 0x0486, 0x0489, 0x0490, 0x0495, 0x0498,
+  0x04a1, 0x04a4, 0x0500, 0x0502, 0x0505, 0x0508, 0x050a, 0x0511, 0x0514, 0x0516, 0x0519, 0x0520, 0x0525, 0x0528, 0x0541, 0x0544,
+  0x0546, 0x0549, 0x0550, 0x0552, 0x0555, 0x0558, 0x0561, 0x0564, 0x0580, 0x0582, 0x0585, 0x0588, 0x0591, 0x0594, 0x05a0, 0x0601,
+  0x0604, 0x0606, 0x0609, 0x0610, 0x0615, 0x0640, 0x0645, 0x0648, 0x0651, 0x0654, 0x0660, 0x0681, 0x0684, 0x0690, 0x0800, 0x0802,
+  0x0805, 0x0808, 0x0811, 0x0814, 0x0816, 0x0819, 0x0820, 0x0825, 0x082a, 0x0841, 0x0844, 0x0846, 0x0849, 0x0850, 0x0852, 0x0855,
+  0x0858, 0x0861, 0x0864, 0x0880, 0x0885, 0x0894, 0x08aa, 0x0901, 0x0904, 0x0910, 0x0912, 0x0915, 0x0918, 0x0921, 0x0940, 0x0945,
+  0x0948, 0x0951, 0x0954, 0x0960, 0x0981, 0x0990, 0x0a00, 0x0a11, 0x0a14, 0x0a22, 0x0a28, 0x0a2a, 0x0a50, 0x0a99, 0x1001, 0x1004,
+  0x1006, 0x1009, 0x1010, 0x1012, 0x1015, 0x1018, 0x1021, 0x1024, 0x1026, 0x1040, 0x1042, 0x1045, 0x1048, 0x1051, 0x1054, 0x1056,
+  0x1059, 0x1060, 0x1062, 0x1065, 0x1068, 0x1081, 0x1084, 0x1086, 0x1090, 0x1095, 0x1098, 0x10a1, 0x10a4, 0x1100, 0x1102, 0x1105,
+  0x1108, 0x110a, 0x1111, 0x1114, 0x1116, 0x1119, 0x1120, 0x1122, 0x1125, 0x1128, 0x1141, 0x1144, 0x1146, 0x1149, 0x1150, 0x1152,
+  0x1155, 0x1158, 0x1161, 0x1164, 0x1180, 0x1182, 0x1185, 0x1188, 0x1191, 0x1194, 0x1201, 0x1204, 0x1209, 0x1210, 0x1215, 0x1221,
+  0x1224, 0x1240, 0x1245, 0x1251, 0x1254, 0x1281, 0x1284, 0x1290, 0x1400, 0x1402, 0x1405, 0x1408, 0x1411, 0x1414, 0x1416, 0x1419,
+  0x1420, 0x1425, 0x1428, 0x1441, 0x1444, 0x1446, 0x1449, 0x1450, 0x1452, 0x1455, 0x1458, 0x1461, 0x1464, 0x1480, 0x1482, 0x1485,
+  0x1488, 0x1491, 0x1494, 0x14a0, 0x1501, 0x1504, 0x1506, 0x1509, 0x1510, 0x1512, 0x1515, 0x1518, 0x1521, 0x1524, 0x1540, 0x1542,
+  0x1545, 0x1548, 0x1551, 0x1554, 0x1560, 0x1581, 0x1584, 0x1590, 0x1600, 0x1605, 0x1608, 0x1611, 0x1614, 0x1620, 0x1641, 0x1644,
+  0x1650, 0x1680, 0x16aa, 0x1801, 0x1804, 0x1806, 0x1809, 0x1810, 0x1815, 0x1818, 0x1821, 0x1840, 0x1842, 0x1845, 0x1848, 0x1851,
+  0x1854, 0x1860, 0x1881, 0x1884, 0x1900, 0x1902, 0x1905, 0x1908, 0x1911, 0x1914, 0x1920, 0x1941, 0x1944, 0x1950, 0x1969, 0x19a2,
+  0x1a04, 0x1a10, 0x1a40, 0x1a56, 0x2000, 0x2002, 0x2005, 0x2008, 0x2011, 0x2014, 0x2016, 0x2019, 0x2020, 0x2025, 0x202a, 0x2041,
+  0x2044, 0x2050, 0x2052, 0x2055, 0x2064, 0x2080, 0x208a, 0x2094, 0x20aa, 0x2101, 0x2104, 0x2110, 0x2112, 0x2115, 0x2121, 0x2140,
+  0x2142, 0x2145, 0x2151, 0x2154, 0x2160, 0x2181, 0x2184, 0x2190, 0x2200, 0x220a, 0x2222, 0x2228, 0x222a, 0x2244, 0x2250, 0x2288,
+  0x228a, 0x22a8, 0x2401, 0x2404, 0x2406, 0x2409, 0x2410, 0x2415, 0x2418, 0x2421, 0x2424, 0x2440, 0x2442, 0x2445, 0x2448, 0x2451,
+  0x2454, 0x2460, 0x2481, 0x2484, 0x2490, 0x2500, 0x2505, 0x2508, 0x2511, 0x2514, 0x2520, 0x2541, 0x2544, 0x2550, 0x2566, 0x2580,
+  0x2601, 0x2604, 0x2610, 0x2640, 0x2659, 0x2800, 0x2805, 0x2811, 0x2814, 0x2841, 0x2844, 0x2850, 0x288a, 0x28aa, 0x2901, 0x2904,
+  0x2910, 0x2995, 0x2a0a, 0x2a22, 0x2a64, 0x2a88, 0x2a8a, 0x4001, 0x4004, 0x4006, 0x4009, 0x4010, 0x4012, 0x4015, 0x4018, 0x401a,
+  0x4021, 0x4024, 0x4026, 0x4040, 0x4042, 0x4045, 0x4048, 0x404a, 0x4051, 0x4054, 0x4056, 0x4059, 0x4060, 0x4062, 0x4065, 0x4081,
+  0x4084, 0x4090, 0x4095, 0x4098, 0x40a1, 0x40a4, 0x4100, 0x4102, 0x4105, 0x4108, 0x4111, 0x4114, 0x4116, 0x4119, 0x4120, 0x4122,
+  0x4125, 0x4141, 0x4144, 0x4146, 0x4149, 0x4150, 0x4152, 0x4155, 0x4158, 0x4161, 0x4164, 0x4180, 0x4182, 0x4185, 0x4188, 0x4191,
+  0x4194, 0x41a0, 0x4201, 0x4204, 0x4210, 0x4212, 0x4215, 0x4218, 0x4224, 0x4240, 0x4245, 0x4248, 0x4251, 0x4254, 0x4260, 0x4281,
+  0x4284, 0x4400, 0x4402, 0x4405, 0x4408, 0x440a, 0x4411, 0x4414, 0x4416, 0x4419, 0x4420, 0x4422, 0x4425, 0x4428, 0x4441, 0x4444,
+  0x4446, 0x4449, 0x4450, 0x4452, 0x4455, 0x4458, 0x4461, 0x4464, 0x4480, 0x4482, 0x4485, 0x4488, 0x4491, 0x4494, 0x44a0, 0x4501,
+  0x4504, 0x4506, 0x4509, 0x4510, 0x4512, 0x4515, 0x4518, 0x4521, 0x4524, 0x4540, 0x4542, 0x4545, 0x4548, 0x4551, 0x4554, 0x4560,
+  0x456a, 0x4581, 0x4584, 0x4590, 0x4600, 0x4602, 0x4605, 0x4608, 0x4611, 0x4614, 0x4620, 0x4641, 0x4644, 0x4650, 0x4680, 0x46a5,
+  0x4801, 0x4804, 0x4809, 0x4810, 0x4812, 0x4815, 0x4818, 0x4821, 0x4824, 0x4840, 0x4842, 0x4845, 0x4848, 0x4851, 0x4854, 0x4860,
+  0x4884, 0x4890, 0x4900, 0x4902, 0x4905, 0x4908, 0x4911, 0x4914, 0x4920, 0x4941, 0x4944, 0x4950, 0x4980, 0x4996, 0x4a01, 0x4a04,
+  0x4a10, 0x4a40, 0x5000, 0x5002, 0x5005, 0x5008, 0x5011, 0x5014, 0x5016, 0x5019, 0x5020, 0x5022, 0x5025, 0x5028, 0x5041, 0x5044,
+  0x5046, 0x5049, 0x5050, 0x5052, 0x5055, 0x5058, 0x5061, 0x5064, 0x5080, 0x5082, 0x5085, 0x5088, 0x5091, 0x5094, 0x5101, 0x5104,
+  0x5106, 0x5109, 0x5110, 0x5112, 0x5115, 0x5118, 0x5121, 0x5124, 0x5140, 0x5142, 0x5145, 0x5148, 0x5151, 0x5154, 0x5160, 0x5181,
+  0x5184, 0x5190, 0x5200, 0x5205, 0x5208, 0x5211, 0x5214, 0x5220, 0x5241, 0x5244, 0x5250, 0x5269, 0x5280, 0x5401, 0x5404, 0x5406,
+  0x5409, 0x5410, 0x5412, 0x5415, 0x5418, 0x5421, 0x5424, 0x5440, 0x5442, 0x5445, 0x5448, 0x5451, 0x5454, 0x5460, 0x5481, 0x5484,
+  0x5490, 0x5500, 0x5502, 0x5505, 0x5508, 0x5511, 0x5514, 0x5520, 0x5541, 0x5544, 0x5550, 0x5580, 0x5601, 0x5604, 0x5610, 0x5626,
+  0x5640, 0x5800, 0x5802, 0x5805, 0x5808, 0x5811, 0x5814, 0x5820, 0x5841, 0x5844, 0x5850, 0x585a, 0x5880, 0x5901, 0x5904, 0x5910,
+  0x5940, 0x5a00, 0x5a19, 0x5a85, 0x5aa8, 0x6001, 0x6004, 0x6006, 0x6010, 0x6012, 0x6015, 0x6018, 0x6021, 0x6024, 0x6040, 0x6045,
+  0x6048, 0x6051, 0x6054, 0x6060, 0x6084, 0x6090, 0x6100, 0x6102, 0x6105, 0x6108, 0x6111, 0x6114, 0x6120, 0x6141, 0x6144, 0x6150,
+  0x6180, 0x6199, 0x6204, 0x6210, 0x6240, 0x6256, 0x62a1, 0x6400, 0x6405, 0x6408, 0x6411, 0x6414, 0x6420, 0x6441, 0x6444, 0x6450,
+  0x6480, 0x6501, 0x6504, 0x6510, 0x6540, 0x654a, 0x6568, 0x6592, 0x6600, 0x6694, 0x6801, 0x6804, 0x6810, 0x6865, 0x6898, 0x6900,
+  0x692a, 0x6a42, 0x6aa1, 0x8000, 0x8002, 0x8005, 0x8008, 0x8011, 0x8014, 0x8019, 0x8020, 0x8025, 0x8041, 0x8044, 0x8050, 0x8052,
+  0x8055, 0x8058, 0x8061, 0x8080, 0x8085, 0x8091, 0x8094, 0x8101, 0x8104, 0x8109, 0x8110, 0x8112, 0x8115, 0x8118, 0x8121, 0x8124,
+  0x8140, 0x8142, 0x8145, 0x8148, 0x8151, 0x8154, 0x8181, 0x8184, 0x8190, 0x81a9, 0x8200, 0x8205, 0x820a, 0x8211, 0x8214, 0x8241,
+  0x8244, 0x8250, 0x8401, 0x8404, 0x8406, 0x8409, 0x8410, 0x8412, 0x8415, 0x8418, 0x8421, 0x8440, 0x8442, 0x8445, 0x8448, 0x8451,
+  0x8454, 0x8460, 0x8481, 0x8484, 0x8490, 0x8500, 0x8502, 0x8505, 0x8508, 0x8511, 0x8514, 0x8520, 0x8541, 0x8544, 0x8550, 0x8580,
+  0x858a, 0x8601, 0x8604, 0x8610, 0x8629, 0x8640, 0x8800, 0x8805, 0x8811, 0x8814, 0x8841, 0x8844, 0x8850, 0x88a2, 0x8901, 0x8904,
+  0x8940, 0x8965, 0x8a22, 0x8a58, 0x8a5a, 0x8a82, 0x8aa2, 0x9001, 0x9004, 0x9009, 0x9010, 0x9012, 0x9015, 0x9018, 0x9024, 0x9040,
+  0x9042, 0x9045, 0x9048, 0x9051, 0x9054, 0x9060, 0x9081, 0x9084, 0x9090, 0x9100, 0x9105, 0x9111, 0x9114, 0x9141, 0x9144, 0x9150,
+  0x915a, 0x9201, 0x9204, 0x9210, 0x9240, 0x92a6, 0x9400, 0x9402, 0x9405, 0x9408, 0x9411, 0x9414, 0x9420, 0x9441, 0x9444, 0x9450,
+  0x9480, 0x9496, 0x9501, 0x9504, 0x9510, 0x9540, 0x9598, 0x95a1, 0x9600, 0x9646, 0x9664, 0x9801, 0x9804, 0x9810, 0x9826, 0x9840,
+  0x98a9, 0x9900, 0x9949, 0x9952, 0x9a90, 0xa000, 0xa005, 0xa00a, 0xa014, 0xa022, 0xa02a, 0xa041, 0xa044, 0xa050, 0xa0a2, 0xa0aa,
+  0xa140, 0xa165, 0xa202, 0xa20a, 0xa222, 0xa228, 0xa22a, 0xa282, 0xa288, 0xa28a, 0xa2a8, 0xa401, 0xa404, 0xa410, 0xa440, 0xa489,
+  0xa4a4, 0xa500, 0xa519, 0xa651, 0xa80a, 0xa828, 0xa8a2, 0xa954, 0xa986, 0xaa08, 0xaa0a, 0xaa20, 0xaa22, 0xaa28, 0xaa88, 0xaaaa
+};
+
+// IQ3_XXS: 256 points of 4 values.
+static const uint16_t qi__iq3_xxs_grid[256] = {
+  0x0000, 0x0002, 0x0004, 0x0009, 0x000b, 0x000f, 0x0010, 0x0012, 0x0019, 0x0022, 0x003b, 0x003d, 0x0041, 0x0043, 0x0048, 0x004a,
+  0x0051, 0x0055, 0x0058, 0x005a, 0x0061, 0x006c, 0x0078, 0x0080, 0x0082, 0x0084, 0x0089, 0x0090, 0x0092, 0x0099, 0x009b, 0x009f,
+  0x00a9, 0x00af, 0x00bd, 0x00c1, 0x00c7, 0x00c8, 0x00ca, 0x00d5, 0x00f8, 0x010b, 0x011f, 0x0124, 0x012f, 0x013b, 0x013d, 0x0141,
+  0x0147, 0x015a, 0x016a, 0x019d, 0x01b4, 0x01c8, 0x01cc, 0x01ce, 0x01e3, 0x01f1, 0x0201, 0x0203, 0x0208, 0x020a, 0x0211, 0x0213,
+  0x0218, 0x021a, 0x021c, 0x0227, 0x0228, 0x0240, 0x0242, 0x0249, 0x0250, 0x0252, 0x0281, 0x0283, 0x0288, 0x028a, 0x0291, 0x0298,
+  0x02ba, 0x02c0, 0x02c2, 0x02d0, 0x02d9, 0x02e6, 0x02f6, 0x0301, 0x0305, 0x0328, 0x0350, 0x0354, 0x0366, 0x0379, 0x0385, 0x03d2,
+  0x03e0, 0x0400, 0x0402, 0x0409, 0x040b, 0x0410, 0x0412, 0x0416, 0x0419, 0x0422, 0x0441, 0x0443, 0x0445, 0x0448, 0x044a, 0x0451,
+  0x0458, 0x0473, 0x0477, 0x0478, 0x0480, 0x0482, 0x0489, 0x048f, 0x0490, 0x0492, 0x049f, 0x04a0, 0x04ad, 0x04c1, 0x04c8, 0x04cc,
+  0x04f8, 0x04fc, 0x051d, 0x052b, 0x0543, 0x0557, 0x0561, 0x057c, 0x05c1, 0x05c3, 0x05ce, 0x05e5, 0x0601, 0x0608, 0x060a, 0x0611,
+  0x0613, 0x0628, 0x0635, 0x063a, 0x0640, 0x0642, 0x0650, 0x0659, 0x0664, 0x0666, 0x0681, 0x0683, 0x0688, 0x0695, 0x06aa, 0x06ba,
+  0x06c9, 0x06db, 0x0718, 0x0727, 0x073a, 0x0740, 0x0746, 0x0752, 0x076d, 0x078c, 0x079e, 0x07b3, 0x07db, 0x07f0, 0x0804, 0x080f,
+  0x081d, 0x081f, 0x082b, 0x082f, 0x087c, 0x0890, 0x089f, 0x08a0, 0x08b0, 0x08b6, 0x08c7, 0x08e5, 0x0904, 0x0929, 0x0934, 0x0955,
+  0x0963, 0x0978, 0x09c5, 0x09c8, 0x09ca, 0x09d8, 0x0a0a, 0x0a21, 0x0a38, 0x0a40, 0x0a46, 0x0a56, 0x0a6d, 0x0a8c, 0x0a9a, 0x0aba,
+  0x0ac2, 0x0aeb, 0x0b08, 0x0b13, 0x0b17, 0x0b3a, 0x0b42, 0x0b59, 0x0ba8, 0x0bd4, 0x0be2, 0x0c14, 0x0c24, 0x0c26, 0x0c34, 0x0c51,
+  0x0c71, 0x0c8f, 0x0cb4, 0x0cd8, 0x0cde, 0x0d24, 0x0d45, 0x0d6a, 0x0d9b, 0x0dc3, 0x0dd1, 0x0e03, 0x0e05, 0x0e07, 0x0e08, 0x0e1a,
+  0x0e2a, 0x0e56, 0x0e60, 0x0e8a, 0x0ea5, 0x0eaa, 0x0ec0, 0x0ecd, 0x0edb, 0x0ef0, 0x0f11, 0x0f21, 0x0f40, 0x0f42, 0x0f54, 0x0f98
+};
+
+// IQ3_S: 512 points of 4 values.
+static const uint16_t qi__iq3_s_grid[512] = {
+  0x0000, 0x0001, 0x0002, 0x0005, 0x0007, 0x0008, 0x0009, 0x000a, 0x000c, 0x000e, 0x0010, 0x0011, 0x0015, 0x001b, 0x0020, 0x0022,
+  0x0025, 0x0027, 0x0029, 0x002b, 0x0030, 0x0032, 0x0039, 0x003c, 0x003f, 0x0040, 0x0041, 0x0042, 0x0044, 0x0048, 0x0049, 0x004d,
+  0x0050, 0x0053, 0x0057, 0x0059, 0x005d, 0x0064, 0x0071, 0x0075, 0x007a, 0x0080, 0x0081, 0x0085, 0x0087, 0x0088, 0x008b, 0x008e,
+  0x0091, 0x0095, 0x0098, 0x009c, 0x00a2, 0x00a5, 0x00a7, 0x00a9, 0x00ab, 0x00b8, 0x00bb, 0x00c3, 0x00c9, 0x00cd, 0x00d0, 0x00d2,
+  0x00d9, 0x00db, 0x00de, 0x00e4, 0x00e8, 0x00ea, 0x00f7, 0x00f9, 0x00fd, 0x0100, 0x010b, 0x010f, 0x0111, 0x0114, 0x011a, 0x0120,
+  0x0123, 0x0129, 0x0138, 0x0142, 0x0144, 0x0150, 0x0152, 0x0156, 0x015b, 0x0161, 0x0165, 0x0167, 0x0176, 0x017b, 0x0186, 0x0189,
+  0x018b, 0x0199, 0x01aa, 0x01b9, 0x01c0, 0x01c2, 0x01c4, 0x01d0, 0x01d2, 0x01d6, 0x01db, 0x01e8, 0x01ec, 0x0200, 0x0201, 0x0202,
+  0x0204, 0x0208, 0x0209, 0x020b, 0x020d, 0x020f, 0x0210, 0x0212, 0x0219, 0x021c, 0x021e, 0x022c, 0x022e, 0x0231, 0x023a, 0x0240,
+  0x0241, 0x0243, 0x0246, 0x0248, 0x024c, 0x0251, 0x0258, 0x025b, 0x0261, 0x0268, 0x026a, 0x0278, 0x027e, 0x0280, 0x028a, 0x028d,
+  0x028f, 0x0290, 0x0294, 0x029a, 0x02a0, 0x02a3, 0x02ad, 0x02b0, 0x02ba, 0x02c1, 0x02c4, 0x02c7, 0x02c8, 0x02cb, 0x02d1, 0x02d7,
+  0x02d8, 0x02dc, 0x02e1, 0x02f2, 0x02f8, 0x0303, 0x0305, 0x030a, 0x030c, 0x0319, 0x031b, 0x0322, 0x0326, 0x0328, 0x032c, 0x0341,
+  0x0348, 0x034b, 0x0351, 0x0358, 0x035a, 0x0369, 0x0390, 0x0394, 0x0397, 0x03a4, 0x03a6, 0x03c1, 0x03c3, 0x03c8, 0x03ca, 0x03d1,
+  0x03dd, 0x03e1, 0x03f2, 0x03f8, 0x0400, 0x0401, 0x0403, 0x0405, 0x0407, 0x0408, 0x040a, 0x040c, 0x040e, 0x0411, 0x0413, 0x0417,
+  0x0418, 0x041a, 0x0421, 0x0423, 0x0425, 0x0428, 0x042a, 0x0437, 0x0438, 0x043b, 0x043d, 0x0440, 0x0442, 0x0448, 0x044b, 0x044f,
+  0x0452, 0x0455, 0x0459, 0x045c, 0x0462, 0x0469, 0x0481, 0x0484, 0x0487, 0x0491, 0x0493, 0x0498, 0x049f, 0x04a1, 0x04ab, 0x04af,
+  0x04b9, 0x04bc, 0x04c0, 0x04c2, 0x04c5, 0x04c9, 0x04d2, 0x04d4, 0x04d9, 0x04db, 0x04e2, 0x04e8, 0x04f6, 0x0501, 0x0507, 0x0510,
+  0x0513, 0x051a, 0x051d, 0x0521, 0x053a, 0x053d, 0x0544, 0x0549, 0x0552, 0x055f, 0x0560, 0x056b, 0x0578, 0x0580, 0x0582, 0x0587,
+  0x0591, 0x05ad, 0x05b1, 0x05c5, 0x05c9, 0x05d6, 0x05d8, 0x05e3, 0x05e8, 0x0602, 0x0609, 0x060b, 0x060d, 0x060f, 0x0612, 0x0619,
+  0x061b, 0x061d, 0x0622, 0x0624, 0x0627, 0x0629, 0x0633, 0x0639, 0x0641, 0x0643, 0x0645, 0x064c, 0x0651, 0x0653, 0x0660, 0x0670,
+  0x067a, 0x067e, 0x0680, 0x068a, 0x0690, 0x069a, 0x069c, 0x06a8, 0x06c1, 0x06c8, 0x06cc, 0x06d1, 0x06d3, 0x06d7, 0x06d8, 0x06e1,
+  0x06e3, 0x06e7, 0x06ed, 0x06fb, 0x0703, 0x0709, 0x070e, 0x0712, 0x0719, 0x072a, 0x0730, 0x0734, 0x0741, 0x0748, 0x074a, 0x0755,
+  0x075a, 0x0764, 0x076e, 0x077b, 0x078e, 0x07a1, 0x07c1, 0x07c3, 0x07d0, 0x07d2, 0x07dd, 0x0800, 0x0804, 0x080a, 0x0810, 0x0814,
+  0x0817, 0x081a, 0x0821, 0x0828, 0x0838, 0x0842, 0x0847, 0x0849, 0x084b, 0x0852, 0x0858, 0x085d, 0x0863, 0x0869, 0x086d, 0x0881,
+  0x0883, 0x0888, 0x088d, 0x0891, 0x089b, 0x08a0, 0x08af, 0x08b2, 0x08b8, 0x08c4, 0x08c9, 0x08cb, 0x08d0, 0x08d2, 0x08d9, 0x08dd,
+  0x0900, 0x0902, 0x0914, 0x091f, 0x0920, 0x0939, 0x0945, 0x0947, 0x0951, 0x0972, 0x098b, 0x099c, 0x09b0, 0x09c8, 0x09cd, 0x09d8,
+  0x09e3, 0x09e9, 0x0a02, 0x0a08, 0x0a0c, 0x0a12, 0x0a20, 0x0a24, 0x0a27, 0x0a2a, 0x0a36, 0x0a3c, 0x0a41, 0x0a43, 0x0a45, 0x0a4a,
+  0x0a51, 0x0a5a, 0x0a7a, 0x0a80, 0x0a89, 0x0a93, 0x0a98, 0x0a9e, 0x0aab, 0x0ac2, 0x0ac7, 0x0ac8, 0x0ad7, 0x0ae4, 0x0ae9, 0x0af5,
+  0x0afb, 0x0b01, 0x0b04, 0x0b10, 0x0b1a, 0x0b26, 0x0b4a, 0x0b56, 0x0b69, 0x0b6b, 0x0ba2, 0x0bc2, 0x0bc4, 0x0bd2, 0x0c09, 0x0c0b,
+  0x0c0d, 0x0c19, 0x0c1b, 0x0c30, 0x0c40, 0x0c50, 0x0c57, 0x0c74, 0x0c8a, 0x0c9c, 0x0ca2, 0x0cad, 0x0cb2, 0x0cb8, 0x0cc0, 0x0ccc,
+  0x0cd1, 0x0ce0, 0x0d15, 0x0d23, 0x0d32, 0x0d40, 0x0d43, 0x0d5c, 0x0d70, 0x0d85, 0x0da0, 0x0dc9, 0x0dcb, 0x0e00, 0x0e04, 0x0e07,
+  0x0e10, 0x0e12, 0x0e1e, 0x0e20, 0x0e2c, 0x0e32, 0x0e42, 0x0e49, 0x0e54, 0x0e63, 0x0e65, 0x0e81, 0x0e84, 0x0e88, 0x0e8e, 0x0e91,
+  0x0e98, 0x0ea9, 0x0ec2, 0x0eda, 0x0edd, 0x0eeb, 0x0f01, 0x0f05, 0x0f0b, 0x0f10, 0x0f28, 0x0f52, 0x0f62, 0x0f82, 0x0f99, 0x0fc0
+};
+
+// IQ1_S and IQ1_M: 2048 points of 8 values.
+static const uint16_t qi__iq1_grid[2048] = {
+  0x0000, 0x0002, 0x0005, 0x0008, 0x000a, 0x0011, 0x0015, 0x0020, 0x0022, 0x0028, 0x002a, 0x0045, 0x0051, 0x0054, 0x0056, 0x0065,
+  0x0080, 0x0082, 0x0088, 0x008a, 0x0095, 0x00a0, 0x00a2, 0x00a8, 0x00aa, 0x0104, 0x0105, 0x0111, 0x0114, 0x0116, 0x0119, 0x011a,
+  0x0125, 0x0141, 0x0146, 0x0149, 0x0152, 0x0155, 0x015a, 0x0161, 0x0164, 0x0166, 0x0168, 0x0185, 0x0191, 0x0194, 0x0196, 0x01a5,
+  0x0200, 0x0202, 0x0208, 0x020a, 0x0215, 0x0220, 0x0222, 0x0228, 0x022a, 0x0245, 0x0251, 0x0259, 0x0264, 0x0269, 0x0280, 0x0282,
+  0x0288, 0x028a, 0x0291, 0x0295, 0x0299, 0x02a0, 0x02a2, 0x02a8, 0x02aa, 0x0411, 0x0414, 0x0416, 0x0425, 0x0441, 0x0449, 0x0455,
+  0x045a, 0x0464, 0x0465, 0x0491, 0x0499, 0x04a5, 0x0501, 0x0504, 0x0505, 0x0506, 0x0515, 0x0518, 0x051a, 0x0529, 0x0540, 0x0545,
+  0x054a, 0x0550, 0x0551, 0x0554, 0x0555, 0x0556, 0x0559, 0x0560, 0x0562, 0x0565, 0x0568, 0x056a, 0x0581, 0x0591, 0x0595, 0x0598,
+  0x059a, 0x05a1, 0x05a4, 0x05a5, 0x05a6, 0x05a9, 0x0614, 0x0619, 0x0641, 0x0644, 0x0650, 0x0652, 0x0655, 0x0658, 0x0660, 0x0661,
+  0x0666, 0x0669, 0x0685, 0x0691, 0x0694, 0x0699, 0x0800, 0x0802, 0x0808, 0x080a, 0x0815, 0x0820, 0x0822, 0x0828, 0x082a, 0x0845,
+  0x0851, 0x0856, 0x0865, 0x0880, 0x0882, 0x0888, 0x088a, 0x0895, 0x08a0, 0x08a2, 0x08a8, 0x08aa, 0x0905, 0x0911, 0x0914, 0x0919,
+  0x0924, 0x0925, 0x0941, 0x0950, 0x0951, 0x0955, 0x0961, 0x0964, 0x0969, 0x0991, 0x0994, 0x0996, 0x0999, 0x09a5, 0x0a00, 0x0a02,
+  0x0a08, 0x0a0a, 0x0a15, 0x0a20, 0x0a22, 0x0a28, 0x0a2a, 0x0a45, 0x0a51, 0x0a59, 0x0a61, 0x0a65, 0x0a80, 0x0a82, 0x0a85, 0x0a88,
+  0x0a8a, 0x0a95, 0x0aa0, 0x0aa2, 0x0aa8, 0x0aaa, 0x1010, 0x1011, 0x1014, 0x1019, 0x1024, 0x1025, 0x1041, 0x1044, 0x1050, 0x1055,
+  0x1058, 0x1061, 0x1064, 0x1065, 0x1069, 0x1091, 0x1094, 0x1096, 0x10a1, 0x10a5, 0x1101, 0x1104, 0x1106, 0x1109, 0x1110, 0x1112,
+  0x1115, 0x1118, 0x1121, 0x1124, 0x1129, 0x1145, 0x114a, 0x1150, 0x1151, 0x1152, 0x1154, 0x1155, 0x1156, 0x1159, 0x1160, 0x1165,
+  0x1184, 0x1192, 0x1195, 0x11a1, 0x11a4, 0x1211, 0x1214, 0x1216, 0x1225, 0x1240, 0x1246, 0x1249, 0x1252, 0x1255, 0x1258, 0x125a,
+  0x1264, 0x1266, 0x1285, 0x1291, 0x1294, 0x1296, 0x12a5, 0x1401, 0x1406, 0x1409, 0x1414, 0x1415, 0x1418, 0x1419, 0x1421, 0x1426,
+  0x1441, 0x1445, 0x1446, 0x1448, 0x144a, 0x1451, 0x1454, 0x1455, 0x1456, 0x1459, 0x1462, 0x1465, 0x1468, 0x1484, 0x1489, 0x1490,
+  0x1494, 0x1495, 0x1498, 0x1499, 0x149a, 0x14a1, 0x14a4, 0x14a5, 0x14a9, 0x1502, 0x1505, 0x150a, 0x1511, 0x1514, 0x1515, 0x1516,
+  0x1519, 0x1520, 0x1522, 0x1525, 0x1528, 0x152a, 0x1541, 0x1544, 0x1545, 0x1546, 0x1551, 0x1552, 0x1554, 0x1555, 0x1556, 0x1559,
+  0x155a, 0x1561, 0x1564, 0x1565, 0x1566, 0x1569, 0x1580, 0x1582, 0x1584, 0x1585, 0x1588, 0x158a, 0x1590, 0x1591, 0x1594, 0x1595,
+  0x1596, 0x1599, 0x159a, 0x15a0, 0x15a2, 0x15a5, 0x1601, 0x1604, 0x1605, 0x1606, 0x1615, 0x1616, 0x1618, 0x161a, 0x1621, 0x1626,
+  0x1640, 0x1642, 0x1644, 0x1645, 0x1648, 0x164a, 0x1651, 0x1655, 0x1656, 0x1658, 0x1659, 0x1661, 0x1664, 0x1665, 0x1668, 0x1669,
+  0x166a, 0x1686, 0x168a, 0x1692, 0x1695, 0x16a4, 0x16a9, 0x1811, 0x1816, 0x1825, 0x1841, 0x1844, 0x1846, 0x1849, 0x1850, 0x1855,
+  0x1858, 0x185a, 0x1860, 0x1861, 0x1864, 0x1866, 0x1869, 0x1885, 0x1891, 0x1894, 0x18a5, 0x1910, 0x1912, 0x1915, 0x191a, 0x1921,
+  0x1925, 0x1942, 0x1944, 0x1945, 0x1948, 0x1951, 0x1954, 0x1955, 0x1956, 0x1959, 0x195a, 0x1960, 0x1965, 0x196a, 0x1989, 0x1991,
+  0x1992, 0x1995, 0x1998, 0x19a1, 0x19a6, 0x19a9, 0x1a09, 0x1a16, 0x1a24, 0x1a26, 0x1a44, 0x1a46, 0x1a49, 0x1a50, 0x1a52, 0x1a55,
+  0x1a58, 0x1a61, 0x1a66, 0x1a69, 0x1a85, 0x1a91, 0x1a96, 0x1a9a, 0x2000, 0x2002, 0x2008, 0x200a, 0x2015, 0x2020, 0x2022, 0x2025,
+  0x2028, 0x202a, 0x2045, 0x2051, 0x2059, 0x2061, 0x2065, 0x2080, 0x2082, 0x2088, 0x208a, 0x2095, 0x20a0, 0x20a2, 0x20a5, 0x20a8,
+  0x20aa, 0x2105, 0x2111, 0x2114, 0x2119, 0x2125, 0x2142, 0x2144, 0x2149, 0x2155, 0x2158, 0x215a, 0x2161, 0x2164, 0x2165, 0x2166,
+  0x2185, 0x2190, 0x2196, 0x2199, 0x21a5, 0x2201, 0x2208, 0x220a, 0x2211, 0x2215, 0x2220, 0x2222, 0x2228, 0x222a, 0x2245, 0x2251,
+  0x2256, 0x2259, 0x2265, 0x2281, 0x2288, 0x228a, 0x2291, 0x2295, 0x22a0, 0x22a2, 0x22a8, 0x22aa, 0x2405, 0x2414, 0x2416, 0x2419,
+  0x2425, 0x2444, 0x2445, 0x2446, 0x2449, 0x2452, 0x2455, 0x2458, 0x245a, 0x2466, 0x2485, 0x2491, 0x2494, 0x2499, 0x24a1, 0x24a5,
+  0x2509, 0x2515, 0x2521, 0x2529, 0x2540, 0x2545, 0x2548, 0x2551, 0x2554, 0x2555, 0x2559, 0x2562, 0x2565, 0x2568, 0x2589, 0x2590,
+  0x2594, 0x2595, 0x2598, 0x259a, 0x25a1, 0x25a4, 0x25a6, 0x25a9, 0x2605, 0x2610, 0x2612, 0x2619, 0x2625, 0x2641, 0x2649, 0x2655,
+  0x2660, 0x2661, 0x2669, 0x2684, 0x2686, 0x2690, 0x269a, 0x2800, 0x2802, 0x2808, 0x280a, 0x2815, 0x2820, 0x2822, 0x2828, 0x282a,
+  0x2845, 0x2851, 0x2854, 0x2865, 0x2880, 0x2882, 0x2888, 0x288a, 0x28a0, 0x28a2, 0x28a8, 0x28aa, 0x2909, 0x2911, 0x2914, 0x2919,
+  0x2925, 0x2946, 0x2949, 0x2952, 0x2955, 0x2961, 0x2964, 0x2966, 0x2969, 0x2985, 0x2990, 0x2996, 0x2999, 0x29a4, 0x29a5, 0x2a00,
+  0x2a02, 0x2a08, 0x2a0a, 0x2a20, 0x2a22, 0x2a28, 0x2a2a, 0x2a45, 0x2a51, 0x2a56, 0x2a59, 0x2a65, 0x2a80, 0x2a82, 0x2a88, 0x2a8a,
+  0x2a95, 0x2aa0, 0x2aa2, 0x2aa8, 0x2aaa, 0x4005, 0x4011, 0x4016, 0x4025, 0x4049, 0x4052, 0x4055, 0x4058, 0x405a, 0x4061, 0x4064,
+  0x4066, 0x4094, 0x4099, 0x40a1, 0x40a6, 0x4100, 0x4101, 0x4104, 0x4106, 0x4109, 0x4112, 0x4115, 0x4116, 0x4118, 0x411a, 0x4121,
+  0x4126, 0x4129, 0x4145, 0x4148, 0x414a, 0x4151, 0x4154, 0x4155, 0x4156, 0x4159, 0x415a, 0x4165, 0x4168, 0x416a, 0x4181, 0x4184,
+  0x4186, 0x4190, 0x4192, 0x4195, 0x41a0, 0x41a1, 0x41a2, 0x4205, 0x4211, 0x4214, 0x4216, 0x4225, 0x4241, 0x4252, 0x4255, 0x425a,
+  0x4264, 0x4269, 0x4289, 0x4294, 0x42a5, 0x4401, 0x4415, 0x4419, 0x4429, 0x4445, 0x4448, 0x444a, 0x4451, 0x4454, 0x4455, 0x4456,
+  0x4461, 0x4462, 0x4465, 0x4468, 0x446a, 0x4481, 0x4486, 0x4489, 0x4490, 0x4492, 0x4495, 0x44a0, 0x44a1, 0x44a9, 0x4501, 0x4502,
+  0x4505, 0x450a, 0x4511, 0x4514, 0x4515, 0x4516, 0x4519, 0x4520, 0x4525, 0x452a, 0x4541, 0x4544, 0x4545, 0x4546, 0x4549, 0x4550,
+  0x4551, 0x4554, 0x4555, 0x4556, 0x4558, 0x4559, 0x4561, 0x4564, 0x4565, 0x4566, 0x4569, 0x4582, 0x4584, 0x4585, 0x4588, 0x4591,
+  0x4594, 0x4595, 0x4596, 0x4599, 0x459a, 0x45a5, 0x45a8, 0x45aa, 0x4601, 0x4605, 0x4609, 0x4614, 0x4615, 0x4618, 0x461a, 0x4621,
+  0x4624, 0x4629, 0x4640, 0x4642, 0x4645, 0x4648, 0x4650, 0x4651, 0x4652, 0x4655, 0x4656, 0x4659, 0x4662, 0x4665, 0x4668, 0x4681,
+  0x4685, 0x468a, 0x4694, 0x4695, 0x46a1, 0x46a4, 0x46a6, 0x4805, 0x4811, 0x4815, 0x481a, 0x4825, 0x4842, 0x4849, 0x4850, 0x4855,
+  0x4858, 0x4861, 0x4864, 0x4866, 0x4869, 0x4885, 0x4891, 0x4894, 0x4896, 0x4899, 0x48a5, 0x4901, 0x4905, 0x4906, 0x490a, 0x4910,
+  0x4914, 0x4915, 0x4918, 0x4921, 0x4924, 0x4926, 0x4940, 0x4945, 0x494a, 0x4951, 0x4952, 0x4954, 0x4955, 0x4956, 0x4959, 0x4960,
+  0x4962, 0x4965, 0x4966, 0x496a, 0x4986, 0x4989, 0x4992, 0x4995, 0x4996, 0x4998, 0x49a1, 0x49a4, 0x49a6, 0x49a9, 0x4a16, 0x4a44,
+  0x4a46, 0x4a49, 0x4a55, 0x4a58, 0x4a5a, 0x4a64, 0x4a69, 0x4a94, 0x4aa5, 0x5001, 0x5004, 0x5005, 0x5006, 0x5009, 0x5012, 0x5015,
+  0x501a, 0x5021, 0x5024, 0x5029, 0x5040, 0x5045, 0x5048, 0x5051, 0x5054, 0x5055, 0x5056, 0x5059, 0x5065, 0x5068, 0x5086, 0x5089,
+  0x5095, 0x5098, 0x50a0, 0x50a1, 0x50a6, 0x50a9, 0x5105, 0x5108, 0x5109, 0x510a, 0x5111, 0x5114, 0x5115, 0x5116, 0x5118, 0x5119,
+  0x5120, 0x5125, 0x5126, 0x5128, 0x512a, 0x5141, 0x5144, 0x5145, 0x5146, 0x5149, 0x5150, 0x5151, 0x5152, 0x5154, 0x5155, 0x5156,
+  0x5158, 0x5159, 0x515a, 0x5161, 0x5164, 0x5165, 0x5166, 0x5169, 0x5182, 0x5185, 0x5191, 0x5194, 0x5195, 0x5196, 0x5199, 0x51a0,
+  0x51a5, 0x51aa, 0x5201, 0x5206, 0x5212, 0x5215, 0x521a, 0x5221, 0x5224, 0x5242, 0x5245, 0x524a, 0x5251, 0x5254, 0x5255, 0x5256,
+  0x5259, 0x5262, 0x5265, 0x5285, 0x5290, 0x5292, 0x5295, 0x5299, 0x529a, 0x52a4, 0x5404, 0x5405, 0x5411, 0x5414, 0x5415, 0x5416,
+  0x5418, 0x5419, 0x5421, 0x5425, 0x5428, 0x542a, 0x5441, 0x5444, 0x5445, 0x5446, 0x5449, 0x544a, 0x5450, 0x5451, 0x5454, 0x5455,
+  0x5456, 0x5458, 0x5459, 0x545a, 0x5461, 0x5462, 0x5464, 0x5465, 0x5466, 0x5469, 0x5480, 0x5488, 0x548a, 0x5491, 0x5494, 0x5495,
+  0x5496, 0x5499, 0x54a1, 0x54a4, 0x54a5, 0x54aa, 0x5501, 0x5502, 0x5504, 0x5505, 0x5506, 0x5509, 0x5510, 0x5511, 0x5512, 0x5514,
+  0x5515, 0x5516, 0x5519, 0x551a, 0x5521, 0x5524, 0x5525, 0x5526, 0x5529, 0x5540, 0x5541, 0x5542, 0x5544, 0x5545, 0x5546, 0x5548,
+  0x5549, 0x5550, 0x5551, 0x5552, 0x5554, 0x5555, 0x5556, 0x5558, 0x5559, 0x555a, 0x5560, 0x5561, 0x5564, 0x5565, 0x5566, 0x5568,
+  0x5569, 0x556a, 0x5581, 0x5584, 0x5585, 0x5589, 0x558a, 0x5590, 0x5591, 0x5594, 0x5595, 0x5596, 0x5598, 0x5599, 0x55a1, 0x55a4,
+  0x55a5, 0x55a6, 0x55a9, 0x5600, 0x5601, 0x5602, 0x5604, 0x5606, 0x5608, 0x5609, 0x5611, 0x5614, 0x5615, 0x5618, 0x5619, 0x5620,
+  0x5621, 0x5622, 0x5624, 0x5625, 0x5626, 0x5628, 0x5629, 0x5641, 0x5645, 0x5646, 0x5648, 0x5649, 0x564a, 0x5650, 0x5651, 0x5652,
+  0x5654, 0x5655, 0x5656, 0x5658, 0x5659, 0x565a, 0x5661, 0x5664, 0x5665, 0x5669, 0x5682, 0x5685, 0x5686, 0x5688, 0x5689, 0x568a,
+  0x5691, 0x5695, 0x569a, 0x56a2, 0x56a5, 0x56a6, 0x56a8, 0x56a9, 0x5804, 0x5805, 0x5806, 0x5809, 0x5810, 0x5815, 0x5818, 0x5821,
+  0x582a, 0x5845, 0x5848, 0x584a, 0x5851, 0x5854, 0x5855, 0x5856, 0x5858, 0x5859, 0x5860, 0x5862, 0x5864, 0x5865, 0x5882, 0x5889,
+  0x5890, 0x5892, 0x5895, 0x5898, 0x58a1, 0x58a9, 0x5901, 0x5902, 0x5905, 0x590a, 0x5911, 0x5914, 0x5915, 0x5916, 0x5919, 0x5925,
+  0x5941, 0x5944, 0x5945, 0x5946, 0x5949, 0x5950, 0x5951, 0x5952, 0x5954, 0x5955, 0x5956, 0x5958, 0x5959, 0x595a, 0x5961, 0x5964,
+  0x5965, 0x5966, 0x5969, 0x5981, 0x5985, 0x5989, 0x5991, 0x5994, 0x5995, 0x5996, 0x5998, 0x5999, 0x59a5, 0x5a04, 0x5a08, 0x5a15,
+  0x5a1a, 0x5a20, 0x5a25, 0x5a26, 0x5a29, 0x5a45, 0x5a48, 0x5a49, 0x5a51, 0x5a55, 0x5a56, 0x5a58, 0x5a59, 0x5a62, 0x5a65, 0x5a68,
+  0x5a6a, 0x5a81, 0x5a8a, 0x5a92, 0x5a95, 0x5a96, 0x5a98, 0x5a9a, 0x5aa1, 0x6005, 0x6014, 0x6016, 0x6019, 0x6025, 0x6044, 0x6050,
+  0x6055, 0x6056, 0x6058, 0x605a, 0x6061, 0x6064, 0x6066, 0x6069, 0x6081, 0x6096, 0x60a5, 0x6101, 0x6104, 0x6106, 0x6109, 0x6112,
+  0x6115, 0x6121, 0x6122, 0x6126, 0x6129, 0x6145, 0x6149, 0x6151, 0x6155, 0x6156, 0x6159, 0x6165, 0x6166, 0x616a, 0x6184, 0x618a,
+  0x6192, 0x6195, 0x61a1, 0x61a6, 0x61a9, 0x6211, 0x6216, 0x6219, 0x6240, 0x6241, 0x6246, 0x6255, 0x6256, 0x6258, 0x6260, 0x6285,
+  0x6291, 0x6296, 0x62a5, 0x6411, 0x6412, 0x6415, 0x6416, 0x641a, 0x6421, 0x6426, 0x6429, 0x6440, 0x6442, 0x6445, 0x6448, 0x644a,
+  0x6451, 0x6454, 0x6455, 0x6456, 0x6459, 0x645a, 0x6460, 0x6462, 0x6465, 0x6484, 0x6485, 0x6489, 0x6490, 0x6492, 0x6494, 0x6495,
+  0x6496, 0x6498, 0x649a, 0x64a1, 0x64a4, 0x64a9, 0x6505, 0x6508, 0x650a, 0x6511, 0x6515, 0x6516, 0x6519, 0x6544, 0x6545, 0x6546,
+  0x6549, 0x6550, 0x6551, 0x6554, 0x6555, 0x6556, 0x6559, 0x6561, 0x6564, 0x6565, 0x6566, 0x6569, 0x6586, 0x6589, 0x658a, 0x6591,
+  0x6595, 0x6596, 0x6599, 0x659a, 0x65a2, 0x65a5, 0x65a6, 0x65a8, 0x6602, 0x6609, 0x6615, 0x6620, 0x6626, 0x6628, 0x6629, 0x6640,
+  0x6645, 0x6648, 0x664a, 0x6651, 0x6654, 0x6655, 0x6656, 0x6658, 0x665a, 0x6660, 0x6665, 0x6668, 0x6680, 0x6682, 0x6685, 0x668a,
+  0x6694, 0x6696, 0x6698, 0x6699, 0x66a0, 0x66a4, 0x66a6, 0x66aa, 0x6816, 0x6819, 0x6825, 0x6841, 0x6852, 0x6855, 0x685a, 0x6861,
+  0x6869, 0x6885, 0x6891, 0x6898, 0x68a6, 0x6901, 0x6904, 0x6910, 0x6915, 0x6921, 0x6924, 0x6926, 0x6929, 0x6940, 0x6941, 0x6945,
+  0x6946, 0x6948, 0x6951, 0x6954, 0x6955, 0x6956, 0x6959, 0x6960, 0x6965, 0x696a, 0x6982, 0x6984, 0x698a, 0x6995, 0x69a1, 0x69a4,
+  0x69a5, 0x69a9, 0x6a11, 0x6a16, 0x6a18, 0x6a41, 0x6a44, 0x6a49, 0x6a50, 0x6a55, 0x6a58, 0x6a5a, 0x6a64, 0x6a65, 0x6a69, 0x6a86,
+  0x6a94, 0x6a98, 0x6a9a, 0x6aa6, 0x8000, 0x8002, 0x8008, 0x800a, 0x8020, 0x8022, 0x8028, 0x802a, 0x8045, 0x8050, 0x8051, 0x8054,
+  0x8056, 0x8059, 0x8065, 0x8080, 0x8082, 0x8088, 0x808a, 0x8095, 0x80a0, 0x80a2, 0x80a8, 0x80aa, 0x8105, 0x8111, 0x8114, 0x8116,
+  0x8119, 0x8125, 0x8141, 0x8144, 0x8149, 0x8150, 0x8152, 0x8155, 0x8156, 0x8158, 0x8159, 0x8164, 0x8166, 0x8169, 0x8185, 0x8189,
+  0x8194, 0x8196, 0x8199, 0x81a5, 0x8200, 0x8202, 0x8208, 0x820a, 0x8215, 0x8220, 0x8222, 0x8228, 0x822a, 0x8251, 0x8254, 0x8259,
+  0x8265, 0x8280, 0x8282, 0x8288, 0x828a, 0x8295, 0x82a0, 0x82a2, 0x82a8, 0x82aa, 0x8414, 0x8419, 0x8441, 0x8444, 0x8451, 0x8455,
+  0x845a, 0x8461, 0x8464, 0x8469, 0x8494, 0x8499, 0x8501, 0x8509, 0x8512, 0x8515, 0x851a, 0x8526, 0x8529, 0x8540, 0x8541, 0x8545,
+  0x8548, 0x8551, 0x8554, 0x8555, 0x8556, 0x8559, 0x855a, 0x8565, 0x8566, 0x8568, 0x856a, 0x8581, 0x8584, 0x8586, 0x8589, 0x8590,
+  0x8592, 0x8595, 0x8598, 0x85a6, 0x8611, 0x8616, 0x8619, 0x8625, 0x8641, 0x8644, 0x8649, 0x864a, 0x8650, 0x8655, 0x8659, 0x865a,
+  0x8661, 0x8666, 0x866a, 0x8685, 0x8691, 0x869a, 0x86a4, 0x8800, 0x8802, 0x8808, 0x880a, 0x8815, 0x8820, 0x8822, 0x8828, 0x882a,
+  0x8841, 0x8845, 0x8851, 0x8854, 0x8859, 0x8865, 0x8869, 0x8880, 0x8882, 0x8888, 0x888a, 0x8895, 0x88a0, 0x88a2, 0x88a8, 0x88aa,
+  0x8905, 0x8906, 0x8911, 0x8914, 0x8916, 0x8925, 0x8941, 0x8944, 0x8946, 0x8949, 0x8950, 0x8952, 0x8955, 0x895a, 0x8961, 0x8964,
+  0x8985, 0x8996, 0x8999, 0x89a5, 0x8a00, 0x8a02, 0x8a08, 0x8a0a, 0x8a15, 0x8a20, 0x8a22, 0x8a28, 0x8a2a, 0x8a45, 0x8a51, 0x8a54,
+  0x8a56, 0x8a80, 0x8a82, 0x8a88, 0x8a8a, 0x8a95, 0x8aa0, 0x8aa2, 0x8aa8, 0x8aaa, 0x9005, 0x9011, 0x9016, 0x9018, 0x9019, 0x9025,
+  0x9041, 0x9046, 0x9049, 0x9055, 0x9058, 0x905a, 0x9069, 0x906a, 0x9085, 0x9091, 0x9094, 0x9096, 0x9099, 0x90a5, 0x9101, 0x9104,
+  0x9106, 0x9109, 0x9110, 0x9115, 0x9118, 0x911a, 0x9121, 0x9124, 0x9126, 0x9129, 0x9140, 0x9145, 0x9150, 0x9151, 0x9154, 0x9155,
+  0x9156, 0x9159, 0x9162, 0x9165, 0x9184, 0x9186, 0x9192, 0x9195, 0x9198, 0x91a1, 0x91a4, 0x91a6, 0x91a9, 0x9205, 0x9211, 0x9214,
+  0x9219, 0x9225, 0x9244, 0x9246, 0x9249, 0x9250, 0x9252, 0x9255, 0x9258, 0x9266, 0x9269, 0x9285, 0x9294, 0x9296, 0x92a9, 0x9401,
+  0x9404, 0x9406, 0x9410, 0x9415, 0x9418, 0x9426, 0x9440, 0x944a, 0x9451, 0x9454, 0x9455, 0x9456, 0x9458, 0x9459, 0x9460, 0x9461,
+  0x9462, 0x9465, 0x9484, 0x9486, 0x9492, 0x9494, 0x9495, 0x9498, 0x94a1, 0x94a9, 0x9500, 0x9505, 0x9508, 0x950a, 0x9510, 0x9511,
+  0x9514, 0x9515, 0x9516, 0x9519, 0x9521, 0x9525, 0x9529, 0x952a, 0x9541, 0x9544, 0x9545, 0x9546, 0x9549, 0x9550, 0x9551, 0x9552,
+  0x9554, 0x9555, 0x9556, 0x9558, 0x9559, 0x955a, 0x9561, 0x9564, 0x9565, 0x9566, 0x9569, 0x9581, 0x9585, 0x9588, 0x9591, 0x9592,
+  0x9594, 0x9595, 0x9596, 0x9599, 0x959a, 0x95a0, 0x95a2, 0x95a5, 0x95a8, 0x95aa, 0x9601, 0x9604, 0x9610, 0x9615, 0x9619, 0x9620,
+  0x9626, 0x9629, 0x9645, 0x9648, 0x9649, 0x9651, 0x9652, 0x9655, 0x9656, 0x9659, 0x9665, 0x9668, 0x9682, 0x9684, 0x9689, 0x968a,
+  0x9692, 0x9694, 0x9695, 0x96a4, 0x96a6, 0x96a9, 0x9805, 0x9816, 0x9819, 0x9825, 0x9841, 0x9846, 0x9850, 0x9852, 0x9855, 0x9856,
+  0x985a, 0x9864, 0x9865, 0x9885, 0x9891, 0x9896, 0x9899, 0x98a5, 0x9904, 0x9906, 0x9909, 0x9910, 0x9912, 0x9915, 0x9918, 0x991a,
+  0x9920, 0x9921, 0x9924, 0x9926, 0x9940, 0x9942, 0x9945, 0x9948, 0x994a, 0x9951, 0x9954, 0x9955, 0x9956, 0x9959, 0x9962, 0x9965,
+  0x9966, 0x996a, 0x9981, 0x9984, 0x9990, 0x9992, 0x9995, 0x999a, 0x99a1, 0x99a6, 0x9a05, 0x9a15, 0x9a25, 0x9a44, 0x9a46, 0x9a49,
+  0x9a50, 0x9a55, 0x9a58, 0x9a61, 0x9a85, 0x9a91, 0x9a94, 0x9a95, 0x9a96, 0xa000, 0xa002, 0xa008, 0xa00a, 0xa015, 0xa020, 0xa022,
+  0xa028, 0xa02a, 0xa045, 0xa051, 0xa054, 0xa056, 0xa059, 0xa080, 0xa082, 0xa088, 0xa08a, 0xa095, 0xa0a0, 0xa0a2, 0xa0a8, 0xa0aa,
+  0xa105, 0xa109, 0xa111, 0xa114, 0xa116, 0xa119, 0xa11a, 0xa146, 0xa149, 0xa151, 0xa155, 0xa158, 0xa15a, 0xa161, 0xa164, 0xa185,
+  0xa190, 0xa192, 0xa196, 0xa199, 0xa202, 0xa208, 0xa20a, 0xa210, 0xa219, 0xa222, 0xa228, 0xa22a, 0xa245, 0xa251, 0xa256, 0xa259,
+  0xa265, 0xa280, 0xa282, 0xa288, 0xa28a, 0xa295, 0xa2a0, 0xa2a2, 0xa2a8, 0xa2aa, 0xa419, 0xa425, 0xa441, 0xa444, 0xa450, 0xa454,
+  0xa455, 0xa458, 0xa45a, 0xa461, 0xa465, 0xa466, 0xa468, 0xa469, 0xa485, 0xa506, 0xa509, 0xa510, 0xa512, 0xa515, 0xa518, 0xa526,
+  0xa529, 0xa542, 0xa545, 0xa551, 0xa554, 0xa555, 0xa556, 0xa559, 0xa565, 0xa56a, 0xa581, 0xa584, 0xa585, 0xa586, 0xa589, 0xa592,
+  0xa595, 0xa598, 0xa605, 0xa611, 0xa616, 0xa61a, 0xa621, 0xa625, 0xa644, 0xa646, 0xa64a, 0xa652, 0xa655, 0xa656, 0xa658, 0xa660,
+  0xa662, 0xa686, 0xa690, 0xa695, 0xa696, 0xa699, 0xa6a1, 0xa6a4, 0xa6a6, 0xa800, 0xa802, 0xa808, 0xa80a, 0xa820, 0xa822, 0xa828,
+  0xa82a, 0xa851, 0xa854, 0xa856, 0xa859, 0xa880, 0xa882, 0xa888, 0xa88a, 0xa895, 0xa8a0, 0xa8a2, 0xa8a8, 0xa8aa, 0xa905, 0xa914,
+  0xa919, 0xa921, 0xa925, 0xa941, 0xa950, 0xa955, 0xa95a, 0xa961, 0xa966, 0xa969, 0xa990, 0xa996, 0xaa00, 0xaa02, 0xaa08, 0xaa0a,
+  0xaa20, 0xaa22, 0xaa28, 0xaa2a, 0xaa51, 0xaa54, 0xaa56, 0xaa80, 0xaa82, 0xaa88, 0xaa8a, 0xaa95, 0xaaa0, 0xaaa2, 0xaaa8, 0xaaaa
+};
+
+#endif // QI__FORMATS_IQ_TABLES_H
+
+// Blocks of 256 weights. A code picks a point of 8 (IQ2, IQ1) or 4 (IQ3) values from a grid; IQ2 and IQ3 store magnitudes there and
+// signs apart. d is a float16 and s the stored scale of a group, so that with 2 s + 1 as the integer scale
+//
+//   IQ2            w = d * (0.5 + s) / 4 * (+-grid)  =  d / 8 * (2 s + 1) * (+-grid)
+//   IQ3_XXS        w = d * (0.5 + s) / 2 * (+-grid)  =  d / 4 * (2 s + 1) * (+-grid)
+//   IQ3_S          w = d * (2 s + 1) * (+-grid)
+//   IQ1            w = d * (2 s + 1) * (trit +- 1/8) =  d / 8 * (2 s + 1) * (8 trit +- 1)
+//
+// No product rounds: 11 bits of d, 5 of the scale and 6 of the grid fit into a float32, also for subnormal d.
+//
+// Fields of a block at byte offsets; p counts points of 8 (of 4 in IQ3), g groups. All words are little-endian.
+//
+//   IQ2_XXS  66 bytes  2.0625 bits   0 d   2 + 8 g: 4 bytes of grid, then 32 bits: 4 x 7 sign code, 4 s          group 32
+//   IQ2_XS   74 bytes  2.3125 bits   0 d   2 + 2 p: 9 bits of grid, 7 sign code   66: s, 4 bits a group          group 16
+//   IQ2_S    82 bytes  2.5625 bits   0 d   2 + p: grid low 8   34 + p: signs   66: grid high 2   74: s, 4 bits   group 16
+//   IQ3_XXS  98 bytes  3.0625 bits   0 d   2 + p: grid   66 + 4 g: 4 x 7 sign code, 4 s                          group 32
+//   IQ3_S   110 bytes  3.4375 bits   0 d   2 + p: grid low 8   66: grid high 1   74: signs   106: s, 4 bits      group 32
+//   IQ1_S    50 bytes  1.5625 bits   0 d   2 + p: grid low 8   34 + 2 g: 4 x 3 grid high, 3 s, 1 sign of delta   group 32
+//   IQ1_M    56 bytes  1.75 bits     p: grid low 8   32: 3 grid high, 1 sign of delta a point                    group 16
+//                                    48: four words of 4 x 3 bits s, 4 bits of d (lowest first)
+#define QI__IQ2_XXS_BYTES 66
+#define QI__IQ2_XS_BYTES 74
+#define QI__IQ2_S_BYTES 82
+#define QI__IQ3_XXS_BYTES 98
+#define QI__IQ3_S_BYTES 110
+#define QI__IQ1_S_BYTES 50
+#define QI__IQ1_M_BYTES 56
+
+// ---- points and signs ----
+
+// A point of 8 values at 2 bits each, of 4 values at 3.
+QI__INLINE void qi__iq_point8(uint16_t point, const int8_t values[4], int8_t *q) {
+  for (int j = 0; j < 8; j++) q[j] = values[point >> 2 * j & 3];
+}
+QI__INLINE void qi__iq_point4(uint16_t point, const int8_t values[8], int8_t *q) {
+  for (int j = 0; j < 4; j++) q[j] = values[point >> 3 * j & 7];
+}
+
+// Negates q[j] where bit j is set.
+QI__INLINE void qi__iq_apply_signs(uint32_t signs, int8_t q[8]) {
+  for (int j = 0; j < 8; j++) {
+    int negative = (int)(signs >> j & 1);
+    q[j] = (int8_t)((q[j] ^ -negative) + negative);
+  }
+}
+
+// Seven stored signs to eight: the last makes the number of negative values even.
+QI__INLINE uint32_t qi__iq_sign_code(uint32_t code) {
+  uint32_t parity = code ^ code >> 4;
+  parity = 0x6996u >> (parity & 15) & 1;
+  return code | parity << 7;
+}
+
+// Scale 2 s + 1 of group g from 4-bit s, two a byte, low half first.
+QI__INLINE int16_t qi__iq_scale4(const uint8_t *s, int g) { return (int16_t)(2 * (s[g / 2] >> 4 * (g % 2) & 15) + 1); }
+
+QI__INLINE void qi__iq_begin(qi__block *out, uint16_t half, float fraction) {
+  out->d = qi__f16_to_f32(half) * fraction;
+  out->dmin = 0;
+  memset(out->min, 0, sizeof out->min);
+}
+
+// ---- two bits ----
+
+QI__FN void qi__unpack_iq2_xxs(const uint8_t *src, qi__block *out) {
+  qi__iq_begin(out, qi__load_u16(src), 0.125f);
+  for (int g = 0; g < 8; g++) {
+    const uint8_t *grid = src + 2 + 8 * g;
+    uint32_t word = qi__load_u32(grid + 4);
+    out->scale[g] = (int16_t)(2 * (word >> 28) + 1);
+    for (int l = 0; l < 4; l++) {
+      int8_t *q = out->q + 32 * g + 8 * l;
+      qi__iq_point8(qi__iq2_xxs_grid[grid[l]], qi__iq2_values, q);
+      qi__iq_apply_signs(qi__iq_sign_code(word >> 7 * l & 127), q);
+    }
+  }
+}
+
+QI__FN void qi__unpack_iq2_xs(const uint8_t *src, qi__block *out) {
+  qi__iq_begin(out, qi__load_u16(src), 0.125f);
+  for (int g = 0; g < 16; g++) out->scale[g] = qi__iq_scale4(src + 66, g);
+  for (int p = 0; p < 32; p++) {
+    uint32_t word = qi__load_u16(src + 2 + 2 * p);
+    qi__iq_point8(qi__iq2_xs_grid[word & 511], qi__iq2_values, out->q + 8 * p);
+    qi__iq_apply_signs(qi__iq_sign_code(word >> 9), out->q + 8 * p);
+  }
+}
+
+QI__FN void qi__unpack_iq2_s(const uint8_t *src, qi__block *out) {
+  const uint8_t *low = src + 2, *signs = src + 34, *high = src + 66;
+  qi__iq_begin(out, qi__load_u16(src), 0.125f);
+  for (int g = 0; g < 16; g++) out->scale[g] = qi__iq_scale4(src + 74, g);
+  for (int p = 0; p < 32; p++) {
+    int index = low[p] | (high[p / 4] >> 2 * (p % 4) & 3) << 8;
+    qi__iq_point8(qi__iq2_s_grid[index], qi__iq2_values, out->q + 8 * p);
+    qi__iq_apply_signs(signs[p], out->q + 8 * p);
+  }
+}
+
+// ---- three bits ----
+
+QI__FN void qi__unpack_iq3_xxs(const uint8_t *src, qi__block *out) {
+  qi__iq_begin(out, qi__load_u16(src), 0.25f);
+  for (int p = 0; p < 64; p++) qi__iq_point4(qi__iq3_xxs_grid[src[2 + p]], qi__iq3_xxs_values, out->q + 4 * p);
+  for (int g = 0; g < 8; g++) {
+    uint32_t word = qi__load_u32(src + 66 + 4 * g);
+    out->scale[g] = (int16_t)(2 * (word >> 28) + 1);
+    for (int l = 0; l < 4; l++) qi__iq_apply_signs(qi__iq_sign_code(word >> 7 * l & 127), out->q + 32 * g + 8 * l);
+  }
+}
+
+QI__FN void qi__unpack_iq3_s(const uint8_t *src, qi__block *out) {
+  const uint8_t *low = src + 2, *high = src + 66, *signs = src + 74;
+  qi__iq_begin(out, qi__load_u16(src), 1);
+  for (int g = 0; g < 8; g++) out->scale[g] = qi__iq_scale4(src + 106, g);
+  for (int p = 0; p < 64; p++) {
+    int index = low[p] | (high[p / 8] >> p % 8 & 1) << 8;
+    qi__iq_point4(qi__iq3_s_grid[index], qi__iq3_s_values, out->q + 4 * p);
+  }
+  for (int i = 0; i < 32; i++) qi__iq_apply_signs(signs[i], out->q + 8 * i);
+}
+
+// ---- one bit ----
+
+// Point `index` plus or minus the delta, in eighths.
+QI__INLINE void qi__iq1_point(int index, bool minus, int8_t *q) {
+  qi__iq_point8(qi__iq1_grid[index], qi__iq1_values, q);
+  for (int j = 0; j < 8; j++) q[j] = (int8_t)(q[j] + (minus ? -1 : 1));
+}
+
+QI__FN void qi__unpack_iq1_s(const uint8_t *src, qi__block *out) {
+  qi__iq_begin(out, qi__load_u16(src), 0.125f);
+  for (int g = 0; g < 8; g++) {
+    const uint8_t *low = src + 2 + 4 * g;
+    int word = qi__load_u16(src + 34 + 2 * g);
+    out->scale[g] = (int16_t)(2 * (word >> 12 & 7) + 1);
+    for (int l = 0; l < 4; l++) qi__iq1_point(low[l] | (word >> 3 * l & 7) << 8, word >> 15, out->q + 32 * g + 8 * l);
+  }
+}
+
+QI__FN void qi__unpack_iq1_m(const uint8_t *src, qi__block *out) {
+  unsigned d = 0;
+  for (int i = 0; i < 4; i++) {
+    int word = qi__load_u16(src + 48 + 2 * i);
+    d |= (unsigned)(word >> 12) << 4 * i;
+    for (int l = 0; l < 4; l++) out->scale[4 * i + l] = (int16_t)(2 * (word >> 3 * l & 7) + 1);
+  }
+  qi__iq_begin(out, (uint16_t)d, 0.125f);
+  for (int p = 0; p < 32; p++) {
+    int high = src[32 + p / 2] >> 4 * (p % 2);
+    qi__iq1_point(src[p] | (high & 7) << 8, high & 8, out->q + 8 * p);
+  }
+}
+
+#endif // QI__FORMATS_IQ_H
+// generated from src/formats/kquant.h: edit there
+// ==== >>kquant : Q2_K to Q6_K: 256 weights, integer scales for each 16 or 32 of them ====
+#ifndef QI__FORMATS_KQUANT_H
+#define QI__FORMATS_KQUANT_H
+
+// generated from src/formats/quantize.h: edit there
+// ==== >>quantize : the search for scales and codes of a block ====
+#ifndef QI__FORMATS_QUANTIZE_H
+#define QI__FORMATS_QUANTIZE_H
+
+
+// Every quantiser minimises sum_i importance[i] * (x[i] - w[i])^2 over one block of
+//
+//   w[i] = d * scale[g] * level[i] - dmin * min[g]      g = i / group
+//
+// where d and dmin are halves, scale and min small integers and level one of a few values. All formats share the search; a format
+// adds the shape of its block and a function that packs the result. In steps:
+//   1. each group alone: real scale (and offset) by a grid of candidates, each refitted by least squares;
+//   2. d and dmin so that the groups' integers come near these;
+//   3. in turns: integers of each group by trial in the neighbourhood, d and dmin by least squares, while the error falls.
+// Only + - * / on float and double, sums in a fixed order: the same bytes on every machine.
+
+typedef struct qi__levels {
+  int lo, hi;           // the integers lo..hi
+  const int8_t *values; // or 16 ascending values from lo to hi
+} qi__levels;
+
+typedef struct qi__block_shape {
+  int len, group;     // weights in a block and under one scale; both multiples of 16
+  qi__levels code;
+  int s_lo, s_hi;     // scales; 1, 1 where there is only d
+  int m_lo, m_hi;     // mins; 0, 0 where there are none; 1, 1: one offset of either sign (else it only lowers)
+} qi__block_shape;
+
+// A block as found, ready for packing. code[i] counts the levels from the lowest: level - lo, or the place in the table.
+typedef struct qi__fitted {
+  uint16_t d, dmin; // halves
+  uint8_t code[QI__BLOCK_MAX];
+  int scale[QI__BLOCK_MAX / 16];
+  int min[QI__BLOCK_MAX / 16];
+} qi__fitted;
+
+// What the search works on: weights scaled by 2^-exponent so that the greatest lies in 1..4. Then no square, sum or reciprocal
+// leaves the range of float32. d and dmin are as stored, scaled the same way.
+typedef struct qi__fit {
+  const qi__block_shape *shape;
+  int exponent;
+  float x[QI__BLOCK_MAX];
+  float w[QI__BLOCK_MAX]; // importance, greatest 1
+  float q[QI__BLOCK_MAX]; // level of each weight
+  float d, dmin;
+  uint16_t d_bits, dmin_bits;
+  int scale[QI__BLOCK_MAX / 16], min[QI__BLOCK_MAX / 16];
+} qi__fit;
+
+#define QI__FIT_TINY 1e-12f  // beside weights near 1: rounds to zero in every format
+#define QI__FIT_WORST 3e38f  // above any error
+
+// ---- levels and sums ----
+
+// q[i] = the level nearest to (x[i] + m) * inv. Clamped as float: a conversion out of the range of int is undefined.
+QI__FN void qi__nearest_levels(const qi__levels *levels, const float *x, int n, float m, float inv, float *q) {
+  float lo = (float)levels->lo, top = (float)(levels->hi - levels->lo);
+  if (levels->values) {
+    float border[15]; // between neighbours
+    for (int k = 0; k < 15; k++) border[k] = 0.5f * (float)(levels->values[k] + levels->values[k + 1]);
+    for (int i = 0; i < n; i++) {
+      float v = (x[i] + m) * inv;
+      int k = 0;
+      for (int step = 8; step; step /= 2) k += v > border[k + step - 1] ? step : 0;
+      q[i] = (float)levels->values[k];
+    }
+    return;
+  }
+  for (int i = 0; i < n; i++) {
+    float v = (x[i] + m) * inv + (0.5f - lo);
+    v = v > 0.0f ? v : 0.0f;
+    v = v < top ? v : top;
+    q[i] = (float)(int32_t)v + lo;
+  }
+}
+
+// sum w * q, sum w * q^2, sum w * x * q; eight lanes each, so that a compiler may use vectors. n: a multiple of 8.
+typedef struct qi__fit_sums {
+  float q, qq, xq;
+} qi__fit_sums;
+
+QI__FN qi__fit_sums qi__fit_sums_of(const float *x, const float *w, const float *q, int n) {
+  float sq[8] = {0}, sqq[8] = {0}, sxq[8] = {0};
+  for (int i = 0; i < n; i += 8)
+    for (int j = 0; j < 8; j++) {
+      float wq = w[i + j] * q[i + j];
+      sq[j] += wq;
+      sqq[j] += wq * q[i + j];
+      sxq[j] += wq * x[i + j];
+    }
+  qi__fit_sums s = {qi__sum_lanes(sq), qi__sum_lanes(sqq), qi__sum_lanes(sxq)};
+  return s;
+}
+
+// sum w * (d * q - m - x)^2
+QI__FN float qi__fit_error(const float *x, const float *w, const float *q, int n, float d, float m) {
+  float sum[8] = {0};
+  for (int i = 0; i < n; i += 8)
+    for (int j = 0; j < 8; j++) {
+      float e = d * q[i + j] - m - x[i + j];
+      sum[j] += w[i + j] * e * e;
+    }
+  return qi__sum_lanes(sum);
+}
+
+QI__INLINE float qi__reciprocal(float d) { return d > 1e-37f || d < -1e-37f ? 1.0f / d : 0.0f; }
+
+// Nearest integer of v, at least lo and at most hi.
+QI__FN int qi__round_clamped(float v, int lo, int hi) {
+  if (!(v > (float)lo)) return lo;
+  if (v >= (float)hi) return hi;
+  return (int)(v - (float)lo + 0.5f) + lo;
+}
+
+// ---- one group, real scale ----
+
+// Tries codes at 1 / inv. With the best d for them the error is sum w x^2 - gain, gain = (sum w x q)^2 / sum w q^2.
+QI__FN float qi__try_scale(const qi__levels *levels, const float *x, const float *w, int n, float inv, float *d) {
+  float q[QI__BLOCK_MAX];
+  qi__nearest_levels(levels, x, n, 0.0f, inv, q);
+  qi__fit_sums s = qi__fit_sums_of(x, w, q, n);
+  if (!(s.qq > 0.0f)) return 0.0f;
+  *d = s.xq / s.qq;
+  return *d * s.xq;
+}
+
+// d that makes sum w * (x - d * level)^2 small. Candidates put the greatest weight on either end of the levels, or up to three
+// times beyond (an outlier is better clipped), then lie closer around the best; at last codes and scale in turns.
+QI__FN float qi__fit_scale(const qi__levels *levels, const float *x, const float *w, int n) {
+  float max = 0.0f, best = 0.0f, best_inv = 0.0f, best_d = 0.0f, d;
+  for (int i = 0; i < n; i++)
+    if (fabsf(x[i]) > fabsf(max)) max = x[i];
+  if (fabsf(max) < QI__FIT_TINY) return 0.0f;
+  int ends = levels->lo == 0 || levels->lo == -levels->hi ? 1 : 2;
+  bool fine = levels->hi > 63 && !levels->values; // gain nothing from clipping
+  float ratio = fine ? 1.01f : 1.07f;
+  int n_steps = levels->hi == 1 ? 48 : 18; // ternary: most of a heavy tail is clipped
+  for (int end = 0; end < ends; end++) {
+    float inv = (float)(end ? levels->lo : levels->hi) / max;
+    inv = inv * (fine ? 0.97f : 0.9f);
+    for (int k = 0; k < n_steps; k++, inv = inv * ratio) {
+      float gain = qi__try_scale(levels, x, w, n, inv, &d);
+      if (gain > best) best = gain, best_inv = inv, best_d = d;
+    }
+  }
+  float center = best_inv;
+  for (int k = -4; k <= 4; k++) {
+    float inv = center * (1.0f + (float)k * (ratio - 1.0f) * 0.15f);
+    float gain = qi__try_scale(levels, x, w, n, inv, &d);
+    if (gain > best) best = gain, best_d = d;
+  }
+  for (int k = 0; k < 4; k++) {
+    float gain = qi__try_scale(levels, x, w, n, qi__reciprocal(best_d), &d);
+    if (!(gain > best)) break;
+    best = gain, best_d = d;
+  }
+  return best_d;
+}
+
+// Least squares of x ~ d * q - m; m < 0 is not allowed unless `free`. False when there is no such d > 0.
+QI__FN bool qi__solve_scale_min(qi__fit_sums s, float sw, float sx, bool free_min, float *d, float *m) {
+  float det = sw * s.qq - s.q * s.q;
+  if (!(det > 1e-6f * sw * s.qq)) return false;
+  *d = (sw * s.xq - sx * s.q) / det;
+  *m = (s.q * s.xq - s.qq * sx) / det;
+  if (*m < 0.0f && !free_min) {
+    *m = 0.0f;
+    *d = s.xq / s.qq;
+  }
+  return *d > 0.0f;
+}
+
+typedef struct qi__scale_min {
+  float d, m, error;
+} qi__scale_min;
+
+// Codes at (x + m) / d, then least squares, `rounds` times; keeps what is better than *best. Where least squares has no answer (one
+// weight counts, the others nearly nothing), d and m stay.
+QI__FN void qi__try_scale_min(const qi__levels *levels, const float *x, const float *w, int n, float sw, float sx, bool free_min,
+                              float d, float m, int rounds, qi__scale_min *best) {
+  float q[QI__BLOCK_MAX];
+  for (int k = 0; k < rounds; k++) {
+    qi__nearest_levels(levels, x, n, m, qi__reciprocal(d), q);
+    float new_d, new_m;
+    bool solved = qi__solve_scale_min(qi__fit_sums_of(x, w, q, n), sw, sx, free_min, &new_d, &new_m);
+    if (solved) d = new_d, m = new_m;
+    float error = qi__fit_error(x, w, q, n, d, m);
+    bool better = error < best->error;
+    if (better) best->d = d, best->m = m, best->error = error;
+    if (!solved || (k && !better)) return;
+  }
+}
+
+// d and m that make sum w * (x - d * level + m)^2 small, levels from 0. Candidates shrink the range of x from above or from below.
+QI__FN qi__scale_min qi__fit_scale_min(const qi__levels *levels, const float *x, const float *w, int n, bool free_min) {
+  float lo = x[0], hi = x[0], sw = 0.0f, sx = 0.0f;
+  for (int i = 0; i < n; i++) {
+    lo = x[i] < lo ? x[i] : lo;
+    hi = x[i] > hi ? x[i] : hi;
+    sw += w[i];
+    sx += w[i] * x[i];
+  }
+  if (lo > 0.0f && !free_min) lo = 0.0f;
+  float range = hi - lo;
+  qi__scale_min best = {0.0f, free_min || sx < 0.0f ? -sx / sw : 0.0f, QI__FIT_WORST};
+  if (range < QI__FIT_TINY) return best;
+  float step = range / (float)levels->hi, most = (float)levels->hi / (float)(levels->hi - 1); // from one level unused
+  int n_steps = levels->hi == 3 ? 22 : 12;
+  for (int k = 0; k < n_steps; k++) {
+    float d = step * (most - 0.05f * (float)k);
+    qi__try_scale_min(levels, x, w, n, sw, sx, free_min, d, -lo, 2, &best);
+    if (k > 1) qi__try_scale_min(levels, x, w, n, sw, sx, free_min, d, d * (float)levels->hi - hi, 2, &best);
+  }
+  qi__scale_min center = best;
+  for (int k = -3; k <= 3; k++)
+    qi__try_scale_min(levels, x, w, n, sw, sx, free_min, center.d * (1.0f + 0.01f * (float)k), center.m, 4, &best);
+  return best;
+}
+
+// ---- the block ----
+
+QI__INLINE float qi__pow2(int e) { return qi__bits_f32((uint32_t)(e + 127) << 23); } // e: -126..127
+
+// A real scale to the half that stands for it, and to that half's value in the search's unit. Too large becomes the greatest
+// half, and what is not zero does not become zero: codes are found for the scale as stored, so the nearest there is serves best.
+QI__FN uint16_t qi__fit_half(const qi__fit *f, float v, float *stored) {
+  float scaled = v * qi__pow2(f->exponent);
+  if (scaled > QI__F16_MAX) scaled = QI__F16_MAX;
+  if (scaled < -QI__F16_MAX) scaled = -QI__F16_MAX;
+  uint16_t h = qi__f32_to_f16(scaled);
+  if (v != 0.0f && !(h & 0x7fffu)) h++;
+  *stored = qi__f16_to_f32(h) * qi__pow2(-f->exponent);
+  return h;
+}
+
+QI__FN void qi__fit_set_scales(qi__fit *f, float d, float dmin) {
+  f->d_bits = qi__fit_half(f, d, &f->d);
+  f->dmin_bits = qi__fit_half(f, dmin, &f->dmin);
+}
+
+// Takes in weights and importance. False when no half scale can tell the block from zeros.
+QI__FN bool qi__fit_load(qi__fit *f, const qi__block_shape *shape, const float *src, const float *importance) {
+  float amax = 0.0f, wmax = 0.0f;
+  for (int i = 0; i < shape->len; i++) {
+    amax = fabsf(src[i]) > amax ? fabsf(src[i]) : amax;
+    if (importance && qi__is_finite(importance[i]) && importance[i] > wmax) wmax = importance[i];
+  }
+  memset(f, 0, sizeof *f);
+  f->shape = shape;
+  f->exponent = (int)(qi__f32_bits(amax) >> 23) - 127;
+  if (f->exponent < -26) return false; // half of the least half is 2^-25
+  if (f->exponent > 126) f->exponent = 126;
+  float unit = qi__pow2(-f->exponent);
+  for (int i = 0; i < shape->len; i++) {
+    f->x[i] = src[i] * unit;
+    float w = wmax > 0.0f && qi__is_finite(importance[i]) ? importance[i] / wmax : wmax > 0.0f ? 0.0f : 1.0f;
+    f->w[i] = w > 1e-7f ? w : 1e-7f; // a group of no importance still deserves a scale
+  }
+  return true;
+}
+
+// Error of group g with scale s and min m; writes its levels.
+QI__FN float qi__fit_group_error(const qi__fit *f, int g, int s, int m, float *q) {
+  int n = f->shape->group;
+  const float *x = f->x + g * n;
+  float scale = f->d * (float)s, offset = f->dmin * (float)m;
+  qi__nearest_levels(&f->shape->code, x, n, offset, qi__reciprocal(scale), q);
+  return qi__fit_error(x, f->w + g * n, q, n, scale, offset);
+}
+
+// The best integers for group g around those it has. Returns the error.
+QI__FN float qi__fit_search_group(qi__fit *f, int g) {
+  const qi__block_shape *sh = f->shape;
+  float q[QI__BLOCK_MAX], best = QI__FIT_WORST;
+  int s0 = f->scale[g], m0 = f->min[g];
+  for (int s = s0 - 1; s <= s0 + 1; s++) {
+    if (s < sh->s_lo || s > sh->s_hi) continue;
+    for (int m = m0 - 1; m <= m0 + 1; m++) {
+      if (m < sh->m_lo || m > sh->m_hi) continue;
+      float error = qi__fit_group_error(f, g, s, m, q);
+      if (!(error < best)) continue;
+      best = error;
+      f->scale[g] = s;
+      f->min[g] = m;
+      memcpy(f->q + g * sh->group, q, (size_t)sh->group * sizeof *q);
+    }
+  }
+  return best;
+}
+
+// Least squares for d and dmin while codes, scales and mins stay. False when there is nothing to gain.
+QI__FN bool qi__fit_refit(qi__fit *f) {
+  const qi__block_shape *sh = f->shape;
+  double a = 0, b = 0, c = 0, dx = 0, mx = 0; // of s q s q, s q m, m m, s q x, m x
+  for (int g = 0; g < sh->len / sh->group; g++) {
+    const float *x = f->x + g * sh->group, *w = f->w + g * sh->group;
+    qi__fit_sums sums = qi__fit_sums_of(x, w, f->q + g * sh->group, sh->group);
+    double s = f->scale[g], m = f->min[g], sw = 0, swx = 0;
+    for (int i = 0; m != 0 && i < sh->group; i++) {
+      sw += w[i];
+      swx += (double)w[i] * x[i];
+    }
+    a += s * s * sums.qq;
+    b += s * m * sums.q;
+    c += m * m * sw;
+    dx += s * sums.xq;
+    mx += m * swx;
+  }
+  double det = a * c - b * b, d, dmin = 0;
+  if (!(a > 0)) return false;
+  d = dx / a;
+  if (det > 1e-9 * a * c) {
+    double both = (dx * b - a * mx) / det;
+    if (both > 0 || sh->m_lo == 1) {
+      dmin = both;
+      d = (dx * c - mx * b) / det;
+    }
+  }
+  if (sh->s_lo == 0 && !(d > 0)) return false;
+  uint16_t d_bits = f->d_bits, dmin_bits = f->dmin_bits;
+  qi__fit_set_scales(f, (float)d, (float)dmin);
+  return f->d_bits != d_bits || f->dmin_bits != dmin_bits;
+}
+
+// Steps 1 and 2: real scales of the groups, then d, dmin and the integers next to them.
+QI__FN void qi__fit_start(qi__fit *f) {
+  const qi__block_shape *sh = f->shape;
+  int n = sh->group, n_groups = sh->len / n;
+  float scale[16] = {0}, min[16] = {0}, weight[16] = {0}, q[QI__BLOCK_MAX];
+  for (int g = 0; g < n_groups; g++) {
+    const float *x = f->x + g * n, *w = f->w + g * n;
+    if (sh->m_hi) {
+      qi__scale_min fitted = qi__fit_scale_min(&sh->code, x, w, n, sh->m_lo == 1);
+      scale[g] = fitted.d;
+      min[g] = fitted.m;
+    } else {
+      scale[g] = qi__fit_scale(&sh->code, x, w, n);
+    }
+    qi__nearest_levels(&sh->code, x, n, min[g], qi__reciprocal(scale[g]), q);
+    weight[g] = qi__fit_sums_of(x, w, q, n).qq + 1e-7f; // how fast the error grows beside scale[g]
+  }
+  qi__levels s_levels = {sh->s_lo, sh->s_hi, NULL}, m_levels = {sh->m_lo, sh->m_hi, NULL};
+  float d = n_groups > 1 ? qi__fit_scale(&s_levels, scale, weight, n_groups) : scale[0];
+  for (int g = 0; g < n_groups; g++) {
+    weight[g] = 0.0f;
+    for (int i = 0; i < n; i++) weight[g] += f->w[g * n + i];
+  }
+  float dmin = n_groups > 1 && sh->m_hi ? qi__fit_scale(&m_levels, min, weight, n_groups) : min[0];
+  qi__fit_set_scales(f, d, dmin);
+  for (int g = 0; g < n_groups; g++) {
+    f->scale[g] = qi__round_clamped(scale[g] * qi__reciprocal(f->d), sh->s_lo, sh->s_hi);
+    f->min[g] = qi__round_clamped(min[g] * qi__reciprocal(f->dmin), sh->m_lo, sh->m_hi);
+  }
+}
+
+QI__FN void qi__fit_block(const qi__block_shape *shape, const float *src, const float *importance, qi__fitted *out) {
+  qi__fit now, best;
+  float best_error = QI__FIT_WORST;
+  bool any = qi__fit_load(&now, shape, src, importance);
+  if (any) qi__fit_start(&now);
+  else qi__nearest_levels(&shape->code, now.x, shape->len, 0.0f, 0.0f, now.q);
+  best = now;
+  for (int turn = 0; any && turn < 6; turn++) {
+    float error = 0.0f;
+    for (int g = 0; g < shape->len / shape->group; g++) error += qi__fit_search_group(&now, g);
+    if (!(error < best_error)) break;
+    best_error = error;
+    best = now;
+    if (!qi__fit_refit(&now)) break;
+  }
+  out->d = best.d_bits;
+  out->dmin = best.dmin_bits;
+  memcpy(out->scale, best.scale, sizeof out->scale);
+  memcpy(out->min, best.min, sizeof out->min);
+  for (int i = 0; i < shape->len; i++) {
+    int level = (int)best.q[i], code = level - shape->code.lo;
+    for (int k = 0; shape->code.values && k < 16; k++)
+      if (shape->code.values[k] <= level) code = k;
+    out->code[i] = (uint8_t)code;
+  }
+}
+
+// One row: n weights, a multiple of the block length; importance NULL or [n].
+QI__FN void qi__quantize_row(const qi__block_shape *shape, void (*pack)(const qi__fitted *block, uint8_t *dst), size_t block_bytes,
+                             const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__fitted fitted;
+  size_t len = (size_t)shape->len;
+  for (size_t i = 0; i + len <= n; i += len, dst += block_bytes) {
+    qi__fit_block(shape, src + i, importance ? importance + i : NULL, &fitted);
+    pack(&fitted, dst);
+  }
+}
+
+#endif // QI__FORMATS_QUANTIZE_H
+
+// Blocks of ggml (ggml-common.h). d, dmin: halves; all numbers little-endian; 256 weights a block; g = group of weight i.
+//
+//   format  bytes  bits    group  weight                               offsets
+//   Q2_K     84    2.625    16    d * s[g] * q - dmin * m[g]           0 scales[16], 16 low[64], 80 d, 82 dmin
+//   Q3_K    110    3.4375   16    d * (s[g] - 32) * (q - 4)            0 high[32], 32 low[64], 96 scales[12], 108 d
+//   Q4_K    144    4.5      32    d * s[g] * q - dmin * m[g]           0 d, 2 dmin, 4 scales[12], 16 nibbles[128]
+//   Q5_K    176    5.5      32    d * s[g] * q - dmin * m[g]           0 d, 2 dmin, 4 scales[12], 16 high[32], 48 nibbles[128]
+//   Q6_K    210    6.5625   16    d * s[g] * (q - 32)                  0 nibbles[128], 128 high[64], 192 int8 scales[16], 208 d
+//
+// Easy to get wrong:
+//   - Q2_K, Q3_K low[]: byte 32h + l (h = half of the block, l < 32) holds weights 128h + l, + 32, + 64, + 96, lowest bits first.
+//   - Q3_K high[l]: bit k belongs to weight 32k + l, over the whole block; a bit that is clear subtracts 4.
+//   - Q4_K, Q5_K nibbles: byte 32c + l holds weight 64c + l low and 64c + 32 + l high. Q5_K high[l]: bit k = weight 32k + l.
+//   - Q6_K nibbles: byte 64h + l (l < 64) holds weight 128h + l low and 128h + 64 + l high. high[32h + l]: as low[] of Q2_K.
+//   - The min of Q2_K, Q4_K and Q5_K is subtracted.
+
+// ---- packed scales ----
+
+// Q4_K, Q5_K: eight 6-bit scales and mins in 12 bytes. Bytes 0..3: scales 0..3, above them the top two bits of scales 4..7;
+// bytes 4..7: the same with mins; bytes 8..11: the low four bits of scales 4..7 and, above, of mins 4..7.
+QI__INLINE void qi__unpack_scales_k4(const uint8_t *src, int16_t *scale, int16_t *min) {
+  for (int j = 0; j < 4; j++) {
+    scale[j] = (int16_t)(src[j] & 63);
+    min[j] = (int16_t)(src[j + 4] & 63);
+    scale[j + 4] = (int16_t)((src[j + 8] & 15) | (src[j] >> 6) << 4);
+    min[j + 4] = (int16_t)(src[j + 8] >> 4 | (src[j + 4] >> 6) << 4);
+  }
+}
+
+QI__FN void qi__pack_scales_k4(const int *scale, const int *min, uint8_t *dst) {
+  for (int j = 0; j < 4; j++) {
+    dst[j] = (uint8_t)(scale[j] | (scale[j + 4] >> 4) << 6);
+    dst[j + 4] = (uint8_t)(min[j] | (min[j + 4] >> 4) << 6);
+    dst[j + 8] = (uint8_t)((scale[j + 4] & 15) | (min[j + 4] & 15) << 4);
+  }
+}
+
+// Q3_K: sixteen 6-bit scales in 12 bytes, 32 added. Bytes 0..7: low four bits of scales 0..7 and, above, of 8..15; bits 2k, 2k +
+// 1 of byte 8 + j: top two bits of scale 4k + j.
+QI__INLINE void qi__unpack_scales_k3(const uint8_t *src, int16_t *scale) {
+  for (int j = 0; j < 16; j++) {
+    int low = src[j % 8] >> (j / 8 * 4) & 15;
+    int top = src[8 + j % 4] >> (j / 4 * 2) & 3;
+    scale[j] = (int16_t)((low | top << 4) - 32);
+  }
+}
+
+QI__FN void qi__pack_scales_k3(const int *scale, uint8_t *dst) {
+  memset(dst, 0, 12);
+  for (int j = 0; j < 16; j++) {
+    int s = scale[j] + 32;
+    dst[j % 8] = (uint8_t)(dst[j % 8] | (s & 15) << (j / 8 * 4));
+    dst[8 + j % 4] = (uint8_t)(dst[8 + j % 4] | (s >> 4) << (j / 4 * 2));
+  }
+}
+
+// ---- unpacking ----
+
+// Two bits of weight i out of low[64] of Q2_K and Q3_K, or high[64] of Q6_K.
+QI__INLINE int qi__pair_bits(const uint8_t *src, int i) { return src[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3; }
+
+QI__FN void qi__unpack_q2_k(const uint8_t *src, qi__block *out) {
+  out->d = qi__f16_to_f32(qi__load_u16(src + 80));
+  out->dmin = qi__f16_to_f32(qi__load_u16(src + 82));
+  for (int g = 0; g < 16; g++) {
+    out->scale[g] = (int16_t)(src[g] & 15);
+    out->min[g] = (int16_t)(src[g] >> 4);
+  }
+  for (int i = 0; i < 256; i++) out->q[i] = (int8_t)qi__pair_bits(src + 16, i);
+}
+
+QI__FN void qi__unpack_q3_k(const uint8_t *src, qi__block *out) {
+  out->d = qi__f16_to_f32(qi__load_u16(src + 108));
+  out->dmin = 0.0f;
+  qi__unpack_scales_k3(src + 96, out->scale);
+  memset(out->min, 0, sizeof out->min);
+  for (int i = 0; i < 256; i++) {
+    int high = src[i % 32] >> (i / 32) & 1;
+    out->q[i] = (int8_t)(qi__pair_bits(src + 32, i) + high * 4 - 4);
+  }
+}
+
+QI__FN void qi__unpack_q4_k(const uint8_t *src, qi__block *out) {
+  out->d = qi__f16_to_f32(qi__load_u16(src));
+  out->dmin = qi__f16_to_f32(qi__load_u16(src + 2));
+  qi__unpack_scales_k4(src + 4, out->scale, out->min);
+  for (int c = 0; c < 4; c++)
+    for (int l = 0; l < 32; l++) {
+      uint8_t b = src[16 + 32 * c + l];
+      out->q[64 * c + l] = (int8_t)(b & 15);
+      out->q[64 * c + 32 + l] = (int8_t)(b >> 4);
+    }
+}
+
+QI__FN void qi__unpack_q5_k(const uint8_t *src, qi__block *out) {
+  out->d = qi__f16_to_f32(qi__load_u16(src));
+  out->dmin = qi__f16_to_f32(qi__load_u16(src + 2));
+  qi__unpack_scales_k4(src + 4, out->scale, out->min);
+  for (int c = 0; c < 4; c++)
+    for (int l = 0; l < 32; l++) {
+      uint8_t b = src[48 + 32 * c + l], high = src[16 + l];
+      out->q[64 * c + l] = (int8_t)((b & 15) | (high >> (2 * c) & 1) << 4);
+      out->q[64 * c + 32 + l] = (int8_t)(b >> 4 | (high >> (2 * c + 1) & 1) << 4);
+    }
+}
+
+QI__FN void qi__unpack_q6_k(const uint8_t *src, qi__block *out) {
+  out->d = qi__f16_to_f32(qi__load_u16(src + 208));
+  out->dmin = 0.0f;
+  for (int g = 0; g < 16; g++) out->scale[g] = (int8_t)src[192 + g];
+  memset(out->min, 0, sizeof out->min);
+  for (int i = 0; i < 256; i++) {
+    int low = src[i / 128 * 64 + i % 64] >> (i / 64 % 2 * 4) & 15;
+    out->q[i] = (int8_t)((low | qi__pair_bits(src + 128, i) << 4) - 32);
+  }
+}
+
+// ---- packing ----
+
+// The inverse of qi__pair_bits for the bits `shift` and `shift` + 1 of all codes; dst: 64 bytes.
+QI__FN void qi__pack_pair_bits(const uint8_t *code, int shift, uint8_t *dst) {
+  memset(dst, 0, 64);
+  for (int i = 0; i < 256; i++) {
+    uint8_t *b = dst + i / 128 * 32 + i % 32;
+    *b = (uint8_t)(*b | (code[i] >> shift & 3) << (i / 32 % 4 * 2));
+  }
+}
+
+// Bit `bit` of each code to bit i / 32 of dst[i % 32].
+QI__FN void qi__pack_high_bits(const uint8_t *code, int bit, uint8_t *dst) {
+  memset(dst, 0, 32);
+  for (int i = 0; i < 256; i++) dst[i % 32] = (uint8_t)(dst[i % 32] | (code[i] >> bit & 1) << (i / 32));
+}
+
+QI__FN void qi__pack_q2_k(const qi__fitted *f, uint8_t *dst) {
+  for (int g = 0; g < 16; g++) dst[g] = (uint8_t)(f->scale[g] | f->min[g] << 4);
+  qi__pack_pair_bits(f->code, 0, dst + 16);
+  qi__store_u16(dst + 80, f->d);
+  qi__store_u16(dst + 82, f->dmin);
+}
+
+QI__FN void qi__pack_q3_k(const qi__fitted *f, uint8_t *dst) {
+  qi__pack_high_bits(f->code, 2, dst);
+  qi__pack_pair_bits(f->code, 0, dst + 32);
+  qi__pack_scales_k3(f->scale, dst + 96);
+  qi__store_u16(dst + 108, f->d);
+}
+
+// Nibbles of Q4_K and Q5_K: 128 bytes.
+QI__FN void qi__pack_nibbles_k(const uint8_t *code, uint8_t *dst) {
+  for (int c = 0; c < 4; c++)
+    for (int l = 0; l < 32; l++) dst[32 * c + l] = (uint8_t)((code[64 * c + l] & 15) | (code[64 * c + 32 + l] & 15) << 4);
+}
+
+QI__FN void qi__pack_q4_k(const qi__fitted *f, uint8_t *dst) {
+  qi__store_u16(dst, f->d);
+  qi__store_u16(dst + 2, f->dmin);
+  qi__pack_scales_k4(f->scale, f->min, dst + 4);
+  qi__pack_nibbles_k(f->code, dst + 16);
+}
+
+QI__FN void qi__pack_q5_k(const qi__fitted *f, uint8_t *dst) {
+  qi__store_u16(dst, f->d);
+  qi__store_u16(dst + 2, f->dmin);
+  qi__pack_scales_k4(f->scale, f->min, dst + 4);
+  qi__pack_high_bits(f->code, 4, dst + 16);
+  qi__pack_nibbles_k(f->code, dst + 48);
+}
+
+QI__FN void qi__pack_q6_k(const qi__fitted *f, uint8_t *dst) {
+  for (int i = 0; i < 128; i++) {
+    const uint8_t *code = f->code + i / 64 * 128 + i % 64;
+    dst[i] = (uint8_t)((code[0] & 15) | (code[64] & 15) << 4);
+  }
+  qi__pack_pair_bits(f->code, 4, dst + 128);
+  for (int g = 0; g < 16; g++) dst[192 + g] = (uint8_t)f->scale[g];
+  qi__store_u16(dst + 208, f->d);
+}
+
+static const qi__block_shape qi__shape_q2_k = {256, 16, {0, 3, NULL}, 0, 15, 0, 15};
+static const qi__block_shape qi__shape_q3_k = {256, 16, {-4, 3, NULL}, -32, 31, 0, 0};
+static const qi__block_shape qi__shape_q4_k = {256, 32, {0, 15, NULL}, 0, 63, 0, 63};
+static const qi__block_shape qi__shape_q5_k = {256, 32, {0, 31, NULL}, 0, 63, 0, 63};
+static const qi__block_shape qi__shape_q6_k = {256, 16, {-32, 31, NULL}, -128, 127, 0, 0};
+
+QI__FN void qi__quantize_q2_k(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__quantize_row(&qi__shape_q2_k, qi__pack_q2_k, 84, src, dst, n, importance);
+}
+QI__FN void qi__quantize_q3_k(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__quantize_row(&qi__shape_q3_k, qi__pack_q3_k, 110, src, dst, n, importance);
+}
+QI__FN void qi__quantize_q4_k(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__quantize_row(&qi__shape_q4_k, qi__pack_q4_k, 144, src, dst, n, importance);
+}
+QI__FN void qi__quantize_q5_k(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__quantize_row(&qi__shape_q5_k, qi__pack_q5_k, 176, src, dst, n, importance);
+}
+QI__FN void qi__quantize_q6_k(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__quantize_row(&qi__shape_q6_k, qi__pack_q6_k, 210, src, dst, n, importance);
+}
+
+#endif // QI__FORMATS_KQUANT_H
+// generated from src/formats/legacy.h: edit there
+// ==== >>legacy : Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: 32 weights under one scale ====
+#ifndef QI__FORMATS_LEGACY_H
+#define QI__FORMATS_LEGACY_H
+
+
+// Blocks of ggml (ggml-common.h). d, m: halves; all numbers little-endian; 32 weights a block.
+//
+//   format  bytes  bits  weight             offsets
+//   Q4_0     18    4.5   d * (q - 8)        0 d, 2 nibbles[16]
+//   Q4_1     20    5.0   d * q + m          0 d, 2 m, 4 nibbles[16]
+//   Q5_0     22    5.5   d * (q - 16)       0 d, 2 high[4], 6 nibbles[16]
+//   Q5_1     24    6.0   d * q + m          0 d, 2 m, 4 high[4], 8 nibbles[16]
+//   Q8_0     34    8.5   d * q              0 d, 2 int8[32]
+//
+// Nibble byte j holds weight j in its low and weight j + 16 in its high half. Bit i of high[] is the fifth bit of weight i.
+
+// ---- unpacking ----
+
+QI__INLINE void qi__unpack_one_scale(qi__block *out, float d, float dmin, int min) {
+  out->d = d;
+  out->dmin = dmin;
+  out->scale[0] = 1;
+  out->min[0] = (int16_t)min;
+}
+
+// 32 codes minus `offset` from 16 bytes of nibbles and 32 fifth bits.
+QI__INLINE void qi__unpack_nibbles(const uint8_t *nibbles, uint32_t high, int offset, int8_t *q) {
+  for (int j = 0; j < 16; j++) {
+    q[j] = (int8_t)((int)(nibbles[j] & 15u) + (int)(high >> j & 1u) * 16 - offset);
+    q[j + 16] = (int8_t)((int)(nibbles[j] >> 4) + (int)(high >> (j + 16) & 1u) * 16 - offset);
+  }
+}
+
+QI__FN void qi__unpack_q4_0(const uint8_t *src, qi__block *out) {
+  qi__unpack_one_scale(out, qi__f16_to_f32(qi__load_u16(src)), 0.0f, 0);
+  qi__unpack_nibbles(src + 2, 0, 8, out->q);
+}
+
+QI__FN void qi__unpack_q4_1(const uint8_t *src, qi__block *out) {
+  qi__unpack_one_scale(out, qi__f16_to_f32(qi__load_u16(src)), -qi__f16_to_f32(qi__load_u16(src + 2)), 1);
+  qi__unpack_nibbles(src + 4, 0, 0, out->q);
+}
+
+QI__FN void qi__unpack_q5_0(const uint8_t *src, qi__block *out) {
+  qi__unpack_one_scale(out, qi__f16_to_f32(qi__load_u16(src)), 0.0f, 0);
+  qi__unpack_nibbles(src + 6, qi__load_u32(src + 2), 16, out->q);
+}
+
+QI__FN void qi__unpack_q5_1(const uint8_t *src, qi__block *out) {
+  qi__unpack_one_scale(out, qi__f16_to_f32(qi__load_u16(src)), -qi__f16_to_f32(qi__load_u16(src + 2)), 1);
+  qi__unpack_nibbles(src + 8, qi__load_u32(src + 4), 0, out->q);
+}
+
+QI__FN void qi__unpack_q8_0(const uint8_t *src, qi__block *out) {
+  qi__unpack_one_scale(out, qi__f16_to_f32(qi__load_u16(src)), 0.0f, 0);
+  memcpy(out->q, src + 2, 32);
+}
+
+// ---- packing ----
+
+QI__FN void qi__pack_nibbles(const uint8_t *code, uint8_t *nibbles) {
+  for (int j = 0; j < 16; j++) nibbles[j] = (uint8_t)((code[j] & 15u) | (code[j + 16] & 15u) << 4);
+}
+
+QI__FN void qi__pack_fifth_bits(const uint8_t *code, uint8_t *high) {
+  memset(high, 0, 4);
+  for (int i = 0; i < 32; i++) high[i / 8] = (uint8_t)(high[i / 8] | (code[i] >> 4 & 1u) << (i % 8));
+}
+
+// The files hold m = -dmin.
+QI__FN void qi__pack_offset(const qi__fitted *f, uint8_t *dst) {
+  qi__store_u16(dst, f->dmin & 0x7fffu ? (uint16_t)(f->dmin ^ 0x8000u) : 0);
+}
+
+QI__FN void qi__pack_q4_0(const qi__fitted *f, uint8_t *dst) {
+  qi__store_u16(dst, f->d);
+  qi__pack_nibbles(f->code, dst + 2);
+}
+
+QI__FN void qi__pack_q4_1(const qi__fitted *f, uint8_t *dst) {
+  qi__store_u16(dst, f->d);
+  qi__pack_offset(f, dst + 2);
+  qi__pack_nibbles(f->code, dst + 4);
+}
+
+QI__FN void qi__pack_q5_0(const qi__fitted *f, uint8_t *dst) {
+  qi__store_u16(dst, f->d);
+  qi__pack_fifth_bits(f->code, dst + 2);
+  qi__pack_nibbles(f->code, dst + 6);
+}
+
+QI__FN void qi__pack_q5_1(const qi__fitted *f, uint8_t *dst) {
+  qi__store_u16(dst, f->d);
+  qi__pack_offset(f, dst + 2);
+  qi__pack_fifth_bits(f->code, dst + 4);
+  qi__pack_nibbles(f->code, dst + 8);
+}
+
+QI__FN void qi__pack_q8_0(const qi__fitted *f, uint8_t *dst) {
+  qi__store_u16(dst, f->d);
+  for (int i = 0; i < 32; i++) dst[2 + i] = (uint8_t)(f->code[i] - 127);
+}
+
+static const qi__block_shape qi__shape_q4_0 = {32, 32, {-8, 7, NULL}, 1, 1, 0, 0};
+static const qi__block_shape qi__shape_q4_1 = {32, 32, {0, 15, NULL}, 1, 1, 1, 1};
+static const qi__block_shape qi__shape_q5_0 = {32, 32, {-16, 15, NULL}, 1, 1, 0, 0};
+static const qi__block_shape qi__shape_q5_1 = {32, 32, {0, 31, NULL}, 1, 1, 1, 1};
+// Not -128: |q| then fits into int8, which products of signed bytes by sign and magnitude need.
+static const qi__block_shape qi__shape_q8_0 = {32, 32, {-127, 127, NULL}, 1, 1, 0, 0};
+
+QI__FN void qi__quantize_q4_0(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__quantize_row(&qi__shape_q4_0, qi__pack_q4_0, 18, src, dst, n, importance);
+}
+QI__FN void qi__quantize_q4_1(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__quantize_row(&qi__shape_q4_1, qi__pack_q4_1, 20, src, dst, n, importance);
+}
+QI__FN void qi__quantize_q5_0(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__quantize_row(&qi__shape_q5_0, qi__pack_q5_0, 22, src, dst, n, importance);
+}
+QI__FN void qi__quantize_q5_1(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__quantize_row(&qi__shape_q5_1, qi__pack_q5_1, 24, src, dst, n, importance);
+}
+QI__FN void qi__quantize_q8_0(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__quantize_row(&qi__shape_q8_0, qi__pack_q8_0, 34, src, dst, n, importance);
+}
+
+#endif // QI__FORMATS_LEGACY_H
+// generated from src/formats/table4.h: edit there
+// ==== >>table4 : IQ4_NL, IQ4_XS, MXFP4: four bits that name one of 16 values ====
+#ifndef QI__FORMATS_TABLE4_H
+#define QI__FORMATS_TABLE4_H
+
+
+// Blocks of ggml (ggml-common.h), all numbers little-endian; T = table of 16 integers, c = nibble of the weight.
+//
+//   format  len  bytes  bits  weight                          offsets
+//   IQ4_NL   32   18    4.5   d * T[c]                        0 d (half), 2 nibbles[16]
+//   IQ4_XS  256  136    4.25  d * (s[i / 32] - 32) * T[c]     0 d (half), 2 top[2], 4 low[4], 8 nibbles[128]
+//   MXFP4    32   17    4.25  2^(e - 128) * T[c]              0 e (E8M0), 1 nibbles[16]
+//
+// Of each 16 bytes of nibbles, byte j holds weight j low and weight j + 16 high. IQ4_XS scales have 6 bits: low[k] the low four of
+// scale 2k and, above, of 2k + 1; bits 2k, 2k + 1 of top (16 bits) the top two of scale k.
+
+// Denser near zero, as weights are; both IQ4 formats.
+static const int8_t qi__iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+// E2M1 floats 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives, doubled; hence 2^(e - 128) for 2^(e - 127).
+static const int8_t qi__mxfp4_values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+QI__INLINE void qi__unpack_table_nibbles(const int8_t *values, const uint8_t *src, int8_t *q) {
+  for (int j = 0; j < 16; j++) {
+    q[j] = values[src[j] & 15];
+    q[j + 16] = values[src[j] >> 4];
+  }
+}
+
+QI__FN void qi__unpack_iq4_nl(const uint8_t *src, qi__block *out) {
+  out->d = qi__f16_to_f32(qi__load_u16(src));
+  out->dmin = 0.0f;
+  out->scale[0] = 1;
+  out->min[0] = 0;
+  qi__unpack_table_nibbles(qi__iq4_values, src + 2, out->q);
+}
+
+QI__FN void qi__unpack_iq4_xs(const uint8_t *src, qi__block *out) {
+  out->d = qi__f16_to_f32(qi__load_u16(src));
+  out->dmin = 0.0f;
+  int top = qi__load_u16(src + 2);
+  for (int g = 0; g < 8; g++) {
+    int low = src[4 + g / 2] >> (g % 2 * 4) & 15;
+    out->scale[g] = (int16_t)((low | (top >> (2 * g) & 3) << 4) - 32);
+    out->min[g] = 0;
+    qi__unpack_table_nibbles(qi__iq4_values, src + 8 + 16 * g, out->q + 32 * g);
+  }
+}
+
+QI__FN void qi__unpack_mxfp4(const uint8_t *src, qi__block *out) {
+  out->d = qi__e8m0_half_to_f32(src[0]);
+  out->dmin = 0.0f;
+  out->scale[0] = 1;
+  out->min[0] = 0;
+  qi__unpack_table_nibbles(qi__mxfp4_values, src + 1, out->q);
+}
+
+QI__FN void qi__pack_table_nibbles(const uint8_t *code, uint8_t *dst) {
+  for (int j = 0; j < 16; j++) dst[j] = (uint8_t)(code[j] | code[j + 16] << 4);
+}
+
+QI__FN void qi__pack_iq4_nl(const qi__fitted *f, uint8_t *dst) {
+  qi__store_u16(dst, f->d);
+  qi__pack_table_nibbles(f->code, dst + 2);
+}
+
+QI__FN void qi__pack_iq4_xs(const qi__fitted *f, uint8_t *dst) {
+  unsigned top = 0;
+  memset(dst + 4, 0, 4);
+  for (int g = 0; g < 8; g++) {
+    unsigned s = (unsigned)(f->scale[g] + 32);
+    dst[4 + g / 2] = (uint8_t)(dst[4 + g / 2] | (s & 15) << (g % 2 * 4));
+    top |= (s >> 4) << (2 * g);
+    qi__pack_table_nibbles(f->code + 32 * g, dst + 8 + 16 * g);
+  }
+  qi__store_u16(dst, f->d);
+  qi__store_u16(dst + 2, (uint16_t)top);
+}
+
+static const qi__block_shape qi__shape_iq4_nl = {32, 32, {-127, 113, qi__iq4_values}, 1, 1, 0, 0};
+static const qi__block_shape qi__shape_iq4_xs = {256, 32, {-127, 113, qi__iq4_values}, -32, 31, 0, 0};
+
+QI__FN void qi__quantize_iq4_nl(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__quantize_row(&qi__shape_iq4_nl, qi__pack_iq4_nl, 18, src, dst, n, importance);
+}
+QI__FN void qi__quantize_iq4_xs(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__quantize_row(&qi__shape_iq4_xs, qi__pack_iq4_xs, 136, src, dst, n, importance);
+}
+
+#endif // QI__FORMATS_TABLE4_H
+// generated from src/formats/ternary.h: edit there
+// ==== >>ternary : TQ1_0, TQ2_0: -1, 0 or 1 times a scale ====
+#ifndef QI__FORMATS_TERNARY_H
+#define QI__FORMATS_TERNARY_H
+
+
+// Blocks of ggml (ggml-common.h): w = d * (q - 1), q in 0..2; d: half, little-endian; 256 weights a block.
+//
+//   format  bytes  bits    offsets
+//   TQ1_0    54    1.6875  0 digits[48], 48 rest[4], 52 d
+//   TQ2_0    66    2.0625  0 pairs[64], 64 d
+//
+// TQ2_0: byte 32h + l holds weights 128h + l, + 32, + 64, + 96, two bits each, lowest bits first. A pair of 3 is not forbidden:
+// q - 1 = 2.
+//
+// TQ1_0: a byte holds five digits of base 3, first digit highest, as the fraction ceil(number * 256 / 243) / 256. Digit n is
+// what crosses 256 when the fraction, times 3^n modulo 256, is multiplied by 3. Byte l < 32 of digits holds weights l, l + 32,
+// ..., l + 128; byte 32 + l (l < 16) weights 160 + l, 176 + l, ..., 224 + l; byte l of rest weights 240 + l, 244 + l, 248 + l,
+// 252 + l (and a zero).
+
+QI__FN void qi__unpack_ternary_scale(const uint8_t *src, qi__block *out) {
+  out->d = qi__f16_to_f32(qi__load_u16(src));
+  out->dmin = 0.0f;
+  for (int g = 0; g < 8; g++) {
+    out->scale[g] = 1;
+    out->min[g] = 0;
+  }
+}
+
+// n_digits weights of each of n_bytes bytes; q[digit * n_bytes + byte].
+QI__INLINE void qi__unpack_digits(const uint8_t *src, int n_bytes, int n_digits, int8_t *q) {
+  unsigned power = 1;
+  for (int digit = 0; digit < n_digits; digit++, power *= 3)
+    for (int l = 0; l < n_bytes; l++) {
+      unsigned fraction = src[l] * power & 255u;
+      q[digit * n_bytes + l] = (int8_t)((int)(fraction * 3 >> 8) - 1);
+    }
+}
+
+QI__FN void qi__unpack_tq1_0(const uint8_t *src, qi__block *out) {
+  qi__unpack_ternary_scale(src + 52, out);
+  qi__unpack_digits(src, 32, 5, out->q);
+  qi__unpack_digits(src + 32, 16, 5, out->q + 160);
+  qi__unpack_digits(src + 48, 4, 4, out->q + 240);
+}
+
+QI__FN void qi__unpack_tq2_0(const uint8_t *src, qi__block *out) {
+  qi__unpack_ternary_scale(src + 64, out);
+  for (int i = 0; i < 256; i++) out->q[i] = (int8_t)((src[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3) - 1);
+}
+
+QI__FN void qi__pack_digits(const uint8_t *code, int n_bytes, int n_digits, uint8_t *dst) {
+  for (int l = 0; l < n_bytes; l++) {
+    unsigned number = 0;
+    for (int digit = 0; digit < 5; digit++) number = number * 3 + (digit < n_digits ? code[digit * n_bytes + l] : 0u);
+    dst[l] = (uint8_t)((number * 256 + 242) / 243);
+  }
+}
+
+QI__FN void qi__pack_tq1_0(const qi__fitted *f, uint8_t *dst) {
+  qi__pack_digits(f->code, 32, 5, dst);
+  qi__pack_digits(f->code + 160, 16, 5, dst + 32);
+  qi__pack_digits(f->code + 240, 4, 4, dst + 48);
+  qi__store_u16(dst + 52, f->d);
+}
+
+QI__FN void qi__pack_tq2_0(const qi__fitted *f, uint8_t *dst) {
+  memset(dst, 0, 64);
+  for (int i = 0; i < 256; i++) {
+    uint8_t *b = dst + i / 128 * 32 + i % 32;
+    *b = (uint8_t)(*b | f->code[i] << (i / 32 % 4 * 2));
+  }
+  qi__store_u16(dst + 64, f->d);
+}
+
+static const qi__block_shape qi__shape_ternary = {256, 256, {-1, 1, NULL}, 1, 1, 0, 0};
+
+QI__FN void qi__quantize_tq1_0(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__quantize_row(&qi__shape_ternary, qi__pack_tq1_0, 54, src, dst, n, importance);
+}
+QI__FN void qi__quantize_tq2_0(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__quantize_row(&qi__shape_ternary, qi__pack_tq2_0, 66, src, dst, n, importance);
+}
+
+#endif // QI__FORMATS_TERNARY_H
+
+// A new format is a row here, its functions in a file of its family and its name in qi_format.
+//   { { name, GGUF id, weights and bytes of a block, can_quantize }, group, has_min, unpack, dequantize, quantize }
+// clang-format off
+static const qi__format qi__formats[QI_FORMAT_COUNT] = {
+  [QI_FORMAT_F32] = {{"F32", 0, 1, 4, true}, 0, false, NULL, qi__dequantize_f32, qi__quantize_f32},
+  [QI_FORMAT_F16] = {{"F16", 1, 1, 2, true}, 0, false, NULL, qi__dequantize_f16, qi__quantize_f16},
+  [QI_FORMAT_BF16] = {{"BF16", 30, 1, 2, true}, 0, false, NULL, qi__dequantize_bf16, qi__quantize_bf16},
+  [QI_FORMAT_Q4_0] = {{"Q4_0", 2, 32, 18, true}, 32, false, qi__unpack_q4_0, NULL, qi__quantize_q4_0},
+  [QI_FORMAT_Q4_1] = {{"Q4_1", 3, 32, 20, true}, 32, true, qi__unpack_q4_1, NULL, qi__quantize_q4_1},
+  [QI_FORMAT_Q5_0] = {{"Q5_0", 6, 32, 22, true}, 32, false, qi__unpack_q5_0, NULL, qi__quantize_q5_0},
+  [QI_FORMAT_Q5_1] = {{"Q5_1", 7, 32, 24, true}, 32, true, qi__unpack_q5_1, NULL, qi__quantize_q5_1},
+  [QI_FORMAT_Q8_0] = {{"Q8_0", 8, 32, 34, true}, 32, false, qi__unpack_q8_0, NULL, qi__quantize_q8_0},
+  [QI_FORMAT_Q2_K] = {{"Q2_K", 10, 256, 84, true}, 16, true, qi__unpack_q2_k, NULL, qi__quantize_q2_k},
+  [QI_FORMAT_Q3_K] = {{"Q3_K", 11, 256, 110, true}, 16, false, qi__unpack_q3_k, NULL, qi__quantize_q3_k},
+  [QI_FORMAT_Q4_K] = {{"Q4_K", 12, 256, 144, true}, 32, true, qi__unpack_q4_k, NULL, qi__quantize_q4_k},
+  [QI_FORMAT_Q5_K] = {{"Q5_K", 13, 256, 176, true}, 32, true, qi__unpack_q5_k, NULL, qi__quantize_q5_k},
+  [QI_FORMAT_Q6_K] = {{"Q6_K", 14, 256, 210, true}, 16, false, qi__unpack_q6_k, NULL, qi__quantize_q6_k},
+  [QI_FORMAT_IQ1_S] = {{"IQ1_S", 19, 256, QI__IQ1_S_BYTES, false}, 32, false, qi__unpack_iq1_s, NULL, NULL},
+  [QI_FORMAT_IQ1_M] = {{"IQ1_M", 29, 256, QI__IQ1_M_BYTES, false}, 16, false, qi__unpack_iq1_m, NULL, NULL},
+  [QI_FORMAT_IQ2_XXS] = {{"IQ2_XXS", 16, 256, QI__IQ2_XXS_BYTES, false}, 32, false, qi__unpack_iq2_xxs, NULL, NULL},
+  [QI_FORMAT_IQ2_XS] = {{"IQ2_XS", 17, 256, QI__IQ2_XS_BYTES, false}, 16, false, qi__unpack_iq2_xs, NULL, NULL},
+  [QI_FORMAT_IQ2_S] = {{"IQ2_S", 22, 256, QI__IQ2_S_BYTES, false}, 16, false, qi__unpack_iq2_s, NULL, NULL},
+  [QI_FORMAT_IQ3_XXS] = {{"IQ3_XXS", 18, 256, QI__IQ3_XXS_BYTES, false}, 32, false, qi__unpack_iq3_xxs, NULL, NULL},
+  [QI_FORMAT_IQ3_S] = {{"IQ3_S", 21, 256, QI__IQ3_S_BYTES, false}, 32, false, qi__unpack_iq3_s, NULL, NULL},
+  [QI_FORMAT_IQ4_NL] = {{"IQ4_NL", 20, 32, 18, true}, 32, false, qi__unpack_iq4_nl, NULL, qi__quantize_iq4_nl},
+  [QI_FORMAT_IQ4_XS] = {{"IQ4_XS", 23, 256, 136, true}, 32, false, qi__unpack_iq4_xs, NULL, qi__quantize_iq4_xs},
+  [QI_FORMAT_TQ1_0] = {{"TQ1_0", 34, 256, 54, true}, 32, false, qi__unpack_tq1_0, NULL, qi__quantize_tq1_0},
+  [QI_FORMAT_TQ2_0] = {{"TQ2_0", 35, 256, 66, true}, 32, false, qi__unpack_tq2_0, NULL, qi__quantize_tq2_0},
+  [QI_FORMAT_MXFP4] = {{"MXFP4", 39, 32, 17, false}, 32, false, qi__unpack_mxfp4, NULL, NULL},
+};
+// clang-format on
+
+// NULL when `format` is out of range or NONE.
+QI__FN const qi__format *qi__format_get(qi_format format) {
+  if ((int)format <= 0 || (int)format >= QI_FORMAT_COUNT) return NULL;
+  return &qi__formats[format];
+}
+
+// Format of a type number in a GGUF file; QI_FORMAT_NONE when it is none of ours.
+QI__FN qi_format qi__format_from_gguf(int id) {
+  for (int f = QI_FORMAT_NONE + 1; f < QI_FORMAT_COUNT; f++)
+    if (qi__formats[f].info.gguf_id == id) return (qi_format)f;
+  return QI_FORMAT_NONE;
+}
+
+// Bytes of n weights; 0 when the format is unknown, n is no multiple of the block length, or on overflow.
+QI__FN size_t qi__format_bytes(qi_format format, size_t n) {
+  const qi__format *f = qi__format_get(format);
+  size_t bytes;
+  if (!f || n % (size_t)f->info.block_len) return 0;
+  if (!qi__mul_size(n / (size_t)f->info.block_len, (size_t)f->info.block_bytes, &bytes)) return 0;
+  return bytes;
+}
+
+// Values of an unpacked block of `len` weights: the formula in block.h, each product rounded by itself.
+QI__INLINE void qi__block_values(const qi__block *b, int len, int group, bool has_min, float *dst) {
+  for (int g = 0; g < len / group; g++) {
+    float scale = b->d * (float)b->scale[g];
+    float offset = has_min ? b->dmin * (float)b->min[g] : 0.0f;
+    for (int i = g * group; i < (g + 1) * group; i++) {
+      float product = scale * (float)b->q[i];
+      dst[i] = has_min ? product - offset : product;
+    }
+  }
+}
+
+// n weights (whole blocks) to float32; src at any alignment.
+QI__FN void qi__dequantize_blocks(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  if (f->dequantize) {
+    f->dequantize(src, dst, n);
+    return;
+  }
+  qi__block block;
+  size_t len = (size_t)f->info.block_len;
+  for (size_t i = 0; i + len <= n; i += len, src += f->info.block_bytes) {
+    f->unpack(src, &block);
+    qi__block_values(&block, f->info.block_len, f->group, f->has_min, dst + i);
+  }
+}
+
+// The same by name of the format, which must be one of the table.
+QI__FN void qi__dequantize(qi_format format, const void *src, float *dst, size_t n) {
+  qi__dequantize_blocks(&qi__formats[format], (const uint8_t *)src, dst, n);
+}
+
+#endif // QI__FORMATS_TABLE_H
+
+// A GGUF file, versions 2 and 3, all numbers little-endian:
+//
+//   char magic[4] = "GGUF"    u32 version    u64 n_tensors    u64 n_metas
+//   n_metas times:    string key    u32 type    value
+//   n_tensors times:  string name   u32 n_dims  u64 shape[n_dims]  u32 type  u64 offset (from the begin of tensor data)
+//   zeros up to a multiple of the alignment (key general.alignment, else 32), then tensor data
+//
+//   string: u64 length, bytes     bool: a byte, 0 or 1     array: u32 element type, u64 count, elements (arrays may nest)
+//
+// The walk below is the only parser: it runs once to count and once to fill what was counted, believes nothing that it has not
+// compared with the bytes that are left, and needs no memory but a window on the stack. Its cost grows with the header's bytes.
+
+#define QI__GGUF_MAX_ENTRIES (1u << 20) // metadata entries, and tensors, of a file
+#define QI__GGUF_MAX_KEY 1024
+#define QI__GGUF_MAX_NAME 127           // ggml allows 63
+#define QI__GGUF_MAX_NESTING 4          // arrays in arrays
+#define QI__GGUF_HEADER_BYTES 24
+#define QI__GGUF_MIN_META_BYTES 14      // key of one byte, type, value of one byte
+#define QI__GGUF_MIN_TENSOR_BYTES 33    // name of one byte, one dimension
+
+// What one walk found.
+typedef struct qi__gguf_counts {
+  uint32_t version;
+  uint64_t alignment;
+  uint64_t n_metas, n_tensors;
+  uint64_t key_bytes, name_bytes; // each with its terminator
+  uint64_t metas_end;             // offset behind the metadata
+  uint64_t infos_end;             // offset behind the tensor infos
+  uint64_t data_offset;           // begin of tensor data; may lie beyond the end of a file without tensors
+  uint64_t split_no, split_count, split_n_tensors; // QI__GGUF_NO_SPLIT when the key is absent
+} qi__gguf_counts;
+#define QI__GGUF_NO_SPLIT UINT64_MAX
+
+typedef struct qi__tensor_info {
+  const char *name;  // terminated
+  qi_format format;  // NONE: unknown here, then n_bytes is 0
+  int gguf_id;
+  int n_dims;
+  uint64_t shape[4]; // unused ones are 1; their product fits int64_t
+  uint64_t n_bytes;
+  int part;          // of a split model
+  uint64_t offset;   // in that part's file
+} qi__tensor_info;
+
+// ---- cursor ----
+
+typedef struct qi__gguf_cursor {
+  const qi__file *file;
+  uint64_t pos;          // at most file->size
+  qi_error *err;
+  qi_result result;      // of the step that failed
+  char name[QI__GGUF_MAX_KEY + 1]; // terminated key or tensor name of the entry at hand
+  uint64_t window_at;
+  size_t window_len;
+  uint8_t window[4096];  // bytes window_at.. of a file without map
+} qi__gguf_cursor;
+
+QI__FN void qi__cursor_init(qi__gguf_cursor *c, const qi__file *file, uint64_t pos, qi_error *err) {
+  c->file = file;
+  c->pos = pos;
+  c->err = err;
+  c->result = QI_OK;
+  c->name[0] = 0;
+  c->window_at = 0;
+  c->window_len = 0;
+}
+
+QI__INLINE uint64_t qi__cursor_left(const qi__gguf_cursor *c) { return c->file->size - c->pos; }
+
+// Steps over n bytes without looking at them.
+QI__FN qi_result qi__cursor_skip(qi__gguf_cursor *c, uint64_t n) {
+  if (n > qi__cursor_left(c))
+    return c->result = qi__fail(c->err, QI_ERR_FORMAT, "%llu bytes needed at offset %llu, but the file has only %llu more",
+                                (unsigned long long)n, (unsigned long long)c->pos, (unsigned long long)qi__cursor_left(c));
+  c->pos += n;
+  return QI_OK;
+}
+
+// The next n bytes (at most a window), valid until the next call. NULL: see `result`.
+QI__FN const uint8_t *qi__cursor_take(qi__gguf_cursor *c, size_t n) {
+  uint64_t at = c->pos;
+  if (qi__cursor_skip(c, n)) return NULL;
+  if (c->file->map) return c->file->map + (size_t)at;
+  if (at < c->window_at || at - c->window_at > c->window_len || n > c->window_len - (size_t)(at - c->window_at)) {
+    size_t len = c->file->size - at < sizeof c->window ? (size_t)(c->file->size - at) : sizeof c->window;
+    c->window_len = 0;
+    c->result = qi__file_read(c->file, at, c->window, len, c->err);
+    if (c->result) return NULL;
+    c->window_at = at;
+    c->window_len = len;
+  }
+  return c->window + (size_t)(at - c->window_at);
+}
+
+// The next number; 0 on failure.
+QI__FN qi_result qi__cursor_u32(qi__gguf_cursor *c, uint32_t *out) {
+  *out = 0;
+  const uint8_t *p = qi__cursor_take(c, 4);
+  if (!p) return c->result;
+  *out = qi__load_u32(p);
+  return QI_OK;
+}
+
+QI__FN qi_result qi__cursor_u64(qi__gguf_cursor *c, uint64_t *out) {
+  *out = 0;
+  const uint8_t *p = qi__cursor_take(c, 8);
+  if (!p) return c->result;
+  *out = qi__load_u64(p);
+  return QI_OK;
+}
+
+// A key or a tensor name to c->name: 1 to max bytes, none of them 0.
+QI__FN qi_result qi__cursor_name(qi__gguf_cursor *c, const char *what, size_t max) {
+  uint64_t len;
+  if (qi__cursor_u64(c, &len)) return c->result;
+  if (!len || len > max)
+    return qi__fail(c->err, QI_ERR_FORMAT, "%s has a length of %llu, expected 1 to %zu", what, (unsigned long long)len, max);
+  const uint8_t *p = qi__cursor_take(c, (size_t)len);
+  if (!p) return c->result;
+  if (memchr(p, 0, (size_t)len)) return qi__fail(c->err, QI_ERR_FORMAT, "%s contains a zero byte", what);
+  memcpy(c->name, p, (size_t)len);
+  c->name[len] = 0;
+  return QI_OK;
+}
+
+// ---- metadata ----
+
+static const char *const qi__meta_type_names[] = {"u8", "i8", "u16", "i16", "u32", "i32", "f32", "bool", "string", "array", "u64",
+                                                  "i64", "f64"};
+
+QI__FN const char *qi__meta_type_name(qi_meta_type type) {
+  return (size_t)type < QI__COUNT_OF(qi__meta_type_names) ? qi__meta_type_names[type] : "?";
+}
+
+// Bytes of a scalar; 0 for strings and arrays.
+QI__FN size_t qi__meta_type_bytes(qi_meta_type type) {
+  static const uint8_t bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+  return (size_t)type < QI__COUNT_OF(bytes) ? bytes[type] : 0;
+}
+
+QI__FN qi_result qi__cursor_meta_type(qi__gguf_cursor *c, const char *what, qi_meta_type *out) {
+  uint32_t type;
+  if (qi__cursor_u32(c, &type)) return c->result;
+  if (type >= QI__COUNT_OF(qi__meta_type_names))
+    return qi__fail(c->err, QI_ERR_FORMAT, "%s is %u, expected 0 to %zu", what, type, QI__COUNT_OF(qi__meta_type_names) - 1);
+  *out = (qi_meta_type)type;
+  return QI_OK;
+}
+
+// A scalar's bytes to a value.
+QI__FN void qi__meta_scalar(qi_meta_type type, const uint8_t *p, qi_meta *out) {
+  double f = 0;
+  switch (type) {
+  case QI_META_U8: case QI_META_BOOL: out->value.u = p[0]; break;
+  case QI_META_I8: out->value.i = (int8_t)p[0]; break;
+  case QI_META_U16: out->value.u = qi__load_u16(p); break;
+  case QI_META_I16: out->value.i = (int16_t)qi__load_u16(p); break;
+  case QI_META_U32: out->value.u = qi__load_u32(p); break;
+  case QI_META_I32: out->value.i = (int32_t)qi__load_u32(p); break;
+  case QI_META_F32: out->value.f = (double)qi__bits_f32(qi__load_u32(p)); break;
+  case QI_META_U64: out->value.u = qi__load_u64(p); break;
+  case QI_META_I64: out->value.i = (int64_t)qi__load_u64(p); break;
+  case QI_META_F64: {
+    uint64_t bits = qi__load_u64(p);
+    memcpy(&f, &bits, sizeof f);
+    out->value.f = f;
+    break;
+  }
+  default: break; // strings and arrays are no scalars
+  }
+}
+
+QI__FN qi_result qi__cursor_bools(qi__gguf_cursor *c, uint64_t n) {
+  while (n) {
+    size_t part = n < sizeof c->window ? (size_t)n : sizeof c->window;
+    const uint8_t *p = qi__cursor_take(c, part);
+    if (!p) return c->result;
+    for (size_t i = 0; i < part; i++)
+      if (p[i] > 1) return qi__fail(c->err, QI_ERR_FORMAT, "bool has the value %d, expected 0 or 1", p[i]);
+    n -= part;
+  }
+  return QI_OK;
+}
+
+QI__FN qi_result qi__cursor_value(qi__gguf_cursor *c, qi_meta_type type, int depth, qi_meta *out);
+
+// Element type, count and elements. out->value.text is where the elements begin.
+QI__FN qi_result qi__cursor_array(qi__gguf_cursor *c, int depth, qi_meta *out) {
+  if (depth >= QI__GGUF_MAX_NESTING)
+    return qi__fail(c->err, QI_ERR_UNSUPPORTED, "arrays nest deeper than %d", QI__GGUF_MAX_NESTING);
+  qi_result r = qi__cursor_meta_type(c, "element type", &out->element_type);
+  if (r) return r;
+  if (qi__cursor_u64(c, &out->count)) return c->result;
+  size_t size = qi__meta_type_bytes(out->element_type);
+  size_t least = size ? size : out->element_type == QI_META_STRING ? 8 : 12;
+  if (out->count > qi__cursor_left(c) / least)
+    return qi__fail(c->err, QI_ERR_FORMAT, "array of %llu %s elements, but the file has only %llu more bytes",
+                    (unsigned long long)out->count, qi__meta_type_name(out->element_type),
+                    (unsigned long long)qi__cursor_left(c));
+  out->value.text = c->file->map ? (const char *)c->file->map + (size_t)c->pos : NULL;
+  if (out->element_type == QI_META_BOOL) return qi__cursor_bools(c, out->count);
+  if (size) return qi__cursor_skip(c, out->count * size);
+  qi_meta element;
+  for (uint64_t i = 0; i < out->count; i++)
+    if ((r = qi__cursor_value(c, out->element_type, depth + 1, &element))) return r;
+  return QI_OK;
+}
+
+// A value of `type`. Pointers are into the map; NULL when there is none. out->key and key_len stay as they are.
+QI__FN qi_result qi__cursor_value(qi__gguf_cursor *c, qi_meta_type type, int depth, qi_meta *out) {
+  out->type = type;
+  out->element_type = type;
+  out->count = 1;
+  out->value.u = 0;
+  if (type == QI_META_ARRAY) return qi__cursor_array(c, depth, out);
+  if (type == QI_META_STRING) {
+    if (qi__cursor_u64(c, &out->count)) return c->result;
+    out->value.text = c->file->map ? (const char *)c->file->map + (size_t)c->pos : NULL;
+    return qi__cursor_skip(c, out->count);
+  }
+  const uint8_t *p = qi__cursor_take(c, qi__meta_type_bytes(type));
+  if (!p) return c->result;
+  if (type == QI_META_BOOL && p[0] > 1) return qi__fail(c->err, QI_ERR_FORMAT, "bool has the value %d, expected 0 or 1", p[0]);
+  qi__meta_scalar(type, p, out);
+  return QI_OK;
+}
+
+// A scalar of any integer type that is not negative; false for all else.
+QI__FN bool qi__meta_unsigned(const qi_meta *m, uint64_t *out) {
+  switch (m->type) {
+  case QI_META_U8: case QI_META_U16: case QI_META_U32: case QI_META_U64: *out = m->value.u; return true;
+  case QI_META_I8: case QI_META_I16: case QI_META_I32: case QI_META_I64:
+    *out = (uint64_t)m->value.i;
+    return m->value.i >= 0;
+  default: return false;
+  }
+}
+
+// Keys that the structure of the file itself depends on.
+QI__FN qi_result qi__gguf_note_meta(const qi__gguf_cursor *c, const qi_meta *m, qi__gguf_counts *counts) {
+  if (!strcmp(c->name, "general.alignment")) {
+    if (m->type != QI_META_U32)
+      return qi__fail(c->err, QI_ERR_FORMAT, "type %s, expected u32", qi__meta_type_name(m->type));
+    uint64_t a = m->value.u;
+    if (a < 8 || a > 1u << 20 || (a & (a - 1)))
+      return qi__fail(c->err, QI_ERR_FORMAT, "is %llu, expected a power of two, 8 to 1048576", (unsigned long long)a);
+    counts->alignment = a;
+    return QI_OK;
+  }
+  uint64_t *split = !strcmp(c->name, "split.no")              ? &counts->split_no
+                    : !strcmp(c->name, "split.count")         ? &counts->split_count
+                    : !strcmp(c->name, "split.tensors.count") ? &counts->split_n_tensors
+                                                              : NULL;
+  if (split && !qi__meta_unsigned(m, split))
+    return qi__fail(c->err, QI_ERR_FORMAT, "type %s or a negative value, expected an unsigned integer", qi__meta_type_name(m->type));
+  return QI_OK;
+}
+
+// One entry: key to c->name, value to *out.
+QI__FN qi_result qi__gguf_walk_meta(qi__gguf_cursor *c, uint64_t index, qi__gguf_counts *counts, qi_meta *out) {
+  c->name[0] = 0;
+  qi_meta_type type = QI_META_U8;
+  qi_result r = qi__cursor_name(c, "key", QI__GGUF_MAX_KEY);
+  if (!r) r = qi__cursor_meta_type(c, "type", &type);
+  if (!r) r = qi__cursor_value(c, type, 0, out);
+  if (!r) r = qi__gguf_note_meta(c, out, counts);
+  if (r && c->name[0]) qi__fail_prefix(c->err, "key %s: ", qi__show(c->name, strlen(c->name)).s);
+  if (r && !c->name[0]) qi__fail_prefix(c->err, "metadata entry %llu: ", (unsigned long long)index);
+  return r;
+}
+
+// ---- tensors ----
+
+// Type numbers that forks of ggml gave different meanings: 36 and 39 are I2_S and TL2 in bitnet.cpp, IQ4_NL_4_4 and MXFP4 in ggml;
+// 38 is TL1 or IQ4_NL_8_8; 40 NVFP4 or an old Q1_0; 41 and 42 have two block lengths. The room in the file tells (qi__gguf_place).
+QI__FN bool qi__gguf_contested(int id) { return id == 36 || (id >= 38 && id <= 42); }
+
+// Format and bytes from the type number and the shape.
+QI__FN qi_result qi__gguf_size_tensor(const qi__gguf_cursor *c, qi__tensor_info *t, uint64_t n_elements) {
+  t->format = qi__format_from_gguf(t->gguf_id);
+  const qi__format *f = qi__format_get(t->format);
+  if (!f) return QI_OK;
+  uint64_t len = (uint64_t)f->info.block_len;
+  if (t->shape[0] % len) {
+    if (!qi__gguf_contested(t->gguf_id))
+      return qi__fail(c->err, QI_ERR_FORMAT, "rows of %llu weights, expected a multiple of %s's block of %llu",
+                      (unsigned long long)t->shape[0], f->info.name, (unsigned long long)len);
+    t->format = QI_FORMAT_NONE;
+    return QI_OK;
+  }
+  if (!qi__mul_u64(n_elements / len, (uint64_t)f->info.block_bytes, &t->n_bytes) || t->n_bytes > INT64_MAX)
+    return qi__fail(c->err, QI_ERR_FORMAT, "%llu weights of type %s: their size overflows", (unsigned long long)n_elements, f->info.name);
+  return QI_OK;
+}
+
+QI__FN qi_result qi__gguf_walk_shape(qi__gguf_cursor *c, qi__tensor_info *t) {
+  uint32_t n_dims, id;
+  if (qi__cursor_u32(c, &n_dims)) return c->result;
+  if (n_dims < 1 || n_dims > 4) return qi__fail(c->err, QI_ERR_FORMAT, "%u dimensions, expected 1 to 4", n_dims);
+  t->n_dims = (int)n_dims;
+  uint64_t n = 1;
+  for (uint32_t i = 0; i < n_dims; i++) {
+    if (qi__cursor_u64(c, &t->shape[i])) return c->result;
+    if (!t->shape[i]) return qi__fail(c->err, QI_ERR_FORMAT, "dimension %u is 0, expected at least 1", i);
+    if (!qi__mul_u64(n, t->shape[i], &n) || n > INT64_MAX)
+      return qi__fail(c->err, QI_ERR_FORMAT, "dimension %u is %llu: the number of weights overflows", i,
+                      (unsigned long long)t->shape[i]);
+  }
+  if (qi__cursor_u32(c, &id)) return c->result;
+  if (id > INT32_MAX) return qi__fail(c->err, QI_ERR_FORMAT, "weight type %u, expected below 2^31", id);
+  t->gguf_id = (int)id;
+  return qi__gguf_size_tensor(c, t, n);
+}
+
+// One entry: name to c->name, the rest to *out; its offset is still relative to the tensor data.
+QI__FN qi_result qi__gguf_walk_tensor(qi__gguf_cursor *c, uint64_t index, uint64_t alignment, qi__tensor_info *out) {
+  memset(out, 0, sizeof *out);
+  for (int i = 0; i < 4; i++) out->shape[i] = 1;
+  c->name[0] = 0;
+  qi_result r = qi__cursor_name(c, "name", QI__GGUF_MAX_NAME);
+  if (!r) r = qi__gguf_walk_shape(c, out);
+  if (!r) r = qi__cursor_u64(c, &out->offset);
+  if (!r && out->offset % alignment)
+    r = qi__fail(c->err, QI_ERR_FORMAT, "offset %llu, expected a multiple of the alignment, %llu", (unsigned long long)out->offset,
+                 (unsigned long long)alignment);
+  if (r && c->name[0]) qi__fail_prefix(c->err, "tensor %s: ", qi__show(c->name, strlen(c->name)).s);
+  if (r && !c->name[0]) qi__fail_prefix(c->err, "tensor %llu: ", (unsigned long long)index);
+  return r;
+}
+
+// ---- header ----
+
+QI__FN qi_result qi__gguf_check_count(const qi__file *f, const char *what, uint64_t n, uint64_t least_bytes, qi_error *err) {
+  if (n > (f->size - QI__GGUF_HEADER_BYTES) / least_bytes)
+    return qi__fail(err, QI_ERR_FORMAT, "header: %llu %s cannot fit into a file of %llu bytes", (unsigned long long)n, what,
+                    (unsigned long long)f->size);
+  if (n > QI__GGUF_MAX_ENTRIES)
+    return qi__fail(err, QI_ERR_LIMIT, "header: %llu %s, at most %u are allowed", (unsigned long long)n, what, QI__GGUF_MAX_ENTRIES);
+  return QI_OK;
+}
+
+// Magic, version and the two counts.
+QI__FN qi_result qi__gguf_walk_header(const qi__file *f, qi__gguf_counts *out, qi_error *err) {
+  uint8_t b[QI__GGUF_HEADER_BYTES] = {0};
+  memset(out, 0, sizeof *out);
+  out->alignment = 32;
+  out->split_no = out->split_count = out->split_n_tensors = QI__GGUF_NO_SPLIT;
+  qi_result r = qi__file_read(f, 0, b, f->size < sizeof b ? (size_t)f->size : sizeof b, err);
+  if (r) return r;
+  if (memcmp(b, "GGUF", 4))
+    return qi__fail(err, QI_ERR_FORMAT, "header: magic bytes are %02x %02x %02x %02x ('%s'), expected 'GGUF'", b[0], b[1], b[2], b[3],
+                    qi__show((const char *)b, 4).s);
+  if (f->size < 8) return qi__fail(err, QI_ERR_FORMAT, "header: the file ends after %llu bytes", (unsigned long long)f->size);
+  out->version = qi__load_u32(b + 4);
+  if (out->version && !(out->version & 0xffff))
+    return qi__fail(err, QI_ERR_UNSUPPORTED, "header: a big-endian file (version 0x%08x), only little-endian is supported", out->version);
+  if (out->version != 2 && out->version != 3)
+    return qi__fail(err, QI_ERR_UNSUPPORTED, "header: GGUF version %u, supported are 2 and 3", out->version);
+  if (f->size < sizeof b) return qi__fail(err, QI_ERR_FORMAT, "header: the file ends after %llu bytes", (unsigned long long)f->size);
+  out->n_tensors = qi__load_u64(b + 8);
+  out->n_metas = qi__load_u64(b + 16);
+  r = qi__gguf_check_count(f, "tensors", out->n_tensors, QI__GGUF_MIN_TENSOR_BYTES, err);
+  return r ? r : qi__gguf_check_count(f, "metadata entries", out->n_metas, QI__GGUF_MIN_META_BYTES, err);
+}
+
+// Begin of tensor data, now that the end of the infos is known.
+QI__FN qi_result qi__gguf_find_data(const qi__file *f, qi__gguf_counts *counts, qi_error *err) {
+  if (!qi__add_u64(counts->infos_end, counts->alignment - 1, &counts->data_offset))
+    return qi__fail(err, QI_ERR_FORMAT, "header: its end overflows");
+  counts->data_offset &= ~(counts->alignment - 1);
+  if (counts->n_tensors && counts->data_offset > f->size)
+    return qi__fail(err, QI_ERR_FORMAT, "header: tensor data begins at offset %llu, but the file has only %llu bytes",
+                    (unsigned long long)counts->data_offset, (unsigned long long)f->size);
+  return QI_OK;
+}
+
+// ---- scan ----
+
+// Walks over the header, all metadata and all tensor infos, and keeps nothing but counts. What takes memory to see (names that
+// occur twice, tensors that overlap or lie beyond the end) is left to loading.
+// Errors: QI_ERR_FORMAT, QI_ERR_UNSUPPORTED, QI_ERR_LIMIT, QI_ERR_IO.
+QI__FN qi_result qi__gguf_scan(const qi__file *f, qi__gguf_counts *out, qi_error *err) {
+  qi_result r = qi__gguf_walk_header(f, out, err);
+  if (r) return r;
+  qi__gguf_cursor c;
+  qi__cursor_init(&c, f, QI__GGUF_HEADER_BYTES, err);
+  for (uint64_t i = 0; i < out->n_metas; i++) {
+    qi_meta meta;
+    if ((r = qi__gguf_walk_meta(&c, i, out, &meta))) return r;
+    out->key_bytes += strlen(c.name) + 1;
+  }
+  out->metas_end = c.pos;
+  for (uint64_t i = 0; i < out->n_tensors; i++) {
+    qi__tensor_info info;
+    if ((r = qi__gguf_walk_tensor(&c, i, out->alignment, &info))) return r;
+    out->name_bytes += strlen(c.name) + 1;
+  }
+  out->infos_end = c.pos;
+  return qi__gguf_find_data(f, out, err);
+}
+
+#endif // QI__MODEL_GGUF_SCAN_H
+
+#define QI__GGUF_MAX_PARTS 512
+#define QI__GGUF_MAX_SPLIT_PATH 4096
+
+// What opening takes: all files are scanned for this before any memory is asked for.
+typedef struct qi__gguf_plan {
+  qi__gguf_counts first;   // of the only, or first, file: its metadata is the model's
+  uint64_t n_parts;
+  uint64_t n_tensors;      // of all parts
+  uint64_t text_bytes;     // keys and tensor names
+  uint64_t resident_bytes; // copy of the metadata; 0 where the file can be looked at in place
+  uint64_t mapped;         // bytes of mapped files
+} qi__gguf_plan;
+
+typedef struct qi__gguf_part {
+  qi__file file;
+  uint64_t data_offset;
+} qi__gguf_part;
+
+// An open file: its index is in memory, tensor data is in the files. Unchanging, but for qi__gguf_release and _close.
+typedef struct qi__gguf {
+  qi_meta *metas;          // [n_metas] in the file's order; key terminated; of arrays value.text is where the elements begin
+  size_t n_metas;
+  qi__tensor_info *tensors; // [n_tensors] in the files' order
+  size_t n_tensors;
+  qi__gguf_part *parts;    // [n_parts]
+  size_t n_parts;
+  qi__str_map meta_index, tensor_index;
+  qi__file resident;       // the first file from its begin through the metadata: in place, or our copy
+  uint8_t *copy;
+  char *text;              // [text_size] terminated keys and tensor names
+  size_t text_size, text_used;
+  uint32_t *order;         // [n_tensors] scratch: tensors of a part by offset
+  uint64_t mapped;
+  qi_allocator allocator;
+  qi__arena arena;         // all of the above
+} qi__gguf;
+
+// ---- files ----
+
+// Length of the path without "-00001-of-000NN.gguf"; 0 when it does not end so.
+QI__FN size_t qi__split_stem(const char *path, uint64_t n_parts) {
+  char suffix[32];
+  size_t n = strlen(path);
+  int len = snprintf(suffix, sizeof suffix, "-00001-of-%05u.gguf", (unsigned)n_parts);
+  if (len <= 0 || n <= (size_t)len || strcmp(path + n - (size_t)len, suffix)) return 0;
+  return n - (size_t)len;
+}
+
+QI__FN qi_result qi__gguf_open_split(qi__file *f, const qi_model_desc *desc, uint64_t part, uint64_t n_parts, qi_error *err) {
+  char path[QI__GGUF_MAX_SPLIT_PATH];
+  size_t stem = qi__split_stem(desc->path, n_parts);
+  if (!stem) // the caller has looked before
+    return qi__fail(err, QI_ERR_FORMAT, "%s: is no name of a first part", qi__path_tail(desc->path, 160));
+  if (stem > sizeof path - 32)
+    return qi__fail(err, QI_ERR_LIMIT, "path of a split model: %zu bytes, at most %zu are allowed", strlen(desc->path), sizeof path);
+  memcpy(path, desc->path, stem);
+  snprintf(path + stem, sizeof path - stem, "-%05u-of-%05u.gguf", (unsigned)part + 1, (unsigned)n_parts);
+  qi_result r = qi__file_open_path(f, path, desc->no_mmap, err);
+  if (r) qi__fail_prefix(err, "part %u of %u: ", (unsigned)part + 1, (unsigned)n_parts);
+  return r;
+}
+
+// Part 0 is what the desc names.
+QI__FN qi_result qi__gguf_open_part(qi__file *f, const qi_model_desc *desc, uint64_t part, uint64_t n_parts, qi_error *err) {
+  if (part) return qi__gguf_open_split(f, desc, part, n_parts, err);
+  if (desc->path) return qi__file_open_path(f, desc->path, desc->no_mmap, err);
+  if (desc->data) return qi__file_open_memory(f, desc->data, desc->data_size, err);
+  return qi__file_open_reader(f, &desc->reader, err);
+}
+
+// Puts the file's name in front of a message; those of reading have it already.
+QI__FN qi_result qi__gguf_blame(const qi__file *f, qi_result r, qi_error *err) {
+  if (r && r != QI_ERR_IO && f->name[0]) qi__fail_prefix(err, "%s: ", f->name);
+  return r;
+}
+
+// ---- planning ----
+
+QI__FN qi_result qi__gguf_plan_parts(const qi_model_desc *desc, qi__gguf_plan *plan, qi_error *err) {
+  const qi__gguf_counts *c = &plan->first;
+  plan->n_parts = c->split_count != QI__GGUF_NO_SPLIT && c->split_count ? c->split_count : 1;
+  if (plan->n_parts == 1) return QI_OK;
+  if (plan->n_parts > QI__GGUF_MAX_PARTS)
+    return qi__fail(err, QI_ERR_LIMIT, "key split.count: %llu parts, at most %d are allowed", (unsigned long long)plan->n_parts,
+                    QI__GGUF_MAX_PARTS);
+  if (!desc->path)
+    return qi__fail(err, QI_ERR_UNSUPPORTED, "key split.count: one of %u parts; a split model can only be opened by path",
+                    (unsigned)plan->n_parts);
+  if (c->split_no != 0)
+    return qi__fail(err, QI_ERR_FORMAT, "key split.no: %s; open the first part (its name ends in -00001-of-%05u.gguf)",
+                    c->split_no == QI__GGUF_NO_SPLIT ? "missing" : "not the first part", (unsigned)plan->n_parts);
+  if (!qi__split_stem(desc->path, plan->n_parts))
+    return qi__fail(err, QI_ERR_FORMAT, "one of %u parts, but the name does not end in -00001-of-%05u.gguf", (unsigned)plan->n_parts,
+                    (unsigned)plan->n_parts);
+  return QI_OK;
+}
+
+QI__FN qi_result qi__gguf_check_part(const qi__gguf_counts *c, uint64_t part, uint64_t n_parts, qi_error *err) {
+  if (c->split_no != part)
+    return qi__fail(err, QI_ERR_FORMAT, "key split.no: %lld, expected %u", (long long)c->split_no, (unsigned)part);
+  if (c->split_count != n_parts)
+    return qi__fail(err, QI_ERR_FORMAT, "key split.count: %lld, but the first part says %u", (long long)c->split_count, (unsigned)n_parts);
+  return QI_OK;
+}
+
+// Scans one part and adds it to the plan.
+QI__FN qi_result qi__gguf_plan_part(const qi_model_desc *desc, uint64_t part, qi__gguf_plan *plan, qi_error *err) {
+  qi__file f;
+  qi__gguf_counts counts;
+  qi_result r = qi__gguf_open_part(&f, desc, part, plan->n_parts, err);
+  if (r) return r;
+  r = qi__gguf_scan(&f, &counts, err);
+  if (!r && part) r = qi__gguf_check_part(&counts, part, plan->n_parts, err);
+  if (!r) {
+    plan->n_tensors += counts.n_tensors;
+    plan->text_bytes += counts.name_bytes;
+    plan->mapped += f.mapped ? f.size : 0;
+  }
+  if (!r && !part) {
+    plan->first = counts;
+    plan->text_bytes += counts.key_bytes;
+    plan->resident_bytes = f.map ? 0 : counts.metas_end;
+    r = qi__gguf_plan_parts(desc, plan, err);
+  }
+  qi__gguf_blame(&f, r, err);
+  qi__file_close(&f);
+  return r;
+}
+
+QI__FN qi_result qi__gguf_make_plan(const qi_model_desc *desc, qi__gguf_plan *plan, qi_error *err) {
+  memset(plan, 0, sizeof *plan);
+  qi_result r = qi__gguf_plan_part(desc, 0, plan, err);
+  for (uint64_t part = 1; !r && part < plan->n_parts; part++) r = qi__gguf_plan_part(desc, part, plan, err);
+  if (r) return r;
+  if (plan->n_tensors > QI__GGUF_MAX_ENTRIES)
+    return qi__fail(err, QI_ERR_LIMIT, "%llu tensors in all parts, at most %u are allowed", (unsigned long long)plan->n_tensors,
+                    QI__GGUF_MAX_ENTRIES);
+  uint64_t said = plan->first.split_n_tensors;
+  if (plan->n_parts > 1 && said != QI__GGUF_NO_SPLIT && said != plan->n_tensors)
+    return qi__fail(err, QI_ERR_FORMAT, "key split.tensors.count: %llu, but the %u parts have %llu tensors", (unsigned long long)said,
+                    (unsigned)plan->n_parts, (unsigned long long)plan->n_tensors);
+  if (plan->resident_bytes > SIZE_MAX || plan->text_bytes > SIZE_MAX)
+    return qi__fail(err, QI_ERR_LIMIT, "metadata of %llu bytes does not fit into this machine's address space",
+                    (unsigned long long)plan->resident_bytes);
+  return QI_OK;
+}
+
+// Runs twice: counting, then over the block.
+QI__FN void qi__gguf_layout(qi__gguf *g, qi__arena *arena, const qi__gguf_plan *plan) {
+  size_t n_metas = (size_t)plan->first.n_metas, n_tensors = (size_t)plan->n_tensors;
+  g->parts = QI__ARENA_ARRAY(arena, qi__gguf_part, (size_t)plan->n_parts);
+  g->metas = QI__ARENA_ARRAY(arena, qi_meta, n_metas);
+  g->tensors = QI__ARENA_ARRAY(arena, qi__tensor_info, n_tensors);
+  g->order = QI__ARENA_ARRAY(arena, uint32_t, n_tensors);
+  g->text = QI__ARENA_ARRAY(arena, char, (size_t)plan->text_bytes);
+  g->text_size = (size_t)plan->text_bytes;
+  g->copy = QI__ARENA_ARRAY(arena, uint8_t, (size_t)plan->resident_bytes);
+  qi__str_map_init(&g->meta_index, arena, n_metas);
+  qi__str_map_init(&g->tensor_index, arena, n_tensors);
+}
+
+// ---- filling ----
+
+// A file that is written to while it is opened may tell something else the second time.
+QI__FN qi_result qi__gguf_changed(qi_error *err) {
+  return qi__fail(err, QI_ERR_FORMAT, "the file changed while it was being opened");
+}
+
+// A terminated copy; NULL when the plan knew of less.
+QI__FN const char *qi__gguf_keep_text(qi__gguf *g, const char *s) {
+  size_t n = strlen(s) + 1;
+  if (n > g->text_size - g->text_used) return NULL;
+  char *copy = g->text + g->text_used;
+  memcpy(copy, s, n);
+  g->text_used += n;
+  return copy;
+}
+
+QI__FN qi_result qi__gguf_load_metas(qi__gguf *g, const qi__gguf_plan *plan, qi__gguf_counts *counts, qi_error *err) {
+  const qi__file *f = &g->parts[0].file;
+  uint64_t end = plan->first.metas_end;
+  if (counts->n_metas != plan->first.n_metas || end > f->size || (!f->map && end != plan->resident_bytes)) return qi__gguf_changed(err);
+  qi_result r = f->map ? QI_OK : qi__file_read(f, 0, g->copy, (size_t)end, err);
+  if (!r) r = qi__file_open_memory(&g->resident, f->map ? f->map : g->copy, (size_t)end, err);
+  if (r) return r;
+  qi__gguf_cursor c;
+  qi__cursor_init(&c, &g->resident, QI__GGUF_HEADER_BYTES, err);
+  for (uint64_t i = 0; i < counts->n_metas; i++) {
+    qi_meta *meta = &g->metas[i];
+    if ((r = qi__gguf_walk_meta(&c, i, counts, meta))) return r;
+    meta->key = qi__gguf_keep_text(g, c.name);
+    if (!meta->key) return qi__gguf_changed(err);
+    meta->key_len = strlen(meta->key);
+    if (!qi__str_map_put(&g->meta_index, meta->key, (int32_t)i))
+      return qi__fail(err, QI_ERR_FORMAT, "key %s: occurs twice", qi__show(meta->key, meta->key_len).s);
+    g->n_metas++;
+  }
+  counts->metas_end = c.pos;
+  return c.pos == end ? QI_OK : qi__gguf_changed(err);
+}
+
+// Steps over the metadata of the parts behind the first: theirs only repeats how the model is split.
+QI__FN qi_result qi__gguf_skip_metas(const qi__file *f, qi__gguf_counts *counts, qi_error *err) {
+  qi__gguf_cursor c;
+  qi__cursor_init(&c, f, QI__GGUF_HEADER_BYTES, err);
+  for (uint64_t i = 0; i < counts->n_metas; i++) {
+    qi_meta meta;
+    qi_result r = qi__gguf_walk_meta(&c, i, counts, &meta);
+    if (r) return r;
+  }
+  counts->metas_end = c.pos;
+  return QI_OK;
+}
+
+QI__FN qi_result qi__gguf_load_tensors(qi__gguf *g, size_t part, const qi__gguf_plan *plan, qi__gguf_counts *counts, qi_error *err) {
+  if (counts->n_tensors > plan->n_tensors - g->n_tensors) return qi__gguf_changed(err);
+  qi__gguf_cursor c;
+  qi__cursor_init(&c, &g->parts[part].file, counts->metas_end, err);
+  for (uint64_t i = 0; i < counts->n_tensors; i++) {
+    qi__tensor_info *t = &g->tensors[g->n_tensors];
+    qi_result r = qi__gguf_walk_tensor(&c, i, counts->alignment, t);
+    if (r) return r;
+    t->part = (int)part;
+    t->name = qi__gguf_keep_text(g, c.name);
+    if (!t->name) return qi__gguf_changed(err);
+    if (!qi__str_map_put(&g->tensor_index, t->name, (int32_t)g->n_tensors))
+      return qi__fail(err, QI_ERR_FORMAT, "tensor %s: occurs twice", qi__show(t->name, strlen(t->name)).s);
+    g->n_tensors++;
+  }
+  counts->infos_end = c.pos;
+  return QI_OK;
+}
+
+// ---- places of tensors ----
+
+// Restores the heap below `i` (largest offset on top) of order[0..n-1].
+QI__FN void qi__order_sift(const qi__tensor_info *tensors, uint32_t *order, size_t i, size_t n) {
+  for (;;) {
+    size_t child = 2 * i + 1;
+    if (child >= n) return;
+    if (child + 1 < n && tensors[order[child]].offset < tensors[order[child + 1]].offset) child++;
+    if (tensors[order[i]].offset >= tensors[order[child]].offset) return;
+    uint32_t other = order[i];
+    order[i] = order[child];
+    order[child] = other;
+    i = child;
+  }
+}
+
+// order = 0..n-1 sorted by offset. Heapsort: libc's qsort may ask for memory, and may be quadratic.
+QI__FN void qi__order_by_offset(const qi__tensor_info *tensors, uint32_t *order, size_t n) {
+  for (size_t i = 0; i < n; i++) order[i] = (uint32_t)i;
+  for (size_t i = n / 2; i-- > 0;) qi__order_sift(tensors, order, i, n);
+  for (size_t end = n; end-- > 1;) {
+    uint32_t last = order[end];
+    order[end] = order[0];
+    order[0] = last;
+    qi__order_sift(tensors, order, 0, end);
+  }
+}
+
+// Checks that a tensor fits into the bytes up to the next one, or to the end of the file (next NULL).
+QI__FN qi_result qi__gguf_place(qi__tensor_info *t, const qi__tensor_info *next, uint64_t end, uint64_t alignment, qi_error *err) {
+  uint64_t room = (next ? next->offset : end) - t->offset;
+  uint64_t n = t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
+  const char *name = t->name;
+  if (t->format != QI_FORMAT_NONE && qi__gguf_contested(t->gguf_id) && (t->n_bytes > room || room - t->n_bytes >= alignment)) {
+    t->format = QI_FORMAT_NONE; // another fork's type of this number
+    t->n_bytes = 0;
+  }
+  if (n > SIZE_MAX / 2 || t->n_bytes > SIZE_MAX / 2)
+    return qi__fail(err, QI_ERR_LIMIT, "tensor %s: %llu weights do not fit into this machine's address space", name,
+                    (unsigned long long)n);
+  // No type takes less than a quarter of a bit; so what is promised for unknown types is bounded by the file too.
+  uint64_t least = t->format != QI_FORMAT_NONE ? t->n_bytes : n / 32 + 1;
+  if (least <= room) return QI_OK;
+  if (next)
+    return qi__fail(err, QI_ERR_FORMAT, "tensor %s: %llu bytes at offset %llu overlap tensor %s at %llu", name,
+                    (unsigned long long)least, (unsigned long long)t->offset, qi__show(next->name, strlen(next->name)).s,
+                    (unsigned long long)next->offset);
+  return qi__fail(err, QI_ERR_FORMAT, "tensor %s: %llu bytes at offset %llu, but the file ends at %llu", name,
+                  (unsigned long long)least, (unsigned long long)t->offset, (unsigned long long)end);
+}
+
+// Turns the offsets of a part's tensors, `first` and following, into offsets in the file, and checks each place.
+QI__FN qi_result qi__gguf_place_tensors(qi__gguf *g, size_t part, size_t first, const qi__gguf_counts *counts, qi_error *err) {
+  const qi__file *f = &g->parts[part].file;
+  qi__tensor_info *tensors = g->tensors + first;
+  size_t n = g->n_tensors - first;
+  for (size_t i = 0; i < n; i++) {
+    qi__tensor_info *t = &tensors[i];
+    uint64_t offset;
+    if (!qi__add_u64(counts->data_offset, t->offset, &offset) || offset > f->size)
+      return qi__fail(err, QI_ERR_FORMAT, "tensor %s: begins %llu bytes behind offset %llu, but the file ends at %llu", t->name,
+                      (unsigned long long)t->offset, (unsigned long long)counts->data_offset, (unsigned long long)f->size);
+    t->offset = offset;
+  }
+  qi__order_by_offset(tensors, g->order, n);
+  for (size_t i = 0; i < n; i++) {
+    const qi__tensor_info *next = i + 1 < n ? &tensors[g->order[i + 1]] : NULL;
+    qi_result r = qi__gguf_place(&tensors[g->order[i]], next, f->size, counts->alignment, err);
+    if (r) return r;
+  }
+  return QI_OK;
+}
+
+// ---- open and close ----
+
+QI__FN qi_result qi__gguf_load_part(qi__gguf *g, size_t part, const qi__gguf_plan *plan, qi_error *err) {
+  qi__file *f = &g->parts[part].file;
+  qi__gguf_counts counts;
+  size_t first = g->n_tensors;
+  qi_result r = qi__gguf_walk_header(f, &counts, err);
+  if (!r) r = part ? qi__gguf_skip_metas(f, &counts, err) : qi__gguf_load_metas(g, plan, &counts, err);
+  if (!r) r = qi__gguf_load_tensors(g, part, plan, &counts, err);
+  if (!r) r = qi__gguf_find_data(f, &counts, err);
+  if (!r) r = qi__gguf_place_tensors(g, part, first, &counts, err);
+  g->parts[part].data_offset = counts.data_offset;
+  g->mapped += f->mapped ? f->size : 0;
+  return qi__gguf_blame(f, r, err);
+}
+
+// Closes files and readers that are not looked at in place; after the last qi__gguf_read_tensor.
+QI__FN void qi__gguf_release(qi__gguf *g) {
+  for (size_t i = 0; i < g->n_parts; i++)
+    if (!g->parts[i].file.map) qi__file_close(&g->parts[i].file);
+}
+
+// Closes all; a zeroed structure is fine.
+QI__FN void qi__gguf_close(qi__gguf *g) {
+  for (size_t i = 0; i < g->n_parts; i++) qi__file_close(&g->parts[i].file);
+  qi_allocator allocator = g->allocator;
+  if (g->arena.base) qi__arena_close(&g->arena, &allocator);
+  memset(g, 0, sizeof *g);
+}
+
+// Says what a user may wonder about later.
+QI__FN void qi__gguf_log(const qi__gguf *g, const qi_model_desc *desc, const qi_logger *log) {
+  const qi__tensor_info *first = NULL;
+  size_t n_unknown = 0;
+#ifndef QI_NO_MMAP
+  if (desc->path && !desc->no_mmap && !g->mapped)
+    qi__log(log, QI_LOG_INFO, "%s: cannot be mapped here, is read instead", g->parts[0].file.name);
+#else
+  (void)desc;
+#endif
+  for (size_t i = 0; i < g->n_tensors; i++)
+    if (g->tensors[i].format == QI_FORMAT_NONE && !n_unknown++) first = &g->tensors[i];
+  if (first)
+    qi__log(log, QI_LOG_WARN, "%zu tensors have a weight type that is unknown here; the first is %s (type %d)", n_unknown, first->name,
+            first->gguf_id);
+}
+
+// Opens the file of the desc (exactly one source is set) and those that it is split into, and loads their index: one block of the
+// allocator, qi__gguf_measure tells its size before. `g` need not be set before; on failure it is zeroed.
+// Errors: QI_ERR_IO, QI_ERR_FORMAT, QI_ERR_UNSUPPORTED, QI_ERR_LIMIT, QI_ERR_OOM.
+QI__FN qi_result qi__gguf_open(qi__gguf *g, const qi_model_desc *desc, const qi_allocator *allocator, const qi_logger *log,
+                               qi_error *err) {
+  qi__gguf_plan plan;
+  memset(g, 0, sizeof *g);
+  qi_result r = qi__gguf_make_plan(desc, &plan, err);
+  if (r) return r;
+  g->allocator = *allocator;
+  qi__gguf_layout(g, &g->arena, &plan);
+  if ((r = qi__arena_open(&g->arena, allocator, "index of the file", err))) {
+    memset(g, 0, sizeof *g);
+    return r;
+  }
+  qi__gguf_layout(g, &g->arena, &plan);
+  for (size_t part = 0; !r && part < plan.n_parts; part++) {
+    r = qi__gguf_open_part(&g->parts[part].file, desc, part, plan.n_parts, err);
+    if (r) break;
+    g->n_parts++;
+    r = qi__gguf_load_part(g, part, &plan, err);
+  }
+  if (!r && g->n_tensors != plan.n_tensors) r = qi__gguf_changed(err);
+  if (r) qi__gguf_close(g);
+  else qi__gguf_log(g, desc, log);
+  return r;
+}
+
+// What qi__gguf_open would take: bytes of the allocator, bytes of mapped files. Asks for nothing. `plan` may be NULL.
+QI__FN qi_result qi__gguf_measure(const qi_model_desc *desc, uint64_t *heap, uint64_t *mapped, qi__gguf_plan *plan, qi_error *err) {
+  qi__gguf_plan own;
+  qi__gguf g;
+  if (!plan) plan = &own;
+  qi_result r = qi__gguf_make_plan(desc, plan, err);
+  if (r) return r;
+  qi__arena arena = {NULL, 0, 0, false};
+  memset(&g, 0, sizeof g);
+  qi__gguf_layout(&g, &arena, plan);
+  if (arena.overflow) return qi__fail(err, QI_ERR_LIMIT, "index of the file: does not fit into this machine's address space");
+  *heap = arena.used;
+  *mapped = plan->mapped;
+  return QI_OK;
+}
+
+QI__INLINE uint64_t qi__gguf_heap(const qi__gguf *g) { return g->arena.size; }
+QI__INLINE uint64_t qi__gguf_mapped(const qi__gguf *g) { return g->mapped; }
+
+#endif // QI__MODEL_GGUF_LOAD_H
+
+// ---- single values ----
+
+// NULL when the key is absent.
+QI__FN const qi_meta *qi__gguf_find(const qi__gguf *g, const char *key) {
+  int32_t i;
+  return qi__str_map_get(&g->meta_index, key, &i) ? &g->metas[i] : NULL;
+}
+
+QI__FN qi_result qi__gguf_wrong_type(const qi_meta *m, const char *key, const char *expected, qi_error *err) {
+  bool array = m->type == QI_META_ARRAY;
+  return qi__fail(err, QI_ERR_FORMAT, "key %s: type %s%s, expected %s", key, array ? "array of " : "",
+                  qi__meta_type_name(array ? m->element_type : m->type), expected);
+}
+
+// Entry of a key. *out is NULL when it is absent, which is an error if it is required.
+QI__FN qi_result qi__gguf_need(const qi__gguf *g, const char *key, bool required, const qi_meta **out, qi_error *err) {
+  *out = qi__gguf_find(g, key);
+  return *out || !required ? QI_OK : qi__fail(err, QI_ERR_FORMAT, "key %s: missing", key);
+}
+
+// The getters below keep *inout as it is when the key is absent and not required. Errors: QI_ERR_FORMAT (missing, another type).
+
+// Any integer type that holds 0 to 2^32 - 1.
+QI__FN qi_result qi__gguf_u32(const qi__gguf *g, const char *key, bool required, uint32_t *inout, qi_error *err) {
+  const qi_meta *m;
+  uint64_t v = 0;
+  qi_result r = qi__gguf_need(g, key, required, &m, err);
+  if (r || !m) return r;
+  if (!qi__meta_unsigned(m, &v)) {
+    if (m->type == QI_META_I8 || m->type == QI_META_I16 || m->type == QI_META_I32 || m->type == QI_META_I64)
+      return qi__fail(err, QI_ERR_FORMAT, "key %s: is %lld, expected an unsigned integer", key, (long long)m->value.i);
+    return qi__gguf_wrong_type(m, key, "an unsigned integer", err);
+  }
+  if (v > UINT32_MAX) return qi__fail(err, QI_ERR_FORMAT, "key %s: is %llu, expected below 2^32", key, (unsigned long long)v);
+  *inout = (uint32_t)v;
+  return QI_OK;
+}
+
+// F32, or F64 within its range. May be infinite or not a number, as the file has it.
+QI__FN qi_result qi__gguf_f32(const qi__gguf *g, const char *key, bool required, float *inout, qi_error *err) {
+  const qi_meta *m;
+  qi_result r = qi__gguf_need(g, key, required, &m, err);
+  if (r || !m) return r;
+  if (m->type != QI_META_F32 && m->type != QI_META_F64) return qi__gguf_wrong_type(m, key, "a floating-point number", err);
+  const double max = 3.4028234663852886e38; // FLT_MAX: what is greater has no float32 to convert to
+  if (m->type == QI_META_F64 && !(m->value.f >= -max && m->value.f <= max))
+    return qi__fail(err, QI_ERR_FORMAT, "key %s: is %g, expected a float32", key, m->value.f);
+  *inout = (float)m->value.f;
+  return QI_OK;
+}
+
+QI__FN qi_result qi__gguf_bool(const qi__gguf *g, const char *key, bool required, bool *inout, qi_error *err) {
+  const qi_meta *m;
+  qi_result r = qi__gguf_need(g, key, required, &m, err);
+  if (r || !m) return r;
+  if (m->type != QI_META_BOOL) return qi__gguf_wrong_type(m, key, "a bool", err);
+  *inout = m->value.u != 0;
+  return QI_OK;
+}
+
+// Bytes, not terminated; they live as long as g.
+QI__FN qi_result qi__gguf_str(const qi__gguf *g, const char *key, bool required, const char **text, size_t *len, qi_error *err) {
+  const qi_meta *m;
+  qi_result r = qi__gguf_need(g, key, required, &m, err);
+  if (r || !m) return r;
+  if (m->type != QI_META_STRING) return qi__gguf_wrong_type(m, key, "a string", err);
+  *text = m->value.text;
+  *len = (size_t)m->count;
+  return QI_OK;
+}
+
+// ---- arrays ----
+
+typedef struct qi__gguf_array {
+  qi_meta_type type;   // of the elements
+  uint64_t count;      // elements from `data` on
+  const uint8_t *data; // as in the file, little-endian, at any address
+  const uint8_t *end;  // of the bytes that may be read
+} qi__gguf_array;
+
+QI__FN void qi__gguf_array_of(const qi__gguf *g, const qi_meta *m, qi__gguf_array *out) {
+  out->type = m->element_type;
+  out->count = m->count;
+  out->data = (const uint8_t *)m->value.text;
+  size_t size = qi__meta_type_bytes(m->element_type);
+  out->end = size ? out->data + (size_t)m->count * size : g->resident.map + (size_t)g->resident.size;
+}
+
+// An array whose elements are of `type`; I32 and U32 stand for each other. Empty when absent and not required.
+// Errors: QI_ERR_FORMAT (missing, another type).
+QI__FN qi_result qi__gguf_get_array(const qi__gguf *g, const char *key, qi_meta_type type, bool required, qi__gguf_array *out,
+                                    qi_error *err) {
+  const qi_meta *m;
+  memset(out, 0, sizeof *out);
+  out->type = type;
+  qi_result r = qi__gguf_need(g, key, required, &m, err);
+  if (r || !m) return r;
+  qi_meta_type found = m->element_type;
+  bool same = found == type || (found == QI_META_I32 && type == QI_META_U32) || (found == QI_META_U32 && type == QI_META_I32);
+  if (m->type != QI_META_ARRAY || !same) {
+    char expected[32];
+    snprintf(expected, sizeof expected, "array of %s", qi__meta_type_name(type));
+    return qi__gguf_wrong_type(m, key, expected, err);
+  }
+  qi__gguf_array_of(g, m, out);
+  return QI_OK;
+}
+
+// The first string of an array of strings, which then begins behind it. False when there is none.
+QI__FN bool qi__gguf_next_string(qi__gguf_array *it, const char **text, size_t *len) {
+  if (!it->count || it->end - it->data < 8) return false;
+  uint64_t n = qi__load_u64(it->data);
+  if (n > (uint64_t)(it->end - it->data) - 8) return false;
+  *text = (const char *)it->data + 8;
+  *len = (size_t)n;
+  it->data += 8 + (size_t)n;
+  it->count--;
+  return true;
+}
+
+// Element k of array entry i, as an entry of its own with the array's key. Strings and arrays are walked from the start.
+// Errors: QI_ERR_ARGUMENT (no array, or no such element).
+QI__FN qi_result qi__gguf_element(const qi__gguf *g, size_t i, uint64_t k, qi_meta *out, qi_error *err) {
+  const qi_meta *m = &g->metas[i];
+  if (m->type != QI_META_ARRAY)
+    return qi__fail(err, QI_ERR_ARGUMENT, "key %s: type %s, expected an array", qi__show(m->key, m->key_len).s,
+                    qi__meta_type_name(m->type));
+  if (k >= m->count)
+    return qi__fail(err, QI_ERR_ARGUMENT, "key %s: element %llu of %llu", qi__show(m->key, m->key_len).s, (unsigned long long)k,
+                    (unsigned long long)m->count);
+  qi__gguf_cursor c;
+  qi_meta element;
+  size_t size = qi__meta_type_bytes(m->element_type);
+  qi__cursor_init(&c, &g->resident, (uint64_t)((const uint8_t *)m->value.text - g->resident.map), err);
+  qi_result r = size ? qi__cursor_skip(&c, k * size) : QI_OK;
+  for (uint64_t at = size ? k : 0; at <= k && !r; at++) r = qi__cursor_value(&c, m->element_type, 1, &element);
+  if (r) return r;
+  element.key = m->key;
+  element.key_len = m->key_len;
+  *out = element;
+  return QI_OK;
+}
+
+// ---- tensors ----
+
+// NULL when there is none of this name.
+QI__FN const qi__tensor_info *qi__gguf_tensor(const qi__gguf *g, const char *name) {
+  int32_t i;
+  return qi__str_map_get(&g->tensor_index, name, &i) ? &g->tensors[i] : NULL;
+}
+
+// Its bytes in place, at any alignment; NULL when they must be read.
+QI__FN const void *qi__gguf_tensor_data(const qi__gguf *g, const qi__tensor_info *t) {
+  const qi__file *f = &g->parts[t->part].file;
+  return f->map ? f->map + (size_t)t->offset : NULL;
+}
+
+// Bytes offset..offset+n-1 of a tensor. Errors: QI_ERR_IO, QI_ERR_ARGUMENT (beyond its end).
+QI__FN qi_result qi__gguf_read_tensor(const qi__gguf *g, const qi__tensor_info *t, uint64_t offset, void *dst, size_t n, qi_error *err) {
+  if (offset > t->n_bytes || n > t->n_bytes - offset)
+    return qi__fail(err, QI_ERR_ARGUMENT, "tensor %s: %zu bytes at %llu of %llu", t->name, n, (unsigned long long)offset,
+                    (unsigned long long)t->n_bytes);
+  qi_result r = qi__file_read(&g->parts[t->part].file, t->offset + offset, dst, n, err);
+  if (r) qi__fail_prefix(err, "tensor %s: ", t->name);
+  return r;
+}
+
+#endif // QI__MODEL_GGUF_H
+// generated from src/model/pretokenize.h: edit there
+// ==== >>pretokenize : splitting text into words before byte-pair encoding ====
+#ifndef QI__PRETOKENIZE_H
+#define QI__PRETOKENIZE_H
+
+// generated from src/model/unicode.h: edit there
+// ==== >>unicode : UTF-8 and character classes ====
+#ifndef QI__UNICODE_H
+#define QI__UNICODE_H
+
+// generated from src/model/unicode_data.h: edit there
+// ==== >>unicode_data : character classes of Unicode 14.0.0 ====
+// Generated by tools/unicode_tables.py: do not edit.
+#ifndef QI__UNICODE_DATA_H
+#define QI__UNICODE_DATA_H
+
+
+// Class bits (see unicode.h) of each ASCII character.
+static const uint8_t qi__ascii_classes[128] = {
+  0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 32,
+  32, 32, 32, 0, 0, 0, 0, 0, 0, 0, 0,
+  0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32,
+  4, 4, 4, 8, 4, 4, 4, 4, 4, 4, 8,
+  4, 4, 4, 4, 2, 2, 2, 2, 2, 2, 2,
+  2, 2, 2, 4, 4, 8, 8, 8, 4, 4, 1,
+  1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+  1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+  1, 1, 1, 4, 4, 4, 8, 4, 8, 1, 1,
+  1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+  1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+  1, 1, 4, 8, 4, 8, 0,
+};
+
+// Runs of code points of one class from 0x80 on, ascending: first code point << 8 | class bits.
+static const uint32_t qi__unicode_runs[2194] = {
+  0x8000, 0x8520, 0x8600, 0xA020, 0xA104, 0xA208, 0xA704, 0xA808, 0xAA01, 0xAB04, 0xAC08,
+  0xAD00, 0xAE08, 0xB202, 0xB408, 0xB501, 0xB604, 0xB808, 0xB902, 0xBA01, 0xBB04, 0xBC02,
+  0xBF04, 0xC001, 0xD708, 0xD801, 0xF708, 0xF801, 0x2C208, 0x2C601, 0x2D208, 0x2E001, 0x2E508,
+  0x2EC01, 0x2ED08, 0x2EE01, 0x2EF08, 0x30010, 0x37001, 0x37508, 0x37601, 0x37800, 0x37A01, 0x37E04,
+  0x37F01, 0x38000, 0x38408, 0x38601, 0x38704, 0x38801, 0x38B00, 0x38C01, 0x38D00, 0x38E01, 0x3A200,
+  0x3A301, 0x3F608, 0x3F701, 0x48208, 0x48310, 0x48A01, 0x53000, 0x53101, 0x55700, 0x55901, 0x55A04,
+  0x56001, 0x58904, 0x58B00, 0x58D08, 0x59000, 0x59110, 0x5BE04, 0x5BF10, 0x5C004, 0x5C110, 0x5C304,
+  0x5C410, 0x5C604, 0x5C710, 0x5C800, 0x5D001, 0x5EB00, 0x5EF01, 0x5F304, 0x5F500, 0x60608, 0x60904,
+  0x60B08, 0x60C04, 0x60E08, 0x61010, 0x61B04, 0x61C00, 0x61D04, 0x62001, 0x64B10, 0x66002, 0x66A04,
+  0x66E01, 0x67010, 0x67101, 0x6D404, 0x6D501, 0x6D610, 0x6DD00, 0x6DE08, 0x6DF10, 0x6E501, 0x6E710,
+  0x6E908, 0x6EA10, 0x6EE01, 0x6F002, 0x6FA01, 0x6FD08, 0x6FF01, 0x70004, 0x70E00, 0x71001, 0x71110,
+  0x71201, 0x73010, 0x74B00, 0x74D01, 0x7A610, 0x7B101, 0x7B200, 0x7C002, 0x7CA01, 0x7EB10, 0x7F401,
+  0x7F608, 0x7F704, 0x7FA01, 0x7FB00, 0x7FD10, 0x7FE08, 0x80001, 0x81610, 0x81A01, 0x81B10, 0x82401,
+  0x82510, 0x82801, 0x82910, 0x82E00, 0x83004, 0x83F00, 0x84001, 0x85910, 0x85C00, 0x85E04, 0x85F00,
+  0x86001, 0x86B00, 0x87001, 0x88808, 0x88901, 0x88F00, 0x89810, 0x8A001, 0x8CA10, 0x8E200, 0x8E310,
+  0x90401, 0x93A10, 0x93D01, 0x93E10, 0x95001, 0x95110, 0x95801, 0x96210, 0x96404, 0x96602, 0x97004,
+  0x97101, 0x98110, 0x98400, 0x98501, 0x98D00, 0x98F01, 0x99100, 0x99301, 0x9A900, 0x9AA01, 0x9B100,
+  0x9B201, 0x9B300, 0x9B601, 0x9BA00, 0x9BC10, 0x9BD01, 0x9BE10, 0x9C500, 0x9C710, 0x9C900, 0x9CB10,
+  0x9CE01, 0x9CF00, 0x9D710, 0x9D800, 0x9DC01, 0x9DE00, 0x9DF01, 0x9E210, 0x9E400, 0x9E602, 0x9F001,
+  0x9F208, 0x9F402, 0x9FA08, 0x9FC01, 0x9FD04, 0x9FE10, 0x9FF00, 0xA0110, 0xA0400, 0xA0501, 0xA0B00,
+  0xA0F01, 0xA1100, 0xA1301, 0xA2900, 0xA2A01, 0xA3100, 0xA3201, 0xA3400, 0xA3501, 0xA3700, 0xA3801,
+  0xA3A00, 0xA3C10, 0xA3D00, 0xA3E10, 0xA4300, 0xA4710, 0xA4900, 0xA4B10, 0xA4E00, 0xA5110, 0xA5200,
+  0xA5901, 0xA5D00, 0xA5E01, 0xA5F00, 0xA6602, 0xA7010, 0xA7201, 0xA7510, 0xA7604, 0xA7700, 0xA8110,
+  0xA8400, 0xA8501, 0xA8E00, 0xA8F01, 0xA9200, 0xA9301, 0xAA900, 0xAAA01, 0xAB100, 0xAB201, 0xAB400,
+  0xAB501, 0xABA00, 0xABC10, 0xABD01, 0xABE10, 0xAC600, 0xAC710, 0xACA00, 0xACB10, 0xACE00, 0xAD001,
+  0xAD100, 0xAE001, 0xAE210, 0xAE400, 0xAE602, 0xAF004, 0xAF108, 0xAF200, 0xAF901, 0xAFA10, 0xB0000,
+  0xB0110, 0xB0400, 0xB0501, 0xB0D00, 0xB0F01, 0xB1100, 0xB1301, 0xB2900, 0xB2A01, 0xB3100, 0xB3201,
+  0xB3400, 0xB3501, 0xB3A00, 0xB3C10, 0xB3D01, 0xB3E10, 0xB4500, 0xB4710, 0xB4900, 0xB4B10, 0xB4E00,
+  0xB5510, 0xB5800, 0xB5C01, 0xB5E00, 0xB5F01, 0xB6210, 0xB6400, 0xB6602, 0xB7008, 0xB7101, 0xB7202,
+  0xB7800, 0xB8210, 0xB8301, 0xB8400, 0xB8501, 0xB8B00, 0xB8E01, 0xB9100, 0xB9201, 0xB9600, 0xB9901,
+  0xB9B00, 0xB9C01, 0xB9D00, 0xB9E01, 0xBA000, 0xBA301, 0xBA500, 0xBA801, 0xBAB00, 0xBAE01, 0xBBA00,
+  0xBBE10, 0xBC300, 0xBC610, 0xBC900, 0xBCA10, 0xBCE00, 0xBD001, 0xBD100, 0xBD710, 0xBD800, 0xBE602,
+  0xBF308, 0xBFB00, 0xC0010, 0xC0501, 0xC0D00, 0xC0E01, 0xC1100, 0xC1201, 0xC2900, 0xC2A01, 0xC3A00,
+  0xC3C10, 0xC3D01, 0xC3E10, 0xC4500, 0xC4610, 0xC4900, 0xC4A10, 0xC4E00, 0xC5510, 0xC5700, 0xC5801,
+  0xC5B00, 0xC5D01, 0xC5E00, 0xC6001, 0xC6210, 0xC6400, 0xC6602, 0xC7000, 0xC7704, 0xC7802, 0xC7F08,
+  0xC8001, 0xC8110, 0xC8404, 0xC8501, 0xC8D00, 0xC8E01, 0xC9100, 0xC9201, 0xCA900, 0xCAA01, 0xCB400,
+  0xCB501, 0xCBA00, 0xCBC10, 0xCBD01, 0xCBE10, 0xCC500, 0xCC610, 0xCC900, 0xCCA10, 0xCCE00, 0xCD510,
+  0xCD700, 0xCDD01, 0xCDF00, 0xCE001, 0xCE210, 0xCE400, 0xCE602, 0xCF000, 0xCF101, 0xCF300, 0xD0010,
+  0xD0401, 0xD0D00, 0xD0E01, 0xD1100, 0xD1201, 0xD3B10, 0xD3D01, 0xD3E10, 0xD4500, 0xD4610, 0xD4900,
+  0xD4A10, 0xD4E01, 0xD4F08, 0xD5000, 0xD5401, 0xD5710, 0xD5802, 0xD5F01, 0xD6210, 0xD6400, 0xD6602,
+  0xD7908, 0xD7A01, 0xD8000, 0xD8110, 0xD8400, 0xD8501, 0xD9700, 0xD9A01, 0xDB200, 0xDB301, 0xDBC00,
+  0xDBD01, 0xDBE00, 0xDC001, 0xDC700, 0xDCA10, 0xDCB00, 0xDCF10, 0xDD500, 0xDD610, 0xDD700, 0xDD810,
+  0xDE000, 0xDE602, 0xDF000, 0xDF210, 0xDF404, 0xDF500, 0xE0101, 0xE3110, 0xE3201, 0xE3410, 0xE3B00,
+  0xE3F08, 0xE4001, 0xE4710, 0xE4F04, 0xE5002, 0xE5A04, 0xE5C00, 0xE8101, 0xE8300, 0xE8401, 0xE8500,
+  0xE8601, 0xE8B00, 0xE8C01, 0xEA400, 0xEA501, 0xEA600, 0xEA701, 0xEB110, 0xEB201, 0xEB410, 0xEBD01,
+  0xEBE00, 0xEC001, 0xEC500, 0xEC601, 0xEC700, 0xEC810, 0xECE00, 0xED002, 0xEDA00, 0xEDC01, 0xEE000,
+  0xF0001, 0xF0108, 0xF0404, 0xF1308, 0xF1404, 0xF1508, 0xF1810, 0xF1A08, 0xF2002, 0xF3408, 0xF3510,
+  0xF3608, 0xF3710, 0xF3808, 0xF3910, 0xF3A04, 0xF3E10, 0xF4001, 0xF4800, 0xF4901, 0xF6D00, 0xF7110,
+  0xF8504, 0xF8610, 0xF8801, 0xF8D10, 0xF9800, 0xF9910, 0xFBD00, 0xFBE08, 0xFC610, 0xFC708, 0xFCD00,
+  0xFCE08, 0xFD004, 0xFD508, 0xFD904, 0xFDB00, 0x100001, 0x102B10, 0x103F01, 0x104002, 0x104A04, 0x105001,
+  0x105610, 0x105A01, 0x105E10, 0x106101, 0x106210, 0x106501, 0x106710, 0x106E01, 0x107110, 0x107501, 0x108210,
+  0x108E01, 0x108F10, 0x109002, 0x109A10, 0x109E08, 0x10A001, 0x10C600, 0x10C701, 0x10C800, 0x10CD01, 0x10CE00,
+  0x10D001, 0x10FB04, 0x10FC01, 0x124900, 0x124A01, 0x124E00, 0x125001, 0x125700, 0x125801, 0x125900, 0x125A01,
+  0x125E00, 0x126001, 0x128900, 0x128A01, 0x128E00, 0x129001, 0x12B100, 0x12B201, 0x12B600, 0x12B801, 0x12BF00,
+  0x12C001, 0x12C100, 0x12C201, 0x12C600, 0x12C801, 0x12D700, 0x12D801, 0x131100, 0x131201, 0x131600, 0x131801,
+  0x135B00, 0x135D10, 0x136004, 0x136902, 0x137D00, 0x138001, 0x139008, 0x139A00, 0x13A001, 0x13F600, 0x13F801,
+  0x13FE00, 0x140004, 0x140101, 0x166D08, 0x166E04, 0x166F01, 0x168020, 0x168101, 0x169B04, 0x169D00, 0x16A001,
+  0x16EB04, 0x16EE02, 0x16F101, 0x16F900, 0x170001, 0x171210, 0x171600, 0x171F01, 0x173210, 0x173504, 0x173700,
+  0x174001, 0x175210, 0x175400, 0x176001, 0x176D00, 0x176E01, 0x177100, 0x177210, 0x177400, 0x178001, 0x17B410,
+  0x17D404, 0x17D701, 0x17D804, 0x17DB08, 0x17DC01, 0x17DD10, 0x17DE00, 0x17E002, 0x17EA00, 0x17F002, 0x17FA00,
+  0x180004, 0x180B10, 0x180E00, 0x180F10, 0x181002, 0x181A00, 0x182001, 0x187900, 0x188001, 0x188510, 0x188701,
+  0x18A910, 0x18AA01, 0x18AB00, 0x18B001, 0x18F600, 0x190001, 0x191F00, 0x192010, 0x192C00, 0x193010, 0x193C00,
+  0x194008, 0x194100, 0x194404, 0x194602, 0x195001, 0x196E00, 0x197001, 0x197500, 0x198001, 0x19AC00, 0x19B001,
+  0x19CA00, 0x19D002, 0x19DB00, 0x19DE08, 0x1A0001, 0x1A1710, 0x1A1C00, 0x1A1E04, 0x1A2001, 0x1A5510, 0x1A5F00,
+  0x1A6010, 0x1A7D00, 0x1A7F10, 0x1A8002, 0x1A8A00, 0x1A9002, 0x1A9A00, 0x1AA004, 0x1AA701, 0x1AA804, 0x1AAE00,
+  0x1AB010, 0x1ACF00, 0x1B0010, 0x1B0501, 0x1B3410, 0x1B4501, 0x1B4D00, 0x1B5002, 0x1B5A04, 0x1B6108, 0x1B6B10,
+  0x1B7408, 0x1B7D04, 0x1B7F00, 0x1B8010, 0x1B8301, 0x1BA110, 0x1BAE01, 0x1BB002, 0x1BBA01, 0x1BE610, 0x1BF400,
+  0x1BFC04, 0x1C0001, 0x1C2410, 0x1C3800, 0x1C3B04, 0x1C4002, 0x1C4A00, 0x1C4D01, 0x1C5002, 0x1C5A01, 0x1C7E04,
+  0x1C8001, 0x1C8900, 0x1C9001, 0x1CBB00, 0x1CBD01, 0x1CC004, 0x1CC800, 0x1CD010, 0x1CD304, 0x1CD410, 0x1CE901,
+  0x1CED10, 0x1CEE01, 0x1CF410, 0x1CF501, 0x1CF710, 0x1CFA01, 0x1CFB00, 0x1D0001, 0x1DC010, 0x1E0001, 0x1F1600,
+  0x1F1801, 0x1F1E00, 0x1F2001, 0x1F4600, 0x1F4801, 0x1F4E00, 0x1F5001, 0x1F5800, 0x1F5901, 0x1F5A00, 0x1F5B01,
+  0x1F5C00, 0x1F5D01, 0x1F5E00, 0x1F5F01, 0x1F7E00, 0x1F8001, 0x1FB500, 0x1FB601, 0x1FBD08, 0x1FBE01, 0x1FBF08,
+  0x1FC201, 0x1FC500, 0x1FC601, 0x1FCD08, 0x1FD001, 0x1FD400, 0x1FD601, 0x1FDC00, 0x1FDD08, 0x1FE001, 0x1FED08,
+  0x1FF000, 0x1FF201, 0x1FF500, 0x1FF601, 0x1FFD08, 0x1FFF00, 0x200020, 0x200B00, 0x201004, 0x202820, 0x202A00,
+  0x202F20, 0x203004, 0x204408, 0x204504, 0x205208, 0x205304, 0x205F20, 0x206000, 0x207002, 0x207101, 0x207200,
+  0x207402, 0x207A08, 0x207D04, 0x207F01, 0x208002, 0x208A08, 0x208D04, 0x208F00, 0x209001, 0x209D00, 0x20A008,
+  0x20C100, 0x20D010, 0x20F100, 0x210008, 0x210201, 0x210308, 0x210701, 0x210808, 0x210A01, 0x211408, 0x211501,
+  0x211608, 0x211901, 0x211E08, 0x212401, 0x212508, 0x212601, 0x212708, 0x212801, 0x212908, 0x212A01, 0x212E08,
+  0x212F01, 0x213A08, 0x213C01, 0x214008, 0x214501, 0x214A08, 0x214E01, 0x214F08, 0x215002, 0x218301, 0x218502,
+  0x218A08, 0x218C00, 0x219008, 0x230804, 0x230C08, 0x232904, 0x232B08, 0x242700, 0x244008, 0x244B00, 0x246002,
+  0x249C08, 0x24EA02, 0x250008, 0x276804, 0x277602, 0x279408, 0x27C504, 0x27C708, 0x27E604, 0x27F008, 0x298304,
+  0x299908, 0x29D804, 0x29DC08, 0x29FC04, 0x29FE08, 0x2B7400, 0x2B7608, 0x2B9600, 0x2B9708, 0x2C0001, 0x2CE508,
+  0x2CEB01, 0x2CEF10, 0x2CF201, 0x2CF400, 0x2CF904, 0x2CFD02, 0x2CFE04, 0x2D0001, 0x2D2600, 0x2D2701, 0x2D2800,
+  0x2D2D01, 0x2D2E00, 0x2D3001, 0x2D6800, 0x2D6F01, 0x2D7004, 0x2D7100, 0x2D7F10, 0x2D8001, 0x2D9700, 0x2DA001,
+  0x2DA700, 0x2DA801, 0x2DAF00, 0x2DB001, 0x2DB700, 0x2DB801, 0x2DBF00, 0x2DC001, 0x2DC700, 0x2DC801, 0x2DCF00,
+  0x2DD001, 0x2DD700, 0x2DD801, 0x2DDF00, 0x2DE010, 0x2E0004, 0x2E2F01, 0x2E3004, 0x2E5008, 0x2E5204, 0x2E5E00,
+  0x2E8008, 0x2E9A00, 0x2E9B08, 0x2EF400, 0x2F0008, 0x2FD600, 0x2FF008, 0x2FFC00, 0x300020, 0x300104, 0x300408,
+  0x300501, 0x300702, 0x300804, 0x301208, 0x301404, 0x302008, 0x302102, 0x302A10, 0x303004, 0x303101, 0x303608,
+  0x303802, 0x303B01, 0x303D04, 0x303E08, 0x304000, 0x304101, 0x309700, 0x309910, 0x309B08, 0x309D01, 0x30A004,
+  0x30A101, 0x30FB04, 0x30FC01, 0x310000, 0x310501, 0x313000, 0x313101, 0x318F00, 0x319008, 0x319202, 0x319608,
+  0x31A001, 0x31C008, 0x31E400, 0x31F001, 0x320008, 0x321F00, 0x322002, 0x322A08, 0x324802, 0x325008, 0x325102,
+  0x326008, 0x328002, 0x328A08, 0x32B102, 0x32C008, 0x340001, 0x4DC008, 0x4E0001, 0xA48D00, 0xA49008, 0xA4C700,
+  0xA4D001, 0xA4FE04, 0xA50001, 0xA60D04, 0xA61001, 0xA62002, 0xA62A01, 0xA62C00, 0xA64001, 0xA66F10, 0xA67304,
+  0xA67410, 0xA67E04, 0xA67F01, 0xA69E10, 0xA6A001, 0xA6E602, 0xA6F010, 0xA6F204, 0xA6F800, 0xA70008, 0xA71701,
+  0xA72008, 0xA72201, 0xA78908, 0xA78B01, 0xA7CB00, 0xA7D001, 0xA7D200, 0xA7D301, 0xA7D400, 0xA7D501, 0xA7DA00,
+  0xA7F201, 0xA80210, 0xA80301, 0xA80610, 0xA80701, 0xA80B10, 0xA80C01, 0xA82310, 0xA82808, 0xA82C10, 0xA82D00,
+  0xA83002, 0xA83608, 0xA83A00, 0xA84001, 0xA87404, 0xA87800, 0xA88010, 0xA88201, 0xA8B410, 0xA8C600, 0xA8CE04,
+  0xA8D002, 0xA8DA00, 0xA8E010, 0xA8F201, 0xA8F804, 0xA8FB01, 0xA8FC04, 0xA8FD01, 0xA8FF10, 0xA90002, 0xA90A01,
+  0xA92610, 0xA92E04, 0xA93001, 0xA94710, 0xA95400, 0xA95F04, 0xA96001, 0xA97D00, 0xA98010, 0xA98401, 0xA9B310,
+  0xA9C104, 0xA9CE00, 0xA9CF01, 0xA9D002, 0xA9DA00, 0xA9DE04, 0xA9E001, 0xA9E510, 0xA9E601, 0xA9F002, 0xA9FA01,
+  0xA9FF00, 0xAA0001, 0xAA2910, 0xAA3700, 0xAA4001, 0xAA4310, 0xAA4401, 0xAA4C10, 0xAA4E00, 0xAA5002, 0xAA5A00,
+  0xAA5C04, 0xAA6001, 0xAA7708, 0xAA7A01, 0xAA7B10, 0xAA7E01, 0xAAB010, 0xAAB101, 0xAAB210, 0xAAB501, 0xAAB710,
+  0xAAB901, 0xAABE10, 0xAAC001, 0xAAC110, 0xAAC201, 0xAAC300, 0xAADB01, 0xAADE04, 0xAAE001, 0xAAEB10, 0xAAF004,
+  0xAAF201, 0xAAF510, 0xAAF700, 0xAB0101, 0xAB0700, 0xAB0901, 0xAB0F00, 0xAB1101, 0xAB1700, 0xAB2001, 0xAB2700,
+  0xAB2801, 0xAB2F00, 0xAB3001, 0xAB5B08, 0xAB5C01, 0xAB6A08, 0xAB6C00, 0xAB7001, 0xABE310, 0xABEB04, 0xABEC10,
+  0xABEE00, 0xABF002, 0xABFA00, 0xAC0001, 0xD7A400, 0xD7B001, 0xD7C700, 0xD7CB01, 0xD7FC00, 0xF90001, 0xFA6E00,
+  0xFA7001, 0xFADA00, 0xFB0001, 0xFB0700, 0xFB1301, 0xFB1800, 0xFB1D01, 0xFB1E10, 0xFB1F01, 0xFB2908, 0xFB2A01,
+  0xFB3700, 0xFB3801, 0xFB3D00, 0xFB3E01, 0xFB3F00, 0xFB4001, 0xFB4200, 0xFB4301, 0xFB4500, 0xFB4601, 0xFBB208,
+  0xFBC300, 0xFBD301, 0xFD3E04, 0xFD4008, 0xFD5001, 0xFD9000, 0xFD9201, 0xFDC800, 0xFDCF08, 0xFDD000, 0xFDF001,
+  0xFDFC08, 0xFE0010, 0xFE1004, 0xFE1A00, 0xFE2010, 0xFE3004, 0xFE5300, 0xFE5404, 0xFE6208, 0xFE6304, 0xFE6408,
+  0xFE6700, 0xFE6804, 0xFE6908, 0xFE6A04, 0xFE6C00, 0xFE7001, 0xFE7500, 0xFE7601, 0xFEFD00, 0xFF0104, 0xFF0408,
+  0xFF0504, 0xFF0B08, 0xFF0C04, 0xFF1002, 0xFF1A04, 0xFF1C08, 0xFF1F04, 0xFF2101, 0xFF3B04, 0xFF3E08, 0xFF3F04,
+  0xFF4008, 0xFF4101, 0xFF5B04, 0xFF5C08, 0xFF5D04, 0xFF5E08, 0xFF5F04, 0xFF6601, 0xFFBF00, 0xFFC201, 0xFFC800,
+  0xFFCA01, 0xFFD000, 0xFFD201, 0xFFD800, 0xFFDA01, 0xFFDD00, 0xFFE008, 0xFFE700, 0xFFE808, 0xFFEF00, 0xFFFC08,
+  0xFFFE00, 0x1000001, 0x1000C00, 0x1000D01, 0x1002700, 0x1002801, 0x1003B00, 0x1003C01, 0x1003E00, 0x1003F01, 0x1004E00,
+  0x1005001, 0x1005E00, 0x1008001, 0x100FB00, 0x1010004, 0x1010300, 0x1010702, 0x1013400, 0x1013708, 0x1014002, 0x1017908,
+  0x1018A02, 0x1018C08, 0x1018F00, 0x1019008, 0x1019D00, 0x101A008, 0x101A100, 0x101D008, 0x101FD10, 0x101FE00, 0x1028001,
+  0x1029D00, 0x102A001, 0x102D100, 0x102E010, 0x102E102, 0x102FC00, 0x1030001, 0x1032002, 0x1032400, 0x1032D01, 0x1034102,
+  0x1034201, 0x1034A02, 0x1034B00, 0x1035001, 0x1037610, 0x1037B00, 0x1038001, 0x1039E00, 0x1039F04, 0x103A001, 0x103C400,
+  0x103C801, 0x103D004, 0x103D102, 0x103D600, 0x1040001, 0x1049E00, 0x104A002, 0x104AA00, 0x104B001, 0x104D400, 0x104D801,
+  0x104FC00, 0x1050001, 0x1052800, 0x1053001, 0x1056400, 0x1056F04, 0x1057001, 0x1057B00, 0x1057C01, 0x1058B00, 0x1058C01,
+  0x1059300, 0x1059401, 0x1059600, 0x1059701, 0x105A200, 0x105A301, 0x105B200, 0x105B301, 0x105BA00, 0x105BB01, 0x105BD00,
+  0x1060001, 0x1073700, 0x1074001, 0x1075600, 0x1076001, 0x1076800, 0x1078001, 0x1078600, 0x1078701, 0x107B100, 0x107B201,
+  0x107BB00, 0x1080001, 0x1080600, 0x1080801, 0x1080900, 0x1080A01, 0x1083600, 0x1083701, 0x1083900, 0x1083C01, 0x1083D00,
+  0x1083F01, 0x1085600, 0x1085704, 0x1085802, 0x1086001, 0x1087708, 0x1087902, 0x1088001, 0x1089F00, 0x108A702, 0x108B000,
+  0x108E001, 0x108F300, 0x108F401, 0x108F600, 0x108FB02, 0x1090001, 0x1091602, 0x1091C00, 0x1091F04, 0x1092001, 0x1093A00,
+  0x1093F04, 0x1094000, 0x1098001, 0x109B800, 0x109BC02, 0x109BE01, 0x109C002, 0x109D000, 0x109D202, 0x10A0001, 0x10A0110,
+  0x10A0400, 0x10A0510, 0x10A0700, 0x10A0C10, 0x10A1001, 0x10A1400, 0x10A1501, 0x10A1800, 0x10A1901, 0x10A3600, 0x10A3810,
+  0x10A3B00, 0x10A3F10, 0x10A4002, 0x10A4900, 0x10A5004, 0x10A5900, 0x10A6001, 0x10A7D02, 0x10A7F04, 0x10A8001, 0x10A9D02,
+  0x10AA000, 0x10AC001, 0x10AC808, 0x10AC901, 0x10AE510, 0x10AE700, 0x10AEB02, 0x10AF004, 0x10AF700, 0x10B0001, 0x10B3600,
+  0x10B3904, 0x10B4001, 0x10B5600, 0x10B5802, 0x10B6001, 0x10B7300, 0x10B7802, 0x10B8001, 0x10B9200, 0x10B9904, 0x10B9D00,
+  0x10BA902, 0x10BB000, 0x10C0001, 0x10C4900, 0x10C8001, 0x10CB300, 0x10CC001, 0x10CF300, 0x10CFA02, 0x10D0001, 0x10D2410,
+  0x10D2800, 0x10D3002, 0x10D3A00, 0x10E6002, 0x10E7F00, 0x10E8001, 0x10EAA00, 0x10EAB10, 0x10EAD04, 0x10EAE00, 0x10EB001,
+  0x10EB200, 0x10F0001, 0x10F1D02, 0x10F2701, 0x10F2800, 0x10F3001, 0x10F4610, 0x10F5102, 0x10F5504, 0x10F5A00, 0x10F7001,
+  0x10F8210, 0x10F8604, 0x10F8A00, 0x10FB001, 0x10FC502, 0x10FCC00, 0x10FE001, 0x10FF700, 0x1100010, 0x1100301, 0x1103810,
+  0x1104704, 0x1104E00, 0x1105202, 0x1107010, 0x1107101, 0x1107310, 0x1107501, 0x1107600, 0x1107F10, 0x1108301, 0x110B010,
+  0x110BB04, 0x110BD00, 0x110BE04, 0x110C210, 0x110C300, 0x110D001, 0x110E900, 0x110F002, 0x110FA00, 0x1110010, 0x1110301,
+  0x1112710, 0x1113500, 0x1113602, 0x1114004, 0x1114401, 0x1114510, 0x1114701, 0x1114800, 0x1115001, 0x1117310, 0x1117404,
+  0x1117601, 0x1117700, 0x1118010, 0x1118301, 0x111B310, 0x111C101, 0x111C504, 0x111C910, 0x111CD04, 0x111CE10, 0x111D002,
+  0x111DA01, 0x111DB04, 0x111DC01, 0x111DD04, 0x111E000, 0x111E102, 0x111F500, 0x1120001, 0x1121200, 0x1121301, 0x1122C10,
+  0x1123804, 0x1123E10, 0x1123F00, 0x1128001, 0x1128700, 0x1128801, 0x1128900, 0x1128A01, 0x1128E00, 0x1128F01, 0x1129E00,
+  0x1129F01, 0x112A904, 0x112AA00, 0x112B001, 0x112DF10, 0x112EB00, 0x112F002, 0x112FA00, 0x1130010, 0x1130400, 0x1130501,
+  0x1130D00, 0x1130F01, 0x1131100, 0x1131301, 0x1132900, 0x1132A01, 0x1133100, 0x1133201, 0x1133400, 0x1133501, 0x1133A00,
+  0x1133B10, 0x1133D01, 0x1133E10, 0x1134500, 0x1134710, 0x1134900, 0x1134B10, 0x1134E00, 0x1135001, 0x1135100, 0x1135710,
+  0x1135800, 0x1135D01, 0x1136210, 0x1136400, 0x1136610, 0x1136D00, 0x1137010, 0x1137500, 0x1140001, 0x1143510, 0x1144701,
+  0x1144B04, 0x1145002, 0x1145A04, 0x1145C00, 0x1145D04, 0x1145E10, 0x1145F01, 0x1146200, 0x1148001, 0x114B010, 0x114C401,
+  0x114C604, 0x114C701, 0x114C800, 0x114D002, 0x114DA00, 0x1158001, 0x115AF10, 0x115B600, 0x115B810, 0x115C104, 0x115D801,
+  0x115DC10, 0x115DE00, 0x1160001, 0x1163010, 0x1164104, 0x1164401, 0x1164500, 0x1165002, 0x1165A00, 0x1166004, 0x1166D00,
+  0x1168001, 0x116AB10, 0x116B801, 0x116B904, 0x116BA00, 0x116C002, 0x116CA00, 0x1170001, 0x1171B00, 0x1171D10, 0x1172C00,
+  0x1173002, 0x1173C04, 0x1173F08, 0x1174001, 0x1174700, 0x1180001, 0x1182C10, 0x1183B04, 0x1183C00, 0x118A001, 0x118E002,
+  0x118F300, 0x118FF01, 0x1190700, 0x1190901, 0x1190A00, 0x1190C01, 0x1191400, 0x1191501, 0x1191700, 0x1191801, 0x1193010,
+  0x1193600, 0x1193710, 0x1193900, 0x1193B10, 0x1193F01, 0x1194010, 0x1194101, 0x1194210, 0x1194404, 0x1194700, 0x1195002,
+  0x1195A00, 0x119A001, 0x119A800, 0x119AA01, 0x119D110, 0x119D800, 0x119DA10, 0x119E101, 0x119E204, 0x119E301, 0x119E410,
+  0x119E500, 0x11A0001, 0x11A0110, 0x11A0B01, 0x11A3310, 0x11A3A01, 0x11A3B10, 0x11A3F04, 0x11A4710, 0x11A4800, 0x11A5001,
+  0x11A5110, 0x11A5C01, 0x11A8A10, 0x11A9A04, 0x11A9D01, 0x11A9E04, 0x11AA300, 0x11AB001, 0x11AF900, 0x11C0001, 0x11C0900,
+  0x11C0A01, 0x11C2F10, 0x11C3700, 0x11C3810, 0x11C4001, 0x11C4104, 0x11C4600, 0x11C5002, 0x11C6D00, 0x11C7004, 0x11C7201,
+  0x11C9000, 0x11C9210, 0x11CA800, 0x11CA910, 0x11CB700, 0x11D0001, 0x11D0700, 0x11D0801, 0x11D0A00, 0x11D0B01, 0x11D3110,
+  0x11D3700, 0x11D3A10, 0x11D3B00, 0x11D3C10, 0x11D3E00, 0x11D3F10, 0x11D4601, 0x11D4710, 0x11D4800, 0x11D5002, 0x11D5A00,
+  0x11D6001, 0x11D6600, 0x11D6701, 0x11D6900, 0x11D6A01, 0x11D8A10, 0x11D8F00, 0x11D9010, 0x11D9200, 0x11D9310, 0x11D9801,
+  0x11D9900, 0x11DA002, 0x11DAA00, 0x11EE001, 0x11EF310, 0x11EF704, 0x11EF900, 0x11FB001, 0x11FB100, 0x11FC002, 0x11FD508,
+  0x11FF200, 0x11FFF04, 0x1200001, 0x1239A00, 0x1240002, 0x1246F00, 0x1247004, 0x1247500, 0x1248001, 0x1254400, 0x12F9001,
+  0x12FF104, 0x12FF300, 0x1300001, 0x1342F00, 0x1440001, 0x1464700, 0x1680001, 0x16A3900, 0x16A4001, 0x16A5F00, 0x16A6002,
+  0x16A6A00, 0x16A6E04, 0x16A7001, 0x16ABF00, 0x16AC002, 0x16ACA00, 0x16AD001, 0x16AEE00, 0x16AF010, 0x16AF504, 0x16AF600,
+  0x16B0001, 0x16B3010, 0x16B3704, 0x16B3C08, 0x16B4001, 0x16B4404, 0x16B4508, 0x16B4600, 0x16B5002, 0x16B5A00, 0x16B5B02,
+  0x16B6200, 0x16B6301, 0x16B7800, 0x16B7D01, 0x16B9000, 0x16E4001, 0x16E8002, 0x16E9704, 0x16E9B00, 0x16F0001, 0x16F4B00,
+  0x16F4F10, 0x16F5001, 0x16F5110, 0x16F8800, 0x16F8F10, 0x16F9301, 0x16FA000, 0x16FE001, 0x16FE204, 0x16FE301, 0x16FE410,
+  0x16FE500, 0x16FF010, 0x16FF200, 0x1700001, 0x187F800, 0x1880001, 0x18CD600, 0x18D0001, 0x18D0900, 0x1AFF001, 0x1AFF400,
+  0x1AFF501, 0x1AFFC00, 0x1AFFD01, 0x1AFFF00, 0x1B00001, 0x1B12300, 0x1B15001, 0x1B15300, 0x1B16401, 0x1B16800, 0x1B17001,
+  0x1B2FC00, 0x1BC0001, 0x1BC6B00, 0x1BC7001, 0x1BC7D00, 0x1BC8001, 0x1BC8900, 0x1BC9001, 0x1BC9A00, 0x1BC9C08, 0x1BC9D10,
+  0x1BC9F04, 0x1BCA000, 0x1CF0010, 0x1CF2E00, 0x1CF3010, 0x1CF4700, 0x1CF5008, 0x1CFC400, 0x1D00008, 0x1D0F600, 0x1D10008,
+  0x1D12700, 0x1D12908, 0x1D16510, 0x1D16A08, 0x1D16D10, 0x1D17300, 0x1D17B10, 0x1D18308, 0x1D18510, 0x1D18C08, 0x1D1AA10,
+  0x1D1AE08, 0x1D1EB00, 0x1D20008, 0x1D24210, 0x1D24508, 0x1D24600, 0x1D2E002, 0x1D2F400, 0x1D30008, 0x1D35700, 0x1D36002,
+  0x1D37900, 0x1D40001, 0x1D45500, 0x1D45601, 0x1D49D00, 0x1D49E01, 0x1D4A000, 0x1D4A201, 0x1D4A300, 0x1D4A501, 0x1D4A700,
+  0x1D4A901, 0x1D4AD00, 0x1D4AE01, 0x1D4BA00, 0x1D4BB01, 0x1D4BC00, 0x1D4BD01, 0x1D4C400, 0x1D4C501, 0x1D50600, 0x1D50701,
+  0x1D50B00, 0x1D50D01, 0x1D51500, 0x1D51601, 0x1D51D00, 0x1D51E01, 0x1D53A00, 0x1D53B01, 0x1D53F00, 0x1D54001, 0x1D54500,
+  0x1D54601, 0x1D54700, 0x1D54A01, 0x1D55100, 0x1D55201, 0x1D6A600, 0x1D6A801, 0x1D6C108, 0x1D6C201, 0x1D6DB08, 0x1D6DC01,
+  0x1D6FB08, 0x1D6FC01, 0x1D71508, 0x1D71601, 0x1D73508, 0x1D73601, 0x1D74F08, 0x1D75001, 0x1D76F08, 0x1D77001, 0x1D78908,
+  0x1D78A01, 0x1D7A908, 0x1D7AA01, 0x1D7C308, 0x1D7C401, 0x1D7CC00, 0x1D7CE02, 0x1D80008, 0x1DA0010, 0x1DA3708, 0x1DA3B10,
+  0x1DA6D08, 0x1DA7510, 0x1DA7608, 0x1DA8410, 0x1DA8508, 0x1DA8704, 0x1DA8C00, 0x1DA9B10, 0x1DAA000, 0x1DAA110, 0x1DAB000,
+  0x1DF0001, 0x1DF1F00, 0x1E00010, 0x1E00700, 0x1E00810, 0x1E01900, 0x1E01B10, 0x1E02200, 0x1E02310, 0x1E02500, 0x1E02610,
+  0x1E02B00, 0x1E10001, 0x1E12D00, 0x1E13010, 0x1E13701, 0x1E13E00, 0x1E14002, 0x1E14A00, 0x1E14E01, 0x1E14F08, 0x1E15000,
+  0x1E29001, 0x1E2AE10, 0x1E2AF00, 0x1E2C001, 0x1E2EC10, 0x1E2F002, 0x1E2FA00, 0x1E2FF08, 0x1E30000, 0x1E7E001, 0x1E7E700,
+  0x1E7E801, 0x1E7EC00, 0x1E7ED01, 0x1E7EF00, 0x1E7F001, 0x1E7FF00, 0x1E80001, 0x1E8C500, 0x1E8C702, 0x1E8D010, 0x1E8D700,
+  0x1E90001, 0x1E94410, 0x1E94B01, 0x1E94C00, 0x1E95002, 0x1E95A00, 0x1E95E04, 0x1E96000, 0x1EC7102, 0x1ECAC08, 0x1ECAD02,
+  0x1ECB008, 0x1ECB102, 0x1ECB500, 0x1ED0102, 0x1ED2E08, 0x1ED2F02, 0x1ED3E00, 0x1EE0001, 0x1EE0400, 0x1EE0501, 0x1EE2000,
+  0x1EE2101, 0x1EE2300, 0x1EE2401, 0x1EE2500, 0x1EE2701, 0x1EE2800, 0x1EE2901, 0x1EE3300, 0x1EE3401, 0x1EE3800, 0x1EE3901,
+  0x1EE3A00, 0x1EE3B01, 0x1EE3C00, 0x1EE4201, 0x1EE4300, 0x1EE4701, 0x1EE4800, 0x1EE4901, 0x1EE4A00, 0x1EE4B01, 0x1EE4C00,
+  0x1EE4D01, 0x1EE5000, 0x1EE5101, 0x1EE5300, 0x1EE5401, 0x1EE5500, 0x1EE5701, 0x1EE5800, 0x1EE5901, 0x1EE5A00, 0x1EE5B01,
+  0x1EE5C00, 0x1EE5D01, 0x1EE5E00, 0x1EE5F01, 0x1EE6000, 0x1EE6101, 0x1EE6300, 0x1EE6401, 0x1EE6500, 0x1EE6701, 0x1EE6B00,
+  0x1EE6C01, 0x1EE7300, 0x1EE7401, 0x1EE7800, 0x1EE7901, 0x1EE7D00, 0x1EE7E01, 0x1EE7F00, 0x1EE8001, 0x1EE8A00, 0x1EE8B01,
+  0x1EE9C00, 0x1EEA101, 0x1EEA400, 0x1EEA501, 0x1EEAA00, 0x1EEAB01, 0x1EEBC00, 0x1EEF008, 0x1EEF200, 0x1F00008, 0x1F02C00,
+  0x1F03008, 0x1F09400, 0x1F0A008, 0x1F0AF00, 0x1F0B108, 0x1F0C000, 0x1F0C108, 0x1F0D000, 0x1F0D108, 0x1F0F600, 0x1F10002,
+  0x1F10D08, 0x1F1AE00, 0x1F1E608, 0x1F20300, 0x1F21008, 0x1F23C00, 0x1F24008, 0x1F24900, 0x1F25008, 0x1F25200, 0x1F26008,
+  0x1F26600, 0x1F30008, 0x1F6D800, 0x1F6DD08, 0x1F6ED00, 0x1F6F008, 0x1F6FD00, 0x1F70008, 0x1F77400, 0x1F78008, 0x1F7D900,
+  0x1F7E008, 0x1F7EC00, 0x1F7F008, 0x1F7F100, 0x1F80008, 0x1F80C00, 0x1F81008, 0x1F84800, 0x1F85008, 0x1F85A00, 0x1F86008,
+  0x1F88800, 0x1F89008, 0x1F8AE00, 0x1F8B008, 0x1F8B200, 0x1F90008, 0x1FA5400, 0x1FA6008, 0x1FA6E00, 0x1FA7008, 0x1FA7500,
+  0x1FA7808, 0x1FA7D00, 0x1FA8008, 0x1FA8700, 0x1FA9008, 0x1FAAD00, 0x1FAB008, 0x1FABB00, 0x1FAC008, 0x1FAC600, 0x1FAD008,
+  0x1FADA00, 0x1FAE008, 0x1FAE800, 0x1FAF008, 0x1FAF700, 0x1FB0008, 0x1FB9300, 0x1FB9408, 0x1FBCB00, 0x1FBF002, 0x1FBFA00,
+  0x2000001, 0x2A6E000, 0x2A70001, 0x2B73900, 0x2B74001, 0x2B81E00, 0x2B82001, 0x2CEA200, 0x2CEB001, 0x2EBE100, 0x2F80001,
+  0x2FA1E00, 0x3000001, 0x3134B00, 0xE010010, 0xE01F000,
+};
+
+#endif // QI__UNICODE_DATA_H
+
+// Bits of a character's class; tools/unicode_tables.py writes them. A character has at most one of the first five.
+enum {
+  QI__LETTER = 1, // \p{L}
+  QI__NUMBER = 2, // \p{N}
+  QI__PUNCT = 4,  // \p{P}
+  QI__SYMBOL = 8, // \p{S}
+  QI__MARK = 16,  // \p{M}
+  QI__SPACE = 32  // \s
+};
+
+#define QI__NO_CHAR 0xFFFFFFFFu // where text has ended
+#define QI__BAD_CHAR 0xFFFDu    // stands for a byte that is not part of UTF-8
+
+// ---- UTF-8 ----
+
+// Second to last bytes of a character: n of them at s into *cp, six bits each; false when one is missing.
+QI__INLINE bool qi__utf8_tail(const uint8_t *s, size_t avail, size_t n, uint32_t *cp) {
+  if (avail < n) return false;
+  for (size_t i = 0; i < n; i++) {
+    if ((s[i] & 0xC0) != 0x80) return false;
+    *cp = *cp << 6 | (s[i] & 0x3Fu);
+  }
+  return true;
+}
+
+// Character at text (avail >= 1 bytes) and its bytes. What is not UTF-8 (also overlong forms, surrogates, all beyond 0x10FFFF)
+// is QI__BAD_CHAR of one byte, so every byte of a text belongs to exactly one character.
+QI__INLINE size_t qi__utf8_next(const char *text, size_t avail, uint32_t *cp) {
+  static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
+  const uint8_t *s = (const uint8_t *)text;
+  if (s[0] < 0x80) {
+    *cp = s[0];
+    return 1;
+  }
+  size_t n = s[0] >= 0xF8 || s[0] < 0xC0 ? 0 : s[0] >= 0xF0 ? 4 : s[0] >= 0xE0 ? 3 : 2;
+  if (n) {
+    uint32_t c = s[0] & (0x7Fu >> n);
+    if (qi__utf8_tail(s + 1, avail - 1, n - 1, &c) && c >= least[n] && c < 0x110000 && (c < 0xD800 || c > 0xDFFF)) {
+      *cp = c;
+      return n;
+    }
+  }
+  *cp = QI__BAD_CHAR;
+  return 1;
+}
+
+// Writes cp (at most 0x10FFFF) and returns its bytes, 1 to 4.
+QI__FN size_t qi__utf8_put(uint32_t cp, char out[4]) {
+  if (cp < 0x80) {
+    out[0] = (char)cp;
+    return 1;
+  }
+  size_t n = cp < 0x800 ? 2 : cp < 0x10000 ? 3 : 4;
+  for (size_t i = n - 1; i > 0; i--, cp >>= 6) out[i] = (char)(0x80 | (cp & 0x3F));
+  out[0] = (char)((0xF00u >> n & 0xFF) | cp);
+  return n;
+}
+
+// ---- classes ----
+
+QI__INLINE unsigned qi__char_class(uint32_t cp) {
+  if (cp < 0x80) return qi__ascii_classes[cp];
+  if (cp > 0x10FFFF) return 0;
+  size_t lo = 0, hi = QI__COUNT_OF(qi__unicode_runs); // run lo begins at or before cp, run hi after it
+  while (hi - lo > 1) {
+    size_t mid = (lo + hi) / 2;
+    if (qi__unicode_runs[mid] >> 8 <= cp) lo = mid;
+    else hi = mid;
+  }
+  return qi__unicode_runs[lo] & 0xFF;
+}
+
+// A character of a text, with its class.
+typedef struct qi__char {
+  uint32_t cp; // QI__NO_CHAR (size 0, no class) at the end
+  unsigned cls;
+  size_t size; // bytes
+} qi__char;
+
+QI__INLINE qi__char qi__char_at(const char *text, size_t pos, size_t end) {
+  qi__char c = {QI__NO_CHAR, 0, 0};
+  if (pos >= end) return c;
+  c.size = qi__utf8_next(text + pos, end - pos, &c.cp);
+  c.cls = qi__char_class(c.cp);
+  return c;
+}
+
+#endif // QI__UNICODE_H
+
+// Models say which regular expressions cut text into words; merges never cross a cut. The expressions (those in llama.cpp's
+// src/llama-vocab.cpp) are applied one after another: each splits every piece of the one before into its matches and what lies
+// between them. Here each is a small matcher without backtracking; nothing looks beyond the piece that it is in, and no byte is
+// read more than a few times, whatever the text.
+
+// ---- sets of characters ----
+
+typedef struct qi__char_set {
+  unsigned classes;        // all characters of these classes,
+  const char *ascii;       // these,
+  const uint32_t (*ranges)[2]; // and these; ascending
+  size_t n_ranges;
+  bool negate;             // then: all others
+} qi__char_set;
+
+static const uint32_t qi__ranges_digit[][2] = {{'0', '9'}};
+static const uint32_t qi__ranges_cjk[][2] = {{0x0800, 0x9FA5}, {0xAC00, 0xD7FF}};
+static const uint32_t qi__ranges_cjk_kana[][2] = {{0x3040, 0x30FF}, {0x4E00, 0x9FA5}};
+static const uint32_t qi__ranges_punct[][2] = {{0x21, 0x2F}, {0x3A, 0x7E}, {0x2018, 0x201F}, {0x3000, 0x3002},
+                                               {0xFF01, 0xFF0F}, {0xFF1A, 0xFF5E}};
+static const uint32_t qi__ranges_stop[][2] = {{0x60C, 0x60C}, {0x6D4, 0x6D4}, {0x964, 0x964}, {0x2026, 0x2026},
+                                              {0x3001, 0x3002}, {0xFF0C, 0xFF0C}};
+// Letters of alphabets with two cases, as deepseek-llm lists them.
+static const uint32_t qi__ranges_cased[][2] = {
+    {0x41, 0x5A}, {0x61, 0x7A}, {0xB5, 0xB5}, {0xC0, 0xD6}, {0xD8, 0xF6}, {0xF8, 0x1BA}, {0x1BC, 0x1BF}, {0x1C4, 0x293},
+    {0x295, 0x2AF}, {0x370, 0x373}, {0x376, 0x377}, {0x37B, 0x37D}, {0x37F, 0x37F}, {0x386, 0x386}, {0x388, 0x38A},
+    {0x38C, 0x38C}, {0x38E, 0x3A1}, {0x3A3, 0x3F5}, {0x3F7, 0x481}, {0x48A, 0x52F}, {0x531, 0x556}, {0x10A0, 0x10C5},
+    {0x13A0, 0x13F5}, {0x13F8, 0x13FD}, {0x1C90, 0x1CBA}, {0x1CBD, 0x1CBF}, {0x1D00, 0x1D2B}, {0x1D6B, 0x1D77},
+    {0x1D79, 0x1D9A}, {0x1E00, 0x1F15}, {0x1F18, 0x1F1D}, {0x1F20, 0x1F45}, {0x1F48, 0x1F4D}, {0x1F50, 0x1F57},
+    {0x1F59, 0x1F59}, {0x1F5B, 0x1F5B}, {0x1F5D, 0x1F5D}, {0x1F5F, 0x1F7D}, {0x1F80, 0x1FB4}, {0x1FB6, 0x1FBC},
+    {0x1FBE, 0x1FBE}, {0x1FC2, 0x1FC4}, {0x1FC6, 0x1FCC}, {0x1FD0, 0x1FD3}, {0x1FD6, 0x1FDB}, {0x1FE0, 0x1FEC},
+    {0x1FF2, 0x1FF4}, {0x1FF6, 0x1FFC}, {0x2102, 0x2102}, {0x2107, 0x2107}, {0x210A, 0x2113}, {0x2115, 0x2115},
+    {0x2119, 0x211D}, {0x2124, 0x2124}, {0x2126, 0x2126}, {0x2128, 0x2128}, {0x212A, 0x212D}, {0x212F, 0x2134},
+    {0x2139, 0x2139}, {0x213C, 0x213F}, {0x2145, 0x2149}, {0x214E, 0x214E}, {0x2183, 0x2184}, {0x2C00, 0x2C7B},
+    {0x2C7E, 0x2CE4}, {0x2CEB, 0x2CEE}, {0x2CF2, 0x2CF3}, {0xA640, 0xA66D}, {0xA680, 0xA69B}, {0xA722, 0xA76F},
+    {0xA771, 0xA787}, {0xA78B, 0xA78E}, {0xAB70, 0xABBF}, {0xFB00, 0xFB06}, {0xFB13, 0xFB17}, {0xFF21, 0xFF3A},
+    {0xFF41, 0xFF5A}, {0x10400, 0x1044F}, {0x104B0, 0x104D3}, {0x104D8, 0x104FB}, {0x10C80, 0x10CB2}, {0x10CC0, 0x10CF2},
+    {0x118A0, 0x118DF}, {0x1E900, 0x1E943}};
+
+#define QI__RANGES(table) table, QI__COUNT_OF(table)
+
+QI__FN bool qi__in_ranges(const uint32_t (*ranges)[2], size_t n, uint32_t cp) {
+  size_t lo = 0, hi = n;
+  while (lo < hi) {
+    size_t mid = (lo + hi) / 2;
+    if (cp < ranges[mid][0]) hi = mid;
+    else if (cp > ranges[mid][1]) lo = mid + 1;
+    else return true;
+  }
+  return false;
+}
+
+QI__FN bool qi__in_set(const qi__char_set *set, qi__char c) {
+  if (!c.size) return false;
+  bool in = (c.cls & set->classes) != 0;
+  if (!in && set->ascii && c.cp && c.cp < 0x80) in = strchr(set->ascii, (int)c.cp) != NULL;
+  if (!in) in = qi__in_ranges(set->ranges, set->n_ranges, c.cp);
+  return in != set->negate;
+}
+
+// ---- expressions ----
+
+typedef enum qi__split_kind {
+  QI__SPLIT_RUN,       // prefix?[set]{min,max}
+  QI__SPLIT_TRAILING,  // \s+$
+  QI__SPLIT_GPT2,      // the expression of GPT-2
+  QI__SPLIT_GPT4,      // that of GPT-4 and Llama 3
+  QI__SPLIT_CASE,      // that of GPT-4o and Tekken: upper case begins a word
+  QI__SPLIT_DEEPSEEK3
+} qi__split_kind;
+
+typedef struct qi__splitter {
+  qi__split_kind kind;
+  unsigned letters;    // GPT4: classes of characters that words are made of
+  size_t min, max;     // RUN: length in characters. GPT4, CASE: `max` digits go together
+  char prefix;         // RUN: ' ' a blank, 's' any white space, 0 none
+  bool suffix;         // CASE: 's and its like belong to the word
+  qi__char_set set;    // RUN
+} qi__splitter;
+
+#define QI__MANY SIZE_MAX
+
+// Numbers of the rows of qi__splitters; 0 ends a list.
+enum {
+  QI__S_END,
+  QI__S_NEWLINE,       // [\r\n]
+  QI__S_DIGIT,         // \p{N}
+  QI__S_DIGITS,        // \p{N}+
+  QI__S_DIGITS_1_3,    // \p{N}{1,3}
+  QI__S_ASCII_DIGITS_3, // [0-9][0-9][0-9]
+  QI__S_LETTERS,       // \s?\p{L}+
+  QI__S_PUNCTS,        // \s?\p{P}+
+  QI__S_CASED,         // \s?[A-Za-z and other alphabets with two cases]+
+  QI__S_SIGNS,         // \s?[ASCII, full-width and CJK punctuation]+
+  QI__S_CJK,           // [CJK, Hangul and all from U+0800]+
+  QI__S_CJK_KANA,      // [CJK and kana]+
+  QI__S_PUNCT_RUN,     // [\p{P}\$\+<=>\^~\|]+
+  QI__S_PUNCT_RUN_TICK, // [\p{P}\$\+<=>\^~\|`]+
+  QI__S_BLOOM,         //  ?[^(\s|.,!?...]+
+  QI__S_TRAILING,
+  QI__S_GPT2,
+  QI__S_GPT4,
+  QI__S_GPT4_DIGIT,    // with single digits (Qwen 2)
+  QI__S_GPT4_MARKS,    // and with marks in words (Qwen 3.5)
+  QI__S_TEKKEN,
+  QI__S_GPT4O,
+  QI__S_DEEPSEEK3
+};
+
+#define QI__RUN(prefix, min, max, classes, ascii, ...) {QI__SPLIT_RUN, 0, min, max, prefix, false, {classes, ascii, __VA_ARGS__}}
+
+static const qi__splitter qi__splitters[] = {
+    {QI__SPLIT_RUN, 0, 1, 1, 0, false, {0, NULL, NULL, 0, false}},
+    QI__RUN(0, 1, 1, 0, "\r\n", NULL, 0, false),
+    QI__RUN(0, 1, 1, QI__NUMBER, NULL, NULL, 0, false),
+    QI__RUN(0, 1, QI__MANY, QI__NUMBER, NULL, NULL, 0, false),
+    QI__RUN(0, 1, 3, QI__NUMBER, NULL, NULL, 0, false),
+    QI__RUN(0, 3, 3, 0, NULL, QI__RANGES(qi__ranges_digit), false),
+    QI__RUN('s', 1, QI__MANY, QI__LETTER, NULL, NULL, 0, false),
+    QI__RUN('s', 1, QI__MANY, QI__PUNCT, NULL, NULL, 0, false),
+    QI__RUN('s', 1, QI__MANY, 0, NULL, QI__RANGES(qi__ranges_cased), false),
+    QI__RUN('s', 1, QI__MANY, 0, NULL, QI__RANGES(qi__ranges_punct), false),
+    QI__RUN(0, 1, QI__MANY, 0, NULL, QI__RANGES(qi__ranges_cjk), false),
+    QI__RUN(0, 1, QI__MANY, 0, NULL, QI__RANGES(qi__ranges_cjk_kana), false),
+    QI__RUN(0, 1, QI__MANY, QI__PUNCT, "$+<=>^~|", NULL, 0, false),
+    QI__RUN(0, 1, QI__MANY, QI__PUNCT, "$+<=>^~|`", NULL, 0, false),
+    QI__RUN(' ', 1, QI__MANY, QI__SPACE, "(|.,!?)", QI__RANGES(qi__ranges_stop), true),
+    {QI__SPLIT_TRAILING, 0, 0, 0, 0, false, {0, NULL, NULL, 0, false}},
+    {QI__SPLIT_GPT2, 0, 0, 0, 0, false, {0, NULL, NULL, 0, false}},
+    {QI__SPLIT_GPT4, QI__LETTER, 0, 3, 0, false, {0, NULL, NULL, 0, false}},
+    {QI__SPLIT_GPT4, QI__LETTER, 0, 1, 0, false, {0, NULL, NULL, 0, false}},
+    {QI__SPLIT_GPT4, QI__LETTER | QI__MARK, 0, 1, 0, false, {0, NULL, NULL, 0, false}},
+    {QI__SPLIT_CASE, 0, 0, 1, 0, false, {0, NULL, NULL, 0, false}},
+    {QI__SPLIT_CASE, 0, 0, 3, 0, true, {0, NULL, NULL, 0, false}},
+    {QI__SPLIT_DEEPSEEK3, 0, 0, 0, 0, false, {0, NULL, NULL, 0, false}},
+};
+QI__STATIC_ASSERT(QI__COUNT_OF(qi__splitters) == QI__S_DEEPSEEK3 + 1, one_row_for_each_splitter);
+#undef QI__RUN
+#undef QI__RANGES
+
+// ---- models ----
+
+enum { QI__PRE_ADD_BOS = 1, QI__PRE_IGNORE_MERGES = 2 };
+#define QI__PRE_LLAMA3 (QI__PRE_ADD_BOS | QI__PRE_IGNORE_MERGES)
+#define QI__PRE_STEPS 6
+
+typedef struct qi__pre_rule {
+  const char *name;             // tokenizer.ggml.pre
+  uint8_t steps[QI__PRE_STEPS]; // QI__S_*, applied in this order
+  uint8_t flags;                // QI__PRE_*: a begin token by default; words that are tokens are not merged again
+} qi__pre_rule;
+
+// One row adds a model. The first row stands for names that are not here.
+static const qi__pre_rule qi__pre_rules[] = {
+    {"default", {QI__S_PUNCT_RUN, QI__S_GPT2, QI__S_DIGITS, QI__S_ASCII_DIGITS_3}, 0},
+    {"gpt-2", {QI__S_GPT2}, 0},
+    {"phi-2", {QI__S_GPT2}, 0},
+    {"mpt", {QI__S_GPT2}, 0},
+    {"olmo", {QI__S_GPT2}, 0},
+    {"jais", {QI__S_GPT2}, 0},
+    {"gigachat", {QI__S_GPT2}, 0},
+    {"exaone4", {QI__S_GPT2}, 0},
+    {"jina-es", {QI__S_GPT2}, 0},
+    {"jina-de", {QI__S_GPT2}, 0},
+    {"jina-v2-es", {QI__S_GPT2}, 0},
+    {"jina-v2-de", {QI__S_GPT2}, 0},
+    {"jina-v2-code", {QI__S_GPT2}, 0},
+    {"roberta-bpe", {QI__S_GPT2}, 0},
+    {"llama-bpe", {QI__S_GPT4}, QI__PRE_LLAMA3},
+    {"llama3", {QI__S_GPT4}, QI__PRE_LLAMA3},
+    {"llama-v3", {QI__S_GPT4}, QI__PRE_LLAMA3},
+    {"falcon3", {QI__S_GPT4}, QI__PRE_LLAMA3},
+    {"falcon-h1", {QI__S_GPT4}, QI__PRE_LLAMA3},
+    {"pixtral", {QI__S_GPT4}, QI__PRE_LLAMA3},
+    {"lfm2", {QI__S_GPT4}, QI__PRE_LLAMA3},
+    {"dbrx", {QI__S_GPT4}, 0},
+    {"smaug-bpe", {QI__S_GPT4}, 0},
+    {"chatglm-bpe", {QI__S_GPT4}, 0},
+    {"glm4", {QI__S_GPT4}, 0},
+    {"qwen2", {QI__S_GPT4_DIGIT}, 0},
+    {"qwen", {QI__S_GPT4_DIGIT}, 0},
+    {"deepseek-r1-qwen", {QI__S_GPT4_DIGIT}, 0},
+    {"stablelm2", {QI__S_GPT4_DIGIT}, 0},
+    {"megrez", {QI__S_GPT4_DIGIT}, 0},
+    {"hunyuan", {QI__S_GPT4_DIGIT}, 0},
+    {"grok-2", {QI__S_GPT4_DIGIT}, 0},
+    {"qwen35", {QI__S_GPT4_MARKS}, 0},
+    {"tekken", {QI__S_TEKKEN}, QI__PRE_LLAMA3},
+    {"gpt-4o", {QI__S_GPT4O}, 0},
+    {"llama4", {QI__S_GPT4O}, 0},
+    {"deepseek-llm", {QI__S_NEWLINE, QI__S_CASED, QI__S_SIGNS, QI__S_TRAILING, QI__S_CJK, QI__S_DIGITS}, 0},
+    {"deepseek-coder", {QI__S_NEWLINE, QI__S_LETTERS, QI__S_PUNCTS, QI__S_CJK, QI__S_DIGIT}, 0},
+    {"deepseek-v3", {QI__S_DIGITS_1_3, QI__S_CJK_KANA, QI__S_DEEPSEEK3}, 0},
+    {"falcon", {QI__S_PUNCT_RUN_TICK, QI__S_GPT2, QI__S_ASCII_DIGITS_3}, 0},
+    {"starcoder", {QI__S_DIGIT, QI__S_GPT2}, 0},
+    {"refact", {QI__S_DIGIT, QI__S_GPT2}, 0},
+    {"smollm", {QI__S_DIGIT, QI__S_GPT2}, 0},
+    {"command-r", {QI__S_DIGIT, QI__S_GPT2}, 0},
+    {"codeshell", {QI__S_DIGIT, QI__S_GPT2}, 0},
+    {"exaone", {QI__S_DIGIT, QI__S_GPT2}, 0},
+    {"minerva-7b", {QI__S_DIGIT, QI__S_GPT2}, 0},
+    {"bloom", {QI__S_BLOOM}, 0},
+    {"poro-chat", {QI__S_BLOOM}, 0},
+    {"gpt3-finnish", {QI__S_BLOOM}, 0},
+    {"viking", {QI__S_BLOOM, QI__S_DIGIT}, 0},
+};
+
+// Rule of a name; NULL when there is none.
+QI__FN const qi__pre_rule *qi__pre_find(const char *name, size_t len) {
+  for (size_t i = 0; i < QI__COUNT_OF(qi__pre_rules); i++)
+    if (strlen(qi__pre_rules[i].name) == len && !memcmp(qi__pre_rules[i].name, name, len)) return &qi__pre_rules[i];
+  return NULL;
+}
+
+// ---- matchers ----
+// A matcher returns where the match that begins at pos ends, or pos when there is none. It sees text[pos..end) only.
+
+// End of the run of characters with (or without) one of the classes.
+QI__FN size_t qi__skip_class(const char *text, size_t pos, size_t end, unsigned classes, bool with) {
+  for (;;) {
+    qi__char c = qi__char_at(text, pos, end);
+    if (!c.size || ((c.cls & classes) != 0) != with) return pos;
+    pos += c.size;
+  }
+}
+
+QI__FN size_t qi__skip_newlines(const char *text, size_t pos, size_t end, bool slash) {
+  while (pos < end && (text[pos] == '\r' || text[pos] == '\n' || (slash && text[pos] == '/'))) pos++;
+  return pos;
+}
+
+// \s+(?!\S)|\s+ : white space, but for its last character when a word follows; that one goes with the word.
+QI__FN size_t qi__match_spaces(const char *text, size_t pos, size_t end) {
+  size_t last = pos, p = pos;
+  for (;;) {
+    qi__char c = qi__char_at(text, p, end);
+    if (!(c.cls & QI__SPACE)) return c.size && last > pos ? last : p;
+    last = p;
+    p += c.size;
+  }
+}
+
+// \s*[\r\n]+|\s+(?!\S)|\s+
+QI__FN size_t qi__match_lines_or_spaces(const char *text, size_t pos, size_t end) {
+  size_t stop = qi__skip_class(text, pos, end, QI__SPACE, true);
+  for (size_t p = stop; p > pos; p--)
+    if (text[p - 1] == '\r' || text[p - 1] == '\n') return p;
+  return qi__match_spaces(text, pos, end);
+}
+
+// 's|'t|'re|'ve|'m|'ll|'d
+QI__FN size_t qi__match_contraction(const char *text, size_t pos, size_t end, bool any_case) {
+  if (end - pos < 2 || text[pos] != '\'') return pos;
+  int fold = any_case ? 0x20 : 0;
+  int a = text[pos + 1] | fold, b = end - pos > 2 ? text[pos + 2] | fold : 0;
+  if (a == 's' || a == 't' || a == 'm' || a == 'd') return pos + 2;
+  return (a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l') ? pos + 3 : pos;
+}
+
+//  ?[^\s\p{L}\p{N}]+ ; `words` are the classes left out besides \s
+QI__FN size_t qi__match_other(const char *text, size_t pos, size_t end, unsigned words) {
+  size_t p = pos + (text[pos] == ' ');
+  size_t stop = qi__skip_class(text, p, end, words | QI__SPACE, false);
+  return stop > p ? stop : pos;
+}
+
+// \p{N}{1,max}
+QI__FN size_t qi__match_number(const char *text, size_t pos, size_t end, size_t max) {
+  for (size_t n = 0; n < max; n++) {
+    qi__char c = qi__char_at(text, pos, end);
+    if (!(c.cls & QI__NUMBER)) break;
+    pos += c.size;
+  }
+  return pos;
+}
+
+// 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+QI__FN size_t qi__match_gpt2(const char *text, size_t pos, size_t end) {
+  size_t stop = qi__match_contraction(text, pos, end, false);
+  if (stop > pos) return stop;
+  size_t p = pos + (text[pos] == ' ');
+  qi__char c = qi__char_at(text, p, end);
+  unsigned kind = c.cls & (QI__LETTER | QI__NUMBER);
+  if (kind) return qi__skip_class(text, p, end, kind, true);
+  if (c.size && !(c.cls & QI__SPACE)) return qi__skip_class(text, p, end, QI__LETTER | QI__NUMBER | QI__SPACE, false);
+  return qi__match_spaces(text, pos, end);
+}
+
+// What follows [^\r\n\p{L}\p{N}]? when it stands at c; `not_prefix` are the classes excluded.
+QI__FN size_t qi__after_prefix(qi__char c, size_t pos, unsigned not_prefix) {
+  return c.cp == '\r' || c.cp == '\n' || (c.cls & not_prefix) ? pos : pos + c.size;
+}
+
+// contraction|[^\r\n\p{L}\p{N}]?[letters]+|\p{N}{1,max}| ?[^\s\p{N}letters]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+QI__FN size_t qi__match_gpt4(const qi__splitter *s, const char *text, size_t pos, size_t end) {
+  size_t stop = qi__match_contraction(text, pos, end, true);
+  if (stop > pos) return stop;
+  qi__char c = qi__char_at(text, pos, end);
+  size_t p = qi__after_prefix(c, pos, QI__LETTER | QI__NUMBER | s->letters);
+  stop = qi__skip_class(text, p, end, s->letters, true);
+  if (stop > p) return stop;
+  if (c.cls & QI__NUMBER) return qi__match_number(text, pos, end, s->max);
+  stop = qi__match_other(text, pos, end, s->letters | QI__NUMBER);
+  if (stop > pos) return qi__skip_newlines(text, stop, end, false);
+  return qi__match_lines_or_spaces(text, pos, end);
+}
+
+// Letters of a word at pos whose upper-case ones come first: [upper]*[lower]+|[upper]+[lower]*, where upper = \p{L} but a-z,
+// lower = \p{L} but A-Z. Letters beyond ASCII count as both (llama.cpp has no tables of case here).
+QI__FN size_t qi__match_cased_word(const char *text, size_t pos, size_t end) {
+  size_t p = pos, both_end = pos; // after the last letter that is both
+  qi__char c;
+  for (;; p += c.size) {
+    c = qi__char_at(text, p, end);
+    if (!(c.cls & QI__LETTER) || (c.cp >= 'a' && c.cp <= 'z')) break;
+    if (c.cp >= 0x80) both_end = p + c.size;
+  }
+  if (c.cls & QI__LETTER) { // lower case follows: all of [lower]+
+    while ((c.cls & QI__LETTER) && !(c.cp >= 'A' && c.cp <= 'Z')) {
+      p += c.size;
+      c = qi__char_at(text, p, end);
+    }
+    return p;
+  }
+  return both_end > pos ? both_end : p; // [lower]+ wants one letter: the last that may serve ends the word
+}
+
+// [^\r\n\p{L}\p{N}]?(cased word)contraction?|\p{N}{1,max}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+
+QI__FN size_t qi__match_case(const qi__splitter *s, const char *text, size_t pos, size_t end) {
+  qi__char c = qi__char_at(text, pos, end);
+  size_t p = qi__after_prefix(c, pos, QI__LETTER | QI__NUMBER);
+  size_t stop = qi__match_cased_word(text, p, end);
+  if (stop > p) return s->suffix ? qi__match_contraction(text, stop, end, true) : stop;
+  if (c.cls & QI__NUMBER) return qi__match_number(text, pos, end, s->max);
+  stop = qi__match_other(text, pos, end, QI__LETTER | QI__NUMBER);
+  if (stop > pos) return qi__skip_newlines(text, stop, end, true);
+  return qi__match_lines_or_spaces(text, pos, end);
+}
+
+// [ASCII punctuation][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
+QI__FN size_t qi__match_deepseek3(const char *text, size_t pos, size_t end) {
+  qi__char c = qi__char_at(text, pos, end);
+  size_t p = pos + 1;
+  if (c.cp < 0x80 && (c.cls & (QI__PUNCT | QI__SYMBOL))) {
+    while (p < end && (text[p] | 0x20) >= 'a' && (text[p] | 0x20) <= 'z') p++;
+    if (p > pos + 1) return p;
+  }
+  p = qi__after_prefix(c, pos, QI__LETTER | QI__MARK | QI__PUNCT | QI__SYMBOL);
+  size_t stop = qi__skip_class(text, p, end, QI__LETTER | QI__MARK, true);
+  if (stop > p) return stop;
+  p = pos + (c.cp == ' ');
+  stop = qi__skip_class(text, p, end, QI__PUNCT | QI__SYMBOL, true);
+  if (stop > p) return qi__skip_newlines(text, stop, end, false);
+  return qi__match_lines_or_spaces(text, pos, end);
+}
+
+QI__FN size_t qi__match_run(const qi__splitter *s, const char *text, size_t pos, size_t end) {
+  qi__char c = qi__char_at(text, pos, end);
+  bool prefix = (s->prefix == ' ' && c.cp == ' ') || (s->prefix == 's' && (c.cls & QI__SPACE));
+  for (int with = prefix; with >= 0; with--) {
+    size_t n = 0, p = with ? pos + c.size : pos;
+    while (n < s->max) {
+      qi__char d = qi__char_at(text, p, end);
+      if (!qi__in_set(&s->set, d)) break;
+      p += d.size;
+      n++;
+    }
+    if (n >= s->min) return p;
+  }
+  return pos;
+}
+
+QI__FN size_t qi__match(const qi__splitter *s, const char *text, size_t pos, size_t end) {
+  switch (s->kind) {
+    case QI__SPLIT_RUN: return qi__match_run(s, text, pos, end);
+    case QI__SPLIT_GPT2: return qi__match_gpt2(text, pos, end);
+    case QI__SPLIT_GPT4: return qi__match_gpt4(s, text, pos, end);
+    case QI__SPLIT_CASE: return qi__match_case(s, text, pos, end);
+    case QI__SPLIT_DEEPSEEK3: return qi__match_deepseek3(text, pos, end);
+    case QI__SPLIT_TRAILING: break;
+  }
+  return pos;
+}
+
+// ---- pieces ----
+
+// End of the piece that begins at pos < end: a match, or what lies before the next match.
+QI__FN size_t qi__split_next(const qi__splitter *s, const char *text, size_t pos, size_t end) {
+  if (s->kind == QI__SPLIT_TRAILING) { // looked at as a whole: asking at each character would be quadratic
+    size_t words_end = pos;
+    for (size_t p = pos; p < end;) {
+      qi__char c = qi__char_at(text, p, end);
+      p += c.size;
+      if (!(c.cls & QI__SPACE)) words_end = p;
+    }
+    return words_end > pos ? words_end : end;
+  }
+  size_t stop = qi__match(s, text, pos, end);
+  if (stop > pos) return stop;
+  size_t p = pos;
+  do p += qi__char_at(text, p, end).size;
+  while (p < end && qi__match(s, text, p, end) == p);
+  return p;
+}
+
+// Walk over the words of a text. Each step cuts only inside the current piece of the step before.
+typedef struct qi__pretokenizer {
+  const qi__pre_rule *rule;
+  const char *text;
+  size_t pos;
+  size_t end[QI__PRE_STEPS + 1]; // [0] of the text, [k] of the current piece of step k
+  int n_steps;
+} qi__pretokenizer;
+
+QI__FN qi__pretokenizer qi__pretokenize(const qi__pre_rule *rule, const char *text, size_t len) {
+  qi__pretokenizer t = {rule, text, 0, {len}, 0};
+  while (t.n_steps < QI__PRE_STEPS && rule->steps[t.n_steps]) t.n_steps++;
+  return t;
+}
+
+// The next word is text[*start .. *end), never empty; false at the end of the text. All words together are the text.
+QI__FN bool qi__pretokenize_next(qi__pretokenizer *t, size_t *start, size_t *end) {
+  if (t->pos >= t->end[0]) return false;
+  for (int k = 0; k < t->n_steps; k++)
+    if (t->end[k + 1] <= t->pos) t->end[k + 1] = qi__split_next(&qi__splitters[t->rule->steps[k]], t->text, t->pos, t->end[k]);
+  *start = t->pos;
+  t->pos = t->end[t->n_steps];
+  *end = t->pos;
+  return true;
+}
+
+#endif // QI__PRETOKENIZE_H
+
+#define QI__VOCAB_MAX_TOKENS (1u << 24)
+#define QI__VOCAB_MAX_MERGES (1u << 24)
+#define QI__VOCAB_MAX_TOKEN_BYTES 65535u
+
+typedef enum qi__vocab_kind {
+  QI__VOCAB_SPM = 1, // SentencePiece byte-pair encoding: merges by score
+  QI__VOCAB_BPE      // byte-level byte-pair encoding: merges by rank
+} qi__vocab_kind;
+
+// tokenizer.ggml.token_type, kept in the low bits of qi__vocab.attrs, and bits of ours above.
+enum {
+  QI__TOKEN_NORMAL = 1,
+  QI__TOKEN_UNKNOWN = 2,
+  QI__TOKEN_CONTROL = 3,
+  QI__TOKEN_USER = 4,
+  QI__TOKEN_UNUSED = 5,
+  QI__TOKEN_BYTE = 6,
+  QI__TOKEN_TYPE = 7,   // mask of the above
+  QI__TOKEN_END = 8,    // ends generation
+  QI__TOKEN_RSTRIP = 16 // swallows white space behind it
+};
+
+// What qi__vocab_layout must know of a file.
+typedef struct qi__vocab_counts {
+  qi__vocab_kind kind;
+  uint32_t n_tokens, n_merges, n_specials; // n_specials: at most so many tokens are found by name in text
+  uint32_t token_bytes;                    // of all texts, each with a terminator
+  uint32_t max_token;                      // bytes of the longest text
+} qi__vocab_counts;
+
+// Immutable once loaded; all memory is the arena's.
+typedef struct qi__vocab {
+  qi__vocab_kind kind;
+  uint32_t n_tokens, max_token;
+  uint32_t *offsets;       // [n_tokens + 1]: text of id is texts[offsets[id] ..], with a terminator that counts
+  char *texts;
+  uint8_t *attrs;          // [n_tokens] type and bits
+  float *scores;           // [n_tokens], SPM only
+  qi__str_map ids;         // text to id; texts with a zero byte are not in it
+  qi__pair_map merges;     // BPE: (left, right) to rank << 32 | joined id
+  uint32_t *specials;      // [n_specials] ids of unknown, control and user-defined tokens, sorted by text, then id
+  uint32_t n_specials;
+  uint32_t special_first[8]; // bit c: a special begins with byte c
+  qi_token byte_ids[256];  // token of a byte, -1 = none
+  qi_special_tokens special;
+  qi_token eom;
+  bool space_prefix;       // SPM: a space is put before text
+  const qi__pre_rule *pre; // BPE
+  char *scratch;           // [2 * (max_token + 1)], while loading
+} qi__vocab;
+
+// ---- tokens ----
+
+QI__INLINE const char *qi__token_text(const qi__vocab *v, uint32_t id, size_t *len) {
+  *len = v->offsets[id + 1] - v->offsets[id] - 1;
+  return v->texts + v->offsets[id];
+}
+QI__INLINE unsigned qi__token_type(const qi__vocab *v, uint32_t id) { return v->attrs[id] & QI__TOKEN_TYPE; }
+QI__INLINE bool qi__token_valid(const qi__vocab *v, qi_token id) { return id >= 0 && (uint32_t)id < v->n_tokens; }
+
+// Ends generation; shown only on request. False for ids out of range.
+QI__FN bool qi__token_is_end(const qi__vocab *v, qi_token id) { return qi__token_valid(v, id) && (v->attrs[id] & QI__TOKEN_END); }
+QI__FN bool qi__token_is_control(const qi__vocab *v, qi_token id) {
+  if (!qi__token_valid(v, id)) return false;
+  unsigned type = qi__token_type(v, (uint32_t)id);
+  return type == QI__TOKEN_CONTROL || type == QI__TOKEN_UNKNOWN;
+}
+
+// Id of a terminated text, -1 = none.
+QI__INLINE qi_token qi__token_by_name(const qi__vocab *v, const char *text) {
+  int32_t id;
+  return qi__str_map_get(&v->ids, text, &id) ? id : -1;
+}
+
+// The same for any text. Long ones are looked for one by one, which no one is in a hurry for.
+QI__FN qi_token qi__token_find(const qi__vocab *v, const char *text, size_t len) {
+  char key[256];
+  if (!len || len > v->max_token || memchr(text, 0, len)) return -1;
+  if (len < sizeof key) {
+    memcpy(key, text, len);
+    key[len] = 0;
+    return qi__token_by_name(v, key);
+  }
+  for (uint32_t id = 0; id < v->n_tokens; id++) {
+    size_t n;
+    const char *t = qi__token_text(v, id, &n);
+    if (n == len && !memcmp(t, text, n)) return (qi_token)id;
+  }
+  return -1;
+}
+
+// Byte-level vocabularies write each byte as a character that can be seen: itself where that is so in Latin-1, else one from U+0100
+// on (GPT-2's bytes_to_unicode).
+QI__FN uint32_t qi__byte_to_char(uint8_t b) {
+  if (b <= 0x20) return 0x100u + b;
+  if (b >= 0x7F && b <= 0xA0) return 0x100u + 33 + (b - 0x7Fu);
+  return b == 0xAD ? 0x100u + 67 : b;
+}
+// -1: the character stands for no byte.
+QI__FN int qi__char_to_byte(uint32_t cp) {
+  if (cp >= 0x100) {
+    uint32_t k = cp - 0x100;
+    return k < 33 ? (int)k : k < 67 ? (int)(0x7F + k - 33) : k == 67 ? 0xAD : -1;
+  }
+  return qi__byte_to_char((uint8_t)cp) == cp ? (int)cp : -1;
+}
+
+// Value of a text of the form <0x4A>; -1 for others.
+QI__FN int qi__byte_name_value(const char *text, size_t len) {
+  if (len != 6 || memcmp(text, "<0x", 3) || text[5] != '>') return -1;
+  int value = 0;
+  for (int i = 3; i < 5; i++) {
+    char c = text[i];
+    int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    if (digit < 0) return -1;
+    value = value * 16 + digit;
+  }
+  return value;
+}
+
+// ---- counting ----
+
+// Names of tokens that end generation wherever they occur, and of those that only serve as end of turn when the file names none.
+// The list is llama.cpp's: files often do not say it.
+static const char *const qi__end_names[] = {
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>",
+    "<|end_of_text|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "<turn|>", "<end_of_utterance>",
+    ("<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>"), // DeepSeek
+    "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<reponame>", "<|file_sep|>",
+};
+#define QI__N_EOT_NAMES 5 // the first ones may be the end of turn
+
+QI__FN bool qi__is_end_name(const char *text, size_t len) {
+  for (size_t i = 0; i < QI__COUNT_OF(qi__end_names); i++)
+    if (strlen(qi__end_names[i]) == len && !memcmp(qi__end_names[i], text, len)) return true;
+  return false;
+}
+
+// Element i of an array of 32-bit numbers.
+QI__INLINE uint32_t qi__array_u32(const qi__gguf_array *a, uint64_t i) { return qi__load_u32(a->data + 4 * i); }
+
+// An array with one element a token; *out is empty when it is absent.
+QI__FN qi_result qi__vocab_array(const qi__gguf *g, const char *key, qi_meta_type type, uint64_t n_tokens, qi__gguf_array *out,
+                                 qi_error *err) {
+  memset(out, 0, sizeof *out);
+  if (!qi__gguf_find(g, key)) return QI_OK;
+  qi_result r = qi__gguf_get_array(g, key, type, true, out, err);
+  if (r) return r;
+  if (out->count != n_tokens)
+    return qi__fail(err, QI_ERR_FORMAT, "%s: %llu elements, but tokenizer.ggml.tokens has %llu", key,
+                    (unsigned long long)out->count, (unsigned long long)n_tokens);
+  return QI_OK;
+}
+
+QI__FN qi_result qi__vocab_find_kind(const qi__gguf *g, qi__vocab_kind *out, qi_error *err) {
+  const char *name;
+  size_t len;
+  qi_result r = qi__gguf_str(g, "tokenizer.ggml.model", true, &name, &len, err);
+  if (r) return r;
+  if (len == 5 && !memcmp(name, "llama", 5)) *out = QI__VOCAB_SPM;
+  else if (len == 4 && !memcmp(name, "gpt2", 4)) *out = QI__VOCAB_BPE;
+  else
+    return qi__fail(err, QI_ERR_UNSUPPORTED, "tokenizer.ggml.model: '%s' is not supported; known are llama, gpt2",
+                    qi__show(name, len).s);
+  return QI_OK;
+}
+
+// Lengths and kinds of the texts. A token that ends generation counts as special whatever the file says of it.
+QI__FN qi_result qi__vocab_count_texts(qi__gguf_array tokens, const qi__gguf_array *types, qi__vocab_counts *c, qi_error *err) {
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < c->n_tokens; i++) {
+    const char *text;
+    size_t len;
+    if (!qi__gguf_next_string(&tokens, &text, &len))
+      return qi__fail(err, QI_ERR_FORMAT, "tokenizer.ggml.tokens: text %u lies beyond the array's end", i);
+    if (len > QI__VOCAB_MAX_TOKEN_BYTES)
+      return qi__fail(err, QI_ERR_LIMIT, "tokenizer.ggml.tokens: text %u has %zu bytes, at most %u are allowed", i, len,
+                      QI__VOCAB_MAX_TOKEN_BYTES);
+    if (len > c->max_token) c->max_token = (uint32_t)len;
+    bytes += len + 1;
+    uint32_t type = types->count ? qi__array_u32(types, i) : QI__TOKEN_NORMAL;
+    c->n_specials += (type >= QI__TOKEN_UNKNOWN && type <= QI__TOKEN_USER) || qi__is_end_name(text, len);
+  }
+  if (bytes >= UINT32_MAX)
+    return qi__fail(err, QI_ERR_LIMIT, "tokenizer.ggml.tokens: texts of %llu bytes, fewer than 2^32 - 1 are allowed",
+                    (unsigned long long)bytes);
+  c->token_bytes = (uint32_t)bytes;
+  return QI_OK;
+}
+
+// What a vocabulary will need. Errors: QI_ERR_UNSUPPORTED (kind of tokenizer), _FORMAT, _LIMIT.
+QI__FN qi_result qi__vocab_count(const qi__gguf *g, qi__vocab_counts *c, qi_error *err) {
+  memset(c, 0, sizeof *c);
+  qi_result r = qi__vocab_find_kind(g, &c->kind, err);
+  if (r) return r;
+  qi__gguf_array tokens, types, merges;
+  r = qi__gguf_get_array(g, "tokenizer.ggml.tokens", QI_META_STRING, true, &tokens, err);
+  if (r) return r;
+  if (!tokens.count || tokens.count > QI__VOCAB_MAX_TOKENS)
+    return qi__fail(err, QI_ERR_LIMIT, "tokenizer.ggml.tokens: %llu tokens, 1 to %u are allowed", (unsigned long long)tokens.count,
+                    QI__VOCAB_MAX_TOKENS);
+  c->n_tokens = (uint32_t)tokens.count;
+  r = qi__vocab_array(g, "tokenizer.ggml.token_type", QI_META_I32, tokens.count, &types, err);
+  if (r) return r;
+  r = qi__vocab_count_texts(tokens, &types, c, err);
+  if (r || c->kind != QI__VOCAB_BPE) return r;
+  r = qi__gguf_get_array(g, "tokenizer.ggml.merges", QI_META_STRING, true, &merges, err);
+  if (r) return r;
+  if (merges.count > QI__VOCAB_MAX_MERGES)
+    return qi__fail(err, QI_ERR_LIMIT, "tokenizer.ggml.merges: %llu merges, at most %u are allowed",
+                    (unsigned long long)merges.count, QI__VOCAB_MAX_MERGES);
+  c->n_merges = (uint32_t)merges.count;
+  return QI_OK;
+}
+
+// Takes the memory of a vocabulary: once with a counting arena, once with a real one (then qi__vocab_load must follow).
+QI__FN void qi__vocab_layout(qi__vocab *v, qi__arena *arena, const qi__vocab_counts *c) {
+  memset(v, 0, sizeof *v);
+  v->kind = c->kind;
+  v->n_tokens = c->n_tokens;
+  v->max_token = c->max_token;
+  v->n_specials = c->n_specials;
+  v->offsets = QI__ARENA_ARRAY(arena, uint32_t, (size_t)c->n_tokens + 1);
+  v->texts = QI__ARENA_ARRAY(arena, char, c->token_bytes);
+  v->attrs = QI__ARENA_ARRAY(arena, uint8_t, c->n_tokens);
+  v->specials = QI__ARENA_ARRAY(arena, uint32_t, c->n_specials);
+  v->scratch = QI__ARENA_ARRAY(arena, char, 2 * ((size_t)c->max_token + 1));
+  qi__str_map_init(&v->ids, arena, c->n_tokens);
+  if (c->kind == QI__VOCAB_SPM) v->scores = QI__ARENA_ARRAY(arena, float, c->n_tokens);
+  else qi__pair_map_init(&v->merges, arena, c->n_merges);
+}
+
+// ---- loading ----
+
+QI__FN qi_result qi__vocab_load_tokens(qi__vocab *v, const qi__gguf *g, qi_error *err) {
+  qi__gguf_array tokens, types, scores;
+  qi_result r = qi__gguf_get_array(g, "tokenizer.ggml.tokens", QI_META_STRING, true, &tokens, err);
+  if (!r) r = qi__vocab_array(g, "tokenizer.ggml.token_type", QI_META_I32, v->n_tokens, &types, err);
+  if (!r) r = qi__vocab_array(g, "tokenizer.ggml.scores", QI_META_F32, v->n_tokens, &scores, err);
+  if (r) return r;
+  uint32_t at = 0;
+  for (uint32_t id = 0; id < v->n_tokens; id++) {
+    const char *text;
+    size_t len;
+    if (!qi__gguf_next_string(&tokens, &text, &len))
+      return qi__fail(err, QI_ERR_FORMAT, "tokenizer.ggml.tokens: text %u lies beyond the array's end", id);
+    v->offsets[id] = at;
+    memcpy(v->texts + at, text, len);
+    v->texts[at + len] = 0;
+    if (len && !memchr(text, 0, len)) qi__str_map_put(&v->ids, v->texts + at, (int32_t)id);
+    at += (uint32_t)len + 1;
+    uint32_t type = types.count ? qi__array_u32(&types, id) : QI__TOKEN_NORMAL;
+    v->attrs[id] = (uint8_t)(type >= QI__TOKEN_NORMAL && type <= QI__TOKEN_BYTE ? type : QI__TOKEN_NORMAL);
+    if (v->scores) v->scores[id] = scores.count ? qi__bits_f32(qi__array_u32(&scores, id)) : 0;
+  }
+  v->offsets[v->n_tokens] = at;
+  return QI_OK;
+}
+
+// Tokens that stand for single bytes.
+QI__FN void qi__vocab_find_bytes(qi__vocab *v, const qi_logger *logger) {
+  int n_missing = 0;
+  for (int b = 0; b < 256; b++) {
+    char name[8];
+    if (v->kind == QI__VOCAB_SPM) {
+      snprintf(name, sizeof name, "<0x%02X>", (unsigned)b);
+      v->byte_ids[b] = qi__token_by_name(v, name);
+    }
+    if (v->kind == QI__VOCAB_BPE || v->byte_ids[b] < 0) {
+      uint32_t cp = v->kind == QI__VOCAB_BPE ? qi__byte_to_char((uint8_t)b) : 0;
+      size_t n = cp ? qi__utf8_put(cp, name) : 1;
+      if (!cp) name[0] = (char)b;
+      name[n] = 0;
+      v->byte_ids[b] = name[0] ? qi__token_by_name(v, name) : -1;
+    }
+    n_missing += v->byte_ids[b] < 0;
+  }
+  if (n_missing)
+    qi__log(logger, QI_LOG_INFO, "tokenizer.ggml.tokens: %d of 256 bytes have no token; in text they become unknown", n_missing);
+}
+
+// A special id from the file: -1 where it says nothing and `id` (the default) is not in the vocabulary.
+QI__FN qi_result qi__vocab_special_id(const qi__vocab *v, const qi__gguf *g, const char *key, qi_token *id, qi_error *err) {
+  uint32_t value = UINT32_MAX;
+  bool present = qi__gguf_find(g, key) != NULL;
+  if (!present) {
+    if (!qi__token_valid(v, *id)) *id = -1;
+    return QI_OK;
+  }
+  qi_result r = qi__gguf_u32(g, key, true, &value, err);
+  if (r) return r;
+  if (value == UINT32_MAX) { // some converters write "none" so
+    *id = -1;
+    return QI_OK;
+  }
+  if (value >= v->n_tokens) return qi__fail(err, QI_ERR_FORMAT, "%s: %u, but there are %u tokens", key, value, v->n_tokens);
+  *id = (qi_token)value;
+  return QI_OK;
+}
+
+QI__FN qi_result qi__vocab_load_special(qi__vocab *v, const qi__gguf *g, qi_error *err) {
+  bool spm = v->kind == QI__VOCAB_SPM;
+  qi_special_tokens *s = &v->special;
+  s->bos = spm ? 1 : -1;
+  s->eos = spm ? 2 : -1;
+  s->unk = spm ? 0 : -1;
+  s->eot = s->pad = v->eom = -1;
+  s->add_bos = spm || (v->pre->flags & QI__PRE_ADD_BOS);
+  s->add_eos = false;
+  v->space_prefix = spm;
+  qi_result r = qi__vocab_special_id(v, g, "tokenizer.ggml.bos_token_id", &s->bos, err);
+  if (!r) r = qi__vocab_special_id(v, g, "tokenizer.ggml.eos_token_id", &s->eos, err);
+  if (!r) r = qi__vocab_special_id(v, g, "tokenizer.ggml.eot_token_id", &s->eot, err);
+  if (!r) r = qi__vocab_special_id(v, g, "tokenizer.ggml.eom_token_id", &v->eom, err);
+  if (!r) r = qi__vocab_special_id(v, g, "tokenizer.ggml.unknown_token_id", &s->unk, err);
+  if (!r) r = qi__vocab_special_id(v, g, "tokenizer.ggml.padding_token_id", &s->pad, err);
+  if (!r) r = qi__gguf_bool(g, "tokenizer.ggml.add_bos_token", false, &s->add_bos, err);
+  if (!r) r = qi__gguf_bool(g, "tokenizer.ggml.add_eos_token", false, &s->add_eos, err);
+  if (!r && spm) r = qi__gguf_bool(g, "tokenizer.ggml.add_space_prefix", false, &v->space_prefix, err);
+  if (r) return r;
+  qi_token newline = qi__token_by_name(v, "\n");
+  s->nl = newline >= 0 && qi__token_type(v, (uint32_t)newline) == QI__TOKEN_USER ? newline : v->byte_ids['\n'];
+  return QI_OK;
+}
+
+// Marks what ends generation, and finds the end of turn by its name when the file does not give it.
+QI__FN void qi__vocab_mark_ends(qi__vocab *v, const qi_logger *logger) {
+  for (size_t i = 0; i < QI__COUNT_OF(qi__end_names); i++) {
+    qi_token id = qi__token_by_name(v, qi__end_names[i]);
+    if (id < 0) continue;
+    if (qi__token_type(v, (uint32_t)id) != QI__TOKEN_CONTROL)
+      qi__log(logger, QI_LOG_WARN, "token %d '%s' ends generation, so it counts as a control token; the file has type %u", (int)id,
+              qi__end_names[i], qi__token_type(v, (uint32_t)id));
+    v->attrs[id] = QI__TOKEN_CONTROL | QI__TOKEN_END;
+    if (v->special.eot < 0 && i < QI__N_EOT_NAMES) v->special.eot = id;
+  }
+  const qi_token ends[] = {v->special.eos, v->special.eot, v->eom};
+  for (size_t i = 0; i < QI__COUNT_OF(ends); i++)
+    if (ends[i] >= 0) v->attrs[ends[i]] |= QI__TOKEN_END;
+}
+
+// Copies a slice to the scratch space as a terminated text and looks it up; -1 = no token, or none that merging may make: the names
+// of control tokens in a text of strangers must stay text.
+QI__FN qi_token qi__vocab_lookup(const qi__vocab *v, char *scratch, const char *text, size_t len) {
+  if (!len || len > v->max_token || memchr(text, 0, len)) return -1;
+  memcpy(scratch, text, len);
+  scratch[len] = 0;
+  qi_token id = qi__token_by_name(v, scratch);
+  return qi__token_is_control(v, id) ? -1 : id;
+}
+
+QI__FN qi_result qi__vocab_load_merges(qi__vocab *v, const qi__gguf *g, const qi_logger *logger, qi_error *err) {
+  qi__gguf_array merges;
+  qi_result r = qi__gguf_get_array(g, "tokenizer.ggml.merges", QI_META_STRING, true, &merges, err);
+  if (r) return r;
+  uint32_t n = (uint32_t)merges.count, n_ignored = 0;
+  for (uint32_t rank = 0; rank < n; rank++) {
+    const char *text;
+    size_t len;
+    if (!qi__gguf_next_string(&merges, &text, &len))
+      return qi__fail(err, QI_ERR_FORMAT, "tokenizer.ggml.merges: text %u lies beyond the array's end", rank);
+    const char *space = len > 1 ? (const char *)memchr(text + 1, ' ', len - 1) : NULL;
+    size_t n_left = space ? (size_t)(space - text) : len, n_right = space ? len - n_left - 1 : 0;
+    qi_token left = qi__vocab_lookup(v, v->scratch, text, n_left);
+    qi_token right = space ? qi__vocab_lookup(v, v->scratch, space + 1, n_right) : -1;
+    qi_token joined = -1;
+    if (left >= 0 && right >= 0) { // each fits a half of the scratch space
+      char *both = v->scratch + n_left;
+      memcpy(v->scratch, text, n_left);
+      memcpy(both, space + 1, n_right);
+      both[n_right] = 0;
+      joined = qi__token_by_name(v, v->scratch);
+    }
+    if (joined < 0 || qi__token_is_control(v, joined)) n_ignored++;
+    else qi__pair_map_put(&v->merges, (uint32_t)left, (uint32_t)right, (int64_t)((uint64_t)rank << 32 | (uint32_t)joined));
+  }
+  if (n_ignored)
+    qi__log(logger, QI_LOG_WARN, "tokenizer.ggml.merges: %u of %u are not made of tokens and were ignored", n_ignored, n);
+  return QI_OK;
+}
+
+// ---- specials ----
+
+QI__FN bool qi__special_before(const qi__vocab *v, uint32_t a, uint32_t b) {
+  size_t n, m;
+  const char *s = qi__token_text(v, a, &n), *t = qi__token_text(v, b, &m);
+  int order = memcmp(s, t, qi__min_size(n, m));
+  return order ? order < 0 : n != m ? n < m : a < b;
+}
+
+QI__FN void qi__specials_sift(const qi__vocab *v, size_t i, size_t n) {
+  uint32_t *heap = v->specials, id = heap[i];
+  for (size_t child = 2 * i + 1; child < n; child = 2 * i + 1) {
+    if (child + 1 < n && qi__special_before(v, heap[child], heap[child + 1])) child++;
+    if (!qi__special_before(v, id, heap[child])) break;
+    heap[i] = heap[child];
+    i = child;
+  }
+  heap[i] = id;
+}
+
+// Index of the tokens that are found by name in text: heap sort, since qsort knows no context.
+QI__FN void qi__vocab_index_specials(qi__vocab *v) {
+  size_t n = 0;
+  for (uint32_t id = 0; id < v->n_tokens; id++) {
+    unsigned type = qi__token_type(v, id);
+    size_t len;
+    const char *text = qi__token_text(v, id, &len);
+    if (!len || type < QI__TOKEN_UNKNOWN || type > QI__TOKEN_USER) continue;
+    v->specials[n++] = id;
+    v->special_first[(uint8_t)text[0] >> 5] |= 1u << ((uint8_t)text[0] & 31);
+  }
+  v->n_specials = (uint32_t)n;
+  for (size_t i = n / 2; i-- > 0;) qi__specials_sift(v, i, n);
+  while (n > 1) {
+    uint32_t last = v->specials[0];
+    v->specials[0] = v->specials[--n];
+    v->specials[n] = last;
+    qi__specials_sift(v, 0, n);
+  }
+}
+
+// Phi-3's added tokens take the white space behind them; files do not say so, llama.cpp knows it by the model's name.
+QI__FN qi_result qi__vocab_mark_rstrip(qi__vocab *v, const qi__gguf *g, qi_error *err) {
+  static const char *const plain[] = {"<unk>", "<s>", "<|endoftext|>"};
+  const char *name = NULL;
+  size_t len = 0;
+  qi_result r = qi__gguf_str(g, "general.name", false, &name, &len, err);
+  if (r) return r;
+  bool phi3 = false;
+  for (size_t i = 0; name && i + 4 <= len && !phi3; i++) {
+    if ((name[i] | 0x20) != 'p' || (name[i + 1] | 0x20) != 'h' || (name[i + 2] | 0x20) != 'i') continue;
+    phi3 = name[i + 3] == '3' || (i + 5 <= len && name[i + 3] == '-' && name[i + 4] == '3');
+  }
+  if (!phi3) return QI_OK;
+  for (uint32_t i = 0; i < v->n_specials; i++) v->attrs[v->specials[i]] |= QI__TOKEN_RSTRIP;
+  for (size_t i = 0; i < QI__COUNT_OF(plain); i++) {
+    qi_token id = qi__token_by_name(v, plain[i]);
+    if (id >= 0) v->attrs[id] &= (uint8_t)~QI__TOKEN_RSTRIP;
+  }
+  return QI_OK;
+}
+
+// ---- all of it ----
+
+QI__FN qi_result qi__vocab_load_pre(qi__vocab *v, const qi__gguf *g, const qi_logger *logger, qi_error *err) {
+  const char *name = NULL;
+  size_t len = 0;
+  qi_result r = qi__gguf_str(g, "tokenizer.ggml.pre", false, &name, &len, err);
+  if (r) return r;
+  v->pre = name ? qi__pre_find(name, len) : NULL;
+  if (v->pre) return QI_OK;
+  v->pre = &qi__pre_rules[0];
+  if (name)
+    qi__log(logger, QI_LOG_WARN, "tokenizer.ggml.pre: '%s' is not known here, text is split by the default rule; results will be "
+            "worse. A row in qi__pre_rules adds it", qi__show(name, len).s);
+  else
+    qi__log(logger, QI_LOG_WARN, "tokenizer.ggml.pre is missing, text is split by the default rule; results may be worse");
+  return QI_OK;
+}
+
+// Fills in a vocabulary that was laid out for this file. Allocates nothing. Errors: QI_ERR_FORMAT (also special ids out of range).
+QI__FN qi_result qi__vocab_load(qi__vocab *v, const qi__gguf *g, const qi_logger *logger, qi_error *err) {
+  qi_result r = qi__vocab_load_tokens(v, g, err);
+  if (!r && v->kind == QI__VOCAB_BPE) r = qi__vocab_load_pre(v, g, logger, err);
+  if (r) return r;
+  qi__vocab_find_bytes(v, logger);
+  r = qi__vocab_load_special(v, g, err);
+  if (r) return r;
+  qi__vocab_mark_ends(v, logger);
+  if (v->kind == QI__VOCAB_BPE) r = qi__vocab_load_merges(v, g, logger, err);
+  if (r) return r;
+  qi__vocab_index_specials(v);
+  return qi__vocab_mark_rstrip(v, g, err);
+}
+
+#endif // QI__VOCAB_H
+
+// Both tokenizers join neighbouring symbols until no pair is left that may be joined: always the pair with the smallest key, the
+// leftmost among equals. Pairs wait in a binary heap; one that has changed meanwhile is left there and known by its symbol's key.
+
+#define QI__NO_SYMBOL UINT32_MAX
+#define QI__NO_PAIR UINT32_MAX // key of a symbol that cannot be joined with the next one, or is gone
+
+typedef struct qi__symbol {
+  uint32_t prev, next; // symbol n is the end; the first has no prev
+  uint32_t start;      // SPM: where its text begins; it ends where the next one begins
+  qi_token id;         // -1: no token
+  uint32_t key;        // of the pair with the next symbol
+  qi_token joined;     // and the token of both
+} qi__symbol;
+
+typedef struct qi__merger {
+  const qi__vocab *v;
+  qi__symbol *symbols; // [n + 1]
+  uint64_t *heap;      // [2 * n] key << 32 | left symbol: every join takes one pair out and puts at most two in
+  size_t n_heap;
+  const char *text;    // SPM: what `start` counts in
+  char *key;           // [max_token + 1] a text to look up
+  // Token and key of symbols `left` and `right` joined; false = they stay apart.
+  bool (*pair)(const struct qi__merger *m, uint32_t left, uint32_t right, uint32_t *key, qi_token *joined);
+} qi__merger;
+
+// Bytes of working memory for n symbols: symbols and heap.
+#define QI__MERGE_BYTES (sizeof(qi__symbol) + 2 * sizeof(uint64_t))
+
+QI__FN void qi__heap_down(uint64_t *heap, size_t n, size_t i) {
+  uint64_t node = heap[i];
+  for (size_t child = 2 * i + 1; child < n; child = 2 * i + 1) {
+    if (child + 1 < n && heap[child + 1] < heap[child]) child++;
+    if (node <= heap[child]) break;
+    heap[i] = heap[child];
+    i = child;
+  }
+  heap[i] = node;
+}
+
+QI__FN void qi__heap_push(uint64_t *heap, size_t *n, uint64_t node) {
+  size_t i = (*n)++;
+  for (; i && heap[(i - 1) / 2] > node; i = (i - 1) / 2) heap[i] = heap[(i - 1) / 2];
+  heap[i] = node;
+}
+
+QI__FN uint64_t qi__heap_pop(uint64_t *heap, size_t *n) {
+  uint64_t top = heap[0];
+  heap[0] = heap[--*n];
+  if (*n) qi__heap_down(heap, *n, 0);
+  return top;
+}
+
+// Looks at the pair that begins with `left` anew; true = it may be joined.
+QI__FN bool qi__merge_look(qi__merger *m, uint32_t left, uint32_t end) {
+  qi__symbol *s = &m->symbols[left];
+  s->key = QI__NO_PAIR;
+  uint32_t key;
+  if (s->next == end || !m->pair(m, left, s->next, &key, &s->joined)) return false;
+  s->key = key;
+  return true;
+}
+
+// Joins symbols 0..n-1 (start and id given; symbols[n].start too) as far as it goes. What remains is the list from symbol 0 on.
+QI__FN void qi__merge(qi__merger *m, uint32_t n) {
+  qi__symbol *s = m->symbols;
+  for (uint32_t i = 0; i <= n; i++) {
+    s[i].prev = i ? i - 1 : QI__NO_SYMBOL;
+    s[i].next = i + 1;
+  }
+  m->n_heap = 0;
+  for (uint32_t i = 0; i < n; i++)
+    if (qi__merge_look(m, i, n)) m->heap[m->n_heap++] = (uint64_t)s[i].key << 32 | i;
+  for (size_t i = m->n_heap / 2; i-- > 0;) qi__heap_down(m->heap, m->n_heap, i);
+  while (m->n_heap) {
+    uint64_t top = qi__heap_pop(m->heap, &m->n_heap);
+    uint32_t left = (uint32_t)top, prev = s[left].prev;
+    if (s[left].key != (uint32_t)(top >> 32)) continue;
+    uint32_t right = s[left].next;
+    s[left].id = s[left].joined;
+    s[right].key = QI__NO_PAIR;
+    s[left].next = s[right].next;
+    s[s[left].next].prev = left;
+    if (qi__merge_look(m, left, n)) qi__heap_push(m->heap, &m->n_heap, (uint64_t)s[left].key << 32 | left);
+    if (prev != QI__NO_SYMBOL && qi__merge_look(m, prev, n))
+      qi__heap_push(m->heap, &m->n_heap, (uint64_t)s[prev].key << 32 | prev);
+  }
+}
+
+// ---- what comes out ----
+
+// Tokens for the caller: all are counted, those that fit are kept.
+typedef struct qi__token_sink {
+  qi_token *out;
+  size_t cap, n;
+} qi__token_sink;
+
+QI__INLINE void qi__emit(qi__token_sink *sink, qi_token id) {
+  if (sink->n < sink->cap) sink->out[sink->n] = id;
+  sink->n++;
+}
+
+// A byte that no other token covers.
+QI__INLINE void qi__emit_byte(qi__token_sink *sink, const qi__vocab *v, uint8_t byte) {
+  qi_token id = v->byte_ids[byte] >= 0 ? v->byte_ids[byte] : v->special.unk;
+  if (id >= 0) qi__emit(sink, id);
+}
+
+#endif // QI__TOKENIZE_MERGE_H
+
+// Text is cut into words (pretokenize.h); inside a word, which begins as one symbol a byte, the neighbours with the lowest rank in
+// the list of merges are joined first.
+
+QI__FN bool qi__bpe_pair(const qi__merger *m, uint32_t left, uint32_t right, uint32_t *key, qi_token *joined) {
+  int64_t value;
+  qi_token a = m->symbols[left].id, b = m->symbols[right].id;
+  if (a < 0 || b < 0 || !qi__pair_map_get(&m->v->merges, (uint32_t)a, (uint32_t)b, &value)) return false;
+  *key = (uint32_t)((uint64_t)value >> 32);
+  *joined = (qi_token)(uint32_t)value;
+  return true;
+}
+
+// Token of a whole word, -1 = none.
+QI__FN qi_token qi__bpe_lookup(const qi__merger *m, const char *word, size_t len) {
+  size_t n = 0, max = m->v->max_token;
+  if (len > max) return -1;
+  for (size_t i = 0; i < len; i++) {
+    char bytes[4];
+    size_t size = qi__utf8_put(qi__byte_to_char((uint8_t)word[i]), bytes);
+    if (n + size > max) return -1;
+    memcpy(m->key + n, bytes, size);
+    n += size;
+  }
+  m->key[n] = 0;
+  qi_token id = qi__token_by_name(m->v, m->key);
+  return qi__token_is_control(m->v, id) ? -1 : id;
+}
+
+QI__FN void qi__bpe_word(qi__merger *m, const char *word, size_t len, qi__token_sink *sink) {
+  if (m->v->pre->flags & QI__PRE_IGNORE_MERGES) {
+    qi_token id = qi__bpe_lookup(m, word, len);
+    if (id >= 0) {
+      qi__emit(sink, id);
+      return;
+    }
+  }
+  uint32_t n = (uint32_t)len;
+  for (uint32_t i = 0; i < n; i++) m->symbols[i].id = m->v->byte_ids[(uint8_t)word[i]];
+  qi__merge(m, n);
+  for (uint32_t i = 0; i < n; i = m->symbols[i].next) {
+    if (m->symbols[i].id >= 0) qi__emit(sink, m->symbols[i].id);
+    else qi__emit_byte(sink, m->v, (uint8_t)word[i]);
+  }
+}
+
+// One piece of text without special tokens. Needs symbols for len bytes.
+QI__FN void qi__bpe_encode(qi__merger *m, const char *text, size_t len, qi__token_sink *sink) {
+  m->pair = qi__bpe_pair;
+  qi__pretokenizer words = qi__pretokenize(m->v->pre, text, len);
+  size_t start, end;
+  while (qi__pretokenize_next(&words, &start, &end)) qi__bpe_word(m, text + start, end - start, sink);
+}
+
+#endif // QI__TOKENIZE_BPE_H
+// generated from src/model/tokenize_spm.h: edit there
+// ==== >>tokenize_spm : SentencePiece byte-pair encoding ====
+#ifndef QI__TOKENIZE_SPM_H
+#define QI__TOKENIZE_SPM_H
+
+
+// Text is cut into characters; the neighbours whose joined text is the token with the highest score are joined first. Characters
+// that end up in no token become byte tokens. A blank is written U+2581 in the vocabulary. Joining never makes control tokens.
+//
+// Positions count one more than the text's bytes: position 0 is the blank that is put before it.
+
+#define QI__SPM_BLANK "\xE2\x96\x81"
+
+// Scores ordered as unsigned numbers, the best one smallest; never QI__NO_PAIR. NaN has a place like any other.
+QI__FN uint32_t qi__spm_key(float score) {
+  uint32_t bits = qi__f32_bits(score);
+  if (bits == 0x80000000u) bits = 0; // -0 is 0
+  uint32_t ascending = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+  return ascending ? ~ascending : 0xFFFFFFFEu;
+}
+
+// Token of the text at positions start..end-1; -1 = none that plain text may become.
+QI__FN qi_token qi__spm_lookup(const qi__merger *m, size_t start, size_t end) {
+  size_t n = 0, max = m->v->max_token;
+  if (end - start > max) return -1;
+  for (size_t p = start; p < end; p++) {
+    char c = p ? m->text[p - 1] : ' ';
+    size_t size = c == ' ' ? 3 : 1;
+    if (!c || n + size > max) return -1;
+    if (c == ' ') memcpy(m->key + n, QI__SPM_BLANK, 3);
+    else m->key[n] = c;
+    n += size;
+  }
+  m->key[n] = 0;
+  qi_token id = qi__token_by_name(m->v, m->key);
+  if (id < 0) return -1;
+  unsigned type = qi__token_type(m->v, (uint32_t)id);
+  return type == QI__TOKEN_CONTROL || type == QI__TOKEN_UNKNOWN || type == QI__TOKEN_BYTE ? -1 : id;
+}
+
+QI__FN bool qi__spm_pair(const qi__merger *m, uint32_t left, uint32_t right, uint32_t *key, qi_token *joined) {
+  const qi__symbol *s = m->symbols;
+  qi_token id = qi__spm_lookup(m, s[left].start, s[s[right].next].start);
+  if (id < 0) return false;
+  *joined = id;
+  *key = qi__spm_key(m->v->scores[id]);
+  return true;
+}
+
+// One piece of text without special tokens. `blank`: put a blank before it. Needs symbols for len + 1 characters.
+QI__FN void qi__spm_encode(qi__merger *m, const char *text, size_t len, bool blank, qi__token_sink *sink) {
+  m->text = text;
+  m->pair = qi__spm_pair;
+  uint32_t n = 0;
+  size_t p = blank ? 0 : 1;
+  while (p < len + 1) {
+    m->symbols[n].start = (uint32_t)p;
+    m->symbols[n].id = -1;
+    uint32_t cp;
+    p += p ? qi__utf8_next(text + p - 1, len + 1 - p, &cp) : 1;
+    n++;
+  }
+  m->symbols[n].start = (uint32_t)(len + 1);
+  qi__merge(m, n);
+  for (uint32_t i = 0; i < n; i = m->symbols[i].next) {
+    const qi__symbol *s = &m->symbols[i];
+    size_t end = m->symbols[s->next].start;
+    qi_token id = s->id >= 0 ? s->id : qi__spm_lookup(m, s->start, end);
+    if (id >= 0) qi__emit(sink, id);
+    else if (end - s->start == 1 && (s->start == 0 || text[s->start - 1] == ' '))
+      for (int k = 0; k < 3; k++) qi__emit_byte(sink, m->v, (uint8_t)QI__SPM_BLANK[k]);
+    else
+      for (size_t q = s->start; q < end; q++) qi__emit_byte(sink, m->v, (uint8_t)text[q - 1]);
+  }
+}
+
+#endif // QI__TOKENIZE_SPM_H
+
+#define QI__TEXT_LIMIT ((size_t)1 << 30)
+
+// ---- special tokens in text ----
+
+// First index in [lo, hi) of v->specials, all longer than k and equal up to there, whose byte k is at least c (c up to 256).
+QI__FN size_t qi__special_bound(const qi__vocab *v, size_t lo, size_t hi, size_t k, unsigned c) {
+  while (lo < hi) {
+    size_t mid = (lo + hi) / 2;
+    if ((uint8_t)v->texts[v->offsets[v->specials[mid]] + k] < c) lo = mid + 1;
+    else hi = mid;
+  }
+  return lo;
+}
+
+// The longest special token that text (avail >= 1 bytes) begins with: user-defined ones always, others only with `parse`. Returns
+// its bytes, 0 = none. Narrows the sorted list by one byte after another, so thousands of specials cost no more than a few.
+QI__FN size_t qi__special_match(const qi__vocab *v, const char *text, size_t avail, bool parse, qi_token *id) {
+  uint8_t first = (uint8_t)text[0];
+  if (!(v->special_first[first >> 5] >> (first & 31) & 1)) return 0;
+  size_t lo = 0, hi = v->n_specials, best = 0;
+  for (size_t k = 0; k < avail; k++) {
+    unsigned c = (uint8_t)text[k];
+    lo = qi__special_bound(v, lo, hi, k, c);
+    hi = qi__special_bound(v, lo, hi, k, c + 1);
+    for (size_t len; lo < hi; lo++) { // those that end here come first
+      uint32_t special = v->specials[lo];
+      qi__token_text(v, special, &len);
+      if (len != k + 1) break;
+      if (best != len && (parse || qi__token_type(v, special) == QI__TOKEN_USER)) {
+        best = len;
+        *id = (qi_token)special;
+      }
+    }
+    if (lo == hi) break;
+  }
+  return best;
+}
+
+// ---- text to tokens ----
+
+QI__INLINE bool qi__is_ascii_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+
+// Encodes text[start..end), which holds no special token.
+QI__FN void qi__encode_plain(qi__merger *m, const char *text, size_t start, size_t end, bool after_special, qi__token_sink *sink) {
+  if (start == end) return;
+  if (m->v->kind == QI__VOCAB_BPE) qi__bpe_encode(m, text + start, end - start, sink);
+  else qi__spm_encode(m, text + start, end - start, after_special && m->v->space_prefix, sink);
+}
+
+QI__FN void qi__encode(qi__merger *m, const char *text, size_t len, int flags, qi__token_sink *sink) {
+  const qi__vocab *v = m->v;
+  const qi_special_tokens *special = &v->special;
+  bool add = (flags & QI_TOKENIZE_ADD_SPECIAL) != 0, parse = (flags & QI_TOKENIZE_PARSE_SPECIAL) != 0;
+  bool after_special = true; // the beginning counts as such
+  size_t start = 0, pos = 0;
+  if (add && special->add_bos && special->bos >= 0) qi__emit(sink, special->bos);
+  while (pos < len) {
+    qi_token id = -1;
+    size_t n = qi__special_match(v, text + pos, len - pos, parse, &id);
+    if (!n) {
+      pos++;
+      continue;
+    }
+    qi__encode_plain(m, text, start, pos, after_special, sink);
+    qi__emit(sink, id);
+    pos += n;
+    if (v->attrs[id] & QI__TOKEN_RSTRIP)
+      while (pos < len && qi__is_ascii_space(text[pos])) pos++;
+    start = pos;
+    after_special = true;
+  }
+  qi__encode_plain(m, text, start, len, after_special, sink);
+  if (add && special->add_eos && special->eos >= 0) qi__emit(sink, special->eos);
+}
+
+// qi_tokenize. One block of memory for the call: QI__MERGE_BYTES (40) a byte of text and a little.
+QI__FN qi_result qi__tokenize(const qi__vocab *v, const qi_allocator *allocator, const char *text, size_t len, int flags,
+                              qi_token *out, size_t cap, size_t *n_out, qi_error *err) {
+  const int known = QI_TOKENIZE_ADD_SPECIAL | QI_TOKENIZE_PARSE_SPECIAL;
+  if (!n_out || (len && !text) || (cap && !out))
+    return qi__fail(err, QI_ERR_ARGUMENT, "qi_tokenize: text, out or n_out is NULL");
+  if (flags & ~known)
+    return qi__fail(err, QI_ERR_ARGUMENT, "qi_tokenize: flags are 0x%x, known are 0x%x", (unsigned)flags, (unsigned)known);
+  if (len >= QI__TEXT_LIMIT) return qi__fail(err, QI_ERR_LIMIT, "qi_tokenize: %zu bytes of text, the limit is 2^30 - 1", len);
+  size_t n = len + 2, bytes = 0; // the blank before the text, and the end
+  if (!qi__mul_size(n, QI__MERGE_BYTES, &bytes) || !qi__add_size(bytes, (size_t)v->max_token + 1, &bytes))
+    return qi__fail(err, QI_ERR_LIMIT, "qi_tokenize: %zu bytes of text are too many for this machine", len);
+  void *memory = qi__alloc(allocator, bytes, QI__CACHE_LINE);
+  if (!memory) return qi__fail_oom(err, "qi_tokenize", bytes);
+  qi__merger m = {0};
+  m.v = v;
+  m.heap = (uint64_t *)memory;
+  m.symbols = (qi__symbol *)(void *)(m.heap + 2 * n);
+  m.key = (char *)(m.symbols + n);
+  qi__token_sink sink = {out, cap, 0};
+  qi__encode(&m, text, len, flags, &sink);
+  qi__free(allocator, memory, bytes);
+  *n_out = sink.n;
+  return QI_OK;
+}
+
+// ---- tokens to text ----
+
+typedef struct qi__byte_sink {
+  char *out;
+  size_t cap, n;
+  bool strip; // a blank that comes next was put before the text by the tokenizer
+} qi__byte_sink;
+
+QI__INLINE void qi__put_bytes(qi__byte_sink *sink, const char *bytes, size_t n) {
+  if (!n) return;
+  if (sink->n < sink->cap) memcpy(sink->out + sink->n, bytes, qi__min_size(n, sink->cap - sink->n));
+  sink->n += n;
+  sink->strip = false;
+}
+
+QI__FN void qi__put_spm(qi__byte_sink *sink, const char *text, size_t len) {
+  for (size_t i = 0; i < len;) {
+    bool blank = len - i >= 3 && !memcmp(text + i, QI__SPM_BLANK, 3);
+    if (blank && sink->strip) sink->strip = false;
+    else qi__put_bytes(sink, blank ? " " : text + i, 1);
+    i += blank ? 3 : 1;
+  }
+}
+
+// Characters that stand for no byte are given as they are.
+QI__FN void qi__put_bpe(qi__byte_sink *sink, const char *text, size_t len) {
+  for (size_t i = 0; i < len;) {
+    uint32_t cp;
+    size_t n = qi__utf8_next(text + i, len - i, &cp);
+    int byte = qi__char_to_byte(cp);
+    char c = (char)byte;
+    if (byte >= 0) qi__put_bytes(sink, &c, 1);
+    else qi__put_bytes(sink, text + i, n);
+    i += n;
+  }
+}
+
+QI__FN void qi__put_token(const qi__vocab *v, uint32_t id, bool special, qi__byte_sink *sink) {
+  size_t len;
+  const char *text = qi__token_text(v, id, &len);
+  unsigned type = qi__token_type(v, id);
+  int byte = type == QI__TOKEN_BYTE ? qi__byte_name_value(text, len) : -1;
+  if (type == QI__TOKEN_CONTROL || type == QI__TOKEN_UNKNOWN) {
+    bool strip = sink->strip; // a name is no text: the blank that the tokenizer puts behind it is still to come
+    if (special) qi__put_bytes(sink, text, len);
+    sink->strip = strip;
+  } else if (type == QI__TOKEN_USER) {
+    qi__put_bytes(sink, text, len);
+  } else if (byte >= 0) {
+    char c = (char)byte;
+    qi__put_bytes(sink, &c, 1);
+  } else if (v->kind == QI__VOCAB_BPE) {
+    qi__put_bpe(sink, text, len);
+  } else {
+    qi__put_spm(sink, text, len);
+  }
+}
+
+// qi_token_piece: the bytes of a token, at most cap of them written; returns their full number.
+QI__FN size_t qi__token_piece(const qi__vocab *v, qi_token id, bool special, char *out, size_t cap) {
+  qi__byte_sink sink = {out, cap, 0, false};
+  if (qi__token_valid(v, id)) qi__put_token(v, (uint32_t)id, special, &sink);
+  return sink.n;
+}
+
+// qi_detokenize. The blank that SentencePiece models put before text is left out once.
+QI__FN qi_result qi__detokenize(const qi__vocab *v, const qi_token *ids, size_t n, bool special, char *out, size_t cap,
+                                size_t *len_out, qi_error *err) {
+  if (!len_out || (n && !ids) || (cap && !out))
+    return qi__fail(err, QI_ERR_ARGUMENT, "qi_detokenize: ids, out or len_out is NULL");
+  for (size_t i = 0; i < n; i++)
+    if (!qi__token_valid(v, ids[i]))
+      return qi__fail(err, QI_ERR_ARGUMENT, "qi_detokenize: token %zu is %d, valid are 0 to %u", i, (int)ids[i], v->n_tokens - 1);
+  qi__byte_sink sink = {out, cap, 0, v->space_prefix};
+  for (size_t i = 0; i < n; i++) qi__put_token(v, (uint32_t)ids[i], special, &sink);
+  *len_out = sink.n;
+  return QI_OK;
+}
+
+#endif // QI__TOKENIZE_H
+// generated from src/model/weights.h: edit there
+// ==== >>weights : which tensors a model has, and where they lie ====
+#ifndef QI__MODEL_WEIGHTS_H
+#define QI__MODEL_WEIGHTS_H
+
+// generated from src/kernels/matmul.h: edit there
+// ==== >>matmul : a tile of a matrix product, by arithmetic and format ====
+#ifndef QI__KERNELS_MATMUL_H
+#define QI__KERNELS_MATMUL_H
+
+// generated from src/kernels/table.h: edit there
+// ==== >>kernels : which variant of each kernel runs ====
+#ifndef QI__KERNELS_TABLE_H
+#define QI__KERNELS_TABLE_H
+
+// generated from src/base/cpu.h: edit there
+// ==== >>cpu : instruction sets, cores, clock, floating-point mode ====
+#ifndef QI__CPU_H
+#define QI__CPU_H
+
+
+#include <time.h>
+#if defined(_WIN32)
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#ifndef NOMINMAX
+#define NOMINMAX
+#endif
+#include <windows.h>
+#else
+#include <unistd.h>
+#endif
+#if defined(__linux__)
+#include <sched.h>
+#endif
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
+// QI__X86 and QI__ARM say whose levels of qi_isa mean something here; QI__X86_64 and QI__ARM64 that SIMD kernels can be compiled.
+#if defined(__x86_64__) || defined(__i386__) || defined(_M_X64) || defined(_M_IX86)
+#define QI__X86 1
+#elif defined(__aarch64__) || defined(__arm__) || defined(_M_ARM64)
+#define QI__ARM 1
+#endif
+#if defined(__GNUC__) && !defined(QI_NO_SIMD)
+#if defined(__x86_64__)
+#define QI__X86_64 1
+#include <cpuid.h>
+#elif defined(__aarch64__)
+#define QI__ARM64 1
+#if defined(__linux__)
+#include <sys/auxv.h>
+#endif
+#endif
+#endif
+
+// ---- names ----
+
+static const char *const qi__isa_names[QI_ISA_COUNT] = {"auto",        "scalar", "avx2", "avx_vnni", "avx512",
+                                                        "avx512_bf16", "amx",    "neon", "dotprod",  "i8mm"};
+
+QI__FN const char *qi__isa_name(qi_isa isa) { return (unsigned)isa < QI_ISA_COUNT ? qi__isa_names[isa] : "?"; }
+
+// Any case; -1 when unknown.
+QI__FN int qi__isa_from_name(const char *name) {
+  for (int i = 0; name && i < QI_ISA_COUNT; i++) {
+    const char *a = qi__isa_names[i], *b = name;
+    while (*a && *a == (*b >= 'A' && *b <= 'Z' ? *b + 32 : *b)) a++, b++;
+    if (!*a && !*b) return i;
+  }
+  return -1;
+}
+
+// ---- features ----
+
+// What kernels may use: what the CPU and the operating system have, masked by the chosen level of qi_isa. Kernel tables look here.
+typedef struct qi__cpu {
+  bool avx2;        // with FMA and F16C
+  bool avx_vnni;    // VEX-coded vpdpbusd
+  bool avx512;      // F, BW, DQ, VL, VNNI
+  bool avx512_bf16;
+  bool amx;         // tiles, INT8, BF16; Linux let us use them
+  bool neon;
+  bool dotprod;
+  bool i8mm;        // with BF16
+} qi__cpu;
+
+#if defined(QI__X86_64)
+// Register sets that the operating system saves; needs OSXSAVE. Spelled as bytes: the mnemonic needs a target option.
+QI__FN uint64_t qi__xgetbv(void) {
+  uint32_t lo, hi;
+  __asm__ volatile(".byte 0x0f, 0x01, 0xd0" : "=a"(lo), "=d"(hi) : "c"(0));
+  return (uint64_t)hi << 32 | lo;
+}
+
+// Linux hands out tile registers only to processes that ask: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA), once, for good.
+// Refused by kernels before 5.16, by some sandboxes, and when an alternate signal stack is too small for the larger frames.
+QI__FN bool qi__amx_permitted(void) {
+#if defined(__linux__) && defined(__LP64__)
+  long result;
+  __asm__ volatile("syscall" : "=a"(result) : "a"(158L), "D"(0x1023L), "S"(18L) : "rcx", "r11", "memory");
+  return result == 0;
+#else
+  return false;
+#endif
+}
+
+QI__FN void qi__cpu_detect_x86(qi__cpu *cpu) {
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return;
+  const unsigned base = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29; // FMA, OSXSAVE, AVX, F16C
+  if ((c & base) != base) return;
+  uint64_t saved = qi__xgetbv();
+  if ((saved & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return; // xmm, ymm
+  unsigned max_subleaf = a, a1 = 0, b1, c1, d1;
+  if (max_subleaf >= 1) __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1);
+  const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; // F, DQ, BW, VL
+  const unsigned amx = 1u << 22 | 1u << 24 | 1u << 25;               // BF16, TILE, INT8
+  cpu->avx2 = b >> 5 & 1;
+  cpu->avx_vnni = cpu->avx2 && (a1 >> 4 & 1);
+  cpu->avx512 = cpu->avx2 && (saved & 0xe6) == 0xe6 && (b & avx512) == avx512 && (c >> 11 & 1); // opmask, zmm
+  cpu->avx512_bf16 = cpu->avx512 && (a1 >> 5 & 1);
+  cpu->amx = cpu->avx512_bf16 && (saved & 0x60000) == 0x60000 && (d & amx) == amx; // tile configuration, tile data
+}
+#endif
+
+#if defined(QI__ARM64)
+#if defined(__APPLE__)
+QI__FN bool qi__sysctl_flag(const char *name) {
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, NULL, 0) == 0 && value != 0;
+}
+#endif
+
+QI__FN void qi__cpu_detect_arm(qi__cpu *cpu) {
+  cpu->neon = true; // part of every AArch64
+#if defined(__linux__)
+  unsigned long cap = getauxval(AT_HWCAP), cap2 = getauxval(26); // AT_HWCAP2
+  cpu->dotprod = cap >> 20 & 1;                                  // HWCAP_ASIMDDP
+  cpu->i8mm = cpu->dotprod && (cap2 >> 13 & 1) && (cap2 >> 14 & 1); // HWCAP2_I8MM, HWCAP2_BF16
+#elif defined(__APPLE__)
+  cpu->dotprod = qi__sysctl_flag("hw.optional.arm.FEAT_DotProd");
+  cpu->i8mm = cpu->dotprod && qi__sysctl_flag("hw.optional.arm.FEAT_I8MM") && qi__sysctl_flag("hw.optional.arm.FEAT_BF16");
+#endif
+}
+#endif
+
+// All that the machine has; tiles are listed without being asked for.
+QI__FN qi__cpu qi__cpu_detect(void) {
+  qi__cpu cpu;
+  memset(&cpu, 0, sizeof cpu);
+#if defined(QI__X86_64)
+  qi__cpu_detect_x86(&cpu);
+#elif defined(QI__ARM64)
+  qi__cpu_detect_arm(&cpu);
+#endif
+  return cpu;
+}
+
+// ---- choice of a level ----
+
+// Whether all kernels that are special to a level can run.
+QI__FN bool qi__cpu_has(const qi__cpu *cpu, qi_isa isa) {
+  switch (isa) {
+  case QI_ISA_SCALAR: return true;
+  case QI_ISA_AVX2: return cpu->avx2;
+  case QI_ISA_AVX_VNNI: return cpu->avx_vnni;
+  case QI_ISA_AVX512: return cpu->avx512;
+  case QI_ISA_AVX512_BF16: return cpu->avx512_bf16;
+  case QI_ISA_AMX: return cpu->amx;
+  case QI_ISA_NEON: return cpu->neon;
+  case QI_ISA_DOTPROD: return cpu->dotprod;
+  case QI_ISA_I8MM: return cpu->i8mm;
+  default: return false;
+  }
+}
+
+// A level allows itself and what is below, so the levels of the other architecture need no care: their flags are false.
+QI__FN void qi__cpu_mask(qi__cpu *cpu, qi_isa isa) {
+  cpu->avx2 = cpu->avx2 && isa >= QI_ISA_AVX2;
+  cpu->avx_vnni = cpu->avx_vnni && isa >= QI_ISA_AVX_VNNI;
+  cpu->avx512 = cpu->avx512 && isa >= QI_ISA_AVX512;
+  cpu->avx512_bf16 = cpu->avx512_bf16 && isa >= QI_ISA_AVX512_BF16;
+  cpu->amx = cpu->amx && isa >= QI_ISA_AMX;
+  cpu->neon = cpu->neon && isa >= QI_ISA_NEON;
+  cpu->dotprod = cpu->dotprod && isa >= QI_ISA_DOTPROD;
+  cpu->i8mm = cpu->i8mm && isa >= QI_ISA_I8MM;
+}
+
+// Highest level at or below `isa` that `cpu` has.
+QI__FN qi_isa qi__isa_lower(const qi__cpu *cpu, qi_isa isa) {
+  while (isa > QI_ISA_SCALAR && !qi__cpu_has(cpu, isa)) isa = (qi_isa)(isa - 1);
+  return isa;
+}
+
+// The level to compute with and the features it allows. AUTO = the best there is; one that the CPU lacks = the next lower.
+// Tiles are asked of Linux only if AMX would be chosen. cpu may be NULL.
+// Errors: QI_ERR_ARGUMENT (out of range), QI_ERR_UNSUPPORTED (isa of another architecture).
+QI__FN qi_result qi__isa_choose(qi_isa wanted, qi_isa *isa, qi__cpu *cpu, qi_error *err) {
+#if defined(QI__X86)
+  const qi_isa first = QI_ISA_AVX2, last = QI_ISA_AMX;
+#elif defined(QI__ARM)
+  const qi_isa first = QI_ISA_NEON, last = QI_ISA_I8MM;
+#else
+  const qi_isa first = QI_ISA_SCALAR, last = QI_ISA_SCALAR;
+#endif
+  if ((unsigned)wanted >= QI_ISA_COUNT)
+    return qi__fail(err, QI_ERR_ARGUMENT, "isa: %d, expected 0..%d", (int)wanted, QI_ISA_COUNT - 1);
+  if (wanted > QI_ISA_SCALAR && (wanted < first || wanted > last))
+    return qi__fail(err, QI_ERR_UNSUPPORTED, "isa: %s is of another architecture; this one has up to %s", qi__isa_name(wanted),
+                    qi__isa_name(last));
+  qi__cpu found = qi__cpu_detect();
+  qi_isa chosen = qi__isa_lower(&found, wanted == QI_ISA_AUTO ? last : wanted);
+#if defined(QI__X86_64)
+  if (chosen == QI_ISA_AMX && !qi__amx_permitted()) {
+    found.amx = false;
+    chosen = qi__isa_lower(&found, chosen);
+  }
+#endif
+  qi__cpu_mask(&found, chosen);
+  *isa = chosen;
+  if (cpu) *cpu = found;
+  return QI_OK;
+}
+
+// ---- cores ----
+
+#define QI__CPUS_MAX 8192 // Linux's own limit (CONFIG_NR_CPUS)
+
+#if defined(__linux__)
+// Set of CPU numbers that the calling thread may run on; false when the system does not tell.
+typedef union qi__cpu_list {
+  cpu_set_t set;
+  unsigned char bits[QI__CPUS_MAX / 8]; // more than cpu_set_t holds
+} qi__cpu_list;
+
+QI__FN bool qi__cpu_list_get(qi__cpu_list *list) {
+  memset(list, 0, sizeof *list);
+  return sched_getaffinity(0, sizeof *list, &list->set) == 0;
+}
+
+// The kernel's masks are arrays of unsigned long.
+QI__FN bool qi__cpu_list_has(const qi__cpu_list *list, int i) {
+  const size_t word_bits = sizeof(unsigned long) * 8;
+  unsigned long word;
+  memcpy(&word, list->bits + (size_t)i / word_bits * sizeof word, sizeof word);
+  return word >> ((size_t)i % word_bits) & 1;
+}
+
+#if !defined(QI_NO_STDIO)
+// A small file of /proc or /sys, terminated; false when it cannot be read.
+QI__FN bool qi__read_system_file(const char *path, char *text, size_t cap) {
+  FILE *f = fopen(path, "r");
+  if (!f) return false;
+  size_t n = fread(text, 1, cap - 1, f);
+  fclose(f);
+  text[n] = 0;
+  return n > 0;
+}
+
+// Hyperthreads share a core; a core counts once, by its lowest sibling. 0 when /sys does not tell.
+QI__FN int qi__count_cores(const qi__cpu_list *list) {
+  unsigned char seen[QI__CPUS_MAX / 8] = {0};
+  char path[96], text[256];
+  int n = 0;
+  for (int i = 0; i < QI__CPUS_MAX; i++) {
+    if (!qi__cpu_list_has(list, i)) continue;
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", i);
+    if (!qi__read_system_file(path, text, sizeof text)) return 0;
+    long sibling = strtol(text, NULL, 10); // "0,64" or "0-1", ascending
+    if (sibling < 0 || sibling >= QI__CPUS_MAX) return 0;
+    if (!(seen[sibling / 8] >> (sibling % 8) & 1)) n++;
+    seen[sibling / 8] |= (unsigned char)(1u << (sibling % 8));
+  }
+  return n;
+}
+
+// CPUs' worth of time that the control group `dir` may use, rounded to whole ones but at least 1; INT_MAX = no limit.
+QI__FN int qi__cgroup_quota(const char *dir, bool v2) {
+  char path[1200], text[128];
+  double quota = 0, period = 0;
+  snprintf(path, sizeof path, v2 ? "%s/cpu.max" : "%s/cpu.cfs_quota_us", dir);
+  if (!qi__read_system_file(path, text, sizeof text)) return INT_MAX;
+  char *rest = text;
+  quota = (double)strtol(text, &rest, 10); // "max" reads as 0, v1 has -1 for no limit
+  if (v2) {
+    period = (double)strtol(rest, NULL, 10);
+  } else {
+    snprintf(path, sizeof path, "%s/cpu.cfs_period_us", dir);
+    if (qi__read_system_file(path, text, sizeof text)) period = (double)strtol(text, NULL, 10);
+  }
+  if (quota <= 0 || period <= 0 || quota / period > 1e6) return INT_MAX;
+  return (int)qi__max_i64(1, (int64_t)(quota / period + 0.5));
+}
+
+// Smallest quota of a group and all above it: `dir` is shortened until only its first `root` characters are left.
+QI__FN int qi__cgroup_walk(char *dir, size_t root, bool v2) {
+  int least = INT_MAX;
+  for (;;) {
+    int quota = qi__cgroup_quota(dir, v2);
+    if (quota < least) least = quota;
+    size_t n = strlen(dir);
+    if (n <= root) return least;
+    while (n > root && dir[n - 1] != '/') n--;
+    dir[n > root ? n - 1 : root] = 0;
+  }
+}
+
+// Limit of this process's control groups, v1 or v2; INT_MAX = none. Lines: "0::/path" (v2), "4:cpu,cpuacct:/path" (v1).
+QI__FN int qi__cgroup_limit(void) {
+  char text[4096], dir[1100];
+  int least = INT_MAX;
+  if (!qi__read_system_file("/proc/self/cgroup", text, sizeof text)) return least;
+  for (char *line = text; line && *line;) {
+    char *end = strchr(line, '\n');
+    if (end) *end = 0;
+    char *kind = strchr(line, ':'), *path = kind ? strchr(kind + 1, ':') : NULL;
+    if (path) {
+      *path++ = 0;
+      kind++;
+      bool v2 = *kind == 0, v1 = strcmp(kind, "cpu") == 0 || strncmp(kind, "cpu,", 4) == 0 || strstr(kind, ",cpu") != NULL;
+      const char *root = v2 ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
+      if ((v1 || v2) && strlen(path) < 1024) {
+        snprintf(dir, sizeof dir, "%s%s", root, strcmp(path, "/") == 0 ? "" : path);
+        int quota = qi__cgroup_walk(dir, strlen(root), v2);
+        if (quota < least) least = quota;
+      }
+    }
+    line = end ? end + 1 : NULL;
+  }
+  return least;
+}
+#endif // QI_NO_STDIO
+#endif // __linux__
+
+// Hardware threads that this process may use, at least 1.
+QI__FN int qi__cpu_count_logical(void) {
+  long n = 0;
+#if defined(__linux__)
+  qi__cpu_list list;
+  if (qi__cpu_list_get(&list))
+    for (int i = 0; i < QI__CPUS_MAX; i++) n += qi__cpu_list_has(&list, i);
+#endif
+#if defined(_WIN32)
+  SYSTEM_INFO info;
+  GetSystemInfo(&info);
+  n = (long)info.dwNumberOfProcessors;
+#elif defined(_SC_NPROCESSORS_ONLN)
+  if (n < 1) n = sysconf(_SC_NPROCESSORS_ONLN);
+#endif
+  return n < 1 ? 1 : (int)qi__min_i64(n, QI__CPUS_MAX);
+}
+
+// Cores that this process may use, at least 1: affinity and (Linux) quota of the control group count; hyperthreads of a core count
+// once where the system tells; on Apple machines only the fast cores.
+QI__FN int qi__cpu_count(void) {
+  int n = qi__cpu_count_logical();
+#if defined(__linux__) && !defined(QI_NO_STDIO)
+  qi__cpu_list list;
+  int cores = qi__cpu_list_get(&list) ? qi__count_cores(&list) : 0;
+  if (cores > 0 && cores < n) n = cores;
+  int quota = qi__cgroup_limit();
+  if (quota < n) n = quota;
+#elif defined(__APPLE__)
+  int cores = 0;
+  size_t size = sizeof cores;
+  if (sysctlbyname("hw.perflevel0.physicalcpu", &cores, &size, NULL, 0) != 0) {
+    size = sizeof cores;
+    if (sysctlbyname("hw.physicalcpu", &cores, &size, NULL, 0) != 0) cores = 0;
+  }
+  if (cores > 0 && cores < n) n = cores;
+#endif
+  return n;
+}
+
+// ---- clock ----
+
+// Microseconds of a clock that never goes back; its zero means nothing.
+QI__FN uint64_t qi__now_us(void) {
+#if defined(_WIN32)
+  LARGE_INTEGER now, per_second;
+  QueryPerformanceCounter(&now);
+  QueryPerformanceFrequency(&per_second);
+  uint64_t t = (uint64_t)now.QuadPart, f = (uint64_t)per_second.QuadPart;
+  return t / f * 1000000u + t % f * 1000000u / f;
+#else
+  struct timespec t;
+  if (clock_gettime(CLOCK_MONOTONIC, &t) != 0) return 0;
+  return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+#endif
+}
+
+// ---- floating-point mode ----
+
+// Results must not depend on what a host did to its threads (flush to zero, another rounding, traps; a program linked with
+// -ffast-math starts that way). Whoever computes on a thread of the host does it between these two.
+typedef uint64_t qi__fp_mode;
+
+// Compilers do not know that arithmetic depends on the mode: this keeps loads and stores, and so what they feed, on their side.
+#if defined(__GNUC__)
+#define QI__FP_BARRIER() __asm__ volatile("" ::: "memory")
+#else
+#define QI__FP_BARRIER() ((void)0)
+#endif
+
+// Sets round to nearest, denormals, no traps for the calling thread; returns the mode to give back to qi__fp_leave.
+QI__FN qi__fp_mode qi__fp_enter(void) {
+#if defined(__GNUC__) && defined(__x86_64__)
+  unsigned mode = __builtin_ia32_stmxcsr();
+  if ((mode & ~0x3fu) != 0x1f80) __builtin_ia32_ldmxcsr(0x1f80); // the low bits only note what happened
+  QI__FP_BARRIER();
+  return mode;
+#elif defined(__GNUC__) && defined(__aarch64__)
+  uint64_t mode;
+  __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+  if (mode) __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0));
+  QI__FP_BARRIER();
+  return mode;
+#else
+  return 0;
+#endif
+}
+
+QI__FN void qi__fp_leave(qi__fp_mode mode) {
+  QI__FP_BARRIER();
+#if defined(__GNUC__) && defined(__x86_64__)
+  if ((mode & ~0x3fu) != 0x1f80) __builtin_ia32_ldmxcsr((unsigned)mode);
+#elif defined(__GNUC__) && defined(__aarch64__)
+  if (mode) __asm__ volatile("msr fpcr, %0" : : "r"(mode));
+#else
+  (void)mode;
+#endif
+}
+
+#endif // QI__CPU_H
+// generated from src/kernels/attention.h: edit there
+// ==== >>attention : one query group over a run of keys ====
+#ifndef QI__KERNELS_ATTENTION_H
+#define QI__KERNELS_ATTENTION_H
+
+// generated from src/kernels/vector.h: edit there
+// ==== >>vector : norms, rotary positions, gates ====
+#ifndef QI__KERNELS_VECTOR_H
+#define QI__KERNELS_VECTOR_H
+
+// generated from src/kernels/math.h: edit there
+// ==== >>math : exp, sine, logarithm with the same bits on every CPU ====
+#ifndef QI__KERNELS_MATH_H
+#define QI__KERNELS_MATH_H
+
+
+#if defined(QI__X86_64)
+#include <immintrin.h>
+#elif defined(QI__ARM64)
+#include <arm_neon.h>
+#endif
+
+// libm may differ in the last bit from one system to the next, so what reaches logits is computed here. Only operations that
+// IEEE 754 rounds in one way are used: + - * / and, where written, fma. Rounding is to nearest; double is evaluated as double
+// (on 32-bit x86 that takes -msse2 -mfpmath=sse). No unary minus on variables: under a host's -ffast-math clang gives that operator
+// alone fast semantics whatever the pragmas around the implementation say.
+
+// ---- exp in float32 ----
+
+// e^x = 2^n e^r with n = round(x / ln 2), r = x - n ln 2 in two parts (the first step is exact), and
+//
+//   e^r ~ 1 + r + c2 r^2 + ... + c6 r^6      |r| <= ln 2 / 2, relative error 3.2e-9 (minimax, coefficients refitted as they round)
+//
+// Adding 1.5 * 2^23 rounds to an integer and leaves n in the low bits of the float, from where it is added to the exponent.
+#define QI__EXP_MAX 0x1.62e42ep+6f  // 88.72283: above it e^x exceeds FLT_MAX
+#define QI__EXP_MIN -0x1.5d589ep+6f // -87.33654: below it e^x would be subnormal
+#define QI__EXP_LOG2E 0x1.715476p+0f
+#define QI__EXP_ROUND 0x1.8p+23f
+#define QI__EXP_MINUS_LN2_HIGH -0x1.62e43p-1f
+#define QI__EXP_MINUS_LN2_LOW 0x1.05c61p-29f
+#define QI__EXP_C6 0x1.6a4b38p-10f
+#define QI__EXP_C5 0x1.12398ep-7f
+#define QI__EXP_C4 0x1.5558b2p-5f
+#define QI__EXP_C3 0x1.555492p-3f
+#define QI__EXP_C2 0x1.fffffcp-2f
+#define QI__INF_BITS 0x7f800000u
+#define QI__NAN_BITS 0x7fc00000u
+
+// e^x within 1.02 ulp (over all x), non-decreasing. Infinity above QI__EXP_MAX; 0 below QI__EXP_MIN, so never subnormal; 1 for 0;
+// NaN for NaN, always the same one.
+QI__FN float qi__exp_ref(float x) {
+  if (qi__is_nan(x)) return qi__bits_f32(QI__NAN_BITS);
+  if (x > QI__EXP_MAX) return qi__bits_f32(QI__INF_BITS);
+  if (x < QI__EXP_MIN) return 0;
+  float t = fmaf(x, QI__EXP_LOG2E, QI__EXP_ROUND);
+  float n = t - QI__EXP_ROUND;
+  float r = fmaf(n, QI__EXP_MINUS_LN2_HIGH, x);
+  r = fmaf(n, QI__EXP_MINUS_LN2_LOW, r);
+  float p = fmaf(QI__EXP_C6, r, QI__EXP_C5);
+  p = fmaf(p, r, QI__EXP_C4);
+  p = fmaf(p, r, QI__EXP_C3);
+  p = fmaf(p, r, QI__EXP_C2);
+  float square = r * r;
+  p = 1.0f + fmaf(p, square, r); // two more steps of Horner's scheme are closer (0.9 ulp) but not monotonic
+  return qi__bits_f32(qi__f32_bits(p) + (qi__f32_bits(t) << 23));
+}
+
+// The variants compute every lane to the end and replace what was out of range.
+
+#if defined(QI__X86_64)
+QI__INLINE QI__TARGET("avx2,fma") __m256 qi__exp_avx2(__m256 x) {
+  const __m256 round = _mm256_set1_ps(QI__EXP_ROUND);
+  __m256 t = _mm256_fmadd_ps(x, _mm256_set1_ps(QI__EXP_LOG2E), round);
+  __m256 n = _mm256_sub_ps(t, round);
+  __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(QI__EXP_MINUS_LN2_HIGH), x);
+  r = _mm256_fmadd_ps(n, _mm256_set1_ps(QI__EXP_MINUS_LN2_LOW), r);
+  __m256 p = _mm256_fmadd_ps(_mm256_set1_ps(QI__EXP_C6), r, _mm256_set1_ps(QI__EXP_C5));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(QI__EXP_C4));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(QI__EXP_C3));
+  p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(QI__EXP_C2));
+  p = _mm256_add_ps(_mm256_set1_ps(1.0f), _mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r));
+  __m256 y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
+  __m256 above = _mm256_cmp_ps(x, _mm256_set1_ps(QI__EXP_MAX), _CMP_GT_OQ);
+  __m256 below = _mm256_cmp_ps(x, _mm256_set1_ps(QI__EXP_MIN), _CMP_LT_OQ);
+  y = _mm256_blendv_ps(y, _mm256_castsi256_ps(_mm256_set1_epi32((int)QI__INF_BITS)), above);
+  y = _mm256_blendv_ps(y, _mm256_castsi256_ps(_mm256_set1_epi32((int)QI__NAN_BITS)), _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  return _mm256_andnot_ps(below, y);
+}
+
+QI__INLINE QI__TARGET("avx512f") __m512 qi__exp_avx512(__m512 x) {
+  const __m512 round = _mm512_set1_ps(QI__EXP_ROUND);
+  __m512 t = _mm512_fmadd_ps(x, _mm512_set1_ps(QI__EXP_LOG2E), round);
+  __m512 n = _mm512_sub_ps(t, round);
+  __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(QI__EXP_MINUS_LN2_HIGH), x);
+  r = _mm512_fmadd_ps(n, _mm512_set1_ps(QI__EXP_MINUS_LN2_LOW), r);
+  __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(QI__EXP_C6), r, _mm512_set1_ps(QI__EXP_C5));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(QI__EXP_C4));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(QI__EXP_C3));
+  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(QI__EXP_C2));
+  p = _mm512_add_ps(_mm512_set1_ps(1.0f), _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r));
+  __m512i y = _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(t), 23));
+  __mmask16 above = _mm512_cmp_ps_mask(x, _mm512_set1_ps(QI__EXP_MAX), _CMP_GT_OQ);
+  __mmask16 not_below = _mm512_cmp_ps_mask(x, _mm512_set1_ps(QI__EXP_MIN), _CMP_NLT_UQ);
+  y = _mm512_mask_mov_epi32(y, above, _mm512_set1_epi32((int)QI__INF_BITS));
+  y = _mm512_mask_mov_epi32(y, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), _mm512_set1_epi32((int)QI__NAN_BITS));
+  return _mm512_castsi512_ps(_mm512_maskz_mov_epi32(not_below, y));
+}
+#endif
+
+#if defined(QI__ARM64)
+QI__INLINE float32x4_t qi__exp_neon(float32x4_t x) {
+  const float32x4_t round = vdupq_n_f32(QI__EXP_ROUND);
+  float32x4_t t = vfmaq_f32(round, x, vdupq_n_f32(QI__EXP_LOG2E));
+  float32x4_t n = vsubq_f32(t, round);
+  float32x4_t r = vfmaq_f32(x, n, vdupq_n_f32(QI__EXP_MINUS_LN2_HIGH));
+  r = vfmaq_f32(r, n, vdupq_n_f32(QI__EXP_MINUS_LN2_LOW));
+  float32x4_t p = vfmaq_f32(vdupq_n_f32(QI__EXP_C5), vdupq_n_f32(QI__EXP_C6), r);
+  p = vfmaq_f32(vdupq_n_f32(QI__EXP_C4), p, r);
+  p = vfmaq_f32(vdupq_n_f32(QI__EXP_C3), p, r);
+  p = vfmaq_f32(vdupq_n_f32(QI__EXP_C2), p, r);
+  p = vaddq_f32(vdupq_n_f32(1.0f), vfmaq_f32(r, p, vmulq_f32(r, r)));
+  uint32x4_t y = vaddq_u32(vreinterpretq_u32_f32(p), vshlq_n_u32(vreinterpretq_u32_f32(t), 23));
+  y = vbslq_u32(vcgtq_f32(x, vdupq_n_f32(QI__EXP_MAX)), vdupq_n_u32(QI__INF_BITS), y);
+  y = vbslq_u32(vceqq_f32(x, x), y, vdupq_n_u32(QI__NAN_BITS));
+  return vreinterpretq_f32_u32(vbicq_u32(y, vcltq_f32(x, vdupq_n_f32(QI__EXP_MIN))));
+}
+#endif
+
+// ---- activation functions ----
+
+// x / (1 + e^-x), also called swish. -0 where e^-x overflows; NaN for minus infinity.
+QI__FN float qi__silu_ref(float x) { return x / (1.0f + qi__exp_ref(0.0f - x)); }
+
+// GELU by its tanh approximation, x / 2 * (1 + tanh(u)) with u = sqrt(2 / pi) (x + 0.044715 x^3) (Hendrycks and Gimpel 2016); since
+// (1 + tanh(u)) / 2 = 1 / (1 + e^-2u) it needs no tanh. NaN for minus infinity.
+QI__FN float qi__gelu_tanh_ref(float x) {
+  const float linear = 1.5957691216f, cubic = 0.0713548163f; // 2 sqrt(2 / pi) times 1 and 0.044715
+  float square = x * x;
+  float slope = fmaf(cubic, square, linear);
+  return x / (1.0f + qi__exp_ref(0.0f - x * slope));
+}
+
+// max(x, 0)^2; NaN for NaN.
+QI__FN float qi__relu_squared_ref(float x) { return x < 0 ? 0 : x * x; }
+
+// ---- float64 ----
+
+// For angles, frequencies and other numbers of which there are few: short series, no tables, no fma.
+
+static const double qi__inverse_factorial[17] = {
+  1.0, 1.0, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800,
+  1.0 / 479001600, 1.0 / 6227020800, 1.0 / 87178291200, 1.0 / 1307674368000, 1.0 / 20922789888000
+};
+
+#define QI__LN2_HIGH 0x1.62e42fefa2p-1          // 40 bits: times an integer of 13 bits is exact
+#define QI__LN2_LOW 0x1.9ef35793c7673p-41
+#define QI__SINCOS_MAX 1e7
+#define QI__INF64_BITS 0x7ff0000000000000u
+#define QI__NAN64_BITS 0x7ff8000000000000u
+#define QI__SIGN64_BIT 0x8000000000000000u
+
+QI__INLINE double qi__bits_f64(uint64_t u) {
+  double d;
+  memcpy(&d, &u, 8);
+  return d;
+}
+QI__INLINE uint64_t qi__f64_bits(double d) {
+  uint64_t u;
+  memcpy(&u, &d, 8);
+  return u;
+}
+
+// Nearest integer of |v| < 2^51. Near halves either neighbour would do where this is used.
+QI__INLINE int64_t qi__nearest(double v) { return (int64_t)(v + (v < 0 ? -0.5 : 0.5)); }
+
+// 2^e, e in -1022..1023.
+QI__INLINE double qi__power_of_two(int e) { return qi__bits_f64((uint64_t)(e + 1023) << 52); }
+
+// Sine and cosine of x radians, |x| <= 1e7: the exact value rounded to float32 but for a relative error of 1e-9 before rounding (so
+// within 0.51 ulp). Beyond, and for NaN: both NaN.
+// x = n pi/2 + r (Cody and Waite 1980): the first two parts of pi/2 have 30 bits, so their products with n < 2^23 are exact.
+QI__FN void qi__sincos(double x, float *s, float *c) {
+  if (!(x >= -QI__SINCOS_MAX && x <= QI__SINCOS_MAX)) {
+    *s = *c = qi__bits_f32(QI__NAN_BITS);
+    return;
+  }
+  int64_t quarter = qi__nearest(x * 0x1.45f306dc9c883p-1); // 2 / pi
+  double n = (double)quarter;
+  double r = ((x - n * 0x1.921fb54p+0) - n * 0x1.10b46118p-30) - n * 0x1.313198a2e037p-61;
+  double z = r * r;
+  double sine = qi__inverse_factorial[15], cosine = qi__inverse_factorial[16];
+  for (int k = 13; k > 0; k -= 2) sine = qi__inverse_factorial[k] - z * sine;
+  for (int k = 14; k >= 0; k -= 2) cosine = qi__inverse_factorial[k] - z * cosine;
+  sine *= r;
+  bool swap = quarter & 1;
+  *s = (float)((swap ? cosine : sine) * (quarter & 2 ? -1.0 : 1.0));
+  *c = (float)((swap ? sine : cosine) * ((quarter + 1) & 2 ? -1.0 : 1.0));
+}
+
+// e^x, relative error below 5e-16; gradual underflow, infinity on overflow.
+QI__FN double qi__exp(double x) {
+  if (x > 710) return qi__bits_f64(QI__INF64_BITS);
+  if (x < -746) return 0;
+  if (!(x <= 710)) return qi__bits_f64(QI__NAN64_BITS);
+  int n = (int)qi__nearest(x * 0x1.71547652b82fep+0);
+  double r = (x - n * QI__LN2_HIGH) - n * QI__LN2_LOW;
+  double p = qi__inverse_factorial[13];
+  for (int k = 12; k >= 0; k--) p = p * r + qi__inverse_factorial[k];
+  return p * qi__power_of_two(n / 2) * qi__power_of_two(n - n / 2);
+}
+
+// Natural logarithm, relative error below 5e-16; minus infinity for 0, NaN below.
+// x = 2^e m with m in sqrt(1/2)..sqrt(2):  ln m = 2 atanh(s) = 2 (s + s^3 / 3 + s^5 / 5 + ...),  s = (m - 1) / (m + 1)
+QI__FN double qi__ln(double x) {
+  if (!(x > 0)) return qi__bits_f64(x == 0 ? QI__SIGN64_BIT | QI__INF64_BITS : QI__NAN64_BITS);
+  int e = 0;
+  if (x < 0x1p-1022) {
+    x *= 0x1p54;
+    e = -54;
+  }
+  uint64_t bits = qi__f64_bits(x);
+  if (bits >> 52 == 0x7ff) return x;
+  e += (int)(bits >> 52) - 1023;
+  double m = qi__bits_f64((bits & 0xfffffffffffffu) | 0x3ff0000000000000u);
+  if (m > 0x1.6a09e667f3bcdp+0) {
+    m *= 0.5;
+    e++;
+  }
+  double s = (m - 1) / (m + 1), z = s * s, series = 1.0 / 23;
+  for (int k = 21; k > 0; k -= 2) series = series * z + 1.0 / k;
+  return e * QI__LN2_HIGH + (2 * s * series + e * QI__LN2_LOW);
+}
+
+// base^exponent for base > 0, relative error below 1e-14 while the result lies in 1e-10..1e10 (it grows with the size of
+// exponent * ln(base)). Exactly 1 for exponent 0 and for base 1. NaN for other bases.
+QI__FN double qi__pow(double base, double exponent) {
+  return base > 0 ? qi__exp(exponent * qi__ln(base)) : qi__bits_f64(QI__NAN64_BITS);
+}
+
+#endif // QI__KERNELS_MATH_H
+
+// y[i] = x[i] / sqrt(mean(x^2) + eps) * w[i]      i < n; y may be x
+// The sum runs in eight lanes (element j in lane j % 8, one fma each), then qi__sum_lanes. (Zhang and Sennrich 2019)
+QI__FN void qi__rms_norm_ref(const float *x, const float *w, float eps, size_t n, float *y) {
+  float lane[8] = {0};
+  for (size_t i = 0; i < n; i++) lane[i % 8] = fmaf(x[i], x[i], lane[i % 8]);
+  float scale = 1.0f / sqrtf(qi__sum_lanes(lane) / (float)n + eps);
+  for (size_t i = 0; i < n; i++) {
+    float normed = x[i] * scale;
+    y[i] = normed * w[i];
+  }
+}
+
+// y[i] += x[i]
+QI__FN void qi__add_ref(const float *x, size_t n, float *y) {
+  for (size_t i = 0; i < n; i++) y[i] += x[i];
+}
+
+// SwiGLU: y[i] = silu(gate[i]) * up[i]; y may be gate or up. (Shazeer 2020)
+QI__FN void qi__swiglu_ref(const float *gate, const float *up, size_t n, float *y) {
+  for (size_t i = 0; i < n; i++) y[i] = qi__silu_ref(gate[i]) * up[i];
+}
+
+// Rotates n_pairs pairs of one head by the angles of a position: cos_sin holds [n_pairs] of (cos, sin). `neighbours`: pair i is
+// (x[2i], x[2i+1]) as in llama; else (x[i], x[i + n_pairs]) as in qwen and phi. Elements beyond 2 * n_pairs stay. (Su et al. 2021)
+QI__FN void qi__rope_ref(float *x, const float *cos_sin, size_t n_pairs, bool neighbours) {
+  size_t step = neighbours ? 2 : 1, apart = neighbours ? 1 : n_pairs;
+  for (size_t i = 0; i < n_pairs; i++) {
+    float c = cos_sin[2 * i], s = cos_sin[2 * i + 1], a = x[step * i], b = x[step * i + apart];
+    float as = a * s, bs = b * s;
+    x[step * i] = fmaf(a, c, -bs);
+    x[step * i + apart] = fmaf(b, c, as);
+  }
+}
+
+#endif // QI__KERNELS_VECTOR_H
+
+// Keys are taken in pieces of this many positions, cut at multiples of it, whatever the chunk or the batch: each piece gives a
+// maximum, a sum and a weighted value, and pieces are joined in ascending order. So bits depend on positions alone, and long contexts
+// can be split over threads piece by piece.
+#define QI__ATTENTION_PIECE 256
+
+// Keys and values of one head of one sequence at consecutive positions, in float32 or float16.
+typedef struct qi__kv_run {
+  const void *k; // [n, head_dim_k]
+  const void *v; // [n, head_dim_v]
+  size_t n;
+  bool half;
+} qi__kv_run;
+
+// One query head against a piece: running maximum, sum of exponentials, values weighted by them (not yet divided).
+typedef struct qi__softmax_state {
+  float max, sum;
+} qi__softmax_state;
+
+// score[j] = scale * dot(q, k[j]) with the lanes of qi__dot_f32_ref.
+QI__FN void qi__attention_scores_ref(const float *q, const qi__kv_run *run, size_t dim, float scale, float *score) {
+  for (size_t j = 0; j < run->n; j++) {
+    float lane[8] = {0};
+    for (size_t i = 0; i < dim; i++) {
+      float k = run->half ? qi__f16_to_f32(((const uint16_t *)run->k)[j * dim + i]) : ((const float *)run->k)[j * dim + i];
+      lane[i % 8] = fmaf(q[i], k, lane[i % 8]);
+    }
+    score[j] = qi__sum_lanes(lane) * scale;
+  }
+}
+
+// score[j] = exp(score[j] - max); returns their sum, in lanes of j % 8.
+QI__FN float qi__attention_exp_ref(float *score, size_t n, float max) {
+  float lane[8] = {0};
+  for (size_t j = 0; j < n; j++) {
+    score[j] = qi__exp_ref(score[j] - max);
+    lane[j % 8] += score[j];
+  }
+  return qi__sum_lanes(lane);
+}
+
+// out[i] = sum_j weight[j] * v[j, i], j ascending, one fma each.
+QI__FN void qi__attention_values_ref(const float *weight, const qi__kv_run *run, size_t dim, float *out) {
+  for (size_t i = 0; i < dim; i++) out[i] = 0;
+  for (size_t j = 0; j < run->n; j++)
+    for (size_t i = 0; i < dim; i++) {
+      float v = run->half ? qi__f16_to_f32(((const uint16_t *)run->v)[j * dim + i]) : ((const float *)run->v)[j * dim + i];
+      out[i] = fmaf(weight[j], v, out[i]);
+    }
+}
+
+// Joins a piece (max, sum, values [dim]) to what came before.
+QI__FN void qi__attention_join_ref(qi__softmax_state *all, float *values, float max, float sum, const float *piece, size_t dim) {
+  float joint = max > all->max ? max : all->max;
+  float keep = qi__exp_ref(all->max - joint), add = qi__exp_ref(max - joint);
+  float kept = all->sum * keep;
+  all->sum = fmaf(sum, add, kept);
+  all->max = joint;
+  for (size_t i = 0; i < dim; i++) {
+    float old = values[i] * keep;
+    values[i] = fmaf(piece[i], add, old);
+  }
+}
+
+#endif // QI__KERNELS_ATTENTION_H
+// generated from src/kernels/dot_f32.h: edit there
+// ==== >>dot_f32 : products of float32 rows ====
+#ifndef QI__KERNELS_DOT_F32_H
+#define QI__KERNELS_DOT_F32_H
+
+
+#if defined(QI__X86_64)
+#include <immintrin.h>
+#elif defined(QI__ARM64)
+#include <arm_neon.h>
+#endif
+
+// Every sum over k runs in eight float32 lanes that qi__sum_lanes adds up, so that 256-bit registers, and pairs of 128-bit ones, give
+// the bits of the reference.
+
+// y[i * y_stride + r] = sum_j w[r * w_stride + j] * x[i * x_stride + j]      i < n_x, r < n_w, j < k; strides in floats
+// Lane j % 8 takes product j with one fused multiply-add, j ascending; then qi__sum_lanes. y overlaps nothing.
+// Serves F32, F16 and BF16 weights, dequantised weights, and the BF16 path (inputs rounded to bfloat16 beforehand).
+typedef void (*qi__dot_f32_fn)(const float *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
+                               float *y, size_t y_stride);
+
+QI__FN void qi__dot_f32_ref(const float *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
+                            float *y, size_t y_stride) {
+  for (size_t i = 0; i < n_x; i++)
+    for (size_t r = 0; r < n_w; r++) {
+      const float *a = w + r * w_stride, *b = x + i * x_stride;
+      float lane[8] = {0};
+      for (size_t j = 0; j < k; j++) lane[j % 8] = fmaf(a[j], b[j], lane[j % 8]);
+      y[i * y_stride + r] = qi__sum_lanes(lane);
+    }
+}
+
+// ---- AVX2 ----
+
+// Tiles of weight rows times activation rows live in registers. What does not fill a tile goes through a smaller one: each sum is a
+// lane of its own, so tiles do not change bits.
+
+#if defined(QI__X86_64)
+
+// qi__sum_lanes of a register.
+QI__INLINE QI__TARGET("avx2") float qi__sum_lanes_avx2(__m256 v) {
+  __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); // 0+4 1+5 2+6 3+7
+  a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+  return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));
+}
+
+// Ones in the first n < 8 lanes.
+QI__INLINE QI__TARGET("avx2") __m256i qi__lane_mask_avx2(size_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+// n_w <= 4 weight rows times n_x <= 3 activation rows; both are constants where this is inlined.
+QI__INLINE QI__TARGET("avx2,fma") void qi__dot_f32_tile_avx2(const float *w, size_t w_stride, int n_w, const float *x, size_t x_stride,
+                                                             int n_x, size_t k, float *y, size_t y_stride) {
+  __m256 sum[3][4];
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r] = _mm256_setzero_ps();
+  size_t j = 0;
+  for (; j + 8 <= k; j += 8) {
+    __m256 a[4];
+    QI__UNROLL for (int r = 0; r < n_w; r++) a[r] = _mm256_loadu_ps(w + (size_t)r * w_stride + j);
+    QI__UNROLL for (int i = 0; i < n_x; i++) {
+      __m256 b = _mm256_loadu_ps(x + (size_t)i * x_stride + j);
+      QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r] = _mm256_fmadd_ps(a[r], b, sum[i][r]);
+    }
+  }
+  if (j < k) {
+    __m256i mask = qi__lane_mask_avx2(k - j);
+    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
+      __m256 a = _mm256_maskload_ps(w + (size_t)r * w_stride + j, mask), b = _mm256_maskload_ps(x + (size_t)i * x_stride + j, mask);
+      sum[i][r] = _mm256_blendv_ps(sum[i][r], _mm256_fmadd_ps(a, b, sum[i][r]), _mm256_castsi256_ps(mask));
+    }
+  }
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++)
+    y[(size_t)i * y_stride + (size_t)r] = qi__sum_lanes_avx2(sum[i][r]);
+}
+
+QI__FN QI__TARGET("avx2,fma") void qi__dot_f32_avx2(const float *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
+                                                    size_t n_x, size_t k, float *y, size_t y_stride) {
+  for (size_t i = 0; i < n_x;) {
+    size_t rows = n_x - i >= 3 ? 3 : 1, r = 0;
+    const float *xi = x + i * x_stride;
+    float *yi = y + i * y_stride;
+    for (; r + 4 <= n_w; r += 4) {
+      if (rows == 3) qi__dot_f32_tile_avx2(w + r * w_stride, w_stride, 4, xi, x_stride, 3, k, yi + r, y_stride);
+      else qi__dot_f32_tile_avx2(w + r * w_stride, w_stride, 4, xi, x_stride, 1, k, yi + r, y_stride);
+    }
+    for (; r < n_w; r++) {
+      if (rows == 3) qi__dot_f32_tile_avx2(w + r * w_stride, w_stride, 1, xi, x_stride, 3, k, yi + r, y_stride);
+      else qi__dot_f32_tile_avx2(w + r * w_stride, w_stride, 1, xi, x_stride, 1, k, yi + r, y_stride);
+    }
+    i += rows;
+  }
+}
+#endif
+
+#endif // QI__KERNELS_DOT_F32_H
+// generated from src/kernels/dot_q8.h: edit there
+// ==== >>dot_q8 : products of packed weight rows and int8 activations ====
+#ifndef QI__KERNELS_DOT_Q8_H
+#define QI__KERNELS_DOT_Q8_H
+
+// generated from src/kernels/activation.h: edit there
+// ==== >>activation : activations as int8 ====
+#ifndef QI__KERNELS_ACTIVATION_H
+#define QI__KERNELS_ACTIVATION_H
+
+
+// Rows of activations in the form that integer products take: in each block of `block` values (the block length of the weight
+// format: 32 or 256)
+//
+//   d = max |x| / 127      q = round(x * (127 / max |x|)), ties to even      x ~ d * q
+//
+// with the sums of each 16 codes, which the offsets of formats with a minimum need.
+typedef struct qi__q8 {
+  int8_t *q;    // [n, k]
+  float *d;     // [n, k / block]
+  int16_t *sum; // [n, k / 16]
+  int block;
+  size_t k;     // a multiple of block
+} qi__q8;
+
+// Adding 1.5 * 2^23 leaves the rounded integer in the low bits of a float32 below 2^22 in size: what SIMD conversions do.
+QI__INLINE int32_t qi__round_even(float x) {
+  return (int32_t)(qi__f32_bits(x + 12582912.0f) - 0x4b400000u);
+}
+
+QI__INLINE int8_t qi__clamp_i8(int32_t v) { return (int8_t)(v < -127 ? -127 : v > 127 ? 127 : v); }
+
+// Row `row` of `out` from x [k].
+QI__FN void qi__quantize_q8_ref(const float *x, const qi__q8 *out, size_t row) {
+  size_t k = out->k, block = (size_t)out->block;
+  int8_t *q = out->q + row * k;
+  float *d = out->d + row * (k / block);
+  int16_t *sum = out->sum + row * (k / 16);
+  for (size_t b = 0; b < k / block; b++, x += block, q += block, sum += block / 16) {
+    float max = 0;
+    for (size_t i = 0; i < block; i++) {
+      float a = fabsf(x[i]);
+      if (a > max) max = a;
+    }
+    float inverse = max > 0 ? 127.0f / max : 0;
+    d[b] = max / 127.0f;
+    if (!qi__is_finite(inverse)) inverse = d[b] = 0; // subnormal maximum: as good as zero
+    for (size_t i = 0; i < block; i++) q[i] = qi__clamp_i8(qi__round_even(x[i] * inverse));
+    for (size_t g = 0; g < block / 16; g++) {
+      int s = 0;
+      for (size_t i = 0; i < 16; i++) s += q[16 * g + i];
+      sum[g] = (int16_t)s;
+    }
+  }
+}
+
+#endif // QI__KERNELS_ACTIVATION_H
+
+// The integer path: y[i * y_stride + r] = sum over blocks of weight row r times activation row x_row + i.
+// In each block, lane l of eight sums the integer products of codes 4l..4l+3 of every 32, times the scale of their group (exact in
+// int32), and takes them with one multiply-add in float32:
+//
+//   lane[l] = fma(d_w * d_x, (float)integers[l], lane[l])
+//
+// Formats with a minimum, 256 weights a block: the min of group g times the sum of that group's activations, also exact; lane l
+// holds groups l (of 32) or 2l and 2l+1 (of 16):
+//
+//   lane[l] = fma(-(dmin_w * d_x), (float)mins[l], lane[l])
+//
+// Formats with a minimum, 32 weights a block: eight more lanes, block b goes to lane b % 8:
+//
+//   offset[b % 8] = fma(-(dmin_w * d_x), (float)(min * sum), offset[b % 8])
+//
+// Blocks ascending; the result is qi__sum_lanes(lane), plus qi__sum_lanes(offset) where there are offsets.
+typedef struct qi__dot_q8_args {
+  const qi__format *format;
+  const uint8_t *w; // [n_w] rows, w_stride bytes apart, any alignment
+  size_t w_stride, n_w;
+  const qi__q8 *x;
+  size_t x_row, n_x;
+  float *y;
+  size_t y_stride;
+} qi__dot_q8_args;
+
+typedef void (*qi__dot_q8_fn)(const qi__dot_q8_args *a);
+
+// lane[] of one block of 32 or 256; see the contract above.
+QI__FN void qi__dot_block_ref(const qi__format *f, const qi__block *w, const int8_t *q, float d_x, float *lane) {
+  int32_t integers[8] = {0};
+  for (int i = 0; i < f->info.block_len; i++) integers[i % 32 / 4] += w->scale[i / f->group] * (w->q[i] * q[i]);
+  float d = w->d * d_x;
+  for (int l = 0; l < 8; l++) lane[l] = fmaf(d, (float)integers[l], lane[l]);
+}
+
+QI__FN void qi__dot_mins_ref(const qi__format *f, const qi__block *w, const int16_t *sum, float d_x, float *lane, float *offset) {
+  float d = -(w->dmin * d_x);
+  if (f->info.block_len == 32) {
+    *offset = fmaf(d, (float)(w->min[0] * (sum[0] + sum[1])), *offset);
+    return;
+  }
+  for (int l = 0; l < 8; l++) {
+    int32_t mins = f->group == 32 ? w->min[l] * (sum[2 * l] + sum[2 * l + 1])
+                                  : w->min[2 * l] * sum[2 * l] + w->min[2 * l + 1] * sum[2 * l + 1];
+    lane[l] = fmaf(d, (float)mins, lane[l]);
+  }
+}
+
+// Takes each block of weights apart once for up to 16 rows of activations.
+QI__FN void qi__dot_q8_row_ref(const qi__dot_q8_args *a, const uint8_t *w, size_t first, size_t n, float *y) {
+  const qi__format *f = a->format;
+  size_t block = (size_t)f->info.block_len, n_blocks = a->x->k / block;
+  float lane[16][8] = {{0}}, offset[16][8] = {{0}};
+  for (size_t b = 0; b < n_blocks; b++) {
+    qi__block unpacked;
+    f->unpack(w + b * (size_t)f->info.block_bytes, &unpacked);
+    for (size_t i = 0; i < n; i++) {
+      size_t row = first + i;
+      float d_x = a->x->d[row * n_blocks + b];
+      qi__dot_block_ref(f, &unpacked, a->x->q + row * a->x->k + b * block, d_x, lane[i]);
+      if (f->has_min)
+        qi__dot_mins_ref(f, &unpacked, a->x->sum + (row * a->x->k + b * block) / 16, d_x, lane[i], &offset[i][b % 8]);
+    }
+  }
+  for (size_t i = 0; i < n; i++) {
+    y[i * a->y_stride] = qi__sum_lanes(lane[i]);
+    if (f->has_min && block == 32) y[i * a->y_stride] += qi__sum_lanes(offset[i]);
+  }
+}
+
+QI__FN void qi__dot_q8_ref(const qi__dot_q8_args *a) {
+  for (size_t r = 0; r < a->n_w; r++)
+    for (size_t i = 0; i < a->n_x; i += 16)
+      qi__dot_q8_row_ref(a, a->w + r * a->w_stride, a->x_row + i, qi__min_size(16, a->n_x - i), a->y + i * a->y_stride + r);
+}
+
+#endif // QI__KERNELS_DOT_Q8_H
+
+// One pointer a kernel family; contracts stand at the reference of each.
+typedef struct qi__kernels {
+  void (*quantize_q8)(const float *x, const qi__q8 *out, size_t row);
+  qi__dot_f32_fn dot_f32;
+  qi__dot_q8_fn dot_q8[QI_FORMAT_COUNT]; // NULL for float formats
+  void (*dequantize[QI_FORMAT_COUNT])(const qi__format *f, const uint8_t *src, float *dst, size_t n);
+  void (*rms_norm)(const float *x, const float *w, float eps, size_t n, float *y);
+  void (*add)(const float *x, size_t n, float *y);
+  void (*swiglu)(const float *gate, const float *up, size_t n, float *y);
+  void (*rope)(float *x, const float *cos_sin, size_t n_pairs, bool neighbours);
+  void (*attention_scores)(const float *q, const qi__kv_run *run, size_t dim, float scale, float *score);
+  float (*attention_exp)(float *score, size_t n, float max);
+  void (*attention_values)(const float *weight, const qi__kv_run *run, size_t dim, float *out);
+  void (*attention_join)(qi__softmax_state *all, float *values, float max, float sum, const float *piece, size_t dim);
+} qi__kernels;
+
+QI__FN void qi__kernels_init_ref(qi__kernels *k) {
+  memset(k, 0, sizeof *k);
+  k->quantize_q8 = qi__quantize_q8_ref;
+  k->dot_f32 = qi__dot_f32_ref;
+  for (int f = 1; f < QI_FORMAT_COUNT; f++) {
+    if (qi__formats[f].unpack) k->dot_q8[f] = qi__dot_q8_ref;
+    k->dequantize[f] = qi__dequantize_blocks;
+  }
+  k->rms_norm = qi__rms_norm_ref;
+  k->add = qi__add_ref;
+  k->swiglu = qi__swiglu_ref;
+  k->rope = qi__rope_ref;
+  k->attention_scores = qi__attention_scores_ref;
+  k->attention_exp = qi__attention_exp_ref;
+  k->attention_values = qi__attention_values_ref;
+  k->attention_join = qi__attention_join_ref;
+}
+
+// References first; then each variant that `cpu` allows replaces what it improves.
+QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
+  qi__kernels_init_ref(k);
+#if defined(QI__X86_64)
+  if (cpu->avx2) k->dot_f32 = qi__dot_f32_avx2;
+#else
+  (void)cpu;
+#endif
+}
+
+#endif // QI__KERNELS_TABLE_H
+
+// Work is handed out in tiles of this many weight rows. No result depends on it.
+#define QI__TILE_ROWS 16
+
+// A weight matrix [n_rows, n_cols]: each row gives one output.
+typedef struct qi__weight {
+  qi_format id;
+  const qi__format *format;
+  const uint8_t *data;
+  size_t n_rows, n_cols, row_bytes;
+  const float *bias; // [n_rows], or NULL
+} qi__weight;
+
+typedef enum qi__arithmetic { QI__INTEGER, QI__FLOAT, QI__BF16 } qi__arithmetic;
+
+// The rule of qi_path in api.h. Float formats have no integer form: INTEGER multiplies them in float32.
+QI__FN qi__arithmetic qi__arithmetic_of(const qi__weight *w, qi_path path, bool generated) {
+  bool exact = w->id == QI_FORMAT_F32 || w->id == QI_FORMAT_F16;
+  if (path == QI_PATH_AUTO) path = generated ? QI_PATH_INTEGER : exact ? QI_PATH_FLOAT : QI_PATH_BF16;
+  if (path == QI_PATH_INTEGER) return w->format->unpack ? QI__INTEGER : QI__FLOAT;
+  return path == QI_PATH_BF16 ? QI__BF16 : QI__FLOAT;
+}
+
+// ---- inputs ----
+
+// Activations in the forms that the weights of one step want. Each form has room for all rows; a row is filled where it is needed.
+typedef struct qi__inputs {
+  float *x;    // [n, k]
+  float *bf16; // [n, k], rounded to bfloat16
+  qi__q8 q8_32, q8_256;
+} qi__inputs;
+
+enum { QI__NEED_BF16 = 1, QI__NEED_Q8_32 = 2, QI__NEED_Q8_256 = 4 };
+
+QI__FN unsigned qi__inputs_need(const qi__weight *w, qi__arithmetic arithmetic) {
+  if (arithmetic == QI__FLOAT) return 0;
+  if (arithmetic == QI__BF16) return QI__NEED_BF16;
+  return w->format->info.block_len == 32 ? QI__NEED_Q8_32 : QI__NEED_Q8_256;
+}
+
+// Room for n rows of up to k values, in an arena. (q8 blocks: at most one scale every 32 values.)
+QI__FN void qi__inputs_layout(qi__inputs *in, qi__arena *arena, size_t n, size_t k) {
+  size_t size;
+  if (!qi__mul_size(n, k, &size)) arena->overflow = true, size = 0;
+  in->x = QI__ARENA_ARRAY(arena, float, size);
+  in->bf16 = QI__ARENA_ARRAY(arena, float, size);
+  qi__q8 *forms[2] = {&in->q8_32, &in->q8_256};
+  for (int i = 0; i < 2; i++) {
+    forms[i]->q = QI__ARENA_ARRAY(arena, int8_t, size);
+    forms[i]->block = i ? 256 : 32;
+    forms[i]->d = QI__ARENA_ARRAY(arena, float, size / (size_t)forms[i]->block);
+    forms[i]->sum = QI__ARENA_ARRAY(arena, int16_t, size / 16);
+  }
+}
+
+// Says how long the rows of the next step are.
+QI__FN void qi__inputs_set_width(qi__inputs *in, size_t k) { in->q8_32.k = in->q8_256.k = k; }
+
+// Fills the needed forms of row `row` from in->x.
+QI__FN void qi__inputs_prepare(const qi__kernels *kernels, const qi__inputs *in, size_t row, unsigned need) {
+  size_t k = in->q8_32.k;
+  const float *x = in->x + row * k;
+  if (need & QI__NEED_Q8_32) kernels->quantize_q8(x, &in->q8_32, row);
+  if (need & QI__NEED_Q8_256) kernels->quantize_q8(x, &in->q8_256, row);
+  if (need & QI__NEED_BF16)
+    for (size_t i = 0; i < k; i++) in->bf16[row * k + i] = qi__bf16_to_f32(qi__f32_to_bf16(x[i]));
+}
+
+// ---- tiles ----
+
+// Floats of scratch that a tile of a matrix of n_cols needs.
+QI__INLINE size_t qi__tile_scratch(size_t n_cols) { return QI__TILE_ROWS * n_cols; }
+
+// Weight rows first..first+n_w-1 as float32, rounded to bfloat16 if asked: in place where they are that already, else in scratch.
+QI__FN const float *qi__tile_weights(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, bool bf16,
+                                     float *scratch) {
+  const uint8_t *src = w->data + first * w->row_bytes;
+  if (w->id == QI_FORMAT_F32 && !bf16 && (uintptr_t)src % sizeof(float) == 0) return (const float *)(const void *)src;
+  size_t n = n_w * w->n_cols;
+  kernels->dequantize[w->id](w->format, src, scratch, n);
+  if (bf16 && w->id != QI_FORMAT_BF16)
+    for (size_t i = 0; i < n; i++) scratch[i] = qi__bf16_to_f32(qi__f32_to_bf16(scratch[i]));
+  return scratch;
+}
+
+// y[i * y_stride + r] = weight row first + r times activation row x_row + i, plus bias;  r < n_w <= QI__TILE_ROWS, i < n_x.
+// scratch: float32 [qi__tile_scratch(n_cols)], one for each thread.
+QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmetic, const qi__weight *w, size_t first, size_t n_w,
+                            const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
+  if (arithmetic == QI__INTEGER) {
+    const qi__q8 *x = w->format->info.block_len == 32 ? &in->q8_32 : &in->q8_256;
+    qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, y, y_stride};
+    kernels->dot_q8[w->id](&args);
+  } else {
+    bool bf16 = arithmetic == QI__BF16;
+    const float *rows = qi__tile_weights(kernels, w, first, n_w, bf16, scratch);
+    const float *x = (bf16 ? in->bf16 : in->x) + x_row * w->n_cols;
+    kernels->dot_f32(rows, w->n_cols, n_w, x, w->n_cols, n_x, w->n_cols, y, y_stride);
+  }
+  if (w->bias)
+    for (size_t i = 0; i < n_x; i++) kernels->add(w->bias + first, n_w, y + i * y_stride);
+}
+
+#endif // QI__KERNELS_MATMUL_H
+// generated from src/model/hparams.h: edit there
+// ==== >>hparams : architectures as data, and the numbers of a model ====
+#ifndef QI__MODEL_HPARAMS_H
+#define QI__MODEL_HPARAMS_H
+
+
+// ---- architectures ----
+
+// What an architecture has beyond the common shape: pre-norm blocks of grouped-query attention with rotary positions, then SwiGLU.
+enum {
+  QI__HAS_SPLIT_QKV = 1,  // attn_q, attn_k, attn_v
+  QI__HAS_FUSED_QKV = 2,  // attn_qkv: rows of q, then k, then v
+  QI__HAS_GATE = 4,       // ffn_gate and ffn_up
+  QI__HAS_FUSED_GATE = 8, // ffn_up: rows of the gate, then of up
+  QI__HAS_QKV_BIAS = 16,  // attn_q.bias and so on are needed (elsewhere they may be there)
+  QI__HAS_QK_NORM = 32,   // RMS norm of each query and key head before rotation
+  QI__ROPE_NEIGHBOURS = 64 // rotary pairs are neighbours, else halves of the head
+};
+
+typedef struct qi__architecture {
+  const char *name; // general.architecture, also the prefix of its keys
+  unsigned features;
+} qi__architecture;
+
+// One row adds an architecture of the common shape; new features get a bit, and a line where the forward pass looks at it.
+static const qi__architecture qi__architectures[] = {
+    {"llama", QI__HAS_SPLIT_QKV | QI__HAS_GATE | QI__ROPE_NEIGHBOURS},
+    {"qwen2", QI__HAS_SPLIT_QKV | QI__HAS_GATE | QI__HAS_QKV_BIAS},
+    {"qwen3", QI__HAS_SPLIT_QKV | QI__HAS_GATE | QI__HAS_QK_NORM},
+    {"phi3", QI__HAS_FUSED_QKV | QI__HAS_FUSED_GATE},
+};
+
+QI__FN qi_result qi__architecture_find(const qi__gguf *g, const qi__architecture **out, qi_error *err) {
+  const char *name;
+  size_t len;
+  qi_result r = qi__gguf_str(g, "general.architecture", true, &name, &len, err);
+  if (r) return r;
+  char known[160];
+  size_t used = 0;
+  for (size_t i = 0; i < QI__COUNT_OF(qi__architectures); i++) {
+    const qi__architecture *a = &qi__architectures[i];
+    if (strlen(a->name) == len && !memcmp(a->name, name, len)) {
+      *out = a;
+      return QI_OK;
+    }
+    int n = snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", a->name);
+    if (n > 0) used = qi__min_size(used + (size_t)n, sizeof known - 1);
+  }
+  return qi__fail(err, QI_ERR_UNSUPPORTED, "general.architecture: '%s' is not supported; known are %s", qi__show(name, len).s, known);
+}
+
+// ---- numbers ----
+
+typedef enum qi__rope_scaling { QI__ROPE_PLAIN, QI__ROPE_LINEAR, QI__ROPE_YARN, QI__ROPE_LONG } qi__rope_scaling;
+
+typedef struct qi__hparams {
+  const qi__architecture *arch;
+  size_t n_vocab, n_ctx_train, n_layers, n_embd, n_heads, n_kv_heads, head_dim_k, head_dim_v, n_ff;
+  size_t n_rot;           // elements of a head that are rotated; even
+  size_t sliding_window;  // position j is seen from i when i - j < sliding_window; 0 = all
+  float rms_norm_eps;
+  double rope_theta;
+  qi__rope_scaling rope_scaling;
+  double rope_factor;     // positions are divided by it (linear, yarn)
+  double rope_attn_factor; // scales cos and sin
+  size_t rope_n_ctx_orig; // context before scaling
+} qi__hparams;
+
+// Limits against hostile files; far above any model.
+#define QI__MAX_LAYERS 1024
+#define QI__MAX_WIDTH (1u << 20)
+
+// The key "<arch>.<suffix>".
+typedef struct qi__key {
+  char s[96];
+} qi__key;
+
+QI__FN qi__key qi__arch_key(const qi__hparams *h, const char *suffix) {
+  qi__key key;
+  snprintf(key.s, sizeof key.s, "%s.%s", h->arch->name, suffix);
+  return key;
+}
+
+// A whole number within [min, max]; *out keeps its default when the key is absent and not required.
+QI__FN qi_result qi__hparam_size(const qi__gguf *g, const qi__hparams *h, const char *suffix, bool required, size_t min, size_t max,
+                                 size_t *out, qi_error *err) {
+  qi__key key = qi__arch_key(h, suffix);
+  uint32_t v = (uint32_t)*out;
+  qi_result r = qi__gguf_u32(g, key.s, required, &v, err);
+  if (r) return r;
+  if (v < min || v > max) return qi__fail(err, QI_ERR_FORMAT, "key %s: is %u, expected %zu to %zu", key.s, v, min, max);
+  *out = v;
+  return QI_OK;
+}
+
+// A finite number within [min, max].
+QI__FN qi_result qi__hparam_float(const qi__gguf *g, const qi__hparams *h, const char *suffix, bool required, float min, float max,
+                                  float *out, qi_error *err) {
+  qi__key key = qi__arch_key(h, suffix);
+  qi_result r = qi__gguf_f32(g, key.s, required, out, err);
+  if (r) return r;
+  if (!qi__is_finite(*out) || *out < min || *out > max)
+    return qi__fail(err, QI_ERR_FORMAT, "key %s: is %g, expected %g to %g", key.s, (double)*out, (double)min, (double)max);
+  return QI_OK;
+}
+
+QI__FN qi_result qi__hparams_shape(qi__hparams *h, const qi__gguf *g, qi_error *err) {
+  qi_result r;
+  h->n_ctx_train = 2048;
+  if ((r = qi__hparam_size(g, h, "block_count", true, 1, QI__MAX_LAYERS, &h->n_layers, err))) return r;
+  if ((r = qi__hparam_size(g, h, "context_length", false, 1, INT32_MAX, &h->n_ctx_train, err))) return r;
+  if ((r = qi__hparam_size(g, h, "embedding_length", true, 1, QI__MAX_WIDTH, &h->n_embd, err))) return r;
+  if ((r = qi__hparam_size(g, h, "feed_forward_length", true, 1, QI__MAX_WIDTH, &h->n_ff, err))) return r;
+  if ((r = qi__hparam_size(g, h, "attention.head_count", true, 1, QI__MAX_WIDTH, &h->n_heads, err))) return r;
+  h->n_kv_heads = h->n_heads;
+  if ((r = qi__hparam_size(g, h, "attention.head_count_kv", false, 1, h->n_heads, &h->n_kv_heads, err))) return r;
+  h->head_dim_k = h->head_dim_v = h->n_embd / h->n_heads;
+  if ((r = qi__hparam_size(g, h, "attention.key_length", false, 1, 4096, &h->head_dim_k, err))) return r;
+  if ((r = qi__hparam_size(g, h, "attention.value_length", false, 1, 4096, &h->head_dim_v, err))) return r;
+  if (h->n_heads % h->n_kv_heads)
+    return qi__fail(err, QI_ERR_FORMAT, "attention.head_count: %zu is no multiple of attention.head_count_kv, %zu", h->n_heads,
+                    h->n_kv_heads);
+  if (h->n_heads * h->head_dim_k > QI__MAX_WIDTH || h->n_heads * h->head_dim_v > QI__MAX_WIDTH)
+    return qi__fail(err, QI_ERR_FORMAT, "%zu heads of %zu: wider than %u", h->n_heads, h->head_dim_k, QI__MAX_WIDTH);
+  h->n_rot = h->head_dim_k;
+  if ((r = qi__hparam_size(g, h, "rope.dimension_count", false, 2, h->head_dim_k, &h->n_rot, err))) return r;
+  if (h->n_rot % 2) return qi__fail(err, QI_ERR_FORMAT, "rope.dimension_count: %zu is odd", h->n_rot);
+  if ((r = qi__hparam_size(g, h, "attention.sliding_window", false, 0, INT32_MAX, &h->sliding_window, err))) return r;
+  size_t n_experts = 0;
+  if ((r = qi__hparam_size(g, h, "expert_count", false, 0, INT32_MAX, &n_experts, err))) return r;
+  if (n_experts) return qi__fail(err, QI_ERR_UNSUPPORTED, "%s.expert_count: %zu; experts are not supported", h->arch->name, n_experts);
+  return QI_OK;
+}
+
+// Names of rope.scaling.type. Longrope is told by its factor tensors; the name only announces them.
+QI__FN qi_result qi__hparams_rope_scaling(qi__hparams *h, const qi__gguf *g, qi_error *err) {
+  static const struct {
+    const char *name;
+    qi__rope_scaling scaling;
+  } known[] = {{"none", QI__ROPE_PLAIN}, {"linear", QI__ROPE_LINEAR}, {"yarn", QI__ROPE_YARN}, {"longrope", QI__ROPE_LONG},
+               {"su", QI__ROPE_LONG}};
+  qi__key key = qi__arch_key(h, "rope.scaling.type");
+  const char *name = NULL;
+  size_t len = 0;
+  qi_result r = qi__gguf_str(g, key.s, false, &name, &len, err);
+  if (r) return r;
+  if (!name) {
+    h->rope_scaling = h->rope_factor != 1 ? QI__ROPE_LINEAR : QI__ROPE_PLAIN;
+    return QI_OK;
+  }
+  for (size_t i = 0; i < QI__COUNT_OF(known); i++)
+    if (strlen(known[i].name) == len && !memcmp(known[i].name, name, len)) {
+      h->rope_scaling = known[i].scaling;
+      return QI_OK;
+    }
+  return qi__fail(err, QI_ERR_UNSUPPORTED, "key %s: '%s' is not supported", key.s, qi__show(name, len).s);
+}
+
+QI__FN qi_result qi__hparams_rope(qi__hparams *h, const qi__gguf *g, qi_error *err) {
+  float theta = 10000, factor = 1, attn_factor = 1;
+  qi_result r;
+  if ((r = qi__hparam_float(g, h, "rope.freq_base", false, 1, 1e12f, &theta, err))) return r;
+  if ((r = qi__hparam_float(g, h, "rope.scale_linear", false, 0, 1e6f, &factor, err))) return r; // files of 2023
+  if ((r = qi__hparam_float(g, h, "rope.scaling.factor", false, 0, 1e6f, &factor, err))) return r;
+  if ((r = qi__hparam_float(g, h, "rope.scaling.attn_factor", false, 0, 1e3f, &attn_factor, err))) return r;
+  h->rope_theta = theta;
+  h->rope_factor = factor > 0 ? factor : 1; // 0 = not scaled
+  h->rope_attn_factor = attn_factor > 0 ? attn_factor : 1;
+  h->rope_n_ctx_orig = h->n_ctx_train;
+  if ((r = qi__hparam_size(g, h, "rope.scaling.original_context_length", false, 1, INT32_MAX, &h->rope_n_ctx_orig, err))) return r;
+  return qi__hparams_rope_scaling(h, g, err);
+}
+
+// n_vocab is that of the tokenizer, if there is one; weights check it against their shapes.
+QI__FN qi_result qi__hparams_load(qi__hparams *h, const qi__gguf *g, qi_error *err) {
+  memset(h, 0, sizeof *h);
+  qi_result r;
+  if ((r = qi__architecture_find(g, &h->arch, err))) return r;
+  if ((r = qi__hparams_shape(h, g, err))) return r;
+  if ((r = qi__hparam_float(g, h, "attention.layer_norm_rms_epsilon", true, 0, 1, &h->rms_norm_eps, err))) return r;
+  return qi__hparams_rope(h, g, err);
+}
+
+// ---- rotary frequencies ----
+
+// Where yarn's ramp between scaled and unscaled dimensions has its ends (Peng et al. 2023, equation 17): the dimension whose
+// wavelength makes `turns` turns in the original context.
+QI__FN double qi__yarn_dimension(const qi__hparams *h, double turns) {
+  const double two_pi = 6.283185307179586;
+  return (double)h->n_rot * qi__ln((double)h->rope_n_ctx_orig / (turns * two_pi)) / (2 * qi__ln(h->rope_theta));
+}
+
+QI__FN double qi__yarn_ramp(const qi__hparams *h, size_t pair) {
+  double low = floor(qi__yarn_dimension(h, 32)), high = ceil(qi__yarn_dimension(h, 1));
+  if (low < 0) low = 0;
+  if (high > (double)h->n_rot - 1) high = (double)h->n_rot - 1;
+  double width = high - low > 0.001 ? high - low : 0.001;
+  double t = ((double)pair - low) / width;
+  return 1 - (t < 0 ? 0 : t > 1 ? 1 : t); // 1 = keep the frequency, 0 = divide it
+}
+
+// Angle per position of each rotated pair: frequency[i] = theta^(-2i / n_rot), divided by factors[i] (Llama-3 and phi-3; may be
+// NULL) and by the scaling of the model. Returns what cos and sin are multiplied with.
+QI__FN double qi__rope_frequencies(const qi__hparams *h, const float *factors, double *frequency) {
+  for (size_t i = 0; i < h->n_rot / 2; i++) {
+    double f = qi__pow(h->rope_theta, -2.0 * (double)i / (double)h->n_rot);
+    if (factors) f /= factors[i];
+    if (h->rope_scaling == QI__ROPE_LINEAR) f /= h->rope_factor;
+    if (h->rope_scaling == QI__ROPE_YARN) {
+      double keep = qi__yarn_ramp(h, i), scaled = f / h->rope_factor;
+      f = scaled * (1 - keep) + f * keep;
+    }
+    frequency[i] = f;
+  }
+  double magnitude = h->rope_attn_factor;
+  if (h->rope_scaling == QI__ROPE_YARN) magnitude *= 1 + 0.1 * qi__ln(h->rope_factor);
+  return magnitude;
+}
+
+#endif // QI__MODEL_HPARAMS_H
+
+// One block. Vectors are float32 copies; matrices stay as stored. Biases are NULL where the model has none.
+typedef struct qi__layer {
+  const float *attn_norm; // [n_embd]
+  qi__weight wq;          // [n_heads * head_dim_k, n_embd]
+  qi__weight wk;          // [n_kv_heads * head_dim_k, n_embd]
+  qi__weight wv;          // [n_kv_heads * head_dim_v, n_embd]
+  const float *q_norm;    // [head_dim_k], QI__HAS_QK_NORM
+  const float *k_norm;    // [head_dim_k]
+  qi__weight wo;          // [n_embd, n_heads * head_dim_v]
+  const float *ffn_norm;  // [n_embd]
+  qi__weight gate;        // [n_ff, n_embd]
+  qi__weight up;          // [n_ff, n_embd]
+  qi__weight down;        // [n_embd, n_ff]
+} qi__layer;
+
+typedef struct qi__weights {
+  qi__weight embedding;      // [n_vocab, n_embd]
+  const float *output_norm;  // [n_embd]
+  qi__weight output;         // [n_vocab, n_embd]; the embedding when tied
+  const float *rope_factors; // [n_rot / 2], NULL if none: Llama-3, one for all contexts
+  const float *rope_long;    // [n_rot / 2], NULL if none: phi-3, contexts beyond rope_n_ctx_orig
+  const float *rope_short;   // [n_rot / 2], NULL if none: phi-3, up to it
+  qi__layer *layers;         // [n_layers]
+} qi__weights;
+
+// ---- slots ----
+
+// Lengths that shapes are made of.
+typedef enum qi__dim {
+  QI__DIM_ONE, QI__DIM_EMBD, QI__DIM_Q, QI__DIM_K, QI__DIM_V, QI__DIM_ATTN, QI__DIM_FF, QI__DIM_VOCAB, QI__DIM_HEAD, QI__DIM_ROT
+} qi__dim;
+
+QI__FN size_t qi__dim_length(const qi__hparams *h, qi__dim dim) {
+  switch (dim) {
+  case QI__DIM_ONE: return 1;
+  case QI__DIM_EMBD: return h->n_embd;
+  case QI__DIM_Q: return h->n_heads * h->head_dim_k;
+  case QI__DIM_K: return h->n_kv_heads * h->head_dim_k;
+  case QI__DIM_V: return h->n_kv_heads * h->head_dim_v;
+  case QI__DIM_ATTN: return h->n_heads * h->head_dim_v;
+  case QI__DIM_FF: return h->n_ff;
+  case QI__DIM_VOCAB: return h->n_vocab;
+  case QI__DIM_HEAD: return h->head_dim_k;
+  case QI__DIM_ROT: return h->n_rot / 2;
+  }
+  return 0;
+}
+
+typedef enum qi__slot_kind { QI__MATRIX, QI__VECTOR, QI__BIAS } qi__slot_kind;
+
+// One tensor of the file and the places it goes to: a matrix, or the rows of up to three matrices one after another (fused), or a
+// vector. `at` is the offset of the qi__weight or of the float pointer in qi__layer or qi__weights.
+typedef struct qi__slot {
+  const char *name;
+  qi__slot_kind kind;
+  qi__dim cols;
+  unsigned needed; // required by architectures with one of these features; ~0u = by all; 0 = may be missing
+  struct {
+    qi__dim rows;
+    size_t at;
+  } part[3]; // ends at the first QI__DIM_ONE; vectors have one part, their length is `cols`
+} qi__slot;
+
+#define QI__AT(member) offsetof(qi__layer, member)
+static const qi__slot qi__layer_slots[] = {
+    {"attn_norm.weight", QI__VECTOR, QI__DIM_EMBD, ~0u, {{QI__DIM_ONE, QI__AT(attn_norm)}}},
+    {"attn_q.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_SPLIT_QKV, {{QI__DIM_Q, QI__AT(wq)}}},
+    {"attn_k.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_SPLIT_QKV, {{QI__DIM_K, QI__AT(wk)}}},
+    {"attn_v.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_SPLIT_QKV, {{QI__DIM_V, QI__AT(wv)}}},
+    {"attn_qkv.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_FUSED_QKV,
+     {{QI__DIM_Q, QI__AT(wq)}, {QI__DIM_K, QI__AT(wk)}, {QI__DIM_V, QI__AT(wv)}}},
+    {"attn_q.bias", QI__BIAS, QI__DIM_Q, QI__HAS_QKV_BIAS, {{QI__DIM_Q, QI__AT(wq)}}},
+    {"attn_k.bias", QI__BIAS, QI__DIM_K, QI__HAS_QKV_BIAS, {{QI__DIM_K, QI__AT(wk)}}},
+    {"attn_v.bias", QI__BIAS, QI__DIM_V, QI__HAS_QKV_BIAS, {{QI__DIM_V, QI__AT(wv)}}},
+    {"attn_q_norm.weight", QI__VECTOR, QI__DIM_HEAD, QI__HAS_QK_NORM, {{QI__DIM_ONE, QI__AT(q_norm)}}},
+    {"attn_k_norm.weight", QI__VECTOR, QI__DIM_HEAD, QI__HAS_QK_NORM, {{QI__DIM_ONE, QI__AT(k_norm)}}},
+    {"attn_output.weight", QI__MATRIX, QI__DIM_ATTN, ~0u, {{QI__DIM_EMBD, QI__AT(wo)}}},
+    {"attn_output.bias", QI__BIAS, QI__DIM_EMBD, 0, {{QI__DIM_EMBD, QI__AT(wo)}}},
+    {"ffn_norm.weight", QI__VECTOR, QI__DIM_EMBD, ~0u, {{QI__DIM_ONE, QI__AT(ffn_norm)}}},
+    {"ffn_gate.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_GATE, {{QI__DIM_FF, QI__AT(gate)}}},
+    {"ffn_up.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_GATE, {{QI__DIM_FF, QI__AT(up)}}},
+    {"ffn_up.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_FUSED_GATE, {{QI__DIM_FF, QI__AT(gate)}, {QI__DIM_FF, QI__AT(up)}}},
+    {"ffn_gate.bias", QI__BIAS, QI__DIM_FF, 0, {{QI__DIM_FF, QI__AT(gate)}}},
+    {"ffn_up.bias", QI__BIAS, QI__DIM_FF, 0, {{QI__DIM_FF, QI__AT(up)}}},
+    {"ffn_down.weight", QI__MATRIX, QI__DIM_FF, ~0u, {{QI__DIM_EMBD, QI__AT(down)}}},
+    {"ffn_down.bias", QI__BIAS, QI__DIM_EMBD, 0, {{QI__DIM_EMBD, QI__AT(down)}}},
+};
+#undef QI__AT
+#define QI__AT(member) offsetof(qi__weights, member)
+static const qi__slot qi__model_slots[] = {
+    {"token_embd.weight", QI__MATRIX, QI__DIM_EMBD, ~0u, {{QI__DIM_VOCAB, QI__AT(embedding)}}},
+    {"output_norm.weight", QI__VECTOR, QI__DIM_EMBD, ~0u, {{QI__DIM_ONE, QI__AT(output_norm)}}},
+    {"output.weight", QI__MATRIX, QI__DIM_EMBD, 0, {{QI__DIM_VOCAB, QI__AT(output)}}},
+    {"rope_freqs.weight", QI__VECTOR, QI__DIM_ROT, 0, {{QI__DIM_ONE, QI__AT(rope_factors)}}},
+    {"rope_factors_long.weight", QI__VECTOR, QI__DIM_ROT, 0, {{QI__DIM_ONE, QI__AT(rope_long)}}},
+    {"rope_factors_short.weight", QI__VECTOR, QI__DIM_ROT, 0, {{QI__DIM_ONE, QI__AT(rope_short)}}},
+};
+#undef QI__AT
+
+// ---- loading ----
+
+// Where vectors are copied to, and tensor bytes where files are not mapped.
+typedef struct qi__weights_loader {
+  const qi__gguf *gguf;
+  const qi__hparams *h;
+  qi__arena *arena;
+  const uint8_t *const *data; // [n_tensors] bytes of each tensor; NULL = only check
+  qi_error *err;
+} qi__weights_loader;
+
+QI__FN qi_result qi__tensor_shape_error(qi_error *err, const qi__tensor_info *t, size_t cols, size_t rows) {
+  char found[96] = "";
+  size_t used = 0;
+  for (int i = 0; i < t->n_dims && used < sizeof found; i++) {
+    int n = snprintf(found + used, sizeof found - used, "%s%llu", i ? ", " : "", (unsigned long long)t->shape[i]);
+    if (n > 0) used += (size_t)n;
+  }
+  return qi__fail(err, QI_ERR_FORMAT, "tensor %s: shape [%s], expected [%zu, %zu]", t->name, found, cols, rows);
+}
+
+QI__FN qi_result qi__tensor_expect(const qi__weights_loader *l, const qi__tensor_info *t, size_t cols, size_t rows) {
+  if (t->shape[0] != cols || t->shape[1] != rows || t->shape[2] != 1 || t->shape[3] != 1)
+    return qi__tensor_shape_error(l->err, t, cols, rows);
+  if (t->format == QI_FORMAT_NONE)
+    return qi__fail(l->err, QI_ERR_UNSUPPORTED, "tensor %s: weight type %d is not supported", t->name, t->gguf_id);
+  return QI_OK;
+}
+
+// Vectors are few and small: float32 copies spare the forward pass their formats.
+QI__FN qi_result qi__load_vector(const qi__weights_loader *l, const qi__tensor_info *t, size_t n, const float **out) {
+  qi_result r = qi__tensor_expect(l, t, n, 1);
+  if (r) return r;
+  float *v = QI__ARENA_ARRAY(l->arena, float, n);
+  if (!v) return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: more vectors than the file's index tells", t->name);
+  const uint8_t *data = l->data[t - l->gguf->tensors];
+  for (size_t i = 0; i < n && !data; i++) v[i] = 1; // only checked: any sound value
+  if (data) qi__dequantize(t->format, data, v, n);
+  for (size_t i = 0; i < n; i++)
+    if (!qi__is_finite(v[i])) return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: element %zu is not finite", t->name, i);
+  *out = v;
+  return QI_OK;
+}
+
+QI__FN qi_result qi__load_matrix(const qi__weights_loader *l, const qi__tensor_info *t, const qi__slot *slot, char *base) {
+  size_t cols = qi__dim_length(l->h, slot->cols), rows = 0;
+  for (int p = 0; p < 3 && slot->part[p].rows != QI__DIM_ONE; p++) rows += qi__dim_length(l->h, slot->part[p].rows);
+  qi_result r = qi__tensor_expect(l, t, cols, rows);
+  if (r) return r;
+  const uint8_t *data = l->data[t - l->gguf->tensors];
+  size_t row_bytes = qi__format_bytes(t->format, cols);
+  for (int p = 0; p < 3 && slot->part[p].rows != QI__DIM_ONE; p++) {
+    qi__weight *w = (qi__weight *)(void *)(base + slot->part[p].at);
+    w->id = t->format;
+    w->format = qi__format_get(t->format);
+    w->data = data;
+    w->n_rows = qi__dim_length(l->h, slot->part[p].rows);
+    w->n_cols = cols;
+    w->row_bytes = row_bytes;
+    if (data) data += w->n_rows * row_bytes;
+  }
+  return QI_OK;
+}
+
+// One slot of the structure at `base`, named prefix + slot name.
+QI__FN qi_result qi__load_slot(const qi__weights_loader *l, const qi__slot *slot, const char *prefix, void *base) {
+  char name[64];
+  snprintf(name, sizeof name, "%s%s", prefix, slot->name);
+  unsigned features = l->h->arch->features;
+  bool other_layout = slot->kind == QI__MATRIX && slot->needed && slot->needed != ~0u && !(slot->needed & features);
+  if (other_layout) return QI_OK;
+  const qi__tensor_info *t = qi__gguf_tensor(l->gguf, name);
+  if (!t) {
+    if (slot->needed & features) return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: missing", name);
+    return QI_OK;
+  }
+  size_t n = qi__dim_length(l->h, slot->cols);
+  char *at = (char *)base + slot->part[0].at;
+  if (slot->kind == QI__VECTOR) return qi__load_vector(l, t, n, (const float **)(void *)at);
+  if (slot->kind == QI__BIAS) return qi__load_vector(l, t, n, &((qi__weight *)(void *)at)->bias);
+  return qi__load_matrix(l, t, slot, (char *)base);
+}
+
+// A factor divides a frequency.
+QI__FN qi_result qi__check_rope_factors(const qi__weights_loader *l, const char *name, const float *factors) {
+  for (size_t i = 0; factors && i < l->h->n_rot / 2; i++)
+    if (!(factors[i] > 0))
+      return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: factor %zu is %g, expected above 0", name, i, (double)factors[i]);
+  return QI_OK;
+}
+
+// Fills `w`; the arena has room for its layers and vectors (qi__weights_heap).
+QI__FN qi_result qi__weights_load(qi__weights *w, const qi__weights_loader *l) {
+  qi_result r;
+  memset(w, 0, sizeof *w);
+  w->layers = QI__ARENA_ARRAY(l->arena, qi__layer, l->h->n_layers);
+  if (!w->layers) return qi__fail(l->err, QI_ERR_FORMAT, "%zu layers: more than the file's index tells", l->h->n_layers);
+  memset(w->layers, 0, l->h->n_layers * sizeof *w->layers);
+  for (size_t i = 0; i < QI__COUNT_OF(qi__model_slots); i++)
+    if ((r = qi__load_slot(l, &qi__model_slots[i], "", w))) return r;
+  if (!w->output.format) w->output = w->embedding;
+  if ((r = qi__check_rope_factors(l, "rope_freqs.weight", w->rope_factors))) return r;
+  if ((r = qi__check_rope_factors(l, "rope_factors_long.weight", w->rope_long))) return r;
+  if ((r = qi__check_rope_factors(l, "rope_factors_short.weight", w->rope_short))) return r;
+  for (size_t layer = 0; layer < l->h->n_layers; layer++) {
+    char prefix[32];
+    snprintf(prefix, sizeof prefix, "blk.%zu.", layer);
+    for (size_t i = 0; i < QI__COUNT_OF(qi__layer_slots); i++)
+      if ((r = qi__load_slot(l, &qi__layer_slots[i], prefix, &w->layers[layer]))) return r;
+  }
+  return QI_OK;
+}
+
+#endif // QI__MODEL_WEIGHTS_H
+
+struct qi_model {
+  qi_allocator allocator;
+  qi_logger logger;
+  qi_progress progress;
+  qi_load load;
+  bool check_only;      // qi_model_validate: tensors that are not mapped are not read
+  qi_memory memory;
+  qi__gguf gguf;
+  qi__hparams h;        // QI_LOAD_ALL
+  qi__vocab vocab;      // QI_LOAD_ALL and QI_LOAD_VOCAB
+  qi__weights weights;  // QI_LOAD_ALL
+  const uint8_t **data; // QI_LOAD_ALL: [n_tensors] bytes of each tensor
+  const char *info[3];  // terminated copies of the strings of qi__info_keys
+  qi__arena arena;      // all of the above but the GGUF index
+};
+
+// ---- memory ----
+
+// Strings of the metadata that qi_model_info gives.
+static const char *const qi__info_keys[] = {"general.architecture", "general.name", "tokenizer.chat_template"};
+
+// A string of the metadata; empty if there is none.
+QI__FN const char *qi__model_string(const qi__gguf *g, const char *key, size_t *len) {
+  const qi_meta *meta = qi__gguf_find(g, key);
+  *len = meta && meta->type == QI_META_STRING ? (size_t)meta->count : 0;
+  return *len ? meta->value.text : "";
+}
+
+// Where files are not mapped, tensors are copied.
+QI__FN void qi__tensors_layout(qi_model *m, qi__arena *arena) {
+  const qi__gguf *g = &m->gguf;
+  m->data = QI__ARENA_ARRAY(arena, const uint8_t *, g->n_tensors);
+  for (size_t i = 0; i < g->n_tensors; i++) {
+    const qi__tensor_info *t = &g->tensors[i];
+    const void *mapped = qi__gguf_tensor_data(g, t);
+    uint8_t *copy = mapped || m->check_only ? NULL : (uint8_t *)qi__arena_take(arena, (size_t)t->n_bytes, 1, QI__CACHE_LINE);
+    if (m->data) m->data[i] = mapped ? (const uint8_t *)mapped : copy;
+  }
+}
+
+// Memory beyond the GGUF index. Runs twice: counting, then over the block; weights and vectors are taken while they are loaded.
+QI__FN void qi__model_layout(qi_model *m, qi__arena *arena, const qi__vocab_counts *counts) {
+  for (size_t i = 0; i < QI__COUNT_OF(qi__info_keys); i++) {
+    size_t len;
+    const char *s = qi__model_string(&m->gguf, qi__info_keys[i], &len);
+    char *copy = QI__ARENA_ARRAY(arena, char, len + 1);
+    if (!copy) continue;
+    memcpy(copy, s, len);
+    copy[len] = 0;
+    m->info[i] = copy;
+  }
+  if (m->load == QI_LOAD_METADATA) return;
+  qi__vocab_layout(&m->vocab, arena, counts);
+  if (m->load == QI_LOAD_ALL) qi__tensors_layout(m, arena);
+}
+
+// Counts the room that qi__weights_load will take.
+QI__FN void qi__weights_count(const qi_model *m, qi__arena *arena) {
+  QI__ARENA_ARRAY(arena, qi__layer, m->h.n_layers);
+  for (size_t i = 0; i < m->gguf.n_tensors; i++)
+    if (m->gguf.tensors[i].n_dims == 1) QI__ARENA_ARRAY(arena, float, (size_t)m->gguf.tensors[i].shape[0]);
+  qi__arena_take(arena, QI__CACHE_LINE, 1, 1); // the order of loading may end less aligned
+}
+
+// What the load level needs, by the file's index.
+QI__FN qi_result qi__model_count(qi_model *m, qi__arena *arena, qi__vocab_counts *counts, qi_error *err) {
+  qi_result r = QI_OK;
+  if (m->load != QI_LOAD_METADATA) r = qi__vocab_count(&m->gguf, counts, err);
+  if (!r && m->load == QI_LOAD_ALL) r = qi__hparams_load(&m->h, &m->gguf, err);
+  if (r) return r;
+  qi__model_layout(m, arena, counts);
+  if (m->load == QI_LOAD_ALL) qi__weights_count(m, arena);
+  return arena->overflow ? qi__fail(err, QI_ERR_LIMIT, "model: does not fit into this machine's address space") : QI_OK;
+}
+
+// ---- loading ----
+
+// Reads tensors that are not mapped, in parts, so that progress shows and the host can stop it.
+QI__FN qi_result qi__model_read_tensors(qi_model *m, qi_error *err) {
+  const uint64_t part = 4u << 20;
+  uint64_t total = 0, done = 0;
+  for (size_t i = 0; i < m->gguf.n_tensors; i++) total += m->gguf.tensors[i].n_bytes;
+  for (size_t i = 0; i < m->gguf.n_tensors; i++) {
+    const qi__tensor_info *t = &m->gguf.tensors[i];
+    bool mapped = m->check_only || qi__gguf_tensor_data(&m->gguf, t) != NULL;
+    for (uint64_t at = 0; at < t->n_bytes && !mapped; at += part) {
+      uint64_t n = t->n_bytes - at < part ? t->n_bytes - at : part;
+      qi_result r = qi__gguf_read_tensor(&m->gguf, t, at, (uint8_t *)(uintptr_t)m->data[i] + at, (size_t)n, err);
+      if (r) return r;
+      if (m->progress.fn && !m->progress.fn(m->progress.user, (float)((double)(done + at + n) / (double)total)))
+        return qi__fail(err, QI_ERR_CANCELLED, "loading was stopped by the progress callback");
+    }
+    done += t->n_bytes;
+  }
+  return QI_OK;
+}
+
+QI__FN qi_result qi__model_load(qi_model *m, qi_error *err) {
+  qi__vocab_counts counts;
+  memset(&counts, 0, sizeof counts);
+  qi_result r = qi__model_count(m, &m->arena, &counts, err);
+  if (r) return r;
+  if ((r = qi__arena_open(&m->arena, &m->allocator, "model", err))) return r;
+  m->memory.heap += m->arena.size;
+  qi__model_layout(m, &m->arena, &counts);
+  if (m->load == QI_LOAD_METADATA) return QI_OK;
+  if ((r = qi__vocab_load(&m->vocab, &m->gguf, &m->logger, err)) || m->load == QI_LOAD_VOCAB) return r;
+  m->h.n_vocab = m->vocab.n_tokens;
+  if ((r = qi__model_read_tensors(m, err))) return r;
+  qi__gguf_release(&m->gguf);
+  qi__weights_loader loader = {&m->gguf, &m->h, &m->arena, m->data, err};
+  return qi__weights_load(&m->weights, &loader);
+}
+
+// ---- open and close ----
+
+QI__FN void qi__model_close(qi_model *m) {
+  if (!m) return;
+  qi_allocator allocator = m->allocator;
+  qi__arena_close(&m->arena, &allocator);
+  qi__gguf_close(&m->gguf);
+  qi__free(&allocator, m, sizeof *m);
+}
+
+QI__FN qi_result qi__model_check_desc(const qi_model_desc *desc, qi_error *err) {
+  int sources = (desc->path != NULL) + (desc->data != NULL) + (desc->reader.read != NULL);
+  if (sources != 1)
+    return qi__fail(err, QI_ERR_ARGUMENT, "model: %d sources given, expected exactly one of path, data, reader", sources);
+  if (desc->load < QI_LOAD_ALL || desc->load > QI_LOAD_METADATA)
+    return qi__fail(err, QI_ERR_ARGUMENT, "model: load is %d, expected a qi_load", (int)desc->load);
+  return QI_OK;
+}
+
+// A model with its file's index, nothing loaded yet.
+QI__FN qi_result qi__model_new(qi_model **out, const qi_model_desc *desc, qi_error *err) {
+  qi_allocator allocator;
+  qi_result r = qi__model_check_desc(desc, err);
+  if (r) return r;
+  if ((r = qi__allocator_resolve(&desc->allocator, &allocator, err))) return r;
+  qi_model *m = (qi_model *)qi__alloc(&allocator, sizeof *m, QI__CACHE_LINE);
+  if (!m) return qi__fail_oom(err, "model", sizeof *m);
+  memset(m, 0, sizeof *m);
+  m->allocator = allocator;
+  m->logger = desc->logger;
+  m->progress = desc->progress;
+  m->load = desc->load;
+  if ((r = qi__gguf_open(&m->gguf, desc, &allocator, &m->logger, err))) {
+    qi__free(&allocator, m, sizeof *m);
+    return r;
+  }
+  m->memory.heap = sizeof *m + qi__gguf_heap(&m->gguf);
+  m->memory.mapped = qi__gguf_mapped(&m->gguf);
+  *out = m;
+  return QI_OK;
+}
+
+QI__FN qi_result qi__model_open(qi_model **out, const qi_model_desc *desc, bool check_only, qi_error *err) {
+  qi_model *m = NULL;
+  qi_result r = qi__model_new(&m, desc, err);
+  if (r) return r;
+  m->check_only = check_only;
+  if ((r = qi__model_load(m, err))) {
+    qi__model_close(m);
+    return r;
+  }
+  *out = m;
+  return QI_OK;
+}
+
+QI__FN qi_result qi__model_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err) {
+  qi_model *m = NULL;
+  qi_result r = qi__model_new(&m, desc, err);
+  if (r) return r;
+  qi__arena arena = {0};
+  qi__vocab_counts counts;
+  memset(&counts, 0, sizeof counts);
+  if (!(r = qi__model_count(m, &arena, &counts, err))) {
+    *out = m->memory;
+    out->heap += arena.used;
+  }
+  qi__model_close(m);
+  return r;
+}
+
+// ---- facts ----
+
+QI__FN void qi__model_info(const qi_model *m, qi_model_info *out) {
+  out->architecture = m->info[0];
+  out->name = m->info[1];
+  out->chat_template = m->info[2];
+  out->n_vocab = (int)m->vocab.n_tokens;
+  out->n_ctx_train = (int)m->h.n_ctx_train;
+  out->n_layers = (int)m->h.n_layers;
+  out->n_embd = (int)m->h.n_embd;
+  out->n_heads = (int)m->h.n_heads;
+  out->n_kv_heads = (int)m->h.n_kv_heads;
+  out->head_dim = (int)m->h.head_dim_k;
+  out->n_ff = (int)m->h.n_ff;
+  out->memory = m->memory;
+  for (size_t i = 0; i < m->gguf.n_tensors; i++) {
+    const qi__tensor_info *t = &m->gguf.tensors[i];
+    out->n_params += t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
+    out->n_tensor_bytes += t->n_bytes;
+  }
+}
+
+QI__FN void qi__model_tensor(const qi_model *m, const qi__tensor_info *t, qi_tensor *out) {
+  memset(out, 0, sizeof *out);
+  out->name = t->name;
+  out->format = t->format;
+  out->gguf_id = t->gguf_id;
+  out->n_dims = t->n_dims;
+  memcpy(out->shape, t->shape, sizeof out->shape);
+  out->n_bytes = t->n_bytes;
+  out->data = m->load == QI_LOAD_ALL ? m->data[t - m->gguf.tensors] : qi__gguf_tensor_data(&m->gguf, t);
+}
+
+#endif // QI__MODEL_H
+// generated from src/infer/forward.h: edit there
+// ==== >>forward : one pass over the layers, as a state that can stop anywhere ====
+#ifndef QI__INFER_FORWARD_H
+#define QI__INFER_FORWARD_H
+
+// generated from src/base/threads.h: edit there
+// ==== >>threads : the thread pool ====
+#ifndef QI__THREADS_H
+#define QI__THREADS_H
+
+
+#ifndef QI_NO_THREADS
+#include <pthread.h>
+#include <signal.h>
+#endif
+
+#define QI__THREADS_MAX 256         // with the caller
+#define QI__THREADS_DEFAULT_MAX 8   // memory bandwidth is spent by then on nearly all machines
+#define QI__THREAD_STACK (512u << 10)
+#define QI__SPIN_US 40              // how long to wait awake for the next run: some gaps between operations of a forward pass
+
+// Work on units [begin, end). `worker` in 0..n_threads-1 is different for all that run at the same time: it picks scratch memory.
+typedef void (*qi__task_fn)(void *arg, int worker, int64_t begin, int64_t end);
+
+// One run: what workers need to take pieces of it.
+typedef struct qi__job {
+  qi__task_fn fn;
+  void *arg;
+  int64_t n_units, grain;
+  size_t n_pieces;
+} qi__job;
+
+// The gate through which workers enter a run is one word, `gate`:
+//   bits 0..8 workers inside    bit 9 open    bit 10 the caller sleeps until all are out    bit 11 the pool closes
+//   from bit 12 on: number of the run
+// The caller opens it, takes pieces itself until none is left, closes it and waits for those inside. A worker that wakes up late
+// finds it closed: nobody waits for threads that the system does not run. `job` is written only while the gate is closed and empty.
+#define QI__GATE_INSIDE 0x1ffu
+#define QI__GATE_OPEN 0x200u
+#define QI__GATE_WAITED 0x400u
+#define QI__GATE_QUIT 0x800u
+#define QI__GATE_RUN_SHIFT 12
+
+struct qi_pool {
+  qi__cpu cpu;             // kernels look at these flags
+  qi_isa isa;
+  int n_threads;           // with the caller
+  qi_parallel parallel;    // parallel_for NULL: own threads
+  qi_allocator allocator;
+  void *scratch;           // see qi__pool_scratch
+  size_t scratch_bytes;
+  qi__job job;
+  char pad0[QI__CACHE_LINE]; // what is written by many threads has a cache line of its own
+  size_t next_piece;
+  char pad1[QI__CACHE_LINE];
+#ifndef QI_NO_THREADS
+  uint32_t gate;
+  char pad2[QI__CACHE_LINE];
+  uint32_t n_asleep;
+  uint32_t n_started;
+  uint32_t run;            // number of the last run
+  bool may_spin;           // each thread can have a CPU of its own
+  int n_workers;           // threads to join
+  pthread_mutex_t mutex;
+  pthread_cond_t wake, done;
+  pthread_t threads[QI__THREADS_MAX - 1];
+#endif
+};
+
+// ---- taking pieces ----
+
+QI__INLINE void qi__cpu_pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("isb" ::: "memory"); // yield does nothing on most cores
+#else
+  __asm__ volatile("" ::: "memory");
+#endif
+}
+
+// Runs pieces until none is left.
+QI__FN void qi__job_work(const qi__job *job, size_t *next_piece, int worker) {
+  for (;;) {
+    size_t i = __atomic_fetch_add(next_piece, 1, __ATOMIC_RELAXED);
+    if (i >= job->n_pieces) return;
+    int64_t begin = (int64_t)i * job->grain;
+    job->fn(job->arg, worker, begin, begin + qi__min_i64(job->grain, job->n_units - begin));
+  }
+}
+
+// One index of the host's parallel_for.
+QI__FN void qi__pool_host_index(void *arg, int index) {
+  qi_pool *p = (qi_pool *)arg;
+  if (index < 0 || index >= p->n_threads) return;
+  qi__fp_mode mode = qi__fp_enter();
+  qi__job_work(&p->job, &p->next_piece, index);
+  qi__fp_leave(mode);
+}
+
+// ---- own threads ----
+
+#ifndef QI_NO_THREADS
+
+// Tries to enter an open run that this worker has not been in; *seen becomes its number. 1 = inside, 0 = nothing to do, -1 = quit.
+QI__FN int qi__gate_enter(qi_pool *p, uint32_t *seen) {
+  // Sequentially consistent: see qi__worker_sleep.
+  uint32_t gate = __atomic_load_n(&p->gate, __ATOMIC_SEQ_CST);
+  for (;;) {
+    if (gate & QI__GATE_QUIT) return -1;
+    if (!(gate & QI__GATE_OPEN) || gate >> QI__GATE_RUN_SHIFT == *seen) return 0;
+    if (__atomic_compare_exchange_n(&p->gate, &gate, gate + 1, false, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) break;
+  }
+  *seen = gate >> QI__GATE_RUN_SHIFT;
+  return 1;
+}
+
+QI__FN void qi__gate_leave(qi_pool *p) {
+  uint32_t before = __atomic_fetch_sub(&p->gate, 1, __ATOMIC_ACQ_REL);
+  if (!(before & QI__GATE_WAITED) || (before & QI__GATE_INSIDE) != 1) return;
+  pthread_mutex_lock(&p->mutex);
+  pthread_cond_signal(&p->done);
+  pthread_mutex_unlock(&p->mutex);
+}
+
+// Sleeps until a run is open or the pool closes; results of qi__gate_enter. No wake-up is lost: the worker counts itself in before
+// it looks at the gate, the caller opens the gate before it looks at the count, and both in one total order.
+QI__FN int qi__worker_sleep(qi_pool *p, uint32_t *seen) {
+  int entered;
+  pthread_mutex_lock(&p->mutex);
+  __atomic_fetch_add(&p->n_asleep, 1, __ATOMIC_SEQ_CST);
+  while ((entered = qi__gate_enter(p, seen)) == 0) pthread_cond_wait(&p->wake, &p->mutex);
+  __atomic_fetch_sub(&p->n_asleep, 1, __ATOMIC_SEQ_CST);
+  pthread_mutex_unlock(&p->mutex);
+  return entered;
+}
+
+// True while it is worth to stay awake; *start = 0 begins the count.
+QI__FN bool qi__spin(const qi_pool *p, uint64_t *start) {
+  if (!p->may_spin) return false;
+  uint64_t now = qi__now_us();
+  if (!*start) *start = now;
+  if (now - *start > QI__SPIN_US) return false;
+  for (int i = 0; i < 16; i++) qi__cpu_pause();
+  return true;
+}
+
+QI__FN void *qi__worker_main(void *arg) {
+  qi_pool *p = (qi_pool *)arg;
+  int worker = (int)__atomic_add_fetch(&p->n_started, 1, __ATOMIC_RELAXED);
+  uint32_t seen = 0;
+  qi__fp_enter();
+  for (;;) {
+    uint64_t start = 0;
+    int entered;
+    while ((entered = qi__gate_enter(p, &seen)) == 0 && qi__spin(p, &start)) {
+    }
+    if (entered == 0) entered = qi__worker_sleep(p, &seen);
+    if (entered < 0) return NULL;
+    qi__job_work(&p->job, &p->next_piece, worker);
+    qi__gate_leave(p);
+  }
+}
+
+// Waits until no worker is inside the closed gate.
+QI__FN void qi__gate_drain(qi_pool *p) {
+  uint64_t start = 0;
+  while (__atomic_load_n(&p->gate, __ATOMIC_ACQUIRE) & QI__GATE_INSIDE) {
+    if (qi__spin(p, &start)) continue;
+    pthread_mutex_lock(&p->mutex);
+    __atomic_fetch_or(&p->gate, QI__GATE_WAITED, __ATOMIC_ACQ_REL);
+    while (__atomic_load_n(&p->gate, __ATOMIC_ACQUIRE) & QI__GATE_INSIDE) pthread_cond_wait(&p->done, &p->mutex);
+    pthread_mutex_unlock(&p->mutex);
+    return;
+  }
+}
+
+QI__FN void qi__pool_run_threads(qi_pool *p) {
+  p->run = (p->run + 1) & (UINT32_MAX >> QI__GATE_RUN_SHIFT);
+  __atomic_store_n(&p->gate, p->run << QI__GATE_RUN_SHIFT | QI__GATE_OPEN, __ATOMIC_SEQ_CST);
+  size_t asleep = __atomic_load_n(&p->n_asleep, __ATOMIC_SEQ_CST), useful = p->job.n_pieces - 1;
+  if (asleep) {
+    pthread_mutex_lock(&p->mutex);
+    if (useful >= asleep) pthread_cond_broadcast(&p->wake);
+    for (size_t i = useful; useful < asleep && i > 0; i--) pthread_cond_signal(&p->wake);
+    pthread_mutex_unlock(&p->mutex);
+  }
+  qi__job_work(&p->job, &p->next_piece, 0);
+  __atomic_fetch_and(&p->gate, ~QI__GATE_OPEN, __ATOMIC_ACQ_REL);
+  qi__gate_drain(p);
+}
+
+// Ends and joins the workers that run.
+QI__FN void qi__pool_stop_threads(qi_pool *p) {
+  pthread_mutex_lock(&p->mutex);
+  __atomic_store_n(&p->gate, QI__GATE_QUIT, __ATOMIC_SEQ_CST);
+  pthread_cond_broadcast(&p->wake);
+  pthread_mutex_unlock(&p->mutex);
+  for (int i = 0; i < p->n_workers; i++) pthread_join(p->threads[i], NULL);
+  pthread_cond_destroy(&p->done);
+  pthread_cond_destroy(&p->wake);
+  pthread_mutex_destroy(&p->mutex);
+}
+
+// Sanitizers need larger stacks than we do.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define QI__THREAD_STACK_DEFAULT 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define QI__THREAD_STACK_DEFAULT 1
+#endif
+#endif
+
+// A small stack; the system's default where that is refused (glibc puts all thread-local data of the program on it).
+QI__FN int qi__thread_create(pthread_t *thread, qi_pool *p) {
+#ifndef QI__THREAD_STACK_DEFAULT
+  pthread_attr_t attr;
+  if (pthread_attr_init(&attr) == 0) {
+    int code = pthread_attr_setstacksize(&attr, QI__THREAD_STACK);
+    if (code == 0) code = pthread_create(thread, &attr, qi__worker_main, p);
+    pthread_attr_destroy(&attr);
+    if (code == 0) return 0;
+  }
+#endif
+  return pthread_create(thread, NULL, qi__worker_main, p);
+}
+
+// Starts n_threads - 1 workers. They leave the host's signals to the host's threads; only what a thread does to itself, and
+// profilers, reach them. On failure nothing is left behind.
+QI__FN qi_result qi__pool_start_threads(qi_pool *p, qi_error *err) {
+  int code = 0;
+  p->gate = p->n_asleep = p->n_started = p->run = 0;
+  p->n_workers = 0;
+  p->may_spin = p->n_threads <= qi__cpu_count_logical();
+  if (pthread_mutex_init(&p->mutex, NULL) != 0) return qi__fail(err, QI_ERR_OOM, "pool: no mutex could be made");
+  if (pthread_cond_init(&p->wake, NULL) != 0) {
+    pthread_mutex_destroy(&p->mutex);
+    return qi__fail(err, QI_ERR_OOM, "pool: no condition variable could be made");
+  }
+  if (pthread_cond_init(&p->done, NULL) != 0) {
+    pthread_cond_destroy(&p->wake);
+    pthread_mutex_destroy(&p->mutex);
+    return qi__fail(err, QI_ERR_OOM, "pool: no condition variable could be made");
+  }
+#ifndef _WIN32
+  static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF};
+  sigset_t blocked, before;
+  sigfillset(&blocked);
+  for (size_t i = 0; i < QI__COUNT_OF(own); i++) sigdelset(&blocked, own[i]);
+  bool masked = pthread_sigmask(SIG_SETMASK, &blocked, &before) == 0;
+#endif
+  while (code == 0 && p->n_workers < p->n_threads - 1)
+    if ((code = qi__thread_create(&p->threads[p->n_workers], p)) == 0) p->n_workers++;
+#ifndef _WIN32
+  if (masked) pthread_sigmask(SIG_SETMASK, &before, NULL);
+#endif
+  if (code == 0) return QI_OK;
+  int failed = p->n_workers + 2; // the caller is the first
+  qi__pool_stop_threads(p);
+  return qi__fail(err, QI_ERR_OOM, "pool: thread %d of %d could not be started: %s", failed, p->n_threads, strerror(code));
+}
+
+#endif // QI_NO_THREADS
+
+// ---- the pool ----
+
+// Whether the pool has threads of its own to wake and join.
+QI__INLINE bool qi__pool_has_threads(const qi_pool *p) {
+#ifdef QI_NO_THREADS
+  (void)p;
+  return false;
+#else
+  return p->n_threads > 1 && !p->parallel.parallel_for;
+#endif
+}
+
+// Runs fn over the units [0, n_units) in pieces of at most `grain` >= 1, handed out one by one so that uneven work balances;
+// returns when all are done. What fn wrote is then visible to the caller. The calling thread takes part as worker 0.
+// fn must not run the same pool. One caller at a time. Allocates nothing, cannot fail.
+QI__FN void qi__pool_run(qi_pool *p, qi__task_fn fn, void *arg, int64_t n_units, int64_t grain) {
+  if (n_units <= 0) return;
+  if (grain < 1) grain = 1;
+  uint64_t n_pieces = (uint64_t)((n_units - 1) / grain) + 1;
+  bool alone = p->n_threads == 1 || n_pieces == 1 || n_pieces > SIZE_MAX / 2;
+  p->job.fn = fn;
+  p->job.arg = arg;
+  p->job.n_units = n_units;
+  p->job.grain = grain;
+  p->job.n_pieces = (size_t)n_pieces;
+  p->next_piece = 0;
+  if (!alone && p->parallel.parallel_for) {
+    int n = n_pieces < (uint64_t)p->n_threads ? (int)n_pieces : p->n_threads;
+    p->parallel.parallel_for(p->parallel.user, qi__pool_host_index, p, n);
+    qi__pool_host_index(p, 0); // finds nothing, unless the host skipped indices
+    return;
+  }
+  qi__fp_mode mode = qi__fp_enter();
+  if (alone) {
+    for (int64_t begin = 0, n; begin < n_units; begin += n) {
+      n = qi__min_i64(grain, n_units - begin);
+      fn(arg, 0, begin, begin + n);
+    }
+  }
+#ifndef QI_NO_THREADS
+  else {
+    qi__pool_run_threads(p);
+  }
+#endif
+  qi__fp_leave(mode);
+}
+
+// Memory of at least `bytes` bytes, aligned to QI__CACHE_LINE, for the caller of qi__pool_run until the next call of this function;
+// what was in it is lost when it grows. NULL = the allocator gave none.
+QI__FN void *qi__pool_scratch(qi_pool *p, size_t bytes) {
+  if (bytes > p->scratch_bytes) {
+    qi__free(&p->allocator, p->scratch, p->scratch_bytes);
+    p->scratch_bytes = 0;
+    p->scratch = qi__alloc(&p->allocator, bytes, QI__CACHE_LINE);
+    if (p->scratch) p->scratch_bytes = bytes;
+  }
+  return p->scratch;
+}
+
+// Checks a desc (NULL = all defaults) and fills in what it leaves open; *p holds no threads yet.
+QI__FN qi_result qi__pool_configure(qi_pool *p, const qi_pool_desc *desc, qi_error *err) {
+  memset(p, 0, sizeof *p);
+  int n = desc ? desc->n_threads : 0;
+  if (n < 0) return qi__fail(err, QI_ERR_ARGUMENT, "pool: n_threads is %d, expected 0..%d", n, QI__THREADS_MAX);
+  if (n > QI__THREADS_MAX) return qi__fail(err, QI_ERR_LIMIT, "pool: n_threads is %d, expected at most %d", n, QI__THREADS_MAX);
+  if (desc) p->parallel = desc->parallel;
+  if (p->parallel.parallel_for && n == 0)
+    return qi__fail(err, QI_ERR_ARGUMENT, "pool: n_threads is 0; with parallel.parallel_for, expected how many calls run at once");
+  qi_result r = qi__allocator_resolve(desc ? &desc->allocator : NULL, &p->allocator, err);
+  if (r) return r;
+  r = qi__isa_choose(desc ? desc->isa : QI_ISA_AUTO, &p->isa, &p->cpu, err);
+  if (r) return r;
+#ifdef QI_NO_THREADS
+  if (!p->parallel.parallel_for) n = 1;
+#endif
+  p->n_threads = n ? n : (int)qi__min_i64(qi__cpu_count(), QI__THREADS_DEFAULT_MAX);
+  return QI_OK;
+}
+
+// A pool in memory of the caller's (a session embeds one). On failure nothing is left behind and *p must not be used.
+// Errors: as qi_pool_open.
+QI__FN qi_result qi__pool_init(qi_pool *p, const qi_pool_desc *desc, qi_error *err) {
+  qi_result r = qi__pool_configure(p, desc, err);
+#ifndef QI_NO_THREADS
+  if (r == QI_OK && qi__pool_has_threads(p)) r = qi__pool_start_threads(p, err);
+#endif
+  return r;
+}
+
+// Only after a successful qi__pool_init; no run may be going on.
+QI__FN void qi__pool_destroy(qi_pool *p) {
+#ifndef QI_NO_THREADS
+  if (qi__pool_has_threads(p)) qi__pool_stop_threads(p);
+#endif
+  qi__free(&p->allocator, p->scratch, p->scratch_bytes);
+}
+
+QI__FN qi_result qi__pool_open(qi_pool **out, const qi_pool_desc *desc, qi_error *err) {
+  if (!out) return qi__fail(err, QI_ERR_ARGUMENT, "pool: out is NULL");
+  *out = NULL;
+  qi_allocator allocator = {NULL, NULL, NULL};
+  qi_result r = qi__allocator_resolve(desc ? &desc->allocator : NULL, &allocator, err);
+  if (r) return r;
+  qi_pool *p = (qi_pool *)qi__alloc(&allocator, sizeof *p, QI__CACHE_LINE);
+  if (!p) return qi__fail_oom(err, "pool", sizeof *p);
+  r = qi__pool_init(p, desc, err);
+  if (r) {
+    qi__free(&allocator, p, sizeof *p);
+    return r;
+  }
+  *out = p;
+  return QI_OK;
+}
+
+QI__FN void qi__pool_close(qi_pool *p) {
+  if (!p) return;
+  qi_allocator allocator = p->allocator;
+  qi__pool_destroy(p);
+  qi__free(&allocator, p, sizeof *p);
+}
+
+#endif // QI__THREADS_H
+// generated from src/infer/kv.h: edit there
+// ==== >>kv : the key/value cache ====
+#ifndef QI__INFER_KV_H
+#define QI__INFER_KV_H
+
+
+// Keys and values of every layer, sequence and key/value head: positions of one head lie together, so that attention streams.
+//   k: [n_layers, n_seqs, n_kv_heads, n_ctx, head_dim_k]      v: the same with head_dim_v      float16 or float32
+typedef struct qi__kv {
+  size_t n_layers, n_seqs, n_kv_heads, n_ctx, dim_k, dim_v;
+  bool half;
+  uint8_t *k, *v;
+  size_t *length; // [n_seqs] tokens in each sequence
+} qi__kv;
+
+// Bytes of one element.
+QI__INLINE size_t qi__kv_element(const qi__kv *kv) { return kv->half ? 2 : 4; }
+
+QI__FN void qi__kv_layout(qi__kv *kv, qi__arena *arena, const qi__hparams *h, size_t n_seqs, size_t n_ctx, bool half) {
+  kv->n_layers = h->n_layers;
+  kv->n_seqs = n_seqs;
+  kv->n_kv_heads = h->n_kv_heads;
+  kv->n_ctx = n_ctx;
+  kv->dim_k = h->head_dim_k;
+  kv->dim_v = h->head_dim_v;
+  kv->half = half;
+  size_t positions;
+  if (!qi__mul_size(n_seqs, n_ctx, &positions) || !qi__mul_size(positions, h->n_layers * h->n_kv_heads, &positions)) {
+    arena->overflow = true;
+    positions = 0;
+  }
+  kv->k = (uint8_t *)qi__arena_take(arena, positions, h->head_dim_k * qi__kv_element(kv), QI__CACHE_LINE);
+  kv->v = (uint8_t *)qi__arena_take(arena, positions, h->head_dim_v * qi__kv_element(kv), QI__CACHE_LINE);
+  kv->length = QI__ARENA_ARRAY(arena, size_t, n_seqs);
+  if (kv->length) memset(kv->length, 0, n_seqs * sizeof *kv->length);
+}
+
+// Bytes of keys and values.
+QI__FN uint64_t qi__kv_bytes(const qi__kv *kv) {
+  return (uint64_t)kv->n_layers * kv->n_seqs * kv->n_kv_heads * kv->n_ctx * (kv->dim_k + kv->dim_v) * qi__kv_element(kv);
+}
+
+// Number of the position among all of its kind.
+QI__INLINE size_t qi__kv_index(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos) {
+  return ((layer * kv->n_seqs + seq) * kv->n_kv_heads + head) * kv->n_ctx + pos;
+}
+
+// Positions first..first+n-1 of one head.
+QI__INLINE qi__kv_run qi__kv_get(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t first, size_t n) {
+  size_t index = qi__kv_index(kv, layer, seq, head, first), element = qi__kv_element(kv);
+  qi__kv_run run = {kv->k + index * kv->dim_k * element, kv->v + index * kv->dim_v * element, n, kv->half};
+  return run;
+}
+
+QI__FN void qi__kv_store_vector(uint8_t *dst, const float *src, size_t n, bool half) {
+  if (!half) {
+    memcpy(dst, src, n * sizeof *src);
+    return;
+  }
+  uint16_t *out = (uint16_t *)(void *)dst;
+  for (size_t i = 0; i < n; i++) out[i] = qi__f32_to_f16(src[i]);
+}
+
+// One position of one head: k [dim_k], v [dim_v].
+QI__FN void qi__kv_store(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos, const float *k, const float *v) {
+  size_t index = qi__kv_index(kv, layer, seq, head, pos), element = qi__kv_element(kv);
+  qi__kv_store_vector(kv->k + index * kv->dim_k * element, k, kv->dim_k, kv->half);
+  qi__kv_store_vector(kv->v + index * kv->dim_v * element, v, kv->dim_v, kv->half);
+}
+
+#endif // QI__INFER_KV_H
+
+// Easy to get wrong:
+//   - All keys and values of the chunk are stored before its attention begins: rows of one sequence see each other.
+//   - The norm of queries and keys comes before the rotation, biases before the norm.
+//   - Rows of prompts stand before rows of generation: products take each group with its own arithmetic.
+
+// One token of the chunk that is computed.
+typedef struct qi__row {
+  qi_token token;
+  size_t seq, pos;
+  bool want_logits;
+} qi__row;
+
+// The operations of a pass, in order. Those from ATTN_NORM to DOWN repeat for each layer.
+typedef enum qi__op {
+  QI__OP_EMBED,     // token embeddings, and the rotation angles of each row
+  QI__OP_ATTN_NORM,
+  QI__OP_QKV,
+  QI__OP_ROPE,      // query/key norm, rotation, keys and values to the cache
+  QI__OP_ATTENTION,
+  QI__OP_ATTN_INPUT, // attention output in the forms that the next product wants
+  QI__OP_ATTN_OUT,
+  QI__OP_FFN_NORM,
+  QI__OP_GATE_UP,
+  QI__OP_SWIGLU,
+  QI__OP_DOWN,
+  QI__OP_OUTPUT_NORM,
+  QI__OP_OUTPUT,
+  QI__OP_DONE
+} qi__op;
+
+typedef struct qi__forward {
+  const qi__hparams *h;
+  const qi__weights *w;
+  const qi__kernels *kernels;
+  qi_pool *pool;
+  qi__kv *kv;
+  qi_path path;
+  const int *cancel; // read by all threads; not 0 = leave the pass unfinished
+  size_t n_batch, n_logits;
+
+  double *frequency;    // [n_rot / 2] angle per position
+  double magnitude;     // of cos and sin
+  qi__row *rows;        // [n_batch]
+  size_t *wanted;       // [n_batch] rows whose logits are wanted
+  float *x;             // [n_batch, n_embd] residual stream
+  qi__inputs in;        // [n_batch, widest input] what the next product reads
+  float *q, *k, *v;     // [n_batch, n_heads * head_dim_k], [n_batch, n_kv_heads * head_dim_k], [.. head_dim_v]
+  float *gate, *up;     // [n_batch, n_ff]
+  float *cos_sin;       // [n_batch, n_rot]
+  float *logits;        // [n_logits, n_vocab]
+  float *scratch;       // [n_threads, scratch_floats]
+  size_t scratch_floats;
+
+  size_t n_rows, n_prompt;           // rows of the chunk; the first n_prompt are prompt
+  size_t n_wanted, n_wanted_prompt;  // the same among the wanted
+  size_t logits_row;                 // first row of `logits` that this chunk fills
+  qi__op op;
+  size_t layer;
+  int64_t unit;                      // units of the operation that are done
+  double us_per_unit[QI__OP_DONE];   // as measured last; 0 = not yet
+} qi__forward;
+
+// ---- memory ----
+
+QI__FN size_t qi__forward_width(const qi__hparams *h) {
+  size_t width = h->n_embd > h->n_ff ? h->n_embd : h->n_ff, attn = h->n_heads * h->head_dim_v;
+  return width > attn ? width : attn;
+}
+
+// Scratch of one thread: a tile of weights and its results, or the scores and sums of one query group.
+QI__FN size_t qi__forward_scratch(const qi__hparams *h, size_t n_batch) {
+  size_t tile = qi__tile_scratch(qi__forward_width(h)) + n_batch * QI__TILE_ROWS;
+  size_t attention = QI__ATTENTION_PIECE + h->head_dim_v + 2 * (h->n_heads / h->n_kv_heads);
+  size_t n = tile > attention ? tile : attention;
+  return (n + 15) / 16 * 16;
+}
+
+QI__FN void qi__forward_layout(qi__forward *f, qi__arena *arena, const qi__hparams *h, size_t n_batch, size_t n_logits,
+                               size_t n_threads) {
+  f->n_batch = n_batch;
+  f->n_logits = n_logits;
+  f->frequency = QI__ARENA_ARRAY(arena, double, h->n_rot / 2);
+  f->rows = QI__ARENA_ARRAY(arena, qi__row, n_batch);
+  f->wanted = QI__ARENA_ARRAY(arena, size_t, n_batch);
+  f->x = QI__ARENA_ARRAY(arena, float, n_batch * h->n_embd);
+  qi__inputs_layout(&f->in, arena, n_batch, qi__forward_width(h));
+  f->q = QI__ARENA_ARRAY(arena, float, n_batch * h->n_heads * h->head_dim_k);
+  f->k = QI__ARENA_ARRAY(arena, float, n_batch * h->n_kv_heads * h->head_dim_k);
+  f->v = QI__ARENA_ARRAY(arena, float, n_batch * h->n_kv_heads * h->head_dim_v);
+  f->gate = QI__ARENA_ARRAY(arena, float, n_batch * h->n_ff);
+  f->up = QI__ARENA_ARRAY(arena, float, n_batch * h->n_ff);
+  f->cos_sin = QI__ARENA_ARRAY(arena, float, n_batch * h->n_rot);
+  size_t logits;
+  if (!qi__mul_size(n_logits, h->n_vocab, &logits)) arena->overflow = true, logits = 0;
+  f->logits = QI__ARENA_ARRAY(arena, float, logits);
+  f->scratch_floats = qi__forward_scratch(h, n_batch);
+  f->scratch = QI__ARENA_ARRAY(arena, float, n_threads * f->scratch_floats);
+}
+
+// ---- operations on rows ----
+
+QI__FN void qi__run_embed(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__weight *e = &f->w->embedding;
+  (void)worker;
+  for (int64_t i = begin; i < end; i++) {
+    const qi__row *row = &f->rows[i];
+    const uint8_t *src = e->data + (size_t)row->token * e->row_bytes;
+    f->kernels->dequantize[e->id](e->format, src, f->x + (size_t)i * e->n_cols, e->n_cols);
+    float *cos_sin = f->cos_sin + (size_t)i * f->h->n_rot;
+    for (size_t p = 0; p < f->h->n_rot / 2; p++) {
+      float s, c;
+      qi__sincos((double)row->pos * f->frequency[p], &s, &c);
+      cos_sin[2 * p] = (float)(c * f->magnitude);
+      cos_sin[2 * p + 1] = (float)(s * f->magnitude);
+    }
+  }
+}
+
+// The forms of row i that these weights want, by the role of the row.
+QI__FN void qi__prepare_row(qi__forward *f, size_t i, bool generated, const qi__weight *const *w, size_t n) {
+  unsigned need = 0;
+  for (size_t j = 0; j < n; j++) need |= qi__inputs_need(w[j], qi__arithmetic_of(w[j], f->path, generated));
+  qi__inputs_prepare(f->kernels, &f->in, i, need);
+}
+
+// in.x[i] = norm of x[row], ready for products with w.
+QI__FN void qi__norm_row(qi__forward *f, size_t row, size_t i, bool generated, const float *norm, const qi__weight *const *w,
+                         size_t n) {
+  size_t width = f->h->n_embd;
+  f->kernels->rms_norm(f->x + row * width, norm, f->h->rms_norm_eps, width, f->in.x + i * width);
+  qi__prepare_row(f, i, generated, w, n);
+}
+
+QI__FN void qi__run_attn_norm(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  const qi__weight *next[] = {&l->wq, &l->wk, &l->wv};
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) qi__norm_row(f, i, i, i >= f->n_prompt, l->attn_norm, next, 3);
+}
+
+QI__FN void qi__run_ffn_norm(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  const qi__weight *next[] = {&l->gate, &l->up};
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) qi__norm_row(f, i, i, i >= f->n_prompt, l->ffn_norm, next, 2);
+}
+
+QI__FN void qi__run_output_norm(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__weight *next[] = {&f->w->output};
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++)
+    qi__norm_row(f, f->wanted[i], i, i >= f->n_wanted_prompt, f->w->output_norm, next, 1);
+}
+
+QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__hparams *h = f->h;
+  const qi__layer *l = &f->w->layers[f->layer];
+  bool neighbours = (h->arch->features & QI__ROPE_NEIGHBOURS) != 0;
+  size_t dim = h->head_dim_k;
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
+    const qi__row *row = &f->rows[i];
+    const float *cos_sin = f->cos_sin + i * h->n_rot;
+    for (size_t head = 0; head < h->n_heads; head++) {
+      float *q = f->q + (i * h->n_heads + head) * dim;
+      if (l->q_norm) f->kernels->rms_norm(q, l->q_norm, h->rms_norm_eps, dim, q);
+      f->kernels->rope(q, cos_sin, h->n_rot / 2, neighbours);
+    }
+    for (size_t head = 0; head < h->n_kv_heads; head++) {
+      float *k = f->k + (i * h->n_kv_heads + head) * dim;
+      if (l->k_norm) f->kernels->rms_norm(k, l->k_norm, h->rms_norm_eps, dim, k);
+      f->kernels->rope(k, cos_sin, h->n_rot / 2, neighbours);
+      qi__kv_store(f->kv, f->layer, row->seq, head, row->pos, k, f->v + (i * h->n_kv_heads + head) * h->head_dim_v);
+    }
+  }
+}
+
+QI__FN void qi__run_attn_input(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__weight *next[] = {&f->w->layers[f->layer].wo};
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
+}
+
+QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__weight *next[] = {&f->w->layers[f->layer].down};
+  size_t n_ff = f->h->n_ff;
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
+    f->kernels->swiglu(f->gate + i * n_ff, f->up + i * n_ff, n_ff, f->in.x + i * n_ff);
+    qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
+  }
+}
+
+// ---- attention ----
+
+// All query heads that share a key/value head, of one row: softmax(q k^T / sqrt(head_dim)) v in one pass over the cache.
+QI__FN void qi__attend(qi__forward *f, float *scratch, size_t i, size_t kv_head) {
+  const qi__hparams *h = f->h;
+  const qi__row *row = &f->rows[i];
+  size_t group = h->n_heads / h->n_kv_heads, dim_v = h->head_dim_v, head = kv_head * group;
+  const float *q = f->q + (i * h->n_heads + head) * h->head_dim_k;
+  float *out = f->in.x + (i * h->n_heads + head) * dim_v;
+  float *score = scratch, *piece = score + QI__ATTENTION_PIECE;
+  qi__softmax_state *state = (qi__softmax_state *)(void *)(piece + dim_v);
+  float scale = 1.0f / sqrtf((float)h->head_dim_k);
+  for (size_t g = 0; g < group; g++) state[g].max = -FLT_MAX, state[g].sum = 0;
+  for (size_t j = 0; j < group * dim_v; j++) out[j] = 0;
+
+  size_t end = row->pos + 1, begin = h->sliding_window && end > h->sliding_window ? end - h->sliding_window : 0;
+  while (begin < end) {
+    size_t cut = (begin / QI__ATTENTION_PIECE + 1) * QI__ATTENTION_PIECE, n = qi__min_size(cut, end) - begin;
+    qi__kv_run run = qi__kv_get(f->kv, f->layer, row->seq, kv_head, begin, n);
+    for (size_t g = 0; g < group; g++) {
+      f->kernels->attention_scores(q + g * h->head_dim_k, &run, h->head_dim_k, scale, score);
+      float max = score[0];
+      for (size_t j = 1; j < n; j++) max = score[j] > max ? score[j] : max;
+      float sum = f->kernels->attention_exp(score, n, max);
+      f->kernels->attention_values(score, &run, dim_v, piece);
+      f->kernels->attention_join(&state[g], out + g * dim_v, max, sum, piece, dim_v);
+    }
+    begin += n;
+  }
+  for (size_t g = 0; g < group; g++) {
+    float inverse = 1.0f / state[g].sum;
+    for (size_t j = 0; j < dim_v; j++) out[g * dim_v + j] *= inverse;
+  }
+}
+
+QI__FN void qi__run_attention(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
+  for (size_t u = (size_t)begin; u < (size_t)end; u++) qi__attend(f, scratch, u / f->h->n_kv_heads, u % f->h->n_kv_heads);
+}
+
+// ---- matrix products ----
+
+// One product of a step: y[i] = w in[i], or y[i] += w in[i].
+typedef struct qi__product {
+  const qi__weight *w;
+  float *y; // [n_rows, w->n_rows]
+  bool add;
+} qi__product;
+
+QI__FN size_t qi__products(const qi__forward *f, qi__product out[3]) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  switch (f->op) {
+  case QI__OP_QKV:
+    out[0] = (qi__product){&l->wq, f->q, false};
+    out[1] = (qi__product){&l->wk, f->k, false};
+    out[2] = (qi__product){&l->wv, f->v, false};
+    return 3;
+  case QI__OP_ATTN_OUT: out[0] = (qi__product){&l->wo, f->x, true}; return 1;
+  case QI__OP_GATE_UP:
+    out[0] = (qi__product){&l->gate, f->gate, false};
+    out[1] = (qi__product){&l->up, f->up, false};
+    return 2;
+  case QI__OP_DOWN: out[0] = (qi__product){&l->down, f->x, true}; return 1;
+  case QI__OP_OUTPUT: out[0] = (qi__product){&f->w->output, f->logits + f->logits_row * f->h->n_vocab, false}; return 1;
+  default: return 0;
+  }
+}
+
+QI__INLINE int64_t qi__tiles(const qi__weight *w) { return (int64_t)((w->n_rows + QI__TILE_ROWS - 1) / QI__TILE_ROWS); }
+
+QI__FN int64_t qi__product_units(const qi__forward *f) {
+  qi__product products[3];
+  size_t n = qi__products(f, products);
+  int64_t units = 0;
+  for (size_t i = 0; i < n; i++) units += qi__tiles(products[i].w);
+  return units;
+}
+
+// One tile of weight rows for the activation rows first_x..first_x+n_x-1, which share an arithmetic.
+QI__FN void qi__product_tile(qi__forward *f, float *scratch, const qi__product *p, size_t tile, size_t first_x, size_t n_x,
+                             bool generated) {
+  size_t first = tile * QI__TILE_ROWS, n_w = qi__min_size(QI__TILE_ROWS, p->w->n_rows - first);
+  float *result = scratch + qi__tile_scratch(qi__forward_width(f->h)); // [n_x, n_w]
+  qi__arithmetic arithmetic = qi__arithmetic_of(p->w, f->path, generated);
+  qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, result, n_w, scratch);
+  for (size_t i = 0; i < n_x; i++) {
+    float *y = p->y + (first_x + i) * p->w->n_rows + first;
+    if (p->add)
+      f->kernels->add(result + i * n_w, n_w, y);
+    else
+      memcpy(y, result + i * n_w, n_w * sizeof *y);
+  }
+}
+
+QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
+  qi__product products[3];
+  size_t n = qi__products(f, products);
+  bool output = f->op == QI__OP_OUTPUT;
+  size_t rows = output ? f->n_wanted : f->n_rows, prompt = output ? f->n_wanted_prompt : f->n_prompt;
+  for (int64_t u = begin; u < end; u++) {
+    int64_t tile = u;
+    size_t p = 0;
+    while (p + 1 < n && tile >= qi__tiles(products[p].w)) tile -= qi__tiles(products[p++].w);
+    if (prompt) qi__product_tile(f, scratch, &products[p], (size_t)tile, 0, prompt, false);
+    if (rows > prompt) qi__product_tile(f, scratch, &products[p], (size_t)tile, prompt, rows - prompt, true);
+  }
+}
+
+// ---- the state machine ----
+
+typedef struct qi__op_info {
+  void (*run)(qi__forward *f, int worker, int64_t begin, int64_t end);
+  enum { QI__PER_ROW, QI__PER_HEAD, QI__PER_TILE, QI__PER_WANTED } unit;
+} qi__op_info;
+
+static const qi__op_info qi__ops[QI__OP_DONE] = {
+    {qi__run_embed, QI__PER_ROW},       {qi__run_attn_norm, QI__PER_ROW},      {qi__run_products, QI__PER_TILE},
+    {qi__run_rope, QI__PER_ROW},        {qi__run_attention, QI__PER_HEAD},     {qi__run_attn_input, QI__PER_ROW},
+    {qi__run_products, QI__PER_TILE},   {qi__run_ffn_norm, QI__PER_ROW},       {qi__run_products, QI__PER_TILE},
+    {qi__run_swiglu, QI__PER_ROW},      {qi__run_products, QI__PER_TILE},      {qi__run_output_norm, QI__PER_WANTED},
+    {qi__run_products, QI__PER_TILE},
+};
+
+QI__FN int64_t qi__op_units(const qi__forward *f) {
+  switch (qi__ops[f->op].unit) {
+  case QI__PER_ROW: return (int64_t)f->n_rows;
+  case QI__PER_HEAD: return (int64_t)(f->n_rows * f->h->n_kv_heads);
+  case QI__PER_TILE: return qi__product_units(f);
+  case QI__PER_WANTED: return (int64_t)f->n_wanted;
+  }
+  return 0;
+}
+
+// How long rows are that this operation leaves in `in`.
+QI__FN size_t qi__op_input_width(const qi__forward *f) {
+  if (f->op == QI__OP_ATTENTION || f->op == QI__OP_ATTN_INPUT || f->op == QI__OP_ATTN_OUT) return f->h->n_heads * f->h->head_dim_v;
+  if (f->op == QI__OP_SWIGLU || f->op == QI__OP_DOWN) return f->h->n_ff;
+  return f->h->n_embd;
+}
+
+// Begins a chunk: rows, n_rows, n_prompt and logits_row are set.
+QI__FN void qi__forward_start(qi__forward *f) {
+  f->n_wanted = f->n_wanted_prompt = 0;
+  for (size_t i = 0; i < f->n_rows; i++)
+    if (f->rows[i].want_logits) {
+      f->wanted[f->n_wanted++] = i;
+      if (i < f->n_prompt) f->n_wanted_prompt++;
+    }
+  f->op = QI__OP_EMBED;
+  f->layer = 0;
+  f->unit = 0;
+  memset(f->us_per_unit, 0, sizeof f->us_per_unit);
+}
+
+QI__FN void qi__forward_next_op(qi__forward *f) {
+  f->unit = 0;
+  if (f->op == QI__OP_DOWN && f->layer + 1 < f->h->n_layers) {
+    f->layer++;
+    f->op = QI__OP_ATTN_NORM;
+  } else {
+    f->op = (qi__op)(f->op + 1);
+  }
+  if (f->op == QI__OP_OUTPUT_NORM && !f->n_wanted) f->op = QI__OP_DONE;
+}
+
+typedef struct qi__task {
+  qi__forward *f;
+  int64_t first;
+} qi__task;
+
+QI__FN void qi__forward_task(void *arg, int worker, int64_t begin, int64_t end) {
+  const qi__task *t = (const qi__task *)arg;
+  if (__atomic_load_n(t->f->cancel, __ATOMIC_RELAXED)) return;
+  qi__ops[t->f->op].run(t->f, worker, t->first + begin, t->first + end);
+}
+
+// Units to do before looking at the clock again: what fits into the time that is left, going by the last measurement.
+QI__FN int64_t qi__forward_slab(const qi__forward *f, int64_t n_units, uint64_t deadline_us) {
+  int64_t left = n_units - f->unit, least = f->pool->n_threads;
+  if (!deadline_us) return left;
+  uint64_t now = qi__now_us();
+  double cost = f->us_per_unit[f->op], time = deadline_us > now ? (double)(deadline_us - now) : 0;
+  if (cost <= 0 || time <= 0) return qi__min_i64(left, least);
+  double fits = time / cost;
+  return fits >= (double)left ? left : qi__min_i64(left, qi__max_i64(least, (int64_t)fits));
+}
+
+// Works until the chunk is done (QI_OK), the deadline has passed (QI_AGAIN; 0 = none) or *cancel is set (QI_ERR_CANCELLED).
+QI__FN qi_result qi__forward_run(qi__forward *f, uint64_t deadline_us) {
+  int n_threads = f->pool->n_threads;
+  while (f->op != QI__OP_DONE) {
+    int64_t n_units = qi__op_units(f), slab = qi__forward_slab(f, n_units, deadline_us);
+    qi__inputs_set_width(&f->in, qi__op_input_width(f));
+    qi__task task = {f, f->unit};
+    uint64_t start = deadline_us ? qi__now_us() : 0;
+    qi__pool_run(f->pool, qi__forward_task, &task, slab, qi__max_i64(1, slab / (n_threads * 8)));
+    if (__atomic_load_n(f->cancel, __ATOMIC_RELAXED)) return QI_ERR_CANCELLED;
+    uint64_t now = deadline_us ? qi__now_us() : 0;
+    if (deadline_us) f->us_per_unit[f->op] = (double)(now - start) / (double)slab;
+    f->unit += slab;
+    if (f->unit == n_units) qi__forward_next_op(f);
+    if (deadline_us && now >= deadline_us && f->op != QI__OP_DONE) return QI_AGAIN;
+  }
+  return QI_OK;
+}
+
+#endif // QI__INFER_FORWARD_H
+// generated from src/infer/sampler.h: edit there
+// ==== >>sampler : from logits to a token ====
+#ifndef QI__SAMPLER_H
+#define QI__SAMPLER_H
+
+
+#include <float.h>
+
+#define QI__PENALTY_LAST_N_DEFAULT 64
+#define QI__PENALTY_LAST_N_MAX 65536
+
+// The same logits, desc and history give the same token everywhere: only IEEE operations in a written order and our own exp, sums
+// in double, equals ordered by id.
+
+typedef struct qi__candidate {
+  float logit;
+  float weight; // exp of something: see the steps
+  qi_token id;
+} qi__candidate;
+
+#define QI__EXP_BLOCK 64
+
+// x[i] = e^x[i] for the QI__EXP_BLOCK elements of x: qi__exp_ref, so all variants give the same bits.
+typedef void (*qi__exp_block_fn)(float *x);
+
+struct qi_sampler {
+  qi_sampler_desc desc;      // zeros replaced by what they mean; logit_bias points to our copy
+  int n_vocab;
+  bool has_penalties;
+  qi__candidate *candidates; // [n_vocab]; NULL when every token is a plain argmax
+  qi_logit_bias *bias;       // [desc.n_logit_bias]
+  int32_t *count;            // [n_vocab] occurrences in history; NULL without penalties
+  qi_token *history;         // ring [desc.penalty_last_n]; NULL without penalties
+  int history_start, history_len;
+  uint64_t rng[4];
+  qi__exp_block_fn exp_block;
+  qi_allocator allocator;    // of an opened (not embedded) sampler
+  size_t bytes;
+};
+
+// ---- random numbers: xoshiro256** (Blackman, Vigna 2018), seeded by splitmix64 ----
+
+QI__FN void qi__rng_seed(uint64_t rng[4], uint64_t seed) {
+  for (int i = 0; i < 4; i++) {
+    uint64_t z = seed += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    rng[i] = z ^ z >> 31;
+  }
+}
+
+QI__FN uint64_t qi__rng_next(uint64_t rng[4]) {
+  uint64_t x = rng[1] * 5, result = (x << 7 | x >> 57) * 9, t = rng[1] << 17;
+  rng[2] ^= rng[0];
+  rng[3] ^= rng[1];
+  rng[1] ^= rng[2];
+  rng[0] ^= rng[3];
+  rng[2] ^= t;
+  rng[3] = rng[3] << 45 | rng[3] >> 19;
+  return result;
+}
+
+// Uniform in [0, 1), 53 bits.
+QI__FN double qi__rng_double(uint64_t rng[4]) { return (double)(qi__rng_next(rng) >> 11) * (1.0 / 9007199254740992.0); }
+
+// ---- exp of many ----
+
+QI__FN void qi__exp_block_ref(float *x) {
+  for (int i = 0; i < QI__EXP_BLOCK; i++) x[i] = qi__exp_ref(x[i]);
+}
+
+#if defined(QI__X86_64)
+QI__FN QI__TARGET("avx2,fma") void qi__exp_block_avx2(float *x) {
+  for (int i = 0; i < QI__EXP_BLOCK; i += 8) _mm256_storeu_ps(x + i, qi__exp_avx2(_mm256_loadu_ps(x + i)));
+}
+#endif
+
+#if defined(QI__ARM64)
+QI__FN void qi__exp_block_neon(float *x) {
+  for (int i = 0; i < QI__EXP_BLOCK; i += 4) vst1q_f32(x + i, qi__exp_neon(vld1q_f32(x + i)));
+}
+#endif
+
+QI__FN qi__exp_block_fn qi__exp_block_choose(void) {
+#if defined(QI__X86_64)
+  if (qi__cpu_detect().avx2) return qi__exp_block_avx2;
+#elif defined(QI__ARM64)
+  return qi__exp_block_neon;
+#endif
+  return qi__exp_block_ref;
+}
+
+// ---- desc ----
+
+// A field of a desc that must be finite and within [lo, hi].
+QI__FN qi_result qi__sampler_check_field(const char *name, float value, float lo, float hi, qi_error *err) {
+  if (qi__is_finite(value) && value >= lo && value <= hi) return QI_OK;
+  return qi__fail(err, QI_ERR_ARGUMENT, "sampler: %s is %g, expected %g to %g", name, (double)value, (double)lo, (double)hi);
+}
+
+// desc NULL = all defaults. Errors: QI_ERR_ARGUMENT with the name of the field.
+QI__FN qi_result qi__sampler_check(int n_vocab, const qi_sampler_desc *desc, qi_error *err) {
+  qi_result r;
+  if (n_vocab < 1) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: n_vocab is %d, expected at least 1", n_vocab);
+  if (!desc) return QI_OK;
+  if ((r = qi__sampler_check_field("temperature", desc->temperature, 0, FLT_MAX, err))) return r;
+  if ((r = qi__sampler_check_field("top_p", desc->top_p, 0, 1, err))) return r;
+  if ((r = qi__sampler_check_field("min_p", desc->min_p, 0, 1, err))) return r;
+  if ((r = qi__sampler_check_field("repetition_penalty", desc->repetition_penalty, 0, FLT_MAX, err))) return r;
+  if ((r = qi__sampler_check_field("frequency_penalty", desc->frequency_penalty, -FLT_MAX, FLT_MAX, err))) return r;
+  if ((r = qi__sampler_check_field("presence_penalty", desc->presence_penalty, -FLT_MAX, FLT_MAX, err))) return r;
+  if (desc->top_k < 0) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: top_k is %d, expected 0 or more", desc->top_k);
+  if (desc->penalty_last_n < 0 || desc->penalty_last_n > QI__PENALTY_LAST_N_MAX)
+    return qi__fail(err, QI_ERR_ARGUMENT, "sampler: penalty_last_n is %d, expected 0 to %d", desc->penalty_last_n,
+                    QI__PENALTY_LAST_N_MAX);
+  if (desc->n_logit_bias < 0)
+    return qi__fail(err, QI_ERR_ARGUMENT, "sampler: n_logit_bias is %d, expected 0 or more", desc->n_logit_bias);
+  if (desc->n_logit_bias > 0 && !desc->logit_bias)
+    return qi__fail(err, QI_ERR_ARGUMENT, "sampler: logit_bias is NULL, n_logit_bias is %d", desc->n_logit_bias);
+  for (int i = 0; i < desc->n_logit_bias; i++) {
+    const qi_logit_bias *b = &desc->logit_bias[i];
+    if (b->token < 0 || b->token >= n_vocab)
+      return qi__fail(err, QI_ERR_ARGUMENT, "sampler: logit_bias[%d].token is %d, expected 0 to %d", i, (int)b->token, n_vocab - 1);
+    if (!qi__is_finite(b->bias) && !(b->bias < 0))
+      return qi__fail(err, QI_ERR_ARGUMENT, "sampler: logit_bias[%d].bias is %g, expected a number or -infinity", i,
+                      (double)b->bias);
+  }
+  return QI_OK;
+}
+
+// ---- memory ----
+
+QI__FN void qi__sampler_reset(qi_sampler *sp, uint64_t seed) {
+  qi__rng_seed(sp->rng, seed);
+  sp->history_start = sp->history_len = 0;
+  if (sp->count) memset(sp->count, 0, (size_t)sp->n_vocab * sizeof *sp->count);
+}
+
+// A sampler of a checked desc in an arena, ready to use; NULL while the arena counts.
+QI__FN qi_sampler *qi__sampler_layout(qi__arena *arena, int n_vocab, const qi_sampler_desc *desc) {
+  qi_sampler_desc d;
+  memset(&d, 0, sizeof d);
+  if (desc) d = *desc;
+  if (d.repetition_penalty == 0) d.repetition_penalty = 1;
+  if (d.top_p == 0) d.top_p = 1;
+  if (d.penalty_last_n == 0) d.penalty_last_n = QI__PENALTY_LAST_N_DEFAULT;
+  bool has_penalties = d.repetition_penalty != 1 || d.frequency_penalty != 0 || d.presence_penalty != 0;
+  bool plain = d.temperature == 0 && !has_penalties && d.n_logit_bias == 0;
+  size_t n = (size_t)n_vocab;
+  qi_sampler *sp = QI__ARENA_ARRAY(arena, qi_sampler, 1);
+  qi__candidate *candidates = QI__ARENA_ARRAY(arena, qi__candidate, plain ? 0 : n);
+  qi_logit_bias *bias = QI__ARENA_ARRAY(arena, qi_logit_bias, (size_t)d.n_logit_bias);
+  int32_t *count = QI__ARENA_ARRAY(arena, int32_t, has_penalties ? n : 0);
+  qi_token *history = QI__ARENA_ARRAY(arena, qi_token, has_penalties ? (size_t)d.penalty_last_n : 0);
+  if (!sp) return NULL;
+  memset(sp, 0, sizeof *sp);
+  if (d.n_logit_bias) memcpy(bias, d.logit_bias, (size_t)d.n_logit_bias * sizeof *bias);
+  d.logit_bias = bias;
+  sp->desc = d;
+  sp->n_vocab = n_vocab;
+  sp->has_penalties = has_penalties;
+  sp->candidates = plain ? NULL : candidates;
+  sp->bias = bias;
+  sp->count = has_penalties ? count : NULL;
+  sp->history = has_penalties ? history : NULL;
+  sp->exp_block = qi__exp_block_choose();
+  qi__sampler_reset(sp, d.seed);
+  return sp;
+}
+
+QI__FN qi_result qi__sampler_open(qi_sampler **out, int n_vocab, const qi_sampler_desc *desc, const qi_allocator *allocator,
+                                  qi_error *err) {
+  if (!out) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: out is NULL");
+  *out = NULL;
+  qi_allocator a = {NULL, NULL, NULL};
+  qi_result r = qi__allocator_resolve(allocator, &a, err);
+  if (r == QI_OK) r = qi__sampler_check(n_vocab, desc, err);
+  if (r) return r;
+  qi__arena arena = {0};
+  qi__sampler_layout(&arena, n_vocab, desc);
+  r = qi__arena_open(&arena, &a, "sampler", err);
+  if (r) return r;
+  qi_sampler *sp = qi__sampler_layout(&arena, n_vocab, desc);
+  sp->allocator = a;
+  sp->bytes = arena.size;
+  *out = sp;
+  return QI_OK;
+}
+
+// Only for what qi__sampler_open made; NULL is fine.
+QI__FN void qi__sampler_close(qi_sampler *sp) {
+  if (!sp) return;
+  qi_allocator a = sp->allocator;
+  qi__free(&a, sp, sp->bytes);
+}
+
+// Ids out of range are ignored.
+QI__FN void qi__sampler_accept(qi_sampler *sp, qi_token token) {
+  if (!sp->has_penalties || token < 0 || token >= sp->n_vocab) return;
+  int cap = sp->desc.penalty_last_n;
+  if (sp->history_len == cap) {
+    sp->count[sp->history[sp->history_start]]--;
+    sp->history_start = sp->history_start + 1 == cap ? 0 : sp->history_start + 1;
+    sp->history_len--;
+  }
+  int end = sp->history_start + sp->history_len;
+  sp->history[end >= cap ? end - cap : end] = token;
+  sp->history_len++;
+  sp->count[token]++;
+}
+
+// ---- logits ----
+
+// NaN counts as -infinity and +infinity as the greatest number, so that differences of logits are numbers.
+QI__INLINE float qi__sampler_clean(float logit) {
+  if (qi__is_nan(logit)) return -INFINITY;
+  return logit > FLT_MAX ? FLT_MAX : logit;
+}
+
+// Each token of the history once: repetition penalty, then count * frequency + presence is subtracted. The sign of a count marks
+// the tokens that are done, so the cost is that of the history, not of the vocabulary.
+QI__FN void qi__sampler_penalize(qi_sampler *sp) {
+  const qi_sampler_desc *d = &sp->desc;
+  int n = sp->history_len; // fills the ring from its beginning: while it is not full, it starts at 0
+  for (int i = 0; i < n; i++) {
+    qi_token t = sp->history[i];
+    if (sp->count[t] < 0) continue;
+    float logit = sp->candidates[t].logit;
+    logit = logit > 0 ? logit / d->repetition_penalty : logit * d->repetition_penalty;
+    logit -= (float)sp->count[t] * d->frequency_penalty + d->presence_penalty;
+    sp->candidates[t].logit = qi__sampler_clean(logit);
+    sp->count[t] = -sp->count[t];
+  }
+  for (int i = 0; i < n; i++) {
+    int32_t *c = &sp->count[sp->history[i]];
+    if (*c < 0) *c = -*c;
+  }
+}
+
+// All tokens as candidates, with bias and penalties.
+QI__FN void qi__sampler_load(qi_sampler *sp, const float *logits) {
+  for (int i = 0; i < sp->n_vocab; i++) {
+    sp->candidates[i].logit = qi__sampler_clean(logits[i]);
+    sp->candidates[i].weight = 0;
+    sp->candidates[i].id = i;
+  }
+  for (int i = 0; i < sp->desc.n_logit_bias; i++) {
+    float *logit = &sp->candidates[sp->bias[i].token].logit;
+    *logit = qi__sampler_clean(*logit + sp->bias[i].bias);
+  }
+  if (sp->has_penalties) qi__sampler_penalize(sp);
+}
+
+// What is left when no logit is above -infinity: the lowest id that no bias forbids; 0 if all are forbidden.
+// The candidates must still be in the order of their ids.
+QI__FN qi_token qi__sampler_fallback(qi_sampler *sp) {
+  if (!sp->candidates) return 0;
+  for (int i = 0; i < sp->desc.n_logit_bias; i++)
+    if (sp->bias[i].bias < -FLT_MAX) sp->candidates[sp->bias[i].token].weight = 1;
+  for (int i = 0; i < sp->n_vocab; i++)
+    if (sp->candidates[i].weight == 0) return i;
+  return 0;
+}
+
+// ---- order ----
+
+// True when a comes before b: higher logit, then lower id.
+QI__INLINE bool qi__candidate_before(const qi__candidate *a, const qi__candidate *b) {
+  return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
+}
+
+QI__INLINE void qi__candidate_swap(qi__candidate *a, qi__candidate *b) {
+  qi__candidate t = *a;
+  *a = *b;
+  *b = t;
+}
+
+// Binary heap c[0..n-1] whose top comes after all others (`first` false) or before all others (true): lets c[i] sink to its place.
+QI__FN void qi__heap_sink(qi__candidate *c, size_t n, size_t i, bool first) {
+  for (;;) {
+    size_t child = 2 * i + 1;
+    if (child >= n) return;
+    if (child + 1 < n && qi__candidate_before(&c[child + 1], &c[child]) == first) child++;
+    if (qi__candidate_before(&c[child], &c[i]) != first) return;
+    qi__candidate_swap(&c[child], &c[i]);
+    i = child;
+  }
+}
+
+QI__FN void qi__heap_make(qi__candidate *c, size_t n, bool first) {
+  for (size_t i = n / 2; i-- > 0;) qi__heap_sink(c, n, i, first);
+}
+
+// The first k of n candidates to the front, in order. k in 1..n. Time n + m log k, where m candidates enter the heap.
+QI__FN void qi__select_top(qi__candidate *c, size_t n, size_t k) {
+  qi__heap_make(c, k, false);
+  for (size_t i = k; i < n; i++)
+    if (qi__candidate_before(&c[i], &c[0])) {
+      c[0] = c[i];
+      qi__heap_sink(c, k, 0, false);
+    }
+  for (size_t end = k; end-- > 1;) { // heap sort: the last goes to the end
+    qi__candidate_swap(&c[0], &c[end]);
+    qi__heap_sink(c, end, 0, false);
+  }
+}
+
+// ---- steps: each keeps some of the n candidates, at the front, and returns how many ----
+
+// weight = exp((logit - max) / temperature), 0 where that would be subnormal; returns the sum. The temperature is not 0.
+QI__FN double qi__sampler_softmax(qi__exp_block_fn exp_block, qi__candidate *c, size_t n, float max, float temperature) {
+  double sum = 0;
+  float x[QI__EXP_BLOCK] = {0};
+  for (size_t i = 0; i < n; i += QI__EXP_BLOCK) {
+    size_t m = qi__min_size(n - i, QI__EXP_BLOCK);
+    for (size_t j = 0; j < m; j++) x[j] = (c[i + j].logit - max) / temperature;
+    exp_block(x);
+    for (size_t j = 0; j < m; j++) {
+      c[i + j].weight = x[j];
+      sum += (double)x[j];
+    }
+  }
+  return sum;
+}
+
+// Distance of a logit to the greatest in steps of 1/32; the last bin takes all that are farther.
+#define QI__TOP_P_BINS 1024
+QI__INLINE int qi__top_p_bin(float logit, float max) {
+  float steps = (max - logit) * 32.0f;
+  return steps < (float)(QI__TOP_P_BINS - 1) ? (int)steps : QI__TOP_P_BINS - 1;
+}
+
+// Moves the candidates of the bins below `bin` (or only those of `bin` itself) to the front, in their order; returns how many.
+QI__FN size_t qi__top_p_gather(qi__candidate *c, size_t n, float max, int bin, bool below) {
+  size_t m = 0;
+  for (size_t i = 0; i < n; i++) {
+    int here = qi__top_p_bin(c[i].logit, max);
+    if (below ? here < bin : here == bin) qi__candidate_swap(&c[m++], &c[i]);
+  }
+  return m;
+}
+
+// Smallest set of the most likely whose weights sum to top_p or more of the sum. `sorted`: they are in order already.
+// Else they are counted into bins: those before the bin where the sum is reached stay in their order, and only that bin is sorted,
+// by a heap and no further than needed.
+QI__FN size_t qi__sampler_top_p(qi__candidate *c, size_t n, float top_p, float max, double sum, bool sorted) {
+  double wanted = (double)top_p * sum, have = 0, bins[QI__TOP_P_BINS] = {0};
+  size_t kept = 0;
+  if (sorted) {
+    while (kept < n && have < wanted) have += (double)c[kept++].weight;
+    return kept;
+  }
+  for (size_t i = 0; i < n; i++) bins[qi__top_p_bin(c[i].logit, max)] += (double)c[i].weight;
+  int bin = 0;
+  while (bin < QI__TOP_P_BINS - 1 && have + bins[bin] < wanted) have += bins[bin++];
+  kept = qi__top_p_gather(c, n, max, bin, true);
+  qi__candidate *edge = c + kept;
+  size_t n_edge = qi__top_p_gather(edge, n - kept, max, bin, false), taken = 0;
+  qi__heap_make(edge, n_edge, true);
+  while (taken < n_edge && have < wanted) { // the first goes to the end
+    have += (double)edge[0].weight;
+    taken++;
+    qi__candidate_swap(&edge[0], &edge[n_edge - taken]);
+    qi__heap_sink(edge, n_edge - taken, 0, true);
+  }
+  for (size_t i = 0; i < n_edge / 2; i++) qi__candidate_swap(&edge[i], &edge[n_edge - 1 - i]);
+  return kept + taken;
+}
+
+// Those at least min_p times as likely as the most likely one (whose weight is 1), in the order they had.
+QI__FN size_t qi__sampler_min_p(qi__candidate *c, size_t n, float min_p) {
+  size_t m = 0;
+  for (size_t i = 0; i < n; i++)
+    if (c[i].weight >= min_p) c[m++] = c[i];
+  return m;
+}
+
+// One of n candidates (not 0), with probability in proportion to its weight.
+QI__FN qi_token qi__sampler_draw(qi_sampler *sp, size_t n, double sum) {
+  const qi__candidate *c = sp->candidates;
+  double point = qi__rng_double(sp->rng) * sum, have = 0;
+  qi_token last = c[0].id; // rounding may leave the last sum at, not above, the point
+  for (size_t i = 0; i < n; i++) {
+    if (c[i].weight == 0) continue;
+    last = c[i].id;
+    if ((have += (double)c[i].weight) > point) break;
+  }
+  return last;
+}
+
+// ---- sampling ----
+
+// Highest of the logits as they are; lowest id among equals; 0 if all are -infinity.
+QI__FN qi_token qi__argmax(const float *logits, int n) {
+  qi_token best = 0;
+  float max = -INFINITY;
+  for (int i = 0; i < n; i++)
+    if (logits[i] > max) { // false for NaN
+      max = logits[i];
+      best = i;
+    }
+  return best;
+}
+
+// See qi_sampler_sample. One random number for each call that is not greedy.
+QI__FN qi_token qi__sampler_sample(qi_sampler *sp, const float *logits) {
+  const qi_sampler_desc *d = &sp->desc;
+  if (!sp->candidates) return qi__argmax(logits, sp->n_vocab);
+  qi__sampler_load(sp, logits);
+  qi__candidate *c = sp->candidates;
+  qi__candidate best = {-INFINITY, 0, -1};
+  size_t n = (size_t)sp->n_vocab, m = 0;
+  for (size_t i = 0; i < n; i++)
+    if (c[i].logit > best.logit) best = c[i];
+  if (best.id < 0) return qi__sampler_fallback(sp);
+  if (d->temperature == 0) return best.id;
+  for (size_t i = 0; i < n; i++)
+    if (c[i].logit >= -FLT_MAX) c[m++] = c[i];
+  n = m;
+  bool sorted = d->top_k > 0 && (size_t)d->top_k < n;
+  if (sorted) {
+    n = (size_t)d->top_k;
+    qi__select_top(c, m, n);
+  }
+  if (d->top_p < 1 || d->min_p > 0) {
+    double sum = qi__sampler_softmax(sp->exp_block, c, n, best.logit, 1.0f);
+    if (d->top_p < 1) n = qi__sampler_top_p(c, n, d->top_p, best.logit, sum, sorted);
+    if (d->min_p > 0) n = qi__sampler_min_p(c, n, d->min_p);
+  }
+  return qi__sampler_draw(sp, n, qi__sampler_softmax(sp->exp_block, c, n, best.logit, d->temperature));
+}
+
+#endif // QI__SAMPLER_H
+// generated from src/infer/text.h: edit there
+// ==== >>text : bytes of tokens to text, in a stream ====
+#ifndef QI__TEXT_H
+#define QI__TEXT_H
+
+
+#define QI__STOP_MAX 64       // strings
+#define QI__STOP_LEN_MAX 256  // bytes of one
+
+// ---- UTF-8 (Unicode 15, table 3-7) ----
+
+static const char qi__utf8_replacement[] = "\xef\xbf\xbd"; // U+FFFD
+
+// A character whose bytes have not all come yet.
+typedef struct qi__utf8 {
+  uint8_t bytes[4];
+  uint8_t len;     // bytes so far
+  uint8_t need;    // bytes still to come; 0 = between characters
+  uint8_t lo, hi;  // range of the next one
+} qi__utf8;
+
+// Takes a byte that begins a character; false when none begins with it. ASCII is whole at once: need 0.
+QI__FN bool qi__utf8_begin(qi__utf8 *u, uint8_t byte) {
+  u->need = byte < 0x80 ? 0 : byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : 3;
+  u->lo = byte == 0xe0 ? 0xa0 : byte == 0xf0 ? 0x90 : 0x80;  // no longer forms than needed
+  u->hi = byte == 0xed ? 0x9f : byte == 0xf4 ? 0x8f : 0xbf;  // no surrogates, nothing above U+10FFFF
+  u->bytes[0] = byte;
+  u->len = 1;
+  if (byte < 0x80 || (byte >= 0xc2 && byte <= 0xf4)) return true;
+  u->need = 0;
+  return false;
+}
+
+// Takes a byte inside a character; false (nothing changed) when it cannot be there.
+QI__FN bool qi__utf8_continue(qi__utf8 *u, uint8_t byte) {
+  if (byte < u->lo || byte > u->hi) return false;
+  u->bytes[u->len++] = byte;
+  u->need--;
+  u->lo = 0x80;
+  u->hi = 0xbf;
+  return true;
+}
+
+QI__FN bool qi__utf8_valid(const char *s, size_t n) {
+  qi__utf8 u = {{0}, 0, 0, 0, 0};
+  for (size_t i = 0; i < n; i++)
+    if (u.need ? !qi__utf8_continue(&u, (uint8_t)s[i]) : !qi__utf8_begin(&u, (uint8_t)s[i])) return false;
+  return u.need == 0;
+}
+
+// ---- the stream ----
+
+// One stop string and how much of it the text ends with: the automaton of Knuth, Morris and Pratt. fail[k] = length of the longest
+// proper prefix of the string that its first k + 1 bytes end with.
+typedef struct qi__stop {
+  char *bytes;
+  uint16_t *fail;
+  uint16_t len, matched;
+} qi__stop;
+
+// Text on its way out. Bytes become whole characters first (what can never be UTF-8 becomes U+FFFD, one for each longest beginning
+// of a character, as browsers do), then stop strings are looked for. Held back is what may still become a stop string: it begins
+// with a whole character, since stop strings are UTF-8.
+typedef struct qi__text {
+  qi__stop *stops;
+  int n_stops;
+  size_t max_piece;  // most bytes of one push
+  char *buf;         // characters: delivered by the last call [0, given), held back [given, used)
+  size_t given, used;
+  qi__utf8 partial;
+  bool ended;        // a stop string was complete
+} qi__text;
+
+// Errors: QI_ERR_ARGUMENT, QI_ERR_LIMIT.
+QI__FN qi_result qi__text_check(const char *const *stop, int n_stop, qi_error *err) {
+  if (n_stop < 0) return qi__fail(err, QI_ERR_ARGUMENT, "stop: n_stop is %d, expected 0 to %d", n_stop, QI__STOP_MAX);
+  if (n_stop > QI__STOP_MAX) return qi__fail(err, QI_ERR_LIMIT, "stop: n_stop is %d, expected at most %d", n_stop, QI__STOP_MAX);
+  if (n_stop && !stop) return qi__fail(err, QI_ERR_ARGUMENT, "stop: NULL, but n_stop is %d", n_stop);
+  for (int i = 0; i < n_stop; i++) {
+    if (!stop[i]) return qi__fail(err, QI_ERR_ARGUMENT, "stop[%d]: NULL", i);
+    size_t len = 0;
+    while (len <= QI__STOP_LEN_MAX && stop[i][len]) len++;
+    if (len == 0) return qi__fail(err, QI_ERR_ARGUMENT, "stop[%d]: empty, expected 1 to %d bytes", i, QI__STOP_LEN_MAX);
+    if (len > QI__STOP_LEN_MAX)
+      return qi__fail(err, QI_ERR_LIMIT, "stop[%d]: more than %d bytes long", i, QI__STOP_LEN_MAX);
+    if (!qi__utf8_valid(stop[i], len)) return qi__fail(err, QI_ERR_ARGUMENT, "stop[%d]: not UTF-8", i);
+  }
+  return QI_OK;
+}
+
+// Forgets held-back text: a new answer begins.
+QI__FN void qi__text_reset(qi__text *t) {
+  for (int i = 0; i < t->n_stops; i++) t->stops[i].matched = 0;
+  t->given = t->used = 0;
+  t->partial.need = 0;
+  t->ended = false;
+}
+
+// Fills in fail[] of a stop string.
+QI__FN void qi__stop_prepare(qi__stop *s) {
+  uint16_t k = 0;
+  s->fail[0] = 0;
+  for (uint16_t i = 1; i < s->len; i++) {
+    while (k && s->bytes[k] != s->bytes[i]) k = s->fail[k - 1];
+    if (s->bytes[k] == s->bytes[i]) k++;
+    s->fail[i] = k;
+  }
+}
+
+// Lays out a stream for checked stop strings (copied) and tokens of at most max_piece bytes; ready to use over a real block.
+QI__FN void qi__text_layout(qi__text *t, qi__arena *arena, const char *const *stop, int n_stop, size_t max_piece) {
+  memset(t, 0, sizeof *t);
+  t->n_stops = n_stop;
+  t->max_piece = max_piece;
+  t->stops = QI__ARENA_ARRAY(arena, qi__stop, (size_t)n_stop);
+  size_t longest = 1, cap = 0;
+  for (int i = 0; i < n_stop; i++) {
+    size_t len = strlen(stop[i]);
+    char *bytes = QI__ARENA_ARRAY(arena, char, len);
+    uint16_t *fail = QI__ARENA_ARRAY(arena, uint16_t, len);
+    if (len > longest) longest = len;
+    if (!arena->base) continue;
+    memcpy(bytes, stop[i], len);
+    t->stops[i].bytes = bytes;
+    t->stops[i].fail = fail;
+    t->stops[i].len = (uint16_t)len;
+    t->stops[i].matched = 0;
+    qi__stop_prepare(&t->stops[i]);
+  }
+  // Held back at most longest - 1; each byte of a piece becomes 3 at most (U+FFFD), as does an unfinished character before it.
+  if (!qi__add_size(max_piece, 1, &cap) || !qi__mul_size(cap, 3, &cap) || !qi__add_size(cap, longest - 1, &cap))
+    arena->overflow = true;
+  t->buf = QI__ARENA_ARRAY(arena, char, cap);
+}
+
+// Appends whole characters and moves the automata on. True when a stop string is complete; then text from it on is cut off. If
+// several end at the same byte, the longest counts.
+QI__FN bool qi__text_append(qi__text *t, const void *bytes, size_t n) {
+  for (size_t j = 0; j < n; j++) {
+    char byte = ((const char *)bytes)[j];
+    size_t cut = 0;
+    t->buf[t->used++] = byte;
+    for (int i = 0; i < t->n_stops; i++) {
+      qi__stop *s = &t->stops[i];
+      while (s->matched && s->bytes[s->matched] != byte) s->matched = s->fail[s->matched - 1];
+      if (s->bytes[s->matched] == byte) s->matched++;
+      if (s->matched == s->len && s->len > cut) cut = s->len;
+    }
+    if (cut) {
+      t->used -= cut;
+      t->ended = true;
+      return true;
+    }
+  }
+  return false;
+}
+
+// One byte of a token. True when a stop string is complete.
+QI__FN bool qi__text_byte(qi__text *t, uint8_t byte) {
+  qi__utf8 *u = &t->partial;
+  if (!u->need || !qi__utf8_continue(u, byte)) {
+    bool cut_short = u->need != 0;
+    u->need = 0;
+    if (cut_short && qi__text_append(t, qi__utf8_replacement, 3)) return true;
+    if (!qi__utf8_begin(u, byte)) return qi__text_append(t, qi__utf8_replacement, 3);
+  }
+  return u->need == 0 && qi__text_append(t, u->bytes, u->len);
+}
+
+// Drops what the last call delivered.
+QI__FN void qi__text_advance(qi__text *t) {
+  t->used -= t->given;
+  memmove(t->buf, t->buf + t->given, t->used);
+  t->given = 0;
+}
+
+// Takes the bytes of a token (at most max_piece) and sets text and len of *out: what is certain by now, valid until the next call.
+// True when a stop string is complete: *out holds the text before it, and nothing more will come until qi__text_reset.
+QI__FN bool qi__text_push(qi__text *t, const char *bytes, size_t n, qi_piece *out) {
+  size_t held = 0;
+  QI_ASSERT(n <= t->max_piece);
+  n = qi__min_size(n, t->max_piece);
+  qi__text_advance(t);
+  for (size_t i = 0; i < n && !t->ended; i++) t->ended = qi__text_byte(t, (uint8_t)bytes[i]);
+  for (int i = 0; i < t->n_stops && !t->ended; i++)
+    if (t->stops[i].matched > held) held = t->stops[i].matched;
+  t->given = t->used - held;
+  out->text = t->buf;
+  out->len = t->given;
+  return t->ended;
+}
+
+// Generation ended otherwise: sets text and len of *out to all that was held back; an unfinished character becomes U+FFFD.
+QI__FN void qi__text_flush(qi__text *t, qi_piece *out) {
+  qi__text_advance(t);
+  if (t->partial.need && !t->ended) t->ended = qi__text_append(t, qi__utf8_replacement, 3);
+  t->given = t->used;
+  t->partial.need = 0;
+  for (int i = 0; i < t->n_stops; i++) t->stops[i].matched = 0;
+  out->text = t->buf;
+  out->len = t->given;
+}
+
+#endif // QI__TEXT_H
+
+#define QI__MAX_SEQS 1024
+#define QI__MAX_CTX (1 << 24)
+#define QI__MAX_BATCH (1 << 16)
+
+// Tokens that are to be computed, in chunks of n_batch. Until the last one is done the sequences can go back to where they were.
+typedef struct qi__work {
+  const qi_decode_token *tokens; // NULL = no work; the session's queue, or the caller's array during one call
+  size_t n, n_done;
+  bool in_chunk;      // the forward pass holds a chunk that is not finished
+  size_t chunk;       // its tokens
+  bool counts;        // tokens go to the sampler's history when they are done (text interface)
+} qi__work;
+
+struct qi_session {
+  const qi_model *model;
+  qi_allocator allocator;
+  qi_session_desc desc; // defaults filled in; strings and logit biases are not kept here
+  qi__arena arena;
+  size_t bytes;         // of the arena and of this struct
+  qi_pool own_pool, *pool;
+  bool has_own_pool;
+  qi__kernels kernels;
+  qi__kv kv;
+  qi__forward forward;
+  int cancel;           // set by any thread
+
+  qi__work work;
+  qi_decode_token *queue; // [n_seqs * n_ctx]
+  qi_token *ids;          // [n_ctx] of a prompt's text
+  size_t *start;          // [n_seqs] lengths before the work began
+  size_t *logits_at;      // [n_logits] row of forward.logits of each wanting token, in the caller's order
+  size_t n_logits;        // of the work that was finished last
+
+  qi_sampler *sampler;
+  qi__text text;
+  char *piece;            // bytes of one token
+  bool prompted, ended;
+  qi_token last;          // sampled, given as text, not computed yet; -1 = none
+  int n_predicted;        // since the last prompt
+  qi_session_stats stats;
+};
+
+// ---- desc ----
+
+QI__FN qi_result qi__session_int(const char *name, int value, int max, int fallback, int *out, qi_error *err) {
+  if (value < 0) return qi__fail(err, QI_ERR_ARGUMENT, "session: %s is %d, expected 0 or more", name, value);
+  if (value > max) return qi__fail(err, QI_ERR_LIMIT, "session: %s is %d, expected at most %d", name, value, max);
+  *out = value ? value : fallback;
+  return QI_OK;
+}
+
+// Fills in defaults and checks every field.
+QI__FN qi_result qi__session_desc_defaults(qi_session_desc *d, const qi_model *m, qi_error *err) {
+  qi_result r;
+  int n_ctx = (int)qi__min_size(m->h.n_ctx_train, 4096);
+  if ((r = qi__session_int("n_ctx", d->n_ctx, QI__MAX_CTX, n_ctx, &d->n_ctx, err))) return r;
+  if ((r = qi__session_int("n_seqs", d->n_seqs, QI__MAX_SEQS, 1, &d->n_seqs, err))) return r;
+  if ((r = qi__session_int("n_batch", d->n_batch, QI__MAX_BATCH, 256, &d->n_batch, err))) return r;
+  if ((r = qi__session_int("n_logits", d->n_logits, QI__MAX_CTX, d->n_seqs, &d->n_logits, err))) return r;
+  if ((r = qi__session_int("n_predict", d->n_predict, INT32_MAX, INT32_MAX, &d->n_predict, err))) return r;
+  if (d->path < QI_PATH_AUTO || d->path > QI_PATH_FLOAT)
+    return qi__fail(err, QI_ERR_ARGUMENT, "session: path is %d, expected a qi_path", (int)d->path);
+  if (d->kv_format == QI_FORMAT_NONE) d->kv_format = QI_FORMAT_F16;
+  if (d->kv_format != QI_FORMAT_F16 && d->kv_format != QI_FORMAT_F32)
+    return qi__fail(err, QI_ERR_UNSUPPORTED, "session: kv_format is %d, expected F16 or F32", (int)d->kv_format);
+  // A token is at most once in a chunk of n_batch, and all sequences together hold n_seqs * n_ctx.
+  d->n_batch = (int)qi__min_i64(d->n_batch, (int64_t)d->n_seqs * d->n_ctx);
+  if ((r = qi__sampler_check((int)m->h.n_vocab, &d->sampler, err))) return r;
+  return qi__text_check(d->stop, d->n_stop, err);
+}
+
+QI__FN qi_result qi__session_check_model(const qi_model *m, qi_error *err) {
+  if (!m) return qi__fail(err, QI_ERR_ARGUMENT, "session: model is NULL");
+  if (m->load != QI_LOAD_ALL) return qi__fail(err, QI_ERR_STATE, "session: the model was opened without weights (load)");
+  return QI_OK;
+}
+
+// ---- memory ----
+
+QI__FN void qi__session_layout(qi_session *s, qi__arena *arena, size_t n_threads) {
+  const qi_session_desc *d = &s->desc;
+  const qi__hparams *h = &s->model->h;
+  size_t n_seqs = (size_t)d->n_seqs, n_ctx = (size_t)d->n_ctx;
+  qi__kv_layout(&s->kv, arena, h, n_seqs, n_ctx, d->kv_format == QI_FORMAT_F16);
+  qi__forward_layout(&s->forward, arena, h, (size_t)d->n_batch, (size_t)d->n_logits, n_threads);
+  s->queue = QI__ARENA_ARRAY(arena, qi_decode_token, n_seqs * n_ctx);
+  s->ids = QI__ARENA_ARRAY(arena, qi_token, n_ctx);
+  s->start = QI__ARENA_ARRAY(arena, size_t, n_seqs);
+  s->logits_at = QI__ARENA_ARRAY(arena, size_t, (size_t)d->n_logits);
+  s->sampler = qi__sampler_layout(arena, (int)h->n_vocab, &d->sampler);
+  s->piece = QI__ARENA_ARRAY(arena, char, s->model->vocab.max_token);
+  qi__text_layout(&s->text, arena, d->stop, d->n_stop, s->model->vocab.max_token);
+}
+
+QI__FN qi_result qi__session_memory(const qi_model *m, const qi_session_desc *desc, uint64_t *bytes, qi_error *err) {
+  qi_session s;
+  memset(&s, 0, sizeof s);
+  s.model = m;
+  s.desc = *desc;
+  qi_result r = qi__session_desc_defaults(&s.desc, m, err);
+  if (r) return r;
+  qi_pool pool;
+  size_t n_threads = 0;
+  if (desc->pool) {
+    n_threads = (size_t)desc->pool->n_threads;
+  } else {
+    qi_pool_desc pd = {desc->n_threads, desc->isa, desc->parallel, desc->allocator};
+    if ((r = qi__pool_configure(&pool, &pd, err))) return r;
+    n_threads = (size_t)pool.n_threads;
+  }
+  qi__arena arena = {0};
+  qi__session_layout(&s, &arena, n_threads);
+  if (arena.overflow) return qi__fail(err, QI_ERR_LIMIT, "session: does not fit into this machine's address space");
+  *bytes = (uint64_t)arena.used + sizeof s;
+  return QI_OK;
+}
+
+// ---- open and close ----
+
+QI__FN void qi__session_close(qi_session *s) {
+  if (!s) return;
+  qi_allocator allocator = s->allocator;
+  qi__arena_close(&s->arena, &allocator);
+  if (s->has_own_pool) qi__pool_destroy(&s->own_pool);
+  qi__free(&allocator, s, sizeof *s);
+}
+
+QI__FN qi_result qi__session_pool(qi_session *s, const qi_session_desc *desc, qi_error *err) {
+  s->pool = desc->pool;
+  if (desc->pool) return QI_OK;
+  qi_pool_desc pd = {desc->n_threads, desc->isa, desc->parallel, s->allocator};
+  qi_result r = qi__pool_init(&s->own_pool, &pd, err);
+  if (r) return r;
+  s->pool = &s->own_pool;
+  s->has_own_pool = true;
+  return QI_OK;
+}
+
+QI__FN void qi__session_wire(qi_session *s) {
+  qi__forward *f = &s->forward;
+  const qi__weights *w = &s->model->weights;
+  f->h = &s->model->h;
+  f->w = w;
+  f->kernels = &s->kernels;
+  f->pool = s->pool;
+  f->kv = &s->kv;
+  f->path = s->desc.path;
+  f->cancel = &s->cancel;
+  f->op = QI__OP_DONE;
+  bool beyond = (size_t)s->desc.n_ctx > f->h->rope_n_ctx_orig;
+  const float *factors = w->rope_factors ? w->rope_factors : beyond ? w->rope_long : w->rope_short;
+  f->magnitude = qi__rope_frequencies(f->h, factors, f->frequency);
+  s->last = -1;
+  s->stats.heap_bytes = s->bytes;
+  s->stats.kv_bytes = qi__kv_bytes(&s->kv);
+  s->stats.n_threads = s->pool->n_threads;
+  s->stats.isa = s->pool->isa;
+}
+
+QI__FN qi_result qi__session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err) {
+  qi_session_desc d = *desc;
+  qi_allocator allocator;
+  qi_result r = qi__session_desc_defaults(&d, m, err);
+  if (r) return r;
+  if ((r = qi__allocator_resolve(desc->allocator.alloc || desc->allocator.free ? &desc->allocator : &m->allocator, &allocator, err)))
+    return r;
+  qi_session *s = (qi_session *)qi__alloc(&allocator, sizeof *s, QI__CACHE_LINE);
+  if (!s) return qi__fail_oom(err, "session", sizeof *s);
+  memset(s, 0, sizeof *s);
+  s->model = m;
+  s->allocator = allocator;
+  s->desc = d;
+  if ((r = qi__session_pool(s, desc, err))) goto fail;
+  qi__session_layout(s, &s->arena, (size_t)s->pool->n_threads);
+  if ((r = qi__arena_open(&s->arena, &allocator, "session", err))) goto fail;
+  qi__session_layout(s, &s->arena, (size_t)s->pool->n_threads);
+  s->bytes = s->arena.size + sizeof *s;
+  s->desc.stop = NULL;
+  s->desc.sampler.logit_bias = NULL;
+  qi__kernels_init(&s->kernels, &s->pool->cpu);
+  qi__session_wire(s);
+  *out = s;
+  return QI_OK;
+fail:
+  qi__session_close(s);
+  return r;
+}
+
+// ---- work ----
+
+// Forgets unfinished work; sequences are as before it.
+QI__FN void qi__work_drop(qi_session *s) {
+  if (s->work.tokens) memcpy(s->kv.length, s->start, s->kv.n_seqs * sizeof *s->start);
+  memset(&s->work, 0, sizeof s->work);
+}
+
+// Checks tokens against vocabulary, sequences, context and room for logits; uses `start` as scratch for lengths.
+QI__FN qi_result qi__work_check(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err) {
+  size_t n_logits = 0, most = s->kv.n_seqs * s->kv.n_ctx;
+  if (n > most) return qi__fail(err, QI_ERR_CONTEXT, "%zu tokens: all sequences together hold %zu", n, most);
+  memcpy(s->start, s->kv.length, s->kv.n_seqs * sizeof *s->start);
+  for (size_t i = 0; i < n; i++) {
+    const qi_decode_token *t = &tokens[i];
+    if (t->token < 0 || (size_t)t->token >= s->model->h.n_vocab)
+      return qi__fail(err, QI_ERR_ARGUMENT, "token %zu: id is %d, expected 0 to %zu", i, (int)t->token, s->model->h.n_vocab - 1);
+    if (t->seq < 0 || (size_t)t->seq >= s->kv.n_seqs)
+      return qi__fail(err, QI_ERR_ARGUMENT, "token %zu: seq is %d, expected 0 to %zu", i, t->seq, s->kv.n_seqs - 1);
+    s->start[t->seq]++;
+    n_logits += t->want_logits;
+  }
+  for (size_t seq = 0; seq < s->kv.n_seqs; seq++)
+    if (s->start[seq] > s->kv.n_ctx)
+      return qi__fail(err, QI_ERR_CONTEXT, "sequence %zu: the context of %zu is full; %zu tokens do not fit", seq, s->kv.n_ctx,
+                      s->start[seq] - s->kv.n_ctx);
+  if (n_logits > s->forward.n_logits)
+    return qi__fail(err, QI_ERR_LIMIT, "%zu tokens want logits; the session keeps %zu (n_logits)", n_logits, s->forward.n_logits);
+  return QI_OK;
+}
+
+// Makes tokens the work to do; there must be none.
+QI__FN qi_result qi__work_begin(qi_session *s, const qi_decode_token *tokens, size_t n, bool counts, qi_error *err) {
+  qi_result r = qi__work_check(s, tokens, n, err);
+  if (r) return r;
+  memcpy(s->start, s->kv.length, s->kv.n_seqs * sizeof *s->start);
+  s->work = (qi__work){tokens, n, 0, false, 0, counts};
+  s->n_logits = 0;
+  return QI_OK;
+}
+
+// Hands the next chunk to the forward pass: prompt rows first.
+QI__FN void qi__work_chunk(qi_session *s) {
+  qi__work *w = &s->work;
+  qi__forward *f = &s->forward;
+  w->chunk = qi__min_size(w->n - w->n_done, f->n_batch);
+  const qi_decode_token *tokens = w->tokens + w->n_done;
+  size_t n_prompt = 0, n_wanted_prompt = 0;
+  for (size_t i = 0; i < w->chunk; i++)
+    if (!tokens[i].generated) {
+      n_prompt++;
+      n_wanted_prompt += tokens[i].want_logits;
+    }
+  size_t prompt = 0, generated = n_prompt;
+  f->logits_row = s->n_logits;
+  size_t prompt_logits = f->logits_row, generated_logits = f->logits_row + n_wanted_prompt;
+  for (size_t i = 0; i < w->chunk; i++) {
+    const qi_decode_token *t = &tokens[i];
+    qi__row *row = &f->rows[t->generated ? generated++ : prompt++];
+    *row = (qi__row){t->token, (size_t)t->seq, s->kv.length[t->seq]++, t->want_logits};
+    if (t->want_logits) s->logits_at[s->n_logits++] = t->generated ? generated_logits++ : prompt_logits++;
+  }
+  f->n_rows = w->chunk;
+  f->n_prompt = n_prompt;
+  qi__forward_start(f);
+  w->in_chunk = true;
+}
+
+QI__FN void qi__work_chunk_done(qi_session *s) {
+  qi__work *w = &s->work;
+  s->stats.n_prompt += s->forward.n_prompt;
+  s->stats.n_generated += s->forward.n_rows - s->forward.n_prompt;
+  for (size_t i = 0; w->counts && i < w->chunk; i++)
+    if (!w->tokens[w->n_done + i].generated) qi__sampler_accept(s->sampler, w->tokens[w->n_done + i].token);
+  w->n_done += w->chunk;
+  w->in_chunk = false;
+}
+
+// Does the work until it is done, or the deadline (0 = none). When cancelled, drops it.
+QI__FN qi_result qi__work_run(qi_session *s, uint64_t deadline_us, qi_error *err) {
+  qi__work *w = &s->work;
+  if (!w->tokens) return QI_OK;
+  while (w->n_done < w->n) {
+    if (!w->in_chunk) qi__work_chunk(s);
+    uint64_t start = qi__now_us();
+    qi_result r = qi__forward_run(&s->forward, deadline_us);
+    double seconds = (double)(qi__now_us() - start) * 1e-6;
+    *(s->forward.n_prompt ? &s->stats.prompt_seconds : &s->stats.generate_seconds) += seconds;
+    if (r == QI_AGAIN) return r;
+    if (r == QI_ERR_CANCELLED) {
+      qi__work_drop(s);
+      s->n_logits = 0;
+      __atomic_store_n(&s->cancel, 0, __ATOMIC_RELAXED);
+      return qi__fail(err, r, "cancelled; the context is as before");
+    }
+    qi__work_chunk_done(s);
+    if (deadline_us && w->n_done < w->n && qi__now_us() >= deadline_us) return QI_AGAIN;
+  }
+  if (w->counts) s->last = -1;
+  memset(w, 0, sizeof *w);
+  return QI_OK;
+}
+
+QI__FN uint64_t qi__deadline(uint32_t budget_us) { return budget_us ? qi__now_us() + budget_us : 0; }
+
+// ---- tokens ----
+
+QI__FN qi_result qi__decode(qi_session *s, const qi_decode_token *tokens, size_t n, bool later, qi_error *err) {
+  if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "decode: earlier work is unfinished (qi_step, or qi_session_reset)");
+  if (!tokens && n) return qi__fail(err, QI_ERR_ARGUMENT, "decode: tokens is NULL");
+  qi_result r = qi__work_begin(s, tokens, n, false, err);
+  if (r) return r;
+  s->last = -1;
+  s->prompted = false;
+  if (later) {
+    memcpy(s->queue, tokens, n * sizeof *tokens);
+    s->work.tokens = s->queue;
+    return QI_OK;
+  }
+  return qi__work_run(s, 0, err);
+}
+
+QI__FN const float *qi__session_logits(const qi_session *s, int i) {
+  if (s->work.tokens) return NULL;
+  int64_t at = i == -1 ? (int64_t)s->n_logits - 1 : i;
+  if (at < 0 || (size_t)at >= s->n_logits) return NULL;
+  return s->forward.logits + s->logits_at[at] * s->model->h.n_vocab;
+}
+
+QI__FN qi_result qi__seq_truncate(qi_session *s, int seq, int n, qi_error *err) {
+  if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "truncate: work is unfinished (qi_step, or qi_session_reset)");
+  if (seq < 0 || (size_t)seq >= s->kv.n_seqs)
+    return qi__fail(err, QI_ERR_ARGUMENT, "truncate: seq is %d, expected 0 to %zu", seq, s->kv.n_seqs - 1);
+  if (n < 0 || (size_t)n > s->kv.length[seq])
+    return qi__fail(err, QI_ERR_ARGUMENT, "truncate: n is %d, expected 0 to %zu", n, s->kv.length[seq]);
+  s->kv.length[seq] = (size_t)n;
+  if (seq == 0) s->last = -1;
+  return QI_OK;
+}
+
+QI__FN void qi__session_reset(qi_session *s) {
+  memset(&s->work, 0, sizeof s->work);
+  memset(s->kv.length, 0, s->kv.n_seqs * sizeof *s->kv.length);
+  qi__sampler_reset(s->sampler, s->desc.sampler.seed);
+  qi__text_reset(&s->text);
+  s->n_logits = 0;
+  s->prompted = s->ended = false;
+  s->last = -1;
+  s->n_predicted = 0;
+  __atomic_store_n(&s->cancel, 0, __ATOMIC_RELAXED);
+}
+
+// ---- text ----
+
+QI__FN qi_result qi__prompt_tokens(qi_session *s, const qi_token *ids, size_t n, qi_error *err) {
+  if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "prompt: earlier work is unfinished (qi_step, or qi_session_reset)");
+  if (!ids && n) return qi__fail(err, QI_ERR_ARGUMENT, "prompt: ids is NULL");
+  // What was sampled last has been given as text, so it belongs to the context.
+  size_t room = s->kv.n_ctx - s->kv.length[0], before = s->last >= 0, all = n + before;
+  if (!all) return qi__fail(err, QI_ERR_ARGUMENT, "prompt: no tokens");
+  if (n > s->kv.n_ctx || all > room)
+    return qi__fail(err, QI_ERR_CONTEXT, "prompt of %zu tokens: %zu do not fit; %zu of %zu are used", n, n + before - room,
+                    s->kv.length[0] + before, s->kv.n_ctx);
+  for (size_t i = 0; i < all; i++)
+    s->queue[i] = (qi_decode_token){i < before ? s->last : ids[i - before], 0, i < before, i + 1 == all};
+  qi_result r = qi__work_begin(s, s->queue, all, true, err);
+  if (r) return r;
+  qi__text_reset(&s->text);
+  s->prompted = true;
+  s->ended = false;
+  s->n_predicted = 0;
+  return QI_OK;
+}
+
+QI__FN qi_result qi__prompt_text(qi_session *s, const char *text, size_t len, qi_error *err) {
+  if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "prompt: earlier work is unfinished (qi_step, or qi_session_reset)");
+  if (!text && len) return qi__fail(err, QI_ERR_ARGUMENT, "prompt: text is NULL");
+  bool first = s->kv.length[0] == 0 && s->last < 0;
+  int flags = (s->desc.no_parse_special ? 0 : QI_TOKENIZE_PARSE_SPECIAL) |
+              (first && !s->desc.no_add_special ? QI_TOKENIZE_ADD_SPECIAL : 0);
+  size_t n = 0;
+  qi_result r = qi__tokenize(&s->model->vocab, &s->allocator, text, len, flags, s->ids, s->kv.n_ctx, &n, err);
+  return r ? r : qi__prompt_tokens(s, s->ids, n, err); // more than n_ctx were not written, and are refused
+}
+
+// The end of generation: text that was held back is given with it.
+QI__FN qi_result qi__finish(qi_session *s, qi_piece *out) {
+  s->ended = true;
+  qi__text_flush(&s->text, out);
+  return QI_END;
+}
+
+// Chooses a token from the logits of the last one and turns it into text.
+QI__FN qi_result qi__sample_piece(qi_session *s, qi_piece *out) {
+  const qi__vocab *vocab = &s->model->vocab;
+  qi_token token = qi__sampler_sample(s->sampler, qi__session_logits(s, -1));
+  qi__sampler_accept(s->sampler, token);
+  s->n_logits = 0;
+  out->token = token;
+  if (!s->desc.ignore_end && qi__token_is_end(vocab, token)) return qi__finish(s, out);
+  s->last = token;
+  s->n_predicted++;
+  size_t len = qi__token_piece(vocab, token, s->desc.print_special, s->piece, vocab->max_token);
+  s->ended = qi__text_push(&s->text, s->piece, len, out);
+  return s->ended ? QI_END : QI_OK;
+}
+
+QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi_error *err) {
+  *out = (qi_piece){"", 0, -1};
+  if (!s->prompted) return qi__fail(err, QI_ERR_STATE, "next: nothing to continue; call qi_prompt first");
+  if (s->ended) return QI_END;
+  if (!s->work.tokens && s->last >= 0) {
+    if (s->n_predicted >= s->desc.n_predict) return qi__finish(s, out);
+    s->queue[0] = (qi_decode_token){s->last, 0, true, true};
+    qi_result r = qi__work_begin(s, s->queue, 1, true, err);
+    if (r) return r;
+  }
+  qi_result r = qi__work_run(s, deadline_us, err);
+  if (r) return r;
+  if (!s->n_logits) return qi__fail(err, QI_ERR_STATE, "next: the prompt was not computed; call qi_prompt again");
+  return qi__sample_piece(s, out);
+}
+
+#endif // QI__SESSION_H
+// generated from src/kernels/product.h: edit there
+// ==== >>product : threaded products for callers' own nets ====
+#ifndef QI__KERNELS_PRODUCT_H
+#define QI__KERNELS_PRODUCT_H
+
+
+#define QI__PRODUCT_ROWS 256 // activation rows that are prepared at a time
+
+typedef struct qi__product_run {
+  qi__kernels kernels;
+  qi__weight w;
+  qi__arithmetic arithmetic;
+  qi__inputs in;
+  size_t n;         // rows of activations in this round
+  float *y;         // [n, n_rows]
+  float *scratch;   // [n_threads, scratch_floats]
+  size_t scratch_floats;
+} qi__product_run;
+
+QI__FN void qi__product_prepare(void *arg, int worker, int64_t begin, int64_t end) {
+  const qi__product_run *p = (const qi__product_run *)arg;
+  (void)worker;
+  unsigned need = qi__inputs_need(&p->w, p->arithmetic);
+  for (int64_t i = begin; i < end; i++) qi__inputs_prepare(&p->kernels, &p->in, (size_t)i, need);
+}
+
+QI__FN void qi__product_tiles(void *arg, int worker, int64_t begin, int64_t end) {
+  const qi__product_run *p = (const qi__product_run *)arg;
+  float *scratch = p->scratch + (size_t)worker * p->scratch_floats;
+  for (int64_t tile = begin; tile < end; tile++) {
+    size_t first = (size_t)tile * QI__TILE_ROWS, n_w = qi__min_size(QI__TILE_ROWS, p->w.n_rows - first);
+    qi__matmul_tile(&p->kernels, p->arithmetic, &p->w, first, n_w, &p->in, 0, p->n, p->y + first, p->w.n_rows, scratch);
+  }
+}
+
+QI__FN void qi__product_layout(qi__product_run *p, qi__arena *arena, size_t n, int n_threads) {
+  qi__inputs_layout(&p->in, arena, n, p->w.n_cols);
+  p->scratch_floats = (qi__tile_scratch(p->w.n_cols) + 15) / 16 * 16;
+  p->scratch = QI__ARENA_ARRAY(arena, float, (size_t)n_threads * p->scratch_floats);
+}
+
+QI__FN qi_result qi__product_check(const qi_matrix *w, size_t n, qi_error *err) {
+  const qi__format *f = qi__format_get(w->format);
+  if (!f) return qi__fail(err, QI_ERR_ARGUMENT, "qi_matmul: format %d is unknown", (int)w->format);
+  if (w->n_cols == 0 || w->n_cols % f->info.block_len)
+    return qi__fail(err, QI_ERR_ARGUMENT, "qi_matmul: %lld columns, expected a multiple of %d for %s", (long long)w->n_cols,
+                    f->info.block_len, f->info.name);
+  uint64_t size;
+  if (!qi__mul_u64((uint64_t)w->n_rows, (uint64_t)w->n_cols, &size) || size > SIZE_MAX / 8 ||
+      !qi__mul_u64(n, (uint64_t)(w->n_rows > w->n_cols ? w->n_rows : w->n_cols), &size) || size > SIZE_MAX / 8)
+    return qi__fail(err, QI_ERR_ARGUMENT, "qi_matmul: %zu x [%lld, %lld] is larger than memory", n, (long long)w->n_rows,
+                    (long long)w->n_cols);
+  return QI_OK;
+}
+
+// See qi_matmul. Sizes are not 0.
+QI__FN qi_result qi__matmul(qi_pool *pool, qi_path path, const qi_matrix *w, const float *x, size_t n, float *y, qi_error *err) {
+  qi_result r = qi__product_check(w, n, err);
+  if (r) return r;
+  qi__product_run p;
+  memset(&p, 0, sizeof p);
+  qi__kernels_init(&p.kernels, &pool->cpu);
+  p.w = (qi__weight){w->format, qi__format_get(w->format), (const uint8_t *)w->data, (size_t)w->n_rows, (size_t)w->n_cols,
+                     qi__format_bytes(w->format, (size_t)w->n_cols), NULL};
+  p.arithmetic = qi__arithmetic_of(&p.w, path, n == 1);
+  size_t round = qi__min_size(n, QI__PRODUCT_ROWS);
+  qi__arena arena = {0};
+  qi__product_layout(&p, &arena, round, pool->n_threads);
+  if (arena.overflow) return qi__fail(err, QI_ERR_LIMIT, "qi_matmul: scratch does not fit into this machine's address space");
+  arena.size = arena.used;
+  arena.used = 0;
+  arena.base = (uint8_t *)qi__pool_scratch(pool, arena.size);
+  if (!arena.base) return qi__fail_oom(err, "qi_matmul", arena.size);
+  qi__product_layout(&p, &arena, round, pool->n_threads);
+  qi__inputs_set_width(&p.in, p.w.n_cols);
+  int64_t tiles = (int64_t)((p.w.n_rows + QI__TILE_ROWS - 1) / QI__TILE_ROWS);
+  for (size_t i = 0; i < n; i += round) {
+    p.n = qi__min_size(round, n - i);
+    p.y = y + i * p.w.n_rows;
+    memcpy(p.in.x, x + i * p.w.n_cols, p.n * p.w.n_cols * sizeof *x);
+    qi__pool_run(pool, qi__product_prepare, &p, (int64_t)p.n, 1);
+    qi__pool_run(pool, qi__product_tiles, &p, tiles, qi__max_i64(1, tiles / (pool->n_threads * 8)));
+  }
+  return QI_OK;
+}
+
+#endif // QI__KERNELS_PRODUCT_H
+
+// The host may have changed rounding or flush-to-zero: qi__fp_enter and qi__fp_leave stand around what computes in this thread (threads
+// of the pool do the same).
+
+// ---- results and errors ----
+
+QI_API const char *qi_result_name(qi_result r) {
+  switch (r) {
+  case QI_OK: return "QI_OK";
+  case QI_END: return "QI_END";
+  case QI_AGAIN: return "QI_AGAIN";
+  case QI_ERR_ARGUMENT: return "QI_ERR_ARGUMENT";
+  case QI_ERR_OOM: return "QI_ERR_OOM";
+  case QI_ERR_IO: return "QI_ERR_IO";
+  case QI_ERR_FORMAT: return "QI_ERR_FORMAT";
+  case QI_ERR_UNSUPPORTED: return "QI_ERR_UNSUPPORTED";
+  case QI_ERR_LIMIT: return "QI_ERR_LIMIT";
+  case QI_ERR_CONTEXT: return "QI_ERR_CONTEXT";
+  case QI_ERR_CANCELLED: return "QI_ERR_CANCELLED";
+  case QI_ERR_STATE: return "QI_ERR_STATE";
+  }
+  return "?";
+}
+
+#ifndef QI_NO_STDIO
+QI_API void qi_log_stderr(void *user, qi_log_level level, const char *msg) {
+  (void)user;
+  fprintf(stderr, "qinfer: %s%s\n", level == QI_LOG_WARN ? "warning: " : "", msg);
+}
+#endif
+
+// For the checks below: a NULL where the header does not allow one.
+#define QI__NOT_NULL(arg, function) \
+  if (!(arg)) return qi__fail(err, QI_ERR_ARGUMENT, function ": " #arg " is NULL")
+
+// ---- formats ----
+
+QI_API const qi_format_info *qi_format_get(qi_format format) {
+  const qi__format *f = qi__format_get(format);
+  return f ? &f->info : NULL;
+}
+
+QI_API qi_format qi_format_from_name(const char *name) {
+  for (int f = 1; name && f < QI_FORMAT_COUNT; f++) {
+    const char *a = qi__formats[f].info.name, *b = name;
+    while (*a && *a == (*b >= 'a' && *b <= 'z' ? *b - 'a' + 'A' : *b)) a++, b++;
+    if (!*a && !*b) return (qi_format)f;
+  }
+  return QI_FORMAT_NONE;
+}
+
+QI_API size_t qi_format_bytes(qi_format format, size_t n) { return qi__format_get(format) ? qi__format_bytes(format, n) : 0; }
+
+QI_API qi_result qi_dequantize(qi_format format, const void *src, float *dst, size_t n, qi_error *err) {
+  const qi__format *f = qi__format_get(format);
+  if (!f) return qi__fail(err, QI_ERR_ARGUMENT, "qi_dequantize: format %d is unknown", (int)format);
+  if (n % (size_t)f->info.block_len)
+    return qi__fail(err, QI_ERR_ARGUMENT, "qi_dequantize: %zu weights, expected a multiple of %d for %s", n, f->info.block_len,
+                    f->info.name);
+  if (!n) return QI_OK;
+  QI__NOT_NULL(src, "qi_dequantize");
+  QI__NOT_NULL(dst, "qi_dequantize");
+  qi__fp_mode mode = qi__fp_enter();
+  qi__dequantize(format, src, dst, n);
+  qi__fp_leave(mode);
+  return QI_OK;
+}
+
+QI__FN qi_result qi__quantize_check(const qi__format *f, const float *src, size_t n, size_t n_cols, const float *importance,
+                                    qi_error *err) {
+  if (n_cols == 0 || n % n_cols || n_cols % (size_t)f->info.block_len)
+    return qi__fail(err, QI_ERR_ARGUMENT, "qi_quantize: %zu weights in rows of %zu, expected whole rows of a multiple of %d for %s",
+                    n, n_cols, f->info.block_len, f->info.name);
+  for (size_t i = 0; i < n; i++)
+    if (!qi__is_finite(src[i])) return qi__fail(err, QI_ERR_ARGUMENT, "qi_quantize: weight %zu is not finite", i);
+  for (size_t i = 0; importance && i < n_cols; i++)
+    if (!qi__is_finite(importance[i]) || importance[i] < 0)
+      return qi__fail(err, QI_ERR_ARGUMENT, "qi_quantize: importance %zu is %g, expected 0 or more", i, (double)importance[i]);
+  return QI_OK;
+}
+
+QI_API qi_result qi_quantize(qi_format format, const float *src, void *dst, size_t n, size_t n_cols, const float *importance,
+                             qi_error *err) {
+  const qi__format *f = qi__format_get(format);
+  if (!f) return qi__fail(err, QI_ERR_ARGUMENT, "qi_quantize: format %d is unknown", (int)format);
+  if (!f->quantize) return qi__fail(err, QI_ERR_UNSUPPORTED, "qi_quantize: %s cannot be written", f->info.name);
+  if (!n) return QI_OK;
+  QI__NOT_NULL(src, "qi_quantize");
+  QI__NOT_NULL(dst, "qi_quantize");
+  qi_result r = qi__quantize_check(f, src, n, n_cols, importance, err);
+  if (r) return r;
+  size_t row_bytes = qi__format_bytes(format, n_cols);
+  qi__fp_mode mode = qi__fp_enter();
+  for (size_t row = 0; row < n / n_cols; row++)
+    f->quantize(src + row * n_cols, (uint8_t *)dst + row * row_bytes, n_cols, importance);
+  qi__fp_leave(mode);
+  return QI_OK;
+}
+
+// ---- pools and products ----
+
+QI_API const char *qi_isa_name(qi_isa isa) { return qi__isa_name(isa); }
+QI_API int qi_isa_from_name(const char *name) { return name ? qi__isa_from_name(name) : -1; }
+
+QI_API qi_result qi_pool_open(qi_pool **out, const qi_pool_desc *desc, qi_error *err) { return qi__pool_open(out, desc, err); }
+QI_API void qi_pool_close(qi_pool *pool) { qi__pool_close(pool); }
+QI_API int qi_pool_n_threads(const qi_pool *pool) { return pool ? pool->n_threads : 0; }
+QI_API qi_isa qi_pool_isa(const qi_pool *pool) { return pool ? pool->isa : QI_ISA_AUTO; }
+
+QI_API qi_result qi_matmul(qi_pool *pool, qi_path path, const qi_matrix *w, const float *x, size_t n, float *y, qi_error *err) {
+  QI__NOT_NULL(w, "qi_matmul");
+  if (path < QI_PATH_AUTO || path > QI_PATH_FLOAT)
+    return qi__fail(err, QI_ERR_ARGUMENT, "qi_matmul: path is %d, expected a qi_path", (int)path);
+  if (w->n_rows < 0 || w->n_cols < 0) return qi__fail(err, QI_ERR_ARGUMENT, "qi_matmul: a matrix of negative size");
+  if (!n || !w->n_rows) return QI_OK;
+  QI__NOT_NULL(w->data, "qi_matmul");
+  QI__NOT_NULL(x, "qi_matmul");
+  QI__NOT_NULL(y, "qi_matmul");
+  if (pool) return qi__matmul(pool, path, w, x, n, y, err);
+  qi_pool_desc one = {1, QI_ISA_AUTO, {NULL, NULL}, {NULL, NULL, NULL}};
+  qi_pool *own = NULL;
+  qi_result r = qi__pool_open(&own, &one, err);
+  if (r) return r;
+  r = qi__matmul(own, path, w, x, n, y, err);
+  qi__pool_close(own);
+  return r;
+}
+
+// ---- models ----
+
+QI_API qi_result qi_model_open(qi_model **out, const qi_model_desc *desc, qi_error *err) {
+  QI__NOT_NULL(out, "qi_model_open");
+  *out = NULL;
+  QI__NOT_NULL(desc, "qi_model_open");
+  return qi__model_open(out, desc, false, err);
+}
+
+QI_API void qi_model_close(qi_model *m) { qi__model_close(m); }
+
+QI_API qi_result qi_model_validate(const qi_model_desc *desc, qi_error *err) {
+  QI__NOT_NULL(desc, "qi_model_validate");
+  qi_model *m = NULL;
+  qi_result r = qi__model_open(&m, desc, true, err);
+  qi__model_close(m);
+  return r;
+}
+
+QI_API qi_result qi_model_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err) {
+  QI__NOT_NULL(desc, "qi_model_memory");
+  QI__NOT_NULL(out, "qi_model_memory");
+  return qi__model_memory(desc, out, err);
+}
+
+QI_API void qi_model_get_info(const qi_model *m, qi_model_info *out) {
+  if (out) memset(out, 0, sizeof *out);
+  if (m && out) qi__model_info(m, out);
+}
+
+QI_API size_t qi_meta_count(const qi_model *m) { return m ? m->gguf.n_metas : 0; }
+
+QI_API qi_result qi_meta_get(const qi_model *m, size_t i, qi_meta *out, qi_error *err) {
+  QI__NOT_NULL(m, "qi_meta_get");
+  QI__NOT_NULL(out, "qi_meta_get");
+  if (i >= m->gguf.n_metas) return qi__fail(err, QI_ERR_ARGUMENT, "qi_meta_get: entry %zu of %zu", i, m->gguf.n_metas);
+  *out = m->gguf.metas[i];
+  return QI_OK;
+}
+
+QI_API qi_result qi_meta_element(const qi_model *m, size_t i, uint64_t k, qi_meta *out, qi_error *err) {
+  QI__NOT_NULL(m, "qi_meta_element");
+  QI__NOT_NULL(out, "qi_meta_element");
+  if (i >= m->gguf.n_metas) return qi__fail(err, QI_ERR_ARGUMENT, "qi_meta_element: entry %zu of %zu", i, m->gguf.n_metas);
+  return qi__gguf_element(&m->gguf, i, k, out, err);
+}
+
+QI_API size_t qi_tensor_count(const qi_model *m) { return m ? m->gguf.n_tensors : 0; }
+
+QI_API qi_result qi_tensor_get(const qi_model *m, size_t i, qi_tensor *out, qi_error *err) {
+  QI__NOT_NULL(m, "qi_tensor_get");
+  QI__NOT_NULL(out, "qi_tensor_get");
+  if (i >= m->gguf.n_tensors) return qi__fail(err, QI_ERR_ARGUMENT, "qi_tensor_get: tensor %zu of %zu", i, m->gguf.n_tensors);
+  qi__model_tensor(m, &m->gguf.tensors[i], out);
+  return QI_OK;
+}
+
+QI_API qi_result qi_tensor_find(const qi_model *m, const char *name, qi_tensor *out, qi_error *err) {
+  QI__NOT_NULL(m, "qi_tensor_find");
+  QI__NOT_NULL(name, "qi_tensor_find");
+  QI__NOT_NULL(out, "qi_tensor_find");
+  const qi__tensor_info *t = qi__gguf_tensor(&m->gguf, name);
+  if (!t) return qi__fail(err, QI_ERR_ARGUMENT, "tensor %s: not in the file", qi__show(name, strlen(name)).s);
+  qi__model_tensor(m, t, out);
+  return QI_OK;
+}
+
+// ---- tokens ----
+
+QI__FN bool qi__has_vocab(const qi_model *m) { return m && m->load != QI_LOAD_METADATA; }
+
+QI_API qi_result qi_tokenize(const qi_model *m, const char *text, size_t len, int flags, qi_token *out, size_t cap, size_t *n_out,
+                             qi_error *err) {
+  QI__NOT_NULL(m, "qi_tokenize");
+  QI__NOT_NULL(n_out, "qi_tokenize");
+  if (len) QI__NOT_NULL(text, "qi_tokenize");
+  if (cap) QI__NOT_NULL(out, "qi_tokenize");
+  if (flags & ~(QI_TOKENIZE_ADD_SPECIAL | QI_TOKENIZE_PARSE_SPECIAL))
+    return qi__fail(err, QI_ERR_ARGUMENT, "qi_tokenize: flags are %d, expected qi_tokenize_flags", flags);
+  if (!qi__has_vocab(m)) return qi__fail(err, QI_ERR_STATE, "qi_tokenize: the model was opened without its tokenizer (load)");
+  return qi__tokenize(&m->vocab, &m->allocator, text, len, flags, out, cap, n_out, err);
+}
+
+QI_API size_t qi_token_piece(const qi_model *m, qi_token id, bool special, char *out, size_t cap) {
+  return qi__has_vocab(m) ? qi__token_piece(&m->vocab, id, special, out, out ? cap : 0) : 0;
+}
+
+QI_API qi_result qi_detokenize(const qi_model *m, const qi_token *ids, size_t n, bool special, char *out, size_t cap, size_t *len_out,
+                               qi_error *err) {
+  QI__NOT_NULL(m, "qi_detokenize");
+  QI__NOT_NULL(len_out, "qi_detokenize");
+  if (n) QI__NOT_NULL(ids, "qi_detokenize");
+  if (cap) QI__NOT_NULL(out, "qi_detokenize");
+  if (!qi__has_vocab(m)) return qi__fail(err, QI_ERR_STATE, "qi_detokenize: the model was opened without its tokenizer (load)");
+  return qi__detokenize(&m->vocab, ids, n, special, out, cap, len_out, err);
+}
+
+QI_API void qi_model_special_tokens(const qi_model *m, qi_special_tokens *out) {
+  static const qi_special_tokens none = {-1, -1, -1, -1, -1, -1, false, false};
+  if (out) *out = qi__has_vocab(m) ? m->vocab.special : none;
+}
+
+QI_API bool qi_token_is_end(const qi_model *m, qi_token id) { return qi__has_vocab(m) && qi__token_is_end(&m->vocab, id); }
+QI_API bool qi_token_is_control(const qi_model *m, qi_token id) { return qi__has_vocab(m) && qi__token_is_control(&m->vocab, id); }
+QI_API qi_token qi_token_find(const qi_model *m, const char *text, size_t len) {
+  return qi__has_vocab(m) && text ? qi__token_find(&m->vocab, text, len) : -1;
+}
+
+// ---- samplers ----
+
+QI_API qi_result qi_sampler_open(qi_sampler **out, int n_vocab, const qi_sampler_desc *desc, const qi_allocator *allocator,
+                                 qi_error *err) {
+  QI__NOT_NULL(out, "qi_sampler_open");
+  *out = NULL;
+  return qi__sampler_open(out, n_vocab, desc, allocator, err);
+}
+
+QI_API void qi_sampler_close(qi_sampler *sp) { qi__sampler_close(sp); }
+QI_API qi_token qi_sampler_sample(qi_sampler *sp, const float *logits) {
+  if (!sp || !logits) return -1;
+  qi__fp_mode mode = qi__fp_enter();
+  qi_token token = qi__sampler_sample(sp, logits);
+  qi__fp_leave(mode);
+  return token;
+}
+QI_API void qi_sampler_accept(qi_sampler *sp, qi_token token) {
+  if (sp) qi__sampler_accept(sp, token);
+}
+QI_API void qi_sampler_reset(qi_sampler *sp, uint64_t seed) {
+  if (sp) qi__sampler_reset(sp, seed);
+}
+
+// ---- sessions ----
+
+QI_API qi_result qi_session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err) {
+  QI__NOT_NULL(out, "qi_session_open");
+  *out = NULL;
+  QI__NOT_NULL(desc, "qi_session_open");
+  qi_result r = qi__session_check_model(m, err);
+  if (r) return r;
+  qi__fp_mode mode = qi__fp_enter(); // rotary frequencies
+  r = qi__session_open(out, m, desc, err);
+  qi__fp_leave(mode);
+  return r;
+}
+
+QI_API void qi_session_close(qi_session *s) { qi__session_close(s); }
+
+QI_API qi_result qi_session_memory(const qi_model *m, const qi_session_desc *desc, uint64_t *bytes, qi_error *err) {
+  QI__NOT_NULL(desc, "qi_session_memory");
+  QI__NOT_NULL(bytes, "qi_session_memory");
+  qi_result r = qi__session_check_model(m, err);
+  return r ? r : qi__session_memory(m, desc, bytes, err);
+}
+
+QI_API qi_result qi_prompt(qi_session *s, const char *text, qi_error *err) {
+  QI__NOT_NULL(s, "qi_prompt");
+  QI__NOT_NULL(text, "qi_prompt");
+  qi_result r = qi__prompt_text(s, text, strlen(text), err);
+  return r ? r : qi__work_run(s, 0, err);
+}
+
+QI_API qi_result qi_prompt_begin(qi_session *s, const char *text, size_t len, qi_error *err) {
+  QI__NOT_NULL(s, "qi_prompt_begin");
+  return qi__prompt_text(s, text, len, err);
+}
+
+QI_API qi_result qi_prompt_tokens(qi_session *s, const qi_token *ids, size_t n, qi_error *err) {
+  QI__NOT_NULL(s, "qi_prompt_tokens");
+  return qi__prompt_tokens(s, ids, n, err);
+}
+
+QI_API qi_result qi_next(qi_session *s, qi_piece *out, qi_error *err) { return qi_next_within(s, out, 0, err); }
+
+QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us, qi_error *err) {
+  QI__NOT_NULL(s, "qi_next");
+  QI__NOT_NULL(out, "qi_next");
+  qi__fp_mode mode = qi__fp_enter();
+  qi_result r = qi__next(s, out, qi__deadline(budget_us), err);
+  qi__fp_leave(mode);
+  return r;
+}
+
+QI_API void qi_cancel(qi_session *s) {
+  if (s) __atomic_store_n(&s->cancel, 1, __ATOMIC_RELAXED);
+}
+
+QI_API qi_result qi_decode(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err) {
+  QI__NOT_NULL(s, "qi_decode");
+  return qi__decode(s, tokens, n, false, err);
+}
+
+QI_API qi_result qi_decode_begin(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err) {
+  QI__NOT_NULL(s, "qi_decode_begin");
+  return qi__decode(s, tokens, n, true, err);
+}
+
+QI_API qi_result qi_step(qi_session *s, uint32_t budget_us, qi_error *err) {
+  QI__NOT_NULL(s, "qi_step");
+  return qi__work_run(s, qi__deadline(budget_us), err);
+}
+
+QI_API const float *qi_logits(const qi_session *s, int i) { return s ? qi__session_logits(s, i) : NULL; }
+
+QI_API int qi_seq_length(const qi_session *s, int seq) {
+  return s && seq >= 0 && (size_t)seq < s->kv.n_seqs ? (int)s->kv.length[seq] : -1;
+}
+
+QI_API qi_result qi_seq_truncate(qi_session *s, int seq, int n, qi_error *err) {
+  QI__NOT_NULL(s, "qi_seq_truncate");
+  return qi__seq_truncate(s, seq, n, err);
+}
+
+QI_API void qi_session_reset(qi_session *s) {
+  if (s) qi__session_reset(s);
+}
+
+QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out) {
+  if (out) memset(out, 0, sizeof *out);
+  if (s && out) *out = s->stats;
+}
+
+#undef QI__NOT_NULL
+
+#endif // QI__PUBLIC_H
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#elif defined(__GNUC__)
+#pragma GCC pop_options
+#endif
+#endif // QINFER_IMPLEMENTATION
+
+// ---- licence ----
+//
+// MIT No Attribution
+//
+// Copyright 2026 qinfer authors
+//
+// Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated documentation files (the
+// "Software"), to deal in the Software without restriction, including without limitation the rights to use, copy, modify, merge, publish,
+// distribute, sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is furnished to do so.
+//
+// THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF
+// MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR
+// ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH
+// THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.

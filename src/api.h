@@ -1,0 +1,524 @@
+// qinfer.h: run quantised language models on the CPU, from one header.
+//
+//   #define QINFER_IMPLEMENTATION        // in exactly one C file, before its other includes
+//   #include "qinfer.h"
+//
+//   cc -O2 app.c -lm -lpthread           // Linux, macOS; MinGW: the same
+//
+// The implementation is C99 or later; the declarations also serve C++. It needs stb_ds.h (Debian: libstb-dev) where the
+// implementation is compiled, nothing else beyond libc, libm and pthreads.
+//
+//   qi_model_desc  md = { .path = "model.gguf" };   // zero = documented default, everywhere
+//   qi_session_desc sd = { .n_ctx = 4096 };
+//   qi_error err = {0};
+//   qi_model *m = NULL; qi_session *s = NULL; qi_piece p;
+//   if (qi_model_open(&m, &md, &err) || qi_session_open(&s, m, &sd, &err) || qi_prompt(s, "Once upon a time", &err)) goto fail;
+//   while (qi_next(s, &p, &err) == QI_OK) fwrite(p.text, 1, p.len, stdout);
+//
+// Three levels, each usable alone:
+//   (a) text in, text out                     qi_prompt, qi_next
+//   (b) tokens, sequences, logits, samplers   qi_tokenize, qi_decode, qi_logits, qi_sampler_*
+//   (c) the numeric floor                     qi_dequantize, qi_quantize, qi_matmul
+//
+// Options: define before including. "all" must be the same in every file, "impl" matters only beside QINFER_IMPLEMENTATION.
+//   name                  where  meaning
+//   QI_STATIC             all    every function is static: the library lives in one file, several copies may coexist
+//   QI_API                all    linkage of public functions (default: extern)
+//   QI_NO_THREADS         impl   no pthreads; everything runs in the caller
+//   QI_NO_STDIO           impl   no files: models come from memory or read callbacks; no qi_log_stderr
+//   QI_NO_MMAP            impl   files are read, never mapped
+//   QI_NO_SIMD            impl   reference kernels only
+//   QI_ASSERT(x)          impl   check of the library's own invariants, never of input (default: nothing)
+//
+// Rules that hold for every function:
+//   - Input never crashes the library: wrong arguments, damaged files and failed allocations are result codes with a message.
+//   - It never prints, exits, reads the environment or keeps mutable globals; what is not in an argument does not count.
+//   - Text is UTF-8. Sizes are bytes unless a name says otherwise. Matrices are row-major.
+//   - A qi_error* may be NULL. It is written only on failure. On failure, output pointers are left NULL or unchanged.
+//   - A model is immutable once open: any number of threads and sessions may use it. Sessions, samplers and pools belong to one
+//     thread at a time; only qi_cancel may be called from any thread at any time.
+//   - "Zero" is the default in every desc: start from {0}.
+#ifndef QINFER_H
+#define QINFER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define QI_VERSION_MAJOR 0
+#define QI_VERSION_MINOR 1
+#define QI_VERSION_PATCH 0
+
+#ifndef QI_API
+#ifdef QI_STATIC
+#ifdef __GNUC__
+#define QI_API static __attribute__((unused))
+#else
+#define QI_API static
+#endif
+#else
+#define QI_API extern
+#endif
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// ---- results and errors ----
+
+typedef enum qi_result {
+  QI_OK = 0,
+  QI_END = 1,              // no more text: end token, stop string or token limit
+  QI_AGAIN = 2,            // the time budget is spent, work is left: call again
+  QI_ERR_ARGUMENT = -1,    // the caller's argument is wrong
+  QI_ERR_OOM = -2,         // the allocator returned NULL
+  QI_ERR_IO = -3,          // a file cannot be opened or read
+  QI_ERR_FORMAT = -4,      // the file is damaged or not what its header says
+  QI_ERR_UNSUPPORTED = -5, // a sound file or request that this library does not handle
+  QI_ERR_LIMIT = -6,       // beyond a limit stated in this header
+  QI_ERR_CONTEXT = -7,     // the context is full
+  QI_ERR_CANCELLED = -8,   // qi_cancel or a callback stopped the call; the state is as before it
+  QI_ERR_STATE = -9        // not possible now (for example: logits asked for before any were computed)
+} qi_result;
+
+// What went wrong, in the caller's own memory. `msg` says where, what was expected and what was found; always terminated.
+typedef struct qi_error {
+  qi_result code;
+  char msg[256];
+} qi_error;
+
+// Name of a result code, for example "QI_ERR_FORMAT"; static text, never NULL.
+QI_API const char *qi_result_name(qi_result r);
+
+// ---- hooks ----
+
+// Memory. alloc returns NULL on failure; `align` is a power of two, at most 4096. free is given the size that was asked for and is
+// never called with NULL. Both or neither; neither = malloc. Called from the thread that opens or closes an object, never while
+// decoding. Not covered: file mappings and thread stacks.
+typedef struct qi_allocator {
+  void *(*alloc)(size_t size, size_t align, void *user);
+  void (*free)(void *ptr, size_t size, void *user);
+  void *user;
+} qi_allocator;
+
+typedef enum qi_log_level { QI_LOG_INFO = 0, QI_LOG_WARN = 1 } qi_log_level;
+
+// Notes that are no errors (a key that is ignored, a fallback taken). One line without newline. fn NULL = silent.
+typedef struct qi_logger {
+  void (*fn)(void *user, qi_log_level level, const char *msg);
+  void *user;
+} qi_logger;
+
+// A ready logger that writes to standard error: md.logger.fn = qi_log_stderr. Absent with QI_NO_STDIO.
+QI_API void qi_log_stderr(void *user, qi_log_level level, const char *msg);
+
+// Progress of a long call; `done` runs from 0 to 1. Return false to stop the call with QI_ERR_CANCELLED.
+typedef struct qi_progress {
+  bool (*fn)(void *user, float done);
+  void *user;
+} qi_progress;
+
+// A file behind callbacks (pak archive, APK, network). read copies `size` bytes at `offset` to `dst` and returns true, or returns
+// false on failure; it is never asked beyond `size`. Called only while a model is opened or validated, from the opening thread.
+typedef struct qi_reader {
+  bool (*read)(void *user, uint64_t offset, void *dst, size_t size);
+  uint64_t size;
+  void *user;
+} qi_reader;
+
+// The host's job system. parallel_for runs fn(arg, i) for i = 0..n-1, in any order, on any threads, and returns when all are done.
+// Calls may run one after another; the library never waits for one call inside another.
+typedef struct qi_parallel {
+  void (*parallel_for)(void *user, void (*fn)(void *arg, int index), void *arg, int n);
+  void *user;
+} qi_parallel;
+
+// ---- weight formats ----
+
+// How weights are stored. The numbers are qinfer's own; qi_format_info has the GGUF id.
+typedef enum qi_format {
+  QI_FORMAT_NONE = 0,
+  QI_FORMAT_F32,
+  QI_FORMAT_F16,
+  QI_FORMAT_BF16,
+  QI_FORMAT_Q4_0,
+  QI_FORMAT_Q4_1,
+  QI_FORMAT_Q5_0,
+  QI_FORMAT_Q5_1,
+  QI_FORMAT_Q8_0,
+  QI_FORMAT_Q2_K,
+  QI_FORMAT_Q3_K,
+  QI_FORMAT_Q4_K,
+  QI_FORMAT_Q5_K,
+  QI_FORMAT_Q6_K,
+  QI_FORMAT_IQ1_S,
+  QI_FORMAT_IQ1_M,
+  QI_FORMAT_IQ2_XXS,
+  QI_FORMAT_IQ2_XS,
+  QI_FORMAT_IQ2_S,
+  QI_FORMAT_IQ3_XXS,
+  QI_FORMAT_IQ3_S,
+  QI_FORMAT_IQ4_NL,
+  QI_FORMAT_IQ4_XS,
+  QI_FORMAT_TQ1_0,
+  QI_FORMAT_TQ2_0,
+  QI_FORMAT_MXFP4,
+  QI_FORMAT_COUNT
+} qi_format;
+
+typedef struct qi_format_info {
+  const char *name;     // "Q4_K"
+  int gguf_id;          // type number in GGUF files
+  int block_len;        // weights in a block; a row holds a whole number of blocks
+  int block_bytes;      // bytes of a block
+  bool can_quantize;    // qi_quantize writes it
+} qi_format_info;
+
+// Facts of a format; NULL when `format` is none of the list. Static memory.
+QI_API const qi_format_info *qi_format_get(qi_format format);
+
+// Format of a name ("Q4_K", any case); QI_FORMAT_NONE when unknown.
+QI_API qi_format qi_format_from_name(const char *name);
+
+// Bytes of n weights; 0 when n is not a multiple of the block length, or on overflow.
+QI_API size_t qi_format_bytes(qi_format format, size_t n);
+
+// n weights from `src` (no alignment needed) to float32. n: a multiple of the block length.
+// Errors: QI_ERR_ARGUMENT.
+QI_API qi_result qi_dequantize(qi_format format, const void *src, float *dst, size_t n, qi_error *err);
+
+// n float32 weights to `format`. `importance` (may be NULL) holds n_cols non-negative weights, one for each column of a row of
+// n_cols: errors count that much. n: a multiple of n_cols; n_cols: a multiple of the block length. NaN and infinity are refused.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_UNSUPPORTED (can_quantize is false).
+QI_API qi_result qi_quantize(qi_format format, const float *src, void *dst, size_t n, size_t n_cols, const float *importance,
+                             qi_error *err);
+
+// ---- threads and instruction sets ----
+
+// Highest instruction set to use; what the CPU lacks is never used. AUTO = the best there is.
+typedef enum qi_isa {
+  QI_ISA_AUTO = 0,
+  QI_ISA_SCALAR,
+  QI_ISA_AVX2,        // with FMA and F16C
+  QI_ISA_AVX_VNNI,
+  QI_ISA_AVX512,      // F, BW, DQ, VL and VNNI
+  QI_ISA_AVX512_BF16,
+  QI_ISA_AMX,         // INT8 and BF16
+  QI_ISA_NEON,
+  QI_ISA_DOTPROD,
+  QI_ISA_I8MM,        // with BF16
+  QI_ISA_COUNT
+} qi_isa;
+
+// "avx2" and so on; static text, "?" when out of range. qi_isa_from_name: -1 when unknown.
+QI_API const char *qi_isa_name(qi_isa isa);
+QI_API int qi_isa_from_name(const char *name);
+
+// Threads and kernels to compute with. Sessions make their own, or share one (one call at a time).
+typedef struct qi_pool qi_pool;
+
+typedef struct qi_pool_desc {
+  int n_threads;           // 0 = cores this process may use, at most 8; 1 = only the calling thread
+  qi_isa isa;              // default AUTO
+  qi_parallel parallel;    // the host's job system instead of own threads; then n_threads must be set
+  qi_allocator allocator;
+} qi_pool_desc;
+
+// Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_LIMIT (more than 256 threads), QI_ERR_UNSUPPORTED (isa of another architecture).
+QI_API qi_result qi_pool_open(qi_pool **out, const qi_pool_desc *desc, qi_error *err);
+QI_API void qi_pool_close(qi_pool *pool); // NULL is fine; no session may still use it
+
+QI_API int qi_pool_n_threads(const qi_pool *pool);
+QI_API qi_isa qi_pool_isa(const qi_pool *pool); // what AUTO became, or the forced one if the CPU has it, else the next lower
+
+// Arithmetic of matrix products. Results never depend on threads or on how work was cut.
+//   INTEGER  activations to int8 per block, exact integer products in a block, float32 over blocks in one order: the same bits on
+//            every CPU. Formats without integer form (F32, F16, BF16) multiply in float32 in the same fixed order.
+//   BF16     weights and activations rounded to bfloat16, float32 sums: fastest for many rows; same bits on one instruction set.
+//   FLOAT    weights dequantised to float32, float32 activations and sums: the most exact, same bits on every CPU.
+//   AUTO     generated tokens INTEGER; prompts BF16, but FLOAT where the weights are F32 or F16.
+typedef enum qi_path { QI_PATH_AUTO = 0, QI_PATH_INTEGER, QI_PATH_BF16, QI_PATH_FLOAT } qi_path;
+
+// A weight matrix of `n_rows` outputs by `n_cols` inputs; rows follow each other without gap.
+typedef struct qi_matrix {
+  qi_format format;
+  const void *data;
+  int64_t n_rows, n_cols;
+} qi_matrix;
+
+// y[i, r] = sum_c w[r, c] * x[i, c] for i in 0..n-1.   x: float32 [n, n_cols]; y: float32 [n, n_rows], must not overlap x or w.
+// `path` AUTO = INTEGER for n == 1, else as for prompts. pool NULL = calling thread, best instruction set, malloc for scratch.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_OOM (scratch: the pool's allocator).
+QI_API qi_result qi_matmul(qi_pool *pool, qi_path path, const qi_matrix *w, const float *x, size_t n, float *y, qi_error *err);
+
+// ---- models ----
+
+typedef struct qi_model qi_model;
+
+typedef enum qi_load {
+  QI_LOAD_ALL = 0,   // ready for sessions
+  QI_LOAD_VOCAB,     // metadata and tokenizer only: qi_tokenize, qi_token_piece
+  QI_LOAD_METADATA   // metadata and tensor list only; works for any architecture
+} qi_load;
+
+// Where a model comes from: exactly one of path, data, reader.
+typedef struct qi_model_desc {
+  const char *path;           // GGUF file; of a split model, the first file (name ends in -00001-of-0000N.gguf)
+  const void *data;           // whole file in memory; must stay until qi_model_close; any alignment
+  size_t data_size;
+  qi_reader reader;           // tensors are then copied to memory of the allocator
+  qi_load load;
+  bool no_mmap;               // read the file into memory of the allocator instead of mapping it
+  qi_allocator allocator;     // default malloc
+  qi_logger logger;           // default silent
+  qi_progress progress;       // while tensors are read (not for mappings)
+} qi_model_desc;
+
+// Opens a model. The desc and its path are not needed afterwards (data is). Close with qi_model_close.
+// Errors: QI_ERR_ARGUMENT, _OOM, _IO, _FORMAT, _UNSUPPORTED (architecture, tokenizer or weight format named in the message),
+// _LIMIT, _CANCELLED.
+QI_API qi_result qi_model_open(qi_model **out, const qi_model_desc *desc, qi_error *err);
+QI_API void qi_model_close(qi_model *m); // NULL is fine; sessions must be closed first
+
+// Checks a file as qi_model_open does (structure, metadata, tokenizer, names and shapes of tensors), and keeps nothing.
+QI_API qi_result qi_model_validate(const qi_model_desc *desc, qi_error *err);
+
+typedef struct qi_memory {
+  uint64_t heap;    // bytes asked of the allocator by the open call, all of them until close
+  uint64_t mapped;  // bytes of files mapped (paged in and out by the system)
+} qi_memory;
+
+// What qi_model_open with this desc will take. Reads the file's index for it (a few bytes a tensor and metadata entry, from the
+// allocator), and gives that back.
+QI_API qi_result qi_model_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err);
+
+typedef struct qi_model_info {
+  const char *architecture;    // "llama"; text lives as long as the model
+  const char *name;            // general.name, "" if absent
+  const char *chat_template;   // tokenizer.chat_template, "" if absent
+  int n_vocab, n_ctx_train, n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff;
+  uint64_t n_params;           // weights in all tensors
+  uint64_t n_tensor_bytes;     // their bytes as stored
+  qi_memory memory;
+} qi_model_info;
+
+// Fields that the load level did not read are 0 or "".
+QI_API void qi_model_get_info(const qi_model *m, qi_model_info *out);
+
+// One entry of the file's metadata. `text`, `key` live as long as the model.
+typedef enum qi_meta_type {
+  QI_META_U8 = 0, QI_META_I8, QI_META_U16, QI_META_I16, QI_META_U32, QI_META_I32, QI_META_F32, QI_META_BOOL,
+  QI_META_STRING, QI_META_ARRAY, QI_META_U64, QI_META_I64, QI_META_F64
+} qi_meta_type;
+
+typedef struct qi_meta {
+  const char *key;         // not terminated: key_len bytes
+  size_t key_len;
+  qi_meta_type type;       // of the value; ARRAY: element_type and count say more
+  qi_meta_type element_type;
+  uint64_t count;          // elements of an array, 1 for scalars, bytes for strings
+  union {
+    uint64_t u;            // U8 to U64, BOOL
+    int64_t i;             // I8 to I64
+    double f;              // F32, F64
+    const char *text;      // STRING, not terminated: count bytes
+  } value;
+} qi_meta;
+
+QI_API size_t qi_meta_count(const qi_model *m);
+QI_API qi_result qi_meta_get(const qi_model *m, size_t i, qi_meta *out, qi_error *err);
+// Element `k` of array entry `i`, as if it were an entry of its own (key is that of the array). Cost: strings are walked from the
+// start of the array.
+QI_API qi_result qi_meta_element(const qi_model *m, size_t i, uint64_t k, qi_meta *out, qi_error *err);
+
+typedef struct qi_tensor {
+  const char *name;        // terminated
+  qi_format format;        // NONE when the file's type is unknown here
+  int gguf_id;
+  int n_dims;              // 1..4
+  uint64_t shape[4];       // GGUF order: shape[0] runs fastest (a row of weights); unused ones are 1
+  uint64_t n_bytes;        // 0 when the type is unknown
+  const void *data;        // NULL unless QI_LOAD_ALL or mapped
+} qi_tensor;
+
+QI_API size_t qi_tensor_count(const qi_model *m);
+QI_API qi_result qi_tensor_get(const qi_model *m, size_t i, qi_tensor *out, qi_error *err);
+QI_API qi_result qi_tensor_find(const qi_model *m, const char *name, qi_tensor *out, qi_error *err);
+
+// ---- tokens ----
+
+typedef int32_t qi_token;
+
+typedef enum qi_tokenize_flags {
+  QI_TOKENIZE_PLAIN = 0,
+  QI_TOKENIZE_ADD_SPECIAL = 1,   // add begin and end tokens where the model's file says so
+  QI_TOKENIZE_PARSE_SPECIAL = 2  // names of control tokens in the text ("<|im_end|>") become those tokens
+} qi_tokenize_flags;
+
+// Text to tokens. Writes at most `cap` ids to `out` (NULL with cap 0 to ask) and the full number to *n_out: two calls size a buffer.
+// Any bytes are accepted; what is not UTF-8 is encoded byte by byte. Time grows as len * log(len). Asks the allocator of the model for
+// some 40 bytes a byte of text while it runs.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_STATE (no tokenizer loaded), QI_ERR_LIMIT (text of 2^30 bytes or more).
+QI_API qi_result qi_tokenize(const qi_model *m, const char *text, size_t len, int flags, qi_token *out, size_t cap, size_t *n_out,
+                             qi_error *err);
+
+// Bytes that a token stands for, unescaped; may be a part of a UTF-8 character. Control tokens give no bytes unless `special`, then
+// their name. Writes at most cap bytes (no terminator) and returns the full number; 0 for ids out of range.
+QI_API size_t qi_token_piece(const qi_model *m, qi_token id, bool special, char *out, size_t cap);
+
+// Tokens to text, as qi_next would give it: the space that SentencePiece models add before the first word is removed.
+// Writes at most cap bytes (no terminator) and the full number to *len_out.
+QI_API qi_result qi_detokenize(const qi_model *m, const qi_token *ids, size_t n, bool special, char *out, size_t cap, size_t *len_out,
+                               qi_error *err);
+
+// Special tokens of the model; -1 = the model has none.
+typedef struct qi_special_tokens {
+  qi_token bos, eos, eot, unk, pad, nl;
+  bool add_bos, add_eos;
+} qi_special_tokens;
+QI_API void qi_model_special_tokens(const qi_model *m, qi_special_tokens *out);
+QI_API bool qi_token_is_end(const qi_model *m, qi_token id);     // ends generation: eos, eot and their kin
+QI_API bool qi_token_is_control(const qi_model *m, qi_token id);
+// Token whose text is exactly `text` (escaped as in the vocabulary); -1 if there is none.
+QI_API qi_token qi_token_find(const qi_model *m, const char *text, size_t len);
+
+// ---- samplers ----
+
+typedef struct qi_logit_bias {
+  qi_token token;
+  float bias;       // added to the logit; -INFINITY forbids the token
+} qi_logit_bias;
+
+// Applied in this order: bias, penalties, then (unless greedy) top_k, top_p, min_p, temperature, and a draw.
+typedef struct qi_sampler_desc {
+  float temperature;         // 0 = greedy: the highest logit, the lowest id among equals
+  int top_k;                 // keep the k most likely; 0 = all
+  float top_p;               // keep the smallest set with this much probability; 0 or 1 = all
+  float min_p;               // drop what is less than min_p times the most likely; 0 = none
+  float repetition_penalty;  // divides positive logits (multiplies negative) of recent tokens; 0 or 1 = off
+  float frequency_penalty;   // subtracted once for each recent occurrence
+  float presence_penalty;    // subtracted once if it occurred
+  int penalty_last_n;        // how many recent tokens count; 0 = 64, at most 65536
+  uint64_t seed;             // 0 is a seed like any other: the same words again
+  const qi_logit_bias *logit_bias; // copied
+  int n_logit_bias;
+} qi_sampler_desc;
+
+typedef struct qi_sampler qi_sampler;
+
+// A sampler for logits of n_vocab. Memory is taken here, none later.
+// Errors: QI_ERR_ARGUMENT (a field out of range, named), QI_ERR_OOM.
+QI_API qi_result qi_sampler_open(qi_sampler **out, int n_vocab, const qi_sampler_desc *desc, const qi_allocator *allocator,
+                                 qi_error *err);
+QI_API void qi_sampler_close(qi_sampler *sp); // NULL is fine
+
+// Chooses a token; logits: float32 [n_vocab], unchanged. NaN counts as -infinity. Does not remember it: see qi_sampler_accept.
+QI_API qi_token qi_sampler_sample(qi_sampler *sp, const float *logits);
+// Puts a token into the history that penalties look at (prompt tokens too, if they shall count).
+QI_API void qi_sampler_accept(qi_sampler *sp, qi_token token);
+// Forgets history; random numbers start again from `seed`.
+QI_API void qi_sampler_reset(qi_sampler *sp, uint64_t seed);
+
+// ---- sessions ----
+
+typedef struct qi_session qi_session;
+
+typedef struct qi_session_desc {
+  int n_ctx;                 // tokens of context for each sequence; 0 = what the model was trained for, at most 4096
+  int n_seqs;                // sequences; 0 = 1, at most 1024
+  int n_batch;               // tokens computed at once; 0 = 256. Bits do not depend on it
+  int n_logits;              // rows of logits kept by one qi_decode; 0 = n_seqs
+  int n_threads;             // as in qi_pool_desc
+  qi_isa isa;
+  qi_parallel parallel;
+  qi_pool *pool;             // shared pool instead of an own one; must outlive the session
+  qi_path path;              // default AUTO; else all tokens take this one
+  qi_format kv_format;       // F16 (default) or F32
+  qi_sampler_desc sampler;   // used by qi_next
+  const char *const *stop;   // n_stop strings that end generation; not part of the text. Copied; at most 64, UTF-8 of 1..256 bytes
+  int n_stop;
+  int n_predict;             // tokens that qi_next gives after a prompt; 0 = until the end
+  bool ignore_end;           // go on after end tokens
+  bool no_add_special;       // qi_prompt adds no begin token
+  bool no_parse_special;     // qi_prompt takes names of control tokens as plain text (for text of strangers)
+  bool print_special;        // pieces show names of control tokens
+  qi_allocator allocator;    // default: the model's
+} qi_session_desc;
+
+// All memory is taken here; nothing is allocated while decoding (qi_prompt's text excepted: qi_tokenize).
+// Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_STATE (model not opened with QI_LOAD_ALL), QI_ERR_LIMIT.
+QI_API qi_result qi_session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err);
+QI_API void qi_session_close(qi_session *s); // NULL is fine
+
+// Bytes that qi_session_open with this desc will ask of the allocator, all of them until close.
+QI_API qi_result qi_session_memory(const qi_model *m, const qi_session_desc *desc, uint64_t *bytes, qi_error *err);
+
+// (a) Text. One conversation, in sequence 0.
+
+// Text produced by one step. `text` is valid until the next call on the session. It holds whole UTF-8 characters and nothing of a
+// stop string: len may be 0 while text is held back.
+typedef struct qi_piece {
+  const char *text;
+  size_t len;
+  qi_token token;
+} qi_piece;
+
+// Appends text to the context and computes it. Special tokens as the desc says. On failure the context is as before.
+// Errors: QI_ERR_CONTEXT (says how many tokens did not fit), _CANCELLED, _ARGUMENT, _OOM.
+QI_API qi_result qi_prompt(qi_session *s, const char *text, qi_error *err);
+// The same for text with a length (may hold zeros), or ids. They only take note: the work is done by qi_step, or the next qi_next.
+QI_API qi_result qi_prompt_begin(qi_session *s, const char *text, size_t len, qi_error *err);
+QI_API qi_result qi_prompt_tokens(qi_session *s, const qi_token *ids, size_t n, qi_error *err);
+
+// One token more. QI_OK: *out holds a piece. QI_END: generation ended; *out holds the last held-back text (often len 0). Call
+// qi_prompt to go on. Errors: QI_ERR_CONTEXT, QI_ERR_STATE (no prompt yet), QI_ERR_CANCELLED.
+QI_API qi_result qi_next(qi_session *s, qi_piece *out, qi_error *err);
+// As qi_next, for at most about budget_us microseconds: QI_AGAIN when the token is not ready; call again, any time later.
+QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us, qi_error *err);
+
+// Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as it
+// was before. With no call running, the next one is stopped.
+QI_API void qi_cancel(qi_session *s);
+
+// (b) Tokens.
+
+typedef struct qi_decode_token {
+  qi_token token;
+  int seq;              // 0..n_seqs-1; goes to the end of that sequence
+  bool generated;       // chosen by a sampler (takes the arithmetic of generation); false = prompt
+  bool want_logits;
+} qi_decode_token;
+
+// Computes n tokens of one or several sequences together; weights are read once for all. On failure all sequences are as before.
+// Errors: QI_ERR_ARGUMENT (which token, why), _CONTEXT, _LIMIT (more than n_logits rows wanted), _CANCELLED, _STATE (unfinished work).
+QI_API qi_result qi_decode(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);
+// Takes note of the same work; qi_step does it. At most n_seqs * n_ctx tokens.
+QI_API qi_result qi_decode_begin(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);
+// Works for about budget_us microseconds (0 = until done). QI_OK = nothing is left to do; QI_AGAIN = call again.
+QI_API qi_result qi_step(qi_session *s, uint32_t budget_us, qi_error *err);
+
+// Logits of the i-th wanting token of the last qi_decode or prompt (-1 = the last one): float32 [n_vocab], valid until the next
+// call that computes. NULL when there is none.
+QI_API const float *qi_logits(const qi_session *s, int i);
+
+// Tokens in a sequence; -1 when seq is out of range.
+QI_API int qi_seq_length(const qi_session *s, int seq);
+// Cuts a sequence to its first n tokens. Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work).
+QI_API qi_result qi_seq_truncate(qi_session *s, int seq, int n, qi_error *err);
+// Forgets all sequences, unfinished work and the sampler's history.
+QI_API void qi_session_reset(qi_session *s);
+
+typedef struct qi_session_stats {
+  uint64_t n_prompt, n_generated;      // tokens computed in each role
+  double prompt_seconds, generate_seconds;
+  uint64_t heap_bytes, kv_bytes;
+  int n_threads;
+  qi_isa isa;
+} qi_session_stats;
+QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif // QINFER_H

@@ -1,0 +1,409 @@
+// ==== >>forward : one pass over the layers, as a state that can stop anywhere ====
+#ifndef QI__INFER_FORWARD_H
+#define QI__INFER_FORWARD_H
+
+#include "../base/threads.h"
+#include "../model/weights.h"
+#include "kv.h"
+
+// Easy to get wrong:
+//   - All keys and values of the chunk are stored before its attention begins: rows of one sequence see each other.
+//   - The norm of queries and keys comes before the rotation, biases before the norm.
+//   - Rows of prompts stand before rows of generation: products take each group with its own arithmetic.
+
+// One token of the chunk that is computed.
+typedef struct qi__row {
+  qi_token token;
+  size_t seq, pos;
+  bool want_logits;
+} qi__row;
+
+// The operations of a pass, in order. Those from ATTN_NORM to DOWN repeat for each layer.
+typedef enum qi__op {
+  QI__OP_EMBED,     // token embeddings, and the rotation angles of each row
+  QI__OP_ATTN_NORM,
+  QI__OP_QKV,
+  QI__OP_ROPE,      // query/key norm, rotation, keys and values to the cache
+  QI__OP_ATTENTION,
+  QI__OP_ATTN_INPUT, // attention output in the forms that the next product wants
+  QI__OP_ATTN_OUT,
+  QI__OP_FFN_NORM,
+  QI__OP_GATE_UP,
+  QI__OP_SWIGLU,
+  QI__OP_DOWN,
+  QI__OP_OUTPUT_NORM,
+  QI__OP_OUTPUT,
+  QI__OP_DONE
+} qi__op;
+
+typedef struct qi__forward {
+  const qi__hparams *h;
+  const qi__weights *w;
+  const qi__kernels *kernels;
+  qi_pool *pool;
+  qi__kv *kv;
+  qi_path path;
+  const int *cancel; // read by all threads; not 0 = leave the pass unfinished
+  size_t n_batch, n_logits;
+
+  double *frequency;    // [n_rot / 2] angle per position
+  double magnitude;     // of cos and sin
+  qi__row *rows;        // [n_batch]
+  size_t *wanted;       // [n_batch] rows whose logits are wanted
+  float *x;             // [n_batch, n_embd] residual stream
+  qi__inputs in;        // [n_batch, widest input] what the next product reads
+  float *q, *k, *v;     // [n_batch, n_heads * head_dim_k], [n_batch, n_kv_heads * head_dim_k], [.. head_dim_v]
+  float *gate, *up;     // [n_batch, n_ff]
+  float *cos_sin;       // [n_batch, n_rot]
+  float *logits;        // [n_logits, n_vocab]
+  float *scratch;       // [n_threads, scratch_floats]
+  size_t scratch_floats;
+
+  size_t n_rows, n_prompt;           // rows of the chunk; the first n_prompt are prompt
+  size_t n_wanted, n_wanted_prompt;  // the same among the wanted
+  size_t logits_row;                 // first row of `logits` that this chunk fills
+  qi__op op;
+  size_t layer;
+  int64_t unit;                      // units of the operation that are done
+  double us_per_unit[QI__OP_DONE];   // as measured last; 0 = not yet
+} qi__forward;
+
+// ---- memory ----
+
+QI__FN size_t qi__forward_width(const qi__hparams *h) {
+  size_t width = h->n_embd > h->n_ff ? h->n_embd : h->n_ff, attn = h->n_heads * h->head_dim_v;
+  return width > attn ? width : attn;
+}
+
+// Scratch of one thread: a tile of weights and its results, or the scores and sums of one query group.
+QI__FN size_t qi__forward_scratch(const qi__hparams *h, size_t n_batch) {
+  size_t tile = qi__tile_scratch(qi__forward_width(h)) + n_batch * QI__TILE_ROWS;
+  size_t attention = QI__ATTENTION_PIECE + h->head_dim_v + 2 * (h->n_heads / h->n_kv_heads);
+  size_t n = tile > attention ? tile : attention;
+  return (n + 15) / 16 * 16;
+}
+
+QI__FN void qi__forward_layout(qi__forward *f, qi__arena *arena, const qi__hparams *h, size_t n_batch, size_t n_logits,
+                               size_t n_threads) {
+  f->n_batch = n_batch;
+  f->n_logits = n_logits;
+  f->frequency = QI__ARENA_ARRAY(arena, double, h->n_rot / 2);
+  f->rows = QI__ARENA_ARRAY(arena, qi__row, n_batch);
+  f->wanted = QI__ARENA_ARRAY(arena, size_t, n_batch);
+  f->x = QI__ARENA_ARRAY(arena, float, n_batch * h->n_embd);
+  qi__inputs_layout(&f->in, arena, n_batch, qi__forward_width(h));
+  f->q = QI__ARENA_ARRAY(arena, float, n_batch * h->n_heads * h->head_dim_k);
+  f->k = QI__ARENA_ARRAY(arena, float, n_batch * h->n_kv_heads * h->head_dim_k);
+  f->v = QI__ARENA_ARRAY(arena, float, n_batch * h->n_kv_heads * h->head_dim_v);
+  f->gate = QI__ARENA_ARRAY(arena, float, n_batch * h->n_ff);
+  f->up = QI__ARENA_ARRAY(arena, float, n_batch * h->n_ff);
+  f->cos_sin = QI__ARENA_ARRAY(arena, float, n_batch * h->n_rot);
+  size_t logits;
+  if (!qi__mul_size(n_logits, h->n_vocab, &logits)) arena->overflow = true, logits = 0;
+  f->logits = QI__ARENA_ARRAY(arena, float, logits);
+  f->scratch_floats = qi__forward_scratch(h, n_batch);
+  f->scratch = QI__ARENA_ARRAY(arena, float, n_threads * f->scratch_floats);
+}
+
+// ---- operations on rows ----
+
+QI__FN void qi__run_embed(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__weight *e = &f->w->embedding;
+  (void)worker;
+  for (int64_t i = begin; i < end; i++) {
+    const qi__row *row = &f->rows[i];
+    const uint8_t *src = e->data + (size_t)row->token * e->row_bytes;
+    f->kernels->dequantize[e->id](e->format, src, f->x + (size_t)i * e->n_cols, e->n_cols);
+    float *cos_sin = f->cos_sin + (size_t)i * f->h->n_rot;
+    for (size_t p = 0; p < f->h->n_rot / 2; p++) {
+      float s, c;
+      qi__sincos((double)row->pos * f->frequency[p], &s, &c);
+      cos_sin[2 * p] = (float)(c * f->magnitude);
+      cos_sin[2 * p + 1] = (float)(s * f->magnitude);
+    }
+  }
+}
+
+// The forms of row i that these weights want, by the role of the row.
+QI__FN void qi__prepare_row(qi__forward *f, size_t i, bool generated, const qi__weight *const *w, size_t n) {
+  unsigned need = 0;
+  for (size_t j = 0; j < n; j++) need |= qi__inputs_need(w[j], qi__arithmetic_of(w[j], f->path, generated));
+  qi__inputs_prepare(f->kernels, &f->in, i, need);
+}
+
+// in.x[i] = norm of x[row], ready for products with w.
+QI__FN void qi__norm_row(qi__forward *f, size_t row, size_t i, bool generated, const float *norm, const qi__weight *const *w,
+                         size_t n) {
+  size_t width = f->h->n_embd;
+  f->kernels->rms_norm(f->x + row * width, norm, f->h->rms_norm_eps, width, f->in.x + i * width);
+  qi__prepare_row(f, i, generated, w, n);
+}
+
+QI__FN void qi__run_attn_norm(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  const qi__weight *next[] = {&l->wq, &l->wk, &l->wv};
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) qi__norm_row(f, i, i, i >= f->n_prompt, l->attn_norm, next, 3);
+}
+
+QI__FN void qi__run_ffn_norm(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  const qi__weight *next[] = {&l->gate, &l->up};
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) qi__norm_row(f, i, i, i >= f->n_prompt, l->ffn_norm, next, 2);
+}
+
+QI__FN void qi__run_output_norm(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__weight *next[] = {&f->w->output};
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++)
+    qi__norm_row(f, f->wanted[i], i, i >= f->n_wanted_prompt, f->w->output_norm, next, 1);
+}
+
+QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__hparams *h = f->h;
+  const qi__layer *l = &f->w->layers[f->layer];
+  bool neighbours = (h->arch->features & QI__ROPE_NEIGHBOURS) != 0;
+  size_t dim = h->head_dim_k;
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
+    const qi__row *row = &f->rows[i];
+    const float *cos_sin = f->cos_sin + i * h->n_rot;
+    for (size_t head = 0; head < h->n_heads; head++) {
+      float *q = f->q + (i * h->n_heads + head) * dim;
+      if (l->q_norm) f->kernels->rms_norm(q, l->q_norm, h->rms_norm_eps, dim, q);
+      f->kernels->rope(q, cos_sin, h->n_rot / 2, neighbours);
+    }
+    for (size_t head = 0; head < h->n_kv_heads; head++) {
+      float *k = f->k + (i * h->n_kv_heads + head) * dim;
+      if (l->k_norm) f->kernels->rms_norm(k, l->k_norm, h->rms_norm_eps, dim, k);
+      f->kernels->rope(k, cos_sin, h->n_rot / 2, neighbours);
+      qi__kv_store(f->kv, f->layer, row->seq, head, row->pos, k, f->v + (i * h->n_kv_heads + head) * h->head_dim_v);
+    }
+  }
+}
+
+QI__FN void qi__run_attn_input(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__weight *next[] = {&f->w->layers[f->layer].wo};
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
+}
+
+QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__weight *next[] = {&f->w->layers[f->layer].down};
+  size_t n_ff = f->h->n_ff;
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
+    f->kernels->swiglu(f->gate + i * n_ff, f->up + i * n_ff, n_ff, f->in.x + i * n_ff);
+    qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
+  }
+}
+
+// ---- attention ----
+
+// All query heads that share a key/value head, of one row: softmax(q k^T / sqrt(head_dim)) v in one pass over the cache.
+QI__FN void qi__attend(qi__forward *f, float *scratch, size_t i, size_t kv_head) {
+  const qi__hparams *h = f->h;
+  const qi__row *row = &f->rows[i];
+  size_t group = h->n_heads / h->n_kv_heads, dim_v = h->head_dim_v, head = kv_head * group;
+  const float *q = f->q + (i * h->n_heads + head) * h->head_dim_k;
+  float *out = f->in.x + (i * h->n_heads + head) * dim_v;
+  float *score = scratch, *piece = score + QI__ATTENTION_PIECE;
+  qi__softmax_state *state = (qi__softmax_state *)(void *)(piece + dim_v);
+  float scale = 1.0f / sqrtf((float)h->head_dim_k);
+  for (size_t g = 0; g < group; g++) state[g].max = -FLT_MAX, state[g].sum = 0;
+  for (size_t j = 0; j < group * dim_v; j++) out[j] = 0;
+
+  size_t end = row->pos + 1, begin = h->sliding_window && end > h->sliding_window ? end - h->sliding_window : 0;
+  while (begin < end) {
+    size_t cut = (begin / QI__ATTENTION_PIECE + 1) * QI__ATTENTION_PIECE, n = qi__min_size(cut, end) - begin;
+    qi__kv_run run = qi__kv_get(f->kv, f->layer, row->seq, kv_head, begin, n);
+    for (size_t g = 0; g < group; g++) {
+      f->kernels->attention_scores(q + g * h->head_dim_k, &run, h->head_dim_k, scale, score);
+      float max = score[0];
+      for (size_t j = 1; j < n; j++) max = score[j] > max ? score[j] : max;
+      float sum = f->kernels->attention_exp(score, n, max);
+      f->kernels->attention_values(score, &run, dim_v, piece);
+      f->kernels->attention_join(&state[g], out + g * dim_v, max, sum, piece, dim_v);
+    }
+    begin += n;
+  }
+  for (size_t g = 0; g < group; g++) {
+    float inverse = 1.0f / state[g].sum;
+    for (size_t j = 0; j < dim_v; j++) out[g * dim_v + j] *= inverse;
+  }
+}
+
+QI__FN void qi__run_attention(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
+  for (size_t u = (size_t)begin; u < (size_t)end; u++) qi__attend(f, scratch, u / f->h->n_kv_heads, u % f->h->n_kv_heads);
+}
+
+// ---- matrix products ----
+
+// One product of a step: y[i] = w in[i], or y[i] += w in[i].
+typedef struct qi__product {
+  const qi__weight *w;
+  float *y; // [n_rows, w->n_rows]
+  bool add;
+} qi__product;
+
+QI__FN size_t qi__products(const qi__forward *f, qi__product out[3]) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  switch (f->op) {
+  case QI__OP_QKV:
+    out[0] = (qi__product){&l->wq, f->q, false};
+    out[1] = (qi__product){&l->wk, f->k, false};
+    out[2] = (qi__product){&l->wv, f->v, false};
+    return 3;
+  case QI__OP_ATTN_OUT: out[0] = (qi__product){&l->wo, f->x, true}; return 1;
+  case QI__OP_GATE_UP:
+    out[0] = (qi__product){&l->gate, f->gate, false};
+    out[1] = (qi__product){&l->up, f->up, false};
+    return 2;
+  case QI__OP_DOWN: out[0] = (qi__product){&l->down, f->x, true}; return 1;
+  case QI__OP_OUTPUT: out[0] = (qi__product){&f->w->output, f->logits + f->logits_row * f->h->n_vocab, false}; return 1;
+  default: return 0;
+  }
+}
+
+QI__INLINE int64_t qi__tiles(const qi__weight *w) { return (int64_t)((w->n_rows + QI__TILE_ROWS - 1) / QI__TILE_ROWS); }
+
+QI__FN int64_t qi__product_units(const qi__forward *f) {
+  qi__product products[3];
+  size_t n = qi__products(f, products);
+  int64_t units = 0;
+  for (size_t i = 0; i < n; i++) units += qi__tiles(products[i].w);
+  return units;
+}
+
+// One tile of weight rows for the activation rows first_x..first_x+n_x-1, which share an arithmetic.
+QI__FN void qi__product_tile(qi__forward *f, float *scratch, const qi__product *p, size_t tile, size_t first_x, size_t n_x,
+                             bool generated) {
+  size_t first = tile * QI__TILE_ROWS, n_w = qi__min_size(QI__TILE_ROWS, p->w->n_rows - first);
+  float *result = scratch + qi__tile_scratch(qi__forward_width(f->h)); // [n_x, n_w]
+  qi__arithmetic arithmetic = qi__arithmetic_of(p->w, f->path, generated);
+  qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, result, n_w, scratch);
+  for (size_t i = 0; i < n_x; i++) {
+    float *y = p->y + (first_x + i) * p->w->n_rows + first;
+    if (p->add)
+      f->kernels->add(result + i * n_w, n_w, y);
+    else
+      memcpy(y, result + i * n_w, n_w * sizeof *y);
+  }
+}
+
+QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
+  qi__product products[3];
+  size_t n = qi__products(f, products);
+  bool output = f->op == QI__OP_OUTPUT;
+  size_t rows = output ? f->n_wanted : f->n_rows, prompt = output ? f->n_wanted_prompt : f->n_prompt;
+  for (int64_t u = begin; u < end; u++) {
+    int64_t tile = u;
+    size_t p = 0;
+    while (p + 1 < n && tile >= qi__tiles(products[p].w)) tile -= qi__tiles(products[p++].w);
+    if (prompt) qi__product_tile(f, scratch, &products[p], (size_t)tile, 0, prompt, false);
+    if (rows > prompt) qi__product_tile(f, scratch, &products[p], (size_t)tile, prompt, rows - prompt, true);
+  }
+}
+
+// ---- the state machine ----
+
+typedef struct qi__op_info {
+  void (*run)(qi__forward *f, int worker, int64_t begin, int64_t end);
+  enum { QI__PER_ROW, QI__PER_HEAD, QI__PER_TILE, QI__PER_WANTED } unit;
+} qi__op_info;
+
+static const qi__op_info qi__ops[QI__OP_DONE] = {
+    {qi__run_embed, QI__PER_ROW},       {qi__run_attn_norm, QI__PER_ROW},      {qi__run_products, QI__PER_TILE},
+    {qi__run_rope, QI__PER_ROW},        {qi__run_attention, QI__PER_HEAD},     {qi__run_attn_input, QI__PER_ROW},
+    {qi__run_products, QI__PER_TILE},   {qi__run_ffn_norm, QI__PER_ROW},       {qi__run_products, QI__PER_TILE},
+    {qi__run_swiglu, QI__PER_ROW},      {qi__run_products, QI__PER_TILE},      {qi__run_output_norm, QI__PER_WANTED},
+    {qi__run_products, QI__PER_TILE},
+};
+
+QI__FN int64_t qi__op_units(const qi__forward *f) {
+  switch (qi__ops[f->op].unit) {
+  case QI__PER_ROW: return (int64_t)f->n_rows;
+  case QI__PER_HEAD: return (int64_t)(f->n_rows * f->h->n_kv_heads);
+  case QI__PER_TILE: return qi__product_units(f);
+  case QI__PER_WANTED: return (int64_t)f->n_wanted;
+  }
+  return 0;
+}
+
+// How long rows are that this operation leaves in `in`.
+QI__FN size_t qi__op_input_width(const qi__forward *f) {
+  if (f->op == QI__OP_ATTENTION || f->op == QI__OP_ATTN_INPUT || f->op == QI__OP_ATTN_OUT) return f->h->n_heads * f->h->head_dim_v;
+  if (f->op == QI__OP_SWIGLU || f->op == QI__OP_DOWN) return f->h->n_ff;
+  return f->h->n_embd;
+}
+
+// Begins a chunk: rows, n_rows, n_prompt and logits_row are set.
+QI__FN void qi__forward_start(qi__forward *f) {
+  f->n_wanted = f->n_wanted_prompt = 0;
+  for (size_t i = 0; i < f->n_rows; i++)
+    if (f->rows[i].want_logits) {
+      f->wanted[f->n_wanted++] = i;
+      if (i < f->n_prompt) f->n_wanted_prompt++;
+    }
+  f->op = QI__OP_EMBED;
+  f->layer = 0;
+  f->unit = 0;
+  memset(f->us_per_unit, 0, sizeof f->us_per_unit);
+}
+
+QI__FN void qi__forward_next_op(qi__forward *f) {
+  f->unit = 0;
+  if (f->op == QI__OP_DOWN && f->layer + 1 < f->h->n_layers) {
+    f->layer++;
+    f->op = QI__OP_ATTN_NORM;
+  } else {
+    f->op = (qi__op)(f->op + 1);
+  }
+  if (f->op == QI__OP_OUTPUT_NORM && !f->n_wanted) f->op = QI__OP_DONE;
+}
+
+typedef struct qi__task {
+  qi__forward *f;
+  int64_t first;
+} qi__task;
+
+QI__FN void qi__forward_task(void *arg, int worker, int64_t begin, int64_t end) {
+  const qi__task *t = (const qi__task *)arg;
+  if (__atomic_load_n(t->f->cancel, __ATOMIC_RELAXED)) return;
+  qi__ops[t->f->op].run(t->f, worker, t->first + begin, t->first + end);
+}
+
+// Units to do before looking at the clock again: what fits into the time that is left, going by the last measurement.
+QI__FN int64_t qi__forward_slab(const qi__forward *f, int64_t n_units, uint64_t deadline_us) {
+  int64_t left = n_units - f->unit, least = f->pool->n_threads;
+  if (!deadline_us) return left;
+  uint64_t now = qi__now_us();
+  double cost = f->us_per_unit[f->op], time = deadline_us > now ? (double)(deadline_us - now) : 0;
+  if (cost <= 0 || time <= 0) return qi__min_i64(left, least);
+  double fits = time / cost;
+  return fits >= (double)left ? left : qi__min_i64(left, qi__max_i64(least, (int64_t)fits));
+}
+
+// Works until the chunk is done (QI_OK), the deadline has passed (QI_AGAIN; 0 = none) or *cancel is set (QI_ERR_CANCELLED).
+QI__FN qi_result qi__forward_run(qi__forward *f, uint64_t deadline_us) {
+  int n_threads = f->pool->n_threads;
+  while (f->op != QI__OP_DONE) {
+    int64_t n_units = qi__op_units(f), slab = qi__forward_slab(f, n_units, deadline_us);
+    qi__inputs_set_width(&f->in, qi__op_input_width(f));
+    qi__task task = {f, f->unit};
+    uint64_t start = deadline_us ? qi__now_us() : 0;
+    qi__pool_run(f->pool, qi__forward_task, &task, slab, qi__max_i64(1, slab / (n_threads * 8)));
+    if (__atomic_load_n(f->cancel, __ATOMIC_RELAXED)) return QI_ERR_CANCELLED;
+    uint64_t now = deadline_us ? qi__now_us() : 0;
+    if (deadline_us) f->us_per_unit[f->op] = (double)(now - start) / (double)slab;
+    f->unit += slab;
+    if (f->unit == n_units) qi__forward_next_op(f);
+    if (deadline_us && now >= deadline_us && f->op != QI__OP_DONE) return QI_AGAIN;
+  }
+  return QI_OK;
+}
+
+#endif // QI__INFER_FORWARD_H

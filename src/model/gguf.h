@@ -1,0 +1,174 @@
+// ==== >>gguf : looking things up in an open GGUF file ====
+#ifndef QI__MODEL_GGUF_H
+#define QI__MODEL_GGUF_H
+
+#include "gguf_load.h"
+
+// ---- single values ----
+
+// NULL when the key is absent.
+QI__FN const qi_meta *qi__gguf_find(const qi__gguf *g, const char *key) {
+  int32_t i;
+  return qi__str_map_get(&g->meta_index, key, &i) ? &g->metas[i] : NULL;
+}
+
+QI__FN qi_result qi__gguf_wrong_type(const qi_meta *m, const char *key, const char *expected, qi_error *err) {
+  bool array = m->type == QI_META_ARRAY;
+  return qi__fail(err, QI_ERR_FORMAT, "key %s: type %s%s, expected %s", key, array ? "array of " : "",
+                  qi__meta_type_name(array ? m->element_type : m->type), expected);
+}
+
+// Entry of a key. *out is NULL when it is absent, which is an error if it is required.
+QI__FN qi_result qi__gguf_need(const qi__gguf *g, const char *key, bool required, const qi_meta **out, qi_error *err) {
+  *out = qi__gguf_find(g, key);
+  return *out || !required ? QI_OK : qi__fail(err, QI_ERR_FORMAT, "key %s: missing", key);
+}
+
+// The getters below keep *inout as it is when the key is absent and not required. Errors: QI_ERR_FORMAT (missing, another type).
+
+// Any integer type that holds 0 to 2^32 - 1.
+QI__FN qi_result qi__gguf_u32(const qi__gguf *g, const char *key, bool required, uint32_t *inout, qi_error *err) {
+  const qi_meta *m;
+  uint64_t v = 0;
+  qi_result r = qi__gguf_need(g, key, required, &m, err);
+  if (r || !m) return r;
+  if (!qi__meta_unsigned(m, &v)) {
+    if (m->type == QI_META_I8 || m->type == QI_META_I16 || m->type == QI_META_I32 || m->type == QI_META_I64)
+      return qi__fail(err, QI_ERR_FORMAT, "key %s: is %lld, expected an unsigned integer", key, (long long)m->value.i);
+    return qi__gguf_wrong_type(m, key, "an unsigned integer", err);
+  }
+  if (v > UINT32_MAX) return qi__fail(err, QI_ERR_FORMAT, "key %s: is %llu, expected below 2^32", key, (unsigned long long)v);
+  *inout = (uint32_t)v;
+  return QI_OK;
+}
+
+// F32, or F64 within its range. May be infinite or not a number, as the file has it.
+QI__FN qi_result qi__gguf_f32(const qi__gguf *g, const char *key, bool required, float *inout, qi_error *err) {
+  const qi_meta *m;
+  qi_result r = qi__gguf_need(g, key, required, &m, err);
+  if (r || !m) return r;
+  if (m->type != QI_META_F32 && m->type != QI_META_F64) return qi__gguf_wrong_type(m, key, "a floating-point number", err);
+  const double max = 3.4028234663852886e38; // FLT_MAX: what is greater has no float32 to convert to
+  if (m->type == QI_META_F64 && !(m->value.f >= -max && m->value.f <= max))
+    return qi__fail(err, QI_ERR_FORMAT, "key %s: is %g, expected a float32", key, m->value.f);
+  *inout = (float)m->value.f;
+  return QI_OK;
+}
+
+QI__FN qi_result qi__gguf_bool(const qi__gguf *g, const char *key, bool required, bool *inout, qi_error *err) {
+  const qi_meta *m;
+  qi_result r = qi__gguf_need(g, key, required, &m, err);
+  if (r || !m) return r;
+  if (m->type != QI_META_BOOL) return qi__gguf_wrong_type(m, key, "a bool", err);
+  *inout = m->value.u != 0;
+  return QI_OK;
+}
+
+// Bytes, not terminated; they live as long as g.
+QI__FN qi_result qi__gguf_str(const qi__gguf *g, const char *key, bool required, const char **text, size_t *len, qi_error *err) {
+  const qi_meta *m;
+  qi_result r = qi__gguf_need(g, key, required, &m, err);
+  if (r || !m) return r;
+  if (m->type != QI_META_STRING) return qi__gguf_wrong_type(m, key, "a string", err);
+  *text = m->value.text;
+  *len = (size_t)m->count;
+  return QI_OK;
+}
+
+// ---- arrays ----
+
+typedef struct qi__gguf_array {
+  qi_meta_type type;   // of the elements
+  uint64_t count;      // elements from `data` on
+  const uint8_t *data; // as in the file, little-endian, at any address
+  const uint8_t *end;  // of the bytes that may be read
+} qi__gguf_array;
+
+QI__FN void qi__gguf_array_of(const qi__gguf *g, const qi_meta *m, qi__gguf_array *out) {
+  out->type = m->element_type;
+  out->count = m->count;
+  out->data = (const uint8_t *)m->value.text;
+  size_t size = qi__meta_type_bytes(m->element_type);
+  out->end = size ? out->data + (size_t)m->count * size : g->resident.map + (size_t)g->resident.size;
+}
+
+// An array whose elements are of `type`; I32 and U32 stand for each other. Empty when absent and not required.
+// Errors: QI_ERR_FORMAT (missing, another type).
+QI__FN qi_result qi__gguf_get_array(const qi__gguf *g, const char *key, qi_meta_type type, bool required, qi__gguf_array *out,
+                                    qi_error *err) {
+  const qi_meta *m;
+  memset(out, 0, sizeof *out);
+  out->type = type;
+  qi_result r = qi__gguf_need(g, key, required, &m, err);
+  if (r || !m) return r;
+  qi_meta_type found = m->element_type;
+  bool same = found == type || (found == QI_META_I32 && type == QI_META_U32) || (found == QI_META_U32 && type == QI_META_I32);
+  if (m->type != QI_META_ARRAY || !same) {
+    char expected[32];
+    snprintf(expected, sizeof expected, "array of %s", qi__meta_type_name(type));
+    return qi__gguf_wrong_type(m, key, expected, err);
+  }
+  qi__gguf_array_of(g, m, out);
+  return QI_OK;
+}
+
+// The first string of an array of strings, which then begins behind it. False when there is none.
+QI__FN bool qi__gguf_next_string(qi__gguf_array *it, const char **text, size_t *len) {
+  if (!it->count || it->end - it->data < 8) return false;
+  uint64_t n = qi__load_u64(it->data);
+  if (n > (uint64_t)(it->end - it->data) - 8) return false;
+  *text = (const char *)it->data + 8;
+  *len = (size_t)n;
+  it->data += 8 + (size_t)n;
+  it->count--;
+  return true;
+}
+
+// Element k of array entry i, as an entry of its own with the array's key. Strings and arrays are walked from the start.
+// Errors: QI_ERR_ARGUMENT (no array, or no such element).
+QI__FN qi_result qi__gguf_element(const qi__gguf *g, size_t i, uint64_t k, qi_meta *out, qi_error *err) {
+  const qi_meta *m = &g->metas[i];
+  if (m->type != QI_META_ARRAY)
+    return qi__fail(err, QI_ERR_ARGUMENT, "key %s: type %s, expected an array", qi__show(m->key, m->key_len).s,
+                    qi__meta_type_name(m->type));
+  if (k >= m->count)
+    return qi__fail(err, QI_ERR_ARGUMENT, "key %s: element %llu of %llu", qi__show(m->key, m->key_len).s, (unsigned long long)k,
+                    (unsigned long long)m->count);
+  qi__gguf_cursor c;
+  qi_meta element;
+  size_t size = qi__meta_type_bytes(m->element_type);
+  qi__cursor_init(&c, &g->resident, (uint64_t)((const uint8_t *)m->value.text - g->resident.map), err);
+  qi_result r = size ? qi__cursor_skip(&c, k * size) : QI_OK;
+  for (uint64_t at = size ? k : 0; at <= k && !r; at++) r = qi__cursor_value(&c, m->element_type, 1, &element);
+  if (r) return r;
+  element.key = m->key;
+  element.key_len = m->key_len;
+  *out = element;
+  return QI_OK;
+}
+
+// ---- tensors ----
+
+// NULL when there is none of this name.
+QI__FN const qi__tensor_info *qi__gguf_tensor(const qi__gguf *g, const char *name) {
+  int32_t i;
+  return qi__str_map_get(&g->tensor_index, name, &i) ? &g->tensors[i] : NULL;
+}
+
+// Its bytes in place, at any alignment; NULL when they must be read.
+QI__FN const void *qi__gguf_tensor_data(const qi__gguf *g, const qi__tensor_info *t) {
+  const qi__file *f = &g->parts[t->part].file;
+  return f->map ? f->map + (size_t)t->offset : NULL;
+}
+
+// Bytes offset..offset+n-1 of a tensor. Errors: QI_ERR_IO, QI_ERR_ARGUMENT (beyond its end).
+QI__FN qi_result qi__gguf_read_tensor(const qi__gguf *g, const qi__tensor_info *t, uint64_t offset, void *dst, size_t n, qi_error *err) {
+  if (offset > t->n_bytes || n > t->n_bytes - offset)
+    return qi__fail(err, QI_ERR_ARGUMENT, "tensor %s: %zu bytes at %llu of %llu", t->name, n, (unsigned long long)offset,
+                    (unsigned long long)t->n_bytes);
+  qi_result r = qi__file_read(&g->parts[t->part].file, t->offset + offset, dst, n, err);
+  if (r) qi__fail_prefix(err, "tensor %s: ", t->name);
+  return r;
+}
+
+#endif // QI__MODEL_GGUF_H

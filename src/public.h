@@ -1,0 +1,359 @@
+// ==== >>public : the functions of api.h: check arguments, call the parts ====
+#ifndef QI__PUBLIC_H
+#define QI__PUBLIC_H
+
+#include "infer/session.h"
+#include "kernels/product.h"
+
+// The host may have changed rounding or flush-to-zero: qi__fp_enter and qi__fp_leave stand around what computes in this thread (threads
+// of the pool do the same).
+
+// ---- results and errors ----
+
+QI_API const char *qi_result_name(qi_result r) {
+  switch (r) {
+  case QI_OK: return "QI_OK";
+  case QI_END: return "QI_END";
+  case QI_AGAIN: return "QI_AGAIN";
+  case QI_ERR_ARGUMENT: return "QI_ERR_ARGUMENT";
+  case QI_ERR_OOM: return "QI_ERR_OOM";
+  case QI_ERR_IO: return "QI_ERR_IO";
+  case QI_ERR_FORMAT: return "QI_ERR_FORMAT";
+  case QI_ERR_UNSUPPORTED: return "QI_ERR_UNSUPPORTED";
+  case QI_ERR_LIMIT: return "QI_ERR_LIMIT";
+  case QI_ERR_CONTEXT: return "QI_ERR_CONTEXT";
+  case QI_ERR_CANCELLED: return "QI_ERR_CANCELLED";
+  case QI_ERR_STATE: return "QI_ERR_STATE";
+  }
+  return "?";
+}
+
+#ifndef QI_NO_STDIO
+QI_API void qi_log_stderr(void *user, qi_log_level level, const char *msg) {
+  (void)user;
+  fprintf(stderr, "qinfer: %s%s\n", level == QI_LOG_WARN ? "warning: " : "", msg);
+}
+#endif
+
+// For the checks below: a NULL where the header does not allow one.
+#define QI__NOT_NULL(arg, function) \
+  if (!(arg)) return qi__fail(err, QI_ERR_ARGUMENT, function ": " #arg " is NULL")
+
+// ---- formats ----
+
+QI_API const qi_format_info *qi_format_get(qi_format format) {
+  const qi__format *f = qi__format_get(format);
+  return f ? &f->info : NULL;
+}
+
+QI_API qi_format qi_format_from_name(const char *name) {
+  for (int f = 1; name && f < QI_FORMAT_COUNT; f++) {
+    const char *a = qi__formats[f].info.name, *b = name;
+    while (*a && *a == (*b >= 'a' && *b <= 'z' ? *b - 'a' + 'A' : *b)) a++, b++;
+    if (!*a && !*b) return (qi_format)f;
+  }
+  return QI_FORMAT_NONE;
+}
+
+QI_API size_t qi_format_bytes(qi_format format, size_t n) { return qi__format_get(format) ? qi__format_bytes(format, n) : 0; }
+
+QI_API qi_result qi_dequantize(qi_format format, const void *src, float *dst, size_t n, qi_error *err) {
+  const qi__format *f = qi__format_get(format);
+  if (!f) return qi__fail(err, QI_ERR_ARGUMENT, "qi_dequantize: format %d is unknown", (int)format);
+  if (n % (size_t)f->info.block_len)
+    return qi__fail(err, QI_ERR_ARGUMENT, "qi_dequantize: %zu weights, expected a multiple of %d for %s", n, f->info.block_len,
+                    f->info.name);
+  if (!n) return QI_OK;
+  QI__NOT_NULL(src, "qi_dequantize");
+  QI__NOT_NULL(dst, "qi_dequantize");
+  qi__fp_mode mode = qi__fp_enter();
+  qi__dequantize(format, src, dst, n);
+  qi__fp_leave(mode);
+  return QI_OK;
+}
+
+QI__FN qi_result qi__quantize_check(const qi__format *f, const float *src, size_t n, size_t n_cols, const float *importance,
+                                    qi_error *err) {
+  if (n_cols == 0 || n % n_cols || n_cols % (size_t)f->info.block_len)
+    return qi__fail(err, QI_ERR_ARGUMENT, "qi_quantize: %zu weights in rows of %zu, expected whole rows of a multiple of %d for %s",
+                    n, n_cols, f->info.block_len, f->info.name);
+  for (size_t i = 0; i < n; i++)
+    if (!qi__is_finite(src[i])) return qi__fail(err, QI_ERR_ARGUMENT, "qi_quantize: weight %zu is not finite", i);
+  for (size_t i = 0; importance && i < n_cols; i++)
+    if (!qi__is_finite(importance[i]) || importance[i] < 0)
+      return qi__fail(err, QI_ERR_ARGUMENT, "qi_quantize: importance %zu is %g, expected 0 or more", i, (double)importance[i]);
+  return QI_OK;
+}
+
+QI_API qi_result qi_quantize(qi_format format, const float *src, void *dst, size_t n, size_t n_cols, const float *importance,
+                             qi_error *err) {
+  const qi__format *f = qi__format_get(format);
+  if (!f) return qi__fail(err, QI_ERR_ARGUMENT, "qi_quantize: format %d is unknown", (int)format);
+  if (!f->quantize) return qi__fail(err, QI_ERR_UNSUPPORTED, "qi_quantize: %s cannot be written", f->info.name);
+  if (!n) return QI_OK;
+  QI__NOT_NULL(src, "qi_quantize");
+  QI__NOT_NULL(dst, "qi_quantize");
+  qi_result r = qi__quantize_check(f, src, n, n_cols, importance, err);
+  if (r) return r;
+  size_t row_bytes = qi__format_bytes(format, n_cols);
+  qi__fp_mode mode = qi__fp_enter();
+  for (size_t row = 0; row < n / n_cols; row++)
+    f->quantize(src + row * n_cols, (uint8_t *)dst + row * row_bytes, n_cols, importance);
+  qi__fp_leave(mode);
+  return QI_OK;
+}
+
+// ---- pools and products ----
+
+QI_API const char *qi_isa_name(qi_isa isa) { return qi__isa_name(isa); }
+QI_API int qi_isa_from_name(const char *name) { return name ? qi__isa_from_name(name) : -1; }
+
+QI_API qi_result qi_pool_open(qi_pool **out, const qi_pool_desc *desc, qi_error *err) { return qi__pool_open(out, desc, err); }
+QI_API void qi_pool_close(qi_pool *pool) { qi__pool_close(pool); }
+QI_API int qi_pool_n_threads(const qi_pool *pool) { return pool ? pool->n_threads : 0; }
+QI_API qi_isa qi_pool_isa(const qi_pool *pool) { return pool ? pool->isa : QI_ISA_AUTO; }
+
+QI_API qi_result qi_matmul(qi_pool *pool, qi_path path, const qi_matrix *w, const float *x, size_t n, float *y, qi_error *err) {
+  QI__NOT_NULL(w, "qi_matmul");
+  if (path < QI_PATH_AUTO || path > QI_PATH_FLOAT)
+    return qi__fail(err, QI_ERR_ARGUMENT, "qi_matmul: path is %d, expected a qi_path", (int)path);
+  if (w->n_rows < 0 || w->n_cols < 0) return qi__fail(err, QI_ERR_ARGUMENT, "qi_matmul: a matrix of negative size");
+  if (!n || !w->n_rows) return QI_OK;
+  QI__NOT_NULL(w->data, "qi_matmul");
+  QI__NOT_NULL(x, "qi_matmul");
+  QI__NOT_NULL(y, "qi_matmul");
+  if (pool) return qi__matmul(pool, path, w, x, n, y, err);
+  qi_pool_desc one = {1, QI_ISA_AUTO, {NULL, NULL}, {NULL, NULL, NULL}};
+  qi_pool *own = NULL;
+  qi_result r = qi__pool_open(&own, &one, err);
+  if (r) return r;
+  r = qi__matmul(own, path, w, x, n, y, err);
+  qi__pool_close(own);
+  return r;
+}
+
+// ---- models ----
+
+QI_API qi_result qi_model_open(qi_model **out, const qi_model_desc *desc, qi_error *err) {
+  QI__NOT_NULL(out, "qi_model_open");
+  *out = NULL;
+  QI__NOT_NULL(desc, "qi_model_open");
+  return qi__model_open(out, desc, false, err);
+}
+
+QI_API void qi_model_close(qi_model *m) { qi__model_close(m); }
+
+QI_API qi_result qi_model_validate(const qi_model_desc *desc, qi_error *err) {
+  QI__NOT_NULL(desc, "qi_model_validate");
+  qi_model *m = NULL;
+  qi_result r = qi__model_open(&m, desc, true, err);
+  qi__model_close(m);
+  return r;
+}
+
+QI_API qi_result qi_model_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err) {
+  QI__NOT_NULL(desc, "qi_model_memory");
+  QI__NOT_NULL(out, "qi_model_memory");
+  return qi__model_memory(desc, out, err);
+}
+
+QI_API void qi_model_get_info(const qi_model *m, qi_model_info *out) {
+  if (out) memset(out, 0, sizeof *out);
+  if (m && out) qi__model_info(m, out);
+}
+
+QI_API size_t qi_meta_count(const qi_model *m) { return m ? m->gguf.n_metas : 0; }
+
+QI_API qi_result qi_meta_get(const qi_model *m, size_t i, qi_meta *out, qi_error *err) {
+  QI__NOT_NULL(m, "qi_meta_get");
+  QI__NOT_NULL(out, "qi_meta_get");
+  if (i >= m->gguf.n_metas) return qi__fail(err, QI_ERR_ARGUMENT, "qi_meta_get: entry %zu of %zu", i, m->gguf.n_metas);
+  *out = m->gguf.metas[i];
+  return QI_OK;
+}
+
+QI_API qi_result qi_meta_element(const qi_model *m, size_t i, uint64_t k, qi_meta *out, qi_error *err) {
+  QI__NOT_NULL(m, "qi_meta_element");
+  QI__NOT_NULL(out, "qi_meta_element");
+  if (i >= m->gguf.n_metas) return qi__fail(err, QI_ERR_ARGUMENT, "qi_meta_element: entry %zu of %zu", i, m->gguf.n_metas);
+  return qi__gguf_element(&m->gguf, i, k, out, err);
+}
+
+QI_API size_t qi_tensor_count(const qi_model *m) { return m ? m->gguf.n_tensors : 0; }
+
+QI_API qi_result qi_tensor_get(const qi_model *m, size_t i, qi_tensor *out, qi_error *err) {
+  QI__NOT_NULL(m, "qi_tensor_get");
+  QI__NOT_NULL(out, "qi_tensor_get");
+  if (i >= m->gguf.n_tensors) return qi__fail(err, QI_ERR_ARGUMENT, "qi_tensor_get: tensor %zu of %zu", i, m->gguf.n_tensors);
+  qi__model_tensor(m, &m->gguf.tensors[i], out);
+  return QI_OK;
+}
+
+QI_API qi_result qi_tensor_find(const qi_model *m, const char *name, qi_tensor *out, qi_error *err) {
+  QI__NOT_NULL(m, "qi_tensor_find");
+  QI__NOT_NULL(name, "qi_tensor_find");
+  QI__NOT_NULL(out, "qi_tensor_find");
+  const qi__tensor_info *t = qi__gguf_tensor(&m->gguf, name);
+  if (!t) return qi__fail(err, QI_ERR_ARGUMENT, "tensor %s: not in the file", qi__show(name, strlen(name)).s);
+  qi__model_tensor(m, t, out);
+  return QI_OK;
+}
+
+// ---- tokens ----
+
+QI__FN bool qi__has_vocab(const qi_model *m) { return m && m->load != QI_LOAD_METADATA; }
+
+QI_API qi_result qi_tokenize(const qi_model *m, const char *text, size_t len, int flags, qi_token *out, size_t cap, size_t *n_out,
+                             qi_error *err) {
+  QI__NOT_NULL(m, "qi_tokenize");
+  QI__NOT_NULL(n_out, "qi_tokenize");
+  if (len) QI__NOT_NULL(text, "qi_tokenize");
+  if (cap) QI__NOT_NULL(out, "qi_tokenize");
+  if (flags & ~(QI_TOKENIZE_ADD_SPECIAL | QI_TOKENIZE_PARSE_SPECIAL))
+    return qi__fail(err, QI_ERR_ARGUMENT, "qi_tokenize: flags are %d, expected qi_tokenize_flags", flags);
+  if (!qi__has_vocab(m)) return qi__fail(err, QI_ERR_STATE, "qi_tokenize: the model was opened without its tokenizer (load)");
+  return qi__tokenize(&m->vocab, &m->allocator, text, len, flags, out, cap, n_out, err);
+}
+
+QI_API size_t qi_token_piece(const qi_model *m, qi_token id, bool special, char *out, size_t cap) {
+  return qi__has_vocab(m) ? qi__token_piece(&m->vocab, id, special, out, out ? cap : 0) : 0;
+}
+
+QI_API qi_result qi_detokenize(const qi_model *m, const qi_token *ids, size_t n, bool special, char *out, size_t cap, size_t *len_out,
+                               qi_error *err) {
+  QI__NOT_NULL(m, "qi_detokenize");
+  QI__NOT_NULL(len_out, "qi_detokenize");
+  if (n) QI__NOT_NULL(ids, "qi_detokenize");
+  if (cap) QI__NOT_NULL(out, "qi_detokenize");
+  if (!qi__has_vocab(m)) return qi__fail(err, QI_ERR_STATE, "qi_detokenize: the model was opened without its tokenizer (load)");
+  return qi__detokenize(&m->vocab, ids, n, special, out, cap, len_out, err);
+}
+
+QI_API void qi_model_special_tokens(const qi_model *m, qi_special_tokens *out) {
+  static const qi_special_tokens none = {-1, -1, -1, -1, -1, -1, false, false};
+  if (out) *out = qi__has_vocab(m) ? m->vocab.special : none;
+}
+
+QI_API bool qi_token_is_end(const qi_model *m, qi_token id) { return qi__has_vocab(m) && qi__token_is_end(&m->vocab, id); }
+QI_API bool qi_token_is_control(const qi_model *m, qi_token id) { return qi__has_vocab(m) && qi__token_is_control(&m->vocab, id); }
+QI_API qi_token qi_token_find(const qi_model *m, const char *text, size_t len) {
+  return qi__has_vocab(m) && text ? qi__token_find(&m->vocab, text, len) : -1;
+}
+
+// ---- samplers ----
+
+QI_API qi_result qi_sampler_open(qi_sampler **out, int n_vocab, const qi_sampler_desc *desc, const qi_allocator *allocator,
+                                 qi_error *err) {
+  QI__NOT_NULL(out, "qi_sampler_open");
+  *out = NULL;
+  return qi__sampler_open(out, n_vocab, desc, allocator, err);
+}
+
+QI_API void qi_sampler_close(qi_sampler *sp) { qi__sampler_close(sp); }
+QI_API qi_token qi_sampler_sample(qi_sampler *sp, const float *logits) {
+  if (!sp || !logits) return -1;
+  qi__fp_mode mode = qi__fp_enter();
+  qi_token token = qi__sampler_sample(sp, logits);
+  qi__fp_leave(mode);
+  return token;
+}
+QI_API void qi_sampler_accept(qi_sampler *sp, qi_token token) {
+  if (sp) qi__sampler_accept(sp, token);
+}
+QI_API void qi_sampler_reset(qi_sampler *sp, uint64_t seed) {
+  if (sp) qi__sampler_reset(sp, seed);
+}
+
+// ---- sessions ----
+
+QI_API qi_result qi_session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err) {
+  QI__NOT_NULL(out, "qi_session_open");
+  *out = NULL;
+  QI__NOT_NULL(desc, "qi_session_open");
+  qi_result r = qi__session_check_model(m, err);
+  if (r) return r;
+  qi__fp_mode mode = qi__fp_enter(); // rotary frequencies
+  r = qi__session_open(out, m, desc, err);
+  qi__fp_leave(mode);
+  return r;
+}
+
+QI_API void qi_session_close(qi_session *s) { qi__session_close(s); }
+
+QI_API qi_result qi_session_memory(const qi_model *m, const qi_session_desc *desc, uint64_t *bytes, qi_error *err) {
+  QI__NOT_NULL(desc, "qi_session_memory");
+  QI__NOT_NULL(bytes, "qi_session_memory");
+  qi_result r = qi__session_check_model(m, err);
+  return r ? r : qi__session_memory(m, desc, bytes, err);
+}
+
+QI_API qi_result qi_prompt(qi_session *s, const char *text, qi_error *err) {
+  QI__NOT_NULL(s, "qi_prompt");
+  QI__NOT_NULL(text, "qi_prompt");
+  qi_result r = qi__prompt_text(s, text, strlen(text), err);
+  return r ? r : qi__work_run(s, 0, err);
+}
+
+QI_API qi_result qi_prompt_begin(qi_session *s, const char *text, size_t len, qi_error *err) {
+  QI__NOT_NULL(s, "qi_prompt_begin");
+  return qi__prompt_text(s, text, len, err);
+}
+
+QI_API qi_result qi_prompt_tokens(qi_session *s, const qi_token *ids, size_t n, qi_error *err) {
+  QI__NOT_NULL(s, "qi_prompt_tokens");
+  return qi__prompt_tokens(s, ids, n, err);
+}
+
+QI_API qi_result qi_next(qi_session *s, qi_piece *out, qi_error *err) { return qi_next_within(s, out, 0, err); }
+
+QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us, qi_error *err) {
+  QI__NOT_NULL(s, "qi_next");
+  QI__NOT_NULL(out, "qi_next");
+  qi__fp_mode mode = qi__fp_enter();
+  qi_result r = qi__next(s, out, qi__deadline(budget_us), err);
+  qi__fp_leave(mode);
+  return r;
+}
+
+QI_API void qi_cancel(qi_session *s) {
+  if (s) __atomic_store_n(&s->cancel, 1, __ATOMIC_RELAXED);
+}
+
+QI_API qi_result qi_decode(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err) {
+  QI__NOT_NULL(s, "qi_decode");
+  return qi__decode(s, tokens, n, false, err);
+}
+
+QI_API qi_result qi_decode_begin(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err) {
+  QI__NOT_NULL(s, "qi_decode_begin");
+  return qi__decode(s, tokens, n, true, err);
+}
+
+QI_API qi_result qi_step(qi_session *s, uint32_t budget_us, qi_error *err) {
+  QI__NOT_NULL(s, "qi_step");
+  return qi__work_run(s, qi__deadline(budget_us), err);
+}
+
+QI_API const float *qi_logits(const qi_session *s, int i) { return s ? qi__session_logits(s, i) : NULL; }
+
+QI_API int qi_seq_length(const qi_session *s, int seq) {
+  return s && seq >= 0 && (size_t)seq < s->kv.n_seqs ? (int)s->kv.length[seq] : -1;
+}
+
+QI_API qi_result qi_seq_truncate(qi_session *s, int seq, int n, qi_error *err) {
+  QI__NOT_NULL(s, "qi_seq_truncate");
+  return qi__seq_truncate(s, seq, n, err);
+}
+
+QI_API void qi_session_reset(qi_session *s) {
+  if (s) qi__session_reset(s);
+}
+
+QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out) {
+  if (out) memset(out, 0, sizeof *out);
+  if (s && out) *out = s->stats;
+}
+
+#undef QI__NOT_NULL
+
+#endif // QI__PUBLIC_H
