@@ -6,6 +6,9 @@
 #if defined(QINFER_IMPLEMENTATION) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
 #endif
+#if defined(QINFER_IMPLEMENTATION) && !defined(_FILE_OFFSET_BITS)
+#define _FILE_OFFSET_BITS 64
+#endif
 // generated from src/api.h: edit there
 // qinfer.h: run quantised language models on the CPU, from one header.
 //
@@ -34,7 +37,7 @@
 //   QI_STATIC             all    every function is static: the library lives in one file, several copies may coexist
 //   QI_API                all    linkage of public functions (default: extern)
 //   QI_NO_THREADS         impl   no pthreads; everything runs in the caller
-//   QI_NO_STDIO           impl   no files: models come from memory or read callbacks; no qi_log_stderr
+//   QI_NO_STDIO           impl   no files: models come from memory or read callbacks; qi_log_stderr is silent
 //   QI_NO_MMAP            impl   files are read, never mapped
 //   QI_NO_SIMD            impl   reference kernels only
 //   QI_ASSERT(x)          impl   check of the library's own invariants, never of input (default: nothing)
@@ -119,7 +122,7 @@ typedef struct qi_logger {
   void *user;
 } qi_logger;
 
-// A ready logger that writes to standard error: md.logger.fn = qi_log_stderr. Absent with QI_NO_STDIO.
+// A ready logger that writes to standard error: md.logger.fn = qi_log_stderr. Does nothing with QI_NO_STDIO.
 QI_API void qi_log_stderr(void *user, qi_log_level level, const char *msg);
 
 // Progress of a long call; `done` runs from 0 to 1. Return false to stop the call with QI_ERR_CANCELLED.
@@ -365,9 +368,9 @@ typedef enum qi_tokenize_flags {
   QI_TOKENIZE_PARSE_SPECIAL = 2  // names of control tokens in the text ("<|im_end|>") become those tokens
 } qi_tokenize_flags;
 
-// Text to tokens. Writes at most `cap` ids to `out` (NULL with cap 0 to ask) and the full number to *n_out: two calls size a buffer.
-// Any bytes are accepted; what is not UTF-8 is encoded byte by byte. Time grows as len * log(len). Asks the allocator of the model for
-// some 40 bytes a byte of text while it runs.
+// Text to tokens. Writes at most `cap` ids to `out` (NULL with cap 0 to ask) and the full number to *n_out: two calls size a
+// buffer. Any bytes are accepted; what is not UTF-8 is encoded byte by byte. Time grows as len * log(len). Asks the allocator of
+// the model for some 40 bytes a byte of text while it runs.
 // Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_STATE (no tokenizer loaded), QI_ERR_LIMIT (text of 2^30 bytes or more).
 QI_API qi_result qi_tokenize(const qi_model *m, const char *text, size_t len, int flags, qi_token *out, size_t cap, size_t *n_out,
                              qi_error *err);
@@ -378,8 +381,8 @@ QI_API size_t qi_token_piece(const qi_model *m, qi_token id, bool special, char 
 
 // Tokens to text, as qi_next would give it: the space that SentencePiece models add before the first word is removed.
 // Writes at most cap bytes (no terminator) and the full number to *len_out.
-QI_API qi_result qi_detokenize(const qi_model *m, const qi_token *ids, size_t n, bool special, char *out, size_t cap, size_t *len_out,
-                               qi_error *err);
+QI_API qi_result qi_detokenize(const qi_model *m, const qi_token *ids, size_t n, bool special, char *out, size_t cap,
+                               size_t *len_out, qi_error *err);
 
 // Special tokens of the model; -1 = the model has none.
 typedef struct qi_special_tokens {
@@ -486,8 +489,8 @@ QI_API qi_result qi_next(qi_session *s, qi_piece *out, qi_error *err);
 // As qi_next, for at most about budget_us microseconds: QI_AGAIN when the token is not ready; call again, any time later.
 QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us, qi_error *err);
 
-// Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as it
-// was before. With no call running, the next one is stopped.
+// Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as
+// it was before. With no call running, the next one is stopped.
 QI_API void qi_cancel(qi_session *s);
 
 // (b) Tokens.
@@ -500,7 +503,8 @@ typedef struct qi_decode_token {
 } qi_decode_token;
 
 // Computes n tokens of one or several sequences together; weights are read once for all. On failure all sequences are as before.
-// Errors: QI_ERR_ARGUMENT (which token, why), _CONTEXT, _LIMIT (more than n_logits rows wanted), _CANCELLED, _STATE (unfinished work).
+// Errors: QI_ERR_ARGUMENT (which token, why), _CONTEXT, _LIMIT (more than n_logits rows wanted), _CANCELLED, _STATE (unfinished
+// work).
 QI_API qi_result qi_decode(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);
 // Takes note of the same work; qi_step does it. At most n_seqs * n_ctx tokens.
 QI_API qi_result qi_decode_begin(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);
@@ -889,6 +893,10 @@ QI__FN void qi__arena_close(qi__arena *a, const qi_allocator *allocator) {
 #define stbds_is_key_equal qi__stbds_is_key_equal
 #define stbds_hm_find_slot qi__stbds_hm_find_slot
 #define stbds_strdup qi__stbds_strdup
+#define STBDS_SH_NONE QI__STBDS_SH_NONE
+#define STBDS_SH_DEFAULT QI__STBDS_SH_DEFAULT
+#define STBDS_SH_STRDUP QI__STBDS_SH_STRDUP
+#define STBDS_SH_ARENA QI__STBDS_SH_ARENA
 
 #ifdef __GNUC__
 #pragma GCC diagnostic push
@@ -1118,6 +1126,10 @@ QI__FN bool qi__pair_map_get(const qi__pair_map *m, uint32_t a, uint32_t b, int6
 #undef stbds_is_key_equal
 #undef stbds_hm_find_slot
 #undef stbds_strdup
+#undef STBDS_SH_NONE
+#undef STBDS_SH_DEFAULT
+#undef STBDS_SH_STRDUP
+#undef STBDS_SH_ARENA
 #ifdef __GNUC__
 #pragma GCC diagnostic pop
 #endif
@@ -3144,7 +3156,7 @@ QI__FN qi_result qi__cursor_u64(qi__gguf_cursor *c, uint64_t *out) {
   return QI_OK;
 }
 
-// A key or a tensor name to c->name: 1 to max bytes, none of them 0.
+// A key or a tensor name to c->name: 1 to max bytes without control characters, so that messages may show it.
 QI__FN qi_result qi__cursor_name(qi__gguf_cursor *c, const char *what, size_t max) {
   uint64_t len;
   if (qi__cursor_u64(c, &len)) return c->result;
@@ -3152,7 +3164,8 @@ QI__FN qi_result qi__cursor_name(qi__gguf_cursor *c, const char *what, size_t ma
     return qi__fail(c->err, QI_ERR_FORMAT, "%s has a length of %llu, expected 1 to %zu", what, (unsigned long long)len, max);
   const uint8_t *p = qi__cursor_take(c, (size_t)len);
   if (!p) return c->result;
-  if (memchr(p, 0, (size_t)len)) return qi__fail(c->err, QI_ERR_FORMAT, "%s contains a zero byte", what);
+  for (size_t i = 0; i < (size_t)len; i++)
+    if (p[i] < 0x20 || p[i] == 0x7f) return qi__fail(c->err, QI_ERR_FORMAT, "%s has a control character, %d", what, p[i]);
   memcpy(c->name, p, (size_t)len);
   c->name[len] = 0;
   return QI_OK;
@@ -3287,7 +3300,8 @@ QI__FN qi_result qi__gguf_note_meta(const qi__gguf_cursor *c, const qi_meta *m, 
                     : !strcmp(c->name, "split.tensors.count") ? &counts->split_n_tensors
                                                               : NULL;
   if (split && !qi__meta_unsigned(m, split))
-    return qi__fail(c->err, QI_ERR_FORMAT, "type %s or a negative value, expected an unsigned integer", qi__meta_type_name(m->type));
+    return qi__fail(c->err, QI_ERR_FORMAT, "type %s or a negative value, expected an unsigned integer",
+                    qi__meta_type_name(m->type));
   return QI_OK;
 }
 
@@ -3299,7 +3313,7 @@ QI__FN qi_result qi__gguf_walk_meta(qi__gguf_cursor *c, uint64_t index, qi__gguf
   if (!r) r = qi__cursor_meta_type(c, "type", &type);
   if (!r) r = qi__cursor_value(c, type, 0, out);
   if (!r) r = qi__gguf_note_meta(c, out, counts);
-  if (r && c->name[0]) qi__fail_prefix(c->err, "key %s: ", qi__show(c->name, strlen(c->name)).s);
+  if (r && c->name[0]) qi__fail_prefix(c->err, "key %.96s: ", c->name);
   if (r && !c->name[0]) qi__fail_prefix(c->err, "metadata entry %llu: ", (unsigned long long)index);
   return r;
 }
@@ -3324,7 +3338,8 @@ QI__FN qi_result qi__gguf_size_tensor(const qi__gguf_cursor *c, qi__tensor_info 
     return QI_OK;
   }
   if (!qi__mul_u64(n_elements / len, (uint64_t)f->info.block_bytes, &t->n_bytes) || t->n_bytes > INT64_MAX)
-    return qi__fail(c->err, QI_ERR_FORMAT, "%llu weights of type %s: their size overflows", (unsigned long long)n_elements, f->info.name);
+    return qi__fail(c->err, QI_ERR_FORMAT, "%llu weights of type %s: their size overflows", (unsigned long long)n_elements,
+                    f->info.name);
   return QI_OK;
 }
 
@@ -3358,7 +3373,7 @@ QI__FN qi_result qi__gguf_walk_tensor(qi__gguf_cursor *c, uint64_t index, uint64
   if (!r && out->offset % alignment)
     r = qi__fail(c->err, QI_ERR_FORMAT, "offset %llu, expected a multiple of the alignment, %llu", (unsigned long long)out->offset,
                  (unsigned long long)alignment);
-  if (r && c->name[0]) qi__fail_prefix(c->err, "tensor %s: ", qi__show(c->name, strlen(c->name)).s);
+  if (r && c->name[0]) qi__fail_prefix(c->err, "tensor %.96s: ", c->name);
   if (r && !c->name[0]) qi__fail_prefix(c->err, "tensor %llu: ", (unsigned long long)index);
   return r;
 }
@@ -3370,8 +3385,13 @@ QI__FN qi_result qi__gguf_check_count(const qi__file *f, const char *what, uint6
     return qi__fail(err, QI_ERR_FORMAT, "header: %llu %s cannot fit into a file of %llu bytes", (unsigned long long)n, what,
                     (unsigned long long)f->size);
   if (n > QI__GGUF_MAX_ENTRIES)
-    return qi__fail(err, QI_ERR_LIMIT, "header: %llu %s, at most %u are allowed", (unsigned long long)n, what, QI__GGUF_MAX_ENTRIES);
+    return qi__fail(err, QI_ERR_LIMIT, "header: %llu %s, at most %u are allowed", (unsigned long long)n, what,
+                    QI__GGUF_MAX_ENTRIES);
   return QI_OK;
+}
+
+QI__FN qi_result qi__gguf_header_ends(const qi__file *f, qi_error *err) {
+  return qi__fail(err, QI_ERR_FORMAT, "header: the file ends after %llu bytes", (unsigned long long)f->size);
 }
 
 // Magic, version and the two counts.
@@ -3383,15 +3403,16 @@ QI__FN qi_result qi__gguf_walk_header(const qi__file *f, qi__gguf_counts *out, q
   qi_result r = qi__file_read(f, 0, b, f->size < sizeof b ? (size_t)f->size : sizeof b, err);
   if (r) return r;
   if (memcmp(b, "GGUF", 4))
-    return qi__fail(err, QI_ERR_FORMAT, "header: magic bytes are %02x %02x %02x %02x ('%s'), expected 'GGUF'", b[0], b[1], b[2], b[3],
-                    qi__show((const char *)b, 4).s);
-  if (f->size < 8) return qi__fail(err, QI_ERR_FORMAT, "header: the file ends after %llu bytes", (unsigned long long)f->size);
+    return qi__fail(err, QI_ERR_FORMAT, "header: magic bytes are %02x %02x %02x %02x ('%s'), expected 'GGUF'", b[0], b[1], b[2],
+                    b[3], qi__show((const char *)b, 4).s);
+  if (f->size < 8) return qi__gguf_header_ends(f, err);
   out->version = qi__load_u32(b + 4);
   if (out->version && !(out->version & 0xffff))
-    return qi__fail(err, QI_ERR_UNSUPPORTED, "header: a big-endian file (version 0x%08x), only little-endian is supported", out->version);
+    return qi__fail(err, QI_ERR_UNSUPPORTED, "header: a big-endian file (version 0x%08x), only little-endian is supported",
+                    out->version);
   if (out->version != 2 && out->version != 3)
     return qi__fail(err, QI_ERR_UNSUPPORTED, "header: GGUF version %u, supported are 2 and 3", out->version);
-  if (f->size < sizeof b) return qi__fail(err, QI_ERR_FORMAT, "header: the file ends after %llu bytes", (unsigned long long)f->size);
+  if (f->size < sizeof b) return qi__gguf_header_ends(f, err);
   out->n_tensors = qi__load_u64(b + 8);
   out->n_metas = qi__load_u64(b + 16);
   r = qi__gguf_check_count(f, "tensors", out->n_tensors, QI__GGUF_MIN_TENSOR_BYTES, err);
@@ -3490,7 +3511,8 @@ QI__FN qi_result qi__gguf_open_split(qi__file *f, const qi_model_desc *desc, uin
   if (!stem) // the caller has looked before
     return qi__fail(err, QI_ERR_FORMAT, "%s: is no name of a first part", qi__path_tail(desc->path, 160));
   if (stem > sizeof path - 32)
-    return qi__fail(err, QI_ERR_LIMIT, "path of a split model: %zu bytes, at most %zu are allowed", strlen(desc->path), sizeof path);
+    return qi__fail(err, QI_ERR_LIMIT, "path of a split model: %zu bytes, at most %zu are allowed", strlen(desc->path),
+                    sizeof path);
   memcpy(path, desc->path, stem);
   snprintf(path + stem, sizeof path - stem, "-%05u-of-%05u.gguf", (unsigned)part + 1, (unsigned)n_parts);
   qi_result r = qi__file_open_path(f, path, desc->no_mmap, err);
@@ -3528,8 +3550,8 @@ QI__FN qi_result qi__gguf_plan_parts(const qi_model_desc *desc, qi__gguf_plan *p
     return qi__fail(err, QI_ERR_FORMAT, "key split.no: %s; open the first part (its name ends in -00001-of-%05u.gguf)",
                     c->split_no == QI__GGUF_NO_SPLIT ? "missing" : "not the first part", (unsigned)plan->n_parts);
   if (!qi__split_stem(desc->path, plan->n_parts))
-    return qi__fail(err, QI_ERR_FORMAT, "one of %u parts, but the name does not end in -00001-of-%05u.gguf", (unsigned)plan->n_parts,
-                    (unsigned)plan->n_parts);
+    return qi__fail(err, QI_ERR_FORMAT, "one of %u parts, but the name does not end in -00001-of-%05u.gguf",
+                    (unsigned)plan->n_parts, (unsigned)plan->n_parts);
   return QI_OK;
 }
 
@@ -3537,7 +3559,8 @@ QI__FN qi_result qi__gguf_check_part(const qi__gguf_counts *c, uint64_t part, ui
   if (c->split_no != part)
     return qi__fail(err, QI_ERR_FORMAT, "key split.no: %lld, expected %u", (long long)c->split_no, (unsigned)part);
   if (c->split_count != n_parts)
-    return qi__fail(err, QI_ERR_FORMAT, "key split.count: %lld, but the first part says %u", (long long)c->split_count, (unsigned)n_parts);
+    return qi__fail(err, QI_ERR_FORMAT, "key split.count: %lld, but the first part says %u", (long long)c->split_count,
+                    (unsigned)n_parts);
   return QI_OK;
 }
 
@@ -3575,8 +3598,8 @@ QI__FN qi_result qi__gguf_make_plan(const qi_model_desc *desc, qi__gguf_plan *pl
                     QI__GGUF_MAX_ENTRIES);
   uint64_t said = plan->first.split_n_tensors;
   if (plan->n_parts > 1 && said != QI__GGUF_NO_SPLIT && said != plan->n_tensors)
-    return qi__fail(err, QI_ERR_FORMAT, "key split.tensors.count: %llu, but the %u parts have %llu tensors", (unsigned long long)said,
-                    (unsigned)plan->n_parts, (unsigned long long)plan->n_tensors);
+    return qi__fail(err, QI_ERR_FORMAT, "key split.tensors.count: %llu, but the %u parts have %llu tensors",
+                    (unsigned long long)said, (unsigned)plan->n_parts, (unsigned long long)plan->n_tensors);
   if (plan->resident_bytes > SIZE_MAX || plan->text_bytes > SIZE_MAX)
     return qi__fail(err, QI_ERR_LIMIT, "metadata of %llu bytes does not fit into this machine's address space",
                     (unsigned long long)plan->resident_bytes);
@@ -3617,7 +3640,8 @@ QI__FN const char *qi__gguf_keep_text(qi__gguf *g, const char *s) {
 QI__FN qi_result qi__gguf_load_metas(qi__gguf *g, const qi__gguf_plan *plan, qi__gguf_counts *counts, qi_error *err) {
   const qi__file *f = &g->parts[0].file;
   uint64_t end = plan->first.metas_end;
-  if (counts->n_metas != plan->first.n_metas || end > f->size || (!f->map && end != plan->resident_bytes)) return qi__gguf_changed(err);
+  if (counts->n_metas != plan->first.n_metas || end > f->size || (!f->map && end != plan->resident_bytes))
+    return qi__gguf_changed(err);
   qi_result r = f->map ? QI_OK : qi__file_read(f, 0, g->copy, (size_t)end, err);
   if (!r) r = qi__file_open_memory(&g->resident, f->map ? f->map : g->copy, (size_t)end, err);
   if (r) return r;
@@ -3630,7 +3654,7 @@ QI__FN qi_result qi__gguf_load_metas(qi__gguf *g, const qi__gguf_plan *plan, qi_
     if (!meta->key) return qi__gguf_changed(err);
     meta->key_len = strlen(meta->key);
     if (!qi__str_map_put(&g->meta_index, meta->key, (int32_t)i))
-      return qi__fail(err, QI_ERR_FORMAT, "key %s: occurs twice", qi__show(meta->key, meta->key_len).s);
+      return qi__fail(err, QI_ERR_FORMAT, "key %.96s: occurs twice", meta->key);
     g->n_metas++;
   }
   counts->metas_end = c.pos;
@@ -3650,7 +3674,8 @@ QI__FN qi_result qi__gguf_skip_metas(const qi__file *f, qi__gguf_counts *counts,
   return QI_OK;
 }
 
-QI__FN qi_result qi__gguf_load_tensors(qi__gguf *g, size_t part, const qi__gguf_plan *plan, qi__gguf_counts *counts, qi_error *err) {
+QI__FN qi_result qi__gguf_load_tensors(qi__gguf *g, size_t part, const qi__gguf_plan *plan, qi__gguf_counts *counts,
+                                       qi_error *err) {
   if (counts->n_tensors > plan->n_tensors - g->n_tensors) return qi__gguf_changed(err);
   qi__gguf_cursor c;
   qi__cursor_init(&c, &g->parts[part].file, counts->metas_end, err);
@@ -3662,7 +3687,7 @@ QI__FN qi_result qi__gguf_load_tensors(qi__gguf *g, size_t part, const qi__gguf_
     t->name = qi__gguf_keep_text(g, c.name);
     if (!t->name) return qi__gguf_changed(err);
     if (!qi__str_map_put(&g->tensor_index, t->name, (int32_t)g->n_tensors))
-      return qi__fail(err, QI_ERR_FORMAT, "tensor %s: occurs twice", qi__show(t->name, strlen(t->name)).s);
+      return qi__fail(err, QI_ERR_FORMAT, "tensor %.96s: occurs twice", t->name);
     g->n_tensors++;
   }
   counts->infos_end = c.pos;
@@ -3707,16 +3732,16 @@ QI__FN qi_result qi__gguf_place(qi__tensor_info *t, const qi__tensor_info *next,
     t->n_bytes = 0;
   }
   if (n > SIZE_MAX / 2 || t->n_bytes > SIZE_MAX / 2)
-    return qi__fail(err, QI_ERR_LIMIT, "tensor %s: %llu weights do not fit into this machine's address space", name,
+    return qi__fail(err, QI_ERR_LIMIT, "tensor %.96s: %llu weights do not fit into this machine's address space", name,
                     (unsigned long long)n);
   // No type takes less than a quarter of a bit; so what is promised for unknown types is bounded by the file too.
   uint64_t least = t->format != QI_FORMAT_NONE ? t->n_bytes : n / 32 + 1;
   if (least <= room) return QI_OK;
   if (next)
-    return qi__fail(err, QI_ERR_FORMAT, "tensor %s: %llu bytes at offset %llu overlap tensor %s at %llu", name,
-                    (unsigned long long)least, (unsigned long long)t->offset, qi__show(next->name, strlen(next->name)).s,
+    return qi__fail(err, QI_ERR_FORMAT, "tensor %.64s: %llu bytes at offset %llu overlap tensor %.64s at %llu", name,
+                    (unsigned long long)least, (unsigned long long)t->offset, next->name,
                     (unsigned long long)next->offset);
-  return qi__fail(err, QI_ERR_FORMAT, "tensor %s: %llu bytes at offset %llu, but the file ends at %llu", name,
+  return qi__fail(err, QI_ERR_FORMAT, "tensor %.96s: %llu bytes at offset %llu, but the file ends at %llu", name,
                   (unsigned long long)least, (unsigned long long)t->offset, (unsigned long long)end);
 }
 
@@ -3729,7 +3754,7 @@ QI__FN qi_result qi__gguf_place_tensors(qi__gguf *g, size_t part, size_t first, 
     qi__tensor_info *t = &tensors[i];
     uint64_t offset;
     if (!qi__add_u64(counts->data_offset, t->offset, &offset) || offset > f->size)
-      return qi__fail(err, QI_ERR_FORMAT, "tensor %s: begins %llu bytes behind offset %llu, but the file ends at %llu", t->name,
+      return qi__fail(err, QI_ERR_FORMAT, "tensor %.96s: begins %llu bytes behind offset %llu, but the file ends at %llu", t->name,
                       (unsigned long long)t->offset, (unsigned long long)counts->data_offset, (unsigned long long)f->size);
     t->offset = offset;
   }
@@ -3785,8 +3810,8 @@ QI__FN void qi__gguf_log(const qi__gguf *g, const qi_model_desc *desc, const qi_
   for (size_t i = 0; i < g->n_tensors; i++)
     if (g->tensors[i].format == QI_FORMAT_NONE && !n_unknown++) first = &g->tensors[i];
   if (first)
-    qi__log(log, QI_LOG_WARN, "%zu tensors have a weight type that is unknown here; the first is %s (type %d)", n_unknown, first->name,
-            first->gguf_id);
+    qi__log(log, QI_LOG_WARN, "%zu tensors have a weight type that is unknown here; the first is %s (type %d)", n_unknown,
+            first->name, first->gguf_id);
 }
 
 // Opens the file of the desc (exactly one source is set) and those that it is split into, and loads their index: one block of the
@@ -3963,10 +3988,10 @@ QI__FN bool qi__gguf_next_string(qi__gguf_array *it, const char **text, size_t *
 QI__FN qi_result qi__gguf_element(const qi__gguf *g, size_t i, uint64_t k, qi_meta *out, qi_error *err) {
   const qi_meta *m = &g->metas[i];
   if (m->type != QI_META_ARRAY)
-    return qi__fail(err, QI_ERR_ARGUMENT, "key %s: type %s, expected an array", qi__show(m->key, m->key_len).s,
+    return qi__fail(err, QI_ERR_ARGUMENT, "key %.96s: type %s, expected an array", m->key,
                     qi__meta_type_name(m->type));
   if (k >= m->count)
-    return qi__fail(err, QI_ERR_ARGUMENT, "key %s: element %llu of %llu", qi__show(m->key, m->key_len).s, (unsigned long long)k,
+    return qi__fail(err, QI_ERR_ARGUMENT, "key %.96s: element %llu of %llu", m->key, (unsigned long long)k,
                     (unsigned long long)m->count);
   qi__gguf_cursor c;
   qi_meta element;
@@ -3996,12 +4021,13 @@ QI__FN const void *qi__gguf_tensor_data(const qi__gguf *g, const qi__tensor_info
 }
 
 // Bytes offset..offset+n-1 of a tensor. Errors: QI_ERR_IO, QI_ERR_ARGUMENT (beyond its end).
-QI__FN qi_result qi__gguf_read_tensor(const qi__gguf *g, const qi__tensor_info *t, uint64_t offset, void *dst, size_t n, qi_error *err) {
+QI__FN qi_result qi__gguf_read_tensor(const qi__gguf *g, const qi__tensor_info *t, uint64_t offset, void *dst, size_t n,
+                                     qi_error *err) {
   if (offset > t->n_bytes || n > t->n_bytes - offset)
-    return qi__fail(err, QI_ERR_ARGUMENT, "tensor %s: %zu bytes at %llu of %llu", t->name, n, (unsigned long long)offset,
+    return qi__fail(err, QI_ERR_ARGUMENT, "tensor %.96s: %zu bytes at %llu of %llu", t->name, n, (unsigned long long)offset,
                     (unsigned long long)t->n_bytes);
   qi_result r = qi__file_read(&g->parts[t->part].file, t->offset + offset, dst, n, err);
-  if (r) qi__fail_prefix(err, "tensor %s: ", t->name);
+  if (r) qi__fail_prefix(err, "tensor %.96s: ", t->name);
   return r;
 }
 
@@ -5701,7 +5727,7 @@ QI__FN qi_result qi__detokenize(const qi__vocab *v, const qi_token *ids, size_t 
 #include <unistd.h>
 #endif
 #if defined(__linux__)
-#include <sched.h>
+#include <sys/syscall.h>
 #endif
 #if defined(__APPLE__)
 #include <sys/sysctl.h>
@@ -5901,14 +5927,14 @@ QI__FN qi_result qi__isa_choose(qi_isa wanted, qi_isa *isa, qi__cpu *cpu, qi_err
 
 #if defined(__linux__)
 // Set of CPU numbers that the calling thread may run on; false when the system does not tell.
-typedef union qi__cpu_list {
-  cpu_set_t set;
+typedef struct qi__cpu_list {
   unsigned char bits[QI__CPUS_MAX / 8]; // more than cpu_set_t holds
 } qi__cpu_list;
 
 QI__FN bool qi__cpu_list_get(qi__cpu_list *list) {
   memset(list, 0, sizeof *list);
-  return sched_getaffinity(0, sizeof *list, &list->set) == 0;
+  // The C function is hidden from hosts that included headers before us without _GNU_SOURCE.
+  return syscall(SYS_sched_getaffinity, 0, sizeof *list, list->bits) > 0;
 }
 
 // The kernel's masks are arrays of unsigned long.
@@ -8988,7 +9014,8 @@ typedef struct qi__work {
   size_t n, n_done;
   bool in_chunk;      // the forward pass holds a chunk that is not finished
   size_t chunk;       // its tokens
-  bool counts;        // tokens go to the sampler's history when they are done (text interface)
+  bool text;          // of the text interface: tokens go to the sampler's history
+  bool prompt;        // begins an answer when it is done
 } qi__work;
 
 struct qi_session {
@@ -9142,8 +9169,8 @@ QI__FN qi_result qi__session_open(qi_session **out, const qi_model *m, const qi_
   qi_allocator allocator;
   qi_result r = qi__session_desc_defaults(&d, m, err);
   if (r) return r;
-  if ((r = qi__allocator_resolve(desc->allocator.alloc || desc->allocator.free ? &desc->allocator : &m->allocator, &allocator, err)))
-    return r;
+  const qi_allocator *hook = desc->allocator.alloc || desc->allocator.free ? &desc->allocator : &m->allocator;
+  if ((r = qi__allocator_resolve(hook, &allocator, err))) return r;
   qi_session *s = (qi_session *)qi__alloc(&allocator, sizeof *s, QI__CACHE_LINE);
   if (!s) return qi__fail_oom(err, "session", sizeof *s);
   memset(s, 0, sizeof *s);
@@ -9198,11 +9225,11 @@ QI__FN qi_result qi__work_check(qi_session *s, const qi_decode_token *tokens, si
 }
 
 // Makes tokens the work to do; there must be none.
-QI__FN qi_result qi__work_begin(qi_session *s, const qi_decode_token *tokens, size_t n, bool counts, qi_error *err) {
+QI__FN qi_result qi__work_begin(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err) {
   qi_result r = qi__work_check(s, tokens, n, err);
   if (r) return r;
   memcpy(s->start, s->kv.length, s->kv.n_seqs * sizeof *s->start);
-  s->work = (qi__work){tokens, n, 0, false, 0, counts};
+  s->work = (qi__work){tokens, n, 0, false, 0, false, false};
   s->n_logits = 0;
   return QI_OK;
 }
@@ -9238,10 +9265,23 @@ QI__FN void qi__work_chunk_done(qi_session *s) {
   qi__work *w = &s->work;
   s->stats.n_prompt += s->forward.n_prompt;
   s->stats.n_generated += s->forward.n_rows - s->forward.n_prompt;
-  for (size_t i = 0; w->counts && i < w->chunk; i++)
-    if (!w->tokens[w->n_done + i].generated) qi__sampler_accept(s->sampler, w->tokens[w->n_done + i].token);
   w->n_done += w->chunk;
   w->in_chunk = false;
+}
+
+// Work of the text interface counts only as a whole, so that nothing of it is left when it is cancelled.
+QI__FN void qi__work_done(qi_session *s) {
+  qi__work *w = &s->work;
+  if (w->text) s->last = -1;
+  for (size_t i = 0; w->text && i < w->n; i++)
+    if (!w->tokens[i].generated) qi__sampler_accept(s->sampler, w->tokens[i].token);
+  if (w->prompt) {
+    qi__text_reset(&s->text);
+    s->prompted = true;
+    s->ended = false;
+    s->n_predicted = 0;
+  }
+  memset(w, 0, sizeof *w);
 }
 
 // Does the work until it is done, or the deadline (0 = none). When cancelled, drops it.
@@ -9264,8 +9304,7 @@ QI__FN qi_result qi__work_run(qi_session *s, uint64_t deadline_us, qi_error *err
     qi__work_chunk_done(s);
     if (deadline_us && w->n_done < w->n && qi__now_us() >= deadline_us) return QI_AGAIN;
   }
-  if (w->counts) s->last = -1;
-  memset(w, 0, sizeof *w);
+  qi__work_done(s);
   return QI_OK;
 }
 
@@ -9276,8 +9315,8 @@ QI__FN uint64_t qi__deadline(uint32_t budget_us) { return budget_us ? qi__now_us
 QI__FN qi_result qi__decode(qi_session *s, const qi_decode_token *tokens, size_t n, bool later, qi_error *err) {
   if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "decode: earlier work is unfinished (qi_step, or qi_session_reset)");
   if (!tokens && n) return qi__fail(err, QI_ERR_ARGUMENT, "decode: tokens is NULL");
-  qi_result r = qi__work_begin(s, tokens, n, false, err);
-  if (r) return r;
+  qi_result r = qi__work_begin(s, tokens, n, err);
+  if (r || !n) return r;
   s->last = -1;
   s->prompted = false;
   if (later) {
@@ -9331,13 +9370,9 @@ QI__FN qi_result qi__prompt_tokens(qi_session *s, const qi_token *ids, size_t n,
                     s->kv.length[0] + before, s->kv.n_ctx);
   for (size_t i = 0; i < all; i++)
     s->queue[i] = (qi_decode_token){i < before ? s->last : ids[i - before], 0, i < before, i + 1 == all};
-  qi_result r = qi__work_begin(s, s->queue, all, true, err);
-  if (r) return r;
-  qi__text_reset(&s->text);
-  s->prompted = true;
-  s->ended = false;
-  s->n_predicted = 0;
-  return QI_OK;
+  qi_result r = qi__work_begin(s, s->queue, all, err);
+  s->work.text = s->work.prompt = r == QI_OK;
+  return r;
 }
 
 QI__FN qi_result qi__prompt_text(qi_session *s, const char *text, size_t len, qi_error *err) {
@@ -9374,18 +9409,17 @@ QI__FN qi_result qi__sample_piece(qi_session *s, qi_piece *out) {
 }
 
 QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi_error *err) {
+  qi_result r;
   *out = (qi_piece){"", 0, -1};
-  if (!s->prompted) return qi__fail(err, QI_ERR_STATE, "next: nothing to continue; call qi_prompt first");
-  if (s->ended) return QI_END;
+  if (!s->work.tokens && s->prompted && s->ended) return QI_END;
   if (!s->work.tokens && s->last >= 0) {
     if (s->n_predicted >= s->desc.n_predict) return qi__finish(s, out);
     s->queue[0] = (qi_decode_token){s->last, 0, true, true};
-    qi_result r = qi__work_begin(s, s->queue, 1, true, err);
-    if (r) return r;
+    if ((r = qi__work_begin(s, s->queue, 1, err))) return r;
+    s->work.text = true;
   }
-  qi_result r = qi__work_run(s, deadline_us, err);
-  if (r) return r;
-  if (!s->n_logits) return qi__fail(err, QI_ERR_STATE, "next: the prompt was not computed; call qi_prompt again");
+  if ((r = qi__work_run(s, deadline_us, err))) return r;
+  if (!s->prompted || !s->n_logits) return qi__fail(err, QI_ERR_STATE, "next: nothing to continue; call qi_prompt first");
   return qi__sample_piece(s, out);
 }
 
@@ -9478,8 +9512,8 @@ QI__FN qi_result qi__matmul(qi_pool *pool, qi_path path, const qi_matrix *w, con
 
 #endif // QI__KERNELS_PRODUCT_H
 
-// The host may have changed rounding or flush-to-zero: qi__fp_enter and qi__fp_leave stand around what computes in this thread (threads
-// of the pool do the same).
+// The host may have changed rounding or flush-to-zero: qi__fp_enter and qi__fp_leave stand around what computes in this thread
+// (threads of the pool do the same).
 
 // ---- results and errors ----
 
@@ -9501,12 +9535,15 @@ QI_API const char *qi_result_name(qi_result r) {
   return "?";
 }
 
-#ifndef QI_NO_STDIO
 QI_API void qi_log_stderr(void *user, qi_log_level level, const char *msg) {
   (void)user;
+#ifdef QI_NO_STDIO
+  (void)level;
+  (void)msg;
+#else
   fprintf(stderr, "qinfer: %s%s\n", level == QI_LOG_WARN ? "warning: " : "", msg);
-}
 #endif
+}
 
 // For the checks below: a NULL where the header does not allow one.
 #define QI__NOT_NULL(arg, function) \
@@ -9692,8 +9729,8 @@ QI_API size_t qi_token_piece(const qi_model *m, qi_token id, bool special, char 
   return qi__has_vocab(m) ? qi__token_piece(&m->vocab, id, special, out, out ? cap : 0) : 0;
 }
 
-QI_API qi_result qi_detokenize(const qi_model *m, const qi_token *ids, size_t n, bool special, char *out, size_t cap, size_t *len_out,
-                               qi_error *err) {
+QI_API qi_result qi_detokenize(const qi_model *m, const qi_token *ids, size_t n, bool special, char *out, size_t cap,
+                               size_t *len_out, qi_error *err) {
   QI__NOT_NULL(m, "qi_detokenize");
   QI__NOT_NULL(len_out, "qi_detokenize");
   if (n) QI__NOT_NULL(ids, "qi_detokenize");

@@ -25,7 +25,7 @@
 //   QI_STATIC             all    every function is static: the library lives in one file, several copies may coexist
 //   QI_API                all    linkage of public functions (default: extern)
 //   QI_NO_THREADS         impl   no pthreads; everything runs in the caller
-//   QI_NO_STDIO           impl   no files: models come from memory or read callbacks; no qi_log_stderr
+//   QI_NO_STDIO           impl   no files: models come from memory or read callbacks; qi_log_stderr is silent
 //   QI_NO_MMAP            impl   files are read, never mapped
 //   QI_NO_SIMD            impl   reference kernels only
 //   QI_ASSERT(x)          impl   check of the library's own invariants, never of input (default: nothing)
@@ -110,7 +110,7 @@ typedef struct qi_logger {
   void *user;
 } qi_logger;
 
-// A ready logger that writes to standard error: md.logger.fn = qi_log_stderr. Absent with QI_NO_STDIO.
+// A ready logger that writes to standard error: md.logger.fn = qi_log_stderr. Does nothing with QI_NO_STDIO.
 QI_API void qi_log_stderr(void *user, qi_log_level level, const char *msg);
 
 // Progress of a long call; `done` runs from 0 to 1. Return false to stop the call with QI_ERR_CANCELLED.
@@ -356,9 +356,9 @@ typedef enum qi_tokenize_flags {
   QI_TOKENIZE_PARSE_SPECIAL = 2  // names of control tokens in the text ("<|im_end|>") become those tokens
 } qi_tokenize_flags;
 
-// Text to tokens. Writes at most `cap` ids to `out` (NULL with cap 0 to ask) and the full number to *n_out: two calls size a buffer.
-// Any bytes are accepted; what is not UTF-8 is encoded byte by byte. Time grows as len * log(len). Asks the allocator of the model for
-// some 40 bytes a byte of text while it runs.
+// Text to tokens. Writes at most `cap` ids to `out` (NULL with cap 0 to ask) and the full number to *n_out: two calls size a
+// buffer. Any bytes are accepted; what is not UTF-8 is encoded byte by byte. Time grows as len * log(len). Asks the allocator of
+// the model for some 40 bytes a byte of text while it runs.
 // Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_STATE (no tokenizer loaded), QI_ERR_LIMIT (text of 2^30 bytes or more).
 QI_API qi_result qi_tokenize(const qi_model *m, const char *text, size_t len, int flags, qi_token *out, size_t cap, size_t *n_out,
                              qi_error *err);
@@ -369,8 +369,8 @@ QI_API size_t qi_token_piece(const qi_model *m, qi_token id, bool special, char 
 
 // Tokens to text, as qi_next would give it: the space that SentencePiece models add before the first word is removed.
 // Writes at most cap bytes (no terminator) and the full number to *len_out.
-QI_API qi_result qi_detokenize(const qi_model *m, const qi_token *ids, size_t n, bool special, char *out, size_t cap, size_t *len_out,
-                               qi_error *err);
+QI_API qi_result qi_detokenize(const qi_model *m, const qi_token *ids, size_t n, bool special, char *out, size_t cap,
+                               size_t *len_out, qi_error *err);
 
 // Special tokens of the model; -1 = the model has none.
 typedef struct qi_special_tokens {
@@ -477,8 +477,8 @@ QI_API qi_result qi_next(qi_session *s, qi_piece *out, qi_error *err);
 // As qi_next, for at most about budget_us microseconds: QI_AGAIN when the token is not ready; call again, any time later.
 QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us, qi_error *err);
 
-// Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as it
-// was before. With no call running, the next one is stopped.
+// Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as
+// it was before. With no call running, the next one is stopped.
 QI_API void qi_cancel(qi_session *s);
 
 // (b) Tokens.
@@ -491,7 +491,8 @@ typedef struct qi_decode_token {
 } qi_decode_token;
 
 // Computes n tokens of one or several sequences together; weights are read once for all. On failure all sequences are as before.
-// Errors: QI_ERR_ARGUMENT (which token, why), _CONTEXT, _LIMIT (more than n_logits rows wanted), _CANCELLED, _STATE (unfinished work).
+// Errors: QI_ERR_ARGUMENT (which token, why), _CONTEXT, _LIMIT (more than n_logits rows wanted), _CANCELLED, _STATE (unfinished
+// work).
 QI_API qi_result qi_decode(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);
 // Takes note of the same work; qi_step does it. At most n_seqs * n_ctx tokens.
 QI_API qi_result qi_decode_begin(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);

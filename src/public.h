@@ -5,8 +5,8 @@
 #include "infer/session.h"
 #include "kernels/product.h"
 
-// The host may have changed rounding or flush-to-zero: qi__fp_enter and qi__fp_leave stand around what computes in this thread (threads
-// of the pool do the same).
+// The host may have changed rounding or flush-to-zero: qi__fp_enter and qi__fp_leave stand around what computes in this thread
+// (threads of the pool do the same).
 
 // ---- results and errors ----
 
@@ -28,12 +28,15 @@ QI_API const char *qi_result_name(qi_result r) {
   return "?";
 }
 
-#ifndef QI_NO_STDIO
 QI_API void qi_log_stderr(void *user, qi_log_level level, const char *msg) {
   (void)user;
+#ifdef QI_NO_STDIO
+  (void)level;
+  (void)msg;
+#else
   fprintf(stderr, "qinfer: %s%s\n", level == QI_LOG_WARN ? "warning: " : "", msg);
-}
 #endif
+}
 
 // For the checks below: a NULL where the header does not allow one.
 #define QI__NOT_NULL(arg, function) \
@@ -219,8 +222,8 @@ QI_API size_t qi_token_piece(const qi_model *m, qi_token id, bool special, char 
   return qi__has_vocab(m) ? qi__token_piece(&m->vocab, id, special, out, out ? cap : 0) : 0;
 }
 
-QI_API qi_result qi_detokenize(const qi_model *m, const qi_token *ids, size_t n, bool special, char *out, size_t cap, size_t *len_out,
-                               qi_error *err) {
+QI_API qi_result qi_detokenize(const qi_model *m, const qi_token *ids, size_t n, bool special, char *out, size_t cap,
+                               size_t *len_out, qi_error *err) {
   QI__NOT_NULL(m, "qi_detokenize");
   QI__NOT_NULL(len_out, "qi_detokenize");
   if (n) QI__NOT_NULL(ids, "qi_detokenize");

@@ -5,6 +5,9 @@
 #if defined(QINFER_IMPLEMENTATION) && !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
 #endif
+#if defined(QINFER_IMPLEMENTATION) && !defined(_FILE_OFFSET_BITS)
+#define _FILE_OFFSET_BITS 64
+#endif
 #include "api.h"
 
 #if defined(QINFER_IMPLEMENTATION) && !defined(QINFER_IMPLEMENTATION_DONE)

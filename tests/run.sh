@@ -42,7 +42,7 @@ stale() {
 # Result of a job: a line "passed failed skipped" in its file, and its output only when something failed.
 finish() {
   local job=$1 passed=$2 failed=$3 skipped=$4 log=$5
-  echo "$passed $failed $skipped" >"$out/results/$job"
+  echo "$passed $failed $skipped" >"$QI_RESULTS/$job"
   local line="$passed passed"
   [ "$skipped" = 0 ] || line="$line, $skipped skipped"
   if [ "$failed" = 0 ]; then
@@ -62,7 +62,7 @@ run_program() {
   log=$out/$job.log
   program=$out/$job
   configure "$config"
-  if stale "$program" "$source" && ! $compile "$source" -o "$program" $libs >"$log" 2>&1; then
+  if stale "$program" "$source" && ! { $compile "$source" -o "$program.$$" $libs && mv "$program.$$" "$program"; } >"$log" 2>&1; then
     finish "$job" 0 1 0 "$log"
     return
   fi
@@ -136,17 +136,19 @@ if [ "${1:-}" = --job ]; then # one line of list_jobs
   exit 0
 fi
 
-rm -rf $out/results
-mkdir -p $out/results
+mkdir -p $out
+QI_RESULTS=$(mktemp -d) || exit 1 # not in $out: two runs may go on at once
+export QI_RESULTS
+trap 'rm -rf "$QI_RESULTS"' EXIT
 if [ "${QI_TEST_ARM:-}" = 1 ]; then
   QI_ARM_CMOCKA=$(tools/arm_cmocka.sh) || exit 1
   export QI_ARM_CMOCKA
 fi
 list_jobs | select_jobs "$@" | xargs -P "${JOBS:-2}" -I{} tests/run.sh --job {}
 
-read -r passed failed skipped < <(cat $out/results/* /dev/null 2>/dev/null | awk '{ p += $1; f += $2; s += $3 } END { print p + 0, f + 0, s + 0 }')
+read -r passed failed skipped < <(cat "$QI_RESULTS"/* /dev/null 2>/dev/null | awk '{ p += $1; f += $2; s += $3 } END { print p + 0, f + 0, s + 0 }')
 echo
-for r in $out/results/*; do
+for r in "$QI_RESULTS"/*; do
   [ -f "$r" ] && [ "$(cut -d' ' -f2 "$r")" != 0 ] && echo "failed: $(basename "$r") (output: $out/$(basename "$r").log)"
 done
 [ "$skipped" = 0 ] || echo "$skipped skipped (data or tools that are not here)"

@@ -12,7 +12,8 @@
 
 #include "support/run_model.h"
 
-#define N 40 // tokens of most tests
+#define N 40      // tokens of most tests
+#define N_BITS 24 // tokens of tests that compare bits, which run often
 
 // ---- variants ----
 
@@ -237,24 +238,24 @@ typedef struct bits {
   const char *name;
   run_model rm;
   qi_session_desc sd;
-  qi_token ids[N];
+  qi_token ids[N_BITS];
   bool generated;
   size_t n_vocab;
-  float *want; // [N, n_vocab]
+  float *want; // [N_BITS, n_vocab]
 } bits;
 
 static void bits_expect(const bits *b, const float *got, const char *what) {
   char which[96];
   snprintf(which, sizeof which, "%s, path %d, %s", b->name, (int)b->sd.path, b->generated ? "generated" : "prompt");
-  run_expect_bits(got, b->want, N * b->n_vocab, what, which);
+  run_expect_bits(got, b->want, N_BITS * b->n_vocab, what, which);
 }
 
 // In a fresh session of desc sd, `chunk` tokens a call (0 = all at once).
 static void bits_run(const bits *b, const qi_session_desc *sd, size_t chunk, const char *what) {
-  float *got = (float *)malloc(N * b->n_vocab * sizeof *got);
+  float *got = (float *)malloc(N_BITS * b->n_vocab * sizeof *got);
   assert_non_null(got);
   qi_session *s = run_session(b->rm.m, sd);
-  run_decode(s, b->rm.m, b->ids, N, chunk, 0, b->generated, got);
+  run_decode(s, b->rm.m, b->ids, N_BITS, chunk, 0, b->generated, got);
   bits_expect(b, got, what);
   qi_session_close(s);
   free(got);
@@ -262,7 +263,7 @@ static void bits_run(const bits *b, const qi_session_desc *sd, size_t chunk, con
 
 static void bits_threads_and_chunks(const bits *b) {
   static const int n_threads[] = {2, 3, 8}, n_batch[] = {1, 7, 256};
-  static const size_t chunk[] = {1, 3, 39};
+  static const size_t chunk[] = {1, 3, 23};
   qi_session_desc sd = b->sd;
   for (int i = 0; i < 3; i++) {
     sd.n_threads = n_threads[i];
@@ -296,16 +297,16 @@ static void bits_parallel_hook(const bits *b) {
 static void bits_two_sequences(const bits *b) {
   qi_session_desc sd = b->sd;
   sd.n_seqs = 2;
-  sd.n_logits = 2 * N;
+  sd.n_logits = 2 * N_BITS;
   sd.n_batch = 11;
   qi_session *s = run_session(b->rm.m, &sd);
-  qi_decode_token t[2 * N];
-  qi_token other[N];
-  size_t mine[N], n_other = 0, n_mine = 0;
+  qi_decode_token t[2 * N_BITS];
+  qi_token other[N_BITS];
+  size_t mine[N_BITS], n_other = 0, n_mine = 0;
   uint64_t rng = 99;
-  run_random_tokens(7, (int)b->n_vocab, other, N);
-  for (size_t i = 0; i < 2 * N; i++) {
-    bool first = n_other == N || (n_mine < N && rm_next(&rng) % 2);
+  run_random_tokens(7, (int)b->n_vocab, other, N_BITS);
+  for (size_t i = 0; i < 2 * N_BITS; i++) {
+    bool first = n_other == N_BITS || (n_mine < N_BITS && rm_next(&rng) % 2);
     qi_decode_token a = {first ? b->ids[n_mine] : other[n_other], first ? 1 : 0, first ? b->generated : !b->generated, true};
     if (first)
       mine[n_mine++] = i;
@@ -314,10 +315,10 @@ static void bits_two_sequences(const bits *b) {
     t[i] = a;
   }
   qi_error err = {QI_OK, ""};
-  RUN_OK(qi_decode(s, t, 2 * N, &err), err);
-  float *got = (float *)malloc(N * b->n_vocab * sizeof *got);
+  RUN_OK(qi_decode(s, t, 2 * N_BITS, &err), err);
+  float *got = (float *)malloc(N_BITS * b->n_vocab * sizeof *got);
   assert_non_null(got);
-  for (size_t i = 0; i < N; i++) {
+  for (size_t i = 0; i < N_BITS; i++) {
     const float *row = qi_logits(s, (int)mine[i]);
     assert_non_null(row);
     memcpy(got + i * b->n_vocab, row, b->n_vocab * sizeof *row);
@@ -330,19 +331,19 @@ static void bits_two_sequences(const bits *b) {
 static void bits_truncate(const bits *b) {
   qi_error err = {QI_OK, ""};
   qi_session *s = run_session(b->rm.m, &b->sd);
-  float *got = (float *)malloc(N * b->n_vocab * sizeof *got);
-  qi_token wrong[N];
+  float *got = (float *)malloc(N_BITS * b->n_vocab * sizeof *got);
+  qi_token wrong[N_BITS];
   assert_non_null(got);
-  run_random_tokens(11, (int)b->n_vocab, wrong, N);
+  run_random_tokens(11, (int)b->n_vocab, wrong, N_BITS);
   memcpy(wrong, b->ids, 13 * sizeof *wrong);
-  run_decode(s, b->rm.m, wrong, N, 0, 0, b->generated, got);
+  run_decode(s, b->rm.m, wrong, N_BITS, 0, 0, b->generated, got);
   RUN_OK(qi_seq_truncate(s, 0, 13, &err), err);
   assert_int_equal(qi_seq_length(s, 0), 13);
-  run_decode(s, b->rm.m, b->ids + 13, N - 13, 0, 0, b->generated, got + 13 * b->n_vocab);
+  run_decode(s, b->rm.m, b->ids + 13, N_BITS - 13, 0, 0, b->generated, got + 13 * b->n_vocab);
   bits_expect(b, got, "after qi_seq_truncate");
   qi_session_reset(s);
   assert_int_equal(qi_seq_length(s, 0), 0);
-  run_decode(s, b->rm.m, b->ids, N, 0, 0, b->generated, got);
+  run_decode(s, b->rm.m, b->ids, N_BITS, 0, 0, b->generated, got);
   bits_expect(b, got, "after qi_session_reset");
   free(got);
   qi_session_close(s);
@@ -351,16 +352,16 @@ static void bits_truncate(const bits *b) {
 static void bits_slices(const bits *b, uint32_t budget_us) {
   qi_error err = {QI_OK, ""};
   qi_session *s = run_session(b->rm.m, &b->sd);
-  qi_decode_token *t = run_tokens(b->ids, N, 0, b->generated);
-  RUN_OK(qi_decode_begin(s, t, N, &err), err);
-  memset(t, 0xff, N * sizeof *t); // it took note: the array is ours again
+  qi_decode_token *t = run_tokens(b->ids, N_BITS, 0, b->generated);
+  RUN_OK(qi_decode_begin(s, t, N_BITS, &err), err);
+  memset(t, 0xff, N_BITS * sizeof *t); // it took note: the array is ours again
   qi_result r;
   while ((r = qi_step(s, budget_us, &err)) == QI_AGAIN) {
   }
   run_expect(r, QI_OK, &err, "qi_step");
-  float *got = (float *)malloc(N * b->n_vocab * sizeof *got);
+  float *got = (float *)malloc(N_BITS * b->n_vocab * sizeof *got);
   assert_non_null(got);
-  run_take_logits(s, N, b->n_vocab, got);
+  run_take_logits(s, N_BITS, b->n_vocab, got);
   bits_expect(b, got, "in slices");
   free(got);
   free(t);
@@ -386,11 +387,11 @@ static void check_bits(const variant *v, qi_path path, bool generated) {
   bits b;
   b.name = v->name;
   b.rm = run_build(&v->d);
-  b.sd = run_session_desc(N, path);
+  b.sd = run_session_desc(N_BITS, path);
   b.generated = generated;
   b.n_vocab = (size_t)v->d.n_vocab;
-  run_random_tokens(v->d.seed, v->d.n_vocab, b.ids, N);
-  b.want = run_logits(b.rm.m, &b.sd, b.ids, N, generated);
+  run_random_tokens(v->d.seed, v->d.n_vocab, b.ids, N_BITS);
+  b.want = run_logits(b.rm.m, &b.sd, b.ids, N_BITS, generated);
   bits_threads_and_chunks(&b);
   bits_parallel_hook(&b);
   bits_two_sequences(&b);
@@ -453,6 +454,58 @@ static void test_auto_is(void **state) {
       free(want);
       run_free(&rm);
     }
+}
+
+// ---- the same bits everywhere ----
+
+// FNV-1a of values as little-endian bits.
+static uint64_t hash_floats(const float *v, size_t n) {
+  uint64_t h = 0xcbf29ce484222325u;
+  for (size_t i = 0; i < n; i++) {
+    uint32_t u = gw_f32_bits(v[i]);
+    for (int k = 0; k < 4; k++) h = (h ^ (u >> 8 * k & 0xff)) * 0x100000001b3u;
+  }
+  return h;
+}
+static uint64_t hash_bytes(const uint8_t *v, size_t n) {
+  uint64_t h = 0xcbf29ce484222325u;
+  for (size_t i = 0; i < n; i++) h = (h ^ v[i]) * 0x100000001b3u;
+  return h;
+}
+
+// INTEGER and FLOAT promise the same bits on every CPU and from every compiler. These are theirs. They change when the documented
+// order of sums or our exp, sin and cos change, which is a new numeric contract; if only the file differs, qi_quantize changed.
+static void test_known_bits(void **state) {
+  (void)state;
+  static const struct {
+    const char *name;
+    qi_format format;
+    uint64_t file, integer, exact;
+  } known[] = {
+      {"F32", QI_FORMAT_F32, 0x4e95394a6fdcdef3u, 0xfa8985bfb680a585u, 0xfa8985bfb680a585u},
+      {"Q8_0", QI_FORMAT_Q8_0, 0x2909ff15cf64539au, 0xe30624ddb367eeebu, 0xd9c0080ca83a8df5u},
+      {"Q4_K", QI_FORMAT_Q4_K, 0xf141a2898298b03eu, 0xf0dfc68480d852d3u, 0xb71db361ba371dd0u},
+  };
+  for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+    rm_desc d = rm_llama_256(known[i].format);
+    d.rope_freqs = true;
+    run_model rm = run_build(&d);
+    uint64_t file = hash_bytes(rm.file, rm.size);
+    if (file != known[i].file) fail_msg("%s: the file has hash 0x%llx", known[i].name, (unsigned long long)file);
+    qi_token ids[N];
+    run_random_tokens(1, d.n_vocab, ids, N);
+    for (int exact = 0; exact < 2; exact++) {
+      qi_session_desc sd = run_session_desc(N, exact ? QI_PATH_FLOAT : QI_PATH_INTEGER);
+      sd.kv_format = QI_FORMAT_F16;
+      float *got = run_logits(rm.m, &sd, ids, N, !exact);
+      uint64_t h = hash_floats(got, N * (size_t)d.n_vocab), want = exact ? known[i].exact : known[i].integer;
+      if (h != want)
+        fail_msg("%s, %s: logits of other bits: hash 0x%llx, expected 0x%llx", known[i].name, exact ? "FLOAT" : "INTEGER",
+                 (unsigned long long)h, (unsigned long long)want);
+      free(got);
+    }
+    run_free(&rm);
+  }
 }
 
 // A prompt, then generated tokens: the same whether they came in one call or two, with other tokens in the batch or not.
@@ -640,11 +693,14 @@ static void test_contradictions(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_variants),        cmocka_unit_test(test_long_context),   cmocka_unit_test(test_bits_float),
-      cmocka_unit_test(test_bits_integer),    cmocka_unit_test(test_bits_bf16),      cmocka_unit_test(test_bits_auto),
-      cmocka_unit_test(test_auto_is),         cmocka_unit_test(test_mixed_roles),    cmocka_unit_test(test_unknown_architecture),
-      cmocka_unit_test(test_missing_tensors), cmocka_unit_test(test_wrong_shapes),   cmocka_unit_test(test_missing_keys),
-      cmocka_unit_test(test_default_keys),    cmocka_unit_test(test_contradictions),
+      cmocka_unit_test(test_variants),        cmocka_unit_test(test_long_context),
+      cmocka_unit_test(test_bits_float),      cmocka_unit_test(test_bits_integer),
+      cmocka_unit_test(test_bits_bf16),       cmocka_unit_test(test_bits_auto),
+      cmocka_unit_test(test_auto_is),         cmocka_unit_test(test_known_bits),
+      cmocka_unit_test(test_mixed_roles),     cmocka_unit_test(test_unknown_architecture),
+      cmocka_unit_test(test_missing_tensors), cmocka_unit_test(test_wrong_shapes),
+      cmocka_unit_test(test_missing_keys),    cmocka_unit_test(test_default_keys),
+      cmocka_unit_test(test_contradictions),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

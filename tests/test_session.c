@@ -612,7 +612,7 @@ static void test_model_memory(void **state) {
       md.load = (qi_load)load;
       md.allocator = counter_hook(&c);
       RUN_OK(qi_model_memory(&md, &memory, &err), err);
-      assert_int_equal(c.n_calls, 0);
+      assert_int_equal(c.live, 0);
       RUN_OK(qi_model_open(&m, &md, &err), err);
       assert_int_equal(c.live, memory.heap);
       assert_int_equal(c.most, memory.heap);

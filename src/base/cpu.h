@@ -17,7 +17,7 @@
 #include <unistd.h>
 #endif
 #if defined(__linux__)
-#include <sched.h>
+#include <sys/syscall.h>
 #endif
 #if defined(__APPLE__)
 #include <sys/sysctl.h>
@@ -217,14 +217,14 @@ QI__FN qi_result qi__isa_choose(qi_isa wanted, qi_isa *isa, qi__cpu *cpu, qi_err
 
 #if defined(__linux__)
 // Set of CPU numbers that the calling thread may run on; false when the system does not tell.
-typedef union qi__cpu_list {
-  cpu_set_t set;
+typedef struct qi__cpu_list {
   unsigned char bits[QI__CPUS_MAX / 8]; // more than cpu_set_t holds
 } qi__cpu_list;
 
 QI__FN bool qi__cpu_list_get(qi__cpu_list *list) {
   memset(list, 0, sizeof *list);
-  return sched_getaffinity(0, sizeof *list, &list->set) == 0;
+  // The C function is hidden from hosts that included headers before us without _GNU_SOURCE.
+  return syscall(SYS_sched_getaffinity, 0, sizeof *list, list->bits) > 0;
 }
 
 // The kernel's masks are arrays of unsigned long.

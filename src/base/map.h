@@ -38,6 +38,10 @@
 #define stbds_is_key_equal qi__stbds_is_key_equal
 #define stbds_hm_find_slot qi__stbds_hm_find_slot
 #define stbds_strdup qi__stbds_strdup
+#define STBDS_SH_NONE QI__STBDS_SH_NONE
+#define STBDS_SH_DEFAULT QI__STBDS_SH_DEFAULT
+#define STBDS_SH_STRDUP QI__STBDS_SH_STRDUP
+#define STBDS_SH_ARENA QI__STBDS_SH_ARENA
 
 #ifdef __GNUC__
 #pragma GCC diagnostic push
@@ -267,6 +271,10 @@ QI__FN bool qi__pair_map_get(const qi__pair_map *m, uint32_t a, uint32_t b, int6
 #undef stbds_is_key_equal
 #undef stbds_hm_find_slot
 #undef stbds_strdup
+#undef STBDS_SH_NONE
+#undef STBDS_SH_DEFAULT
+#undef STBDS_SH_STRDUP
+#undef STBDS_SH_ARENA
 #ifdef __GNUC__
 #pragma GCC diagnostic pop
 #endif

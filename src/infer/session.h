@@ -17,7 +17,8 @@ typedef struct qi__work {
   size_t n, n_done;
   bool in_chunk;      // the forward pass holds a chunk that is not finished
   size_t chunk;       // its tokens
-  bool counts;        // tokens go to the sampler's history when they are done (text interface)
+  bool text;          // of the text interface: tokens go to the sampler's history
+  bool prompt;        // begins an answer when it is done
 } qi__work;
 
 struct qi_session {
@@ -171,8 +172,8 @@ QI__FN qi_result qi__session_open(qi_session **out, const qi_model *m, const qi_
   qi_allocator allocator;
   qi_result r = qi__session_desc_defaults(&d, m, err);
   if (r) return r;
-  if ((r = qi__allocator_resolve(desc->allocator.alloc || desc->allocator.free ? &desc->allocator : &m->allocator, &allocator, err)))
-    return r;
+  const qi_allocator *hook = desc->allocator.alloc || desc->allocator.free ? &desc->allocator : &m->allocator;
+  if ((r = qi__allocator_resolve(hook, &allocator, err))) return r;
   qi_session *s = (qi_session *)qi__alloc(&allocator, sizeof *s, QI__CACHE_LINE);
   if (!s) return qi__fail_oom(err, "session", sizeof *s);
   memset(s, 0, sizeof *s);
@@ -227,11 +228,11 @@ QI__FN qi_result qi__work_check(qi_session *s, const qi_decode_token *tokens, si
 }
 
 // Makes tokens the work to do; there must be none.
-QI__FN qi_result qi__work_begin(qi_session *s, const qi_decode_token *tokens, size_t n, bool counts, qi_error *err) {
+QI__FN qi_result qi__work_begin(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err) {
   qi_result r = qi__work_check(s, tokens, n, err);
   if (r) return r;
   memcpy(s->start, s->kv.length, s->kv.n_seqs * sizeof *s->start);
-  s->work = (qi__work){tokens, n, 0, false, 0, counts};
+  s->work = (qi__work){tokens, n, 0, false, 0, false, false};
   s->n_logits = 0;
   return QI_OK;
 }
@@ -267,10 +268,23 @@ QI__FN void qi__work_chunk_done(qi_session *s) {
   qi__work *w = &s->work;
   s->stats.n_prompt += s->forward.n_prompt;
   s->stats.n_generated += s->forward.n_rows - s->forward.n_prompt;
-  for (size_t i = 0; w->counts && i < w->chunk; i++)
-    if (!w->tokens[w->n_done + i].generated) qi__sampler_accept(s->sampler, w->tokens[w->n_done + i].token);
   w->n_done += w->chunk;
   w->in_chunk = false;
+}
+
+// Work of the text interface counts only as a whole, so that nothing of it is left when it is cancelled.
+QI__FN void qi__work_done(qi_session *s) {
+  qi__work *w = &s->work;
+  if (w->text) s->last = -1;
+  for (size_t i = 0; w->text && i < w->n; i++)
+    if (!w->tokens[i].generated) qi__sampler_accept(s->sampler, w->tokens[i].token);
+  if (w->prompt) {
+    qi__text_reset(&s->text);
+    s->prompted = true;
+    s->ended = false;
+    s->n_predicted = 0;
+  }
+  memset(w, 0, sizeof *w);
 }
 
 // Does the work until it is done, or the deadline (0 = none). When cancelled, drops it.
@@ -293,8 +307,7 @@ QI__FN qi_result qi__work_run(qi_session *s, uint64_t deadline_us, qi_error *err
     qi__work_chunk_done(s);
     if (deadline_us && w->n_done < w->n && qi__now_us() >= deadline_us) return QI_AGAIN;
   }
-  if (w->counts) s->last = -1;
-  memset(w, 0, sizeof *w);
+  qi__work_done(s);
   return QI_OK;
 }
 
@@ -305,8 +318,8 @@ QI__FN uint64_t qi__deadline(uint32_t budget_us) { return budget_us ? qi__now_us
 QI__FN qi_result qi__decode(qi_session *s, const qi_decode_token *tokens, size_t n, bool later, qi_error *err) {
   if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "decode: earlier work is unfinished (qi_step, or qi_session_reset)");
   if (!tokens && n) return qi__fail(err, QI_ERR_ARGUMENT, "decode: tokens is NULL");
-  qi_result r = qi__work_begin(s, tokens, n, false, err);
-  if (r) return r;
+  qi_result r = qi__work_begin(s, tokens, n, err);
+  if (r || !n) return r;
   s->last = -1;
   s->prompted = false;
   if (later) {
@@ -360,13 +373,9 @@ QI__FN qi_result qi__prompt_tokens(qi_session *s, const qi_token *ids, size_t n,
                     s->kv.length[0] + before, s->kv.n_ctx);
   for (size_t i = 0; i < all; i++)
     s->queue[i] = (qi_decode_token){i < before ? s->last : ids[i - before], 0, i < before, i + 1 == all};
-  qi_result r = qi__work_begin(s, s->queue, all, true, err);
-  if (r) return r;
-  qi__text_reset(&s->text);
-  s->prompted = true;
-  s->ended = false;
-  s->n_predicted = 0;
-  return QI_OK;
+  qi_result r = qi__work_begin(s, s->queue, all, err);
+  s->work.text = s->work.prompt = r == QI_OK;
+  return r;
 }
 
 QI__FN qi_result qi__prompt_text(qi_session *s, const char *text, size_t len, qi_error *err) {
@@ -403,18 +412,17 @@ QI__FN qi_result qi__sample_piece(qi_session *s, qi_piece *out) {
 }
 
 QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi_error *err) {
+  qi_result r;
   *out = (qi_piece){"", 0, -1};
-  if (!s->prompted) return qi__fail(err, QI_ERR_STATE, "next: nothing to continue; call qi_prompt first");
-  if (s->ended) return QI_END;
+  if (!s->work.tokens && s->prompted && s->ended) return QI_END;
   if (!s->work.tokens && s->last >= 0) {
     if (s->n_predicted >= s->desc.n_predict) return qi__finish(s, out);
     s->queue[0] = (qi_decode_token){s->last, 0, true, true};
-    qi_result r = qi__work_begin(s, s->queue, 1, true, err);
-    if (r) return r;
+    if ((r = qi__work_begin(s, s->queue, 1, err))) return r;
+    s->work.text = true;
   }
-  qi_result r = qi__work_run(s, deadline_us, err);
-  if (r) return r;
-  if (!s->n_logits) return qi__fail(err, QI_ERR_STATE, "next: the prompt was not computed; call qi_prompt again");
+  if ((r = qi__work_run(s, deadline_us, err))) return r;
+  if (!s->prompted || !s->n_logits) return qi__fail(err, QI_ERR_STATE, "next: nothing to continue; call qi_prompt first");
   return qi__sample_piece(s, out);
 }
 

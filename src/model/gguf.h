@@ -129,10 +129,10 @@ QI__FN bool qi__gguf_next_string(qi__gguf_array *it, const char **text, size_t *
 QI__FN qi_result qi__gguf_element(const qi__gguf *g, size_t i, uint64_t k, qi_meta *out, qi_error *err) {
   const qi_meta *m = &g->metas[i];
   if (m->type != QI_META_ARRAY)
-    return qi__fail(err, QI_ERR_ARGUMENT, "key %s: type %s, expected an array", qi__show(m->key, m->key_len).s,
+    return qi__fail(err, QI_ERR_ARGUMENT, "key %.96s: type %s, expected an array", m->key,
                     qi__meta_type_name(m->type));
   if (k >= m->count)
-    return qi__fail(err, QI_ERR_ARGUMENT, "key %s: element %llu of %llu", qi__show(m->key, m->key_len).s, (unsigned long long)k,
+    return qi__fail(err, QI_ERR_ARGUMENT, "key %.96s: element %llu of %llu", m->key, (unsigned long long)k,
                     (unsigned long long)m->count);
   qi__gguf_cursor c;
   qi_meta element;
@@ -162,12 +162,13 @@ QI__FN const void *qi__gguf_tensor_data(const qi__gguf *g, const qi__tensor_info
 }
 
 // Bytes offset..offset+n-1 of a tensor. Errors: QI_ERR_IO, QI_ERR_ARGUMENT (beyond its end).
-QI__FN qi_result qi__gguf_read_tensor(const qi__gguf *g, const qi__tensor_info *t, uint64_t offset, void *dst, size_t n, qi_error *err) {
+QI__FN qi_result qi__gguf_read_tensor(const qi__gguf *g, const qi__tensor_info *t, uint64_t offset, void *dst, size_t n,
+                                     qi_error *err) {
   if (offset > t->n_bytes || n > t->n_bytes - offset)
-    return qi__fail(err, QI_ERR_ARGUMENT, "tensor %s: %zu bytes at %llu of %llu", t->name, n, (unsigned long long)offset,
+    return qi__fail(err, QI_ERR_ARGUMENT, "tensor %.96s: %zu bytes at %llu of %llu", t->name, n, (unsigned long long)offset,
                     (unsigned long long)t->n_bytes);
   qi_result r = qi__file_read(&g->parts[t->part].file, t->offset + offset, dst, n, err);
-  if (r) qi__fail_prefix(err, "tensor %s: ", t->name);
+  if (r) qi__fail_prefix(err, "tensor %.96s: ", t->name);
   return r;
 }
 

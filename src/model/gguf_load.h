@@ -59,7 +59,8 @@ QI__FN qi_result qi__gguf_open_split(qi__file *f, const qi_model_desc *desc, uin
   if (!stem) // the caller has looked before
     return qi__fail(err, QI_ERR_FORMAT, "%s: is no name of a first part", qi__path_tail(desc->path, 160));
   if (stem > sizeof path - 32)
-    return qi__fail(err, QI_ERR_LIMIT, "path of a split model: %zu bytes, at most %zu are allowed", strlen(desc->path), sizeof path);
+    return qi__fail(err, QI_ERR_LIMIT, "path of a split model: %zu bytes, at most %zu are allowed", strlen(desc->path),
+                    sizeof path);
   memcpy(path, desc->path, stem);
   snprintf(path + stem, sizeof path - stem, "-%05u-of-%05u.gguf", (unsigned)part + 1, (unsigned)n_parts);
   qi_result r = qi__file_open_path(f, path, desc->no_mmap, err);
@@ -97,8 +98,8 @@ QI__FN qi_result qi__gguf_plan_parts(const qi_model_desc *desc, qi__gguf_plan *p
     return qi__fail(err, QI_ERR_FORMAT, "key split.no: %s; open the first part (its name ends in -00001-of-%05u.gguf)",
                     c->split_no == QI__GGUF_NO_SPLIT ? "missing" : "not the first part", (unsigned)plan->n_parts);
   if (!qi__split_stem(desc->path, plan->n_parts))
-    return qi__fail(err, QI_ERR_FORMAT, "one of %u parts, but the name does not end in -00001-of-%05u.gguf", (unsigned)plan->n_parts,
-                    (unsigned)plan->n_parts);
+    return qi__fail(err, QI_ERR_FORMAT, "one of %u parts, but the name does not end in -00001-of-%05u.gguf",
+                    (unsigned)plan->n_parts, (unsigned)plan->n_parts);
   return QI_OK;
 }
 
@@ -106,7 +107,8 @@ QI__FN qi_result qi__gguf_check_part(const qi__gguf_counts *c, uint64_t part, ui
   if (c->split_no != part)
     return qi__fail(err, QI_ERR_FORMAT, "key split.no: %lld, expected %u", (long long)c->split_no, (unsigned)part);
   if (c->split_count != n_parts)
-    return qi__fail(err, QI_ERR_FORMAT, "key split.count: %lld, but the first part says %u", (long long)c->split_count, (unsigned)n_parts);
+    return qi__fail(err, QI_ERR_FORMAT, "key split.count: %lld, but the first part says %u", (long long)c->split_count,
+                    (unsigned)n_parts);
   return QI_OK;
 }
 
@@ -144,8 +146,8 @@ QI__FN qi_result qi__gguf_make_plan(const qi_model_desc *desc, qi__gguf_plan *pl
                     QI__GGUF_MAX_ENTRIES);
   uint64_t said = plan->first.split_n_tensors;
   if (plan->n_parts > 1 && said != QI__GGUF_NO_SPLIT && said != plan->n_tensors)
-    return qi__fail(err, QI_ERR_FORMAT, "key split.tensors.count: %llu, but the %u parts have %llu tensors", (unsigned long long)said,
-                    (unsigned)plan->n_parts, (unsigned long long)plan->n_tensors);
+    return qi__fail(err, QI_ERR_FORMAT, "key split.tensors.count: %llu, but the %u parts have %llu tensors",
+                    (unsigned long long)said, (unsigned)plan->n_parts, (unsigned long long)plan->n_tensors);
   if (plan->resident_bytes > SIZE_MAX || plan->text_bytes > SIZE_MAX)
     return qi__fail(err, QI_ERR_LIMIT, "metadata of %llu bytes does not fit into this machine's address space",
                     (unsigned long long)plan->resident_bytes);
@@ -186,7 +188,8 @@ QI__FN const char *qi__gguf_keep_text(qi__gguf *g, const char *s) {
 QI__FN qi_result qi__gguf_load_metas(qi__gguf *g, const qi__gguf_plan *plan, qi__gguf_counts *counts, qi_error *err) {
   const qi__file *f = &g->parts[0].file;
   uint64_t end = plan->first.metas_end;
-  if (counts->n_metas != plan->first.n_metas || end > f->size || (!f->map && end != plan->resident_bytes)) return qi__gguf_changed(err);
+  if (counts->n_metas != plan->first.n_metas || end > f->size || (!f->map && end != plan->resident_bytes))
+    return qi__gguf_changed(err);
   qi_result r = f->map ? QI_OK : qi__file_read(f, 0, g->copy, (size_t)end, err);
   if (!r) r = qi__file_open_memory(&g->resident, f->map ? f->map : g->copy, (size_t)end, err);
   if (r) return r;
@@ -199,7 +202,7 @@ QI__FN qi_result qi__gguf_load_metas(qi__gguf *g, const qi__gguf_plan *plan, qi_
     if (!meta->key) return qi__gguf_changed(err);
     meta->key_len = strlen(meta->key);
     if (!qi__str_map_put(&g->meta_index, meta->key, (int32_t)i))
-      return qi__fail(err, QI_ERR_FORMAT, "key %s: occurs twice", qi__show(meta->key, meta->key_len).s);
+      return qi__fail(err, QI_ERR_FORMAT, "key %.96s: occurs twice", meta->key);
     g->n_metas++;
   }
   counts->metas_end = c.pos;
@@ -219,7 +222,8 @@ QI__FN qi_result qi__gguf_skip_metas(const qi__file *f, qi__gguf_counts *counts,
   return QI_OK;
 }
 
-QI__FN qi_result qi__gguf_load_tensors(qi__gguf *g, size_t part, const qi__gguf_plan *plan, qi__gguf_counts *counts, qi_error *err) {
+QI__FN qi_result qi__gguf_load_tensors(qi__gguf *g, size_t part, const qi__gguf_plan *plan, qi__gguf_counts *counts,
+                                       qi_error *err) {
   if (counts->n_tensors > plan->n_tensors - g->n_tensors) return qi__gguf_changed(err);
   qi__gguf_cursor c;
   qi__cursor_init(&c, &g->parts[part].file, counts->metas_end, err);
@@ -231,7 +235,7 @@ QI__FN qi_result qi__gguf_load_tensors(qi__gguf *g, size_t part, const qi__gguf_
     t->name = qi__gguf_keep_text(g, c.name);
     if (!t->name) return qi__gguf_changed(err);
     if (!qi__str_map_put(&g->tensor_index, t->name, (int32_t)g->n_tensors))
-      return qi__fail(err, QI_ERR_FORMAT, "tensor %s: occurs twice", qi__show(t->name, strlen(t->name)).s);
+      return qi__fail(err, QI_ERR_FORMAT, "tensor %.96s: occurs twice", t->name);
     g->n_tensors++;
   }
   counts->infos_end = c.pos;
@@ -276,16 +280,16 @@ QI__FN qi_result qi__gguf_place(qi__tensor_info *t, const qi__tensor_info *next,
     t->n_bytes = 0;
   }
   if (n > SIZE_MAX / 2 || t->n_bytes > SIZE_MAX / 2)
-    return qi__fail(err, QI_ERR_LIMIT, "tensor %s: %llu weights do not fit into this machine's address space", name,
+    return qi__fail(err, QI_ERR_LIMIT, "tensor %.96s: %llu weights do not fit into this machine's address space", name,
                     (unsigned long long)n);
   // No type takes less than a quarter of a bit; so what is promised for unknown types is bounded by the file too.
   uint64_t least = t->format != QI_FORMAT_NONE ? t->n_bytes : n / 32 + 1;
   if (least <= room) return QI_OK;
   if (next)
-    return qi__fail(err, QI_ERR_FORMAT, "tensor %s: %llu bytes at offset %llu overlap tensor %s at %llu", name,
-                    (unsigned long long)least, (unsigned long long)t->offset, qi__show(next->name, strlen(next->name)).s,
+    return qi__fail(err, QI_ERR_FORMAT, "tensor %.64s: %llu bytes at offset %llu overlap tensor %.64s at %llu", name,
+                    (unsigned long long)least, (unsigned long long)t->offset, next->name,
                     (unsigned long long)next->offset);
-  return qi__fail(err, QI_ERR_FORMAT, "tensor %s: %llu bytes at offset %llu, but the file ends at %llu", name,
+  return qi__fail(err, QI_ERR_FORMAT, "tensor %.96s: %llu bytes at offset %llu, but the file ends at %llu", name,
                   (unsigned long long)least, (unsigned long long)t->offset, (unsigned long long)end);
 }
 
@@ -298,7 +302,7 @@ QI__FN qi_result qi__gguf_place_tensors(qi__gguf *g, size_t part, size_t first, 
     qi__tensor_info *t = &tensors[i];
     uint64_t offset;
     if (!qi__add_u64(counts->data_offset, t->offset, &offset) || offset > f->size)
-      return qi__fail(err, QI_ERR_FORMAT, "tensor %s: begins %llu bytes behind offset %llu, but the file ends at %llu", t->name,
+      return qi__fail(err, QI_ERR_FORMAT, "tensor %.96s: begins %llu bytes behind offset %llu, but the file ends at %llu", t->name,
                       (unsigned long long)t->offset, (unsigned long long)counts->data_offset, (unsigned long long)f->size);
     t->offset = offset;
   }
@@ -354,8 +358,8 @@ QI__FN void qi__gguf_log(const qi__gguf *g, const qi_model_desc *desc, const qi_
   for (size_t i = 0; i < g->n_tensors; i++)
     if (g->tensors[i].format == QI_FORMAT_NONE && !n_unknown++) first = &g->tensors[i];
   if (first)
-    qi__log(log, QI_LOG_WARN, "%zu tensors have a weight type that is unknown here; the first is %s (type %d)", n_unknown, first->name,
-            first->gguf_id);
+    qi__log(log, QI_LOG_WARN, "%zu tensors have a weight type that is unknown here; the first is %s (type %d)", n_unknown,
+            first->name, first->gguf_id);
 }
 
 // Opens the file of the desc (exactly one source is set) and those that it is split into, and loads their index: one block of the

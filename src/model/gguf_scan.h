@@ -116,7 +116,7 @@ QI__FN qi_result qi__cursor_u64(qi__gguf_cursor *c, uint64_t *out) {
   return QI_OK;
 }
 
-// A key or a tensor name to c->name: 1 to max bytes, none of them 0.
+// A key or a tensor name to c->name: 1 to max bytes without control characters, so that messages may show it.
 QI__FN qi_result qi__cursor_name(qi__gguf_cursor *c, const char *what, size_t max) {
   uint64_t len;
   if (qi__cursor_u64(c, &len)) return c->result;
@@ -124,7 +124,8 @@ QI__FN qi_result qi__cursor_name(qi__gguf_cursor *c, const char *what, size_t ma
     return qi__fail(c->err, QI_ERR_FORMAT, "%s has a length of %llu, expected 1 to %zu", what, (unsigned long long)len, max);
   const uint8_t *p = qi__cursor_take(c, (size_t)len);
   if (!p) return c->result;
-  if (memchr(p, 0, (size_t)len)) return qi__fail(c->err, QI_ERR_FORMAT, "%s contains a zero byte", what);
+  for (size_t i = 0; i < (size_t)len; i++)
+    if (p[i] < 0x20 || p[i] == 0x7f) return qi__fail(c->err, QI_ERR_FORMAT, "%s has a control character, %d", what, p[i]);
   memcpy(c->name, p, (size_t)len);
   c->name[len] = 0;
   return QI_OK;
@@ -259,7 +260,8 @@ QI__FN qi_result qi__gguf_note_meta(const qi__gguf_cursor *c, const qi_meta *m, 
                     : !strcmp(c->name, "split.tensors.count") ? &counts->split_n_tensors
                                                               : NULL;
   if (split && !qi__meta_unsigned(m, split))
-    return qi__fail(c->err, QI_ERR_FORMAT, "type %s or a negative value, expected an unsigned integer", qi__meta_type_name(m->type));
+    return qi__fail(c->err, QI_ERR_FORMAT, "type %s or a negative value, expected an unsigned integer",
+                    qi__meta_type_name(m->type));
   return QI_OK;
 }
 
@@ -271,7 +273,7 @@ QI__FN qi_result qi__gguf_walk_meta(qi__gguf_cursor *c, uint64_t index, qi__gguf
   if (!r) r = qi__cursor_meta_type(c, "type", &type);
   if (!r) r = qi__cursor_value(c, type, 0, out);
   if (!r) r = qi__gguf_note_meta(c, out, counts);
-  if (r && c->name[0]) qi__fail_prefix(c->err, "key %s: ", qi__show(c->name, strlen(c->name)).s);
+  if (r && c->name[0]) qi__fail_prefix(c->err, "key %.96s: ", c->name);
   if (r && !c->name[0]) qi__fail_prefix(c->err, "metadata entry %llu: ", (unsigned long long)index);
   return r;
 }
@@ -296,7 +298,8 @@ QI__FN qi_result qi__gguf_size_tensor(const qi__gguf_cursor *c, qi__tensor_info 
     return QI_OK;
   }
   if (!qi__mul_u64(n_elements / len, (uint64_t)f->info.block_bytes, &t->n_bytes) || t->n_bytes > INT64_MAX)
-    return qi__fail(c->err, QI_ERR_FORMAT, "%llu weights of type %s: their size overflows", (unsigned long long)n_elements, f->info.name);
+    return qi__fail(c->err, QI_ERR_FORMAT, "%llu weights of type %s: their size overflows", (unsigned long long)n_elements,
+                    f->info.name);
   return QI_OK;
 }
 
@@ -330,7 +333,7 @@ QI__FN qi_result qi__gguf_walk_tensor(qi__gguf_cursor *c, uint64_t index, uint64
   if (!r && out->offset % alignment)
     r = qi__fail(c->err, QI_ERR_FORMAT, "offset %llu, expected a multiple of the alignment, %llu", (unsigned long long)out->offset,
                  (unsigned long long)alignment);
-  if (r && c->name[0]) qi__fail_prefix(c->err, "tensor %s: ", qi__show(c->name, strlen(c->name)).s);
+  if (r && c->name[0]) qi__fail_prefix(c->err, "tensor %.96s: ", c->name);
   if (r && !c->name[0]) qi__fail_prefix(c->err, "tensor %llu: ", (unsigned long long)index);
   return r;
 }
@@ -342,8 +345,13 @@ QI__FN qi_result qi__gguf_check_count(const qi__file *f, const char *what, uint6
     return qi__fail(err, QI_ERR_FORMAT, "header: %llu %s cannot fit into a file of %llu bytes", (unsigned long long)n, what,
                     (unsigned long long)f->size);
   if (n > QI__GGUF_MAX_ENTRIES)
-    return qi__fail(err, QI_ERR_LIMIT, "header: %llu %s, at most %u are allowed", (unsigned long long)n, what, QI__GGUF_MAX_ENTRIES);
+    return qi__fail(err, QI_ERR_LIMIT, "header: %llu %s, at most %u are allowed", (unsigned long long)n, what,
+                    QI__GGUF_MAX_ENTRIES);
   return QI_OK;
+}
+
+QI__FN qi_result qi__gguf_header_ends(const qi__file *f, qi_error *err) {
+  return qi__fail(err, QI_ERR_FORMAT, "header: the file ends after %llu bytes", (unsigned long long)f->size);
 }
 
 // Magic, version and the two counts.
@@ -355,15 +363,16 @@ QI__FN qi_result qi__gguf_walk_header(const qi__file *f, qi__gguf_counts *out, q
   qi_result r = qi__file_read(f, 0, b, f->size < sizeof b ? (size_t)f->size : sizeof b, err);
   if (r) return r;
   if (memcmp(b, "GGUF", 4))
-    return qi__fail(err, QI_ERR_FORMAT, "header: magic bytes are %02x %02x %02x %02x ('%s'), expected 'GGUF'", b[0], b[1], b[2], b[3],
-                    qi__show((const char *)b, 4).s);
-  if (f->size < 8) return qi__fail(err, QI_ERR_FORMAT, "header: the file ends after %llu bytes", (unsigned long long)f->size);
+    return qi__fail(err, QI_ERR_FORMAT, "header: magic bytes are %02x %02x %02x %02x ('%s'), expected 'GGUF'", b[0], b[1], b[2],
+                    b[3], qi__show((const char *)b, 4).s);
+  if (f->size < 8) return qi__gguf_header_ends(f, err);
   out->version = qi__load_u32(b + 4);
   if (out->version && !(out->version & 0xffff))
-    return qi__fail(err, QI_ERR_UNSUPPORTED, "header: a big-endian file (version 0x%08x), only little-endian is supported", out->version);
+    return qi__fail(err, QI_ERR_UNSUPPORTED, "header: a big-endian file (version 0x%08x), only little-endian is supported",
+                    out->version);
   if (out->version != 2 && out->version != 3)
     return qi__fail(err, QI_ERR_UNSUPPORTED, "header: GGUF version %u, supported are 2 and 3", out->version);
-  if (f->size < sizeof b) return qi__fail(err, QI_ERR_FORMAT, "header: the file ends after %llu bytes", (unsigned long long)f->size);
+  if (f->size < sizeof b) return qi__gguf_header_ends(f, err);
   out->n_tensors = qi__load_u64(b + 8);
   out->n_metas = qi__load_u64(b + 16);
   r = qi__gguf_check_count(f, "tensors", out->n_tensors, QI__GGUF_MIN_TENSOR_BYTES, err);

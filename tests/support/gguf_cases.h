@@ -1,4 +1,5 @@
-// For tests of GGUF files: bytes as every kind of source, an allocator that counts and fails, opening with all that must hold checked.
+// For tests of GGUF files: bytes as every kind of source, an allocator that counts and fails, and opening, with all that must hold
+// checked.
 #ifndef QINFER_TESTS_GGUF_CASES_H
 #define QINFER_TESTS_GGUF_CASES_H
 
@@ -8,14 +9,14 @@
 
 // ---- allocator ----
 
-// Counts, and fails call number `fail_at` (from 1; 0 = never).
+// Counts, and fails call number `fail_at` (from 1; 0 = never) and what is absurd.
 typedef struct gc_heap {
   size_t n_calls, n_live, asked, live_bytes, fail_at;
 } gc_heap;
 
 GW_FN void *gc_heap_alloc(size_t size, size_t align, void *user) {
   gc_heap *h = (gc_heap *)user;
-  if (++h->n_calls == h->fail_at) return NULL;
+  if (++h->n_calls == h->fail_at || size >> 30) return NULL; // a gigabyte is more than any test needs
   void *p = NULL;
   if (posix_memalign(&p, align < sizeof(void *) ? sizeof(void *) : align, size)) return NULL;
   memset(p, 0xa5, size); // nobody may rely on zeros
@@ -113,12 +114,11 @@ typedef struct gc_open {
   size_t size;
 } gc_open;
 
-// Opens. What was measured must be what is asked for, and a failure must leave nothing behind.
-GW_FN void gc_open_desc(gc_open *o, const qi_model_desc *desc) {
-  size_t fail_at = o->heap.fail_at;
+// Opens; o->bytes are the caller's. What was measured must be what is asked for, and a failure must leave nothing behind.
+GW_FN void gc_open_source(gc_open *o, const qi_model_desc *desc, size_t fail_at) {
   memset(&o->heap, 0, sizeof o->heap);
   memset(&o->err, 0, sizeof o->err);
-  memset(&o->g, 0xa5, sizeof o->g);
+  memset(&o->g, 0xa5, sizeof o->g); // need not be set before
   qi_allocator allocator = {gc_heap_alloc, gc_heap_free, NULL};
   qi_logger silent = {NULL, NULL};
   allocator.user = &o->heap;
@@ -156,8 +156,12 @@ GW_FN void gc_open_bytes(gc_open *o, const void *bytes, size_t size, gc_source s
   qi_model_desc desc;
   gc_bytes_desc(&o->bytes, &desc);
   o->size = size;
-  o->heap.fail_at = fail_at;
-  gc_open_desc(o, &desc);
+  gc_open_source(o, &desc, fail_at);
+}
+
+GW_FN void gc_open_desc(gc_open *o, const qi_model_desc *desc) {
+  memset(o, 0, sizeof *o);
+  gc_open_source(o, desc, 0);
 }
 
 GW_FN void gc_open_file(gc_open *o, gw_file *w, gc_source source) {
