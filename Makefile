@@ -32,6 +32,8 @@ build/%: examples/%.c qinfer.h | build
 build/%: bench/%.c qinfer.h | build
 	$(CC) $(CFLAGS) -std=c11 -Wall -Wextra $< -o $@ $(LDLIBS)
 
+-include bench/bench.mk
+
 build:
 	@mkdir -p build
 

@@ -691,6 +691,12 @@ QI__INLINE float qi__sum_lanes(const float *a) {
 QI__INLINE bool qi__is_finite(float f) { return (qi__f32_bits(f) & 0x7f800000u) != 0x7f800000u; }
 QI__INLINE bool qi__is_nan(float f) { return (qi__f32_bits(f) & 0x7fffffffu) > 0x7f800000u; }
 
+// clang before 19 splits fmaf into a product and a sum under the host's -ffast-math, whatever its pragmas say; not under another name.
+#if defined(__clang__) && defined(__FAST_MATH__) && defined(__x86_64__) && defined(__ELF__) && !defined(__FMA__)
+extern float qi__libm_fmaf(float a, float b, float c) __asm__("fmaf");
+#define fmaf(a, b, c) qi__libm_fmaf(a, b, c)
+#endif
+
 #endif // QI__CONFIG_H
 
 // Sets code and message (both may be ignored by a NULL err) and returns the code: `return qi__fail(err, QI_ERR_IO, "...", ...)`.
@@ -6132,10 +6138,361 @@ QI__FN void qi__fp_leave(qi__fp_mode mode) {
 
 #endif // QI__CPU_H
 // generated from src/kernels/attention.h: edit there
-// ==== >>attention : one query group over a run of keys ====
+// ==== >>attention : query heads over a run of keys ====
 #ifndef QI__KERNELS_ATTENTION_H
 #define QI__KERNELS_ATTENTION_H
 
+// generated from src/kernels/dot_f32.h: edit there
+// ==== >>dot_f32 : products of float rows ====
+#ifndef QI__KERNELS_DOT_F32_H
+#define QI__KERNELS_DOT_F32_H
+
+// generated from src/kernels/simd.h: edit there
+// ==== >>simd : what the SIMD variants of all kernels share ====
+#ifndef QI__KERNELS_SIMD_H
+#define QI__KERNELS_SIMD_H
+
+
+#if defined(QI__X86_64)
+#include <immintrin.h>
+#elif defined(QI__ARM64)
+#include <arm_neon.h>
+#endif
+
+// The instruction sets of the levels in base/cpu.h. What an old compiler does not know is left out of the table.
+#if defined(QI__X86_64)
+#define QI__AVX2 QI__TARGET("avx2,fma,f16c")
+#define QI__AVX512 QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
+#if defined(__clang__) || __GNUC__ >= 10
+#define QI__HAS_AVX512_BF16 1
+#define QI__AVX512_BF16 QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+#endif
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define QI__HAS_AMX 1
+#define QI__AMX QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-int8,amx-bf16")
+#endif
+#endif
+
+// A sum in eight float32 lanes has the same bits in a 256-bit register, in half of a 512-bit one and in two of 128. Elements that
+// do not fill a register are taken by the reference, or by scalar code that goes on with the stored lanes.
+
+#if defined(QI__X86_64)
+
+// qi__sum_lanes of a register.
+QI__INLINE QI__AVX2 float qi__sum_lanes_avx2(__m256 v) {
+  __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); // 0+4 1+5 2+6 3+7
+  a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+  return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));
+}
+
+// Eight halves at p + i, or floats, as float32; `half` is a constant where this is inlined.
+QI__INLINE QI__AVX2 __m256 qi__load_kv_avx2(const void *p, size_t i, bool half) {
+  if (half) return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)((const uint16_t *)p + i)));
+  return _mm256_loadu_ps((const float *)p + i);
+}
+
+QI__INLINE QI__AVX512 __m512 qi__load_kv_avx512(const void *p, size_t i, bool half) {
+  if (half) return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)((const uint16_t *)p + i)));
+  return _mm512_loadu_ps((const float *)p + i);
+}
+
+// qi__sum_lanes of four registers.
+QI__INLINE QI__AVX2 __m128 qi__sum_lanes4_avx2(__m256 a, __m256 b, __m256 c, __m256 d) {
+  __m128 p = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)); // 0+4 1+5 2+6 3+7
+  __m128 q = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+  __m128 r = _mm_add_ps(_mm256_castps256_ps128(c), _mm256_extractf128_ps(c, 1));
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(d), _mm256_extractf128_ps(d, 1));
+  p = _mm_add_ps(_mm_movelh_ps(p, q), _mm_movehl_ps(q, p)); // of a and b: (0+4)+(2+6) (1+5)+(3+7)
+  r = _mm_add_ps(_mm_movelh_ps(r, s), _mm_movehl_ps(s, r));
+  return _mm_add_ps(_mm_shuffle_ps(p, r, 0x88), _mm_shuffle_ps(p, r, 0xdd));
+}
+
+// Ones in the first n lanes; n may be more than 16.
+QI__INLINE QI__AVX512 __mmask16 qi__tail_mask_avx512(size_t n) { return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1); }
+#endif
+
+#if defined(QI__ARM64)
+
+// Four halves or floats at p + i as float32.
+QI__INLINE float32x4_t qi__load_kv_neon(const void *p, size_t i, bool half) {
+  if (half) return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)p + i)));
+  return vld1q_f32((const float *)p + i);
+}
+#endif
+
+#endif // QI__KERNELS_SIMD_H
+
+// Every sum over k runs in eight float32 lanes that qi__sum_lanes adds up, so that 256-bit registers, halves of 512-bit ones and
+// pairs of 128-bit ones give the bits of the reference.
+
+// y[i * y_stride + r] = sum_j w[r, j] * x[i * x_stride + j]      i < n_x, r < n_w, j < k
+// w: rows w_stride bytes apart, any alignment, of float32, float16 or bfloat16, which float32 holds exactly. y overlaps nothing.
+// Lane j % 8 takes product j with one fused multiply-add, j ascending; then qi__sum_lanes.
+typedef void (*qi__dot_float_fn)(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
+                                 float *y, size_t y_stride);
+
+// Weight j of a row; `kind` (F32, F16 or BF16) is a constant where these are inlined.
+QI__INLINE float qi__float_weight(qi_format kind, const uint8_t *row, size_t j) {
+  if (kind == QI_FORMAT_F16) return qi__f16_to_f32(qi__load_u16(row + 2 * j));
+  if (kind == QI_FORMAT_BF16) return qi__bf16_to_f32(qi__load_u16(row + 2 * j));
+  return qi__bits_f32(qi__load_u32(row + 4 * j));
+}
+
+QI__INLINE void qi__dot_float_rows_ref(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
+                                       size_t n_x, size_t k, float *y, size_t y_stride) {
+  for (size_t i = 0; i < n_x; i++)
+    for (size_t r = 0; r < n_w; r++) {
+      const uint8_t *a = (const uint8_t *)w + r * w_stride;
+      const float *b = x + i * x_stride;
+      float lane[8] = {0};
+      for (size_t j = 0; j < k; j++) lane[j % 8] = fmaf(qi__float_weight(kind, a, j), b[j], lane[j % 8]);
+      y[i * y_stride + r] = qi__sum_lanes(lane);
+    }
+}
+
+// The lanes at j, a multiple of 8, go on to k; then their sum.
+QI__INLINE float qi__dot_float_finish(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t k, float *lane) {
+  for (size_t t = j; t < k; t++) lane[t - j] = fmaf(qi__float_weight(kind, w, t), x[t], lane[t - j]);
+  return qi__sum_lanes(lane);
+}
+
+QI__FN void qi__dot_f32_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                            size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_ref(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN void qi__dot_f16_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                            size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_ref(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN void qi__dot_bf16_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                             size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_ref(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+
+// Tiles of weight rows times activation rows live in registers. What does not fill a tile goes through a smaller one: each sum is a
+// lane of its own, so tiles do not change bits. The sizes of a tile are constants where it is inlined.
+
+#if defined(QI__X86_64)
+
+// ---- AVX2 ----
+
+QI__INLINE QI__AVX2 __m256 qi__load_weights_avx2(qi_format kind, const uint8_t *row, size_t j) {
+  if (kind == QI_FORMAT_F32) return _mm256_loadu_ps((const float *)(const void *)(row + 4 * j));
+  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(row + 2 * j));
+  return kind == QI_FORMAT_F16 ? _mm256_cvtph_ps(v) : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
+}
+
+// n_w <= 4 weight rows times n_x <= 3 activation rows: 12 sums, 3 registers of x and one of w are all there are.
+QI__INLINE QI__AVX2 void qi__dot_float_tile_avx2(qi_format kind, const uint8_t *w, size_t w_stride, int n_w, const float *x,
+                                                 size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
+  __m256 sum[3][4];
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r] = _mm256_setzero_ps();
+  size_t j = 0;
+  for (; j + 8 <= k; j += 8) {
+    __m256 b[3];
+    QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = _mm256_loadu_ps(x + (size_t)i * x_stride + j);
+    QI__UNROLL for (int r = 0; r < n_w; r++) {
+      __m256 a = qi__load_weights_avx2(kind, w + (size_t)r * w_stride, j);
+      QI__UNROLL for (int i = 0; i < n_x; i++) sum[i][r] = _mm256_fmadd_ps(a, b[i], sum[i][r]);
+    }
+  }
+  if (j == k && n_w == 4) {
+    QI__UNROLL for (int i = 0; i < n_x; i++)
+      _mm_storeu_ps(y + (size_t)i * y_stride, qi__sum_lanes4_avx2(sum[i][0], sum[i][1], sum[i][2], sum[i][3]));
+    return;
+  }
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
+    float *out = y + (size_t)i * y_stride + (size_t)r;
+    if (j == k) {
+      *out = qi__sum_lanes_avx2(sum[i][r]);
+    } else {
+      float lane[8];
+      _mm256_storeu_ps(lane, sum[i][r]);
+      *out = qi__dot_float_finish(kind, w + (size_t)r * w_stride, x + (size_t)i * x_stride, j, k, lane);
+    }
+  }
+}
+
+QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x,
+                                                 size_t x_stride, size_t n_x, size_t k, float *y, size_t y_stride) {
+  for (size_t i = 0; i < n_x;) {
+    size_t rows = n_x - i >= 3 ? 3 : 1;
+    const float *xi = x + i * x_stride;
+    for (size_t r = 0; r < n_w;) {
+      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
+      float *out = y + i * y_stride + r;
+      bool four = n_w - r >= 4;
+      if (four && rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 3, k, out, y_stride);
+      else if (four) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
+      else if (rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 3, k, out, y_stride);
+      else qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 1, k, out, y_stride);
+      r += four ? 4 : 1;
+    }
+    i += rows;
+  }
+}
+
+QI__FN QI__AVX2 void qi__dot_f32_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                      size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx2(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN QI__AVX2 void qi__dot_f16_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                      size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx2(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN QI__AVX2 void qi__dot_bf16_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                       size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx2(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+
+// ---- AVX-512 ----
+
+// Weights j.. of a row in the lower half, of the next one in the upper.
+QI__INLINE QI__AVX512 __m512 qi__load_weights_avx512(qi_format kind, const uint8_t *row, size_t w_stride, size_t j) {
+  const uint8_t *next = row + w_stride;
+  if (kind == QI_FORMAT_F32)
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps((const float *)(const void *)(row + 4 * j))),
+                              _mm256_loadu_ps((const float *)(const void *)(next + 4 * j)), 1);
+  __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(row + 2 * j))),
+                                      _mm_loadu_si128((const __m128i *)(const void *)(next + 2 * j)), 1);
+  return kind == QI_FORMAT_F16 ? _mm512_cvtph_ps(v) : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
+}
+
+// Two weight rows share a register, so that the eight lanes of each sum stay: 8 weight rows times n_x <= 6 activation rows.
+QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8_t *w, size_t w_stride, const float *x,
+                                                     size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
+  __m512 sum[6][4];
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_setzero_ps();
+  size_t j = 0;
+  for (; j + 8 <= k; j += 8) {
+    __m512 a[4];
+    QI__UNROLL for (int p = 0; p < 4; p++) a[p] = qi__load_weights_avx512(kind, w + (size_t)(2 * p) * w_stride, w_stride, j);
+    QI__UNROLL for (int i = 0; i < n_x; i++) {
+      __m512 b = _mm512_broadcast_f32x8(_mm256_loadu_ps(x + (size_t)i * x_stride + j));
+      QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_fmadd_ps(a[p], b, sum[i][p]);
+    }
+  }
+  if (j == k) {
+    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p += 2) {
+      __m128 four = qi__sum_lanes4_avx2(_mm512_castps512_ps256(sum[i][p]), _mm512_extractf32x8_ps(sum[i][p], 1),
+                                        _mm512_castps512_ps256(sum[i][p + 1]), _mm512_extractf32x8_ps(sum[i][p + 1], 1));
+      _mm_storeu_ps(y + (size_t)i * y_stride + 2 * p, four);
+    }
+    return;
+  }
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) {
+    float lane[16];
+    _mm512_storeu_ps(lane, sum[i][p]);
+    for (int r = 0; r < 2; r++)
+      y[(size_t)i * y_stride + (size_t)(2 * p + r)] =
+          qi__dot_float_finish(kind, w + (size_t)(2 * p + r) * w_stride, x + (size_t)i * x_stride, j, k, lane + 8 * r);
+  }
+}
+
+// `rest` takes the rows that do not fill a tile.
+QI__INLINE QI__AVX512 void qi__dot_float_rows_avx512(qi_format kind, qi__dot_float_fn rest, const void *w, size_t w_stride,
+                                                     size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k, float *y,
+                                                     size_t y_stride) {
+  size_t whole = n_w / 8 * 8;
+  for (size_t i = 0; i < n_x && whole;) {
+    size_t rows = n_x - i >= 6 ? 6 : n_x - i >= 2 ? 2 : 1;
+    const float *xi = x + i * x_stride;
+    for (size_t r = 0; r < whole; r += 8) {
+      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
+      float *out = y + i * y_stride + r;
+      if (rows == 6) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 6, k, out, y_stride);
+      else if (rows == 2) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 2, k, out, y_stride);
+      else qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 1, k, out, y_stride);
+    }
+    i += rows;
+  }
+  if (whole < n_w) rest((const uint8_t *)w + whole * w_stride, w_stride, n_w - whole, x, x_stride, n_x, k, y + whole, y_stride);
+}
+
+QI__FN QI__AVX512 void qi__dot_f32_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                          size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx512(QI_FORMAT_F32, qi__dot_f32_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN QI__AVX512 void qi__dot_f16_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                          size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx512(QI_FORMAT_F16, qi__dot_f16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN QI__AVX512 void qi__dot_bf16_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                           size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx512(QI_FORMAT_BF16, qi__dot_bf16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+#endif
+
+// ---- NEON ----
+
+#if defined(QI__ARM64)
+
+QI__INLINE float32x4_t qi__load_weights_neon(qi_format kind, const uint8_t *row, size_t j) {
+  if (kind == QI_FORMAT_F32) return vreinterpretq_f32_u8(vld1q_u8(row + 4 * j));
+  uint16x4_t v = vreinterpret_u16_u8(vld1_u8(row + 2 * j));
+  return kind == QI_FORMAT_F16 ? vcvt_f32_f16(vreinterpret_f16_u16(v)) : vreinterpretq_f32_u32(vshll_n_u16(v, 16));
+}
+
+// n_w <= 4 weight rows times n_x <= 2 activation rows, two registers a sum.
+QI__INLINE void qi__dot_float_tile_neon(qi_format kind, const uint8_t *w, size_t w_stride, int n_w, const float *x, size_t x_stride,
+                                        int n_x, size_t k, float *y, size_t y_stride) {
+  float32x4_t sum[2][4][2];
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r][0] = sum[i][r][1] = vdupq_n_f32(0);
+  size_t j = 0;
+  for (; j + 8 <= k; j += 8) {
+    QI__UNROLL for (int half = 0; half < 2; half++) {
+      size_t at = j + (size_t)(4 * half);
+      float32x4_t b[2];
+      QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = vld1q_f32(x + (size_t)i * x_stride + at);
+      QI__UNROLL for (int r = 0; r < n_w; r++) {
+        float32x4_t a = qi__load_weights_neon(kind, w + (size_t)r * w_stride, at);
+        QI__UNROLL for (int i = 0; i < n_x; i++) sum[i][r][half] = vfmaq_f32(sum[i][r][half], a, b[i]);
+      }
+    }
+  }
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
+    float lane[8];
+    vst1q_f32(lane, sum[i][r][0]);
+    vst1q_f32(lane + 4, sum[i][r][1]);
+    y[(size_t)i * y_stride + (size_t)r] =
+        qi__dot_float_finish(kind, w + (size_t)r * w_stride, x + (size_t)i * x_stride, j, k, lane);
+  }
+}
+
+QI__INLINE void qi__dot_float_rows_neon(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
+                                        size_t n_x, size_t k, float *y, size_t y_stride) {
+  for (size_t i = 0; i < n_x;) {
+    size_t rows = n_x - i >= 2 ? 2 : 1;
+    const float *xi = x + i * x_stride;
+    for (size_t r = 0; r < n_w;) {
+      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
+      float *out = y + i * y_stride + r;
+      bool four = n_w - r >= 4;
+      if (four && rows == 2) qi__dot_float_tile_neon(kind, wr, w_stride, 4, xi, x_stride, 2, k, out, y_stride);
+      else if (four) qi__dot_float_tile_neon(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
+      else if (rows == 2) qi__dot_float_tile_neon(kind, wr, w_stride, 1, xi, x_stride, 2, k, out, y_stride);
+      else qi__dot_float_tile_neon(kind, wr, w_stride, 1, xi, x_stride, 1, k, out, y_stride);
+      r += four ? 4 : 1;
+    }
+    i += rows;
+  }
+}
+
+QI__FN void qi__dot_f32_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                             size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_neon(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN void qi__dot_f16_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                             size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_neon(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN void qi__dot_bf16_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                              size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_neon(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+#endif
+
+#endif // QI__KERNELS_DOT_F32_H
 // generated from src/kernels/vector.h: edit there
 // ==== >>vector : norms, rotary positions, gates ====
 #ifndef QI__KERNELS_VECTOR_H
@@ -6396,9 +6753,9 @@ QI__FN void qi__swiglu_ref(const float *gate, const float *up, size_t n, float *
 
 // Rotates n_pairs pairs of one head by the angles of a position: cos_sin holds [n_pairs] of (cos, sin). `neighbours`: pair i is
 // (x[2i], x[2i+1]) as in llama; else (x[i], x[i + n_pairs]) as in qwen and phi. Elements beyond 2 * n_pairs stay. (Su et al. 2021)
-QI__FN void qi__rope_ref(float *x, const float *cos_sin, size_t n_pairs, bool neighbours) {
+QI__INLINE void qi__rope_pairs(float *x, const float *cos_sin, size_t first, size_t n_pairs, bool neighbours) {
   size_t step = neighbours ? 2 : 1, apart = neighbours ? 1 : n_pairs;
-  for (size_t i = 0; i < n_pairs; i++) {
+  for (size_t i = first; i < n_pairs; i++) {
     float c = cos_sin[2 * i], s = cos_sin[2 * i + 1], a = x[step * i], b = x[step * i + apart];
     float as = a * s, bs = b * s;
     x[step * i] = fmaf(a, c, -bs);
@@ -6406,11 +6763,194 @@ QI__FN void qi__rope_ref(float *x, const float *cos_sin, size_t n_pairs, bool ne
   }
 }
 
+QI__FN void qi__rope_ref(float *x, const float *cos_sin, size_t n_pairs, bool neighbours) {
+  qi__rope_pairs(x, cos_sin, 0, n_pairs, neighbours);
+}
+
+// y[i] = x[i] rounded to bfloat16, as float32; y may be x
+QI__FN void qi__round_bf16_ref(const float *x, size_t n, float *y) {
+  for (size_t i = 0; i < n; i++) y[i] = qi__bf16_to_f32(qi__f32_to_bf16(x[i]));
+}
+
+// y[i] = x[i] as a half
+QI__FN void qi__to_f16_ref(const float *x, size_t n, uint16_t *y) {
+  for (size_t i = 0; i < n; i++) y[i] = qi__f32_to_f16(x[i]);
+}
+
+#if defined(QI__X86_64)
+
+// ---- AVX2 ----
+
+QI__FN QI__AVX2 void qi__rms_norm_avx2(const float *x, const float *w, float eps, size_t n, float *y) {
+  __m256 sum = _mm256_setzero_ps();
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    __m256 v = _mm256_loadu_ps(x + i);
+    sum = _mm256_fmadd_ps(v, v, sum);
+  }
+  float lane[8];
+  _mm256_storeu_ps(lane, sum);
+  for (; i < n; i++) lane[i % 8] = fmaf(x[i], x[i], lane[i % 8]);
+  float scale = 1.0f / sqrtf(qi__sum_lanes(lane) / (float)n + eps);
+  __m256 scales = _mm256_set1_ps(scale);
+  for (i = 0; i + 8 <= n; i += 8)
+    _mm256_storeu_ps(y + i, _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), scales), _mm256_loadu_ps(w + i)));
+  for (; i < n; i++) {
+    float normed = x[i] * scale;
+    y[i] = normed * w[i];
+  }
+}
+
+QI__FN QI__AVX2 void qi__add_avx2(const float *x, size_t n, float *y) {
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, _mm256_add_ps(_mm256_loadu_ps(y + i), _mm256_loadu_ps(x + i)));
+  qi__add_ref(x + i, n - i, y + i);
+}
+
+QI__FN QI__AVX2 void qi__swiglu_avx2(const float *gate, const float *up, size_t n, float *y) {
+  const __m256 one = _mm256_set1_ps(1.0f);
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    __m256 g = _mm256_loadu_ps(gate + i);
+    __m256 e = qi__exp_avx2(_mm256_sub_ps(_mm256_setzero_ps(), g));
+    __m256 silu = _mm256_div_ps(g, _mm256_add_ps(one, e));
+    _mm256_storeu_ps(y + i, _mm256_mul_ps(silu, _mm256_loadu_ps(up + i)));
+  }
+  qi__swiglu_ref(gate + i, up + i, n - i, y + i);
+}
+
+// Four pairs (a, b) beside each other: a c - b s in even places, b c + a s in odd ones.
+QI__INLINE QI__AVX2 size_t qi__rope_neighbours_avx2(float *x, const float *cos_sin, size_t n_pairs) {
+  size_t i = 0;
+  for (; i + 4 <= n_pairs; i += 4) {
+    __m256 v = _mm256_loadu_ps(x + 2 * i), cs = _mm256_loadu_ps(cos_sin + 2 * i);
+    __m256 cross = _mm256_mul_ps(_mm256_permute_ps(v, 0xb1), _mm256_movehdup_ps(cs));
+    _mm256_storeu_ps(x + 2 * i, _mm256_fmaddsub_ps(v, _mm256_moveldup_ps(cs), cross));
+  }
+  return i;
+}
+
+QI__INLINE QI__AVX2 size_t qi__rope_halves_avx2(float *x, const float *cos_sin, size_t n_pairs) {
+  size_t i = 0;
+  for (; i + 8 <= n_pairs; i += 8) {
+    __m256 p = _mm256_loadu_ps(cos_sin + 2 * i), q = _mm256_loadu_ps(cos_sin + 2 * i + 8);
+    __m256 low = _mm256_permute2f128_ps(p, q, 0x20), high = _mm256_permute2f128_ps(p, q, 0x31);
+    __m256 c = _mm256_shuffle_ps(low, high, 0x88), s = _mm256_shuffle_ps(low, high, 0xdd);
+    __m256 a = _mm256_loadu_ps(x + i), b = _mm256_loadu_ps(x + n_pairs + i);
+    _mm256_storeu_ps(x + i, _mm256_fmsub_ps(a, c, _mm256_mul_ps(b, s)));
+    _mm256_storeu_ps(x + n_pairs + i, _mm256_fmadd_ps(b, c, _mm256_mul_ps(a, s)));
+  }
+  return i;
+}
+
+QI__FN QI__AVX2 void qi__rope_avx2(float *x, const float *cos_sin, size_t n_pairs, bool neighbours) {
+  size_t first = neighbours ? qi__rope_neighbours_avx2(x, cos_sin, n_pairs) : qi__rope_halves_avx2(x, cos_sin, n_pairs);
+  qi__rope_pairs(x, cos_sin, first, n_pairs, neighbours);
+}
+
+// The integer steps of qi__f32_to_bf16. A NaN, whose payload the addition would carry into the exponent, is taken by itself.
+QI__FN QI__AVX2 void qi__round_bf16_avx2(const float *x, size_t n, float *y) {
+  const __m256i half = _mm256_set1_epi32(0x7fff), one = _mm256_set1_epi32(1), upper = _mm256_set1_epi32((int)0xffff0000u);
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    __m256i u = _mm256_loadu_si256((const __m256i *)(const void *)(x + i));
+    __m256i nan = _mm256_cmpgt_epi32(_mm256_and_si256(u, _mm256_set1_epi32(0x7fffffff)), _mm256_set1_epi32(0x7f800000));
+    __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(u, half), _mm256_and_si256(_mm256_srli_epi32(u, 16), one));
+    __m256i result = _mm256_blendv_epi8(rounded, _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan);
+    _mm256_storeu_si256((__m256i *)(void *)(y + i), _mm256_and_si256(result, upper));
+  }
+  qi__round_bf16_ref(x + i, n - i, y + i);
+}
+
+QI__FN QI__AVX2 void qi__to_f16_avx2(const float *x, size_t n, uint16_t *y) {
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm_storeu_si128((__m128i *)(void *)(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+  qi__to_f16_ref(x + i, n - i, y + i);
+}
+
+// ---- AVX-512 ----
+
+QI__FN QI__AVX512 void qi__swiglu_avx512(const float *gate, const float *up, size_t n, float *y) {
+  const __m512 one = _mm512_set1_ps(1.0f);
+  for (size_t i = 0; i < n; i += 16) {
+    __mmask16 mask = qi__tail_mask_avx512(n - i);
+    __m512 g = _mm512_maskz_loadu_ps(mask, gate + i);
+    __m512 e = qi__exp_avx512(_mm512_sub_ps(_mm512_setzero_ps(), g));
+    __m512 silu = _mm512_div_ps(g, _mm512_add_ps(one, e));
+    _mm512_mask_storeu_ps(y + i, mask, _mm512_mul_ps(silu, _mm512_maskz_loadu_ps(mask, up + i)));
+  }
+}
+#endif
+
+// ---- NEON ----
+
+#if defined(QI__ARM64)
+
+QI__FN void qi__rms_norm_neon(const float *x, const float *w, float eps, size_t n, float *y) {
+  float32x4_t low = vdupq_n_f32(0), high = low;
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    float32x4_t a = vld1q_f32(x + i), b = vld1q_f32(x + i + 4);
+    low = vfmaq_f32(low, a, a);
+    high = vfmaq_f32(high, b, b);
+  }
+  float lane[8];
+  vst1q_f32(lane, low);
+  vst1q_f32(lane + 4, high);
+  for (; i < n; i++) lane[i % 8] = fmaf(x[i], x[i], lane[i % 8]);
+  float scale = 1.0f / sqrtf(qi__sum_lanes(lane) / (float)n + eps);
+  for (i = 0; i + 4 <= n; i += 4) vst1q_f32(y + i, vmulq_f32(vmulq_n_f32(vld1q_f32(x + i), scale), vld1q_f32(w + i)));
+  for (; i < n; i++) {
+    float normed = x[i] * scale;
+    y[i] = normed * w[i];
+  }
+}
+
+QI__FN void qi__add_neon(const float *x, size_t n, float *y) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) vst1q_f32(y + i, vaddq_f32(vld1q_f32(y + i), vld1q_f32(x + i)));
+  qi__add_ref(x + i, n - i, y + i);
+}
+
+QI__FN void qi__swiglu_neon(const float *gate, const float *up, size_t n, float *y) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    float32x4_t g = vld1q_f32(gate + i);
+    float32x4_t e = qi__exp_neon(vsubq_f32(vdupq_n_f32(0), g));
+    float32x4_t silu = vdivq_f32(g, vaddq_f32(vdupq_n_f32(1.0f), e));
+    vst1q_f32(y + i, vmulq_f32(silu, vld1q_f32(up + i)));
+  }
+  qi__swiglu_ref(gate + i, up + i, n - i, y + i);
+}
+
+QI__FN void qi__rope_neon(float *x, const float *cos_sin, size_t n_pairs, bool neighbours) {
+  size_t i = 0;
+  for (; i + 4 <= n_pairs; i += 4) {
+    float32x4x2_t cs = vld2q_f32(cos_sin + 2 * i), v;
+    if (neighbours) v = vld2q_f32(x + 2 * i);
+    else v.val[0] = vld1q_f32(x + i), v.val[1] = vld1q_f32(x + n_pairs + i);
+    float32x4_t as = vmulq_f32(v.val[0], cs.val[1]), bs = vmulq_f32(v.val[1], cs.val[1]);
+    v.val[0] = vfmaq_f32(vnegq_f32(bs), v.val[0], cs.val[0]);
+    v.val[1] = vfmaq_f32(as, v.val[1], cs.val[0]);
+    if (neighbours) vst2q_f32(x + 2 * i, v);
+    else vst1q_f32(x + i, v.val[0]), vst1q_f32(x + n_pairs + i, v.val[1]);
+  }
+  qi__rope_pairs(x, cos_sin, i, n_pairs, neighbours);
+}
+
+QI__FN void qi__to_f16_neon(const float *x, size_t n, uint16_t *y) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) vst1_u16(y + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
+  qi__to_f16_ref(x + i, n - i, y + i);
+}
+#endif
+
 #endif // QI__KERNELS_VECTOR_H
 
 // Keys are taken in pieces of this many positions, cut at multiples of it, whatever the chunk or the batch: each piece gives a
-// maximum, a sum and a weighted value, and pieces are joined in ascending order. So bits depend on positions alone, and long contexts
-// can be split over threads piece by piece.
+// maximum, a sum and a weighted value, and pieces are joined in ascending order. So bits depend on positions alone, and long
+// contexts can be split over threads piece by piece.
 #define QI__ATTENTION_PIECE 256
 
 // Keys and values of one head of one sequence at consecutive positions, in float32 or float16.
@@ -6421,153 +6961,904 @@ typedef struct qi__kv_run {
   bool half;
 } qi__kv_run;
 
-// One query head against a piece: running maximum, sum of exponentials, values weighted by them (not yet divided).
+// Of one query head: running maximum and sum of exponentials; what the values so far and those of the last piece are multiplied by.
 typedef struct qi__softmax_state {
-  float max, sum;
+  float max, sum, keep, add;
 } qi__softmax_state;
 
-// score[j] = scale * dot(q, k[j]) with the lanes of qi__dot_f32_ref.
-QI__FN void qi__attention_scores_ref(const float *q, const qi__kv_run *run, size_t dim, float scale, float *score) {
-  for (size_t j = 0; j < run->n; j++) {
-    float lane[8] = {0};
-    for (size_t i = 0; i < dim; i++) {
-      float k = run->half ? qi__f16_to_f32(((const uint16_t *)run->k)[j * dim + i]) : ((const float *)run->k)[j * dim + i];
-      lane[i % 8] = fmaf(q[i], k, lane[i % 8]);
-    }
-    score[j] = qi__sum_lanes(lane) * scale;
-  }
+// Query heads that share a key/value head go together: each key and value is read and converted once for several of them.
+
+// score[g * QI__ATTENTION_PIECE + j] = scale * dot(q[g], k[j])      g < n_q, q: [n_q, dim]; the sum of qi__dot_float_fn
+// n <= QI__ATTENTION_PIECE
+QI__FN void qi__attention_scores_ref(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float scale, float *score) {
+  if (run->half) qi__dot_f16_ref(run->k, 2 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
+  else qi__dot_f32_ref(run->k, 4 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
+  for (size_t g = 0; g < n_q; g++)
+    for (size_t j = 0; j < run->n; j++) score[g * QI__ATTENTION_PIECE + j] *= scale;
 }
 
-// score[j] = exp(score[j] - max); returns their sum, in lanes of j % 8.
-QI__FN float qi__attention_exp_ref(float *score, size_t n, float max) {
-  float lane[8] = {0};
+// The greater; b when they cannot be ordered, as in MAXPS.
+QI__INLINE float qi__greater(float a, float b) { return a > b ? a : b; }
+
+// *max = greatest score (NaN counts as none), score[j] = exp(score[j] - *max); returns their sum. Both run in lanes of j % 8.
+QI__FN float qi__attention_softmax_ref(float *score, size_t n, float *max) {
+  float lane[8] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY};
+  for (size_t j = 0; j < n; j++) lane[j % 8] = qi__greater(score[j], lane[j % 8]);
+  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
+  *max = lane[0];
+  memset(lane, 0, sizeof lane);
   for (size_t j = 0; j < n; j++) {
-    score[j] = qi__exp_ref(score[j] - max);
+    score[j] = qi__exp_ref(score[j] - *max);
     lane[j % 8] += score[j];
   }
   return qi__sum_lanes(lane);
 }
 
-// out[i] = sum_j weight[j] * v[j, i], j ascending, one fma each.
-QI__FN void qi__attention_values_ref(const float *weight, const qi__kv_run *run, size_t dim, float *out) {
-  for (size_t i = 0; i < dim; i++) out[i] = 0;
-  for (size_t j = 0; j < run->n; j++)
-    for (size_t i = 0; i < dim; i++) {
-      float v = run->half ? qi__f16_to_f32(((const uint16_t *)run->v)[j * dim + i]) : ((const float *)run->v)[j * dim + i];
-      out[i] = fmaf(weight[j], v, out[i]);
-    }
+// Element i of value j; `half` is a constant where this is inlined.
+QI__INLINE float qi__kv_value(const void *p, size_t i, bool half) {
+  return half ? qi__f16_to_f32(((const uint16_t *)p)[i]) : ((const float *)p)[i];
 }
 
-// Joins a piece (max, sum, values [dim]) to what came before.
-QI__FN void qi__attention_join_ref(qi__softmax_state *all, float *values, float max, float sum, const float *piece, size_t dim) {
-  float joint = max > all->max ? max : all->max;
-  float keep = qi__exp_ref(all->max - joint), add = qi__exp_ref(max - joint);
-  float kept = all->sum * keep;
-  all->sum = fmaf(sum, add, kept);
-  all->max = joint;
-  for (size_t i = 0; i < dim; i++) {
+// out[g * dim + i] = sum_j weight[g * QI__ATTENTION_PIECE + j] * v[j, i], j ascending, one fma each; from i = first.
+QI__INLINE void qi__attention_values_from(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, size_t first,
+                                          float *out) {
+  for (size_t g = 0; g < n_q; g++, weight += QI__ATTENTION_PIECE, out += dim) {
+    for (size_t i = first; i < dim; i++) out[i] = 0;
+    for (size_t j = 0; j < run->n; j++)
+      for (size_t i = first; i < dim; i++) out[i] = fmaf(weight[j], qi__kv_value(run->v, j * dim + i, run->half), out[i]);
+  }
+}
+
+QI__FN void qi__attention_values_ref(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, float *out) {
+  qi__attention_values_from(weight, n_q, run, dim, 0, out);
+}
+
+// values[i] = values[i] * keep + piece[i] * add
+QI__FN void qi__attention_blend_ref(float *values, float keep, const float *piece, float add, size_t n) {
+  for (size_t i = 0; i < n; i++) {
     float old = values[i] * keep;
     values[i] = fmaf(piece[i], add, old);
   }
 }
 
-#endif // QI__KERNELS_ATTENTION_H
-// generated from src/kernels/dot_f32.h: edit there
-// ==== >>dot_f32 : products of float32 rows ====
-#ifndef QI__KERNELS_DOT_F32_H
-#define QI__KERNELS_DOT_F32_H
-
+// Joins a piece (max, sum) to what came before; `blend` does the same to the values with all->keep and all->add.
+QI__FN void qi__attention_join(qi__softmax_state *all, float max, float sum) {
+  float joint = qi__greater(max, all->max);
+  all->keep = qi__exp_ref(all->max - joint);
+  all->add = qi__exp_ref(max - joint);
+  float kept = all->sum * all->keep;
+  all->sum = fmaf(sum, all->add, kept);
+  all->max = joint;
+}
 
 #if defined(QI__X86_64)
-#include <immintrin.h>
-#elif defined(QI__ARM64)
-#include <arm_neon.h>
-#endif
-
-// Every sum over k runs in eight float32 lanes that qi__sum_lanes adds up, so that 256-bit registers, and pairs of 128-bit ones, give
-// the bits of the reference.
-
-// y[i * y_stride + r] = sum_j w[r * w_stride + j] * x[i * x_stride + j]      i < n_x, r < n_w, j < k; strides in floats
-// Lane j % 8 takes product j with one fused multiply-add, j ascending; then qi__sum_lanes. y overlaps nothing.
-// Serves F32, F16 and BF16 weights, dequantised weights, and the BF16 path (inputs rounded to bfloat16 beforehand).
-typedef void (*qi__dot_f32_fn)(const float *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
-                               float *y, size_t y_stride);
-
-QI__FN void qi__dot_f32_ref(const float *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
-                            float *y, size_t y_stride) {
-  for (size_t i = 0; i < n_x; i++)
-    for (size_t r = 0; r < n_w; r++) {
-      const float *a = w + r * w_stride, *b = x + i * x_stride;
-      float lane[8] = {0};
-      for (size_t j = 0; j < k; j++) lane[j % 8] = fmaf(a[j], b[j], lane[j % 8]);
-      y[i * y_stride + r] = qi__sum_lanes(lane);
-    }
-}
 
 // ---- AVX2 ----
 
-// Tiles of weight rows times activation rows live in registers. What does not fill a tile goes through a smaller one: each sum is a
-// lane of its own, so tiles do not change bits.
-
-#if defined(QI__X86_64)
-
-// qi__sum_lanes of a register.
-QI__INLINE QI__TARGET("avx2") float qi__sum_lanes_avx2(__m256 v) {
-  __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); // 0+4 1+5 2+6 3+7
-  a = _mm_add_ps(a, _mm_movehl_ps(a, a));
-  return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));
+QI__FN QI__AVX2 void qi__attention_scores_avx2(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float scale,
+                                               float *score) {
+  if (run->half) qi__dot_f16_avx2(run->k, 2 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
+  else qi__dot_f32_avx2(run->k, 4 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
+  const __m256 scales = _mm256_set1_ps(scale);
+  for (size_t g = 0; g < n_q; g++, score += QI__ATTENTION_PIECE) {
+    size_t j = 0;
+    for (; j + 8 <= run->n; j += 8) _mm256_storeu_ps(score + j, _mm256_mul_ps(_mm256_loadu_ps(score + j), scales));
+    for (; j < run->n; j++) score[j] *= scale;
+  }
 }
 
-// Ones in the first n < 8 lanes.
-QI__INLINE QI__TARGET("avx2") __m256i qi__lane_mask_avx2(size_t n) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-
-// n_w <= 4 weight rows times n_x <= 3 activation rows; both are constants where this is inlined.
-QI__INLINE QI__TARGET("avx2,fma") void qi__dot_f32_tile_avx2(const float *w, size_t w_stride, int n_w, const float *x, size_t x_stride,
-                                                             int n_x, size_t k, float *y, size_t y_stride) {
-  __m256 sum[3][4];
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r] = _mm256_setzero_ps();
+QI__FN QI__AVX2 float qi__attention_softmax_avx2(float *score, size_t n, float *max) {
+  float lane[8];
+  __m256 most = _mm256_set1_ps(-INFINITY), sum = _mm256_setzero_ps();
   size_t j = 0;
-  for (; j + 8 <= k; j += 8) {
-    __m256 a[4];
-    QI__UNROLL for (int r = 0; r < n_w; r++) a[r] = _mm256_loadu_ps(w + (size_t)r * w_stride + j);
-    QI__UNROLL for (int i = 0; i < n_x; i++) {
-      __m256 b = _mm256_loadu_ps(x + (size_t)i * x_stride + j);
-      QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r] = _mm256_fmadd_ps(a[r], b, sum[i][r]);
-    }
+  for (; j + 8 <= n; j += 8) most = _mm256_max_ps(_mm256_loadu_ps(score + j), most);
+  _mm256_storeu_ps(lane, most);
+  for (; j < n; j++) lane[j % 8] = qi__greater(score[j], lane[j % 8]);
+  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
+  *max = lane[0];
+  most = _mm256_set1_ps(*max);
+  for (j = 0; j + 8 <= n; j += 8) {
+    __m256 e = qi__exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(score + j), most));
+    _mm256_storeu_ps(score + j, e);
+    sum = _mm256_add_ps(sum, e);
   }
-  if (j < k) {
-    __m256i mask = qi__lane_mask_avx2(k - j);
-    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
-      __m256 a = _mm256_maskload_ps(w + (size_t)r * w_stride + j, mask), b = _mm256_maskload_ps(x + (size_t)i * x_stride + j, mask);
-      sum[i][r] = _mm256_blendv_ps(sum[i][r], _mm256_fmadd_ps(a, b, sum[i][r]), _mm256_castsi256_ps(mask));
-    }
+  _mm256_storeu_ps(lane, sum);
+  for (; j < n; j++) {
+    score[j] = qi__exp_ref(score[j] - *max);
+    lane[j % 8] += score[j];
   }
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++)
-    y[(size_t)i * y_stride + (size_t)r] = qi__sum_lanes_avx2(sum[i][r]);
+  return qi__sum_lanes(lane);
 }
 
-QI__FN QI__TARGET("avx2,fma") void qi__dot_f32_avx2(const float *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
-                                                    size_t n_x, size_t k, float *y, size_t y_stride) {
-  for (size_t i = 0; i < n_x;) {
-    size_t rows = n_x - i >= 3 ? 3 : 1, r = 0;
-    const float *xi = x + i * x_stride;
-    float *yi = y + i * y_stride;
-    for (; r + 4 <= n_w; r += 4) {
-      if (rows == 3) qi__dot_f32_tile_avx2(w + r * w_stride, w_stride, 4, xi, x_stride, 3, k, yi + r, y_stride);
-      else qi__dot_f32_tile_avx2(w + r * w_stride, w_stride, 4, xi, x_stride, 1, k, yi + r, y_stride);
+// n_q <= 3 query heads, n_v <= 8 registers of a value; all but `n` are constants where this is inlined.
+QI__INLINE QI__AVX2 void qi__values_tile_avx2(const float *weight, int n_q, const void *v, size_t first, int n_v, size_t n,
+                                              size_t dim, bool half, float *out) {
+  __m256 sum[3][8];
+  QI__UNROLL for (int g = 0; g < n_q; g++) QI__UNROLL for (int i = 0; i < n_v; i++) sum[g][i] = _mm256_setzero_ps();
+  for (size_t j = 0; j < n; j++) {
+    __m256 w[3];
+    QI__UNROLL for (int g = 0; g < n_q; g++) w[g] = _mm256_broadcast_ss(weight + (size_t)g * QI__ATTENTION_PIECE + j);
+    QI__UNROLL for (int i = 0; i < n_v; i++) {
+      __m256 value = qi__load_kv_avx2(v, j * dim + first + (size_t)(8 * i), half);
+      QI__UNROLL for (int g = 0; g < n_q; g++) sum[g][i] = _mm256_fmadd_ps(w[g], value, sum[g][i]);
     }
-    for (; r < n_w; r++) {
-      if (rows == 3) qi__dot_f32_tile_avx2(w + r * w_stride, w_stride, 1, xi, x_stride, 3, k, yi + r, y_stride);
-      else qi__dot_f32_tile_avx2(w + r * w_stride, w_stride, 1, xi, x_stride, 1, k, yi + r, y_stride);
-    }
-    i += rows;
   }
+  QI__UNROLL for (int g = 0; g < n_q; g++) QI__UNROLL for (int i = 0; i < n_v; i++)
+    _mm256_storeu_ps(out + (size_t)g * dim + first + (size_t)(8 * i), sum[g][i]);
+}
+
+QI__INLINE QI__AVX2 void qi__values_avx2(const float *weight, size_t n_q, const qi__kv_run *run, size_t first, size_t dim,
+                                         bool half, float *out) {
+  for (size_t g = 0; g < n_q;) {
+    size_t heads = n_q - g >= 3 ? 3 : 1, i = first;
+    const float *w = weight + g * QI__ATTENTION_PIECE;
+    float *o = out + g * dim;
+    if (heads == 1)
+      for (; i + 64 <= dim; i += 64) qi__values_tile_avx2(w, 1, run->v, i, 8, run->n, dim, half, o);
+    for (; i + 32 <= dim; i += 32) {
+      if (heads == 3) qi__values_tile_avx2(w, 3, run->v, i, 4, run->n, dim, half, o);
+      else qi__values_tile_avx2(w, 1, run->v, i, 4, run->n, dim, half, o);
+    }
+    for (; i + 8 <= dim; i += 8) {
+      if (heads == 3) qi__values_tile_avx2(w, 3, run->v, i, 1, run->n, dim, half, o);
+      else qi__values_tile_avx2(w, 1, run->v, i, 1, run->n, dim, half, o);
+    }
+    if (i < dim) qi__attention_values_from(w, heads, run, dim, i, o);
+    g += heads;
+  }
+}
+
+QI__FN QI__AVX2 void qi__attention_values_avx2(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, float *out) {
+  if (run->half) qi__values_avx2(weight, n_q, run, 0, dim, true, out);
+  else qi__values_avx2(weight, n_q, run, 0, dim, false, out);
+}
+
+QI__FN QI__AVX2 void qi__attention_blend_avx2(float *values, float keep, const float *piece, float add, size_t n) {
+  const __m256 keeps = _mm256_set1_ps(keep), adds = _mm256_set1_ps(add);
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    __m256 old = _mm256_mul_ps(_mm256_loadu_ps(values + i), keeps);
+    _mm256_storeu_ps(values + i, _mm256_fmadd_ps(_mm256_loadu_ps(piece + i), adds, old));
+  }
+  qi__attention_blend_ref(values + i, keep, piece + i, add, n - i);
+}
+
+// ---- AVX-512 ----
+
+QI__FN QI__AVX512 void qi__attention_scores_avx512(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float scale,
+                                                   float *score) {
+  if (n_q < 6) { // does not fill a tile of qi__dot_float_rows_avx512
+    qi__attention_scores_avx2(q, n_q, run, dim, scale, score);
+    return;
+  }
+  if (run->half) qi__dot_f16_avx512(run->k, 2 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
+  else qi__dot_f32_avx512(run->k, 4 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
+  const __m512 scales = _mm512_set1_ps(scale);
+  for (size_t g = 0; g < n_q; g++, score += QI__ATTENTION_PIECE)
+    for (size_t j = 0; j < run->n; j += 16) {
+      __mmask16 mask = qi__tail_mask_avx512(run->n - j);
+      _mm512_mask_storeu_ps(score + j, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, score + j), scales));
+    }
+}
+
+// Four query heads, four registers of a value.
+QI__INLINE QI__AVX512 void qi__values_tile_avx512(const float *weight, const void *v, size_t first, size_t n, size_t dim, bool half,
+                                                  float *out) {
+  __m512 sum[4][4];
+  QI__UNROLL for (int g = 0; g < 4; g++) QI__UNROLL for (int i = 0; i < 4; i++) sum[g][i] = _mm512_setzero_ps();
+  for (size_t j = 0; j < n; j++) {
+    __m512 w[4];
+    QI__UNROLL for (int g = 0; g < 4; g++) w[g] = _mm512_set1_ps(weight[(size_t)g * QI__ATTENTION_PIECE + j]);
+    QI__UNROLL for (int i = 0; i < 4; i++) {
+      __m512 value = qi__load_kv_avx512(v, j * dim + first + (size_t)(16 * i), half);
+      QI__UNROLL for (int g = 0; g < 4; g++) sum[g][i] = _mm512_fmadd_ps(w[g], value, sum[g][i]);
+    }
+  }
+  QI__UNROLL for (int g = 0; g < 4; g++) QI__UNROLL for (int i = 0; i < 4; i++)
+    _mm512_storeu_ps(out + (size_t)g * dim + first + (size_t)(16 * i), sum[g][i]);
+}
+
+// Fewer heads than four keep too few sums under way for registers of 512 bits.
+QI__INLINE QI__AVX512 void qi__values_avx512(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, bool half,
+                                             float *out) {
+  for (; n_q >= 4; n_q -= 4, weight += 4 * QI__ATTENTION_PIECE, out += 4 * dim) {
+    size_t i = 0;
+    for (; i + 64 <= dim; i += 64) qi__values_tile_avx512(weight, run->v, i, run->n, dim, half, out);
+    if (i < dim) qi__values_avx2(weight, 4, run, i, dim, half, out);
+  }
+  if (n_q) qi__values_avx2(weight, n_q, run, 0, dim, half, out);
+}
+
+QI__FN QI__AVX512 void qi__attention_values_avx512(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, float *out) {
+  if (run->half) qi__values_avx512(weight, n_q, run, dim, true, out);
+  else qi__values_avx512(weight, n_q, run, dim, false, out);
 }
 #endif
 
-#endif // QI__KERNELS_DOT_F32_H
+// ---- NEON ----
+
+#if defined(QI__ARM64)
+
+QI__FN void qi__attention_scores_neon(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float scale, float *score) {
+  if (run->half) qi__dot_f16_neon(run->k, 2 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
+  else qi__dot_f32_neon(run->k, 4 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
+  for (size_t g = 0; g < n_q; g++, score += QI__ATTENTION_PIECE) {
+    size_t j = 0;
+    for (; j + 4 <= run->n; j += 4) vst1q_f32(score + j, vmulq_n_f32(vld1q_f32(score + j), scale));
+    for (; j < run->n; j++) score[j] *= scale;
+  }
+}
+
+// a > b ? a : b in each lane, which FMAX is not for NaN.
+QI__INLINE float32x4_t qi__greater_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+
+QI__FN float qi__attention_softmax_neon(float *score, size_t n, float *max) {
+  float lane[8];
+  float32x4_t low = vdupq_n_f32(-INFINITY), high = low;
+  size_t j = 0;
+  for (; j + 8 <= n; j += 8) {
+    low = qi__greater_neon(vld1q_f32(score + j), low);
+    high = qi__greater_neon(vld1q_f32(score + j + 4), high);
+  }
+  vst1q_f32(lane, low);
+  vst1q_f32(lane + 4, high);
+  for (; j < n; j++) lane[j % 8] = qi__greater(score[j], lane[j % 8]);
+  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
+  *max = lane[0];
+  float32x4_t most = vdupq_n_f32(*max);
+  low = high = vdupq_n_f32(0);
+  for (j = 0; j + 8 <= n; j += 8) {
+    float32x4_t a = qi__exp_neon(vsubq_f32(vld1q_f32(score + j), most));
+    float32x4_t b = qi__exp_neon(vsubq_f32(vld1q_f32(score + j + 4), most));
+    vst1q_f32(score + j, a);
+    vst1q_f32(score + j + 4, b);
+    low = vaddq_f32(low, a);
+    high = vaddq_f32(high, b);
+  }
+  vst1q_f32(lane, low);
+  vst1q_f32(lane + 4, high);
+  for (; j < n; j++) {
+    score[j] = qi__exp_ref(score[j] - *max);
+    lane[j % 8] += score[j];
+  }
+  return qi__sum_lanes(lane);
+}
+
+// n_q <= 4 query heads, n_v <= 4 registers of a value.
+QI__INLINE void qi__values_tile_neon(const float *weight, int n_q, const void *v, size_t first, int n_v, size_t n, size_t dim,
+                                     bool half, float *out) {
+  float32x4_t sum[4][4];
+  QI__UNROLL for (int g = 0; g < n_q; g++) QI__UNROLL for (int i = 0; i < n_v; i++) sum[g][i] = vdupq_n_f32(0);
+  for (size_t j = 0; j < n; j++)
+    QI__UNROLL for (int i = 0; i < n_v; i++) {
+      float32x4_t value = qi__load_kv_neon(v, j * dim + first + (size_t)(4 * i), half);
+      QI__UNROLL for (int g = 0; g < n_q; g++)
+        sum[g][i] = vfmaq_f32(sum[g][i], value, vdupq_n_f32(weight[(size_t)g * QI__ATTENTION_PIECE + j]));
+    }
+  QI__UNROLL for (int g = 0; g < n_q; g++) QI__UNROLL for (int i = 0; i < n_v; i++)
+    vst1q_f32(out + (size_t)g * dim + first + (size_t)(4 * i), sum[g][i]);
+}
+
+QI__INLINE void qi__values_neon(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, bool half, float *out) {
+  for (size_t g = 0; g < n_q;) {
+    size_t heads = n_q - g >= 4 ? 4 : 1, i = 0;
+    const float *w = weight + g * QI__ATTENTION_PIECE;
+    float *o = out + g * dim;
+    for (; i + 16 <= dim; i += 16) {
+      if (heads == 4) qi__values_tile_neon(w, 4, run->v, i, 4, run->n, dim, half, o);
+      else qi__values_tile_neon(w, 1, run->v, i, 4, run->n, dim, half, o);
+    }
+    if (i < dim) qi__attention_values_from(w, heads, run, dim, i, o);
+    g += heads;
+  }
+}
+
+QI__FN void qi__attention_values_neon(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, float *out) {
+  if (run->half) qi__values_neon(weight, n_q, run, dim, true, out);
+  else qi__values_neon(weight, n_q, run, dim, false, out);
+}
+
+QI__FN void qi__attention_blend_neon(float *values, float keep, const float *piece, float add, size_t n) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    float32x4_t old = vmulq_n_f32(vld1q_f32(values + i), keep);
+    vst1q_f32(values + i, vfmaq_f32(old, vld1q_f32(piece + i), vdupq_n_f32(add)));
+  }
+  qi__attention_blend_ref(values + i, keep, piece + i, add, n - i);
+}
+#endif
+
+#endif // QI__KERNELS_ATTENTION_H
+// generated from src/kernels/bf16.h: edit there
+// ==== >>bf16 : products of bfloat16 panels ====
+#ifndef QI__KERNELS_BF16_H
+#define QI__KERNELS_BF16_H
+
+// generated from src/kernels/dequant.h: edit there
+// ==== >>dequant : packed weights to float32 and bfloat16 ====
+#ifndef QI__KERNELS_DEQUANT_H
+#define QI__KERNELS_DEQUANT_H
+
+
+// SIMD forms of qi__dequantize_blocks with the same bits: of each block the scales as float32, then 32 integer codes at a time.
+// `id` is a constant where these are inlined; QI_FORMAT_NONE stands for formats without a case, which their `unpack` takes apart.
+
+#if defined(QI__X86_64)
+
+// Of a block: w[i] = scale[i / group] * code[i] - offset[i / group].
+typedef struct qi__block_scales {
+  float scale[QI__BLOCK_MAX / 16], offset[QI__BLOCK_MAX / 16];
+} qi__block_scales;
+
+// ---- scales ----
+
+QI__INLINE QI__AVX2 float qi__half_avx2(const uint8_t *src) { return _cvtsh_ss(qi__load_u16(src)); }
+
+// Eight bytes times d.
+QI__INLINE QI__AVX2 void qi__scale_bytes_avx2(uint64_t bytes, float d, float *out) {
+  __m256i v = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
+  _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_set1_ps(d), _mm256_cvtepi32_ps(v)));
+}
+
+QI__INLINE QI__AVX2 void qi__scale_words_avx2(const int16_t *words, float d, float *out) {
+  __m256i v = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(const void *)words));
+  _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_set1_ps(d), _mm256_cvtepi32_ps(v)));
+}
+
+// The layout of qi__unpack_scales_k4, four bytes at a time.
+QI__INLINE QI__AVX2 void qi__scales_k4_avx2(const uint8_t *src, float d, float dmin, qi__block_scales *out) {
+  uint32_t a = qi__load_u32(src), b = qi__load_u32(src + 4), c = qi__load_u32(src + 8);
+  uint64_t scale = (a & 0x3f3f3f3fu) | (uint64_t)((c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u)) << 32;
+  uint64_t min = (b & 0x3f3f3f3fu) | (uint64_t)((c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u)) << 32;
+  qi__scale_bytes_avx2(scale, d, out->scale);
+  qi__scale_bytes_avx2(min, dmin, out->offset);
+}
+
+// Of a format without a case: `block` is unpacked, too.
+QI__INLINE QI__AVX2 void qi__scales_any_avx2(const qi__format *f, const uint8_t *src, qi__block *block, qi__block_scales *out) {
+  f->unpack(src, block);
+  for (int g = 0; g < f->info.block_len / f->group; g++) {
+    out->scale[g] = block->d * (float)block->scale[g];
+    if (f->has_min) out->offset[g] = block->dmin * (float)block->min[g];
+  }
+}
+
+QI__INLINE QI__AVX2 void qi__block_scales_avx2(qi_format id, const qi__format *f, const uint8_t *src, qi__block *block,
+                                               qi__block_scales *out) {
+  int16_t words[16];
+  switch (id) {
+  case QI_FORMAT_Q4_0:
+  case QI_FORMAT_Q5_0:
+  case QI_FORMAT_Q8_0:
+  case QI_FORMAT_IQ4_NL: out->scale[0] = qi__half_avx2(src); break;
+  case QI_FORMAT_MXFP4: out->scale[0] = qi__e8m0_half_to_f32(src[0]); break;
+  case QI_FORMAT_Q4_1:
+  case QI_FORMAT_Q5_1:
+    out->scale[0] = qi__half_avx2(src);
+    out->offset[0] = -qi__half_avx2(src + 2);
+    break;
+  case QI_FORMAT_Q2_K: {
+    uint64_t low = qi__load_u64(src), high = qi__load_u64(src + 8), nibbles = 0x0f0f0f0f0f0f0f0fu;
+    float d = qi__half_avx2(src + 80), dmin = qi__half_avx2(src + 82);
+    qi__scale_bytes_avx2(low & nibbles, d, out->scale);
+    qi__scale_bytes_avx2(high & nibbles, d, out->scale + 8);
+    qi__scale_bytes_avx2(low >> 4 & nibbles, dmin, out->offset);
+    qi__scale_bytes_avx2(high >> 4 & nibbles, dmin, out->offset + 8);
+    break;
+  }
+  case QI_FORMAT_Q3_K:
+    qi__unpack_scales_k3(src + 96, words);
+    qi__scale_words_avx2(words, qi__half_avx2(src + 108), out->scale);
+    qi__scale_words_avx2(words + 8, qi__half_avx2(src + 108), out->scale + 8);
+    break;
+  case QI_FORMAT_Q4_K:
+  case QI_FORMAT_Q5_K: qi__scales_k4_avx2(src + 4, qi__half_avx2(src), qi__half_avx2(src + 2), out); break;
+  case QI_FORMAT_Q6_K:
+    for (int g = 0; g < 16; g++) words[g] = (int8_t)src[192 + g];
+    qi__scale_words_avx2(words, qi__half_avx2(src + 208), out->scale);
+    qi__scale_words_avx2(words + 8, qi__half_avx2(src + 208), out->scale + 8);
+    break;
+  case QI_FORMAT_IQ4_XS:
+    for (int g = 0; g < 8; g++)
+      words[g] = (int16_t)(((src[4 + g / 2] >> (g % 2 * 4) & 15) | (qi__load_u16(src + 2) >> (2 * g) & 3) << 4) - 32);
+    qi__scale_words_avx2(words, qi__half_avx2(src), out->scale);
+    break;
+  case QI_FORMAT_TQ1_0: _mm256_storeu_ps(out->scale, _mm256_set1_ps(qi__half_avx2(src + 52))); break;
+  case QI_FORMAT_TQ2_0: _mm256_storeu_ps(out->scale, _mm256_set1_ps(qi__half_avx2(src + 64))); break;
+  default: qi__scales_any_avx2(f, src, block, out); break;
+  }
+}
+
+// ---- codes ----
+
+QI__INLINE QI__AVX2 __m256i qi__bytes_avx2(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
+
+// Bits shift..shift+n-1 of each byte.
+QI__INLINE QI__AVX2 __m256i qi__bits_avx2(__m256i v, int shift, int n) {
+  return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8((char)((1 << n) - 1)));
+}
+
+// 16 bytes: the low nibbles, then the high ones.
+QI__INLINE QI__AVX2 __m256i qi__nibbles_avx2(const uint8_t *p) {
+  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
+  return _mm256_and_si256(_mm256_inserti128_si256(_mm256_castsi128_si256(v), _mm_srli_epi16(v, 4), 1), _mm256_set1_epi8(15));
+}
+
+QI__INLINE QI__AVX2 __m256i qi__lookup_avx2(const int8_t *table, __m256i nibbles) {
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)table)), nibbles);
+}
+
+// `value` where bit i of `bits` is set, for byte i.
+QI__INLINE QI__AVX2 __m256i qi__spread_bits_avx2(uint32_t bits, int value) {
+  const __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201u);
+  __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), byte), bit);
+  return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8((char)value));
+}
+
+// `value` where bit `bit` of the byte is set.
+QI__INLINE QI__AVX2 __m256i qi__flag_avx2(__m256i v, int bit, int value) {
+  __m256i mask = _mm256_set1_epi8((char)(1 << bit));
+  return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(v, mask), mask), _mm256_set1_epi8((char)value));
+}
+
+// Low bytes of the products of bytes.
+QI__INLINE QI__AVX2 __m256i qi__multiply_bytes_avx2(__m256i a, __m256i b) {
+  __m256i even = _mm256_and_si256(_mm256_mullo_epi16(a, b), _mm256_set1_epi16(0xff));
+  __m256i odd = _mm256_mullo_epi16(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8));
+  return _mm256_or_si256(even, _mm256_slli_epi16(odd, 8));
+}
+
+// TQ1_0: digit n of a byte is floor(3 f / 256) of its fraction f times 3^n; that is 1 from 86 and 2 from 171 on.
+QI__INLINE QI__AVX2 __m256i qi__digits_avx2(const uint8_t *src, int g) {
+  static const uint8_t powers[5] = {1, 3, 9, 27, 81};
+  __m256i bytes, times;
+  if (g < 5) {
+    bytes = qi__bytes_avx2(src);
+    times = _mm256_set1_epi8((char)powers[g]);
+  } else {
+    __m128i low = _mm_loadu_si128((const __m128i *)(const void *)(src + 32));
+    __m128i high = g < 7 ? low : _mm_set1_epi32((int)qi__load_u32(src + 48));
+    __m128i times_high = _mm_setr_epi32(0x01010101, 0x03030303, 0x09090909, 0x1b1b1b1b); // rest: digit by digit
+    if (g < 7) times_high = _mm_set1_epi8((char)powers[2 * (g - 5) + 1]);
+    bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+    times = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_set1_epi8((char)powers[2 * (g - 5)])), times_high, 1);
+  }
+  __m256i f = qi__multiply_bytes_avx2(bytes, times);
+  __m256i from1 = _mm256_cmpeq_epi8(_mm256_max_epu8(f, _mm256_set1_epi8(86)), f);
+  __m256i from2 = _mm256_cmpeq_epi8(_mm256_max_epu8(f, _mm256_set1_epi8((char)171)), f);
+  return _mm256_sub_epi8(_mm256_set1_epi8(-1), _mm256_add_epi8(from1, from2));
+}
+
+// Codes of weights 32 g .. 32 g + 31 of a block as int8. `block`: unpacked, for formats without a case.
+QI__INLINE QI__AVX2 __m256i qi__codes_avx2(qi_format id, const uint8_t *src, int g, const qi__block *block) {
+  int half = g / 4, quarter = g % 4;
+  switch (id) {
+  case QI_FORMAT_Q4_0: return _mm256_sub_epi8(qi__nibbles_avx2(src + 2), _mm256_set1_epi8(8));
+  case QI_FORMAT_Q4_1: return qi__nibbles_avx2(src + 4);
+  case QI_FORMAT_Q5_0:
+    return _mm256_sub_epi8(_mm256_or_si256(qi__nibbles_avx2(src + 6), qi__spread_bits_avx2(qi__load_u32(src + 2), 16)),
+                           _mm256_set1_epi8(16));
+  case QI_FORMAT_Q5_1: return _mm256_or_si256(qi__nibbles_avx2(src + 8), qi__spread_bits_avx2(qi__load_u32(src + 4), 16));
+  case QI_FORMAT_Q8_0: return qi__bytes_avx2(src + 2);
+  case QI_FORMAT_IQ4_NL: return qi__lookup_avx2(qi__iq4_values, qi__nibbles_avx2(src + 2));
+  case QI_FORMAT_IQ4_XS: return qi__lookup_avx2(qi__iq4_values, qi__nibbles_avx2(src + 8 + 16 * g));
+  case QI_FORMAT_MXFP4: return qi__lookup_avx2(qi__mxfp4_values, qi__nibbles_avx2(src + 1));
+  case QI_FORMAT_Q2_K: return qi__bits_avx2(qi__bytes_avx2(src + 16 + 32 * half), 2 * quarter, 2);
+  case QI_FORMAT_Q3_K:
+    return _mm256_sub_epi8(_mm256_or_si256(qi__bits_avx2(qi__bytes_avx2(src + 32 + 32 * half), 2 * quarter, 2),
+                                           qi__flag_avx2(qi__bytes_avx2(src), g, 4)),
+                           _mm256_set1_epi8(4));
+  case QI_FORMAT_Q4_K: return qi__bits_avx2(qi__bytes_avx2(src + 16 + 32 * (g / 2)), g % 2 * 4, 4);
+  case QI_FORMAT_Q5_K:
+    return _mm256_or_si256(qi__bits_avx2(qi__bytes_avx2(src + 48 + 32 * (g / 2)), g % 2 * 4, 4),
+                           qi__flag_avx2(qi__bytes_avx2(src + 16), g, 16));
+  case QI_FORMAT_Q6_K: {
+    __m256i low = qi__bits_avx2(qi__bytes_avx2(src + 64 * half + 32 * (quarter % 2)), quarter / 2 * 4, 4);
+    __m256i high = qi__bits_avx2(qi__bytes_avx2(src + 128 + 32 * half), 2 * quarter, 2);
+    return _mm256_sub_epi8(_mm256_or_si256(low, _mm256_slli_epi16(high, 4)), _mm256_set1_epi8(32));
+  }
+  case QI_FORMAT_TQ1_0: return qi__digits_avx2(src, g);
+  case QI_FORMAT_TQ2_0:
+    return _mm256_sub_epi8(qi__bits_avx2(qi__bytes_avx2(src + 32 * half), 2 * quarter, 2), _mm256_set1_epi8(1));
+  default: return qi__bytes_avx2((const uint8_t *)block->q + 32 * g);
+  }
+}
+
+// ---- AVX2: to float32 ----
+
+// Weights 32 g .. 32 g + 31 of a block.
+QI__INLINE QI__AVX2 void qi__dequantize_part_avx2(qi_format id, const qi__format *f, const uint8_t *src, int g,
+                                                  const qi__block *block, const qi__block_scales *s, float *dst) {
+  __m256i codes = qi__codes_avx2(id, src, g, block);
+  QI__UNROLL for (int e = 0; e < 4; e++) {
+    int group = (32 * g + 8 * e) / f->group;
+    __m128i part = e < 2 ? _mm256_castsi256_si128(codes) : _mm256_extracti128_si256(codes, 1);
+    __m256 v = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(e % 2 ? _mm_srli_si128(part, 8) : part));
+    v = _mm256_mul_ps(_mm256_broadcast_ss(&s->scale[group]), v);
+    if (f->has_min) v = _mm256_sub_ps(v, _mm256_broadcast_ss(&s->offset[group]));
+    _mm256_storeu_ps(dst + 8 * e, v);
+  }
+}
+
+QI__INLINE QI__AVX2 void qi__dequantize_row_avx2(qi_format id, const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  if (id) f = &qi__formats[id]; // constants
+  qi__block block;
+  qi__block_scales s;
+  int len = f->info.block_len;
+  for (size_t i = 0; i < n; i += (size_t)len, src += f->info.block_bytes) {
+    qi__block_scales_avx2(id, f, src, &block, &s);
+    if (id && len == 256) {
+      QI__UNROLL for (int g = 0; g < 8; g++) qi__dequantize_part_avx2(id, f, src, g, &block, &s, dst + i + 32 * g);
+    } else {
+      for (int g = 0; g < len / 32; g++) qi__dequantize_part_avx2(id, f, src, g, &block, &s, dst + i + 32 * g);
+    }
+  }
+}
+
+// Quantised formats; `f` is a row of the table.
+QI__FN QI__AVX2 void qi__dequantize_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  switch ((qi_format)(f - qi__formats)) {
+  case QI_FORMAT_Q4_0: qi__dequantize_row_avx2(QI_FORMAT_Q4_0, f, src, dst, n); break;
+  case QI_FORMAT_Q4_1: qi__dequantize_row_avx2(QI_FORMAT_Q4_1, f, src, dst, n); break;
+  case QI_FORMAT_Q5_0: qi__dequantize_row_avx2(QI_FORMAT_Q5_0, f, src, dst, n); break;
+  case QI_FORMAT_Q5_1: qi__dequantize_row_avx2(QI_FORMAT_Q5_1, f, src, dst, n); break;
+  case QI_FORMAT_Q8_0: qi__dequantize_row_avx2(QI_FORMAT_Q8_0, f, src, dst, n); break;
+  case QI_FORMAT_Q2_K: qi__dequantize_row_avx2(QI_FORMAT_Q2_K, f, src, dst, n); break;
+  case QI_FORMAT_Q3_K: qi__dequantize_row_avx2(QI_FORMAT_Q3_K, f, src, dst, n); break;
+  case QI_FORMAT_Q4_K: qi__dequantize_row_avx2(QI_FORMAT_Q4_K, f, src, dst, n); break;
+  case QI_FORMAT_Q5_K: qi__dequantize_row_avx2(QI_FORMAT_Q5_K, f, src, dst, n); break;
+  case QI_FORMAT_Q6_K: qi__dequantize_row_avx2(QI_FORMAT_Q6_K, f, src, dst, n); break;
+  case QI_FORMAT_IQ4_NL: qi__dequantize_row_avx2(QI_FORMAT_IQ4_NL, f, src, dst, n); break;
+  case QI_FORMAT_IQ4_XS: qi__dequantize_row_avx2(QI_FORMAT_IQ4_XS, f, src, dst, n); break;
+  case QI_FORMAT_TQ1_0: qi__dequantize_row_avx2(QI_FORMAT_TQ1_0, f, src, dst, n); break;
+  case QI_FORMAT_TQ2_0: qi__dequantize_row_avx2(QI_FORMAT_TQ2_0, f, src, dst, n); break;
+  case QI_FORMAT_MXFP4: qi__dequantize_row_avx2(QI_FORMAT_MXFP4, f, src, dst, n); break;
+  default: qi__dequantize_row_avx2(QI_FORMAT_NONE, f, src, dst, n); break;
+  }
+}
+
+QI__FN QI__AVX2 void qi__dequantize_f16_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i))));
+  qi__dequantize_blocks(f, src + 2 * i, dst + i, n - i);
+}
+
+QI__FN QI__AVX2 void qi__dequantize_bf16_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    __m256i v = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i)));
+    _mm256_storeu_ps(dst + i, _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)));
+  }
+  qi__dequantize_blocks(f, src + 2 * i, dst + i, n - i);
+}
+
+QI__FN void qi__dequantize_f32_x86(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  (void)f;
+  memcpy(dst, src, n * sizeof *dst); // little-endian
+}
+
+// ---- AVX512-BF16: to bfloat16 ----
+
+#if defined(QI__HAS_AVX512_BF16)
+
+// 32 float32 as bfloat16, rounded to nearest even. Unlike qi__f32_to_bf16 this makes zeros of subnormals.
+QI__INLINE QI__AVX512_BF16 void qi__store_bf16_avx512(uint16_t *dst, __m512 low, __m512 high) {
+  _mm512_storeu_si512((void *)dst, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+
+// Weights 32 g .. 32 g + 31 of a block.
+QI__INLINE QI__AVX512_BF16 void qi__part_to_bf16_avx512(qi_format id, const qi__format *f, const uint8_t *src, int g,
+                                                        const qi__block *block, const qi__block_scales *s, uint16_t *dst) {
+  __m256i codes = qi__codes_avx2(id, src, g, block);
+  __m512 v[2];
+  v[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(codes)));
+  v[1] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(codes, 1)));
+  QI__UNROLL for (int e = 0; e < 2; e++) {
+    int group = (32 * g + 16 * e) / f->group;
+    v[e] = _mm512_mul_ps(_mm512_set1_ps(s->scale[group]), v[e]);
+    if (f->has_min) v[e] = _mm512_sub_ps(v[e], _mm512_set1_ps(s->offset[group]));
+  }
+  qi__store_bf16_avx512(dst, v[0], v[1]);
+}
+
+QI__INLINE QI__AVX512_BF16 void qi__row_to_bf16_avx512(qi_format id, const qi__format *f, const uint8_t *src, size_t n,
+                                                       uint16_t *dst) {
+  if (id) f = &qi__formats[id]; // constants
+  qi__block block;
+  qi__block_scales s;
+  int len = f->info.block_len;
+  for (size_t i = 0; i < n; i += (size_t)len, src += f->info.block_bytes) {
+    qi__block_scales_avx2(id, f, src, &block, &s);
+    if (id && len == 256) {
+      QI__UNROLL for (int g = 0; g < 8; g++) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst + i + 32 * g);
+    } else {
+      for (int g = 0; g < len / 32; g++) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst + i + 32 * g);
+    }
+  }
+}
+
+// Float formats. Reads nothing beyond n, writes up to the next multiple of 32.
+QI__INLINE QI__AVX512_BF16 void qi__floats_to_bf16_avx512(qi_format id, const uint8_t *src, size_t n, uint16_t *dst) {
+  for (size_t i = 0; i < n; i += 32) {
+    __m512 v[2];
+    QI__UNROLL for (int e = 0; e < 2; e++) {
+      size_t at = i + (size_t)(16 * e);
+      __mmask16 mask = at < n ? qi__tail_mask_avx512(n - at) : 0;
+      if (id == QI_FORMAT_F32) v[e] = _mm512_maskz_loadu_ps(mask, src + 4 * at);
+      else v[e] = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, src + 2 * at));
+    }
+    qi__store_bf16_avx512(dst + i, v[0], v[1]);
+  }
+}
+
+// n weights, whole blocks, as bfloat16; `f` is a row of the table, dst has room for the next multiple of 32.
+QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
+  switch ((qi_format)(f - qi__formats)) {
+  case QI_FORMAT_F32: qi__floats_to_bf16_avx512(QI_FORMAT_F32, src, n, dst); break;
+  case QI_FORMAT_F16: qi__floats_to_bf16_avx512(QI_FORMAT_F16, src, n, dst); break;
+  case QI_FORMAT_BF16: memcpy(dst, src, 2 * n); break;
+  case QI_FORMAT_Q4_0: qi__row_to_bf16_avx512(QI_FORMAT_Q4_0, f, src, n, dst); break;
+  case QI_FORMAT_Q4_1: qi__row_to_bf16_avx512(QI_FORMAT_Q4_1, f, src, n, dst); break;
+  case QI_FORMAT_Q5_0: qi__row_to_bf16_avx512(QI_FORMAT_Q5_0, f, src, n, dst); break;
+  case QI_FORMAT_Q5_1: qi__row_to_bf16_avx512(QI_FORMAT_Q5_1, f, src, n, dst); break;
+  case QI_FORMAT_Q8_0: qi__row_to_bf16_avx512(QI_FORMAT_Q8_0, f, src, n, dst); break;
+  case QI_FORMAT_Q2_K: qi__row_to_bf16_avx512(QI_FORMAT_Q2_K, f, src, n, dst); break;
+  case QI_FORMAT_Q3_K: qi__row_to_bf16_avx512(QI_FORMAT_Q3_K, f, src, n, dst); break;
+  case QI_FORMAT_Q4_K: qi__row_to_bf16_avx512(QI_FORMAT_Q4_K, f, src, n, dst); break;
+  case QI_FORMAT_Q5_K: qi__row_to_bf16_avx512(QI_FORMAT_Q5_K, f, src, n, dst); break;
+  case QI_FORMAT_Q6_K: qi__row_to_bf16_avx512(QI_FORMAT_Q6_K, f, src, n, dst); break;
+  case QI_FORMAT_IQ4_NL: qi__row_to_bf16_avx512(QI_FORMAT_IQ4_NL, f, src, n, dst); break;
+  case QI_FORMAT_IQ4_XS: qi__row_to_bf16_avx512(QI_FORMAT_IQ4_XS, f, src, n, dst); break;
+  case QI_FORMAT_TQ1_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ1_0, f, src, n, dst); break;
+  case QI_FORMAT_TQ2_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ2_0, f, src, n, dst); break;
+  case QI_FORMAT_MXFP4: qi__row_to_bf16_avx512(QI_FORMAT_MXFP4, f, src, n, dst); break;
+  default: qi__row_to_bf16_avx512(QI_FORMAT_NONE, f, src, n, dst); break;
+  }
+}
+#endif
+#endif
+
+#endif // QI__KERNELS_DEQUANT_H
+
+// The BF16 path on CPUs that multiply bfloat16: weights and activations are rounded to bfloat16, products are exact, sums are
+// float32. Without such instructions the rounded values go through qi__dot_float_fn, which is the reference.
+//
+//   y[i, r] = sum_j w[r, j] * x[i, j]
+//
+// Weight rows are unpacked 32 at a time, a slice of k at a time, into a panel that stays in the second-level cache while all rows
+// of activations pass it. Sums go on in y from one slice to the next. Each is a chain of its own over ascending k, so bits do not
+// depend on the rows beside it, on slices or on threads; they do depend on the instruction set, since the instructions differ in
+// the order inside their step and take subnormals for zeros. Of k additions, each off by at most half a unit:
+//
+//   |y - exact| <= k * 2^-24 / (1 - k * 2^-24) * sum_j |w[r, j] * x[i, j]| + k * 2^-126 * (1 + max |w| + max |x|)
+//
+// (Higham 2002, section 3.1; the last term is what is lost with subnormal inputs, products and sums.)
+//
+//   panel:       [2][k / 2][16][2]            two blocks of 16 weight rows; pairs of k beside each other
+//   activations: [n / 16][k / 32][16][32]     tiles of 16 rows of 64 bytes: a row fills cache lines that no other thread writes
+//
+// k is rounded up to a multiple of 32 with zeros in both; weight rows that are not there are zeros, activation rows whatever is in
+// memory: no other row sees them.
+
+#define QI__BF16_ROWS 32   // weight rows of a panel
+#define QI__BF16_SLICE_MAX 2048 // largest slice of k
+#define QI__BF16_STEP 256  // weights of a row that are unpacked at a time: the longest block
+#define QI__BF16_STRIDE (QI__BF16_STEP + 32) // of rows that are unpacked: not all into the same cache set
+
+QI__INLINE size_t qi__bf16_width(size_t k) { return (k + 31) / 32 * 32; }
+
+typedef struct qi__bf16_args {
+  const uint16_t *panel;
+  size_t n_w, n_k;   // weight rows in the panel; its width, a multiple of 32
+  const uint16_t *x; // first tile of the slice
+  size_t x_stride;   // elements from 16 rows of activations to the next 16
+  size_t x_row, n_x;
+  bool first;        // slice: y is set, later ones add to it
+  float *y;          // [n_x, n_w]
+  size_t y_stride;
+} qi__bf16_args;
+
+// `multiply` is NULL where there are no instructions.
+typedef struct qi__bf16_kernels {
+  size_t slice; // of k, a multiple of QI__BF16_STEP
+  void (*pack)(const float *x, size_t k, uint16_t *packed, size_t row);
+  void (*unpack)(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst);
+  void (*interleave)(const uint16_t *rows, size_t n_k, uint16_t *panel);
+  void (*multiply)(const qi__bf16_args *a);
+} qi__bf16_kernels;
+
+// First element of row `row` in packed activations of width k.
+QI__INLINE size_t qi__bf16_row(size_t k, size_t row) { return row / 16 * 16 * qi__bf16_width(k) + row % 16 * 32; }
+
+#if defined(QI__HAS_AVX512_BF16)
+
+// ---- layout ----
+
+// Row `row` of packed activations.
+QI__FN QI__AVX512_BF16 void qi__bf16_pack_avx512(const float *x, size_t k, uint16_t *packed, size_t row) {
+  uint16_t *dst = packed + qi__bf16_row(k, row);
+  for (size_t j = 0; j < k; j += 32, dst += 512) {
+    __m512 low = _mm512_maskz_loadu_ps(qi__tail_mask_avx512(k - j), x + j), high = _mm512_setzero_ps();
+    if (k - j > 16) high = _mm512_maskz_loadu_ps(qi__tail_mask_avx512(k - j - 16), x + j + 16);
+    qi__store_bf16_avx512(dst, low, high);
+  }
+}
+
+// Transposes pairs: panel[p][r] = rows[r][p] for 16 rows, QI__BF16_STRIDE apart, of n_k / 2 pairs.
+QI__FN QI__AVX512 void qi__bf16_interleave_avx512(const uint16_t *rows, size_t n_k, uint16_t *panel) {
+  for (size_t j = 0; j < n_k; j += 32, rows += 32, panel += 512) {
+    __m512i a[16], b[16];
+    QI__UNROLL for (int r = 0; r < 16; r++) a[r] = _mm512_loadu_si512((const void *)(rows + r * QI__BF16_STRIDE));
+    QI__UNROLL for (int r = 0; r < 16; r += 2) {
+      b[r] = _mm512_unpacklo_epi32(a[r], a[r + 1]);
+      b[r + 1] = _mm512_unpackhi_epi32(a[r], a[r + 1]);
+    }
+    // a[4i + c], 128-bit lane l: pair 4l + c of rows 4i .. 4i + 3
+    QI__UNROLL for (int r = 0; r < 16; r += 4) {
+      a[r] = _mm512_unpacklo_epi64(b[r], b[r + 2]);
+      a[r + 1] = _mm512_unpackhi_epi64(b[r], b[r + 2]);
+      a[r + 2] = _mm512_unpacklo_epi64(b[r + 1], b[r + 3]);
+      a[r + 3] = _mm512_unpackhi_epi64(b[r + 1], b[r + 3]);
+    }
+    QI__UNROLL for (int c = 0; c < 4; c++) {
+      __m512i even0 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88), even1 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
+      __m512i odd0 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd), odd1 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
+      _mm512_storeu_si512((void *)(panel + 32 * c), _mm512_shuffle_i32x4(even0, even1, 0x88));
+      _mm512_storeu_si512((void *)(panel + 32 * (c + 4)), _mm512_shuffle_i32x4(odd0, odd1, 0x88));
+      _mm512_storeu_si512((void *)(panel + 32 * (c + 8)), _mm512_shuffle_i32x4(even0, even1, 0xdd));
+      _mm512_storeu_si512((void *)(panel + 32 * (c + 12)), _mm512_shuffle_i32x4(odd0, odd1, 0xdd));
+    }
+  }
+}
+
+// ---- AVX512-BF16 ----
+
+// n <= 8 activation rows of one tile, the first at `x`; n is a constant where this is inlined. The lanes are weight rows.
+QI__INLINE QI__AVX512_BF16 void qi__bf16_rows_avx512(const qi__bf16_args *a, const uint16_t *x, int n, float *y) {
+  const uint16_t *w = a->panel, *w_end = w + a->n_k * 16;
+  const size_t second = a->n_k * 16; // block of 16 weight rows
+  __mmask16 mask[2] = {qi__tail_mask_avx512(a->n_w), a->n_w > 16 ? qi__tail_mask_avx512(a->n_w - 16) : (__mmask16)0};
+  __m512 sum[8][2];
+  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int b = 0; b < 2; b++)
+    sum[i][b] = a->first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask[b], y + (size_t)i * a->y_stride + 16 * b);
+  for (; w < w_end; x += 480)
+    for (int pair = 0; pair < 16; pair++, w += 32, x += 2) {
+      __m512bh w0 = (__m512bh)_mm512_loadu_si512((const void *)w), w1 = (__m512bh)_mm512_loadu_si512((const void *)(w + second));
+      QI__UNROLL for (int i = 0; i < n; i++) {
+        int both;
+        memcpy(&both, x + 32 * i, sizeof both);
+        __m512bh v = (__m512bh)_mm512_set1_epi32(both);
+        sum[i][0] = _mm512_dpbf16_ps(sum[i][0], w0, v);
+        sum[i][1] = _mm512_dpbf16_ps(sum[i][1], w1, v);
+      }
+    }
+  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int b = 0; b < 2; b++)
+    _mm512_mask_storeu_ps(y + (size_t)i * a->y_stride + 16 * b, mask[b], sum[i][b]);
+}
+
+QI__FN QI__AVX512_BF16 void qi__bf16_multiply_avx512(const qi__bf16_args *a) {
+  for (size_t i = 0; i < a->n_x;) {
+    size_t row = a->x_row + i, n = qi__min_size(a->n_x - i, 16 - row % 16);
+    const uint16_t *x = a->x + row / 16 * a->x_stride + row % 16 * 32;
+    float *y = a->y + i * a->y_stride;
+    n = n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
+    if (n == 8) qi__bf16_rows_avx512(a, x, 8, y);
+    else if (n == 4) qi__bf16_rows_avx512(a, x, 4, y);
+    else if (n == 2) qi__bf16_rows_avx512(a, x, 2, y);
+    else qi__bf16_rows_avx512(a, x, 1, y);
+    i += n;
+  }
+}
+
+static const qi__bf16_kernels qi__bf16_avx512 = {QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512,
+                                                 qi__bf16_interleave_avx512, qi__bf16_multiply_avx512};
+#endif
+
+// ---- AMX ----
+
+#if defined(QI__HAS_AMX)
+
+// Tiles: 0..3 sums (activation half, weight half), 4 5 activations, 6 7 weights, each 16 rows of 64 bytes.
+typedef struct qi__tile_config {
+  uint8_t palette, start_row, reserved[14];
+  uint16_t row_bytes[16];
+  uint8_t rows[16];
+} qi__tile_config;
+
+// The compiler must have written memory before tiles are loaded, and read it after they are stored: GCC's intrinsics do not say so.
+#define QI__TILE_BARRIER() __asm__ volatile("" ::: "memory")
+
+QI__INLINE QI__AMX void qi__tiles_begin(void) {
+  qi__tile_config config;
+  memset(&config, 0, sizeof config);
+  config.palette = 1;
+  for (int t = 0; t < 8; t++) {
+    config.row_bytes[t] = 64;
+    config.rows[t] = 16;
+  }
+  __asm__ volatile("ldtilecfg %0" ::"m"(config) : "memory");
+}
+
+// 16 activation rows, or 32 if `two`, times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart.
+QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_t *x, bool two, bool wide, float *c,
+                                           size_t c_stride) {
+  const uint16_t *w = a->panel, *w_end = w + a->n_k * 16, *x1 = two ? x + a->x_stride : x;
+  const size_t second = a->n_k * 16, bytes = c_stride * sizeof *c;
+  float *c1 = c + 16 * c_stride;
+  QI__TILE_BARRIER();
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  if (!a->first) {
+    _tile_loadd(0, c, bytes);
+    if (wide) _tile_loadd(1, c + 16, bytes);
+    if (two) _tile_loadd(2, c1, bytes);
+    if (two && wide) _tile_loadd(3, c1 + 16, bytes);
+  }
+  for (; w < w_end; w += 512, x += 512, x1 += 512) {
+    _tile_loadd(4, x, 64);
+    _tile_loadd(6, w, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    if (wide) {
+      _tile_loadd(7, w + second, 64);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if (two) {
+      _tile_loadd(5, x1, 64);
+      _tile_dpbf16ps(2, 5, 6);
+      if (wide) _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, c, bytes);
+  if (wide) _tile_stored(1, c + 16, bytes);
+  if (two) _tile_stored(2, c1, bytes);
+  if (two && wide) _tile_stored(3, c1 + 16, bytes);
+  QI__TILE_BARRIER();
+}
+
+// Between y and sums [32, 32] of tiles that reach beyond it: the rows that y has, of those from `row` on.
+QI__INLINE QI__AMX void qi__tiles_copy(const qi__bf16_args *a, size_t row, float *sums, bool to_y) {
+  __mmask16 mask[2] = {qi__tail_mask_avx512(a->n_w), a->n_w > 16 ? qi__tail_mask_avx512(a->n_w - 16) : (__mmask16)0};
+  for (size_t i = 0; i < 32; i++, sums += 32) {
+    if (row + i < a->x_row || row + i >= a->x_row + a->n_x) continue;
+    float *y = a->y + (row + i - a->x_row) * a->y_stride;
+    for (int b = 0; b < 2; b++) {
+      if (to_y) _mm512_mask_storeu_ps(y + 16 * b, mask[b], _mm512_loadu_ps(sums + 16 * b));
+      else _mm512_storeu_ps(sums + 16 * b, _mm512_maskz_loadu_ps(mask[b], y + 16 * b));
+    }
+  }
+}
+
+// Rows of activations go 32 or 16 at a time from a multiple of 16 on; sums of rows that are not asked for are thrown away.
+QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
+  float sums[32 * 32];
+  size_t end = a->x_row + a->n_x;
+  bool wide = a->n_w > 16;
+  memset(sums, 0, sizeof sums);
+  qi__tiles_begin();
+  for (size_t row = a->x_row / 16 * 16; row < end; row += 32) {
+    const uint16_t *x = a->x + row / 16 * a->x_stride;
+    bool two = end - row > 16;
+    if (row >= a->x_row && row + (two ? 32 : 16) <= end && a->n_w % 16 == 0) {
+      qi__tiles_multiply(a, x, two, wide, a->y + (row - a->x_row) * a->y_stride, a->y_stride);
+    } else {
+      if (!a->first) qi__tiles_copy(a, row, sums, false);
+      qi__tiles_multiply(a, x, two, wide, sums, 32);
+      qi__tiles_copy(a, row, sums, true);
+    }
+  }
+  _tile_release();
+}
+
+// A slice of 512 leaves room in the first-level cache beside a panel of 32 KB.
+static const qi__bf16_kernels qi__bf16_amx = {512, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512,
+                                              qi__bf16_multiply_amx};
+#endif
+
+#endif // QI__KERNELS_BF16_H
 // generated from src/kernels/dot_q8.h: edit there
 // ==== >>dot_q8 : products of packed weight rows and int8 activations ====
 #ifndef QI__KERNELS_DOT_Q8_H
@@ -6708,23 +7999,28 @@ QI__FN void qi__dot_q8_ref(const qi__dot_q8_args *a) {
 // One pointer a kernel family; contracts stand at the reference of each.
 typedef struct qi__kernels {
   void (*quantize_q8)(const float *x, const qi__q8 *out, size_t row);
-  qi__dot_f32_fn dot_f32;
+  qi__dot_float_fn dot_float[QI_FORMAT_BF16 + 1]; // by format of the weights: F32, F16, BF16
   qi__dot_q8_fn dot_q8[QI_FORMAT_COUNT]; // NULL for float formats
   void (*dequantize[QI_FORMAT_COUNT])(const qi__format *f, const uint8_t *src, float *dst, size_t n);
   void (*rms_norm)(const float *x, const float *w, float eps, size_t n, float *y);
   void (*add)(const float *x, size_t n, float *y);
   void (*swiglu)(const float *gate, const float *up, size_t n, float *y);
   void (*rope)(float *x, const float *cos_sin, size_t n_pairs, bool neighbours);
-  void (*attention_scores)(const float *q, const qi__kv_run *run, size_t dim, float scale, float *score);
-  float (*attention_exp)(float *score, size_t n, float max);
-  void (*attention_values)(const float *weight, const qi__kv_run *run, size_t dim, float *out);
-  void (*attention_join)(qi__softmax_state *all, float *values, float max, float sum, const float *piece, size_t dim);
+  void (*round_bf16)(const float *x, size_t n, float *y);
+  void (*to_f16)(const float *x, size_t n, uint16_t *y);
+  void (*attention_scores)(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float scale, float *score);
+  float (*attention_softmax)(float *score, size_t n, float *max);
+  void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, float *out);
+  void (*attention_blend)(float *values, float keep, const float *piece, float add, size_t n);
+  qi__bf16_kernels bf16; // all NULL where there are no such instructions
 } qi__kernels;
 
 QI__FN void qi__kernels_init_ref(qi__kernels *k) {
   memset(k, 0, sizeof *k);
   k->quantize_q8 = qi__quantize_q8_ref;
-  k->dot_f32 = qi__dot_f32_ref;
+  k->dot_float[QI_FORMAT_F32] = qi__dot_f32_ref;
+  k->dot_float[QI_FORMAT_F16] = qi__dot_f16_ref;
+  k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_ref;
   for (int f = 1; f < QI_FORMAT_COUNT; f++) {
     if (qi__formats[f].unpack) k->dot_q8[f] = qi__dot_q8_ref;
     k->dequantize[f] = qi__dequantize_blocks;
@@ -6733,17 +8029,74 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
   k->add = qi__add_ref;
   k->swiglu = qi__swiglu_ref;
   k->rope = qi__rope_ref;
+  k->round_bf16 = qi__round_bf16_ref;
+  k->to_f16 = qi__to_f16_ref;
   k->attention_scores = qi__attention_scores_ref;
-  k->attention_exp = qi__attention_exp_ref;
+  k->attention_softmax = qi__attention_softmax_ref;
   k->attention_values = qi__attention_values_ref;
-  k->attention_join = qi__attention_join_ref;
+  k->attention_blend = qi__attention_blend_ref;
 }
+
+#if defined(QI__X86_64)
+QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
+  k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx2;
+  k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx2;
+  k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx2;
+  k->rms_norm = qi__rms_norm_avx2;
+  k->add = qi__add_avx2;
+  k->swiglu = qi__swiglu_avx2;
+  k->rope = qi__rope_avx2;
+  k->round_bf16 = qi__round_bf16_avx2;
+  k->to_f16 = qi__to_f16_avx2;
+  k->attention_scores = qi__attention_scores_avx2;
+  k->attention_softmax = qi__attention_softmax_avx2;
+  k->attention_values = qi__attention_values_avx2;
+  k->attention_blend = qi__attention_blend_avx2;
+  for (int f = QI_FORMAT_F32; f < QI_FORMAT_COUNT; f++) k->dequantize[f] = qi__dequantize_avx2;
+  k->dequantize[QI_FORMAT_F32] = qi__dequantize_f32_x86;
+  k->dequantize[QI_FORMAT_F16] = qi__dequantize_f16_avx2;
+  k->dequantize[QI_FORMAT_BF16] = qi__dequantize_bf16_avx2;
+}
+
+QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
+  k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx512;
+  k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx512;
+  k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx512;
+  k->swiglu = qi__swiglu_avx512;
+  k->attention_scores = qi__attention_scores_avx512;
+  k->attention_values = qi__attention_values_avx512;
+}
+#elif defined(QI__ARM64)
+QI__FN void qi__kernels_init_neon(qi__kernels *k) {
+  k->dot_float[QI_FORMAT_F32] = qi__dot_f32_neon;
+  k->dot_float[QI_FORMAT_F16] = qi__dot_f16_neon;
+  k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_neon;
+  k->rms_norm = qi__rms_norm_neon;
+  k->add = qi__add_neon;
+  k->swiglu = qi__swiglu_neon;
+  k->rope = qi__rope_neon;
+  k->to_f16 = qi__to_f16_neon;
+  k->attention_scores = qi__attention_scores_neon;
+  k->attention_softmax = qi__attention_softmax_neon;
+  k->attention_values = qi__attention_values_neon;
+  k->attention_blend = qi__attention_blend_neon;
+}
+#endif
 
 // References first; then each variant that `cpu` allows replaces what it improves.
 QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
   qi__kernels_init_ref(k);
 #if defined(QI__X86_64)
-  if (cpu->avx2) k->dot_f32 = qi__dot_f32_avx2;
+  if (cpu->avx2) qi__kernels_init_avx2(k);
+  if (cpu->avx512) qi__kernels_init_avx512(k);
+#if defined(QI__HAS_AVX512_BF16)
+  if (cpu->avx512_bf16) k->bf16 = qi__bf16_avx512;
+#endif
+#if defined(QI__HAS_AMX)
+  if (cpu->amx) k->bf16 = qi__bf16_amx;
+#endif
+#elif defined(QI__ARM64)
+  if (cpu->neon) qi__kernels_init_neon(k);
 #else
   (void)cpu;
 #endif
@@ -6752,7 +8105,10 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
 #endif // QI__KERNELS_TABLE_H
 
 // Work is handed out in tiles of this many weight rows. No result depends on it.
-#define QI__TILE_ROWS 16
+#define QI__TILE_ROWS 32
+#define QI__FLOAT_ROWS 16 // of these as float32 at a time
+
+QI__STATIC_ASSERT(QI__TILE_ROWS == QI__BF16_ROWS, tile_rows);
 
 // A weight matrix [n_rows, n_cols]: each row gives one output.
 typedef struct qi__weight {
@@ -6778,7 +8134,7 @@ QI__FN qi__arithmetic qi__arithmetic_of(const qi__weight *w, qi_path path, bool 
 // Activations in the forms that the weights of one step want. Each form has room for all rows; a row is filled where it is needed.
 typedef struct qi__inputs {
   float *x;    // [n, k]
-  float *bf16; // [n, k], rounded to bfloat16
+  void *bf16;  // rounded to bfloat16: packed as in bf16.h, or float32 [n, k]
   qi__q8 q8_32, q8_256;
 } qi__inputs;
 
@@ -6792,10 +8148,11 @@ QI__FN unsigned qi__inputs_need(const qi__weight *w, qi__arithmetic arithmetic) 
 
 // Room for n rows of up to k values, in an arena. (q8 blocks: at most one scale every 32 values.)
 QI__FN void qi__inputs_layout(qi__inputs *in, qi__arena *arena, size_t n, size_t k) {
-  size_t size;
-  if (!qi__mul_size(n, k, &size)) arena->overflow = true, size = 0;
+  size_t size, packed;
+  if (!qi__mul_size(n, k, &size) || !qi__mul_size((n + 15) / 16 * 8, qi__bf16_width(k), &packed))
+    arena->overflow = true, size = packed = 0;
   in->x = QI__ARENA_ARRAY(arena, float, size);
-  in->bf16 = QI__ARENA_ARRAY(arena, float, size);
+  in->bf16 = QI__ARENA_ARRAY(arena, float, size > packed ? size : packed);
   qi__q8 *forms[2] = {&in->q8_32, &in->q8_256};
   for (int i = 0; i < 2; i++) {
     forms[i]->q = QI__ARENA_ARRAY(arena, int8_t, size);
@@ -6814,40 +8171,94 @@ QI__FN void qi__inputs_prepare(const qi__kernels *kernels, const qi__inputs *in,
   const float *x = in->x + row * k;
   if (need & QI__NEED_Q8_32) kernels->quantize_q8(x, &in->q8_32, row);
   if (need & QI__NEED_Q8_256) kernels->quantize_q8(x, &in->q8_256, row);
-  if (need & QI__NEED_BF16)
-    for (size_t i = 0; i < k; i++) in->bf16[row * k + i] = qi__bf16_to_f32(qi__f32_to_bf16(x[i]));
+  if (!(need & QI__NEED_BF16)) return;
+  if (kernels->bf16.pack) kernels->bf16.pack(x, k, (uint16_t *)in->bf16, row);
+  else kernels->round_bf16(x, k, (float *)in->bf16 + row * k);
 }
 
 // ---- tiles ----
 
-// Floats of scratch that a tile of a matrix of n_cols needs.
-QI__INLINE size_t qi__tile_scratch(size_t n_cols) { return QI__TILE_ROWS * n_cols; }
+// Floats from one float32 row in scratch to the next: not all rows of a power of two into the same cache set.
+QI__INLINE size_t qi__float_stride(size_t n_cols) { return (n_cols + 15) / 16 * 16 + 16; }
 
-// Weight rows first..first+n_w-1 as float32, rounded to bfloat16 if asked: in place where they are that already, else in scratch.
-QI__FN const float *qi__tile_weights(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, bool bf16,
-                                     float *scratch) {
+// Floats of scratch that a tile of a matrix of n_cols needs: rows as float32, or a panel and the rows that go into it.
+QI__INLINE size_t qi__tile_scratch(size_t n_cols) {
+  size_t panel = QI__BF16_ROWS * qi__bf16_width(qi__min_size(n_cols, QI__BF16_SLICE_MAX)) / 2 + 16 * QI__BF16_STRIDE / 2;
+  size_t rows = QI__FLOAT_ROWS * qi__float_stride(n_cols);
+  return panel > rows ? panel : rows;
+}
+
+// FLOAT, and BF16 without instructions for it: rows are dequantised to scratch, rounded to bfloat16 if asked. Those of float
+// formats are taken as they are for few rows of activations: to write them down would take longer.
+QI__FN void qi__tile_float(const qi__kernels *kernels, bool bf16, const qi__weight *w, size_t first, size_t n_w, const float *x,
+                           size_t n_x, float *y, size_t y_stride, float *scratch) {
+  size_t k = w->n_cols, stride = qi__float_stride(k);
   const uint8_t *src = w->data + first * w->row_bytes;
-  if (w->id == QI_FORMAT_F32 && !bf16 && (uintptr_t)src % sizeof(float) == 0) return (const float *)(const void *)src;
-  size_t n = n_w * w->n_cols;
-  kernels->dequantize[w->id](w->format, src, scratch, n);
-  if (bf16 && w->id != QI_FORMAT_BF16)
-    for (size_t i = 0; i < n; i++) scratch[i] = qi__bf16_to_f32(qi__f32_to_bf16(scratch[i]));
-  return scratch;
+  bool round = bf16 && w->id != QI_FORMAT_BF16;
+  if (w->id <= QI_FORMAT_BF16 && !round && n_x < 8) {
+    kernels->dot_float[w->id](src, w->row_bytes, n_w, x, k, n_x, k, y, y_stride);
+    return;
+  }
+  for (size_t r = 0; r < n_w; r += QI__FLOAT_ROWS) {
+    size_t n = qi__min_size(QI__FLOAT_ROWS, n_w - r);
+    for (size_t i = 0; i < n; i++, src += w->row_bytes) {
+      kernels->dequantize[w->id](w->format, src, scratch + i * stride, k);
+      if (round) kernels->round_bf16(scratch + i * stride, k, scratch + i * stride);
+    }
+    kernels->dot_float[QI_FORMAT_F32](scratch, stride * sizeof *scratch, n, x, k, n_x, k, y + r, y_stride);
+  }
+}
+
+// Columns k..k+n_k-1 of weight rows first..first+n_w-1 as a panel. rows: [16, QI__BF16_STRIDE]
+QI__FN void qi__tile_panel(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, size_t k, size_t n_k,
+                           uint16_t *rows, uint16_t *panel) {
+  const qi_format_info *info = &w->format->info;
+  size_t width = qi__bf16_width(n_k);
+  for (size_t block = 0; block < QI__BF16_ROWS; block += 16, panel += 16 * width) {
+    size_t n = block < n_w ? qi__min_size(16, n_w - block) : 0;
+    if (n < 16) memset(rows, 0, 16 * QI__BF16_STRIDE * sizeof *rows);
+    for (size_t j = 0; j < n_k; j += QI__BF16_STEP) {
+      size_t step = qi__min_size(QI__BF16_STEP, n_k - j), step_width = qi__bf16_width(step);
+      const uint8_t *src = w->data + (first + block) * w->row_bytes + (k + j) / (size_t)info->block_len * (size_t)info->block_bytes;
+      for (size_t r = 0; r < n; r++) {
+        uint16_t *row = rows + r * QI__BF16_STRIDE;
+        kernels->bf16.unpack(w->format, src + r * w->row_bytes, step, row);
+        memset(row + step, 0, (step_width - step) * sizeof *row);
+      }
+      kernels->bf16.interleave(rows, step_width, panel + 16 * j);
+    }
+  }
+}
+
+QI__FN void qi__tile_bf16(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
+                          size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
+  uint16_t *rows = (uint16_t *)(void *)scratch, *panel = rows + 16 * QI__BF16_STRIDE;
+  const uint16_t *x = (const uint16_t *)in->bf16;
+  qi__bf16_args a = {panel, n_w, 0, x, 16 * qi__bf16_width(w->n_cols), x_row, n_x, true, y, y_stride};
+  for (size_t k = 0; k < w->n_cols; k += kernels->bf16.slice) {
+    size_t n_k = qi__min_size(kernels->bf16.slice, w->n_cols - k);
+    qi__tile_panel(kernels, w, first, n_w, k, n_k, rows, panel);
+    a.n_k = qi__bf16_width(n_k);
+    a.x = x + 16 * k;
+    a.first = k == 0;
+    kernels->bf16.multiply(&a);
+  }
 }
 
 // y[i * y_stride + r] = weight row first + r times activation row x_row + i, plus bias;  r < n_w <= QI__TILE_ROWS, i < n_x.
-// scratch: float32 [qi__tile_scratch(n_cols)], one for each thread.
+// scratch: float32 [qi__tile_scratch(n_cols)], one for each thread, aligned to a cache line.
 QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmetic, const qi__weight *w, size_t first, size_t n_w,
                             const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
+  bool bf16 = arithmetic == QI__BF16;
   if (arithmetic == QI__INTEGER) {
     const qi__q8 *x = w->format->info.block_len == 32 ? &in->q8_32 : &in->q8_256;
     qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, y, y_stride};
     kernels->dot_q8[w->id](&args);
+  } else if (bf16 && kernels->bf16.multiply) {
+    qi__tile_bf16(kernels, w, first, n_w, in, x_row, n_x, y, y_stride, scratch);
   } else {
-    bool bf16 = arithmetic == QI__BF16;
-    const float *rows = qi__tile_weights(kernels, w, first, n_w, bf16, scratch);
-    const float *x = (bf16 ? in->bf16 : in->x) + x_row * w->n_cols;
-    kernels->dot_f32(rows, w->n_cols, n_w, x, w->n_cols, n_x, w->n_cols, y, y_stride);
+    const float *x = bf16 ? (const float *)in->bf16 : in->x;
+    qi__tile_float(kernels, bf16, w, first, n_w, x + x_row * w->n_cols, n_x, y, y_stride, scratch);
   }
   if (w->bias)
     for (size_t i = 0; i < n_x; i++) kernels->add(w->bias + first, n_w, y + i * y_stride);
@@ -7947,20 +9358,17 @@ QI__INLINE qi__kv_run qi__kv_get(const qi__kv *kv, size_t layer, size_t seq, siz
   return run;
 }
 
-QI__FN void qi__kv_store_vector(uint8_t *dst, const float *src, size_t n, bool half) {
-  if (!half) {
-    memcpy(dst, src, n * sizeof *src);
-    return;
-  }
-  uint16_t *out = (uint16_t *)(void *)dst;
-  for (size_t i = 0; i < n; i++) out[i] = qi__f32_to_f16(src[i]);
+QI__FN void qi__kv_store_vector(const qi__kernels *kernels, uint8_t *dst, const float *src, size_t n, bool half) {
+  if (half) kernels->to_f16(src, n, (uint16_t *)(void *)dst);
+  else memcpy(dst, src, n * sizeof *src);
 }
 
 // One position of one head: k [dim_k], v [dim_v].
-QI__FN void qi__kv_store(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos, const float *k, const float *v) {
+QI__FN void qi__kv_store(const qi__kv *kv, const qi__kernels *kernels, size_t layer, size_t seq, size_t head, size_t pos,
+                         const float *k, const float *v) {
   size_t index = qi__kv_index(kv, layer, seq, head, pos), element = qi__kv_element(kv);
-  qi__kv_store_vector(kv->k + index * kv->dim_k * element, k, kv->dim_k, kv->half);
-  qi__kv_store_vector(kv->v + index * kv->dim_v * element, v, kv->dim_v, kv->half);
+  qi__kv_store_vector(kernels, kv->k + index * kv->dim_k * element, k, kv->dim_k, kv->half);
+  qi__kv_store_vector(kernels, kv->v + index * kv->dim_v * element, v, kv->dim_v, kv->half);
 }
 
 #endif // QI__INFER_KV_H
@@ -8037,7 +9445,7 @@ QI__FN size_t qi__forward_width(const qi__hparams *h) {
 // Scratch of one thread: a tile of weights and its results, or the scores and sums of one query group.
 QI__FN size_t qi__forward_scratch(const qi__hparams *h, size_t n_batch) {
   size_t tile = qi__tile_scratch(qi__forward_width(h)) + n_batch * QI__TILE_ROWS;
-  size_t attention = QI__ATTENTION_PIECE + h->head_dim_v + 2 * (h->n_heads / h->n_kv_heads);
+  size_t attention = (QI__ATTENTION_PIECE + h->head_dim_v + 4) * (h->n_heads / h->n_kv_heads);
   size_t n = tile > attention ? tile : attention;
   return (n + 15) / 16 * 16;
 }
@@ -8137,7 +9545,8 @@ QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end)
       float *k = f->k + (i * h->n_kv_heads + head) * dim;
       if (l->k_norm) f->kernels->rms_norm(k, l->k_norm, h->rms_norm_eps, dim, k);
       f->kernels->rope(k, cos_sin, h->n_rot / 2, neighbours);
-      qi__kv_store(f->kv, f->layer, row->seq, head, row->pos, k, f->v + (i * h->n_kv_heads + head) * h->head_dim_v);
+      const float *v = f->v + (i * h->n_kv_heads + head) * h->head_dim_v;
+      qi__kv_store(f->kv, f->kernels, f->layer, row->seq, head, row->pos, k, v);
     }
   }
 }
@@ -8167,8 +9576,8 @@ QI__FN void qi__attend(qi__forward *f, float *scratch, size_t i, size_t kv_head)
   size_t group = h->n_heads / h->n_kv_heads, dim_v = h->head_dim_v, head = kv_head * group;
   const float *q = f->q + (i * h->n_heads + head) * h->head_dim_k;
   float *out = f->in.x + (i * h->n_heads + head) * dim_v;
-  float *score = scratch, *piece = score + QI__ATTENTION_PIECE;
-  qi__softmax_state *state = (qi__softmax_state *)(void *)(piece + dim_v);
+  float *score = scratch, *piece = score + group * QI__ATTENTION_PIECE; // [group, QI__ATTENTION_PIECE], [group, dim_v]
+  qi__softmax_state *state = (qi__softmax_state *)(void *)(piece + group * dim_v);
   float scale = 1.0f / sqrtf((float)h->head_dim_k);
   for (size_t g = 0; g < group; g++) state[g].max = -FLT_MAX, state[g].sum = 0;
   for (size_t j = 0; j < group * dim_v; j++) out[j] = 0;
@@ -8177,14 +9586,14 @@ QI__FN void qi__attend(qi__forward *f, float *scratch, size_t i, size_t kv_head)
   while (begin < end) {
     size_t cut = (begin / QI__ATTENTION_PIECE + 1) * QI__ATTENTION_PIECE, n = qi__min_size(cut, end) - begin;
     qi__kv_run run = qi__kv_get(f->kv, f->layer, row->seq, kv_head, begin, n);
+    f->kernels->attention_scores(q, group, &run, h->head_dim_k, scale, score);
     for (size_t g = 0; g < group; g++) {
-      f->kernels->attention_scores(q + g * h->head_dim_k, &run, h->head_dim_k, scale, score);
-      float max = score[0];
-      for (size_t j = 1; j < n; j++) max = score[j] > max ? score[j] : max;
-      float sum = f->kernels->attention_exp(score, n, max);
-      f->kernels->attention_values(score, &run, dim_v, piece);
-      f->kernels->attention_join(&state[g], out + g * dim_v, max, sum, piece, dim_v);
+      float max, sum = f->kernels->attention_softmax(score + g * QI__ATTENTION_PIECE, n, &max);
+      qi__attention_join(&state[g], max, sum);
     }
+    f->kernels->attention_values(score, group, &run, dim_v, piece);
+    for (size_t g = 0; g < group; g++)
+      f->kernels->attention_blend(out + g * dim_v, state[g].keep, piece + g * dim_v, state[g].add, dim_v);
     begin += n;
   }
   for (size_t g = 0; g < group; g++) {

@@ -99,8 +99,8 @@ static uint64_t memory_available(void) {
   uint64_t limit = number_in_file("/sys/fs/cgroup/memory.max", ""), used = number_in_file("/sys/fs/cgroup/memory.current", "");
   uint64_t cache = number_in_file("/sys/fs/cgroup/memory.stat", "file ");
   used -= cache < used ? cache : used;
-  if (limit && (!free_bytes || limit - (used < limit ? used : limit) < free_bytes)) free_bytes = limit - (used < limit ? used : limit);
-  return free_bytes;
+  uint64_t in_group = limit - (used < limit ? used : limit);
+  return limit && (!free_bytes || in_group < free_bytes) ? in_group : free_bytes;
 }
 
 // Whether `bytes` more fit, with some room for everybody else. Says both numbers when they do not.

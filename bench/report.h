@@ -27,8 +27,9 @@ typedef struct row {
 typedef struct report {
   report_form form;
   machine where;
-  bool started;   // CSV: the keys are out; JSON: a row is out
-  bool in_table;  // Markdown: the head of the table is out
+  bool started;    // a row is out
+  bool in_table;   // Markdown: the head of the table is out
+  char title[192]; // of the table
 } report;
 
 // ---- cells ----
@@ -117,7 +118,11 @@ static void print_md_head(const row *r) {
 }
 
 static void report_row_md(report *out, const row *r) {
-  if (!out->in_table) print_md_head(r);
+  if (!out->in_table) {
+    printf("\n");
+    if (out->title[0]) printf("### %s\n\n", out->title);
+    print_md_head(r);
+  }
   out->in_table = true;
   for (int i = 0; i < r->n; i++)
     if (r->cells[i].kind != CELL_SAMPLES) print_md_cell(&r->cells[i], r->cells[i].text);
@@ -156,13 +161,18 @@ static void report_row_csv(report *out, const row *r) {
 
 // ---- report ----
 
+// Nothing is written before the first row: a run that fails leaves standard output empty.
 static void report_begin(report *out, report_form form) {
   memset(out, 0, sizeof *out);
   out->form = form;
   out->where = machine_read();
+}
+
+// What stands above all rows.
+static void report_head(const report *out) {
   const machine *m = &out->where;
-  if (form == REPORT_MD) printf("%s, %d cores; %s; %s\n\n", m->cpu, m->n_cores, m->compiler, m->date);
-  if (form != REPORT_JSON) return;
+  if (out->form == REPORT_MD) printf("%s, %d cores; %s; %s\n", m->cpu, m->n_cores, m->compiler, m->date);
+  if (out->form != REPORT_JSON) return;
   printf("{\n  \"machine\": {\"cpu\": ");
   print_quoted(m->cpu);
   printf(", \"cores\": %d, \"compiler\": ", m->n_cores);
@@ -172,14 +182,15 @@ static void report_begin(report *out, report_form form) {
   printf("},\n  \"rows\": [");
 }
 
-// A new table in Markdown; elsewhere rows name their table themselves.
+// The next row begins a new table of this title in Markdown; elsewhere rows name their table themselves.
 static void report_title(report *out, const char *title) {
-  if (out->form == REPORT_MD) printf("%s### %s\n\n", out->started ? "\n" : "", title);
+  snprintf(out->title, sizeof out->title, "%s", title);
   out->in_table = false;
 }
 
 static void report_row(report *out, const row *r) {
   progress("%s", "");
+  if (!out->started) report_head(out);
   if (out->form == REPORT_MD) report_row_md(out, r);
   if (out->form == REPORT_JSON) report_row_json(out, r);
   if (out->form == REPORT_CSV) report_row_csv(out, r);
@@ -189,7 +200,7 @@ static void report_row(report *out, const row *r) {
 
 // False when standard output could not be written.
 static bool report_end(report *out) {
-  if (out->form == REPORT_JSON) printf("\n  ]\n}\n");
+  if (out->form == REPORT_JSON && out->started) printf("\n  ]\n}\n");
   progress("%s", "");
   if (fflush(stdout) == 0 && !ferror(stdout)) return true;
   return complain("standard output cannot be written");

@@ -29,10 +29,11 @@
 
 #define STREAM_CHUNK (1u << 20) // bytes that a thread takes at a time
 #define CHAINS 12               // independent sums: more than latency times units, fewer than registers
+#define CHAINS_AVX2 8           // where sums and what is between share 16 registers
 
 // ---- read bandwidth ----
 
-// Sum over n bytes at p, aligned to 64; n: a multiple of 512.
+// Reads n bytes at p, aligned to 64, and returns something that depends on all of them. n: a multiple of 512.
 typedef uint64_t (*stream_fn)(const uint8_t *p, size_t n);
 
 static uint64_t stream_scalar(const uint8_t *p, size_t n) {
@@ -55,7 +56,7 @@ QI__TARGET("avx2") static uint64_t stream_avx2(const uint8_t *p, size_t n) {
       s[k] = _mm256_add_epi64(s[k], _mm256_load_si256((const __m256i *)(const void *)(p + i + 32 * k)));
   }
   QI__UNROLL for (int k = 1; k < 8; k++) s[0] = _mm256_add_epi64(s[0], s[k]);
-  return (uint64_t)_mm256_extract_epi64(s[0], 0) + (uint64_t)_mm256_extract_epi64(s[0], 2);
+  return (uint64_t)_mm_cvtsi128_si64(_mm256_castsi256_si128(s[0]));
 }
 
 QI__TARGET("avx512f") static uint64_t stream_avx512(const uint8_t *p, size_t n) {
@@ -65,7 +66,7 @@ QI__TARGET("avx512f") static uint64_t stream_avx512(const uint8_t *p, size_t n) 
     QI__UNROLL for (size_t k = 0; k < 8; k++) s[k] = _mm512_add_epi64(s[k], _mm512_load_si512(p + i + 64 * k));
   }
   QI__UNROLL for (int k = 1; k < 8; k++) s[0] = _mm512_add_epi64(s[0], s[k]);
-  return (uint64_t)_mm512_reduce_add_epi64(s[0]);
+  return (uint64_t)_mm_cvtsi128_si64(_mm512_castsi512_si128(s[0]));
 }
 #elif defined(QI__ARM64)
 static uint64_t stream_neon(const uint8_t *p, size_t n) {
@@ -75,7 +76,7 @@ static uint64_t stream_neon(const uint8_t *p, size_t n) {
     QI__UNROLL for (size_t k = 0; k < 8; k++) s[k] = vaddq_u64(s[k], vreinterpretq_u64_u8(vld1q_u8(p + i + 16 * k)));
   }
   QI__UNROLL for (int k = 1; k < 8; k++) s[0] = vaddq_u64(s[0], s[k]);
-  return vgetq_lane_u64(s[0], 0) + vgetq_lane_u64(s[0], 1);
+  return vgetq_lane_u64(s[0], 0);
 }
 #endif
 
@@ -95,23 +96,46 @@ static stream_fn stream_select(const qi__cpu *cpu) {
 // Runs n rounds of the unit and returns something that depends on all of them.
 typedef float (*peak_fn)(int64_t n);
 
-// The empty asm hides that factors never change, so that no round can be left out.
+// Hides a value from the compiler: it may neither know that factors never change, nor that all sums are equal, or it would leave
+// rounds and sums out.
+#define HIDE_256(v) __asm__ volatile("" : "+x"(v))
+#define HIDE_512(v) __asm__ volatile("" : "+v"(v))
+#define HIDE_NEON(v) __asm__ volatile("" : "+w"(v))
+#define HIDE_INT(v) __asm__ volatile("" : "+r"(v))
+#if defined(__x86_64__)
+#define HIDE_FLOAT(v) __asm__ volatile("" : "+x"(v))
+#elif defined(__aarch64__)
+#define HIDE_FLOAT(v) __asm__ volatile("" : "+w"(v))
+#else
+#define HIDE_FLOAT(v) __asm__ volatile("" : "+m"(v))
+#endif
+
 static float peak_f32_scalar(int64_t n) {
-  float s[8] = {0}, a = 1.0f, b = 1e-9f;
+  float s[8], a = 1.0f, b = 1e-9f;
+  QI__UNROLL for (int k = 0; k < 8; k++) {
+    s[k] = 0;
+    HIDE_FLOAT(s[k]);
+  }
   for (int64_t i = 0; i < n; i++) {
-    __asm__ volatile("" : "+m"(a), "+m"(b));
-    float x = a, y = b;
-    QI__UNROLL for (int k = 0; k < 8; k++) s[k] += x * y;
+    QI__UNROLL for (int k = 0; k < 8; k++) {
+      HIDE_FLOAT(a); // the product too would be the same in all sums
+      s[k] += a * b;
+    }
   }
   return qi__sum_lanes(s);
 }
 
 static float peak_int8_scalar(int64_t n) {
-  int32_t s[8] = {0}, a = 1, b = 3;
+  uint32_t s[8], a = 1, b = 3;
+  QI__UNROLL for (int k = 0; k < 8; k++) {
+    s[k] = 0;
+    HIDE_INT(s[k]);
+  }
   for (int64_t i = 0; i < n; i++) {
-    __asm__ volatile("" : "+m"(a), "+m"(b));
-    int32_t x = a, y = b;
-    QI__UNROLL for (int k = 0; k < 8; k++) s[k] = (s[k] + x * y) & 0xffffff;
+    QI__UNROLL for (int k = 0; k < 8; k++) {
+      HIDE_INT(a); // the product too would be the same in all sums
+      s[k] += a * b;
+    }
   }
   return (float)(s[0] + s[1] + s[2] + s[3] + s[4] + s[5] + s[6] + s[7]);
 }
@@ -119,9 +143,13 @@ static float peak_int8_scalar(int64_t n) {
 #if defined(QI__X86_64)
 QI__TARGET("avx2,fma") static float peak_f32_avx2(int64_t n) {
   __m256 s[CHAINS], a = _mm256_set1_ps(1.0f), b = _mm256_set1_ps(1e-9f);
-  QI__UNROLL for (int k = 0; k < CHAINS; k++) s[k] = _mm256_setzero_ps();
+  QI__UNROLL for (int k = 0; k < CHAINS; k++) {
+    s[k] = _mm256_setzero_ps();
+    HIDE_256(s[k]);
+  }
   for (int64_t i = 0; i < n; i++) {
-    __asm__ volatile("" : "+x"(a), "+x"(b));
+    HIDE_256(a);
+    HIDE_256(b);
     QI__UNROLL for (int k = 0; k < CHAINS; k++) s[k] = _mm256_fmadd_ps(a, b, s[k]);
   }
   QI__UNROLL for (int k = 1; k < CHAINS; k++) s[0] = _mm256_add_ps(s[0], s[k]);
@@ -130,23 +158,31 @@ QI__TARGET("avx2,fma") static float peak_f32_avx2(int64_t n) {
 
 // Three instructions for 32 products: the widest that AVX2 has for bytes.
 QI__TARGET("avx2") static float peak_int8_avx2(int64_t n) {
-  __m256i s[CHAINS], a = _mm256_set1_epi8(1), b = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
-  QI__UNROLL for (int k = 0; k < CHAINS; k++) s[k] = _mm256_setzero_si256();
+  __m256i s[CHAINS_AVX2], a = _mm256_set1_epi8(1), b = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
+  QI__UNROLL for (int k = 0; k < CHAINS_AVX2; k++) {
+    s[k] = _mm256_setzero_si256();
+    HIDE_256(s[k]);
+  }
   for (int64_t i = 0; i < n; i++) {
-    QI__UNROLL for (int k = 0; k < CHAINS; k++) {
-      __asm__ volatile("" : "+x"(a), "+x"(b));
+    QI__UNROLL for (int k = 0; k < CHAINS_AVX2; k++) {
+      HIDE_256(a);
+      HIDE_256(b);
       s[k] = _mm256_add_epi32(s[k], _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), ones));
     }
   }
-  QI__UNROLL for (int k = 1; k < CHAINS; k++) s[0] = _mm256_add_epi32(s[0], s[k]);
+  QI__UNROLL for (int k = 1; k < CHAINS_AVX2; k++) s[0] = _mm256_add_epi32(s[0], s[k]);
   return (float)_mm_cvtsi128_si32(_mm256_castsi256_si128(s[0]));
 }
 
 QI__TARGET("avx512f") static float peak_f32_avx512(int64_t n) {
   __m512 s[CHAINS], a = _mm512_set1_ps(1.0f), b = _mm512_set1_ps(1e-9f);
-  QI__UNROLL for (int k = 0; k < CHAINS; k++) s[k] = _mm512_setzero_ps();
+  QI__UNROLL for (int k = 0; k < CHAINS; k++) {
+    s[k] = _mm512_setzero_ps();
+    HIDE_512(s[k]);
+  }
   for (int64_t i = 0; i < n; i++) {
-    __asm__ volatile("" : "+v"(a), "+v"(b));
+    HIDE_512(a);
+    HIDE_512(b);
     QI__UNROLL for (int k = 0; k < CHAINS; k++) s[k] = _mm512_fmadd_ps(a, b, s[k]);
   }
   QI__UNROLL for (int k = 1; k < CHAINS; k++) s[0] = _mm512_add_ps(s[0], s[k]);
@@ -155,22 +191,30 @@ QI__TARGET("avx512f") static float peak_f32_avx512(int64_t n) {
 
 QI__TARGET("avx512f,avx512vnni") static float peak_int8_avx512(int64_t n) {
   __m512i s[CHAINS], a = _mm512_set1_epi32(0x01010101), b = _mm512_set1_epi32(0x03030303);
-  QI__UNROLL for (int k = 0; k < CHAINS; k++) s[k] = _mm512_setzero_si512();
+  QI__UNROLL for (int k = 0; k < CHAINS; k++) {
+    s[k] = _mm512_setzero_si512();
+    HIDE_512(s[k]);
+  }
   for (int64_t i = 0; i < n; i++) {
-    __asm__ volatile("" : "+v"(a), "+v"(b));
+    HIDE_512(a);
+    HIDE_512(b);
     QI__UNROLL for (int k = 0; k < CHAINS; k++) s[k] = _mm512_dpbusd_epi32(s[k], a, b);
   }
   QI__UNROLL for (int k = 1; k < CHAINS; k++) s[0] = _mm512_add_epi32(s[0], s[k]);
-  return (float)_mm512_reduce_add_epi32(s[0]);
+  return (float)_mm_cvtsi128_si32(_mm512_castsi512_si128(s[0]));
 }
 #endif
 
 #if BENCH_AVX_VNNI
 QI__TARGET("avx2,avxvnni") static float peak_int8_avx_vnni(int64_t n) {
   __m256i s[CHAINS], a = _mm256_set1_epi8(1), b = _mm256_set1_epi8(3);
-  QI__UNROLL for (int k = 0; k < CHAINS; k++) s[k] = _mm256_setzero_si256();
+  QI__UNROLL for (int k = 0; k < CHAINS; k++) {
+    s[k] = _mm256_setzero_si256();
+    HIDE_256(s[k]);
+  }
   for (int64_t i = 0; i < n; i++) {
-    __asm__ volatile("" : "+x"(a), "+x"(b));
+    HIDE_256(a);
+    HIDE_256(b);
     QI__UNROLL for (int k = 0; k < CHAINS; k++) s[k] = _mm256_dpbusd_avx_epi32(s[k], a, b);
   }
   QI__UNROLL for (int k = 1; k < CHAINS; k++) s[0] = _mm256_add_epi32(s[0], s[k]);
@@ -182,9 +226,13 @@ QI__TARGET("avx2,avxvnni") static float peak_int8_avx_vnni(int64_t n) {
 QI__TARGET("avx512f,avx512bf16") static float peak_bf16_avx512(int64_t n) {
   __m512 s[CHAINS];
   __m512i a = _mm512_set1_epi32(0x3f803f80), b = _mm512_set1_epi32(0x30803080); // pairs of 1 and 9.3e-10
-  QI__UNROLL for (int k = 0; k < CHAINS; k++) s[k] = _mm512_setzero_ps();
+  QI__UNROLL for (int k = 0; k < CHAINS; k++) {
+    s[k] = _mm512_setzero_ps();
+    HIDE_512(s[k]);
+  }
   for (int64_t i = 0; i < n; i++) {
-    __asm__ volatile("" : "+v"(a), "+v"(b));
+    HIDE_512(a);
+    HIDE_512(b);
     QI__UNROLL for (int k = 0; k < CHAINS; k++) s[k] = _mm512_dpbf16_ps(s[k], (__m512bh)a, (__m512bh)b);
   }
   QI__UNROLL for (int k = 1; k < CHAINS; k++) s[0] = _mm512_add_ps(s[0], s[k]);
@@ -243,9 +291,13 @@ QI__TARGET("amx-tile,amx-int8") static float peak_int8_amx(int64_t n) {
 #if defined(QI__ARM64)
 static float peak_f32_neon(int64_t n) {
   float32x4_t s[CHAINS], a = vdupq_n_f32(1.0f), b = vdupq_n_f32(1e-9f);
-  QI__UNROLL for (int k = 0; k < CHAINS; k++) s[k] = vdupq_n_f32(0);
+  QI__UNROLL for (int k = 0; k < CHAINS; k++) {
+    s[k] = vdupq_n_f32(0);
+    HIDE_NEON(s[k]);
+  }
   for (int64_t i = 0; i < n; i++) {
-    __asm__ volatile("" : "+w"(a), "+w"(b));
+    HIDE_NEON(a);
+    HIDE_NEON(b);
     QI__UNROLL for (int k = 0; k < CHAINS; k++) s[k] = vfmaq_f32(s[k], a, b);
   }
   QI__UNROLL for (int k = 1; k < CHAINS; k++) s[0] = vaddq_f32(s[0], s[k]);
@@ -256,10 +308,14 @@ static float peak_f32_neon(int64_t n) {
 static float peak_int8_neon(int64_t n) {
   int32x4_t s[CHAINS];
   int8x8_t a = vdup_n_s8(1), b = vdup_n_s8(3);
-  QI__UNROLL for (int k = 0; k < CHAINS; k++) s[k] = vdupq_n_s32(0);
+  QI__UNROLL for (int k = 0; k < CHAINS; k++) {
+    s[k] = vdupq_n_s32(0);
+    HIDE_NEON(s[k]);
+  }
   for (int64_t i = 0; i < n; i++) {
     QI__UNROLL for (int k = 0; k < CHAINS; k++) {
-      __asm__ volatile("" : "+w"(a), "+w"(b));
+      HIDE_NEON(a);
+      HIDE_NEON(b);
       s[k] = vpadalq_s16(s[k], vmull_s8(a, b));
     }
   }
@@ -267,28 +323,22 @@ static float peak_int8_neon(int64_t n) {
   return (float)vgetq_lane_s32(s[0], 0);
 }
 
-// The instructions by their names, so that no compiler must know a target option: vd += dot(v30, v31).
-#define ARM_CHAIN12(op, d, s) \
-  op " v0." d ",v30." s ",v31." s "\n" op " v1." d ",v30." s ",v31." s "\n" op " v2." d ",v30." s ",v31." s "\n" \
-  op " v3." d ",v30." s ",v31." s "\n" op " v4." d ",v30." s ",v31." s "\n" op " v5." d ",v30." s ",v31." s "\n" \
-  op " v6." d ",v30." s ",v31." s "\n" op " v7." d ",v30." s ",v31." s "\n" op " v8." d ",v30." s ",v31." s "\n" \
-  op " v9." d ",v30." s ",v31." s "\n" op " v10." d ",v30." s ",v31." s "\n" op " v11." d ",v30." s ",v31." s "\n"
-#define ARM_CLOBBERS "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v30", "v31"
+// The instructions by their codes, so that neither compiler nor assembler must know the extension: v0..v11 += v30 times v31.
+#define ARM_CHAINS12(code) \
+  ".inst " code "\n.inst " code "+1\n.inst " code "+2\n.inst " code "+3\n.inst " code "+4\n.inst " code "+5\n" \
+  ".inst " code "+6\n.inst " code "+7\n.inst " code "+8\n.inst " code "+9\n.inst " code "+10\n.inst " code "+11\n"
+#define ARM_CHANGED "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11"
 
 static float peak_int8_dotprod(int64_t n) {
-  for (int64_t i = 0; i < n; i++)
-    __asm__ volatile(".arch_extension dotprod\n" ARM_CHAIN12("sdot", "4s", "16b") ".arch_extension nodotprod\n" ::: ARM_CLOBBERS);
+  for (int64_t i = 0; i < n; i++) __asm__ volatile(ARM_CHAINS12("0x4e9f97c0") ::: ARM_CHANGED); // sdot v0.4s, v30.16b, v31.16b
   return 0;
 }
 static float peak_int8_i8mm(int64_t n) {
-  for (int64_t i = 0; i < n; i++)
-    __asm__ volatile(".arch_extension i8mm\n" ARM_CHAIN12("smmla", "4s", "16b") ".arch_extension noi8mm\n" ::: ARM_CLOBBERS);
+  for (int64_t i = 0; i < n; i++) __asm__ volatile(ARM_CHAINS12("0x4e9fa7c0") ::: ARM_CHANGED); // smmla v0.4s, v30.16b, v31.16b
   return 0;
 }
 static float peak_bf16_neon(int64_t n) {
-  for (int64_t i = 0; i < n; i++)
-    __asm__ volatile("movi v30.16b,#0\nmovi v31.16b,#0\n.arch_extension bf16\n" ARM_CHAIN12("bfmmla", "4s", "8h")
-                     ".arch_extension nobf16\n" ::: ARM_CLOBBERS);
+  for (int64_t i = 0; i < n; i++) __asm__ volatile(ARM_CHAINS12("0x6e5fefc0") ::: ARM_CHANGED); // bfmmla v0.4s, v30.8h, v31.8h
   return 0;
 }
 #endif
@@ -339,7 +389,7 @@ static peak_unit peak_select_int8(const qi__cpu *cpu) {
   if (cpu->avx_vnni) return (peak_unit){"int8 vnni", peak_int8_avx_vnni, 2.0 * 32 * CHAINS};
 #endif
 #if defined(QI__X86_64)
-  if (cpu->avx2) return (peak_unit){"int8 avx2", peak_int8_avx2, 2.0 * 32 * CHAINS};
+  if (cpu->avx2) return (peak_unit){"int8 avx2", peak_int8_avx2, 2.0 * 32 * CHAINS_AVX2};
 #elif defined(QI__ARM64)
   if (cpu->i8mm) return (peak_unit){"int8 i8mm", peak_int8_i8mm, 2.0 * 32 * CHAINS};
   if (cpu->dotprod) return (peak_unit){"int8 dotprod", peak_int8_dotprod, 2.0 * 16 * CHAINS};
@@ -361,12 +411,13 @@ typedef struct rooflines {
   int64_t rounds[UNIT_COUNT]; // of one piece of work
   peak_unit current;
   int64_t current_rounds;
-  uint64_t sink[QI__THREADS_MAX]; // keeps results alive
+  double sink[QI__THREADS_MAX]; // keeps results alive
 } rooflines;
 
 static void stream_task(void *arg, int worker, int64_t begin, int64_t end) {
   rooflines *r = (rooflines *)arg;
-  for (int64_t i = begin; i < end; i++) r->sink[worker] += r->stream_run(r->stream + (size_t)i * STREAM_CHUNK, STREAM_CHUNK);
+  for (int64_t i = begin; i < end; i++)
+    r->sink[worker] += (double)r->stream_run(r->stream + (size_t)i * STREAM_CHUNK, STREAM_CHUNK);
 }
 
 // Pages that were never written are all the same zeros.
@@ -378,7 +429,7 @@ static void stream_fill_task(void *arg, int worker, int64_t begin, int64_t end) 
 
 static void peak_task(void *arg, int worker, int64_t begin, int64_t end) {
   rooflines *r = (rooflines *)arg;
-  for (int64_t i = begin; i < end; i++) r->sink[worker] += (uint64_t)r->current.run(r->current_rounds);
+  for (int64_t i = begin; i < end; i++) r->sink[worker] += (double)r->current.run(r->current_rounds);
 }
 
 // Bytes a second read by all threads: the better of two passes over the buffer.
@@ -413,7 +464,7 @@ static void roofline_calibrate(rooflines *r, unit_kind kind) {
   int64_t n = 1000;
   for (;;) {
     double start = seconds_now();
-    r->sink[0] += (uint64_t)r->unit[kind].run(n);
+    r->sink[0] += (double)r->unit[kind].run(n);
     double seconds = seconds_now() - start;
     if (seconds > 1e-3 || n > (int64_t)1 << 40) break;
     n *= 2;
@@ -431,6 +482,7 @@ static bool rooflines_open(rooflines *r, qi_pool *pool, int megabytes) {
   memset(r, 0, sizeof *r);
   r->pool = pool;
   r->bytes = (size_t)megabytes * STREAM_CHUNK;
+  if (!memory_fits("bandwidth buffer (--bw-mb)", r->bytes)) return false;
   r->buffer = (uint8_t *)malloc(r->bytes + 64);
   if (!r->buffer) return complain("no memory for the %d MB that bandwidth is measured with (--bw-mb)", megabytes);
   r->stream = r->buffer + (64 - (uintptr_t)r->buffer % 64) % 64;

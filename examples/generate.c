@@ -199,7 +199,8 @@ static qi_result generate(qi_session *s, const char *prompt, size_t len, int n_p
     fflush(stdout);
   }
   putchar('\n');
-  if (r == QI_ERR_CONTEXT) fprintf(stderr, PROGRAM ": stopped, the context of %d tokens is full (-c sets it)\n", qi_seq_length(s, 0));
+  if (r == QI_ERR_CONTEXT)
+    fprintf(stderr, PROGRAM ": stopped, the context of %d tokens is full (-c sets it)\n", qi_seq_length(s, 0));
   return r == QI_END || r == QI_ERR_CONTEXT ? QI_OK : r;
 }
 

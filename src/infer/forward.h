@@ -78,7 +78,7 @@ QI__FN size_t qi__forward_width(const qi__hparams *h) {
 // Scratch of one thread: a tile of weights and its results, or the scores and sums of one query group.
 QI__FN size_t qi__forward_scratch(const qi__hparams *h, size_t n_batch) {
   size_t tile = qi__tile_scratch(qi__forward_width(h)) + n_batch * QI__TILE_ROWS;
-  size_t attention = QI__ATTENTION_PIECE + h->head_dim_v + 2 * (h->n_heads / h->n_kv_heads);
+  size_t attention = (QI__ATTENTION_PIECE + h->head_dim_v + 4) * (h->n_heads / h->n_kv_heads);
   size_t n = tile > attention ? tile : attention;
   return (n + 15) / 16 * 16;
 }
@@ -178,7 +178,8 @@ QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end)
       float *k = f->k + (i * h->n_kv_heads + head) * dim;
       if (l->k_norm) f->kernels->rms_norm(k, l->k_norm, h->rms_norm_eps, dim, k);
       f->kernels->rope(k, cos_sin, h->n_rot / 2, neighbours);
-      qi__kv_store(f->kv, f->layer, row->seq, head, row->pos, k, f->v + (i * h->n_kv_heads + head) * h->head_dim_v);
+      const float *v = f->v + (i * h->n_kv_heads + head) * h->head_dim_v;
+      qi__kv_store(f->kv, f->kernels, f->layer, row->seq, head, row->pos, k, v);
     }
   }
 }
@@ -208,8 +209,8 @@ QI__FN void qi__attend(qi__forward *f, float *scratch, size_t i, size_t kv_head)
   size_t group = h->n_heads / h->n_kv_heads, dim_v = h->head_dim_v, head = kv_head * group;
   const float *q = f->q + (i * h->n_heads + head) * h->head_dim_k;
   float *out = f->in.x + (i * h->n_heads + head) * dim_v;
-  float *score = scratch, *piece = score + QI__ATTENTION_PIECE;
-  qi__softmax_state *state = (qi__softmax_state *)(void *)(piece + dim_v);
+  float *score = scratch, *piece = score + group * QI__ATTENTION_PIECE; // [group, QI__ATTENTION_PIECE], [group, dim_v]
+  qi__softmax_state *state = (qi__softmax_state *)(void *)(piece + group * dim_v);
   float scale = 1.0f / sqrtf((float)h->head_dim_k);
   for (size_t g = 0; g < group; g++) state[g].max = -FLT_MAX, state[g].sum = 0;
   for (size_t j = 0; j < group * dim_v; j++) out[j] = 0;
@@ -218,14 +219,14 @@ QI__FN void qi__attend(qi__forward *f, float *scratch, size_t i, size_t kv_head)
   while (begin < end) {
     size_t cut = (begin / QI__ATTENTION_PIECE + 1) * QI__ATTENTION_PIECE, n = qi__min_size(cut, end) - begin;
     qi__kv_run run = qi__kv_get(f->kv, f->layer, row->seq, kv_head, begin, n);
+    f->kernels->attention_scores(q, group, &run, h->head_dim_k, scale, score);
     for (size_t g = 0; g < group; g++) {
-      f->kernels->attention_scores(q + g * h->head_dim_k, &run, h->head_dim_k, scale, score);
-      float max = score[0];
-      for (size_t j = 1; j < n; j++) max = score[j] > max ? score[j] : max;
-      float sum = f->kernels->attention_exp(score, n, max);
-      f->kernels->attention_values(score, &run, dim_v, piece);
-      f->kernels->attention_join(&state[g], out + g * dim_v, max, sum, piece, dim_v);
+      float max, sum = f->kernels->attention_softmax(score + g * QI__ATTENTION_PIECE, n, &max);
+      qi__attention_join(&state[g], max, sum);
     }
+    f->kernels->attention_values(score, group, &run, dim_v, piece);
+    for (size_t g = 0; g < group; g++)
+      f->kernels->attention_blend(out + g * dim_v, state[g].keep, piece + g * dim_v, state[g].add, dim_v);
     begin += n;
   }
   for (size_t g = 0; g < group; g++) {

@@ -2,7 +2,7 @@
 #ifndef QI__INFER_KV_H
 #define QI__INFER_KV_H
 
-#include "../kernels/attention.h"
+#include "../kernels/table.h"
 #include "../model/hparams.h"
 
 // Keys and values of every layer, sequence and key/value head: positions of one head lie together, so that attention streams.
@@ -53,20 +53,17 @@ QI__INLINE qi__kv_run qi__kv_get(const qi__kv *kv, size_t layer, size_t seq, siz
   return run;
 }
 
-QI__FN void qi__kv_store_vector(uint8_t *dst, const float *src, size_t n, bool half) {
-  if (!half) {
-    memcpy(dst, src, n * sizeof *src);
-    return;
-  }
-  uint16_t *out = (uint16_t *)(void *)dst;
-  for (size_t i = 0; i < n; i++) out[i] = qi__f32_to_f16(src[i]);
+QI__FN void qi__kv_store_vector(const qi__kernels *kernels, uint8_t *dst, const float *src, size_t n, bool half) {
+  if (half) kernels->to_f16(src, n, (uint16_t *)(void *)dst);
+  else memcpy(dst, src, n * sizeof *src);
 }
 
 // One position of one head: k [dim_k], v [dim_v].
-QI__FN void qi__kv_store(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos, const float *k, const float *v) {
+QI__FN void qi__kv_store(const qi__kv *kv, const qi__kernels *kernels, size_t layer, size_t seq, size_t head, size_t pos,
+                         const float *k, const float *v) {
   size_t index = qi__kv_index(kv, layer, seq, head, pos), element = qi__kv_element(kv);
-  qi__kv_store_vector(kv->k + index * kv->dim_k * element, k, kv->dim_k, kv->half);
-  qi__kv_store_vector(kv->v + index * kv->dim_v * element, v, kv->dim_v, kv->half);
+  qi__kv_store_vector(kernels, kv->k + index * kv->dim_k * element, k, kv->dim_k, kv->half);
+  qi__kv_store_vector(kernels, kv->v + index * kv->dim_v * element, v, kv->dim_v, kv->half);
 }
 
 #endif // QI__INFER_KV_H

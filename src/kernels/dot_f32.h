@@ -1,95 +1,277 @@
-// ==== >>dot_f32 : products of float32 rows ====
+// ==== >>dot_f32 : products of float rows ====
 #ifndef QI__KERNELS_DOT_F32_H
 #define QI__KERNELS_DOT_F32_H
 
-#include "../base/cpu.h"
+#include "../formats/half.h"
+#include "simd.h"
 
-#if defined(QI__X86_64)
-#include <immintrin.h>
-#elif defined(QI__ARM64)
-#include <arm_neon.h>
-#endif
+// Every sum over k runs in eight float32 lanes that qi__sum_lanes adds up, so that 256-bit registers, halves of 512-bit ones and
+// pairs of 128-bit ones give the bits of the reference.
 
-// Every sum over k runs in eight float32 lanes that qi__sum_lanes adds up, so that 256-bit registers, and pairs of 128-bit ones, give
-// the bits of the reference.
+// y[i * y_stride + r] = sum_j w[r, j] * x[i * x_stride + j]      i < n_x, r < n_w, j < k
+// w: rows w_stride bytes apart, any alignment, of float32, float16 or bfloat16, which float32 holds exactly. y overlaps nothing.
+// Lane j % 8 takes product j with one fused multiply-add, j ascending; then qi__sum_lanes.
+typedef void (*qi__dot_float_fn)(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
+                                 float *y, size_t y_stride);
 
-// y[i * y_stride + r] = sum_j w[r * w_stride + j] * x[i * x_stride + j]      i < n_x, r < n_w, j < k; strides in floats
-// Lane j % 8 takes product j with one fused multiply-add, j ascending; then qi__sum_lanes. y overlaps nothing.
-// Serves F32, F16 and BF16 weights, dequantised weights, and the BF16 path (inputs rounded to bfloat16 beforehand).
-typedef void (*qi__dot_f32_fn)(const float *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
-                               float *y, size_t y_stride);
+// Weight j of a row; `kind` (F32, F16 or BF16) is a constant where these are inlined.
+QI__INLINE float qi__float_weight(qi_format kind, const uint8_t *row, size_t j) {
+  if (kind == QI_FORMAT_F16) return qi__f16_to_f32(qi__load_u16(row + 2 * j));
+  if (kind == QI_FORMAT_BF16) return qi__bf16_to_f32(qi__load_u16(row + 2 * j));
+  return qi__bits_f32(qi__load_u32(row + 4 * j));
+}
 
-QI__FN void qi__dot_f32_ref(const float *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
-                            float *y, size_t y_stride) {
+QI__INLINE void qi__dot_float_rows_ref(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
+                                       size_t n_x, size_t k, float *y, size_t y_stride) {
   for (size_t i = 0; i < n_x; i++)
     for (size_t r = 0; r < n_w; r++) {
-      const float *a = w + r * w_stride, *b = x + i * x_stride;
+      const uint8_t *a = (const uint8_t *)w + r * w_stride;
+      const float *b = x + i * x_stride;
       float lane[8] = {0};
-      for (size_t j = 0; j < k; j++) lane[j % 8] = fmaf(a[j], b[j], lane[j % 8]);
+      for (size_t j = 0; j < k; j++) lane[j % 8] = fmaf(qi__float_weight(kind, a, j), b[j], lane[j % 8]);
       y[i * y_stride + r] = qi__sum_lanes(lane);
     }
 }
 
-// ---- AVX2 ----
+// The lanes at j, a multiple of 8, go on to k; then their sum.
+QI__INLINE float qi__dot_float_finish(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t k, float *lane) {
+  for (size_t t = j; t < k; t++) lane[t - j] = fmaf(qi__float_weight(kind, w, t), x[t], lane[t - j]);
+  return qi__sum_lanes(lane);
+}
+
+QI__FN void qi__dot_f32_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                            size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_ref(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN void qi__dot_f16_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                            size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_ref(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN void qi__dot_bf16_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                             size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_ref(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
 
 // Tiles of weight rows times activation rows live in registers. What does not fill a tile goes through a smaller one: each sum is a
-// lane of its own, so tiles do not change bits.
+// lane of its own, so tiles do not change bits. The sizes of a tile are constants where it is inlined.
 
 #if defined(QI__X86_64)
 
-// qi__sum_lanes of a register.
-QI__INLINE QI__TARGET("avx2") float qi__sum_lanes_avx2(__m256 v) {
-  __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); // 0+4 1+5 2+6 3+7
-  a = _mm_add_ps(a, _mm_movehl_ps(a, a));
-  return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));
+// ---- AVX2 ----
+
+QI__INLINE QI__AVX2 __m256 qi__load_weights_avx2(qi_format kind, const uint8_t *row, size_t j) {
+  if (kind == QI_FORMAT_F32) return _mm256_loadu_ps((const float *)(const void *)(row + 4 * j));
+  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(row + 2 * j));
+  return kind == QI_FORMAT_F16 ? _mm256_cvtph_ps(v) : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
 }
 
-// Ones in the first n < 8 lanes.
-QI__INLINE QI__TARGET("avx2") __m256i qi__lane_mask_avx2(size_t n) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-
-// n_w <= 4 weight rows times n_x <= 3 activation rows; both are constants where this is inlined.
-QI__INLINE QI__TARGET("avx2,fma") void qi__dot_f32_tile_avx2(const float *w, size_t w_stride, int n_w, const float *x, size_t x_stride,
-                                                             int n_x, size_t k, float *y, size_t y_stride) {
+// n_w <= 4 weight rows times n_x <= 3 activation rows: 12 sums, 3 registers of x and one of w are all there are.
+QI__INLINE QI__AVX2 void qi__dot_float_tile_avx2(qi_format kind, const uint8_t *w, size_t w_stride, int n_w, const float *x,
+                                                 size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
   __m256 sum[3][4];
   QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r] = _mm256_setzero_ps();
   size_t j = 0;
   for (; j + 8 <= k; j += 8) {
-    __m256 a[4];
-    QI__UNROLL for (int r = 0; r < n_w; r++) a[r] = _mm256_loadu_ps(w + (size_t)r * w_stride + j);
-    QI__UNROLL for (int i = 0; i < n_x; i++) {
-      __m256 b = _mm256_loadu_ps(x + (size_t)i * x_stride + j);
-      QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r] = _mm256_fmadd_ps(a[r], b, sum[i][r]);
+    __m256 b[3];
+    QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = _mm256_loadu_ps(x + (size_t)i * x_stride + j);
+    QI__UNROLL for (int r = 0; r < n_w; r++) {
+      __m256 a = qi__load_weights_avx2(kind, w + (size_t)r * w_stride, j);
+      QI__UNROLL for (int i = 0; i < n_x; i++) sum[i][r] = _mm256_fmadd_ps(a, b[i], sum[i][r]);
     }
   }
-  if (j < k) {
-    __m256i mask = qi__lane_mask_avx2(k - j);
-    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
-      __m256 a = _mm256_maskload_ps(w + (size_t)r * w_stride + j, mask), b = _mm256_maskload_ps(x + (size_t)i * x_stride + j, mask);
-      sum[i][r] = _mm256_blendv_ps(sum[i][r], _mm256_fmadd_ps(a, b, sum[i][r]), _mm256_castsi256_ps(mask));
+  if (j == k && n_w == 4) {
+    QI__UNROLL for (int i = 0; i < n_x; i++)
+      _mm_storeu_ps(y + (size_t)i * y_stride, qi__sum_lanes4_avx2(sum[i][0], sum[i][1], sum[i][2], sum[i][3]));
+    return;
+  }
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
+    float *out = y + (size_t)i * y_stride + (size_t)r;
+    if (j == k) {
+      *out = qi__sum_lanes_avx2(sum[i][r]);
+    } else {
+      float lane[8];
+      _mm256_storeu_ps(lane, sum[i][r]);
+      *out = qi__dot_float_finish(kind, w + (size_t)r * w_stride, x + (size_t)i * x_stride, j, k, lane);
     }
   }
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++)
-    y[(size_t)i * y_stride + (size_t)r] = qi__sum_lanes_avx2(sum[i][r]);
 }
 
-QI__FN QI__TARGET("avx2,fma") void qi__dot_f32_avx2(const float *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
-                                                    size_t n_x, size_t k, float *y, size_t y_stride) {
+QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x,
+                                                 size_t x_stride, size_t n_x, size_t k, float *y, size_t y_stride) {
   for (size_t i = 0; i < n_x;) {
-    size_t rows = n_x - i >= 3 ? 3 : 1, r = 0;
+    size_t rows = n_x - i >= 3 ? 3 : 1;
     const float *xi = x + i * x_stride;
-    float *yi = y + i * y_stride;
-    for (; r + 4 <= n_w; r += 4) {
-      if (rows == 3) qi__dot_f32_tile_avx2(w + r * w_stride, w_stride, 4, xi, x_stride, 3, k, yi + r, y_stride);
-      else qi__dot_f32_tile_avx2(w + r * w_stride, w_stride, 4, xi, x_stride, 1, k, yi + r, y_stride);
-    }
-    for (; r < n_w; r++) {
-      if (rows == 3) qi__dot_f32_tile_avx2(w + r * w_stride, w_stride, 1, xi, x_stride, 3, k, yi + r, y_stride);
-      else qi__dot_f32_tile_avx2(w + r * w_stride, w_stride, 1, xi, x_stride, 1, k, yi + r, y_stride);
+    for (size_t r = 0; r < n_w;) {
+      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
+      float *out = y + i * y_stride + r;
+      bool four = n_w - r >= 4;
+      if (four && rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 3, k, out, y_stride);
+      else if (four) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
+      else if (rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 3, k, out, y_stride);
+      else qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 1, k, out, y_stride);
+      r += four ? 4 : 1;
     }
     i += rows;
   }
+}
+
+QI__FN QI__AVX2 void qi__dot_f32_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                      size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx2(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN QI__AVX2 void qi__dot_f16_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                      size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx2(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN QI__AVX2 void qi__dot_bf16_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                       size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx2(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+
+// ---- AVX-512 ----
+
+// Weights j.. of a row in the lower half, of the next one in the upper.
+QI__INLINE QI__AVX512 __m512 qi__load_weights_avx512(qi_format kind, const uint8_t *row, size_t w_stride, size_t j) {
+  const uint8_t *next = row + w_stride;
+  if (kind == QI_FORMAT_F32)
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps((const float *)(const void *)(row + 4 * j))),
+                              _mm256_loadu_ps((const float *)(const void *)(next + 4 * j)), 1);
+  __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(row + 2 * j))),
+                                      _mm_loadu_si128((const __m128i *)(const void *)(next + 2 * j)), 1);
+  return kind == QI_FORMAT_F16 ? _mm512_cvtph_ps(v) : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
+}
+
+// Two weight rows share a register, so that the eight lanes of each sum stay: 8 weight rows times n_x <= 6 activation rows.
+QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8_t *w, size_t w_stride, const float *x,
+                                                     size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
+  __m512 sum[6][4];
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_setzero_ps();
+  size_t j = 0;
+  for (; j + 8 <= k; j += 8) {
+    __m512 a[4];
+    QI__UNROLL for (int p = 0; p < 4; p++) a[p] = qi__load_weights_avx512(kind, w + (size_t)(2 * p) * w_stride, w_stride, j);
+    QI__UNROLL for (int i = 0; i < n_x; i++) {
+      __m512 b = _mm512_broadcast_f32x8(_mm256_loadu_ps(x + (size_t)i * x_stride + j));
+      QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_fmadd_ps(a[p], b, sum[i][p]);
+    }
+  }
+  if (j == k) {
+    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p += 2) {
+      __m128 four = qi__sum_lanes4_avx2(_mm512_castps512_ps256(sum[i][p]), _mm512_extractf32x8_ps(sum[i][p], 1),
+                                        _mm512_castps512_ps256(sum[i][p + 1]), _mm512_extractf32x8_ps(sum[i][p + 1], 1));
+      _mm_storeu_ps(y + (size_t)i * y_stride + 2 * p, four);
+    }
+    return;
+  }
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) {
+    float lane[16];
+    _mm512_storeu_ps(lane, sum[i][p]);
+    for (int r = 0; r < 2; r++)
+      y[(size_t)i * y_stride + (size_t)(2 * p + r)] =
+          qi__dot_float_finish(kind, w + (size_t)(2 * p + r) * w_stride, x + (size_t)i * x_stride, j, k, lane + 8 * r);
+  }
+}
+
+// `rest` takes the rows that do not fill a tile.
+QI__INLINE QI__AVX512 void qi__dot_float_rows_avx512(qi_format kind, qi__dot_float_fn rest, const void *w, size_t w_stride,
+                                                     size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k, float *y,
+                                                     size_t y_stride) {
+  size_t whole = n_w / 8 * 8;
+  for (size_t i = 0; i < n_x && whole;) {
+    size_t rows = n_x - i >= 6 ? 6 : n_x - i >= 2 ? 2 : 1;
+    const float *xi = x + i * x_stride;
+    for (size_t r = 0; r < whole; r += 8) {
+      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
+      float *out = y + i * y_stride + r;
+      if (rows == 6) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 6, k, out, y_stride);
+      else if (rows == 2) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 2, k, out, y_stride);
+      else qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 1, k, out, y_stride);
+    }
+    i += rows;
+  }
+  if (whole < n_w) rest((const uint8_t *)w + whole * w_stride, w_stride, n_w - whole, x, x_stride, n_x, k, y + whole, y_stride);
+}
+
+QI__FN QI__AVX512 void qi__dot_f32_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                          size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx512(QI_FORMAT_F32, qi__dot_f32_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN QI__AVX512 void qi__dot_f16_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                          size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx512(QI_FORMAT_F16, qi__dot_f16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN QI__AVX512 void qi__dot_bf16_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                           size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx512(QI_FORMAT_BF16, qi__dot_bf16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+#endif
+
+// ---- NEON ----
+
+#if defined(QI__ARM64)
+
+QI__INLINE float32x4_t qi__load_weights_neon(qi_format kind, const uint8_t *row, size_t j) {
+  if (kind == QI_FORMAT_F32) return vreinterpretq_f32_u8(vld1q_u8(row + 4 * j));
+  uint16x4_t v = vreinterpret_u16_u8(vld1_u8(row + 2 * j));
+  return kind == QI_FORMAT_F16 ? vcvt_f32_f16(vreinterpret_f16_u16(v)) : vreinterpretq_f32_u32(vshll_n_u16(v, 16));
+}
+
+// n_w <= 4 weight rows times n_x <= 2 activation rows, two registers a sum.
+QI__INLINE void qi__dot_float_tile_neon(qi_format kind, const uint8_t *w, size_t w_stride, int n_w, const float *x, size_t x_stride,
+                                        int n_x, size_t k, float *y, size_t y_stride) {
+  float32x4_t sum[2][4][2];
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r][0] = sum[i][r][1] = vdupq_n_f32(0);
+  size_t j = 0;
+  for (; j + 8 <= k; j += 8) {
+    QI__UNROLL for (int half = 0; half < 2; half++) {
+      size_t at = j + (size_t)(4 * half);
+      float32x4_t b[2];
+      QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = vld1q_f32(x + (size_t)i * x_stride + at);
+      QI__UNROLL for (int r = 0; r < n_w; r++) {
+        float32x4_t a = qi__load_weights_neon(kind, w + (size_t)r * w_stride, at);
+        QI__UNROLL for (int i = 0; i < n_x; i++) sum[i][r][half] = vfmaq_f32(sum[i][r][half], a, b[i]);
+      }
+    }
+  }
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
+    float lane[8];
+    vst1q_f32(lane, sum[i][r][0]);
+    vst1q_f32(lane + 4, sum[i][r][1]);
+    y[(size_t)i * y_stride + (size_t)r] =
+        qi__dot_float_finish(kind, w + (size_t)r * w_stride, x + (size_t)i * x_stride, j, k, lane);
+  }
+}
+
+QI__INLINE void qi__dot_float_rows_neon(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
+                                        size_t n_x, size_t k, float *y, size_t y_stride) {
+  for (size_t i = 0; i < n_x;) {
+    size_t rows = n_x - i >= 2 ? 2 : 1;
+    const float *xi = x + i * x_stride;
+    for (size_t r = 0; r < n_w;) {
+      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
+      float *out = y + i * y_stride + r;
+      bool four = n_w - r >= 4;
+      if (four && rows == 2) qi__dot_float_tile_neon(kind, wr, w_stride, 4, xi, x_stride, 2, k, out, y_stride);
+      else if (four) qi__dot_float_tile_neon(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
+      else if (rows == 2) qi__dot_float_tile_neon(kind, wr, w_stride, 1, xi, x_stride, 2, k, out, y_stride);
+      else qi__dot_float_tile_neon(kind, wr, w_stride, 1, xi, x_stride, 1, k, out, y_stride);
+      r += four ? 4 : 1;
+    }
+    i += rows;
+  }
+}
+
+QI__FN void qi__dot_f32_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                             size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_neon(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN void qi__dot_f16_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                             size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_neon(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN void qi__dot_bf16_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                              size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_neon(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
 }
 #endif
 

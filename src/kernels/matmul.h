@@ -5,7 +5,10 @@
 #include "table.h"
 
 // Work is handed out in tiles of this many weight rows. No result depends on it.
-#define QI__TILE_ROWS 16
+#define QI__TILE_ROWS 32
+#define QI__FLOAT_ROWS 16 // of these as float32 at a time
+
+QI__STATIC_ASSERT(QI__TILE_ROWS == QI__BF16_ROWS, tile_rows);
 
 // A weight matrix [n_rows, n_cols]: each row gives one output.
 typedef struct qi__weight {
@@ -31,7 +34,7 @@ QI__FN qi__arithmetic qi__arithmetic_of(const qi__weight *w, qi_path path, bool 
 // Activations in the forms that the weights of one step want. Each form has room for all rows; a row is filled where it is needed.
 typedef struct qi__inputs {
   float *x;    // [n, k]
-  float *bf16; // [n, k], rounded to bfloat16
+  void *bf16;  // rounded to bfloat16: packed as in bf16.h, or float32 [n, k]
   qi__q8 q8_32, q8_256;
 } qi__inputs;
 
@@ -45,10 +48,11 @@ QI__FN unsigned qi__inputs_need(const qi__weight *w, qi__arithmetic arithmetic) 
 
 // Room for n rows of up to k values, in an arena. (q8 blocks: at most one scale every 32 values.)
 QI__FN void qi__inputs_layout(qi__inputs *in, qi__arena *arena, size_t n, size_t k) {
-  size_t size;
-  if (!qi__mul_size(n, k, &size)) arena->overflow = true, size = 0;
+  size_t size, packed;
+  if (!qi__mul_size(n, k, &size) || !qi__mul_size((n + 15) / 16 * 8, qi__bf16_width(k), &packed))
+    arena->overflow = true, size = packed = 0;
   in->x = QI__ARENA_ARRAY(arena, float, size);
-  in->bf16 = QI__ARENA_ARRAY(arena, float, size);
+  in->bf16 = QI__ARENA_ARRAY(arena, float, size > packed ? size : packed);
   qi__q8 *forms[2] = {&in->q8_32, &in->q8_256};
   for (int i = 0; i < 2; i++) {
     forms[i]->q = QI__ARENA_ARRAY(arena, int8_t, size);
@@ -67,40 +71,94 @@ QI__FN void qi__inputs_prepare(const qi__kernels *kernels, const qi__inputs *in,
   const float *x = in->x + row * k;
   if (need & QI__NEED_Q8_32) kernels->quantize_q8(x, &in->q8_32, row);
   if (need & QI__NEED_Q8_256) kernels->quantize_q8(x, &in->q8_256, row);
-  if (need & QI__NEED_BF16)
-    for (size_t i = 0; i < k; i++) in->bf16[row * k + i] = qi__bf16_to_f32(qi__f32_to_bf16(x[i]));
+  if (!(need & QI__NEED_BF16)) return;
+  if (kernels->bf16.pack) kernels->bf16.pack(x, k, (uint16_t *)in->bf16, row);
+  else kernels->round_bf16(x, k, (float *)in->bf16 + row * k);
 }
 
 // ---- tiles ----
 
-// Floats of scratch that a tile of a matrix of n_cols needs.
-QI__INLINE size_t qi__tile_scratch(size_t n_cols) { return QI__TILE_ROWS * n_cols; }
+// Floats from one float32 row in scratch to the next: not all rows of a power of two into the same cache set.
+QI__INLINE size_t qi__float_stride(size_t n_cols) { return (n_cols + 15) / 16 * 16 + 16; }
 
-// Weight rows first..first+n_w-1 as float32, rounded to bfloat16 if asked: in place where they are that already, else in scratch.
-QI__FN const float *qi__tile_weights(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, bool bf16,
-                                     float *scratch) {
+// Floats of scratch that a tile of a matrix of n_cols needs: rows as float32, or a panel and the rows that go into it.
+QI__INLINE size_t qi__tile_scratch(size_t n_cols) {
+  size_t panel = QI__BF16_ROWS * qi__bf16_width(qi__min_size(n_cols, QI__BF16_SLICE_MAX)) / 2 + 16 * QI__BF16_STRIDE / 2;
+  size_t rows = QI__FLOAT_ROWS * qi__float_stride(n_cols);
+  return panel > rows ? panel : rows;
+}
+
+// FLOAT, and BF16 without instructions for it: rows are dequantised to scratch, rounded to bfloat16 if asked. Those of float
+// formats are taken as they are for few rows of activations: to write them down would take longer.
+QI__FN void qi__tile_float(const qi__kernels *kernels, bool bf16, const qi__weight *w, size_t first, size_t n_w, const float *x,
+                           size_t n_x, float *y, size_t y_stride, float *scratch) {
+  size_t k = w->n_cols, stride = qi__float_stride(k);
   const uint8_t *src = w->data + first * w->row_bytes;
-  if (w->id == QI_FORMAT_F32 && !bf16 && (uintptr_t)src % sizeof(float) == 0) return (const float *)(const void *)src;
-  size_t n = n_w * w->n_cols;
-  kernels->dequantize[w->id](w->format, src, scratch, n);
-  if (bf16 && w->id != QI_FORMAT_BF16)
-    for (size_t i = 0; i < n; i++) scratch[i] = qi__bf16_to_f32(qi__f32_to_bf16(scratch[i]));
-  return scratch;
+  bool round = bf16 && w->id != QI_FORMAT_BF16;
+  if (w->id <= QI_FORMAT_BF16 && !round && n_x < 8) {
+    kernels->dot_float[w->id](src, w->row_bytes, n_w, x, k, n_x, k, y, y_stride);
+    return;
+  }
+  for (size_t r = 0; r < n_w; r += QI__FLOAT_ROWS) {
+    size_t n = qi__min_size(QI__FLOAT_ROWS, n_w - r);
+    for (size_t i = 0; i < n; i++, src += w->row_bytes) {
+      kernels->dequantize[w->id](w->format, src, scratch + i * stride, k);
+      if (round) kernels->round_bf16(scratch + i * stride, k, scratch + i * stride);
+    }
+    kernels->dot_float[QI_FORMAT_F32](scratch, stride * sizeof *scratch, n, x, k, n_x, k, y + r, y_stride);
+  }
+}
+
+// Columns k..k+n_k-1 of weight rows first..first+n_w-1 as a panel. rows: [16, QI__BF16_STRIDE]
+QI__FN void qi__tile_panel(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, size_t k, size_t n_k,
+                           uint16_t *rows, uint16_t *panel) {
+  const qi_format_info *info = &w->format->info;
+  size_t width = qi__bf16_width(n_k);
+  for (size_t block = 0; block < QI__BF16_ROWS; block += 16, panel += 16 * width) {
+    size_t n = block < n_w ? qi__min_size(16, n_w - block) : 0;
+    if (n < 16) memset(rows, 0, 16 * QI__BF16_STRIDE * sizeof *rows);
+    for (size_t j = 0; j < n_k; j += QI__BF16_STEP) {
+      size_t step = qi__min_size(QI__BF16_STEP, n_k - j), step_width = qi__bf16_width(step);
+      const uint8_t *src = w->data + (first + block) * w->row_bytes + (k + j) / (size_t)info->block_len * (size_t)info->block_bytes;
+      for (size_t r = 0; r < n; r++) {
+        uint16_t *row = rows + r * QI__BF16_STRIDE;
+        kernels->bf16.unpack(w->format, src + r * w->row_bytes, step, row);
+        memset(row + step, 0, (step_width - step) * sizeof *row);
+      }
+      kernels->bf16.interleave(rows, step_width, panel + 16 * j);
+    }
+  }
+}
+
+QI__FN void qi__tile_bf16(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
+                          size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
+  uint16_t *rows = (uint16_t *)(void *)scratch, *panel = rows + 16 * QI__BF16_STRIDE;
+  const uint16_t *x = (const uint16_t *)in->bf16;
+  qi__bf16_args a = {panel, n_w, 0, x, 16 * qi__bf16_width(w->n_cols), x_row, n_x, true, y, y_stride};
+  for (size_t k = 0; k < w->n_cols; k += kernels->bf16.slice) {
+    size_t n_k = qi__min_size(kernels->bf16.slice, w->n_cols - k);
+    qi__tile_panel(kernels, w, first, n_w, k, n_k, rows, panel);
+    a.n_k = qi__bf16_width(n_k);
+    a.x = x + 16 * k;
+    a.first = k == 0;
+    kernels->bf16.multiply(&a);
+  }
 }
 
 // y[i * y_stride + r] = weight row first + r times activation row x_row + i, plus bias;  r < n_w <= QI__TILE_ROWS, i < n_x.
-// scratch: float32 [qi__tile_scratch(n_cols)], one for each thread.
+// scratch: float32 [qi__tile_scratch(n_cols)], one for each thread, aligned to a cache line.
 QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmetic, const qi__weight *w, size_t first, size_t n_w,
                             const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
+  bool bf16 = arithmetic == QI__BF16;
   if (arithmetic == QI__INTEGER) {
     const qi__q8 *x = w->format->info.block_len == 32 ? &in->q8_32 : &in->q8_256;
     qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, y, y_stride};
     kernels->dot_q8[w->id](&args);
+  } else if (bf16 && kernels->bf16.multiply) {
+    qi__tile_bf16(kernels, w, first, n_w, in, x_row, n_x, y, y_stride, scratch);
   } else {
-    bool bf16 = arithmetic == QI__BF16;
-    const float *rows = qi__tile_weights(kernels, w, first, n_w, bf16, scratch);
-    const float *x = (bf16 ? in->bf16 : in->x) + x_row * w->n_cols;
-    kernels->dot_f32(rows, w->n_cols, n_w, x, w->n_cols, n_x, w->n_cols, y, y_stride);
+    const float *x = bf16 ? (const float *)in->bf16 : in->x;
+    qi__tile_float(kernels, bf16, w, first, n_w, x + x_row * w->n_cols, n_x, y, y_stride, scratch);
   }
   if (w->bias)
     for (size_t i = 0; i < n_x; i++) kernels->add(w->bias + first, n_w, y + i * y_stride);

@@ -4,29 +4,36 @@
 
 #include "../base/cpu.h"
 #include "attention.h"
+#include "bf16.h"
+#include "dequant.h"
 #include "dot_f32.h"
 #include "dot_q8.h"
 
 // One pointer a kernel family; contracts stand at the reference of each.
 typedef struct qi__kernels {
   void (*quantize_q8)(const float *x, const qi__q8 *out, size_t row);
-  qi__dot_f32_fn dot_f32;
+  qi__dot_float_fn dot_float[QI_FORMAT_BF16 + 1]; // by format of the weights: F32, F16, BF16
   qi__dot_q8_fn dot_q8[QI_FORMAT_COUNT]; // NULL for float formats
   void (*dequantize[QI_FORMAT_COUNT])(const qi__format *f, const uint8_t *src, float *dst, size_t n);
   void (*rms_norm)(const float *x, const float *w, float eps, size_t n, float *y);
   void (*add)(const float *x, size_t n, float *y);
   void (*swiglu)(const float *gate, const float *up, size_t n, float *y);
   void (*rope)(float *x, const float *cos_sin, size_t n_pairs, bool neighbours);
-  void (*attention_scores)(const float *q, const qi__kv_run *run, size_t dim, float scale, float *score);
-  float (*attention_exp)(float *score, size_t n, float max);
-  void (*attention_values)(const float *weight, const qi__kv_run *run, size_t dim, float *out);
-  void (*attention_join)(qi__softmax_state *all, float *values, float max, float sum, const float *piece, size_t dim);
+  void (*round_bf16)(const float *x, size_t n, float *y);
+  void (*to_f16)(const float *x, size_t n, uint16_t *y);
+  void (*attention_scores)(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float scale, float *score);
+  float (*attention_softmax)(float *score, size_t n, float *max);
+  void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, float *out);
+  void (*attention_blend)(float *values, float keep, const float *piece, float add, size_t n);
+  qi__bf16_kernels bf16; // all NULL where there are no such instructions
 } qi__kernels;
 
 QI__FN void qi__kernels_init_ref(qi__kernels *k) {
   memset(k, 0, sizeof *k);
   k->quantize_q8 = qi__quantize_q8_ref;
-  k->dot_f32 = qi__dot_f32_ref;
+  k->dot_float[QI_FORMAT_F32] = qi__dot_f32_ref;
+  k->dot_float[QI_FORMAT_F16] = qi__dot_f16_ref;
+  k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_ref;
   for (int f = 1; f < QI_FORMAT_COUNT; f++) {
     if (qi__formats[f].unpack) k->dot_q8[f] = qi__dot_q8_ref;
     k->dequantize[f] = qi__dequantize_blocks;
@@ -35,17 +42,74 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
   k->add = qi__add_ref;
   k->swiglu = qi__swiglu_ref;
   k->rope = qi__rope_ref;
+  k->round_bf16 = qi__round_bf16_ref;
+  k->to_f16 = qi__to_f16_ref;
   k->attention_scores = qi__attention_scores_ref;
-  k->attention_exp = qi__attention_exp_ref;
+  k->attention_softmax = qi__attention_softmax_ref;
   k->attention_values = qi__attention_values_ref;
-  k->attention_join = qi__attention_join_ref;
+  k->attention_blend = qi__attention_blend_ref;
 }
+
+#if defined(QI__X86_64)
+QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
+  k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx2;
+  k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx2;
+  k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx2;
+  k->rms_norm = qi__rms_norm_avx2;
+  k->add = qi__add_avx2;
+  k->swiglu = qi__swiglu_avx2;
+  k->rope = qi__rope_avx2;
+  k->round_bf16 = qi__round_bf16_avx2;
+  k->to_f16 = qi__to_f16_avx2;
+  k->attention_scores = qi__attention_scores_avx2;
+  k->attention_softmax = qi__attention_softmax_avx2;
+  k->attention_values = qi__attention_values_avx2;
+  k->attention_blend = qi__attention_blend_avx2;
+  for (int f = QI_FORMAT_F32; f < QI_FORMAT_COUNT; f++) k->dequantize[f] = qi__dequantize_avx2;
+  k->dequantize[QI_FORMAT_F32] = qi__dequantize_f32_x86;
+  k->dequantize[QI_FORMAT_F16] = qi__dequantize_f16_avx2;
+  k->dequantize[QI_FORMAT_BF16] = qi__dequantize_bf16_avx2;
+}
+
+QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
+  k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx512;
+  k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx512;
+  k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx512;
+  k->swiglu = qi__swiglu_avx512;
+  k->attention_scores = qi__attention_scores_avx512;
+  k->attention_values = qi__attention_values_avx512;
+}
+#elif defined(QI__ARM64)
+QI__FN void qi__kernels_init_neon(qi__kernels *k) {
+  k->dot_float[QI_FORMAT_F32] = qi__dot_f32_neon;
+  k->dot_float[QI_FORMAT_F16] = qi__dot_f16_neon;
+  k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_neon;
+  k->rms_norm = qi__rms_norm_neon;
+  k->add = qi__add_neon;
+  k->swiglu = qi__swiglu_neon;
+  k->rope = qi__rope_neon;
+  k->to_f16 = qi__to_f16_neon;
+  k->attention_scores = qi__attention_scores_neon;
+  k->attention_softmax = qi__attention_softmax_neon;
+  k->attention_values = qi__attention_values_neon;
+  k->attention_blend = qi__attention_blend_neon;
+}
+#endif
 
 // References first; then each variant that `cpu` allows replaces what it improves.
 QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
   qi__kernels_init_ref(k);
 #if defined(QI__X86_64)
-  if (cpu->avx2) k->dot_f32 = qi__dot_f32_avx2;
+  if (cpu->avx2) qi__kernels_init_avx2(k);
+  if (cpu->avx512) qi__kernels_init_avx512(k);
+#if defined(QI__HAS_AVX512_BF16)
+  if (cpu->avx512_bf16) k->bf16 = qi__bf16_avx512;
+#endif
+#if defined(QI__HAS_AMX)
+  if (cpu->amx) k->bf16 = qi__bf16_amx;
+#endif
+#elif defined(QI__ARM64)
+  if (cpu->neon) qi__kernels_init_neon(k);
 #else
   (void)cpu;
 #endif

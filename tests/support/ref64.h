@@ -451,7 +451,7 @@ R64_FN bool r64_forward(const r64_model *r, const r64_options *o, const qi_token
 
 typedef struct r64_diff {
   double cosine;   // smallest over the rows
-  double tenth;    // a tenth of the rows have at least this cosine
+  double best;     // the highest cosine of a row
   double max_diff; // greatest difference of two logits, in units of the root mean square of the wanted ones
   size_t n_argmax; // rows whose best token differs
 } r64_diff;
@@ -488,7 +488,7 @@ R64_FN r64_diff r64_compare(const float *got, const double *want, size_t n_rows,
   }
   if (cosines) {
     qsort(cosines, n_rows, sizeof *cosines, r64_descending);
-    d.tenth = cosines[n_rows / 10];
+    d.best = cosines[0];
   }
   free(cosines);
   d.max_diff /= sqrt(squares / ((double)n_rows * (double)n_vocab));

@@ -1,0 +1,367 @@
+// Measures qinfer.      make build/bench      or: cc -O2 bench/bench.c -o build/bench -lm -lpthread
+//
+//   build/bench -m model.gguf -p 512 -n 128 -t 2          prompts and generation, as llama-bench does
+//   build/bench --synth tinyllama:Q4_K_M -p 256 -n 32     the same, with random weights in a known shape
+//   build/bench --tables                                  the tables of the origin documents, theirs beside ours
+//   build/bench --matmul 4096x4096x64:TQ2_0               one product: our paths, OpenBLAS, oneDNN
+//
+// Results go to standard output, progress and messages to standard error. Exit code: 0, 1 failure, 2 wrong options.
+#define QINFER_IMPLEMENTATION
+#include "../qinfer.h"
+
+#include <ctype.h>
+#include <errno.h>
+
+#include "products.h"
+#include "runs.h"
+#include "tables.h"
+
+// ---- options ----
+
+typedef enum kind { FLAG, TEXTS, NAMES, INTS, INT, PAIRS, TABLES } kind;
+
+#define MAX_LIST 32
+
+typedef struct text_list {
+  const char *v[MAX_LIST];
+  int n;
+} text_list;
+
+typedef struct int_list {
+  int v[MAX_LIST];
+  int n;
+} int_list;
+
+typedef struct option {
+  const char *name, *alias;
+  kind kind;
+  void *value;  // bool, text_list, text_list, int_list, int, int_list (two for each pair), const char *
+  int min, max; // of numbers
+  const char *help;
+} option;
+
+typedef struct settings {
+  text_list models, synths, products, isas, paths;
+  int_list n_prompt, n_gen, pairs, depth, n_batch, n_seqs, n_threads;
+  const char *tables;
+  text_list kv_types, forms;
+  int n_ctx, reps, bandwidth_mb;
+  bool no_mmap, no_warm_up, quick, list, help;
+} settings;
+
+static bool parse_number(const char *s, size_t len, int min, int max, int *out) {
+  char text[16], *end;
+  if (len == 0 || len >= sizeof text || !isdigit((unsigned char)*s)) return false;
+  memcpy(text, s, len);
+  text[len] = 0;
+  long v = strtol(text, &end, 10);
+  if (*end || v < min || v > max) return false;
+  *out = (int)v;
+  return true;
+}
+
+// "1,2,4"
+static bool parse_ints(const option *o, const char *s, char separator, int count) {
+  int_list *list = (int_list *)o->value;
+  for (int n = 0;; n++) {
+    const char *end = strchr(s, separator);
+    size_t len = end ? (size_t)(end - s) : strlen(s);
+    int v;
+    if (list->n == MAX_LIST) return complain("%s: more than %d values", o->name, MAX_LIST);
+    if (!parse_number(s, len, o->min, o->max, &v))
+      return complain("%s %.*s: not a whole number from %d to %d", o->name, (int)(len < 40 ? len : 40), s, o->min, o->max);
+    list->v[list->n++] = v;
+    if (!end) return count == 0 || n + 1 == count ? true : complain("%s: expected %d numbers", o->name, count);
+    s = end + 1;
+  }
+}
+
+static bool add_text(const option *o, const char *s) {
+  text_list *list = (text_list *)o->value;
+  if (list->n == MAX_LIST) return complain("%s: more than %d values", o->name, MAX_LIST);
+  list->v[list->n++] = s;
+  return true;
+}
+
+// Splits at commas, in the argument itself.
+static bool add_names(const option *o, char *s) {
+  for (;;) {
+    char *comma = strchr(s, ',');
+    if (comma) *comma = 0;
+    if (!add_text(o, s)) return false;
+    if (!comma) return true;
+    s = comma + 1;
+  }
+}
+
+static bool set_option(const option *o, char *s) {
+  switch (o->kind) {
+  case TEXTS: return add_text(o, s);
+  case NAMES: return add_names(o, s);
+  case INTS: return parse_ints(o, s, ',', 0);
+  case PAIRS: return parse_ints(o, s, ',', 2);
+  case INT:
+    if (parse_number(s, strlen(s), o->min, o->max, (int *)o->value)) return true;
+    return complain("%s %.40s: not a whole number from %d to %d", o->name, s, o->min, o->max);
+  default: return true;
+  }
+}
+
+static bool parse_options(int argc, char **argv, const option *options, size_t n) {
+  for (int a = 1; a < argc; a++) {
+    size_t i = 0;
+    while (i < n && strcmp(argv[a], options[i].name) != 0 && strcmp(argv[a], options[i].alias) != 0) i++;
+    if (i == n) return complain("unknown option %.60s (--help lists all)", argv[a]);
+    bool has_value = a + 1 < argc;
+    if (options[i].kind == FLAG) {
+      *(bool *)options[i].value = true;
+    } else if (options[i].kind == TABLES) { // the name may be left out
+      *(const char **)options[i].value = has_value && argv[a + 1][0] != '-' ? argv[++a] : "all";
+    } else if (!has_value) {
+      return complain("%s needs a value", argv[a]);
+    } else if (!set_option(&options[i], argv[++a])) {
+      return false;
+    }
+  }
+  return true;
+}
+
+static void print_help(const option *options, size_t n) {
+  printf("Measures qinfer.\n\n  " PROGRAM " -m FILE | --synth SHAPE:TYPE | --tables [NAME] | --matmul RxCxN[:TYPE]  [options]\n\n");
+  for (size_t i = 0; i < n; i++) printf("  %-3s %-16s %s\n", options[i].name, options[i].alias, options[i].help);
+  printf("\nLIST: values with commas between; all combinations are measured.\n"
+         "%% bandwidth: bytes of weights and cached keys and values that must be read, over what the threads can read from\n"
+         "memory. %% peak: two operations a weight and token, over what the unit of that arithmetic can do. Both limits are\n"
+         "measured beside each repetition, on the same threads.\n");
+}
+
+static void print_lists(void) {
+  printf("shapes:");
+  for (size_t i = 0; i < N_SHAPES; i++) printf(" %s", shapes[i].name);
+  printf("\ntypes: Q4_K_M Q5_K_M");
+  for (int f = 1; f < QI_FORMAT_COUNT; f++) printf(" %s", qi_format_get((qi_format)f)->name);
+  printf("\ntables:");
+  for (size_t i = 0; i < N_TABLES; i++) printf(" %s", tables[i].name);
+  printf("\ninstruction sets:");
+  for (int i = 0; i < QI_ISA_COUNT; i++) printf(" %s", qi_isa_name((qi_isa)i));
+  printf("\n");
+}
+
+static void default_int(int_list *list, int v) {
+  if (list->n == 0) list->v[list->n++] = v;
+}
+static void default_text(text_list *list, const char *v) {
+  if (list->n == 0) list->v[list->n++] = v;
+}
+
+static void set_defaults(settings *c) {
+  if (c->pairs.n == 0) default_int(&c->n_prompt, 512);
+  if (c->pairs.n == 0) default_int(&c->n_gen, 128);
+  default_int(&c->depth, 0);
+  default_int(&c->n_batch, 0);
+  default_int(&c->n_seqs, 1);
+  default_int(&c->n_threads, 0);
+  default_text(&c->isas, "auto");
+  default_text(&c->paths, "auto");
+  default_text(&c->kv_types, "f16");
+  default_text(&c->forms, "md");
+}
+
+// Fills *c; 0 to go on, else what main returns, plus one.
+static int read_settings(int argc, char **argv, settings *c) {
+  const option options[] = {
+      {"-m", "--model", TEXTS, &c->models, 0, 0, "FILE   a model; may be given several times"},
+      {"", "--synth", TEXTS, &c->synths, 0, 0, "S:T    random weights of shape S in type T; may be given several times"},
+      {"", "--tables", TABLES, &c->tables, 0, 0, "NAME   a table of the origin documents, or all"},
+      {"", "--matmul", TEXTS, &c->products, 0, 0, "SPEC   ROWSxCOLSxN[:TYPE], weights [ROWS, COLS] by N rows of activations"},
+      {"", "--list", FLAG, &c->list, 0, 0, "       shapes, types, tables, instruction sets"},
+      {"-p", "--n-prompt", INTS, &c->n_prompt, 0, 1 << 20, "LIST   prompt tokens, 0 = no such test (default 512)"},
+      {"-n", "--n-gen", INTS, &c->n_gen, 0, 1 << 20, "LIST   tokens to generate, 0 = no such test (default 128)"},
+      {"-pg", "--prompt-gen", PAIRS, &c->pairs, 0, 1 << 20, "P,N    prompt and generation together; may be given several times"},
+      {"-d", "--n-depth", INTS, &c->depth, 0, 1 << 20, "LIST   tokens that are in the context before (default 0)"},
+      {"-s", "--n-seqs", INTS, &c->n_seqs, 1, 1024, "LIST   sequences that generate together (default 1)"},
+      {"-c", "--ctx-size", INT, &c->n_ctx, 0, 1 << 21, "N      context in tokens, 0 = what the test needs (default 0)"},
+      {"-b", "--batch-size", INTS, &c->n_batch, 0, 1 << 16, "LIST   prompt tokens computed at once, 0 = 256 (default 0)"},
+      {"-t", "--threads", INTS, &c->n_threads, 0, 256, "LIST   threads, 0 = cores, at most 8 (default 0)"},
+      {"", "--isa", NAMES, &c->isas, 0, 0, "LIST   highest instruction set: auto, scalar, avx2, ... (default auto)"},
+      {"", "--path", NAMES, &c->paths, 0, 0, "LIST   arithmetic: auto, integer, bf16, float (default auto)"},
+      {"", "--kv-type", NAMES, &c->kv_types, 0, 0, "NAME   keys and values: f16 or f32 (default f16)"},
+      {"-r", "--repetitions", INT, &c->reps, 1, MAX_SAMPLES, "N      repetitions; median, least and most are shown (default 5)"},
+      {"-o", "--output", NAMES, &c->forms, 0, 0, "NAME   md, json or csv (default md)"},
+      {"", "--bw-mb", INT, &c->bandwidth_mb, 16, 1 << 16, "N      megabytes that read bandwidth is measured with (default 256)"},
+      {"", "--no-mmap", FLAG, &c->no_mmap, 0, 0, "       read the model into memory instead of mapping it"},
+      {"", "--no-warmup", FLAG, &c->no_warm_up, 0, 0, "       no run before the repetitions"},
+      {"", "--quick", FLAG, &c->quick, 0, 0, "       tables in small sizes: shows that all work, measures nothing of use"},
+      {"-h", "--help", FLAG, &c->help, 0, 0, "       this text"},
+  };
+  size_t n = sizeof options / sizeof options[0];
+  if (!parse_options(argc, argv, options, n)) return 3;
+  if (c->help) print_help(options, n);
+  else if (c->list) print_lists();
+  if (c->help || c->list) return 1;
+  set_defaults(c);
+  int modes = (c->models.n || c->synths.n) + (c->tables != NULL) + (c->products.n > 0);
+  if (modes == 1) return 0;
+  complain("give %s of -m or --synth, --tables, --matmul (--help lists all)", modes ? "only one" : "one");
+  return 3;
+}
+
+// ---- names to values ----
+
+static bool find_isa(const char *name, qi_isa *out) {
+  int isa = qi_isa_from_name(name);
+  if (isa < 0) return complain("--isa %.40s: no such instruction set", name);
+  *out = (qi_isa)isa;
+  return true;
+}
+
+static bool find_path(const char *name, qi_path *out) {
+  for (int i = 0; i < 4; i++)
+    if (strcmp(name, path_names[i]) == 0) {
+      *out = (qi_path)i;
+      return true;
+    }
+  return complain("--path %.40s: neither auto, integer, bf16 nor float", name);
+}
+
+// All that can be wrong with the words is found before anything is measured.
+static bool check_settings(const settings *c, report_form *form, qi_format *kv) {
+  qi_isa isa;
+  qi_path path;
+  const shape *s;
+  file_type type;
+  for (int i = 0; i < c->isas.n; i++)
+    if (!find_isa(c->isas.v[i], &isa)) return false;
+  for (int i = 0; i < c->paths.n; i++)
+    if (!find_path(c->paths.v[i], &path)) return false;
+  for (int i = 0; i < c->synths.n; i++)
+    if (!synth_spec_parse(c->synths.v[i], &s, &type)) return false;
+  const char *kv_name = c->kv_types.v[0], *form_name = c->forms.v[0];
+  *kv = !strcmp(kv_name, "f16") ? QI_FORMAT_F16 : !strcmp(kv_name, "f32") ? QI_FORMAT_F32 : QI_FORMAT_NONE;
+  if (*kv == QI_FORMAT_NONE || c->kv_types.n > 1) return complain("--kv-type %.40s: neither f16 nor f32", kv_name);
+  *form = !strcmp(form_name, "json") ? REPORT_JSON : !strcmp(form_name, "csv") ? REPORT_CSV : REPORT_MD;
+  if ((*form == REPORT_MD && strcmp(form_name, "md")) || c->forms.n > 1)
+    return complain("-o %.40s: neither md, json nor csv", form_name);
+  for (int i = 0; i < c->products.n; i++)
+    if (!product_spec_check(c->products.v[i])) return false;
+  return !c->tables || tables_known(c->tables);
+}
+
+// ---- models ----
+
+static bool measure_test(report *out, const settings *c, const bench_model *m, rooflines *roof, const run_test *t) {
+  char label[128], name[96];
+  run_result result;
+  run_test_name(t, name, sizeof name);
+  snprintf(label, sizeof label, "%.40s, %.40s", m->name, name);
+  if (!run_measure(&result, m, t, roof, c->reps, !c->no_warm_up, label)) return false;
+  run_report(out, m, t, roof, &result);
+  return true;
+}
+
+// Prompts of each length, then generation in each number of sequences, then pairs.
+static bool measure_tests(report *out, const settings *c, const bench_model *m, rooflines *roof, run_test t) {
+  bool good = true;
+  for (int i = 0; i < c->n_prompt.n && good; i++) {
+    t.n_prompt = c->n_prompt.v[i];
+    t.n_gen = 0;
+    t.n_seqs = 1;
+    if (t.n_prompt) good = measure_test(out, c, m, roof, &t);
+  }
+  for (int i = 0; i < c->n_gen.n * c->n_seqs.n && good; i++) {
+    t.n_prompt = 0;
+    t.n_gen = c->n_gen.v[i / c->n_seqs.n];
+    t.n_seqs = c->n_seqs.v[i % c->n_seqs.n];
+    if (t.n_gen) good = measure_test(out, c, m, roof, &t);
+  }
+  for (int i = 0; i + 1 < c->pairs.n && good; i += 2) {
+    t.n_prompt = c->pairs.v[i];
+    t.n_gen = c->pairs.v[i + 1];
+    t.n_seqs = 1;
+    if (t.n_prompt || t.n_gen) good = measure_test(out, c, m, roof, &t);
+  }
+  return good;
+}
+
+// All combinations that share threads and instruction set.
+static bool measure_with_pool(report *out, const settings *c, const bench_model *m, qi_pool *pool, qi_format kv) {
+  rooflines roof;
+  if (!rooflines_open(&roof, pool, c->bandwidth_mb)) return false;
+  bool good = true;
+  for (int p = 0; p < c->paths.n && good; p++)
+    for (int b = 0; b < c->n_batch.n && good; b++)
+      for (int d = 0; d < c->depth.n && good; d++) {
+        run_test t = {.depth = c->depth.v[d], .n_batch = c->n_batch.v[b], .n_ctx = c->n_ctx, .kv_format = kv};
+        good = find_path(c->paths.v[p], &t.path) && measure_tests(out, c, m, &roof, t);
+      }
+  rooflines_close(&roof);
+  return good;
+}
+
+static bool measure_model(report *out, const settings *c, const bench_model *m, qi_format kv) {
+  bool good = true;
+  for (int t = 0; t < c->n_threads.n && good; t++)
+    for (int i = 0; i < c->isas.n && good; i++) {
+      qi_pool_desc pd = {.n_threads = c->n_threads.v[t]};
+      qi_error err = {QI_OK, ""};
+      qi_pool *pool = NULL;
+      good = find_isa(c->isas.v[i], &pd.isa);
+      if (good && qi_pool_open(&pool, &pd, &err)) good = complain("%s", err.msg);
+      if (good) good = measure_with_pool(out, c, m, pool, kv);
+      qi_pool_close(pool);
+    }
+  return good;
+}
+
+static bool model_open_file(bench_model *m, const char *path, bool no_mmap) {
+  qi_model_desc md = {.path = path, .no_mmap = no_mmap};
+  qi_error err = {QI_OK, ""};
+  memset(m, 0, sizeof *m);
+  progress("opening %.60s", path);
+  qi_result r = qi_model_open(&m->model, &md, &err);
+  progress("%s", "");
+  if (r) return complain("%s", err.msg);
+  qi_model_get_info(m->model, &m->info);
+  const char *slash = strrchr(path, '/');
+  snprintf(m->name, sizeof m->name, "%.90s", slash ? slash + 1 : path);
+  return true;
+}
+
+static bool measure_models(report *out, const settings *c, qi_format kv) {
+  bool good = true;
+  for (int i = 0; i < c->models.n + c->synths.n && good; i++) {
+    bench_model m;
+    const shape *s;
+    file_type type;
+    if (i < c->models.n) good = model_open_file(&m, c->models.v[i], c->no_mmap);
+    else good = synth_spec_parse(c->synths.v[i - c->models.n], &s, &type) && model_open_synth(&m, s, &type);
+    if (!good) break;
+    good = measure_model(out, c, &m, kv);
+    model_close(&m);
+  }
+  return good;
+}
+
+// ---- products and tables ----
+
+static bool measure_others(report *out, const settings *c) {
+  common_settings common = {.n_threads = c->n_threads.v[0], .reps = c->reps, .bandwidth_mb = c->bandwidth_mb, .quick = c->quick};
+  if (!find_isa(c->isas.v[0], &common.isa)) return false;
+  if (c->tables) return tables_run(out, c->tables, &common);
+  for (int i = 0; i < c->products.n; i++)
+    if (!product_run(out, c->products.v[i], &common)) return false;
+  return true;
+}
+
+int main(int argc, char **argv) {
+  settings c = {.reps = 5, .bandwidth_mb = 256};
+  report out;
+  report_form form = REPORT_MD;
+  qi_format kv = QI_FORMAT_F16;
+  int stop = read_settings(argc, argv, &c);
+  if (stop) return stop - 1;
+  if (!check_settings(&c, &form, &kv)) return 2;
+  report_begin(&out, form);
+  bool good = c.models.n || c.synths.n ? measure_models(&out, &c, kv) : measure_others(&out, &c);
+  return report_end(&out) && good ? 0 : 1;
+}

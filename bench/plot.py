@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Draws what `build/bench ... -o json` wrote as an SVG bar chart.    python3 bench/plot.py run.json -o run.svg [--value KEY]
+
+Rows of models: tokens a second, one bar a row, with a mark where the read bandwidth or the matrix peak would be reached.
+Rows of --tables: how many times better than the origin's number, on a logarithmic axis. Rows of --matmul: GFLOPS.
+Several files are drawn below each other: the same test of two builds is then easy to compare. Python standard library only."""
+import argparse
+import json
+import math
+import sys
+from xml.sax.saxutils import escape
+
+BAR, GAP, LEFT, WIDTH, TOP = 16, 6, 460, 560, 54
+COLOURS = {"part": "#d8e4f2", "bar": "#3b6ea8", "worse": "#b5533c", "line": "#999", "text": "#222"}
+
+
+def kind_of(row):
+    return "table" if "what" in row else "product" if "GFLOPS" in row else "model"
+
+
+def label_of(row):
+    kind = kind_of(row)
+    if kind == "table":
+        return f"{row['table']}: {row['what']}"
+    if kind == "product":
+        return f"{row['product']} {row['type']}, {row['path']}, {row['threads']} threads"
+    return f"{row['model']}, {row['test']}, {row['path']}, {row['isa']}, {row['threads']} threads"
+
+
+def value_of(row, key):
+    default = {"table": "times better", "product": "GFLOPS", "model": "t/s"}[kind_of(row)]
+    value = row.get(key or default)
+    return value if isinstance(value, (int, float)) else None
+
+
+def ceiling_of(row, key):
+    """Where the nearer of the two limits lies, in the unit of the value; None when it is not told."""
+    if key or kind_of(row) == "table":
+        return None
+    part = max(row.get("% bandwidth") or 0, row.get("% peak") or 0)
+    value = value_of(row, key)
+    return value * 100 / part if part > 0 and value is not None else None
+
+
+def number(value):
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 0.01 else f"{value:.2g}"
+
+
+class Scale:
+    """Values to pixels: linear from 0, or logarithmic when the values span more than a factor of 50 or are ratios."""
+
+    def __init__(self, values, logarithmic):
+        self.log = logarithmic
+        high = max(values)
+        self.low = 10 ** math.floor(math.log10(min(min(values), 1))) if logarithmic else 0
+        self.high = max(high, self.low * 10) if logarithmic else high
+
+    def at(self, value):
+        if not self.log:
+            return WIDTH * value / self.high
+        return WIDTH * math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
+
+
+def draw_row(out, row, y, key, scale):
+    value, ceiling = value_of(row, key), ceiling_of(row, key)
+    ratio = kind_of(row) == "table" and not key
+    out.append(f'<text x="{LEFT - 8}" y="{y + BAR - 4}" text-anchor="end">{escape(label_of(row))}</text>')
+    if ceiling is not None:
+        out.append(f'<rect x="{LEFT}" y="{y}" width="{min(scale.at(ceiling), WIDTH):.1f}" height="{BAR}" fill="{COLOURS["part"]}"/>')
+    start, end = scale.at(1) if ratio else 0, scale.at(value)
+    colour = COLOURS["worse" if ratio and value < 1 else "bar"]
+    out.append(f'<rect x="{LEFT + min(start, end):.1f}" y="{y}" width="{max(abs(end - start), 1):.1f}" height="{BAR}" fill="{colour}"/>')
+    out.append(f'<text x="{LEFT + max(start, end, scale.at(ceiling) if ceiling else 0) + 5:.1f}" y="{y + BAR - 4}">{number(value)}</text>')
+
+
+def draw(runs, key):
+    rows = [(run["machine"], row) for run in runs for row in run["rows"] if (value_of(row, key) or 0) > 0]
+    if not rows:
+        raise ValueError("no row has a number to draw")
+    values = [value_of(row, key) for _, row in rows] + [c for _, row in rows if (c := ceiling_of(row, key))]
+    ratios = any(kind_of(row) == "table" for _, row in rows) and not key
+    scale = Scale(values, ratios or max(values) / min(values) > 50)
+    unit = key or ("times better than the origin's number" if ratios else "GFLOPS" if kind_of(rows[0][1]) == "product" else "tokens/s")
+    height = TOP + len(rows) * (BAR + GAP) + 20
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDTH + 90}" height="{height}" '
+           f'font-family="sans-serif" font-size="12" fill="{COLOURS["text"]}">', '<rect width="100%" height="100%" fill="white"/>']
+    machines = "; ".join(dict.fromkeys(f"{m['cpu']}, {m['cores']} cores, {m['compiler']}, {m['date']}" for m, _ in rows))
+    out.append(f'<text x="10" y="18" font-size="14">{escape(unit)}{" (logarithmic)" if scale.log else ""}</text>')
+    out.append(f'<text x="10" y="36" fill="{COLOURS["line"]}">{escape(machines)}</text>')
+    for i, (_, row) in enumerate(rows):
+        draw_row(out, row, TOP + i * (BAR + GAP), key, scale)
+    if ratios:
+        x = LEFT + scale.at(1)
+        out.append(f'<line x1="{x:.1f}" y1="{TOP - 4}" x2="{x:.1f}" y2="{height - 16}" stroke="{COLOURS["line"]}"/>')
+    out.append("</svg>")
+    return "\n".join(out) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("json", nargs="+", help="files of build/bench -o json")
+    parser.add_argument("-o", "--output", required=True, help="the SVG file")
+    parser.add_argument("--value", help="another column, for example '%% bandwidth'")
+    args = parser.parse_args()
+    try:
+        runs = []
+        for path in args.json:
+            with open(path, encoding="utf-8") as f:
+                runs.append(json.load(f))
+        svg = draw(runs, args.value)
+        with open(args.output, "w", encoding="utf-8") as f:
+            f.write(svg)
+    except (OSError, ValueError, KeyError) as error:
+        print(f"plot.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,244 @@
+// ==== >>bf16 : products of bfloat16 panels ====
+#ifndef QI__KERNELS_BF16_H
+#define QI__KERNELS_BF16_H
+
+#include "dequant.h"
+#include "vector.h"
+
+// The BF16 path on CPUs that multiply bfloat16: weights and activations are rounded to bfloat16, products are exact, sums are
+// float32. Without such instructions the rounded values go through qi__dot_float_fn, which is the reference.
+//
+//   y[i, r] = sum_j w[r, j] * x[i, j]
+//
+// Weight rows are unpacked 32 at a time, a slice of k at a time, into a panel that stays in the second-level cache while all rows
+// of activations pass it. Sums go on in y from one slice to the next. Each is a chain of its own over ascending k, so bits do not
+// depend on the rows beside it, on slices or on threads; they do depend on the instruction set, since the instructions differ in
+// the order inside their step and take subnormals for zeros. Of k additions, each off by at most half a unit:
+//
+//   |y - exact| <= k * 2^-24 / (1 - k * 2^-24) * sum_j |w[r, j] * x[i, j]| + k * 2^-126 * (1 + max |w| + max |x|)
+//
+// (Higham 2002, section 3.1; the last term is what is lost with subnormal inputs, products and sums.)
+//
+//   panel:       [2][k / 2][16][2]            two blocks of 16 weight rows; pairs of k beside each other
+//   activations: [n / 16][k / 32][16][32]     tiles of 16 rows of 64 bytes: a row fills cache lines that no other thread writes
+//
+// k is rounded up to a multiple of 32 with zeros in both; weight rows that are not there are zeros, activation rows whatever is in
+// memory: no other row sees them.
+
+#define QI__BF16_ROWS 32   // weight rows of a panel
+#define QI__BF16_SLICE_MAX 2048 // largest slice of k
+#define QI__BF16_STEP 256  // weights of a row that are unpacked at a time: the longest block
+#define QI__BF16_STRIDE (QI__BF16_STEP + 32) // of rows that are unpacked: not all into the same cache set
+
+QI__INLINE size_t qi__bf16_width(size_t k) { return (k + 31) / 32 * 32; }
+
+typedef struct qi__bf16_args {
+  const uint16_t *panel;
+  size_t n_w, n_k;   // weight rows in the panel; its width, a multiple of 32
+  const uint16_t *x; // first tile of the slice
+  size_t x_stride;   // elements from 16 rows of activations to the next 16
+  size_t x_row, n_x;
+  bool first;        // slice: y is set, later ones add to it
+  float *y;          // [n_x, n_w]
+  size_t y_stride;
+} qi__bf16_args;
+
+// `multiply` is NULL where there are no instructions.
+typedef struct qi__bf16_kernels {
+  size_t slice; // of k, a multiple of QI__BF16_STEP
+  void (*pack)(const float *x, size_t k, uint16_t *packed, size_t row);
+  void (*unpack)(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst);
+  void (*interleave)(const uint16_t *rows, size_t n_k, uint16_t *panel);
+  void (*multiply)(const qi__bf16_args *a);
+} qi__bf16_kernels;
+
+// First element of row `row` in packed activations of width k.
+QI__INLINE size_t qi__bf16_row(size_t k, size_t row) { return row / 16 * 16 * qi__bf16_width(k) + row % 16 * 32; }
+
+#if defined(QI__HAS_AVX512_BF16)
+
+// ---- layout ----
+
+// Row `row` of packed activations.
+QI__FN QI__AVX512_BF16 void qi__bf16_pack_avx512(const float *x, size_t k, uint16_t *packed, size_t row) {
+  uint16_t *dst = packed + qi__bf16_row(k, row);
+  for (size_t j = 0; j < k; j += 32, dst += 512) {
+    __m512 low = _mm512_maskz_loadu_ps(qi__tail_mask_avx512(k - j), x + j), high = _mm512_setzero_ps();
+    if (k - j > 16) high = _mm512_maskz_loadu_ps(qi__tail_mask_avx512(k - j - 16), x + j + 16);
+    qi__store_bf16_avx512(dst, low, high);
+  }
+}
+
+// Transposes pairs: panel[p][r] = rows[r][p] for 16 rows, QI__BF16_STRIDE apart, of n_k / 2 pairs.
+QI__FN QI__AVX512 void qi__bf16_interleave_avx512(const uint16_t *rows, size_t n_k, uint16_t *panel) {
+  for (size_t j = 0; j < n_k; j += 32, rows += 32, panel += 512) {
+    __m512i a[16], b[16];
+    QI__UNROLL for (int r = 0; r < 16; r++) a[r] = _mm512_loadu_si512((const void *)(rows + r * QI__BF16_STRIDE));
+    QI__UNROLL for (int r = 0; r < 16; r += 2) {
+      b[r] = _mm512_unpacklo_epi32(a[r], a[r + 1]);
+      b[r + 1] = _mm512_unpackhi_epi32(a[r], a[r + 1]);
+    }
+    // a[4i + c], 128-bit lane l: pair 4l + c of rows 4i .. 4i + 3
+    QI__UNROLL for (int r = 0; r < 16; r += 4) {
+      a[r] = _mm512_unpacklo_epi64(b[r], b[r + 2]);
+      a[r + 1] = _mm512_unpackhi_epi64(b[r], b[r + 2]);
+      a[r + 2] = _mm512_unpacklo_epi64(b[r + 1], b[r + 3]);
+      a[r + 3] = _mm512_unpackhi_epi64(b[r + 1], b[r + 3]);
+    }
+    QI__UNROLL for (int c = 0; c < 4; c++) {
+      __m512i even0 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88), even1 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
+      __m512i odd0 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd), odd1 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
+      _mm512_storeu_si512((void *)(panel + 32 * c), _mm512_shuffle_i32x4(even0, even1, 0x88));
+      _mm512_storeu_si512((void *)(panel + 32 * (c + 4)), _mm512_shuffle_i32x4(odd0, odd1, 0x88));
+      _mm512_storeu_si512((void *)(panel + 32 * (c + 8)), _mm512_shuffle_i32x4(even0, even1, 0xdd));
+      _mm512_storeu_si512((void *)(panel + 32 * (c + 12)), _mm512_shuffle_i32x4(odd0, odd1, 0xdd));
+    }
+  }
+}
+
+// ---- AVX512-BF16 ----
+
+// n <= 8 activation rows of one tile, the first at `x`; n is a constant where this is inlined. The lanes are weight rows.
+QI__INLINE QI__AVX512_BF16 void qi__bf16_rows_avx512(const qi__bf16_args *a, const uint16_t *x, int n, float *y) {
+  const uint16_t *w = a->panel, *w_end = w + a->n_k * 16;
+  const size_t second = a->n_k * 16; // block of 16 weight rows
+  __mmask16 mask[2] = {qi__tail_mask_avx512(a->n_w), a->n_w > 16 ? qi__tail_mask_avx512(a->n_w - 16) : (__mmask16)0};
+  __m512 sum[8][2];
+  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int b = 0; b < 2; b++)
+    sum[i][b] = a->first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask[b], y + (size_t)i * a->y_stride + 16 * b);
+  for (; w < w_end; x += 480)
+    for (int pair = 0; pair < 16; pair++, w += 32, x += 2) {
+      __m512bh w0 = (__m512bh)_mm512_loadu_si512((const void *)w), w1 = (__m512bh)_mm512_loadu_si512((const void *)(w + second));
+      QI__UNROLL for (int i = 0; i < n; i++) {
+        int both;
+        memcpy(&both, x + 32 * i, sizeof both);
+        __m512bh v = (__m512bh)_mm512_set1_epi32(both);
+        sum[i][0] = _mm512_dpbf16_ps(sum[i][0], w0, v);
+        sum[i][1] = _mm512_dpbf16_ps(sum[i][1], w1, v);
+      }
+    }
+  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int b = 0; b < 2; b++)
+    _mm512_mask_storeu_ps(y + (size_t)i * a->y_stride + 16 * b, mask[b], sum[i][b]);
+}
+
+QI__FN QI__AVX512_BF16 void qi__bf16_multiply_avx512(const qi__bf16_args *a) {
+  for (size_t i = 0; i < a->n_x;) {
+    size_t row = a->x_row + i, n = qi__min_size(a->n_x - i, 16 - row % 16);
+    const uint16_t *x = a->x + row / 16 * a->x_stride + row % 16 * 32;
+    float *y = a->y + i * a->y_stride;
+    n = n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
+    if (n == 8) qi__bf16_rows_avx512(a, x, 8, y);
+    else if (n == 4) qi__bf16_rows_avx512(a, x, 4, y);
+    else if (n == 2) qi__bf16_rows_avx512(a, x, 2, y);
+    else qi__bf16_rows_avx512(a, x, 1, y);
+    i += n;
+  }
+}
+
+static const qi__bf16_kernels qi__bf16_avx512 = {QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512,
+                                                 qi__bf16_interleave_avx512, qi__bf16_multiply_avx512};
+#endif
+
+// ---- AMX ----
+
+#if defined(QI__HAS_AMX)
+
+// Tiles: 0..3 sums (activation half, weight half), 4 5 activations, 6 7 weights, each 16 rows of 64 bytes.
+typedef struct qi__tile_config {
+  uint8_t palette, start_row, reserved[14];
+  uint16_t row_bytes[16];
+  uint8_t rows[16];
+} qi__tile_config;
+
+// The compiler must have written memory before tiles are loaded, and read it after they are stored: GCC's intrinsics do not say so.
+#define QI__TILE_BARRIER() __asm__ volatile("" ::: "memory")
+
+QI__INLINE QI__AMX void qi__tiles_begin(void) {
+  qi__tile_config config;
+  memset(&config, 0, sizeof config);
+  config.palette = 1;
+  for (int t = 0; t < 8; t++) {
+    config.row_bytes[t] = 64;
+    config.rows[t] = 16;
+  }
+  __asm__ volatile("ldtilecfg %0" ::"m"(config) : "memory");
+}
+
+// 16 activation rows, or 32 if `two`, times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart.
+QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_t *x, bool two, bool wide, float *c,
+                                           size_t c_stride) {
+  const uint16_t *w = a->panel, *w_end = w + a->n_k * 16, *x1 = two ? x + a->x_stride : x;
+  const size_t second = a->n_k * 16, bytes = c_stride * sizeof *c;
+  float *c1 = c + 16 * c_stride;
+  QI__TILE_BARRIER();
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  if (!a->first) {
+    _tile_loadd(0, c, bytes);
+    if (wide) _tile_loadd(1, c + 16, bytes);
+    if (two) _tile_loadd(2, c1, bytes);
+    if (two && wide) _tile_loadd(3, c1 + 16, bytes);
+  }
+  for (; w < w_end; w += 512, x += 512, x1 += 512) {
+    _tile_loadd(4, x, 64);
+    _tile_loadd(6, w, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    if (wide) {
+      _tile_loadd(7, w + second, 64);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if (two) {
+      _tile_loadd(5, x1, 64);
+      _tile_dpbf16ps(2, 5, 6);
+      if (wide) _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, c, bytes);
+  if (wide) _tile_stored(1, c + 16, bytes);
+  if (two) _tile_stored(2, c1, bytes);
+  if (two && wide) _tile_stored(3, c1 + 16, bytes);
+  QI__TILE_BARRIER();
+}
+
+// Between y and sums [32, 32] of tiles that reach beyond it: the rows that y has, of those from `row` on.
+QI__INLINE QI__AMX void qi__tiles_copy(const qi__bf16_args *a, size_t row, float *sums, bool to_y) {
+  __mmask16 mask[2] = {qi__tail_mask_avx512(a->n_w), a->n_w > 16 ? qi__tail_mask_avx512(a->n_w - 16) : (__mmask16)0};
+  for (size_t i = 0; i < 32; i++, sums += 32) {
+    if (row + i < a->x_row || row + i >= a->x_row + a->n_x) continue;
+    float *y = a->y + (row + i - a->x_row) * a->y_stride;
+    for (int b = 0; b < 2; b++) {
+      if (to_y) _mm512_mask_storeu_ps(y + 16 * b, mask[b], _mm512_loadu_ps(sums + 16 * b));
+      else _mm512_storeu_ps(sums + 16 * b, _mm512_maskz_loadu_ps(mask[b], y + 16 * b));
+    }
+  }
+}
+
+// Rows of activations go 32 or 16 at a time from a multiple of 16 on; sums of rows that are not asked for are thrown away.
+QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
+  float sums[32 * 32];
+  size_t end = a->x_row + a->n_x;
+  bool wide = a->n_w > 16;
+  memset(sums, 0, sizeof sums);
+  qi__tiles_begin();
+  for (size_t row = a->x_row / 16 * 16; row < end; row += 32) {
+    const uint16_t *x = a->x + row / 16 * a->x_stride;
+    bool two = end - row > 16;
+    if (row >= a->x_row && row + (two ? 32 : 16) <= end && a->n_w % 16 == 0) {
+      qi__tiles_multiply(a, x, two, wide, a->y + (row - a->x_row) * a->y_stride, a->y_stride);
+    } else {
+      if (!a->first) qi__tiles_copy(a, row, sums, false);
+      qi__tiles_multiply(a, x, two, wide, sums, 32);
+      qi__tiles_copy(a, row, sums, true);
+    }
+  }
+  _tile_release();
+}
+
+// A slice of 512 leaves room in the first-level cache beside a panel of 32 KB.
+static const qi__bf16_kernels qi__bf16_amx = {512, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512,
+                                              qi__bf16_multiply_amx};
+#endif
+
+#endif // QI__KERNELS_BF16_H

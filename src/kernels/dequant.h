@@ -1,0 +1,348 @@
+// ==== >>dequant : packed weights to float32 and bfloat16 ====
+#ifndef QI__KERNELS_DEQUANT_H
+#define QI__KERNELS_DEQUANT_H
+
+#include "../formats/table.h"
+#include "simd.h"
+
+// SIMD forms of qi__dequantize_blocks with the same bits: of each block the scales as float32, then 32 integer codes at a time.
+// `id` is a constant where these are inlined; QI_FORMAT_NONE stands for formats without a case, which their `unpack` takes apart.
+
+#if defined(QI__X86_64)
+
+// Of a block: w[i] = scale[i / group] * code[i] - offset[i / group].
+typedef struct qi__block_scales {
+  float scale[QI__BLOCK_MAX / 16], offset[QI__BLOCK_MAX / 16];
+} qi__block_scales;
+
+// ---- scales ----
+
+QI__INLINE QI__AVX2 float qi__half_avx2(const uint8_t *src) { return _cvtsh_ss(qi__load_u16(src)); }
+
+// Eight bytes times d.
+QI__INLINE QI__AVX2 void qi__scale_bytes_avx2(uint64_t bytes, float d, float *out) {
+  __m256i v = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
+  _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_set1_ps(d), _mm256_cvtepi32_ps(v)));
+}
+
+QI__INLINE QI__AVX2 void qi__scale_words_avx2(const int16_t *words, float d, float *out) {
+  __m256i v = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(const void *)words));
+  _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_set1_ps(d), _mm256_cvtepi32_ps(v)));
+}
+
+// The layout of qi__unpack_scales_k4, four bytes at a time.
+QI__INLINE QI__AVX2 void qi__scales_k4_avx2(const uint8_t *src, float d, float dmin, qi__block_scales *out) {
+  uint32_t a = qi__load_u32(src), b = qi__load_u32(src + 4), c = qi__load_u32(src + 8);
+  uint64_t scale = (a & 0x3f3f3f3fu) | (uint64_t)((c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u)) << 32;
+  uint64_t min = (b & 0x3f3f3f3fu) | (uint64_t)((c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u)) << 32;
+  qi__scale_bytes_avx2(scale, d, out->scale);
+  qi__scale_bytes_avx2(min, dmin, out->offset);
+}
+
+// Of a format without a case: `block` is unpacked, too.
+QI__INLINE QI__AVX2 void qi__scales_any_avx2(const qi__format *f, const uint8_t *src, qi__block *block, qi__block_scales *out) {
+  f->unpack(src, block);
+  for (int g = 0; g < f->info.block_len / f->group; g++) {
+    out->scale[g] = block->d * (float)block->scale[g];
+    if (f->has_min) out->offset[g] = block->dmin * (float)block->min[g];
+  }
+}
+
+QI__INLINE QI__AVX2 void qi__block_scales_avx2(qi_format id, const qi__format *f, const uint8_t *src, qi__block *block,
+                                               qi__block_scales *out) {
+  int16_t words[16];
+  switch (id) {
+  case QI_FORMAT_Q4_0:
+  case QI_FORMAT_Q5_0:
+  case QI_FORMAT_Q8_0:
+  case QI_FORMAT_IQ4_NL: out->scale[0] = qi__half_avx2(src); break;
+  case QI_FORMAT_MXFP4: out->scale[0] = qi__e8m0_half_to_f32(src[0]); break;
+  case QI_FORMAT_Q4_1:
+  case QI_FORMAT_Q5_1:
+    out->scale[0] = qi__half_avx2(src);
+    out->offset[0] = -qi__half_avx2(src + 2);
+    break;
+  case QI_FORMAT_Q2_K: {
+    uint64_t low = qi__load_u64(src), high = qi__load_u64(src + 8), nibbles = 0x0f0f0f0f0f0f0f0fu;
+    float d = qi__half_avx2(src + 80), dmin = qi__half_avx2(src + 82);
+    qi__scale_bytes_avx2(low & nibbles, d, out->scale);
+    qi__scale_bytes_avx2(high & nibbles, d, out->scale + 8);
+    qi__scale_bytes_avx2(low >> 4 & nibbles, dmin, out->offset);
+    qi__scale_bytes_avx2(high >> 4 & nibbles, dmin, out->offset + 8);
+    break;
+  }
+  case QI_FORMAT_Q3_K:
+    qi__unpack_scales_k3(src + 96, words);
+    qi__scale_words_avx2(words, qi__half_avx2(src + 108), out->scale);
+    qi__scale_words_avx2(words + 8, qi__half_avx2(src + 108), out->scale + 8);
+    break;
+  case QI_FORMAT_Q4_K:
+  case QI_FORMAT_Q5_K: qi__scales_k4_avx2(src + 4, qi__half_avx2(src), qi__half_avx2(src + 2), out); break;
+  case QI_FORMAT_Q6_K:
+    for (int g = 0; g < 16; g++) words[g] = (int8_t)src[192 + g];
+    qi__scale_words_avx2(words, qi__half_avx2(src + 208), out->scale);
+    qi__scale_words_avx2(words + 8, qi__half_avx2(src + 208), out->scale + 8);
+    break;
+  case QI_FORMAT_IQ4_XS:
+    for (int g = 0; g < 8; g++)
+      words[g] = (int16_t)(((src[4 + g / 2] >> (g % 2 * 4) & 15) | (qi__load_u16(src + 2) >> (2 * g) & 3) << 4) - 32);
+    qi__scale_words_avx2(words, qi__half_avx2(src), out->scale);
+    break;
+  case QI_FORMAT_TQ1_0: _mm256_storeu_ps(out->scale, _mm256_set1_ps(qi__half_avx2(src + 52))); break;
+  case QI_FORMAT_TQ2_0: _mm256_storeu_ps(out->scale, _mm256_set1_ps(qi__half_avx2(src + 64))); break;
+  default: qi__scales_any_avx2(f, src, block, out); break;
+  }
+}
+
+// ---- codes ----
+
+QI__INLINE QI__AVX2 __m256i qi__bytes_avx2(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
+
+// Bits shift..shift+n-1 of each byte.
+QI__INLINE QI__AVX2 __m256i qi__bits_avx2(__m256i v, int shift, int n) {
+  return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8((char)((1 << n) - 1)));
+}
+
+// 16 bytes: the low nibbles, then the high ones.
+QI__INLINE QI__AVX2 __m256i qi__nibbles_avx2(const uint8_t *p) {
+  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
+  return _mm256_and_si256(_mm256_inserti128_si256(_mm256_castsi128_si256(v), _mm_srli_epi16(v, 4), 1), _mm256_set1_epi8(15));
+}
+
+QI__INLINE QI__AVX2 __m256i qi__lookup_avx2(const int8_t *table, __m256i nibbles) {
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)table)), nibbles);
+}
+
+// `value` where bit i of `bits` is set, for byte i.
+QI__INLINE QI__AVX2 __m256i qi__spread_bits_avx2(uint32_t bits, int value) {
+  const __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201u);
+  __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), byte), bit);
+  return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8((char)value));
+}
+
+// `value` where bit `bit` of the byte is set.
+QI__INLINE QI__AVX2 __m256i qi__flag_avx2(__m256i v, int bit, int value) {
+  __m256i mask = _mm256_set1_epi8((char)(1 << bit));
+  return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(v, mask), mask), _mm256_set1_epi8((char)value));
+}
+
+// Low bytes of the products of bytes.
+QI__INLINE QI__AVX2 __m256i qi__multiply_bytes_avx2(__m256i a, __m256i b) {
+  __m256i even = _mm256_and_si256(_mm256_mullo_epi16(a, b), _mm256_set1_epi16(0xff));
+  __m256i odd = _mm256_mullo_epi16(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8));
+  return _mm256_or_si256(even, _mm256_slli_epi16(odd, 8));
+}
+
+// TQ1_0: digit n of a byte is floor(3 f / 256) of its fraction f times 3^n; that is 1 from 86 and 2 from 171 on.
+QI__INLINE QI__AVX2 __m256i qi__digits_avx2(const uint8_t *src, int g) {
+  static const uint8_t powers[5] = {1, 3, 9, 27, 81};
+  __m256i bytes, times;
+  if (g < 5) {
+    bytes = qi__bytes_avx2(src);
+    times = _mm256_set1_epi8((char)powers[g]);
+  } else {
+    __m128i low = _mm_loadu_si128((const __m128i *)(const void *)(src + 32));
+    __m128i high = g < 7 ? low : _mm_set1_epi32((int)qi__load_u32(src + 48));
+    __m128i times_high = _mm_setr_epi32(0x01010101, 0x03030303, 0x09090909, 0x1b1b1b1b); // rest: digit by digit
+    if (g < 7) times_high = _mm_set1_epi8((char)powers[2 * (g - 5) + 1]);
+    bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+    times = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_set1_epi8((char)powers[2 * (g - 5)])), times_high, 1);
+  }
+  __m256i f = qi__multiply_bytes_avx2(bytes, times);
+  __m256i from1 = _mm256_cmpeq_epi8(_mm256_max_epu8(f, _mm256_set1_epi8(86)), f);
+  __m256i from2 = _mm256_cmpeq_epi8(_mm256_max_epu8(f, _mm256_set1_epi8((char)171)), f);
+  return _mm256_sub_epi8(_mm256_set1_epi8(-1), _mm256_add_epi8(from1, from2));
+}
+
+// Codes of weights 32 g .. 32 g + 31 of a block as int8. `block`: unpacked, for formats without a case.
+QI__INLINE QI__AVX2 __m256i qi__codes_avx2(qi_format id, const uint8_t *src, int g, const qi__block *block) {
+  int half = g / 4, quarter = g % 4;
+  switch (id) {
+  case QI_FORMAT_Q4_0: return _mm256_sub_epi8(qi__nibbles_avx2(src + 2), _mm256_set1_epi8(8));
+  case QI_FORMAT_Q4_1: return qi__nibbles_avx2(src + 4);
+  case QI_FORMAT_Q5_0:
+    return _mm256_sub_epi8(_mm256_or_si256(qi__nibbles_avx2(src + 6), qi__spread_bits_avx2(qi__load_u32(src + 2), 16)),
+                           _mm256_set1_epi8(16));
+  case QI_FORMAT_Q5_1: return _mm256_or_si256(qi__nibbles_avx2(src + 8), qi__spread_bits_avx2(qi__load_u32(src + 4), 16));
+  case QI_FORMAT_Q8_0: return qi__bytes_avx2(src + 2);
+  case QI_FORMAT_IQ4_NL: return qi__lookup_avx2(qi__iq4_values, qi__nibbles_avx2(src + 2));
+  case QI_FORMAT_IQ4_XS: return qi__lookup_avx2(qi__iq4_values, qi__nibbles_avx2(src + 8 + 16 * g));
+  case QI_FORMAT_MXFP4: return qi__lookup_avx2(qi__mxfp4_values, qi__nibbles_avx2(src + 1));
+  case QI_FORMAT_Q2_K: return qi__bits_avx2(qi__bytes_avx2(src + 16 + 32 * half), 2 * quarter, 2);
+  case QI_FORMAT_Q3_K:
+    return _mm256_sub_epi8(_mm256_or_si256(qi__bits_avx2(qi__bytes_avx2(src + 32 + 32 * half), 2 * quarter, 2),
+                                           qi__flag_avx2(qi__bytes_avx2(src), g, 4)),
+                           _mm256_set1_epi8(4));
+  case QI_FORMAT_Q4_K: return qi__bits_avx2(qi__bytes_avx2(src + 16 + 32 * (g / 2)), g % 2 * 4, 4);
+  case QI_FORMAT_Q5_K:
+    return _mm256_or_si256(qi__bits_avx2(qi__bytes_avx2(src + 48 + 32 * (g / 2)), g % 2 * 4, 4),
+                           qi__flag_avx2(qi__bytes_avx2(src + 16), g, 16));
+  case QI_FORMAT_Q6_K: {
+    __m256i low = qi__bits_avx2(qi__bytes_avx2(src + 64 * half + 32 * (quarter % 2)), quarter / 2 * 4, 4);
+    __m256i high = qi__bits_avx2(qi__bytes_avx2(src + 128 + 32 * half), 2 * quarter, 2);
+    return _mm256_sub_epi8(_mm256_or_si256(low, _mm256_slli_epi16(high, 4)), _mm256_set1_epi8(32));
+  }
+  case QI_FORMAT_TQ1_0: return qi__digits_avx2(src, g);
+  case QI_FORMAT_TQ2_0:
+    return _mm256_sub_epi8(qi__bits_avx2(qi__bytes_avx2(src + 32 * half), 2 * quarter, 2), _mm256_set1_epi8(1));
+  default: return qi__bytes_avx2((const uint8_t *)block->q + 32 * g);
+  }
+}
+
+// ---- AVX2: to float32 ----
+
+// Weights 32 g .. 32 g + 31 of a block.
+QI__INLINE QI__AVX2 void qi__dequantize_part_avx2(qi_format id, const qi__format *f, const uint8_t *src, int g,
+                                                  const qi__block *block, const qi__block_scales *s, float *dst) {
+  __m256i codes = qi__codes_avx2(id, src, g, block);
+  QI__UNROLL for (int e = 0; e < 4; e++) {
+    int group = (32 * g + 8 * e) / f->group;
+    __m128i part = e < 2 ? _mm256_castsi256_si128(codes) : _mm256_extracti128_si256(codes, 1);
+    __m256 v = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(e % 2 ? _mm_srli_si128(part, 8) : part));
+    v = _mm256_mul_ps(_mm256_broadcast_ss(&s->scale[group]), v);
+    if (f->has_min) v = _mm256_sub_ps(v, _mm256_broadcast_ss(&s->offset[group]));
+    _mm256_storeu_ps(dst + 8 * e, v);
+  }
+}
+
+QI__INLINE QI__AVX2 void qi__dequantize_row_avx2(qi_format id, const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  if (id) f = &qi__formats[id]; // constants
+  qi__block block;
+  qi__block_scales s;
+  int len = f->info.block_len;
+  for (size_t i = 0; i < n; i += (size_t)len, src += f->info.block_bytes) {
+    qi__block_scales_avx2(id, f, src, &block, &s);
+    if (id && len == 256) {
+      QI__UNROLL for (int g = 0; g < 8; g++) qi__dequantize_part_avx2(id, f, src, g, &block, &s, dst + i + 32 * g);
+    } else {
+      for (int g = 0; g < len / 32; g++) qi__dequantize_part_avx2(id, f, src, g, &block, &s, dst + i + 32 * g);
+    }
+  }
+}
+
+// Quantised formats; `f` is a row of the table.
+QI__FN QI__AVX2 void qi__dequantize_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  switch ((qi_format)(f - qi__formats)) {
+  case QI_FORMAT_Q4_0: qi__dequantize_row_avx2(QI_FORMAT_Q4_0, f, src, dst, n); break;
+  case QI_FORMAT_Q4_1: qi__dequantize_row_avx2(QI_FORMAT_Q4_1, f, src, dst, n); break;
+  case QI_FORMAT_Q5_0: qi__dequantize_row_avx2(QI_FORMAT_Q5_0, f, src, dst, n); break;
+  case QI_FORMAT_Q5_1: qi__dequantize_row_avx2(QI_FORMAT_Q5_1, f, src, dst, n); break;
+  case QI_FORMAT_Q8_0: qi__dequantize_row_avx2(QI_FORMAT_Q8_0, f, src, dst, n); break;
+  case QI_FORMAT_Q2_K: qi__dequantize_row_avx2(QI_FORMAT_Q2_K, f, src, dst, n); break;
+  case QI_FORMAT_Q3_K: qi__dequantize_row_avx2(QI_FORMAT_Q3_K, f, src, dst, n); break;
+  case QI_FORMAT_Q4_K: qi__dequantize_row_avx2(QI_FORMAT_Q4_K, f, src, dst, n); break;
+  case QI_FORMAT_Q5_K: qi__dequantize_row_avx2(QI_FORMAT_Q5_K, f, src, dst, n); break;
+  case QI_FORMAT_Q6_K: qi__dequantize_row_avx2(QI_FORMAT_Q6_K, f, src, dst, n); break;
+  case QI_FORMAT_IQ4_NL: qi__dequantize_row_avx2(QI_FORMAT_IQ4_NL, f, src, dst, n); break;
+  case QI_FORMAT_IQ4_XS: qi__dequantize_row_avx2(QI_FORMAT_IQ4_XS, f, src, dst, n); break;
+  case QI_FORMAT_TQ1_0: qi__dequantize_row_avx2(QI_FORMAT_TQ1_0, f, src, dst, n); break;
+  case QI_FORMAT_TQ2_0: qi__dequantize_row_avx2(QI_FORMAT_TQ2_0, f, src, dst, n); break;
+  case QI_FORMAT_MXFP4: qi__dequantize_row_avx2(QI_FORMAT_MXFP4, f, src, dst, n); break;
+  default: qi__dequantize_row_avx2(QI_FORMAT_NONE, f, src, dst, n); break;
+  }
+}
+
+QI__FN QI__AVX2 void qi__dequantize_f16_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i))));
+  qi__dequantize_blocks(f, src + 2 * i, dst + i, n - i);
+}
+
+QI__FN QI__AVX2 void qi__dequantize_bf16_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    __m256i v = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i)));
+    _mm256_storeu_ps(dst + i, _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)));
+  }
+  qi__dequantize_blocks(f, src + 2 * i, dst + i, n - i);
+}
+
+QI__FN void qi__dequantize_f32_x86(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  (void)f;
+  memcpy(dst, src, n * sizeof *dst); // little-endian
+}
+
+// ---- AVX512-BF16: to bfloat16 ----
+
+#if defined(QI__HAS_AVX512_BF16)
+
+// 32 float32 as bfloat16, rounded to nearest even. Unlike qi__f32_to_bf16 this makes zeros of subnormals.
+QI__INLINE QI__AVX512_BF16 void qi__store_bf16_avx512(uint16_t *dst, __m512 low, __m512 high) {
+  _mm512_storeu_si512((void *)dst, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+
+// Weights 32 g .. 32 g + 31 of a block.
+QI__INLINE QI__AVX512_BF16 void qi__part_to_bf16_avx512(qi_format id, const qi__format *f, const uint8_t *src, int g,
+                                                        const qi__block *block, const qi__block_scales *s, uint16_t *dst) {
+  __m256i codes = qi__codes_avx2(id, src, g, block);
+  __m512 v[2];
+  v[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(codes)));
+  v[1] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(codes, 1)));
+  QI__UNROLL for (int e = 0; e < 2; e++) {
+    int group = (32 * g + 16 * e) / f->group;
+    v[e] = _mm512_mul_ps(_mm512_set1_ps(s->scale[group]), v[e]);
+    if (f->has_min) v[e] = _mm512_sub_ps(v[e], _mm512_set1_ps(s->offset[group]));
+  }
+  qi__store_bf16_avx512(dst, v[0], v[1]);
+}
+
+QI__INLINE QI__AVX512_BF16 void qi__row_to_bf16_avx512(qi_format id, const qi__format *f, const uint8_t *src, size_t n,
+                                                       uint16_t *dst) {
+  if (id) f = &qi__formats[id]; // constants
+  qi__block block;
+  qi__block_scales s;
+  int len = f->info.block_len;
+  for (size_t i = 0; i < n; i += (size_t)len, src += f->info.block_bytes) {
+    qi__block_scales_avx2(id, f, src, &block, &s);
+    if (id && len == 256) {
+      QI__UNROLL for (int g = 0; g < 8; g++) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst + i + 32 * g);
+    } else {
+      for (int g = 0; g < len / 32; g++) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst + i + 32 * g);
+    }
+  }
+}
+
+// Float formats. Reads nothing beyond n, writes up to the next multiple of 32.
+QI__INLINE QI__AVX512_BF16 void qi__floats_to_bf16_avx512(qi_format id, const uint8_t *src, size_t n, uint16_t *dst) {
+  for (size_t i = 0; i < n; i += 32) {
+    __m512 v[2];
+    QI__UNROLL for (int e = 0; e < 2; e++) {
+      size_t at = i + (size_t)(16 * e);
+      __mmask16 mask = at < n ? qi__tail_mask_avx512(n - at) : 0;
+      if (id == QI_FORMAT_F32) v[e] = _mm512_maskz_loadu_ps(mask, src + 4 * at);
+      else v[e] = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, src + 2 * at));
+    }
+    qi__store_bf16_avx512(dst + i, v[0], v[1]);
+  }
+}
+
+// n weights, whole blocks, as bfloat16; `f` is a row of the table, dst has room for the next multiple of 32.
+QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
+  switch ((qi_format)(f - qi__formats)) {
+  case QI_FORMAT_F32: qi__floats_to_bf16_avx512(QI_FORMAT_F32, src, n, dst); break;
+  case QI_FORMAT_F16: qi__floats_to_bf16_avx512(QI_FORMAT_F16, src, n, dst); break;
+  case QI_FORMAT_BF16: memcpy(dst, src, 2 * n); break;
+  case QI_FORMAT_Q4_0: qi__row_to_bf16_avx512(QI_FORMAT_Q4_0, f, src, n, dst); break;
+  case QI_FORMAT_Q4_1: qi__row_to_bf16_avx512(QI_FORMAT_Q4_1, f, src, n, dst); break;
+  case QI_FORMAT_Q5_0: qi__row_to_bf16_avx512(QI_FORMAT_Q5_0, f, src, n, dst); break;
+  case QI_FORMAT_Q5_1: qi__row_to_bf16_avx512(QI_FORMAT_Q5_1, f, src, n, dst); break;
+  case QI_FORMAT_Q8_0: qi__row_to_bf16_avx512(QI_FORMAT_Q8_0, f, src, n, dst); break;
+  case QI_FORMAT_Q2_K: qi__row_to_bf16_avx512(QI_FORMAT_Q2_K, f, src, n, dst); break;
+  case QI_FORMAT_Q3_K: qi__row_to_bf16_avx512(QI_FORMAT_Q3_K, f, src, n, dst); break;
+  case QI_FORMAT_Q4_K: qi__row_to_bf16_avx512(QI_FORMAT_Q4_K, f, src, n, dst); break;
+  case QI_FORMAT_Q5_K: qi__row_to_bf16_avx512(QI_FORMAT_Q5_K, f, src, n, dst); break;
+  case QI_FORMAT_Q6_K: qi__row_to_bf16_avx512(QI_FORMAT_Q6_K, f, src, n, dst); break;
+  case QI_FORMAT_IQ4_NL: qi__row_to_bf16_avx512(QI_FORMAT_IQ4_NL, f, src, n, dst); break;
+  case QI_FORMAT_IQ4_XS: qi__row_to_bf16_avx512(QI_FORMAT_IQ4_XS, f, src, n, dst); break;
+  case QI_FORMAT_TQ1_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ1_0, f, src, n, dst); break;
+  case QI_FORMAT_TQ2_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ2_0, f, src, n, dst); break;
+  case QI_FORMAT_MXFP4: qi__row_to_bf16_avx512(QI_FORMAT_MXFP4, f, src, n, dst); break;
+  default: qi__row_to_bf16_avx512(QI_FORMAT_NONE, f, src, n, dst); break;
+  }
+}
+#endif
+#endif
+
+#endif // QI__KERNELS_DEQUANT_H

@@ -1,0 +1,74 @@
+// ==== >>simd : what the SIMD variants of all kernels share ====
+#ifndef QI__KERNELS_SIMD_H
+#define QI__KERNELS_SIMD_H
+
+#include "../base/cpu.h"
+
+#if defined(QI__X86_64)
+#include <immintrin.h>
+#elif defined(QI__ARM64)
+#include <arm_neon.h>
+#endif
+
+// The instruction sets of the levels in base/cpu.h. What an old compiler does not know is left out of the table.
+#if defined(QI__X86_64)
+#define QI__AVX2 QI__TARGET("avx2,fma,f16c")
+#define QI__AVX512 QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
+#if defined(__clang__) || __GNUC__ >= 10
+#define QI__HAS_AVX512_BF16 1
+#define QI__AVX512_BF16 QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+#endif
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define QI__HAS_AMX 1
+#define QI__AMX QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-int8,amx-bf16")
+#endif
+#endif
+
+// A sum in eight float32 lanes has the same bits in a 256-bit register, in half of a 512-bit one and in two of 128. Elements that
+// do not fill a register are taken by the reference, or by scalar code that goes on with the stored lanes.
+
+#if defined(QI__X86_64)
+
+// qi__sum_lanes of a register.
+QI__INLINE QI__AVX2 float qi__sum_lanes_avx2(__m256 v) {
+  __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); // 0+4 1+5 2+6 3+7
+  a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+  return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));
+}
+
+// Eight halves at p + i, or floats, as float32; `half` is a constant where this is inlined.
+QI__INLINE QI__AVX2 __m256 qi__load_kv_avx2(const void *p, size_t i, bool half) {
+  if (half) return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)((const uint16_t *)p + i)));
+  return _mm256_loadu_ps((const float *)p + i);
+}
+
+QI__INLINE QI__AVX512 __m512 qi__load_kv_avx512(const void *p, size_t i, bool half) {
+  if (half) return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)((const uint16_t *)p + i)));
+  return _mm512_loadu_ps((const float *)p + i);
+}
+
+// qi__sum_lanes of four registers.
+QI__INLINE QI__AVX2 __m128 qi__sum_lanes4_avx2(__m256 a, __m256 b, __m256 c, __m256 d) {
+  __m128 p = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)); // 0+4 1+5 2+6 3+7
+  __m128 q = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+  __m128 r = _mm_add_ps(_mm256_castps256_ps128(c), _mm256_extractf128_ps(c, 1));
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(d), _mm256_extractf128_ps(d, 1));
+  p = _mm_add_ps(_mm_movelh_ps(p, q), _mm_movehl_ps(q, p)); // of a and b: (0+4)+(2+6) (1+5)+(3+7)
+  r = _mm_add_ps(_mm_movelh_ps(r, s), _mm_movehl_ps(s, r));
+  return _mm_add_ps(_mm_shuffle_ps(p, r, 0x88), _mm_shuffle_ps(p, r, 0xdd));
+}
+
+// Ones in the first n lanes; n may be more than 16.
+QI__INLINE QI__AVX512 __mmask16 qi__tail_mask_avx512(size_t n) { return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1); }
+#endif
+
+#if defined(QI__ARM64)
+
+// Four halves or floats at p + i as float32.
+QI__INLINE float32x4_t qi__load_kv_neon(const void *p, size_t i, bool half) {
+  if (half) return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)p + i)));
+  return vld1q_f32((const float *)p + i);
+}
+#endif
+
+#endif // QI__KERNELS_SIMD_H

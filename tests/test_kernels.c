@@ -1,0 +1,484 @@
+// Float kernels: every variant that this CPU has against its reference, bit for bit; the BF16 product against a bound.
+#define QINFER_IMPLEMENTATION
+#include "../qinfer.h"
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+// ---- helpers ----
+
+static uint64_t next_random(uint64_t *state) { // splitmix64
+  uint64_t z = *state += 0x9e3779b97f4a7c15u;
+  z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+  return z ^ z >> 31;
+}
+
+static float uniform(uint64_t *state) { return (float)(int32_t)(next_random(state) >> 40) * 0x1p-23f - 1.0f; }
+
+// Kinds of inputs: ordinary numbers; small and subnormal ones with zeros of both signs; large ones with infinities.
+enum { ORDINARY, TINY, HUGE_ONES, N_KINDS };
+
+static float number(uint64_t *state, int kind) {
+  float v = uniform(state);
+  unsigned choice = (unsigned)(next_random(state) >> 60);
+  if (kind == TINY) return choice == 0 ? 0.0f : choice == 1 ? -0.0f : choice < 8 ? v * 0x1p-130f : v * 0x1p-70f;
+  if (kind == HUGE_ONES) return choice == 0 ? INFINITY : choice == 1 ? -INFINITY : choice < 8 ? v * 0x1p120f : v;
+  return v * 4;
+}
+
+static void fill(uint64_t *state, int kind, float *x, size_t n) {
+  for (size_t i = 0; i < n; i++) x[i] = number(state, kind);
+}
+
+// Equal bits, but any NaN equals any other: which one comes out of two is not fixed.
+static bool same(const float *a, const float *b, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (qi__f32_bits(a[i]) != qi__f32_bits(b[i]) && !(qi__is_nan(a[i]) && qi__is_nan(b[i]))) return false;
+  return true;
+}
+
+#define ASSERT_SAME(a, b, n, ...)                                                                                                  \
+  do {                                                                                                                             \
+    if (!same(a, b, n)) {                                                                                                          \
+      print_error(__VA_ARGS__);                                                                                                    \
+      fail();                                                                                                                      \
+    }                                                                                                                              \
+  } while (0)
+
+// Kernel tables of the levels that this machine has, references first; no table twice.
+typedef struct level {
+  const char *name;
+  qi__cpu cpu;
+  qi__kernels kernels;
+} level;
+
+static level levels[QI_ISA_COUNT];
+static int n_levels;
+static qi__kernels ref;
+
+static int set_up(void **state) {
+  (void)state;
+  qi__kernels_init_ref(&ref);
+  for (int isa = QI_ISA_SCALAR; isa < QI_ISA_COUNT; isa++) {
+    qi_isa chosen;
+    level *l = &levels[n_levels];
+    if (qi__isa_choose((qi_isa)isa, &chosen, &l->cpu, NULL) || chosen != (qi_isa)isa) continue;
+    l->name = qi__isa_name(chosen);
+    qi__kernels_init(&l->kernels, &l->cpu);
+    if (!n_levels || memcmp(&l->kernels, &levels[n_levels - 1].kernels, sizeof l->kernels) != 0) n_levels++;
+  }
+  return n_levels ? 0 : -1;
+}
+
+// The n-th length to try.
+static size_t length(int n) {
+  static const size_t longer[] = {95, 96, 127, 128, 129, 255, 256, 257, 511, 1000};
+  return n <= 70 ? (size_t)n : longer[n - 71];
+}
+#define N_LENGTHS 81
+
+#define ROOM 8192
+static float a[ROOM], b[ROOM], want[ROOM], got[ROOM];
+static uint16_t halves_want[ROOM], halves_got[ROOM];
+static uint8_t bytes[65536];
+
+// ---- vectors ----
+
+static void test_vectors(void **state) {
+  (void)state;
+  uint64_t random = 1;
+  for (int l = 0; l < n_levels; l++) {
+    const qi__kernels *k = &levels[l].kernels;
+    for (int kind = 0; kind < N_KINDS; kind++)
+      for (int i = 0; i < N_LENGTHS; i++) {
+        size_t n = length(i), off = next_random(&random) % 9;
+        float *x = a + off, *y = b + 1, *r = want + 3, *g = got + 3;
+        fill(&random, kind, a, n + 16);
+        fill(&random, kind, b, n + 16);
+        memset(got, 7, sizeof got);
+        memset(want, 7, sizeof want);
+
+        ref.rms_norm(x, y, 1e-5f, n, r);
+        k->rms_norm(x, y, 1e-5f, n, g);
+        ASSERT_SAME(want, got, n + 8, "%s rms_norm %zu\n", levels[l].name, n);
+        ref.add(x, n, r);
+        k->add(x, n, g);
+        ASSERT_SAME(want, got, n + 8, "%s add %zu\n", levels[l].name, n);
+        ref.swiglu(x, y, n, r);
+        k->swiglu(x, y, n, g);
+        ASSERT_SAME(want, got, n + 8, "%s swiglu %zu\n", levels[l].name, n);
+        ref.round_bf16(x, n, r);
+        k->round_bf16(x, n, g);
+        ASSERT_SAME(want, got, n + 8, "%s round_bf16 %zu\n", levels[l].name, n);
+        ref.attention_blend(r, 0.75f, x, 0.3f, n);
+        k->attention_blend(g, 0.75f, x, 0.3f, n);
+        ASSERT_SAME(want, got, n + 8, "%s attention_blend %zu\n", levels[l].name, n);
+
+        memset(halves_want, 7, sizeof halves_want);
+        memset(halves_got, 7, sizeof halves_got);
+        ref.to_f16(x, n, halves_want + 1);
+        k->to_f16(x, n, halves_got + 1);
+        assert_memory_equal(halves_want, halves_got, 2 * (n + 8));
+      }
+  }
+}
+
+// In place: y may be x.
+static void test_vectors_in_place(void **state) {
+  (void)state;
+  uint64_t random = 2;
+  for (int l = 0; l < n_levels; l++)
+    for (int i = 0; i < N_LENGTHS; i++) {
+      size_t n = length(i);
+      fill(&random, ORDINARY, a, n);
+      fill(&random, ORDINARY, b, n);
+      memcpy(want, a, sizeof a);
+      memcpy(got, a, sizeof a);
+      ref.rms_norm(want, b, 1e-6f, n, want);
+      levels[l].kernels.rms_norm(got, b, 1e-6f, n, got);
+      ASSERT_SAME(want, got, n, "%s rms_norm in place %zu\n", levels[l].name, n);
+      ref.swiglu(want, b, n, want);
+      levels[l].kernels.swiglu(got, b, n, got);
+      ASSERT_SAME(want, got, n, "%s swiglu in place %zu\n", levels[l].name, n);
+      ref.round_bf16(want, n, want);
+      levels[l].kernels.round_bf16(got, n, got);
+      ASSERT_SAME(want, got, n, "%s round_bf16 in place %zu\n", levels[l].name, n);
+    }
+}
+
+// Conversions at the edges of rounding, and NaNs with their payload: here NaNs must be equal, too.
+static void test_conversions(void **state) {
+  (void)state;
+  uint64_t random = 3;
+  for (size_t i = 0; i < 4096; i++) {
+    uint32_t u = (uint32_t)next_random(&random);
+    if (i % 4 == 0) u = (u & 0xffff0000u) | (0x7fffu + u % 3);                      // ties of bfloat16
+    if (i % 4 == 1) u = (u & 0x80ffe000u) | 0x38000000u | (0x0fffu + (u & 0xfff) % 3); // ties of float16
+    if (i % 64 == 2) u |= 0x7f800000u;                                               // NaN
+    a[i] = qi__bits_f32(u);
+  }
+  for (int l = 0; l < n_levels; l++) {
+    ref.round_bf16(a, 4096, want);
+    levels[l].kernels.round_bf16(a, 4096, got);
+    assert_memory_equal(want, got, 4096 * sizeof *want);
+    ref.to_f16(a, 4096, halves_want);
+    levels[l].kernels.to_f16(a, 4096, halves_got);
+    assert_memory_equal(halves_want, halves_got, 4096 * sizeof *halves_want);
+  }
+}
+
+static void test_rope(void **state) {
+  (void)state;
+  uint64_t random = 4;
+  for (int l = 0; l < n_levels; l++)
+    for (int neighbours = 0; neighbours < 2; neighbours++)
+      for (int kind = 0; kind < 2; kind++)
+        for (size_t n = 0; n <= 70; n++) {
+          fill(&random, ORDINARY, b, 2 * n + 1);
+          fill(&random, kind, want, 2 * n + 8);
+          memcpy(got, want, sizeof got);
+          ref.rope(want + 1, b + 1, n, neighbours);
+          levels[l].kernels.rope(got + 1, b + 1, n, neighbours);
+          ASSERT_SAME(want, got, 2 * n + 8, "%s rope %zu %d\n", levels[l].name, n, neighbours);
+        }
+}
+
+// ---- products of floats ----
+
+static void test_dot_float(void **state) {
+  (void)state;
+  uint64_t random = 5;
+  for (int l = 0; l < n_levels; l++)
+    for (int format = QI_FORMAT_F32; format <= QI_FORMAT_BF16; format++)
+      for (int i = 0; i < N_LENGTHS; i++) {
+        size_t k = length(i), n_w = next_random(&random) % 20, n_x = next_random(&random) % 15;
+        if (k > 200) n_w %= 10, n_x %= 8;
+        size_t x_stride = k + next_random(&random) % 3, element = format == QI_FORMAT_F32 ? 4 : 2;
+        size_t w_stride = element * k + next_random(&random) % 5, y_stride = n_w + next_random(&random) % 3;
+        uint8_t *w = bytes + next_random(&random) % 7;
+        float *x = a + next_random(&random) % 3;
+        int kind = (int)(next_random(&random) % N_KINDS);
+        fill(&random, kind, a, ROOM);
+        for (size_t r = 0; r < n_w; r++) {
+          fill(&random, ORDINARY, b, k);
+          qi__formats[format].quantize(b, w + r * w_stride, k, NULL);
+        }
+        memset(want, 0, sizeof want);
+        memset(got, 0, sizeof got);
+        ref.dot_float[format](w, w_stride, n_w, x, x_stride, n_x, k, want, y_stride);
+        levels[l].kernels.dot_float[format](w, w_stride, n_w, x, x_stride, n_x, k, got, y_stride);
+        ASSERT_SAME(want, got, ROOM, "%s dot_float format %d: %zu x %zu x %zu\n", levels[l].name, format, n_w, n_x, k);
+      }
+}
+
+// ---- attention ----
+
+static void test_attention(void **state) {
+  (void)state;
+  uint64_t random = 6;
+  static const size_t dims[] = {1, 4, 7, 8, 16, 20, 32, 64, 72, 80, 96, 100, 128, 192, 256};
+  static float q[16 * 256], scores[2][16 * QI__ATTENTION_PIECE], keys[256 * 256];
+  static uint16_t half_keys[256 * 256];
+  for (int l = 0; l < n_levels; l++)
+    for (size_t d = 0; d < QI__COUNT_OF(dims); d++)
+      for (int half = 0; half < 2; half++)
+        for (int t = 0; t < 4; t++) {
+          const qi__kernels *k = &levels[l].kernels;
+          size_t dim = dims[d], n = t == 0 ? 256 : 1 + next_random(&random) % 70, n_q = 1 + next_random(&random) % 9;
+          fill(&random, ORDINARY, q, n_q * dim + 1);
+          fill(&random, ORDINARY, keys, n * dim);
+          ref.to_f16(keys, n * dim, half_keys);
+          const void *kv = half ? (const void *)half_keys : keys;
+          qi__kv_run run = {kv, kv, n, half};
+          memset(scores, 0, sizeof scores);
+          ref.attention_scores(q + 1, n_q, &run, dim, 0.125f, scores[0]);
+          k->attention_scores(q + 1, n_q, &run, dim, 0.125f, scores[1]);
+          ASSERT_SAME(scores[0], scores[1], 16 * QI__ATTENTION_PIECE, "%s scores %zu %zu %zu\n", levels[l].name, n_q, n, dim);
+          ref.attention_values(scores[0], n_q, &run, dim, want);
+          k->attention_values(scores[0], n_q, &run, dim, got);
+          ASSERT_SAME(want, got, n_q * dim, "%s values %zu %zu %zu\n", levels[l].name, n_q, n, dim);
+        }
+}
+
+static void test_softmax(void **state) {
+  (void)state;
+  uint64_t random = 7;
+  for (int l = 0; l < n_levels; l++)
+    for (int kind = 0; kind < N_KINDS + 1; kind++)
+      for (int i = 1; i < N_LENGTHS; i++) {
+        size_t n = length(i);
+        for (size_t j = 0; j < n; j++) want[j] = got[j] = kind == N_KINDS ? -INFINITY : number(&random, kind) * 20;
+        if (kind == ORDINARY && i % 3 == 0) want[n / 2] = got[n / 2] = -INFINITY;
+        if (kind == ORDINARY && i % 5 == 0) want[n / 3] = got[n / 3] = NAN;
+        float max[2], sum[2];
+        sum[0] = ref.attention_softmax(want, n, &max[0]);
+        sum[1] = levels[l].kernels.attention_softmax(got, n, &max[1]);
+        ASSERT_SAME(want, got, n, "%s softmax %zu kind %d\n", levels[l].name, n, kind);
+        ASSERT_SAME(&sum[0], &sum[1], 1, "%s softmax sum %zu kind %d\n", levels[l].name, n, kind);
+        ASSERT_SAME(&max[0], &max[1], 1, "%s softmax max %zu kind %d\n", levels[l].name, n, kind);
+        if (kind == ORDINARY && i % 5) assert_true(sum[0] >= 1.0f - 1e-6f);
+      }
+}
+
+// Softmax over two pieces is softmax over both.
+static void test_attention_join(void **state) {
+  (void)state;
+  float score[6] = {0.5f, -1.0f, 2.0f, 3.0f, 0.25f, -4.0f}, value[6] = {1, 2, 3, 4, 5, 6}, out = 0;
+  double sum = 0, dot = 0;
+  for (int i = 0; i < 6; i++) {
+    sum += exp((double)score[i]);
+    dot += exp((double)score[i]) * (double)value[i];
+  }
+  qi__softmax_state all = {-INFINITY, 0, 0, 0};
+  for (int piece = 0; piece < 2; piece++) {
+    float max, part, *s = score + 3 * piece;
+    qi__kv_run run = {NULL, value + 3 * piece, 3, false};
+    float piece_sum = ref.attention_softmax(s, 3, &max);
+    qi__attention_join(&all, max, piece_sum);
+    ref.attention_values(s, 1, &run, 1, &part);
+    ref.attention_blend(&out, all.keep, &part, all.add, 1);
+  }
+  assert_true(fabs((double)(out / all.sum) - dot / sum) < 1e-6);
+}
+
+// ---- dequantisation ----
+
+// Random bytes are blocks of any format; scales that are infinite or NaN are left out.
+static bool finite_values(const float *x, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (!qi__is_finite(x[i])) return false;
+  return true;
+}
+
+static void test_dequantize(void **state) {
+  (void)state;
+  uint64_t random = 8;
+  for (int l = 0; l < n_levels; l++)
+    for (int format = 1; format < QI_FORMAT_COUNT; format++) {
+      const qi__format *f = &qi__formats[format];
+      int finite = 0;
+      for (int t = 0; t < 200; t++) {
+        size_t n = (size_t)f->info.block_len * (size_t)(f->info.block_len == 1 ? length(t % N_LENGTHS) : (size_t)(1 + t % 5));
+        size_t size = n / (size_t)f->info.block_len * (size_t)f->info.block_bytes;
+        uint8_t *src = bytes + next_random(&random) % 9;
+        for (size_t i = 0; i < size; i++) src[i] = (uint8_t)(next_random(&random) >> 32);
+        memset(want, 7, sizeof want);
+        memset(got, 7, sizeof got);
+        ref.dequantize[format](f, src, want + 1, n);
+        levels[l].kernels.dequantize[format](f, src, got + 1, n);
+        ASSERT_SAME(want, got, n + 8, "%s dequantize %s %zu\n", levels[l].name, f->info.name, n);
+        finite += finite_values(want + 1, n);
+      }
+      assert_true(finite > 10);
+    }
+}
+
+// ---- products of quantised weights ----
+
+// A weight matrix, activations in every form, and room for what the product needs.
+typedef struct product {
+  qi__weight w;
+  qi__inputs in;
+  size_t n;
+  float *x, *y, *scratch;
+  uint8_t *data, *block;
+} product;
+
+static void product_open(product *p, qi_format format, size_t n_rows, size_t k, size_t n, uint64_t *random) {
+  memset(p, 0, sizeof *p);
+  p->n = n;
+  p->w.id = format;
+  p->w.format = &qi__formats[format];
+  p->w.n_rows = n_rows;
+  p->w.n_cols = k;
+  p->w.row_bytes = qi__format_bytes(format, k);
+  p->data = (uint8_t *)malloc(n_rows * p->w.row_bytes);
+  p->w.data = p->data;
+  p->x = (float *)malloc(n * k * sizeof(float));
+  p->y = (float *)malloc(n * n_rows * sizeof(float));
+  qi__arena arena = {0};
+  for (int pass = 0; pass < 2; pass++) {
+    qi__inputs_layout(&p->in, &arena, n, k);
+    p->scratch = QI__ARENA_ARRAY(&arena, float, qi__tile_scratch(k));
+    if (pass) break;
+    arena.size = arena.used;
+    arena.used = 0;
+    p->block = (uint8_t *)qi__malloc(arena.size, QI__CACHE_LINE, NULL);
+    memset(p->block, 0xff, arena.size); // NaN: nothing may be read that was not written
+    arena.base = p->block;
+  }
+  assert_false(arena.overflow);
+  fill(random, ORDINARY, p->x, n * k);
+  float *row = (float *)malloc(k * sizeof *row);
+  for (size_t r = 0; r < n_rows; r++) {
+    fill(random, ORDINARY, row, k);
+    if (p->w.format->quantize) p->w.format->quantize(row, p->data + r * p->w.row_bytes, k, NULL);
+    else
+      for (size_t i = 0; i < p->w.row_bytes; i++) p->data[r * p->w.row_bytes + i] = (uint8_t)(next_random(random) >> 40 & 0x7b);
+  }
+  free(row);
+}
+
+static void product_close(product *p) {
+  free(p->data);
+  free(p->x);
+  free(p->y);
+  qi__malloc_free(p->block, 0, NULL);
+}
+
+// Rows 0..n-1, in chunks and from the places that `cut` says (0: all at once).
+static void product_run(product *p, const qi__kernels *k, qi__arithmetic arithmetic, size_t cut) {
+  qi__inputs_set_width(&p->in, p->w.n_cols);
+  for (size_t i = 0; i < p->n; i++) {
+    memcpy(p->in.x + i * p->w.n_cols, p->x + i * p->w.n_cols, p->w.n_cols * sizeof(float));
+    qi__inputs_prepare(k, &p->in, i, qi__inputs_need(&p->w, arithmetic));
+  }
+  for (size_t first = 0; first < p->w.n_rows; first += QI__TILE_ROWS)
+    for (size_t i = 0, n; i < p->n; i += n) {
+      n = cut ? qi__min_size(1 + (i * 7 + cut) % (2 * cut), p->n - i) : p->n;
+      qi__matmul_tile(k, arithmetic, &p->w, first, qi__min_size(QI__TILE_ROWS, p->w.n_rows - first), &p->in, i, n,
+                      p->y + i * p->w.n_rows + first, p->w.n_rows, p->scratch);
+    }
+}
+
+// Against float64 sums of the same rounded inputs; the bound stands in kernels/bf16.h.
+static void product_check(const product *p, qi__arithmetic arithmetic, const char *level_name) {
+  size_t k = p->w.n_cols;
+  float *row = (float *)malloc(k * sizeof *row);
+  double unit = (double)k * 0x1p-24, lost = (double)k * 0x1p-126;
+  for (size_t r = 0; r < p->w.n_rows; r++) {
+    qi__dequantize(p->w.id, p->data + r * p->w.row_bytes, row, k);
+    for (size_t i = 0; i < p->n; i++) {
+      double sum = 0, size = 0, greatest = 1;
+      for (size_t j = 0; j < k; j++) {
+        float w = row[j], x = p->x[i * k + j];
+        if (arithmetic == QI__BF16) w = qi__bf16_to_f32(qi__f32_to_bf16(w)), x = qi__bf16_to_f32(qi__f32_to_bf16(x));
+        double term = (double)w * (double)x;
+        sum += term;
+        size += fabs(term);
+        greatest = fmax(greatest, fmax(fabs((double)w), fabs((double)x)));
+      }
+      double error = fabs((double)p->y[i * p->w.n_rows + r] - sum);
+      if (!(error <= unit / (1 - unit) * size + lost * (1 + 2 * greatest))) {
+        print_error("%s %s [%zu, %zu] x %zu: y[%zu, %zu] is off by %g of %g\n", level_name, p->w.format->info.name,
+                    p->w.n_rows, k, p->n, i, r, error, size);
+        fail();
+      }
+    }
+  }
+  free(row);
+}
+
+static void test_product_bound(void **state) {
+  (void)state;
+  uint64_t random = 9;
+  static const size_t shapes[][3] = {{32, 256, 1}, {1, 512, 2}, {17, 256, 16}, {33, 2304, 33}, {5, 4352, 7}, {16, 768, 70}};
+  for (int l = 0; l < n_levels; l++)
+    for (int format = 1; format < QI_FORMAT_COUNT; format++)
+      for (size_t s = 0; s < QI__COUNT_OF(shapes); s++) {
+        if (s > 1 && format > QI_FORMAT_Q4_0 && (size_t)format % 4 != s % 4) continue; // slow ones: some formats each
+        product p;
+        product_open(&p, (qi_format)format, shapes[s][0], shapes[s][1], shapes[s][2], &random);
+        for (int a2 = QI__FLOAT; a2 <= QI__BF16; a2++) {
+          product_run(&p, &levels[l].kernels, (qi__arithmetic)a2, 0);
+          product_check(&p, (qi__arithmetic)a2, levels[l].name);
+        }
+        product_close(&p);
+      }
+}
+
+// Lengths that are no multiple of anything exist in float formats only.
+static void test_product_odd_lengths(void **state) {
+  (void)state;
+  uint64_t random = 10;
+  for (int l = 0; l < n_levels; l++)
+    for (int format = QI_FORMAT_F32; format <= QI_FORMAT_BF16; format++)
+      for (int i = 1; i < N_LENGTHS; i++) {
+        product p;
+        product_open(&p, (qi_format)format, 1 + next_random(&random) % 40, length(i), 1 + next_random(&random) % 20, &random);
+        for (int a2 = QI__FLOAT; a2 <= QI__BF16; a2++) {
+          product_run(&p, &levels[l].kernels, (qi__arithmetic)a2, 0);
+          product_check(&p, (qi__arithmetic)a2, levels[l].name);
+        }
+        product_close(&p);
+      }
+}
+
+// Bits depend neither on the rows of activations beside a row nor on where they begin.
+static void test_product_cuts(void **state) {
+  (void)state;
+  uint64_t random = 11;
+  static const int formats[] = {QI_FORMAT_F32, QI_FORMAT_F16, QI_FORMAT_BF16, QI_FORMAT_Q4_K, QI_FORMAT_Q8_0};
+  for (int l = 0; l < n_levels; l++)
+    for (size_t f = 0; f < QI__COUNT_OF(formats); f++)
+      for (int arithmetic = QI__INTEGER; arithmetic <= QI__BF16; arithmetic++) {
+        if (arithmetic == QI__INTEGER && formats[f] <= QI_FORMAT_BF16) continue;
+        product p;
+        product_open(&p, (qi_format)formats[f], 37, 2816, 50, &random);
+        size_t size = p.n * p.w.n_rows * sizeof(float);
+        float *whole = (float *)malloc(size);
+        product_run(&p, &levels[l].kernels, (qi__arithmetic)arithmetic, 0);
+        memcpy(whole, p.y, size);
+        for (size_t cut = 1; cut <= 16; cut += 5) {
+          memset(p.y, 0xff, size);
+          product_run(&p, &levels[l].kernels, (qi__arithmetic)arithmetic, cut);
+          assert_memory_equal(p.y, whole, size);
+        }
+        free(whole);
+        product_close(&p);
+      }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test(test_vectors),        cmocka_unit_test(test_vectors_in_place), cmocka_unit_test(test_conversions),
+    cmocka_unit_test(test_rope),           cmocka_unit_test(test_dot_float),        cmocka_unit_test(test_attention),
+    cmocka_unit_test(test_softmax),        cmocka_unit_test(test_attention_join),   cmocka_unit_test(test_dequantize),
+    cmocka_unit_test(test_product_bound),  cmocka_unit_test(test_product_odd_lengths), cmocka_unit_test(test_product_cuts),
+  };
+  return cmocka_run_group_tests_name("kernels", tests, set_up, NULL);
+}
