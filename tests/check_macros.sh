@@ -10,7 +10,7 @@ macros() { gcc -std=gnu11 -dM -E -x c - -I. 2>/dev/null | awk '{ sub(/\(.*/, "",
 leaks() {
   cat >"$scratch/text.c"
   {
-    grep -q IMPLEMENTATION "$scratch/text.c" && echo '#define _GNU_SOURCE'
+    grep -q IMPLEMENTATION "$scratch/text.c" && printf '#define _GNU_SOURCE\n#define _FILE_OFFSET_BITS 64\n'
     echo '#include <assert.h>' # by stb_ds.h
     grep -oE '^ *# *include *<[^>]*>' qinfer.h | grep -v stb_ds | sort -u | sed 's/.*<\(.*\)>/#if __has_include(<\1>)\n#include <\1>\n#endif/'
   } | macros >"$scratch/system"

@@ -152,7 +152,7 @@ QI__INLINE QI__AVX2 __m256i qi__digits_avx2(const uint8_t *src, int g) {
   __m256i f = qi__multiply_bytes_avx2(bytes, times);
   __m256i from1 = _mm256_cmpeq_epi8(_mm256_max_epu8(f, _mm256_set1_epi8(86)), f);
   __m256i from2 = _mm256_cmpeq_epi8(_mm256_max_epu8(f, _mm256_set1_epi8((char)171)), f);
-  return _mm256_sub_epi8(_mm256_set1_epi8(-1), _mm256_add_epi8(from1, from2));
+  return _mm256_sub_epi8(_mm256_set1_epi32(-1), _mm256_add_epi8(from1, from2));
 }
 
 // Codes of weights 32 g .. 32 g + 31 of a block as int8. `block`: unpacked, for formats without a case.
