@@ -7915,77 +7915,113 @@ QI__FN void qi__quantize_q8_ref(const float *x, const qi__q8 *out, size_t row) {
   }
 }
 
+#if defined(QI__X86_64)
+
+// qi__round_even and qi__clamp_i8 of eight x * inverse, step by step, so that NaN also gives the same.
+QI__INLINE QI__AVX2 __m256i qi__codes8_avx2(const float *x, __m256 inverse) {
+  __m256 v = _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(x), inverse), _mm256_set1_ps(12582912.0f));
+  __m256i q = _mm256_sub_epi32(_mm256_castps_si256(v), _mm256_set1_epi32(0x4b400000));
+  return _mm256_min_epi32(_mm256_max_epi32(q, _mm256_set1_epi32(-127)), _mm256_set1_epi32(127));
+}
+
+// max |x|; NaN does not count.
+QI__INLINE QI__AVX2 float qi__max_size_avx2(const float *x, size_t n) {
+  const __m256 no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+  __m256 max = _mm256_setzero_ps();
+  for (size_t i = 0; i < n; i += 8) max = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(x + i), no_sign), max);
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(max), _mm256_extractf128_ps(max, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
+}
+
+QI__FN QI__AVX2 void qi__quantize_q8_avx2(const float *x, const qi__q8 *out, size_t row) {
+  const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), ones8 = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
+  size_t k = out->k, block = (size_t)out->block;
+  int8_t *q = out->q + row * k;
+  float *d = out->d + row * (k / block);
+  int16_t *sum = out->sum + row * (k / 16);
+  for (size_t b = 0; b < k / block; b++) {
+    float max = qi__max_size_avx2(x + b * block, block);
+    float inverse = max > 0 ? 127.0f / max : 0;
+    d[b] = max / 127.0f;
+    if (!qi__is_finite(inverse)) inverse = d[b] = 0;
+    __m256 scale = _mm256_set1_ps(inverse);
+    for (size_t i = b * block; i < (b + 1) * block; i += 32) {
+      __m256i low = _mm256_packs_epi32(qi__codes8_avx2(x + i, scale), qi__codes8_avx2(x + i + 8, scale));
+      __m256i high = _mm256_packs_epi32(qi__codes8_avx2(x + i + 16, scale), qi__codes8_avx2(x + i + 24, scale));
+      __m256i codes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), in_order); // packs work in halves
+      _mm256_storeu_si256((__m256i *)(void *)(q + i), codes);
+      __m256i four = _mm256_madd_epi16(_mm256_maddubs_epi16(ones8, codes), ones16); // sums of 4
+      four = _mm256_add_epi32(four, _mm256_srli_epi64(four, 32));
+      four = _mm256_add_epi32(four, _mm256_bsrli_epi128(four, 8));
+      sum[i / 16] = (int16_t)_mm256_extract_epi16(four, 0);
+      sum[i / 16 + 1] = (int16_t)_mm256_extract_epi16(four, 8);
+    }
+  }
+}
+#endif
+
 #endif // QI__KERNELS_ACTIVATION_H
 
-// The integer path: y[i * y_stride + r] = sum over blocks of weight row r times activation row x_row + i.
-// In each block, lane l of eight sums the integer products of codes 4l..4l+3 of every 32, times the scale of their group (exact in
-// int32), and takes them with one multiply-add in float32:
+// The integer path: y[i * y_stride + r] = weight row r times activation row x_row + i. In block b, exactly (int32):
 //
-//   lane[l] = fma(d_w * d_x, (float)integers[l], lane[l])
+//   total = sum over codes of scale_w[group] * code_w * code_x
+//   mins  = sum over groups of min_w[group] * (sum of the group's code_x)       formats with a minimum
 //
-// Formats with a minimum, 256 weights a block: the min of group g times the sum of that group's activations, also exact; lane l
-// holds groups l (of 32) or 2l and 2l+1 (of 16):
+// and then in float32, blocks ascending:
 //
-//   lane[l] = fma(-(dmin_w * d_x), (float)mins[l], lane[l])
+//   lane[b % 8] = fma(d_w * d_x, (float)total, lane[b % 8])
+//   lane[b % 8] = fma(-(dmin_w * d_x), (float)mins, lane[b % 8])                formats with a minimum
 //
-// Formats with a minimum, 32 weights a block: eight more lanes, block b goes to lane b % 8:
-//
-//   offset[b % 8] = fma(-(dmin_w * d_x), (float)(min * sum), offset[b % 8])
-//
-// Blocks ascending; the result is qi__sum_lanes(lane), plus qi__sum_lanes(offset) where there are offsets.
+// The result is qi__sum_lanes(lane). Because the sum in a block is exact, it may be made in any order and by any unit; the lanes
+// keep additions independent and let eight blocks be taken at once.
+#define QI__Q8_ROWS 32   // weight rows of one call, at most
+#define QI__Q8_BATCH 256 // rows of activations that variants take at a time, at most
+
+// Room for variants that take weights apart once for many rows of activations: 256 columns of 32 weight rows (see panel_q8_x86.h),
+// and eight lanes of sums for each row of activations.
+#define QI__Q8_PANEL_FLOATS 7168
+QI__INLINE size_t qi__q8_scratch(size_t n_x) { return QI__Q8_PANEL_FLOATS + qi__min_size(n_x, QI__Q8_BATCH) * 8 * QI__Q8_ROWS; }
+
 typedef struct qi__dot_q8_args {
   const qi__format *format;
   const uint8_t *w; // [n_w] rows, w_stride bytes apart, any alignment
-  size_t w_stride, n_w;
+  size_t w_stride, n_w; // n_w <= QI__Q8_ROWS
   const qi__q8 *x;
   size_t x_row, n_x;
   float *y;
   size_t y_stride;
+  float *scratch; // [qi__q8_scratch(n_x)], aligned to a cache line; the reference needs none
 } qi__dot_q8_args;
 
 typedef void (*qi__dot_q8_fn)(const qi__dot_q8_args *a);
 
-// lane[] of one block of 32 or 256; see the contract above.
-QI__FN void qi__dot_block_ref(const qi__format *f, const qi__block *w, const int8_t *q, float d_x, float *lane) {
-  int32_t integers[8] = {0};
-  for (int i = 0; i < f->info.block_len; i++) integers[i % 32 / 4] += w->scale[i / f->group] * (w->q[i] * q[i]);
-  float d = w->d * d_x;
-  for (int l = 0; l < 8; l++) lane[l] = fmaf(d, (float)integers[l], lane[l]);
-}
-
-QI__FN void qi__dot_mins_ref(const qi__format *f, const qi__block *w, const int16_t *sum, float d_x, float *lane, float *offset) {
-  float d = -(w->dmin * d_x);
-  if (f->info.block_len == 32) {
-    *offset = fmaf(d, (float)(w->min[0] * (sum[0] + sum[1])), *offset);
-    return;
-  }
-  for (int l = 0; l < 8; l++) {
-    int32_t mins = f->group == 32 ? w->min[l] * (sum[2 * l] + sum[2 * l + 1])
-                                  : w->min[2 * l] * sum[2 * l] + w->min[2 * l + 1] * sum[2 * l + 1];
-    lane[l] = fmaf(d, (float)mins, lane[l]);
-  }
+// One block with one row of activations: d_x, codes q and their sums by 16.
+QI__FN float qi__dot_block_ref(const qi__format *f, const qi__block *w, float d_x, const int8_t *q, const int16_t *sum,
+                              float lane) {
+  int32_t total = 0, mins = 0;
+  for (int i = 0; i < f->info.block_len; i++) total += w->scale[i / f->group] * (w->q[i] * q[i]);
+  lane = fmaf(w->d * d_x, (float)total, lane);
+  if (!f->has_min) return lane;
+  for (int i = 0; i < f->info.block_len; i += 16) mins += w->min[i / f->group] * sum[i / 16];
+  return fmaf(-(w->dmin * d_x), (float)mins, lane);
 }
 
 // Takes each block of weights apart once for up to 16 rows of activations.
 QI__FN void qi__dot_q8_row_ref(const qi__dot_q8_args *a, const uint8_t *w, size_t first, size_t n, float *y) {
   const qi__format *f = a->format;
   size_t block = (size_t)f->info.block_len, n_blocks = a->x->k / block;
-  float lane[16][8] = {{0}}, offset[16][8] = {{0}};
+  float lane[16][8] = {{0}};
   for (size_t b = 0; b < n_blocks; b++) {
     qi__block unpacked;
     f->unpack(w + b * (size_t)f->info.block_bytes, &unpacked);
     for (size_t i = 0; i < n; i++) {
-      size_t row = first + i;
-      float d_x = a->x->d[row * n_blocks + b];
-      qi__dot_block_ref(f, &unpacked, a->x->q + row * a->x->k + b * block, d_x, lane[i]);
-      if (f->has_min)
-        qi__dot_mins_ref(f, &unpacked, a->x->sum + (row * a->x->k + b * block) / 16, d_x, lane[i], &offset[i][b % 8]);
+      size_t at = (first + i) * a->x->k + b * block;
+      lane[i][b % 8] =
+          qi__dot_block_ref(f, &unpacked, a->x->d[at / block], a->x->q + at, a->x->sum + at / 16, lane[i][b % 8]);
     }
   }
-  for (size_t i = 0; i < n; i++) {
-    y[i * a->y_stride] = qi__sum_lanes(lane[i]);
-    if (f->has_min && block == 32) y[i * a->y_stride] += qi__sum_lanes(offset[i]);
-  }
+  for (size_t i = 0; i < n; i++) y[i * a->y_stride] = qi__sum_lanes(lane[i]);
 }
 
 QI__FN void qi__dot_q8_ref(const qi__dot_q8_args *a) {
@@ -7995,6 +8031,994 @@ QI__FN void qi__dot_q8_ref(const qi__dot_q8_args *a) {
 }
 
 #endif // QI__KERNELS_DOT_Q8_H
+// generated from src/kernels/panel_q8_x86.h: edit there
+// ==== >>panel_q8_x86 : integer products with many rows of activations ====
+#ifndef QI__KERNELS_PANEL_Q8_X86_H
+#define QI__KERNELS_PANEL_Q8_X86_H
+
+// generated from src/kernels/dot_q8_x86.h: edit there
+// ==== >>dot_q8_x86 : integer products with AVX2 and VNNI ====
+#ifndef QI__KERNELS_DOT_Q8_X86_H
+#define QI__KERNELS_DOT_Q8_X86_H
+
+
+#if defined(QI__X86_64)
+
+// The instructions multiply unsigned by signed bytes, so
+//
+//   small codes   u = q + offset, and offset * sum x is taken off again; that term is shared by all weight rows
+//   wide codes    |q| times x with the sign of q; 128 * 127 * 2 still fits into int16
+//
+// One row of activations: blocks are taken apart in registers, two weight rows beside each other. The integer sums of a block lie
+// in eight lanes of a register; those of eight blocks are folded into one, which is the eight lanes of the contract. More rows:
+// panel_q8_x86.h.
+//
+// All works in chunks: one block of 256 weights, or up to eight of 32.
+
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define QI__HAS_AVX_VNNI 1
+#define QI__AVX_VNNI QI__TARGET("avx2,fma,f16c,avxvnni")
+#endif
+#define QI__AVX512_VNNI QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+
+// ---- what differs between the instruction sets ----
+
+// Two steps, which the loops below get as constants and inline.
+typedef __m256i (*qi__step_fn)(__m256i sum, __m256i a, __m256i b);
+
+
+QI__INLINE QI__AVX2 __m256i qi__words_avx2(__m256i sum, __m256i a, __m256i b) {
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
+QI__INLINE QI__AVX2 __m256i qi__step_bytes_avx2(__m256i sum, __m256i a, __m256i b) {
+  return qi__words_avx2(sum, _mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1));
+}
+
+#if defined(QI__HAS_AVX_VNNI)
+QI__INLINE QI__AVX_VNNI __m256i qi__words_avx_vnni(__m256i sum, __m256i a, __m256i b) { return _mm256_dpwssd_avx_epi32(sum, a, b); }
+QI__INLINE QI__AVX_VNNI __m256i qi__step_bytes_avx_vnni(__m256i sum, __m256i a, __m256i b) {
+  return _mm256_dpbusd_avx_epi32(sum, a, b);
+}
+#endif
+
+QI__INLINE QI__AVX512_VNNI __m256i qi__words_avx512(__m256i sum, __m256i a, __m256i b) { return _mm256_dpwssd_epi32(sum, a, b); }
+QI__INLINE QI__AVX512_VNNI __m256i qi__step_bytes_avx512(__m256i sum, __m256i a, __m256i b) {
+  return _mm256_dpbusd_epi32(sum, a, b);
+}
+
+// ---- formats ----
+
+#define QI__WIDE (-1)
+
+// What makes codes unsigned; QI__WIDE = codes of any size, also of formats without a case in qi__codes_avx2.
+QI__INLINE int qi__q8_offset(qi_format id) {
+  switch (id) {
+  case QI_FORMAT_Q4_1:
+  case QI_FORMAT_Q5_1:
+  case QI_FORMAT_Q2_K:
+  case QI_FORMAT_Q4_K:
+  case QI_FORMAT_Q5_K: return 0;
+  case QI_FORMAT_TQ1_0:
+  case QI_FORMAT_TQ2_0: return 1;
+  case QI_FORMAT_Q3_K: return 4;
+  case QI_FORMAT_Q4_0: return 8;
+  case QI_FORMAT_MXFP4: return 12;
+  case QI_FORMAT_Q5_0: return 16;
+  case QI_FORMAT_Q6_K: return 32;
+  default: return QI__WIDE;
+  }
+}
+
+// Whether the kernels below take a format; what they do not is left to the reference.
+QI__INLINE bool qi__dot_q8_x86_has(qi_format id) {
+  const qi__format *f = &qi__formats[id];
+  if (!f->unpack) return false;
+  return f->info.block_len == 256 || qi__q8_offset(id) != QI__WIDE || id == QI_FORMAT_Q8_0 || id == QI_FORMAT_IQ4_NL;
+}
+
+// Ternary blocks: one scale for 256 weights.
+QI__INLINE bool qi__q8_one_scale(qi_format id) { return id == QI_FORMAT_TQ1_0 || id == QI_FORMAT_TQ2_0; }
+
+// Codes plus offset (compilers fold it into what the codes subtract last), or signed codes when offset is QI__WIDE.
+QI__INLINE QI__AVX2 __m256i qi__q8_codes_avx2(qi_format id, const uint8_t *src, int g, const qi__block *block, int offset) {
+  __m256i q = qi__codes_avx2(id, src, g, block);
+  return offset > 0 ? _mm256_add_epi8(q, _mm256_set1_epi8((char)offset)) : q;
+}
+
+// Integer scales and mins of a block of 256 weights, and their floats.
+typedef struct qi__q8_scales {
+  __m256i scale; // int16: word g of the lower half belongs to integer lanes 0..3 of group g (of 32 codes), of the upper to 4..7
+  __m256i min;   // int16: word j belongs to codes 16 j..
+  float d, dmin;
+} qi__q8_scales;
+
+// 16 bytes, one for each 16 codes, signed or not, to the order of `scale`.
+QI__INLINE QI__AVX2 __m256i qi__scales16_avx2(__m128i bytes, bool is_signed) {
+  __m128i even = is_signed ? _mm_srai_epi16(_mm_slli_epi16(bytes, 8), 8) : _mm_and_si128(bytes, _mm_set1_epi16(0xff));
+  __m128i odd = is_signed ? _mm_srai_epi16(bytes, 8) : _mm_srli_epi16(bytes, 8);
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(even), odd, 1);
+}
+
+// Eight words, one for each 32 codes.
+QI__INLINE QI__AVX2 __m256i qi__scales32_avx2(__m128i words) { return _mm256_broadcastsi128_si256(words); }
+
+// The layout of qi__unpack_scales_k3, four bytes at a time.
+QI__INLINE QI__AVX2 __m128i qi__scale_bytes_k3_avx2(const uint8_t *src) {
+  const uint32_t low = 0x0f0f0f0fu, top = 0x30303030u;
+  uint32_t a = qi__load_u32(src), b = qi__load_u32(src + 4), c = qi__load_u32(src + 8);
+  __m128i v = _mm_setr_epi32((int)((a & low) | (c << 4 & top)), (int)((b & low) | (c << 2 & top)),
+                             (int)((a >> 4 & low) | (c & top)), (int)((b >> 4 & low) | (c >> 2 & top)));
+  return _mm_sub_epi8(v, _mm_set1_epi8(32));
+}
+
+// Q4_K, Q5_K: eight scales and eight mins of src[12].
+QI__INLINE QI__AVX2 void qi__q8_scales_k4_avx2(const uint8_t *src, qi__q8_scales *s) {
+  uint32_t a = qi__load_u32(src), b = qi__load_u32(src + 4), c = qi__load_u32(src + 8);
+  uint64_t scale = (a & 0x3f3f3f3fu) | (uint64_t)((c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u)) << 32;
+  uint64_t min = (b & 0x3f3f3f3fu) | (uint64_t)((c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u)) << 32;
+  __m128i m = _mm_cvtsi64_si128((long long)min);
+  s->scale = qi__scales32_avx2(_mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)scale)));
+  s->min = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(m, m));
+}
+
+// IQ4_XS: low four bits in src[4..7], top two in the word at src + 2.
+QI__INLINE QI__AVX2 __m256i qi__q8_scales_iq4_avx2(const uint8_t *src) {
+  uint32_t nibbles = qi__load_u32(src + 4);
+  __m128i even = _mm_cvtsi32_si128((int)(nibbles & 0x0f0f0f0fu)), odd = _mm_cvtsi32_si128((int)(nibbles >> 4 & 0x0f0f0f0fu));
+  __m128i low = _mm_cvtepu8_epi16(_mm_unpacklo_epi8(even, odd));
+  // Times 2^(14 - 2 g): the pair of group g comes to the top.
+  const __m128i lift = _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 64, 16, 4, 1);
+  __m128i top = _mm_mullo_epi16(_mm_set1_epi16((short)qi__load_u16(src + 2)), lift);
+  top = _mm_and_si128(_mm_srli_epi16(top, 10), _mm_set1_epi16(0x30));
+  return qi__scales32_avx2(_mm_sub_epi16(_mm_or_si128(low, top), _mm_set1_epi16(32)));
+}
+
+QI__INLINE QI__AVX2 void qi__q8_scales_block_avx2(const qi__format *f, const qi__block *block, qi__q8_scales *s) {
+  __m256i v = qi__bytes_avx2((const uint8_t *)block->scale), m = qi__bytes_avx2((const uint8_t *)block->min);
+  if (f->group == 32) {
+    __m128i low = _mm256_castsi256_si128(m);
+    s->scale = qi__scales32_avx2(_mm256_castsi256_si128(v));
+    s->min = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_unpacklo_epi16(low, low)), _mm_unpackhi_epi16(low, low), 1);
+  } else {
+    const __m256i apart = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    s->scale = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(v, apart), 0xd8);
+    s->min = m;
+  }
+  s->d = block->d;
+  s->dmin = block->dmin;
+}
+
+// Of the block of 256 at src. What has no case is unpacked to `block`.
+QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, const uint8_t *src, qi__block *block,
+                                            qi__q8_scales *s) {
+  s->min = s->scale = _mm256_setzero_si256();
+  s->dmin = 0;
+  switch (id) {
+  case QI_FORMAT_Q2_K: {
+    __m128i v = _mm_loadu_si128((const __m128i *)(const void *)src), low = _mm_set1_epi8(15);
+    s->scale = qi__scales16_avx2(_mm_and_si128(v, low), false);
+    s->min = _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(v, 4), low));
+    s->d = qi__half_avx2(src + 80);
+    s->dmin = qi__half_avx2(src + 82);
+    break;
+  }
+  case QI_FORMAT_Q3_K:
+    s->scale = qi__scales16_avx2(qi__scale_bytes_k3_avx2(src + 96), true);
+    s->d = qi__half_avx2(src + 108);
+    break;
+  case QI_FORMAT_Q4_K:
+  case QI_FORMAT_Q5_K:
+    qi__q8_scales_k4_avx2(src + 4, s);
+    s->d = qi__half_avx2(src);
+    s->dmin = qi__half_avx2(src + 2);
+    break;
+  case QI_FORMAT_Q6_K:
+    s->scale = qi__scales16_avx2(_mm_loadu_si128((const __m128i *)(const void *)(src + 192)), true);
+    s->d = qi__half_avx2(src + 208);
+    break;
+  case QI_FORMAT_IQ4_XS:
+    s->scale = qi__q8_scales_iq4_avx2(src);
+    s->d = qi__half_avx2(src);
+    break;
+  case QI_FORMAT_TQ1_0: s->d = qi__half_avx2(src + 52); break;
+  case QI_FORMAT_TQ2_0: s->d = qi__half_avx2(src + 64); break;
+  default:
+    f->unpack(src, block);
+    qi__q8_scales_block_avx2(f, block, s);
+    break;
+  }
+}
+
+// ---- scales of blocks of 32 ----
+
+// Words of eight blocks, `at` bytes into each; zero for those from n on.
+QI__INLINE QI__AVX2 __m128i qi__block_words_avx2(const uint8_t *src, size_t size, int n, size_t at) {
+  src += at;
+  if (n < 8) {
+    uint16_t words[8] = {0};
+    for (int b = 0; b < n; b++) words[b] = qi__load_u16(src + (size_t)b * size);
+    return _mm_loadu_si128((const __m128i *)(const void *)words);
+  }
+  __m128i v = _mm_cvtsi32_si128(qi__load_u16(src));
+  v = _mm_insert_epi16(v, (short)qi__load_u16(src + size), 1);
+  v = _mm_insert_epi16(v, (short)qi__load_u16(src + 2 * size), 2);
+  v = _mm_insert_epi16(v, (short)qi__load_u16(src + 3 * size), 3);
+  v = _mm_insert_epi16(v, (short)qi__load_u16(src + 4 * size), 4);
+  v = _mm_insert_epi16(v, (short)qi__load_u16(src + 5 * size), 5);
+  v = _mm_insert_epi16(v, (short)qi__load_u16(src + 6 * size), 6);
+  return _mm_insert_epi16(v, (short)qi__load_u16(src + 7 * size), 7);
+}
+
+// d of n <= 8 blocks.
+QI__INLINE QI__AVX2 __m256 qi__block_d_avx2(qi_format id, const qi__format *f, const uint8_t *src, int n) {
+  __m128i words = qi__block_words_avx2(src, (size_t)f->info.block_bytes, n, 0);
+  if (id != QI_FORMAT_MXFP4) return _mm256_cvtph_ps(words);
+  __m256i e = _mm256_cvtepu16_epi32(_mm_and_si128(words, _mm_set1_epi16(0xff))); // qi__e8m0_half_to_f32
+  __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+  __m256i tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x200000), e);
+  return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, tiny, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e)));
+}
+
+// -dmin of n <= 8 blocks of Q4_1 or Q5_1, whose integer min is 1: the half that they hold.
+QI__INLINE QI__AVX2 __m256 qi__block_offset_avx2(const qi__format *f, const uint8_t *src, int n) {
+  return _mm256_cvtph_ps(qi__block_words_avx2(src, (size_t)f->info.block_bytes, n, 2));
+}
+
+// ---- activations of a chunk ----
+
+typedef struct qi__q8_chunk {
+  const int8_t *q;
+  const float *d;
+  const int16_t *sum;
+} qi__q8_chunk;
+
+// Of activation row `row`, from column `at` on.
+QI__INLINE qi__q8_chunk qi__q8_chunk_at(const qi__q8 *x, size_t row, size_t at) {
+  size_t i = row * x->k + at;
+  return (qi__q8_chunk){x->q + i, x->d + i / (size_t)x->block, x->sum + i / 16};
+}
+
+// Ones in the first n of eight lanes.
+QI__INLINE QI__AVX2 __m256i qi__first_lanes_avx2(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+// d of n <= 8 blocks; nothing beyond is read, and zero.
+QI__INLINE QI__AVX2 __m256 qi__chunk_d_avx2(const float *d, int n) { return _mm256_maskload_ps(d, qi__first_lanes_avx2(n)); }
+
+// The sums of the codes of n <= 8 blocks of 32.
+QI__INLINE QI__AVX2 __m256i qi__chunk_sums_avx2(const int16_t *sum, int n) {
+  return _mm256_madd_epi16(_mm256_maskload_epi32((const int *)(const void *)sum, qi__first_lanes_avx2(n)), _mm256_set1_epi16(1));
+}
+
+// ---- products of 32 codes ----
+
+// The scale of group g for the pairs of products in each lane.
+QI__INLINE QI__AVX2 __m256i qi__group_scale_avx2(__m256i scale, int g) {
+  return _mm256_shuffle_epi8(scale, _mm256_set1_epi16((short)(2 * g | (2 * g + 1) << 8)));
+}
+
+// sum + scale * (products of 32 codes); taken = offset * x in pairs, unused where that is 0 or QI__WIDE.
+QI__INLINE QI__AVX2 __m256i qi__add_scaled_avx2(qi__step_fn words, int offset, __m256i sum, __m256i code, __m256i x, __m256i taken,
+                                                __m256i scale) {
+  __m256i pairs;
+  if (offset == QI__WIDE) pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_sign_epi8(x, code));
+  else pairs = _mm256_maddubs_epi16(code, x);
+  if (offset > 0) pairs = _mm256_sub_epi16(pairs, taken);
+  return words(sum, pairs, scale);
+}
+
+// The sums of the lanes of eight registers, in order.
+QI__INLINE QI__AVX2 __m256i qi__fold8_avx2(const __m256i *v) {
+  __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+  __m256i b = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
+  return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+}
+
+// Blocks 0..n-1 into lanes 0..n-1: fma(d, sum of total[b], lanes). What lies beyond n does not count.
+QI__INLINE QI__AVX2 __m256 qi__take_blocks_avx2(__m256 lanes, __m256 d, const __m256i *total, int n) {
+  __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(qi__fold8_avx2(total)), lanes);
+  return n == 8 ? sum : _mm256_blendv_ps(lanes, sum, _mm256_castsi256_ps(qi__first_lanes_avx2(n)));
+}
+
+// Integer lanes of one block of 32, from `start`, which has taken the offset off.
+QI__INLINE QI__AVX2 __m256i qi__products32_avx2(bool vnni, qi__step_fn bytes, int offset, __m256i code, __m256i x, __m256i start) {
+  if (offset == QI__WIDE && !vnni) return bytes(start, _mm256_abs_epi8(code), _mm256_sign_epi8(x, code));
+  return bytes(start, code, x);
+}
+
+// VNNI has room for wide codes as unsigned bytes.
+QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
+  int offset = qi__q8_offset(id);
+  return vnni && offset == QI__WIDE ? 128 : offset;
+}
+
+// -offset * x in each lane, where `offset` is greater than 0.
+QI__INLINE QI__AVX2 __m256i qi__start32_avx2(qi__step_fn bytes, int offset, __m256i x) {
+  const __m256i zero = _mm256_setzero_si256();
+  return offset > 0 ? _mm256_sub_epi32(zero, bytes(zero, _mm256_set1_epi8((char)offset), x)) : zero;
+}
+
+// ---- one row of activations ----
+
+// Two weight rows: chains of additions overlap, and the rows lie close enough to be fetched as one stream.
+#define QI__PAIR 2
+
+// Weight rows first, first + 1; beyond the last row the last again.
+QI__INLINE void qi__pair_rows(const qi__dot_q8_args *a, size_t first, const uint8_t **w) {
+  for (size_t r = 0; r < QI__PAIR; r++) w[r] = a->w + qi__min_size(first + r, a->n_w - 1) * a->w_stride;
+}
+
+// Fetches the rows of the next pair in the order of their addresses, n bytes of them: row by row the processor would see streams
+// that begin and end every few kilobytes. Never faults, also beyond the matrix.
+QI__INLINE QI__AVX2 void qi__prefetch_pair_avx2(const uint8_t *first_row, const uint8_t *now, size_t stride, size_t n) {
+  uintptr_t next = (uintptr_t)first_row + QI__PAIR * (stride + (size_t)(now - first_row));
+  for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(next + i), _MM_HINT_T0);
+}
+
+// Integer lanes of a block of 256 with integer scales.
+QI__INLINE QI__AVX2 void qi__pair_scaled_avx2(qi_format id, qi__step_fn words, const uint8_t *const *w, const qi__block *block,
+                                              const qi__q8_scales *s, const int8_t *x, __m256i *sum) {
+  int offset = qi__q8_offset(id);
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = _mm256_setzero_si256();
+  QI__UNROLL for (int g = 0; g < 8; g++) {
+    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g);
+    __m256i taken = _mm256_maddubs_epi16(_mm256_set1_epi8((char)offset), xg);
+    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+      __m256i code = qi__q8_codes_avx2(id, w[r], g, &block[r], offset);
+      sum[r] = qi__add_scaled_avx2(words, offset, sum[r], code, xg, taken, qi__group_scale_avx2(s[r].scale, g));
+    }
+  }
+}
+
+// Integer lanes of a ternary block. Without VNNI: 8 pairs of products, up to 3 * 127 each, fit into int16.
+QI__INLINE QI__AVX2 void qi__pair_ternary_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *const *w, const int8_t *x,
+                                               __m256i *sum) {
+  const __m256i one = _mm256_set1_epi8(1), zero = _mm256_setzero_si256();
+  __m256i taken = zero;
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = zero;
+  QI__UNROLL for (int g = 0; g < 8; g++) {
+    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g);
+    taken = vnni ? bytes(taken, one, xg) : _mm256_add_epi16(taken, _mm256_maddubs_epi16(one, xg));
+    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+      __m256i u = qi__q8_codes_avx2(id, w[r], g, NULL, 1);
+      sum[r] = vnni ? bytes(sum[r], u, xg) : _mm256_add_epi16(sum[r], _mm256_maddubs_epi16(u, xg));
+    }
+  }
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+    if (vnni) sum[r] = _mm256_sub_epi32(sum[r], taken);
+    else sum[r] = _mm256_madd_epi16(_mm256_sub_epi16(sum[r], taken), _mm256_set1_epi16(1));
+  }
+}
+
+// What blocks of a pair of rows have added up to, until eight of them are taken to the lanes.
+typedef struct qi__pair_sums {
+  __m256i total[QI__PAIR][8], mins[QI__PAIR][8];
+  float d[QI__PAIR][8], minus_dmin[QI__PAIR][8];
+} qi__pair_sums;
+
+// n blocks, which have the scales d_x.
+QI__INLINE QI__AVX2 void qi__pair_take_avx2(const qi__pair_sums *p, const float *d_x, int n, bool has_min, __m256 *lanes) {
+  __m256 d = qi__chunk_d_avx2(d_x, n);
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+    lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(p->d[r]), d), p->total[r], n);
+    if (has_min) lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(p->minus_dmin[r]), d), p->mins[r], n);
+  }
+}
+
+// Formats whose blocks of 32 have a float minimum: its integer is 1, so `mins` is the sum of the codes.
+QI__INLINE QI__AVX2 void qi__pair_take_mins32_avx2(const qi__pair_sums *p, const qi__q8_chunk *x, int n, __m256 *lanes) {
+  const __m256 d = qi__chunk_d_avx2(x->d, n), mask = _mm256_castsi256_ps(qi__first_lanes_avx2(n));
+  const __m256 sums = _mm256_cvtepi32_ps(qi__chunk_sums_avx2(x->sum, n));
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+    __m256 sum = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_loadu_ps(p->minus_dmin[r]), d), sums, lanes[r]);
+    lanes[r] = _mm256_blendv_ps(lanes[r], sum, mask);
+  }
+}
+
+// A block of 256 at w[], as number b of eight.
+QI__INLINE QI__AVX2 void qi__pair_block_avx2(qi_format id, const qi__format *f, bool vnni, qi__step_fn words, qi__step_fn bytes,
+                                             const uint8_t *const *w, const qi__q8_chunk *x, size_t b, qi__pair_sums *p) {
+  qi__block block[QI__PAIR];
+  qi__q8_scales s[QI__PAIR];
+  __m256i sum[QI__PAIR], sums = qi__bytes_avx2((const uint8_t *)x->sum);
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) qi__q8_scales_avx2(id, f, w[r], &block[r], &s[r]);
+  if (qi__q8_one_scale(id)) qi__pair_ternary_avx2(id, vnni, bytes, w, x->q, sum);
+  else qi__pair_scaled_avx2(id, words, w, block, s, x->q, sum);
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+    p->total[r][b] = sum[r];
+    p->d[r][b] = s[r].d;
+    if (f->has_min) {
+      p->mins[r][b] = _mm256_madd_epi16(s[r].min, sums);
+      p->minus_dmin[r][b] = -s[r].dmin;
+    }
+  }
+}
+
+QI__INLINE QI__AVX2 void qi__pair_256_avx2(qi_format id, bool vnni, qi__step_fn words, qi__step_fn bytes, const qi__dot_q8_args *a,
+                                           size_t first, __m256 *lanes) {
+  const qi__format *f = id ? &qi__formats[id] : a->format;
+  size_t size = (size_t)f->info.block_bytes, n_blocks = a->x->k / 256;
+  const uint8_t *w[QI__PAIR], *first_row;
+  qi__pair_sums p;
+  memset(&p, 0, sizeof p);
+  qi__pair_rows(a, first, w);
+  first_row = w[0];
+  for (size_t b = 0; b < n_blocks; b++) {
+    qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
+    qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * size);
+    qi__pair_block_avx2(id, f, vnni, words, bytes, w, &x, b % 8, &p);
+    if (b % 8 == 7 || b + 1 == n_blocks) qi__pair_take_avx2(&p, x.d - b % 8, (int)(b % 8) + 1, f->has_min, lanes);
+    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) w[r] += size;
+  }
+}
+
+QI__INLINE QI__AVX2 void qi__pair_32_avx2(qi_format id, bool vnni, qi__step_fn bytes, const qi__dot_q8_args *a, size_t first,
+                                          __m256 *lanes) {
+  const qi__format *f = &qi__formats[id];
+  size_t size = (size_t)f->info.block_bytes;
+  int offset = qi__q8_offset32(id, vnni);
+  const uint8_t *w[QI__PAIR], *first_row;
+  qi__pair_sums p;
+  memset(&p, 0, sizeof p);
+  qi__pair_rows(a, first, w);
+  first_row = w[0];
+  for (size_t at = 0; at < a->x->k; at += 256) {
+    qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, at);
+    int n = (int)qi__min_size(8, (a->x->k - at) / 32);
+    qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * 8 * size);
+    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+      _mm256_storeu_ps(p.d[r], qi__block_d_avx2(id, f, w[r], n));
+      if (f->has_min) _mm256_storeu_ps(p.minus_dmin[r], qi__block_offset_avx2(f, w[r], n));
+    }
+    for (int b = 0; b < n; b++) {
+      __m256i xb = qi__bytes_avx2((const uint8_t *)x.q + 32 * b), start = qi__start32_avx2(bytes, offset, xb);
+      QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+        __m256i code = qi__q8_codes_avx2(id, w[r], 0, NULL, offset);
+        p.total[r][b] = qi__products32_avx2(vnni, bytes, offset, code, xb, start);
+        w[r] += size;
+      }
+    }
+    qi__pair_take_avx2(&p, x.d, n, false, lanes);
+    if (f->has_min) qi__pair_take_mins32_avx2(&p, &x, n, lanes);
+  }
+}
+
+// All weight rows with one row of activations. id = NONE: a format with blocks of 256 and no case above.
+QI__INLINE QI__AVX2 void qi__dot_pairs_avx2(qi_format id, bool vnni, qi__step_fn words, qi__step_fn bytes,
+                                            const qi__dot_q8_args *a) {
+  bool small = id && qi__formats[id].info.block_len == 32;
+  for (size_t first = 0; first < a->n_w; first += QI__PAIR) {
+    __m256 lanes[QI__PAIR];
+    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) lanes[r] = _mm256_setzero_ps();
+    if (small) qi__pair_32_avx2(id, vnni, bytes, a, first, lanes);
+    else qi__pair_256_avx2(id, vnni, words, bytes, a, first, lanes);
+    QI__UNROLL for (size_t r = 0; r < QI__PAIR; r++)
+      if (first + r < a->n_w) a->y[first + r] = qi__sum_lanes_avx2(lanes[r]);
+  }
+}
+
+// ---- one row of activations, by format ----
+
+// One function a format, and the choice between them. `any` is for formats with blocks of 256 that have no case above.
+#define QI__DOT_PAIRS(isa, target, vnni, name, ID) \
+  QI__FN target void qi__dot_pairs_##name##_##isa(const qi__dot_q8_args *a) { \
+    qi__dot_pairs_avx2(ID, vnni, qi__words_##isa, qi__step_bytes_##isa, a); \
+  }
+#define QI__DOT_ROW(isa, target, vnni) \
+  QI__DOT_PAIRS(isa, target, vnni, q4_0, QI_FORMAT_Q4_0) \
+  QI__DOT_PAIRS(isa, target, vnni, q4_1, QI_FORMAT_Q4_1) \
+  QI__DOT_PAIRS(isa, target, vnni, q5_0, QI_FORMAT_Q5_0) \
+  QI__DOT_PAIRS(isa, target, vnni, q5_1, QI_FORMAT_Q5_1) \
+  QI__DOT_PAIRS(isa, target, vnni, q8_0, QI_FORMAT_Q8_0) \
+  QI__DOT_PAIRS(isa, target, vnni, q2_k, QI_FORMAT_Q2_K) \
+  QI__DOT_PAIRS(isa, target, vnni, q3_k, QI_FORMAT_Q3_K) \
+  QI__DOT_PAIRS(isa, target, vnni, q4_k, QI_FORMAT_Q4_K) \
+  QI__DOT_PAIRS(isa, target, vnni, q5_k, QI_FORMAT_Q5_K) \
+  QI__DOT_PAIRS(isa, target, vnni, q6_k, QI_FORMAT_Q6_K) \
+  QI__DOT_PAIRS(isa, target, vnni, iq4_nl, QI_FORMAT_IQ4_NL) \
+  QI__DOT_PAIRS(isa, target, vnni, iq4_xs, QI_FORMAT_IQ4_XS) \
+  QI__DOT_PAIRS(isa, target, vnni, mxfp4, QI_FORMAT_MXFP4) \
+  QI__DOT_PAIRS(isa, target, vnni, tq1_0, QI_FORMAT_TQ1_0) \
+  QI__DOT_PAIRS(isa, target, vnni, tq2_0, QI_FORMAT_TQ2_0) \
+  QI__DOT_PAIRS(isa, target, vnni, any, QI_FORMAT_NONE) \
+  QI__FN void qi__dot_row_##isa(const qi__dot_q8_args *a) { \
+    switch ((qi_format)(a->format - qi__formats)) { \
+    case QI_FORMAT_Q4_0: qi__dot_pairs_q4_0_##isa(a); break; \
+    case QI_FORMAT_Q4_1: qi__dot_pairs_q4_1_##isa(a); break; \
+    case QI_FORMAT_Q5_0: qi__dot_pairs_q5_0_##isa(a); break; \
+    case QI_FORMAT_Q5_1: qi__dot_pairs_q5_1_##isa(a); break; \
+    case QI_FORMAT_Q8_0: qi__dot_pairs_q8_0_##isa(a); break; \
+    case QI_FORMAT_Q2_K: qi__dot_pairs_q2_k_##isa(a); break; \
+    case QI_FORMAT_Q3_K: qi__dot_pairs_q3_k_##isa(a); break; \
+    case QI_FORMAT_Q4_K: qi__dot_pairs_q4_k_##isa(a); break; \
+    case QI_FORMAT_Q5_K: qi__dot_pairs_q5_k_##isa(a); break; \
+    case QI_FORMAT_Q6_K: qi__dot_pairs_q6_k_##isa(a); break; \
+    case QI_FORMAT_IQ4_NL: qi__dot_pairs_iq4_nl_##isa(a); break; \
+    case QI_FORMAT_IQ4_XS: qi__dot_pairs_iq4_xs_##isa(a); break; \
+    case QI_FORMAT_MXFP4: qi__dot_pairs_mxfp4_##isa(a); break; \
+    case QI_FORMAT_TQ1_0: qi__dot_pairs_tq1_0_##isa(a); break; \
+    case QI_FORMAT_TQ2_0: qi__dot_pairs_tq2_0_##isa(a); break; \
+    default: qi__dot_pairs_any_##isa(a); break; \
+    } \
+  }
+
+QI__DOT_ROW(avx2, QI__AVX2, false)
+#if defined(QI__HAS_AVX_VNNI)
+QI__DOT_ROW(avx_vnni, QI__AVX_VNNI, true)
+#endif
+QI__DOT_ROW(avx512, QI__AVX512_VNNI, true)
+#endif
+
+#endif // QI__KERNELS_DOT_Q8_X86_H
+
+#if defined(QI__X86_64)
+
+// A chunk of 32 weight rows is taken apart into a panel, whose lanes are weight rows, and meets all rows of activations; sums wait
+// in eight float32 lanes a row until the next chunk. Codes are unsigned, code + offset; the offset times the sum of the
+// activations is taken off again, either before (VNNI: sums start from it) or after.
+//
+// AVX2 adds products of two bytes in int16 for as many steps as fit (`chain`). Wide codes, up to 255, do not fit even once: they
+// are cut into two planes of four bits, the second counting 16 times.
+typedef struct qi__q8_panel {
+  uint8_t code[2][2][64][64];     // [plane][rows / 16][k / 4][row % 16, k % 4]
+  int32_t scale[16][QI__Q8_ROWS]; // [group]: int32 for VNNI, a pair of equal int16 for AVX2; all 1 in formats without
+  int32_t pair[8][QI__Q8_ROWS];   // [k / 32]: pairs of int16 that meet two sums of 16 activations: mins, or scales (AVX2)
+  float d[8][QI__Q8_ROWS], minus_dmin[8][QI__Q8_ROWS]; // [block of 32], or [0]
+} qi__q8_panel;
+
+QI__STATIC_ASSERT(sizeof(qi__q8_panel) <= QI__Q8_PANEL_FLOATS * sizeof(float), q8_panel);
+
+// What the variants need to know of a format.
+typedef struct qi__q8_plan {
+  const qi__format *format;
+  qi_format id;
+  int offset; // code + offset is unsigned
+  int chain;  // products of pairs that fit into int16: steps of 4 codes
+  bool planes, pairs, one_scale;
+} qi__q8_plan;
+
+QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
+  qi_format id = (qi_format)(f - qi__formats);
+  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, !vnni, qi__q8_one_scale(id)};
+  if (p.offset == QI__WIDE) {
+    p.offset = 128;
+    p.planes = !vnni;
+  } else if (p.one_scale) {
+    p.chain = 32; // 32 * 2 * 127 * 2 < 2^15
+  } else if (id == QI_FORMAT_Q6_K) {
+    p.chain = 2; // 2 * 63 * 127 * 2
+  } else if (id == QI_FORMAT_Q5_0 || id == QI_FORMAT_Q5_1 || id == QI_FORMAT_Q5_K || id == QI_FORMAT_MXFP4) {
+    p.chain = 4; // 4 * 31 * 127 * 2
+  }
+  if (f->group == 16 && p.chain > 4) p.chain = 4;
+  return p;
+}
+
+// ---- weights to a panel ----
+
+QI__INLINE QI__AVX2 void qi__store_bytes_avx2(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
+
+// Eight rows of 256 codes, 4 at a time, to one half of the lines of a plane: dst[k / 4][row, k % 4].
+QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *dst) {
+  for (int k = 0; k < 256; k += 32, dst += 8 * 64) {
+    __m256i a[8], b[8];
+    QI__UNROLL for (int r = 0; r < 8; r++) a[r] = qi__bytes_avx2(rows[r] + k);
+    QI__UNROLL for (int r = 0; r < 8; r += 2) {
+      b[r] = _mm256_unpacklo_epi32(a[r], a[r + 1]);
+      b[r + 1] = _mm256_unpackhi_epi32(a[r], a[r + 1]);
+    }
+    // a[4 i + c], half l: dword 4 l + c of rows 4 i .. 4 i + 3
+    QI__UNROLL for (int r = 0; r < 8; r += 4) {
+      a[r] = _mm256_unpacklo_epi64(b[r], b[r + 2]);
+      a[r + 1] = _mm256_unpackhi_epi64(b[r], b[r + 2]);
+      a[r + 2] = _mm256_unpacklo_epi64(b[r + 1], b[r + 3]);
+      a[r + 3] = _mm256_unpackhi_epi64(b[r + 1], b[r + 3]);
+    }
+    QI__UNROLL for (int c = 0; c < 4; c++) {
+      qi__store_bytes_avx2(dst + 64 * c, _mm256_permute2x128_si256(a[c], a[4 + c], 0x20));
+      qi__store_bytes_avx2(dst + 64 * (c + 4), _mm256_permute2x128_si256(a[c], a[4 + c], 0x31));
+    }
+  }
+}
+
+QI__INLINE int32_t qi__pair_i16(int low, int high) { return (int32_t)((uint32_t)low & 0xffff) | (int32_t)((uint32_t)high << 16); }
+
+// Scales and mins of row r, from the words of its block.
+QI__INLINE void qi__panel_scales(const qi__q8_plan *plan, const int16_t *scale, const int16_t *min, size_t r, qi__q8_panel *p) {
+  // scale[g], scale[8 + g] belong to the first and second 16 codes of group g of 32
+  for (int g = 0; g < 8; g++) {
+    int first = scale[g], second = scale[8 + g];
+    if (plan->format->group == 32) {
+      p->scale[g][r] = plan->pairs ? qi__pair_i16(first, first) : first;
+    } else {
+      p->scale[2 * g][r] = plan->pairs ? qi__pair_i16(first, first) : first;
+      p->scale[2 * g + 1][r] = plan->pairs ? qi__pair_i16(second, second) : second;
+    }
+    p->pair[g][r] = plan->format->has_min ? qi__pair_i16(min[2 * g], min[2 * g + 1]) : qi__pair_i16(first, second);
+  }
+}
+
+// Row r: scales to the panel, codes to `codes`; n blocks of 32 or one of 256 at w. id is a constant where this is inlined.
+QI__INLINE QI__AVX2 void qi__panel_row_avx2(qi_format id, const qi__q8_plan *plan, const uint8_t *w, int n, size_t r,
+                                            qi__q8_panel *p, uint8_t *codes) {
+  const qi__format *f = id ? &qi__formats[id] : plan->format;
+  int offset = qi__q8_offset(id);
+  const __m256i wide = _mm256_set1_epi8(offset == QI__WIDE ? (char)-128 : 0);
+  if (id && f->info.block_len == 32) {
+    float d[8], minus_dmin[8] = {0};
+    _mm256_storeu_ps(d, qi__block_d_avx2(id, f, w, n));
+    if (f->has_min) _mm256_storeu_ps(minus_dmin, qi__block_offset_avx2(f, w, n));
+    for (int b = 0; b < n; b++, w += f->info.block_bytes) {
+      p->d[b][r] = d[b];
+      p->minus_dmin[b][r] = minus_dmin[b];
+      qi__store_bytes_avx2(codes + 32 * b, _mm256_xor_si256(qi__q8_codes_avx2(id, w, 0, NULL, offset), wide));
+    }
+    return;
+  }
+  qi__block block;
+  qi__q8_scales s;
+  int16_t scale[16], min[16];
+  qi__q8_scales_avx2(id, f, w, &block, &s);
+  p->d[0][r] = s.d;
+  p->minus_dmin[0][r] = -s.dmin;
+  qi__store_bytes_avx2(scale, s.scale);
+  qi__store_bytes_avx2(min, s.min);
+  if (!plan->one_scale) qi__panel_scales(plan, scale, min, r, p);
+  QI__UNROLL for (int g = 0; g < 8; g++)
+    qi__store_bytes_avx2(codes + 32 * g, _mm256_xor_si256(qi__q8_codes_avx2(id, w, g, &block, offset), wide));
+}
+
+// The chunk at column `at`: n blocks of 32, or one of 256. Rows beyond the last are the last again.
+QI__FN QI__AVX2 void qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, qi__q8_panel *p) {
+  const qi__format *f = plan->format;
+  uint8_t codes[8][256], high[8][256];
+  const __m256i low4 = _mm256_set1_epi8(15);
+  for (size_t r = 0; r < QI__Q8_ROWS; r++) {
+    const uint8_t *w = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride;
+    w += at / (size_t)f->info.block_len * (size_t)f->info.block_bytes;
+#define QI__CASE(ID) case ID: qi__panel_row_avx2(ID, plan, w, n, r, p, codes[r % 8]); break
+    switch (plan->id) {
+      QI__CASE(QI_FORMAT_Q4_0);
+      QI__CASE(QI_FORMAT_Q4_1);
+      QI__CASE(QI_FORMAT_Q5_0);
+      QI__CASE(QI_FORMAT_Q5_1);
+      QI__CASE(QI_FORMAT_Q8_0);
+      QI__CASE(QI_FORMAT_IQ4_NL);
+      QI__CASE(QI_FORMAT_MXFP4);
+      QI__CASE(QI_FORMAT_Q2_K);
+      QI__CASE(QI_FORMAT_Q3_K);
+      QI__CASE(QI_FORMAT_Q4_K);
+      QI__CASE(QI_FORMAT_Q5_K);
+      QI__CASE(QI_FORMAT_Q6_K);
+      QI__CASE(QI_FORMAT_IQ4_XS);
+      QI__CASE(QI_FORMAT_TQ1_0);
+      QI__CASE(QI_FORMAT_TQ2_0);
+    default: qi__panel_row_avx2(QI_FORMAT_NONE, plan, w, n, r, p, codes[r % 8]); break;
+    }
+#undef QI__CASE
+    if (r % 8 != 7) continue;
+    size_t half = r / 16, place = r / 8 % 2 * 32;
+    if (plan->planes) {
+      for (int i = 0; i < 8 * 256; i += 32) {
+        uint8_t *code = codes[i / 256] + i % 256;
+        __m256i v = qi__bytes_avx2(code);
+        qi__store_bytes_avx2(high[i / 256] + i % 256, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
+        qi__store_bytes_avx2(code, _mm256_and_si256(v, low4));
+      }
+      qi__panel_interleave_avx2(high, p->code[1][half][0] + place);
+    }
+    qi__panel_interleave_avx2(codes, p->code[0][half][0] + place);
+  }
+}
+
+// ---- a panel with rows of activations ----
+
+// Rows of activations at one chunk, and where their sums wait.
+typedef struct qi__panel_x {
+  const int8_t *q;    // rows `k` apart
+  const int16_t *sum; // rows k / 16 apart
+  const float *d;     // rows `blocks` apart
+  size_t k, blocks;
+  float *lane;        // [8][batch][32], of the first block of the chunk
+  size_t next_lane;   // floats from one lane to the next
+} qi__panel_x;
+
+QI__INLINE int qi__load_4(const void *p) {
+  int v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// start[g] = -offset * (sum of the codes in group g) of a row, groups of 16 or 32.
+QI__INLINE QI__AVX2 void qi__group_starts_avx2(int offset, int group, const int16_t *sum, int32_t *start) {
+  __m256i sums = qi__bytes_avx2((const uint8_t *)sum), minus = _mm256_set1_epi32(-offset);
+  if (group == 32) {
+    qi__store_bytes_avx2(start, _mm256_madd_epi16(sums, _mm256_set1_epi16((short)-offset)));
+  } else {
+    __m256i first = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums));
+    __m256i last = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sums, 1));
+    qi__store_bytes_avx2(start, _mm256_mullo_epi32(first, minus));
+    qi__store_bytes_avx2(start + 8, _mm256_mullo_epi32(last, minus));
+  }
+}
+
+// -offset * sum of all 256.
+QI__INLINE int32_t qi__block_start(int offset, const int16_t *sum) {
+  int32_t all = 0;
+  for (int i = 0; i < 16; i++) all += sum[i];
+  return -offset * all;
+}
+
+// AVX2: 16 weight rows (`half`) and n rows of activations; n is a constant where this is inlined.
+// total[h][i] += products of `steps` steps from `step` on, times the scales of a group, or 1.
+QI__INLINE QI__AVX2 void qi__panel_group_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, int step, int steps,
+                                              const int32_t *scale, const qi__panel_x *x, int n, __m256i (*total)[4]) {
+  for (int plane = 0; plane <= plan->planes; plane++)
+    for (int s = step; s < step + steps; s += plan->chain) {
+      const uint8_t *w = p->code[plane][half][s];
+      __m256i pairs[2][4];
+      QI__UNROLL for (int i = 0; i < n; i++) pairs[0][i] = pairs[1][i] = _mm256_setzero_si256();
+      for (int c = 0; c < plan->chain; c++) {
+        __m256i w0 = qi__bytes_avx2(w + 64 * c), w1 = qi__bytes_avx2(w + 64 * c + 32);
+        QI__UNROLL for (int i = 0; i < n; i++) {
+          __m256i v = _mm256_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * (s + c)));
+          __m256i v0 = _mm256_maddubs_epi16(w0, v), v1 = _mm256_maddubs_epi16(w1, v);
+          pairs[0][i] = _mm256_add_epi16(pairs[0][i], v0);
+          pairs[1][i] = _mm256_add_epi16(pairs[1][i], v1);
+        }
+      }
+      QI__UNROLL for (int h = 0; h < 2; h++) {
+        __m256i weight = scale ? qi__bytes_avx2((const uint8_t *)(scale + 16 * half + 8 * h)) : _mm256_set1_epi16(1);
+        QI__UNROLL for (int i = 0; i < n; i++) {
+          __m256i v = _mm256_madd_epi16(pairs[h][i], weight);
+          total[h][i] = _mm256_add_epi32(total[h][i], plane ? _mm256_slli_epi32(v, 4) : v);
+        }
+      }
+    }
+}
+
+// Sums of 16 activations with the pairs of the panel.
+QI__INLINE QI__AVX2 __m256i qi__panel_pairs_avx2(const qi__q8_panel *p, int row, const int16_t *sum) {
+  __m256i all = _mm256_setzero_si256();
+  QI__UNROLL for (int g = 0; g < 8; g++) {
+    __m256i pair = qi__bytes_avx2((const uint8_t *)(p->pair[g] + row));
+    all = _mm256_add_epi32(all, _mm256_madd_epi16(pair, _mm256_set1_epi32(qi__load_4(sum + 2 * g))));
+  }
+  return all;
+}
+
+// lane = fma(d_w * d_x, integers, lane) for eight weight rows.
+QI__INLINE QI__AVX2 void qi__panel_add_avx2(float *lane, const float *d_w, float d_x, __m256i integers) {
+  __m256 d = _mm256_mul_ps(_mm256_loadu_ps(d_w), _mm256_set1_ps(d_x));
+  _mm256_storeu_ps(lane, _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(integers), _mm256_loadu_ps(lane)));
+}
+
+// A block of 256.
+QI__INLINE QI__AVX2 void qi__panel_256_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x, int n) {
+  const int groups = plan->one_scale ? 0 : 256 / plan->format->group;
+  __m256i total[2][4];
+  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm256_setzero_si256();
+  if (!groups) qi__panel_group_avx2(plan, p, half, 0, 64, NULL, x, n, total);
+  for (int g = 0; g < groups; g++) qi__panel_group_avx2(plan, p, half, g * 64 / groups, 64 / groups, p->scale[g], x, n, total);
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    const int16_t *sum = x->sum + (size_t)i * (x->k / 16);
+    float d_x = x->d[(size_t)i * x->blocks];
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      int row = 16 * half + 8 * h;
+      float *lane = x->lane + i * QI__Q8_ROWS + row;
+      __m256i pairs = _mm256_setzero_si256(), offset = _mm256_set1_epi32(plan->offset);
+      if (groups && (plan->format->has_min || plan->offset)) pairs = qi__panel_pairs_avx2(p, row, sum);
+      if (!groups) total[h][i] = _mm256_add_epi32(total[h][i], _mm256_set1_epi32(qi__block_start(plan->offset, sum)));
+      else if (plan->offset) total[h][i] = _mm256_sub_epi32(total[h][i], _mm256_mullo_epi32(pairs, offset));
+      qi__panel_add_avx2(lane, p->d[0] + row, d_x, total[h][i]);
+      if (plan->format->has_min) qi__panel_add_avx2(lane, p->minus_dmin[0] + row, d_x, pairs);
+    }
+  }
+}
+
+// Blocks of 32.
+QI__INLINE QI__AVX2 void qi__panel_32_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
+                                           int n_blocks, int n) {
+  for (int b = 0; b < n_blocks; b++) {
+    __m256i total[2][4];
+    int32_t sums[4];
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      const int16_t *sum = x->sum + (size_t)i * (x->k / 16) + 2 * b;
+      sums[i] = sum[0] + sum[1];
+      total[0][i] = total[1][i] = _mm256_set1_epi32(-plan->offset * sums[i]);
+    }
+    qi__panel_group_avx2(plan, p, half, 8 * b, 8, NULL, x, n, total);
+    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
+      int row = 16 * half + 8 * h;
+      float *lane = x->lane + (size_t)b * x->next_lane + i * QI__Q8_ROWS + row, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
+      qi__panel_add_avx2(lane, p->d[b] + row, d_x, total[h][i]);
+      if (plan->format->has_min) qi__panel_add_avx2(lane, p->minus_dmin[b] + row, d_x, _mm256_set1_epi32(sums[i]));
+    }
+  }
+}
+
+QI__INLINE QI__AVX2 void qi__panel_rows_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
+                                             int n_blocks, int n) {
+  if (plan->format->info.block_len == 32) qi__panel_32_avx2(plan, p, half, x, n_blocks, n);
+  else qi__panel_256_avx2(plan, p, half, x, n);
+}
+
+// The panel with n_x rows of activations.
+QI__FN QI__AVX2 void qi__panel_multiply_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
+                                             size_t n_x, bool two_halves) {
+  for (size_t i = 0; i < n_x;) {
+    int n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
+    for (int half = 0; half < (two_halves ? 2 : 1); half++) {
+      if (n == 4) qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 4);
+      else if (n == 2) qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 2);
+      else qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 1);
+    }
+    i += (size_t)n;
+    x.q += (size_t)n * x.k;
+    x.sum += (size_t)n * (x.k / 16);
+    x.d += (size_t)n * x.blocks;
+    x.lane += n * QI__Q8_ROWS;
+  }
+}
+
+// ---- AVX-512 VNNI ----
+
+// sum[h][i] += products of `steps` steps from `step` on, of 32 weight rows and n rows of activations.
+QI__INLINE QI__AVX512_VNNI void qi__panel_steps_avx512(const qi__q8_panel *p, int step, int steps, const qi__panel_x *x, int n,
+                                                       __m512i (*sum)[4]) {
+  for (int s = 0; s < steps; s++) {
+    __m512i w0 = _mm512_loadu_si512((const void *)p->code[0][0][step + s]);
+    __m512i w1 = _mm512_loadu_si512((const void *)p->code[0][1][step + s]);
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      __m512i v = _mm512_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * (step + s)));
+      sum[0][i] = _mm512_dpbusd_epi32(sum[0][i], w0, v);
+      sum[1][i] = _mm512_dpbusd_epi32(sum[1][i], w1, v);
+    }
+  }
+}
+
+QI__INLINE QI__AVX512_VNNI void qi__panel_add_avx512(float *lane, const float *d_w, float d_x, __m512i integers) {
+  __m512 d = _mm512_mul_ps(_mm512_loadu_ps(d_w), _mm512_set1_ps(d_x));
+  _mm512_storeu_ps(lane, _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(integers), _mm512_loadu_ps(lane)));
+}
+
+QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x, int n) {
+  const int groups = plan->one_scale ? 0 : 256 / plan->format->group;
+  int32_t start[4][16];
+  __m512i total[2][4], sum[2][4];
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    const int16_t *sums = x->sum + (size_t)i * (x->k / 16);
+    if (groups) qi__group_starts_avx2(plan->offset, 256 / groups, sums, start[i]);
+    total[0][i] = total[1][i] = groups ? _mm512_setzero_si512() : _mm512_set1_epi32(qi__block_start(plan->offset, sums));
+  }
+  if (!groups) qi__panel_steps_avx512(p, 0, 64, x, n, total);
+  for (int g = 0; g < groups; g++) {
+    QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm512_set1_epi32(start[i][g]);
+    qi__panel_steps_avx512(p, g * 64 / groups, 64 / groups, x, n, sum);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      __m512i scale = _mm512_loadu_si512((const void *)(p->scale[g] + 16 * h));
+      QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm512_add_epi32(total[h][i], _mm512_mullo_epi32(sum[h][i], scale));
+    }
+  }
+  bool has_min = plan->format->has_min;
+  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) sum[h][i] = _mm512_setzero_si512();
+  if (has_min)
+    for (int g = 0; g < 8; g++) QI__UNROLL for (int h = 0; h < 2; h++) {
+      __m512i pair = _mm512_loadu_si512((const void *)(p->pair[g] + 16 * h));
+      QI__UNROLL for (int i = 0; i < n; i++) {
+        int sums = qi__load_4(x->sum + (size_t)i * (x->k / 16) + 2 * g);
+        sum[h][i] = _mm512_dpwssd_epi32(sum[h][i], pair, _mm512_set1_epi32(sums));
+      }
+    }
+  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
+    float *lane = x->lane + i * QI__Q8_ROWS + 16 * h, d_x = x->d[(size_t)i * x->blocks];
+    qi__panel_add_avx512(lane, p->d[0] + 16 * h, d_x, total[h][i]);
+    if (has_min) qi__panel_add_avx512(lane, p->minus_dmin[0] + 16 * h, d_x, sum[h][i]);
+  }
+}
+
+QI__INLINE QI__AVX512_VNNI void qi__panel_32_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x,
+                                                    int n_blocks, int n) {
+  for (int b = 0; b < n_blocks; b++) {
+    __m512i total[2][4];
+    int32_t sums[4];
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      const int16_t *sum = x->sum + (size_t)i * (x->k / 16) + 2 * b;
+      sums[i] = sum[0] + sum[1];
+      total[0][i] = total[1][i] = _mm512_set1_epi32(-plan->offset * sums[i]);
+    }
+    qi__panel_steps_avx512(p, 8 * b, 8, x, n, total);
+    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
+      float *lane = x->lane + (size_t)b * x->next_lane + i * QI__Q8_ROWS + 16 * h, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
+      qi__panel_add_avx512(lane, p->d[b] + 16 * h, d_x, total[h][i]);
+      if (plan->format->has_min) qi__panel_add_avx512(lane, p->minus_dmin[b] + 16 * h, d_x, _mm512_set1_epi32(sums[i]));
+    }
+  }
+}
+
+QI__INLINE QI__AVX512_VNNI void qi__panel_rows_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x,
+                                                      int n_blocks, int n) {
+  if (plan->format->info.block_len == 32) qi__panel_32_avx512(plan, p, x, n_blocks, n);
+  else qi__panel_256_avx512(plan, p, x, n);
+}
+
+QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
+                                                      size_t n_x, bool two_halves) {
+  (void)two_halves;
+  for (size_t i = 0; i < n_x;) {
+    size_t n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
+    if (n == 4) qi__panel_rows_avx512(plan, p, &x, n_blocks, 4);
+    else if (n == 2) qi__panel_rows_avx512(plan, p, &x, n_blocks, 2);
+    else qi__panel_rows_avx512(plan, p, &x, n_blocks, 1);
+    i += n;
+    x.q += n * x.k;
+    x.sum += n * (x.k / 16);
+    x.d += n * x.blocks;
+    x.lane += n * QI__Q8_ROWS;
+  }
+}
+
+// ---- all columns ----
+
+// y[r] = qi__sum_lanes of each weight row, r < n_w; lane[l * next + r].
+QI__FN QI__AVX2 void qi__panel_sums_avx2(const float *lane, size_t next, size_t n_w, float *y) {
+  float sums[QI__Q8_ROWS];
+  for (size_t r = 0; r < n_w; r += 8) {
+    __m256 v[4];
+    QI__UNROLL for (size_t l = 0; l < 4; l++)
+      v[l] = _mm256_add_ps(_mm256_loadu_ps(lane + l * next + r), _mm256_loadu_ps(lane + (l + 4) * next + r));
+    _mm256_storeu_ps(sums + r, _mm256_add_ps(_mm256_add_ps(v[0], v[2]), _mm256_add_ps(v[1], v[3])));
+  }
+  memcpy(y, sums, n_w * sizeof *y);
+}
+
+typedef void (*qi__panel_multiply_fn)(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks, size_t n_x,
+                                      bool two_halves);
+
+// All weight rows with all rows of activations.
+QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_multiply_fn multiply) {
+  qi__q8_plan plan = qi__q8_plan_of(a->format, vnni);
+  qi__q8_panel *panel = (qi__q8_panel *)(void *)a->scratch;
+  float *lanes = a->scratch + QI__Q8_PANEL_FLOATS;
+  size_t k = a->x->k, block = (size_t)a->x->block;
+  for (size_t first = 0; first < a->n_x; first += QI__Q8_BATCH) {
+    size_t n_x = qi__min_size(QI__Q8_BATCH, a->n_x - first), next = n_x * QI__Q8_ROWS;
+    memset(lanes, 0, 8 * next * sizeof *lanes);
+    for (size_t at = 0; at < k; at += 256) {
+      int n = (int)qi__min_size(8, (k - at) / 32);
+      qi__panel_fill_avx2(a, &plan, at, n, panel);
+      qi__q8_chunk c = qi__q8_chunk_at(a->x, a->x_row + first, at);
+      qi__panel_x x = {c.q, c.sum, c.d, k, k / block, lanes + at / block % 8 * next, next};
+      multiply(&plan, panel, x, n, n_x, a->n_w > 16);
+    }
+    for (size_t i = 0; i < n_x; i++)
+      qi__panel_sums_avx2(lanes + i * QI__Q8_ROWS, next, a->n_w, a->y + (first + i) * a->y_stride);
+  }
+}
+
+// ---- the kernels ----
+
+#define QI__PANEL_FROM 4 // rows of activations from which a panel pays
+
+#define QI__DOT_Q8(isa, vnni, multiply) \
+  QI__FN void qi__dot_q8_##isa(const qi__dot_q8_args *a) { \
+    if (a->n_x >= QI__PANEL_FROM) { \
+      qi__dot_panels_x86(a, vnni, multiply); \
+      return; \
+    } \
+    qi__dot_q8_args row = *a; \
+    for (size_t i = 0; i < a->n_x; i++, row.x_row++, row.y += a->y_stride) qi__dot_row_##isa(&row); \
+  }
+
+QI__DOT_Q8(avx2, false, qi__panel_multiply_avx2)
+#if defined(QI__HAS_AVX_VNNI)
+QI__DOT_Q8(avx_vnni, false, qi__panel_multiply_avx2) // codes up to 4 bits gain nothing from dpbusd here
+#endif
+QI__DOT_Q8(avx512, true, qi__panel_multiply_avx512)
+#endif
+
+#endif // QI__KERNELS_PANEL_Q8_X86_H
 
 // One pointer a kernel family; contracts stand at the reference of each.
 typedef struct qi__kernels {
@@ -8038,7 +9062,14 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
 }
 
 #if defined(QI__X86_64)
+QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot) {
+  for (int f = 1; f < QI_FORMAT_COUNT; f++)
+    if (qi__dot_q8_x86_has((qi_format)f)) k->dot_q8[f] = dot;
+}
+
 QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
+  k->quantize_q8 = qi__quantize_q8_avx2;
+  qi__kernels_set_dot_q8(k, qi__dot_q8_avx2);
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx2;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx2;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx2;
@@ -8059,6 +9090,7 @@ QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
 }
 
 QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
+  qi__kernels_set_dot_q8(k, qi__dot_q8_avx512);
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx512;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx512;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx512;
@@ -8088,6 +9120,9 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
   qi__kernels_init_ref(k);
 #if defined(QI__X86_64)
   if (cpu->avx2) qi__kernels_init_avx2(k);
+#if defined(QI__HAS_AVX_VNNI)
+  if (cpu->avx_vnni) qi__kernels_set_dot_q8(k, qi__dot_q8_avx_vnni);
+#endif
   if (cpu->avx512) qi__kernels_init_avx512(k);
 #if defined(QI__HAS_AVX512_BF16)
   if (cpu->avx512_bf16) k->bf16 = qi__bf16_avx512;
@@ -8108,7 +9143,7 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
 #define QI__TILE_ROWS 32
 #define QI__FLOAT_ROWS 16 // of these as float32 at a time
 
-QI__STATIC_ASSERT(QI__TILE_ROWS == QI__BF16_ROWS, tile_rows);
+QI__STATIC_ASSERT(QI__TILE_ROWS == QI__BF16_ROWS && QI__TILE_ROWS == QI__Q8_ROWS, tile_rows);
 
 // A weight matrix [n_rows, n_cols]: each row gives one output.
 typedef struct qi__weight {
@@ -8181,11 +9216,13 @@ QI__FN void qi__inputs_prepare(const qi__kernels *kernels, const qi__inputs *in,
 // Floats from one float32 row in scratch to the next: not all rows of a power of two into the same cache set.
 QI__INLINE size_t qi__float_stride(size_t n_cols) { return (n_cols + 15) / 16 * 16 + 16; }
 
-// Floats of scratch that a tile of a matrix of n_cols needs: rows as float32, or a panel and the rows that go into it.
-QI__INLINE size_t qi__tile_scratch(size_t n_cols) {
+// Floats of scratch that a tile of a matrix of n_cols needs with up to n_x rows of activations: weight rows as float32; a panel and
+// the rows that go into it; a panel and sums of integer products.
+QI__INLINE size_t qi__tile_scratch(size_t n_cols, size_t n_x) {
   size_t panel = QI__BF16_ROWS * qi__bf16_width(qi__min_size(n_cols, QI__BF16_SLICE_MAX)) / 2 + 16 * QI__BF16_STRIDE / 2;
-  size_t rows = QI__FLOAT_ROWS * qi__float_stride(n_cols);
-  return panel > rows ? panel : rows;
+  size_t rows = QI__FLOAT_ROWS * qi__float_stride(n_cols), q8 = qi__q8_scratch(n_x);
+  if (panel < rows) panel = rows;
+  return panel > q8 ? panel : q8;
 }
 
 // FLOAT, and BF16 without instructions for it: rows are dequantised to scratch, rounded to bfloat16 if asked. Those of float
@@ -8246,13 +9283,13 @@ QI__FN void qi__tile_bf16(const qi__kernels *kernels, const qi__weight *w, size_
 }
 
 // y[i * y_stride + r] = weight row first + r times activation row x_row + i, plus bias;  r < n_w <= QI__TILE_ROWS, i < n_x.
-// scratch: float32 [qi__tile_scratch(n_cols)], one for each thread, aligned to a cache line.
+// scratch: float32 [qi__tile_scratch(n_cols, n_x)], one for each thread, aligned to a cache line.
 QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmetic, const qi__weight *w, size_t first, size_t n_w,
                             const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
   bool bf16 = arithmetic == QI__BF16;
   if (arithmetic == QI__INTEGER) {
     const qi__q8 *x = w->format->info.block_len == 32 ? &in->q8_32 : &in->q8_256;
-    qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, y, y_stride};
+    qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, y, y_stride, scratch};
     kernels->dot_q8[w->id](&args);
   } else if (bf16 && kernels->bf16.multiply) {
     qi__tile_bf16(kernels, w, first, n_w, in, x_row, n_x, y, y_stride, scratch);
@@ -9444,7 +10481,7 @@ QI__FN size_t qi__forward_width(const qi__hparams *h) {
 
 // Scratch of one thread: a tile of weights and its results, or the scores and sums of one query group.
 QI__FN size_t qi__forward_scratch(const qi__hparams *h, size_t n_batch) {
-  size_t tile = qi__tile_scratch(qi__forward_width(h)) + n_batch * QI__TILE_ROWS;
+  size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + n_batch * QI__TILE_ROWS;
   size_t attention = (QI__ATTENTION_PIECE + h->head_dim_v + 4) * (h->n_heads / h->n_kv_heads);
   size_t n = tile > attention ? tile : attention;
   return (n + 15) / 16 * 16;
@@ -9649,7 +10686,7 @@ QI__FN int64_t qi__product_units(const qi__forward *f) {
 QI__FN void qi__product_tile(qi__forward *f, float *scratch, const qi__product *p, size_t tile, size_t first_x, size_t n_x,
                              bool generated) {
   size_t first = tile * QI__TILE_ROWS, n_w = qi__min_size(QI__TILE_ROWS, p->w->n_rows - first);
-  float *result = scratch + qi__tile_scratch(qi__forward_width(f->h)); // [n_x, n_w]
+  float *result = scratch + qi__tile_scratch(qi__forward_width(f->h), f->n_batch); // [n_x, n_w]
   qi__arithmetic arithmetic = qi__arithmetic_of(p->w, f->path, generated);
   qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, result, n_w, scratch);
   for (size_t i = 0; i < n_x; i++) {
@@ -10870,7 +11907,7 @@ QI__FN void qi__product_tiles(void *arg, int worker, int64_t begin, int64_t end)
 
 QI__FN void qi__product_layout(qi__product_run *p, qi__arena *arena, size_t n, int n_threads) {
   qi__inputs_layout(&p->in, arena, n, p->w.n_cols);
-  p->scratch_floats = (qi__tile_scratch(p->w.n_cols) + 15) / 16 * 16;
+  p->scratch_floats = (qi__tile_scratch(p->w.n_cols, n) + 15) / 16 * 16;
   p->scratch = QI__ARENA_ARRAY(arena, float, (size_t)n_threads * p->scratch_floats);
 }
 

@@ -77,7 +77,7 @@ QI__FN size_t qi__forward_width(const qi__hparams *h) {
 
 // Scratch of one thread: a tile of weights and its results, or the scores and sums of one query group.
 QI__FN size_t qi__forward_scratch(const qi__hparams *h, size_t n_batch) {
-  size_t tile = qi__tile_scratch(qi__forward_width(h)) + n_batch * QI__TILE_ROWS;
+  size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + n_batch * QI__TILE_ROWS;
   size_t attention = (QI__ATTENTION_PIECE + h->head_dim_v + 4) * (h->n_heads / h->n_kv_heads);
   size_t n = tile > attention ? tile : attention;
   return (n + 15) / 16 * 16;
@@ -282,7 +282,7 @@ QI__FN int64_t qi__product_units(const qi__forward *f) {
 QI__FN void qi__product_tile(qi__forward *f, float *scratch, const qi__product *p, size_t tile, size_t first_x, size_t n_x,
                              bool generated) {
   size_t first = tile * QI__TILE_ROWS, n_w = qi__min_size(QI__TILE_ROWS, p->w->n_rows - first);
-  float *result = scratch + qi__tile_scratch(qi__forward_width(f->h)); // [n_x, n_w]
+  float *result = scratch + qi__tile_scratch(qi__forward_width(f->h), f->n_batch); // [n_x, n_w]
   qi__arithmetic arithmetic = qi__arithmetic_of(p->w, f->path, generated);
   qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, result, n_w, scratch);
   for (size_t i = 0; i < n_x; i++) {

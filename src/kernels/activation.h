@@ -3,6 +3,7 @@
 #define QI__KERNELS_ACTIVATION_H
 
 #include "../formats/table.h"
+#include "simd.h"
 
 // Rows of activations in the form that integer products take: in each block of `block` values (the block length of the weight
 // format: 32 or 256)
@@ -48,5 +49,51 @@ QI__FN void qi__quantize_q8_ref(const float *x, const qi__q8 *out, size_t row) {
     }
   }
 }
+
+#if defined(QI__X86_64)
+
+// qi__round_even and qi__clamp_i8 of eight x * inverse, step by step, so that NaN also gives the same.
+QI__INLINE QI__AVX2 __m256i qi__codes8_avx2(const float *x, __m256 inverse) {
+  __m256 v = _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(x), inverse), _mm256_set1_ps(12582912.0f));
+  __m256i q = _mm256_sub_epi32(_mm256_castps_si256(v), _mm256_set1_epi32(0x4b400000));
+  return _mm256_min_epi32(_mm256_max_epi32(q, _mm256_set1_epi32(-127)), _mm256_set1_epi32(127));
+}
+
+// max |x|; NaN does not count.
+QI__INLINE QI__AVX2 float qi__max_size_avx2(const float *x, size_t n) {
+  const __m256 no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+  __m256 max = _mm256_setzero_ps();
+  for (size_t i = 0; i < n; i += 8) max = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(x + i), no_sign), max);
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(max), _mm256_extractf128_ps(max, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
+}
+
+QI__FN QI__AVX2 void qi__quantize_q8_avx2(const float *x, const qi__q8 *out, size_t row) {
+  const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), ones8 = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
+  size_t k = out->k, block = (size_t)out->block;
+  int8_t *q = out->q + row * k;
+  float *d = out->d + row * (k / block);
+  int16_t *sum = out->sum + row * (k / 16);
+  for (size_t b = 0; b < k / block; b++) {
+    float max = qi__max_size_avx2(x + b * block, block);
+    float inverse = max > 0 ? 127.0f / max : 0;
+    d[b] = max / 127.0f;
+    if (!qi__is_finite(inverse)) inverse = d[b] = 0;
+    __m256 scale = _mm256_set1_ps(inverse);
+    for (size_t i = b * block; i < (b + 1) * block; i += 32) {
+      __m256i low = _mm256_packs_epi32(qi__codes8_avx2(x + i, scale), qi__codes8_avx2(x + i + 8, scale));
+      __m256i high = _mm256_packs_epi32(qi__codes8_avx2(x + i + 16, scale), qi__codes8_avx2(x + i + 24, scale));
+      __m256i codes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), in_order); // packs work in halves
+      _mm256_storeu_si256((__m256i *)(void *)(q + i), codes);
+      __m256i four = _mm256_madd_epi16(_mm256_maddubs_epi16(ones8, codes), ones16); // sums of 4
+      four = _mm256_add_epi32(four, _mm256_srli_epi64(four, 32));
+      four = _mm256_add_epi32(four, _mm256_bsrli_epi128(four, 8));
+      sum[i / 16] = (int16_t)_mm256_extract_epi16(four, 0);
+      sum[i / 16 + 1] = (int16_t)_mm256_extract_epi16(four, 8);
+    }
+  }
+}
+#endif
 
 #endif // QI__KERNELS_ACTIVATION_H

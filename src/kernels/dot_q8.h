@@ -4,75 +4,65 @@
 
 #include "activation.h"
 
-// The integer path: y[i * y_stride + r] = sum over blocks of weight row r times activation row x_row + i.
-// In each block, lane l of eight sums the integer products of codes 4l..4l+3 of every 32, times the scale of their group (exact in
-// int32), and takes them with one multiply-add in float32:
+// The integer path: y[i * y_stride + r] = weight row r times activation row x_row + i. In block b, exactly (int32):
 //
-//   lane[l] = fma(d_w * d_x, (float)integers[l], lane[l])
+//   total = sum over codes of scale_w[group] * code_w * code_x
+//   mins  = sum over groups of min_w[group] * (sum of the group's code_x)       formats with a minimum
 //
-// Formats with a minimum, 256 weights a block: the min of group g times the sum of that group's activations, also exact; lane l
-// holds groups l (of 32) or 2l and 2l+1 (of 16):
+// and then in float32, blocks ascending:
 //
-//   lane[l] = fma(-(dmin_w * d_x), (float)mins[l], lane[l])
+//   lane[b % 8] = fma(d_w * d_x, (float)total, lane[b % 8])
+//   lane[b % 8] = fma(-(dmin_w * d_x), (float)mins, lane[b % 8])                formats with a minimum
 //
-// Formats with a minimum, 32 weights a block: eight more lanes, block b goes to lane b % 8:
-//
-//   offset[b % 8] = fma(-(dmin_w * d_x), (float)(min * sum), offset[b % 8])
-//
-// Blocks ascending; the result is qi__sum_lanes(lane), plus qi__sum_lanes(offset) where there are offsets.
+// The result is qi__sum_lanes(lane). Because the sum in a block is exact, it may be made in any order and by any unit; the lanes
+// keep additions independent and let eight blocks be taken at once.
+#define QI__Q8_ROWS 32   // weight rows of one call, at most
+#define QI__Q8_BATCH 256 // rows of activations that variants take at a time, at most
+
+// Room for variants that take weights apart once for many rows of activations: 256 columns of 32 weight rows (see panel_q8_x86.h),
+// and eight lanes of sums for each row of activations.
+#define QI__Q8_PANEL_FLOATS 7168
+QI__INLINE size_t qi__q8_scratch(size_t n_x) { return QI__Q8_PANEL_FLOATS + qi__min_size(n_x, QI__Q8_BATCH) * 8 * QI__Q8_ROWS; }
+
 typedef struct qi__dot_q8_args {
   const qi__format *format;
   const uint8_t *w; // [n_w] rows, w_stride bytes apart, any alignment
-  size_t w_stride, n_w;
+  size_t w_stride, n_w; // n_w <= QI__Q8_ROWS
   const qi__q8 *x;
   size_t x_row, n_x;
   float *y;
   size_t y_stride;
+  float *scratch; // [qi__q8_scratch(n_x)], aligned to a cache line; the reference needs none
 } qi__dot_q8_args;
 
 typedef void (*qi__dot_q8_fn)(const qi__dot_q8_args *a);
 
-// lane[] of one block of 32 or 256; see the contract above.
-QI__FN void qi__dot_block_ref(const qi__format *f, const qi__block *w, const int8_t *q, float d_x, float *lane) {
-  int32_t integers[8] = {0};
-  for (int i = 0; i < f->info.block_len; i++) integers[i % 32 / 4] += w->scale[i / f->group] * (w->q[i] * q[i]);
-  float d = w->d * d_x;
-  for (int l = 0; l < 8; l++) lane[l] = fmaf(d, (float)integers[l], lane[l]);
-}
-
-QI__FN void qi__dot_mins_ref(const qi__format *f, const qi__block *w, const int16_t *sum, float d_x, float *lane, float *offset) {
-  float d = -(w->dmin * d_x);
-  if (f->info.block_len == 32) {
-    *offset = fmaf(d, (float)(w->min[0] * (sum[0] + sum[1])), *offset);
-    return;
-  }
-  for (int l = 0; l < 8; l++) {
-    int32_t mins = f->group == 32 ? w->min[l] * (sum[2 * l] + sum[2 * l + 1])
-                                  : w->min[2 * l] * sum[2 * l] + w->min[2 * l + 1] * sum[2 * l + 1];
-    lane[l] = fmaf(d, (float)mins, lane[l]);
-  }
+// One block with one row of activations: d_x, codes q and their sums by 16.
+QI__FN float qi__dot_block_ref(const qi__format *f, const qi__block *w, float d_x, const int8_t *q, const int16_t *sum,
+                              float lane) {
+  int32_t total = 0, mins = 0;
+  for (int i = 0; i < f->info.block_len; i++) total += w->scale[i / f->group] * (w->q[i] * q[i]);
+  lane = fmaf(w->d * d_x, (float)total, lane);
+  if (!f->has_min) return lane;
+  for (int i = 0; i < f->info.block_len; i += 16) mins += w->min[i / f->group] * sum[i / 16];
+  return fmaf(-(w->dmin * d_x), (float)mins, lane);
 }
 
 // Takes each block of weights apart once for up to 16 rows of activations.
 QI__FN void qi__dot_q8_row_ref(const qi__dot_q8_args *a, const uint8_t *w, size_t first, size_t n, float *y) {
   const qi__format *f = a->format;
   size_t block = (size_t)f->info.block_len, n_blocks = a->x->k / block;
-  float lane[16][8] = {{0}}, offset[16][8] = {{0}};
+  float lane[16][8] = {{0}};
   for (size_t b = 0; b < n_blocks; b++) {
     qi__block unpacked;
     f->unpack(w + b * (size_t)f->info.block_bytes, &unpacked);
     for (size_t i = 0; i < n; i++) {
-      size_t row = first + i;
-      float d_x = a->x->d[row * n_blocks + b];
-      qi__dot_block_ref(f, &unpacked, a->x->q + row * a->x->k + b * block, d_x, lane[i]);
-      if (f->has_min)
-        qi__dot_mins_ref(f, &unpacked, a->x->sum + (row * a->x->k + b * block) / 16, d_x, lane[i], &offset[i][b % 8]);
+      size_t at = (first + i) * a->x->k + b * block;
+      lane[i][b % 8] =
+          qi__dot_block_ref(f, &unpacked, a->x->d[at / block], a->x->q + at, a->x->sum + at / 16, lane[i][b % 8]);
     }
   }
-  for (size_t i = 0; i < n; i++) {
-    y[i * a->y_stride] = qi__sum_lanes(lane[i]);
-    if (f->has_min && block == 32) y[i * a->y_stride] += qi__sum_lanes(offset[i]);
-  }
+  for (size_t i = 0; i < n; i++) y[i * a->y_stride] = qi__sum_lanes(lane[i]);
 }
 
 QI__FN void qi__dot_q8_ref(const qi__dot_q8_args *a) {

@@ -8,7 +8,7 @@
 #define QI__TILE_ROWS 32
 #define QI__FLOAT_ROWS 16 // of these as float32 at a time
 
-QI__STATIC_ASSERT(QI__TILE_ROWS == QI__BF16_ROWS, tile_rows);
+QI__STATIC_ASSERT(QI__TILE_ROWS == QI__BF16_ROWS && QI__TILE_ROWS == QI__Q8_ROWS, tile_rows);
 
 // A weight matrix [n_rows, n_cols]: each row gives one output.
 typedef struct qi__weight {
@@ -81,11 +81,13 @@ QI__FN void qi__inputs_prepare(const qi__kernels *kernels, const qi__inputs *in,
 // Floats from one float32 row in scratch to the next: not all rows of a power of two into the same cache set.
 QI__INLINE size_t qi__float_stride(size_t n_cols) { return (n_cols + 15) / 16 * 16 + 16; }
 
-// Floats of scratch that a tile of a matrix of n_cols needs: rows as float32, or a panel and the rows that go into it.
-QI__INLINE size_t qi__tile_scratch(size_t n_cols) {
+// Floats of scratch that a tile of a matrix of n_cols needs with up to n_x rows of activations: weight rows as float32; a panel and
+// the rows that go into it; a panel and sums of integer products.
+QI__INLINE size_t qi__tile_scratch(size_t n_cols, size_t n_x) {
   size_t panel = QI__BF16_ROWS * qi__bf16_width(qi__min_size(n_cols, QI__BF16_SLICE_MAX)) / 2 + 16 * QI__BF16_STRIDE / 2;
-  size_t rows = QI__FLOAT_ROWS * qi__float_stride(n_cols);
-  return panel > rows ? panel : rows;
+  size_t rows = QI__FLOAT_ROWS * qi__float_stride(n_cols), q8 = qi__q8_scratch(n_x);
+  if (panel < rows) panel = rows;
+  return panel > q8 ? panel : q8;
 }
 
 // FLOAT, and BF16 without instructions for it: rows are dequantised to scratch, rounded to bfloat16 if asked. Those of float
@@ -146,13 +148,13 @@ QI__FN void qi__tile_bf16(const qi__kernels *kernels, const qi__weight *w, size_
 }
 
 // y[i * y_stride + r] = weight row first + r times activation row x_row + i, plus bias;  r < n_w <= QI__TILE_ROWS, i < n_x.
-// scratch: float32 [qi__tile_scratch(n_cols)], one for each thread, aligned to a cache line.
+// scratch: float32 [qi__tile_scratch(n_cols, n_x)], one for each thread, aligned to a cache line.
 QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmetic, const qi__weight *w, size_t first, size_t n_w,
                             const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
   bool bf16 = arithmetic == QI__BF16;
   if (arithmetic == QI__INTEGER) {
     const qi__q8 *x = w->format->info.block_len == 32 ? &in->q8_32 : &in->q8_256;
-    qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, y, y_stride};
+    qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, y, y_stride, scratch};
     kernels->dot_q8[w->id](&args);
   } else if (bf16 && kernels->bf16.multiply) {
     qi__tile_bf16(kernels, w, first, n_w, in, x_row, n_x, y, y_stride, scratch);

@@ -36,7 +36,7 @@ QI__FN void qi__product_tiles(void *arg, int worker, int64_t begin, int64_t end)
 
 QI__FN void qi__product_layout(qi__product_run *p, qi__arena *arena, size_t n, int n_threads) {
   qi__inputs_layout(&p->in, arena, n, p->w.n_cols);
-  p->scratch_floats = (qi__tile_scratch(p->w.n_cols) + 15) / 16 * 16;
+  p->scratch_floats = (qi__tile_scratch(p->w.n_cols, n) + 15) / 16 * 16;
   p->scratch = QI__ARENA_ARRAY(arena, float, (size_t)n_threads * p->scratch_floats);
 }
 

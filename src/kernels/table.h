@@ -8,6 +8,7 @@
 #include "dequant.h"
 #include "dot_f32.h"
 #include "dot_q8.h"
+#include "panel_q8_x86.h"
 
 // One pointer a kernel family; contracts stand at the reference of each.
 typedef struct qi__kernels {
@@ -51,7 +52,14 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
 }
 
 #if defined(QI__X86_64)
+QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot) {
+  for (int f = 1; f < QI_FORMAT_COUNT; f++)
+    if (qi__dot_q8_x86_has((qi_format)f)) k->dot_q8[f] = dot;
+}
+
 QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
+  k->quantize_q8 = qi__quantize_q8_avx2;
+  qi__kernels_set_dot_q8(k, qi__dot_q8_avx2);
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx2;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx2;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx2;
@@ -72,6 +80,7 @@ QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
 }
 
 QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
+  qi__kernels_set_dot_q8(k, qi__dot_q8_avx512);
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx512;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx512;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx512;
@@ -101,6 +110,9 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
   qi__kernels_init_ref(k);
 #if defined(QI__X86_64)
   if (cpu->avx2) qi__kernels_init_avx2(k);
+#if defined(QI__HAS_AVX_VNNI)
+  if (cpu->avx_vnni) qi__kernels_set_dot_q8(k, qi__dot_q8_avx_vnni);
+#endif
   if (cpu->avx512) qi__kernels_init_avx512(k);
 #if defined(QI__HAS_AVX512_BF16)
   if (cpu->avx512_bf16) k->bf16 = qi__bf16_avx512;

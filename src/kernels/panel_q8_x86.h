@@ -1,0 +1,473 @@
+// ==== >>panel_q8_x86 : integer products with many rows of activations ====
+#ifndef QI__KERNELS_PANEL_Q8_X86_H
+#define QI__KERNELS_PANEL_Q8_X86_H
+
+#include "dot_q8_x86.h"
+
+#if defined(QI__X86_64)
+
+// A chunk of 32 weight rows is taken apart into a panel, whose lanes are weight rows, and meets all rows of activations; sums wait
+// in eight float32 lanes a row until the next chunk. Codes are unsigned, code + offset; the offset times the sum of the
+// activations is taken off again, either before (VNNI: sums start from it) or after.
+//
+// AVX2 adds products of two bytes in int16 for as many steps as fit (`chain`). Wide codes, up to 255, do not fit even once: they
+// are cut into two planes of four bits, the second counting 16 times.
+typedef struct qi__q8_panel {
+  uint8_t code[2][2][64][64];     // [plane][rows / 16][k / 4][row % 16, k % 4]
+  int32_t scale[16][QI__Q8_ROWS]; // [group]: int32 for VNNI, a pair of equal int16 for AVX2; all 1 in formats without
+  int32_t pair[8][QI__Q8_ROWS];   // [k / 32]: pairs of int16 that meet two sums of 16 activations: mins, or scales (AVX2)
+  float d[8][QI__Q8_ROWS], minus_dmin[8][QI__Q8_ROWS]; // [block of 32], or [0]
+} qi__q8_panel;
+
+QI__STATIC_ASSERT(sizeof(qi__q8_panel) <= QI__Q8_PANEL_FLOATS * sizeof(float), q8_panel);
+
+// What the variants need to know of a format.
+typedef struct qi__q8_plan {
+  const qi__format *format;
+  qi_format id;
+  int offset; // code + offset is unsigned
+  int chain;  // products of pairs that fit into int16: steps of 4 codes
+  bool planes, pairs, one_scale;
+} qi__q8_plan;
+
+QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
+  qi_format id = (qi_format)(f - qi__formats);
+  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, !vnni, qi__q8_one_scale(id)};
+  if (p.offset == QI__WIDE) {
+    p.offset = 128;
+    p.planes = !vnni;
+  } else if (p.one_scale) {
+    p.chain = 32; // 32 * 2 * 127 * 2 < 2^15
+  } else if (id == QI_FORMAT_Q6_K) {
+    p.chain = 2; // 2 * 63 * 127 * 2
+  } else if (id == QI_FORMAT_Q5_0 || id == QI_FORMAT_Q5_1 || id == QI_FORMAT_Q5_K || id == QI_FORMAT_MXFP4) {
+    p.chain = 4; // 4 * 31 * 127 * 2
+  }
+  if (f->group == 16 && p.chain > 4) p.chain = 4;
+  return p;
+}
+
+// ---- weights to a panel ----
+
+QI__INLINE QI__AVX2 void qi__store_bytes_avx2(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
+
+// Eight rows of 256 codes, 4 at a time, to one half of the lines of a plane: dst[k / 4][row, k % 4].
+QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *dst) {
+  for (int k = 0; k < 256; k += 32, dst += 8 * 64) {
+    __m256i a[8], b[8];
+    QI__UNROLL for (int r = 0; r < 8; r++) a[r] = qi__bytes_avx2(rows[r] + k);
+    QI__UNROLL for (int r = 0; r < 8; r += 2) {
+      b[r] = _mm256_unpacklo_epi32(a[r], a[r + 1]);
+      b[r + 1] = _mm256_unpackhi_epi32(a[r], a[r + 1]);
+    }
+    // a[4 i + c], half l: dword 4 l + c of rows 4 i .. 4 i + 3
+    QI__UNROLL for (int r = 0; r < 8; r += 4) {
+      a[r] = _mm256_unpacklo_epi64(b[r], b[r + 2]);
+      a[r + 1] = _mm256_unpackhi_epi64(b[r], b[r + 2]);
+      a[r + 2] = _mm256_unpacklo_epi64(b[r + 1], b[r + 3]);
+      a[r + 3] = _mm256_unpackhi_epi64(b[r + 1], b[r + 3]);
+    }
+    QI__UNROLL for (int c = 0; c < 4; c++) {
+      qi__store_bytes_avx2(dst + 64 * c, _mm256_permute2x128_si256(a[c], a[4 + c], 0x20));
+      qi__store_bytes_avx2(dst + 64 * (c + 4), _mm256_permute2x128_si256(a[c], a[4 + c], 0x31));
+    }
+  }
+}
+
+QI__INLINE int32_t qi__pair_i16(int low, int high) { return (int32_t)((uint32_t)low & 0xffff) | (int32_t)((uint32_t)high << 16); }
+
+// Scales and mins of row r, from the words of its block.
+QI__INLINE void qi__panel_scales(const qi__q8_plan *plan, const int16_t *scale, const int16_t *min, size_t r, qi__q8_panel *p) {
+  // scale[g], scale[8 + g] belong to the first and second 16 codes of group g of 32
+  for (int g = 0; g < 8; g++) {
+    int first = scale[g], second = scale[8 + g];
+    if (plan->format->group == 32) {
+      p->scale[g][r] = plan->pairs ? qi__pair_i16(first, first) : first;
+    } else {
+      p->scale[2 * g][r] = plan->pairs ? qi__pair_i16(first, first) : first;
+      p->scale[2 * g + 1][r] = plan->pairs ? qi__pair_i16(second, second) : second;
+    }
+    p->pair[g][r] = plan->format->has_min ? qi__pair_i16(min[2 * g], min[2 * g + 1]) : qi__pair_i16(first, second);
+  }
+}
+
+// Row r: scales to the panel, codes to `codes`; n blocks of 32 or one of 256 at w. id is a constant where this is inlined.
+QI__INLINE QI__AVX2 void qi__panel_row_avx2(qi_format id, const qi__q8_plan *plan, const uint8_t *w, int n, size_t r,
+                                            qi__q8_panel *p, uint8_t *codes) {
+  const qi__format *f = id ? &qi__formats[id] : plan->format;
+  int offset = qi__q8_offset(id);
+  const __m256i wide = _mm256_set1_epi8(offset == QI__WIDE ? (char)-128 : 0);
+  if (id && f->info.block_len == 32) {
+    float d[8], minus_dmin[8] = {0};
+    _mm256_storeu_ps(d, qi__block_d_avx2(id, f, w, n));
+    if (f->has_min) _mm256_storeu_ps(minus_dmin, qi__block_offset_avx2(f, w, n));
+    for (int b = 0; b < n; b++, w += f->info.block_bytes) {
+      p->d[b][r] = d[b];
+      p->minus_dmin[b][r] = minus_dmin[b];
+      qi__store_bytes_avx2(codes + 32 * b, _mm256_xor_si256(qi__q8_codes_avx2(id, w, 0, NULL, offset), wide));
+    }
+    return;
+  }
+  qi__block block;
+  qi__q8_scales s;
+  int16_t scale[16], min[16];
+  qi__q8_scales_avx2(id, f, w, &block, &s);
+  p->d[0][r] = s.d;
+  p->minus_dmin[0][r] = -s.dmin;
+  qi__store_bytes_avx2(scale, s.scale);
+  qi__store_bytes_avx2(min, s.min);
+  if (!plan->one_scale) qi__panel_scales(plan, scale, min, r, p);
+  QI__UNROLL for (int g = 0; g < 8; g++)
+    qi__store_bytes_avx2(codes + 32 * g, _mm256_xor_si256(qi__q8_codes_avx2(id, w, g, &block, offset), wide));
+}
+
+// The chunk at column `at`: n blocks of 32, or one of 256. Rows beyond the last are the last again.
+QI__FN QI__AVX2 void qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, qi__q8_panel *p) {
+  const qi__format *f = plan->format;
+  uint8_t codes[8][256], high[8][256];
+  const __m256i low4 = _mm256_set1_epi8(15);
+  for (size_t r = 0; r < QI__Q8_ROWS; r++) {
+    const uint8_t *w = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride;
+    w += at / (size_t)f->info.block_len * (size_t)f->info.block_bytes;
+#define QI__CASE(ID) case ID: qi__panel_row_avx2(ID, plan, w, n, r, p, codes[r % 8]); break
+    switch (plan->id) {
+      QI__CASE(QI_FORMAT_Q4_0);
+      QI__CASE(QI_FORMAT_Q4_1);
+      QI__CASE(QI_FORMAT_Q5_0);
+      QI__CASE(QI_FORMAT_Q5_1);
+      QI__CASE(QI_FORMAT_Q8_0);
+      QI__CASE(QI_FORMAT_IQ4_NL);
+      QI__CASE(QI_FORMAT_MXFP4);
+      QI__CASE(QI_FORMAT_Q2_K);
+      QI__CASE(QI_FORMAT_Q3_K);
+      QI__CASE(QI_FORMAT_Q4_K);
+      QI__CASE(QI_FORMAT_Q5_K);
+      QI__CASE(QI_FORMAT_Q6_K);
+      QI__CASE(QI_FORMAT_IQ4_XS);
+      QI__CASE(QI_FORMAT_TQ1_0);
+      QI__CASE(QI_FORMAT_TQ2_0);
+    default: qi__panel_row_avx2(QI_FORMAT_NONE, plan, w, n, r, p, codes[r % 8]); break;
+    }
+#undef QI__CASE
+    if (r % 8 != 7) continue;
+    size_t half = r / 16, place = r / 8 % 2 * 32;
+    if (plan->planes) {
+      for (int i = 0; i < 8 * 256; i += 32) {
+        uint8_t *code = codes[i / 256] + i % 256;
+        __m256i v = qi__bytes_avx2(code);
+        qi__store_bytes_avx2(high[i / 256] + i % 256, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
+        qi__store_bytes_avx2(code, _mm256_and_si256(v, low4));
+      }
+      qi__panel_interleave_avx2(high, p->code[1][half][0] + place);
+    }
+    qi__panel_interleave_avx2(codes, p->code[0][half][0] + place);
+  }
+}
+
+// ---- a panel with rows of activations ----
+
+// Rows of activations at one chunk, and where their sums wait.
+typedef struct qi__panel_x {
+  const int8_t *q;    // rows `k` apart
+  const int16_t *sum; // rows k / 16 apart
+  const float *d;     // rows `blocks` apart
+  size_t k, blocks;
+  float *lane;        // [8][batch][32], of the first block of the chunk
+  size_t next_lane;   // floats from one lane to the next
+} qi__panel_x;
+
+QI__INLINE int qi__load_4(const void *p) {
+  int v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// start[g] = -offset * (sum of the codes in group g) of a row, groups of 16 or 32.
+QI__INLINE QI__AVX2 void qi__group_starts_avx2(int offset, int group, const int16_t *sum, int32_t *start) {
+  __m256i sums = qi__bytes_avx2((const uint8_t *)sum), minus = _mm256_set1_epi32(-offset);
+  if (group == 32) {
+    qi__store_bytes_avx2(start, _mm256_madd_epi16(sums, _mm256_set1_epi16((short)-offset)));
+  } else {
+    __m256i first = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums));
+    __m256i last = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sums, 1));
+    qi__store_bytes_avx2(start, _mm256_mullo_epi32(first, minus));
+    qi__store_bytes_avx2(start + 8, _mm256_mullo_epi32(last, minus));
+  }
+}
+
+// -offset * sum of all 256.
+QI__INLINE int32_t qi__block_start(int offset, const int16_t *sum) {
+  int32_t all = 0;
+  for (int i = 0; i < 16; i++) all += sum[i];
+  return -offset * all;
+}
+
+// AVX2: 16 weight rows (`half`) and n rows of activations; n is a constant where this is inlined.
+// total[h][i] += products of `steps` steps from `step` on, times the scales of a group, or 1.
+QI__INLINE QI__AVX2 void qi__panel_group_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, int step, int steps,
+                                              const int32_t *scale, const qi__panel_x *x, int n, __m256i (*total)[4]) {
+  for (int plane = 0; plane <= plan->planes; plane++)
+    for (int s = step; s < step + steps; s += plan->chain) {
+      const uint8_t *w = p->code[plane][half][s];
+      __m256i pairs[2][4];
+      QI__UNROLL for (int i = 0; i < n; i++) pairs[0][i] = pairs[1][i] = _mm256_setzero_si256();
+      for (int c = 0; c < plan->chain; c++) {
+        __m256i w0 = qi__bytes_avx2(w + 64 * c), w1 = qi__bytes_avx2(w + 64 * c + 32);
+        QI__UNROLL for (int i = 0; i < n; i++) {
+          __m256i v = _mm256_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * (s + c)));
+          __m256i v0 = _mm256_maddubs_epi16(w0, v), v1 = _mm256_maddubs_epi16(w1, v);
+          pairs[0][i] = _mm256_add_epi16(pairs[0][i], v0);
+          pairs[1][i] = _mm256_add_epi16(pairs[1][i], v1);
+        }
+      }
+      QI__UNROLL for (int h = 0; h < 2; h++) {
+        __m256i weight = scale ? qi__bytes_avx2((const uint8_t *)(scale + 16 * half + 8 * h)) : _mm256_set1_epi16(1);
+        QI__UNROLL for (int i = 0; i < n; i++) {
+          __m256i v = _mm256_madd_epi16(pairs[h][i], weight);
+          total[h][i] = _mm256_add_epi32(total[h][i], plane ? _mm256_slli_epi32(v, 4) : v);
+        }
+      }
+    }
+}
+
+// Sums of 16 activations with the pairs of the panel.
+QI__INLINE QI__AVX2 __m256i qi__panel_pairs_avx2(const qi__q8_panel *p, int row, const int16_t *sum) {
+  __m256i all = _mm256_setzero_si256();
+  QI__UNROLL for (int g = 0; g < 8; g++) {
+    __m256i pair = qi__bytes_avx2((const uint8_t *)(p->pair[g] + row));
+    all = _mm256_add_epi32(all, _mm256_madd_epi16(pair, _mm256_set1_epi32(qi__load_4(sum + 2 * g))));
+  }
+  return all;
+}
+
+// lane = fma(d_w * d_x, integers, lane) for eight weight rows.
+QI__INLINE QI__AVX2 void qi__panel_add_avx2(float *lane, const float *d_w, float d_x, __m256i integers) {
+  __m256 d = _mm256_mul_ps(_mm256_loadu_ps(d_w), _mm256_set1_ps(d_x));
+  _mm256_storeu_ps(lane, _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(integers), _mm256_loadu_ps(lane)));
+}
+
+// A block of 256.
+QI__INLINE QI__AVX2 void qi__panel_256_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x, int n) {
+  const int groups = plan->one_scale ? 0 : 256 / plan->format->group;
+  __m256i total[2][4];
+  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm256_setzero_si256();
+  if (!groups) qi__panel_group_avx2(plan, p, half, 0, 64, NULL, x, n, total);
+  for (int g = 0; g < groups; g++) qi__panel_group_avx2(plan, p, half, g * 64 / groups, 64 / groups, p->scale[g], x, n, total);
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    const int16_t *sum = x->sum + (size_t)i * (x->k / 16);
+    float d_x = x->d[(size_t)i * x->blocks];
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      int row = 16 * half + 8 * h;
+      float *lane = x->lane + i * QI__Q8_ROWS + row;
+      __m256i pairs = _mm256_setzero_si256(), offset = _mm256_set1_epi32(plan->offset);
+      if (groups && (plan->format->has_min || plan->offset)) pairs = qi__panel_pairs_avx2(p, row, sum);
+      if (!groups) total[h][i] = _mm256_add_epi32(total[h][i], _mm256_set1_epi32(qi__block_start(plan->offset, sum)));
+      else if (plan->offset) total[h][i] = _mm256_sub_epi32(total[h][i], _mm256_mullo_epi32(pairs, offset));
+      qi__panel_add_avx2(lane, p->d[0] + row, d_x, total[h][i]);
+      if (plan->format->has_min) qi__panel_add_avx2(lane, p->minus_dmin[0] + row, d_x, pairs);
+    }
+  }
+}
+
+// Blocks of 32.
+QI__INLINE QI__AVX2 void qi__panel_32_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
+                                           int n_blocks, int n) {
+  for (int b = 0; b < n_blocks; b++) {
+    __m256i total[2][4];
+    int32_t sums[4];
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      const int16_t *sum = x->sum + (size_t)i * (x->k / 16) + 2 * b;
+      sums[i] = sum[0] + sum[1];
+      total[0][i] = total[1][i] = _mm256_set1_epi32(-plan->offset * sums[i]);
+    }
+    qi__panel_group_avx2(plan, p, half, 8 * b, 8, NULL, x, n, total);
+    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
+      int row = 16 * half + 8 * h;
+      float *lane = x->lane + (size_t)b * x->next_lane + i * QI__Q8_ROWS + row, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
+      qi__panel_add_avx2(lane, p->d[b] + row, d_x, total[h][i]);
+      if (plan->format->has_min) qi__panel_add_avx2(lane, p->minus_dmin[b] + row, d_x, _mm256_set1_epi32(sums[i]));
+    }
+  }
+}
+
+QI__INLINE QI__AVX2 void qi__panel_rows_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
+                                             int n_blocks, int n) {
+  if (plan->format->info.block_len == 32) qi__panel_32_avx2(plan, p, half, x, n_blocks, n);
+  else qi__panel_256_avx2(plan, p, half, x, n);
+}
+
+// The panel with n_x rows of activations.
+QI__FN QI__AVX2 void qi__panel_multiply_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
+                                             size_t n_x, bool two_halves) {
+  for (size_t i = 0; i < n_x;) {
+    int n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
+    for (int half = 0; half < (two_halves ? 2 : 1); half++) {
+      if (n == 4) qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 4);
+      else if (n == 2) qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 2);
+      else qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 1);
+    }
+    i += (size_t)n;
+    x.q += (size_t)n * x.k;
+    x.sum += (size_t)n * (x.k / 16);
+    x.d += (size_t)n * x.blocks;
+    x.lane += n * QI__Q8_ROWS;
+  }
+}
+
+// ---- AVX-512 VNNI ----
+
+// sum[h][i] += products of `steps` steps from `step` on, of 32 weight rows and n rows of activations.
+QI__INLINE QI__AVX512_VNNI void qi__panel_steps_avx512(const qi__q8_panel *p, int step, int steps, const qi__panel_x *x, int n,
+                                                       __m512i (*sum)[4]) {
+  for (int s = 0; s < steps; s++) {
+    __m512i w0 = _mm512_loadu_si512((const void *)p->code[0][0][step + s]);
+    __m512i w1 = _mm512_loadu_si512((const void *)p->code[0][1][step + s]);
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      __m512i v = _mm512_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * (step + s)));
+      sum[0][i] = _mm512_dpbusd_epi32(sum[0][i], w0, v);
+      sum[1][i] = _mm512_dpbusd_epi32(sum[1][i], w1, v);
+    }
+  }
+}
+
+QI__INLINE QI__AVX512_VNNI void qi__panel_add_avx512(float *lane, const float *d_w, float d_x, __m512i integers) {
+  __m512 d = _mm512_mul_ps(_mm512_loadu_ps(d_w), _mm512_set1_ps(d_x));
+  _mm512_storeu_ps(lane, _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(integers), _mm512_loadu_ps(lane)));
+}
+
+QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x, int n) {
+  const int groups = plan->one_scale ? 0 : 256 / plan->format->group;
+  int32_t start[4][16];
+  __m512i total[2][4], sum[2][4];
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    const int16_t *sums = x->sum + (size_t)i * (x->k / 16);
+    if (groups) qi__group_starts_avx2(plan->offset, 256 / groups, sums, start[i]);
+    total[0][i] = total[1][i] = groups ? _mm512_setzero_si512() : _mm512_set1_epi32(qi__block_start(plan->offset, sums));
+  }
+  if (!groups) qi__panel_steps_avx512(p, 0, 64, x, n, total);
+  for (int g = 0; g < groups; g++) {
+    QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm512_set1_epi32(start[i][g]);
+    qi__panel_steps_avx512(p, g * 64 / groups, 64 / groups, x, n, sum);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      __m512i scale = _mm512_loadu_si512((const void *)(p->scale[g] + 16 * h));
+      QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm512_add_epi32(total[h][i], _mm512_mullo_epi32(sum[h][i], scale));
+    }
+  }
+  bool has_min = plan->format->has_min;
+  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) sum[h][i] = _mm512_setzero_si512();
+  if (has_min)
+    for (int g = 0; g < 8; g++) QI__UNROLL for (int h = 0; h < 2; h++) {
+      __m512i pair = _mm512_loadu_si512((const void *)(p->pair[g] + 16 * h));
+      QI__UNROLL for (int i = 0; i < n; i++) {
+        int sums = qi__load_4(x->sum + (size_t)i * (x->k / 16) + 2 * g);
+        sum[h][i] = _mm512_dpwssd_epi32(sum[h][i], pair, _mm512_set1_epi32(sums));
+      }
+    }
+  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
+    float *lane = x->lane + i * QI__Q8_ROWS + 16 * h, d_x = x->d[(size_t)i * x->blocks];
+    qi__panel_add_avx512(lane, p->d[0] + 16 * h, d_x, total[h][i]);
+    if (has_min) qi__panel_add_avx512(lane, p->minus_dmin[0] + 16 * h, d_x, sum[h][i]);
+  }
+}
+
+QI__INLINE QI__AVX512_VNNI void qi__panel_32_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x,
+                                                    int n_blocks, int n) {
+  for (int b = 0; b < n_blocks; b++) {
+    __m512i total[2][4];
+    int32_t sums[4];
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      const int16_t *sum = x->sum + (size_t)i * (x->k / 16) + 2 * b;
+      sums[i] = sum[0] + sum[1];
+      total[0][i] = total[1][i] = _mm512_set1_epi32(-plan->offset * sums[i]);
+    }
+    qi__panel_steps_avx512(p, 8 * b, 8, x, n, total);
+    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
+      float *lane = x->lane + (size_t)b * x->next_lane + i * QI__Q8_ROWS + 16 * h, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
+      qi__panel_add_avx512(lane, p->d[b] + 16 * h, d_x, total[h][i]);
+      if (plan->format->has_min) qi__panel_add_avx512(lane, p->minus_dmin[b] + 16 * h, d_x, _mm512_set1_epi32(sums[i]));
+    }
+  }
+}
+
+QI__INLINE QI__AVX512_VNNI void qi__panel_rows_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x,
+                                                      int n_blocks, int n) {
+  if (plan->format->info.block_len == 32) qi__panel_32_avx512(plan, p, x, n_blocks, n);
+  else qi__panel_256_avx512(plan, p, x, n);
+}
+
+QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
+                                                      size_t n_x, bool two_halves) {
+  (void)two_halves;
+  for (size_t i = 0; i < n_x;) {
+    size_t n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
+    if (n == 4) qi__panel_rows_avx512(plan, p, &x, n_blocks, 4);
+    else if (n == 2) qi__panel_rows_avx512(plan, p, &x, n_blocks, 2);
+    else qi__panel_rows_avx512(plan, p, &x, n_blocks, 1);
+    i += n;
+    x.q += n * x.k;
+    x.sum += n * (x.k / 16);
+    x.d += n * x.blocks;
+    x.lane += n * QI__Q8_ROWS;
+  }
+}
+
+// ---- all columns ----
+
+// y[r] = qi__sum_lanes of each weight row, r < n_w; lane[l * next + r].
+QI__FN QI__AVX2 void qi__panel_sums_avx2(const float *lane, size_t next, size_t n_w, float *y) {
+  float sums[QI__Q8_ROWS];
+  for (size_t r = 0; r < n_w; r += 8) {
+    __m256 v[4];
+    QI__UNROLL for (size_t l = 0; l < 4; l++)
+      v[l] = _mm256_add_ps(_mm256_loadu_ps(lane + l * next + r), _mm256_loadu_ps(lane + (l + 4) * next + r));
+    _mm256_storeu_ps(sums + r, _mm256_add_ps(_mm256_add_ps(v[0], v[2]), _mm256_add_ps(v[1], v[3])));
+  }
+  memcpy(y, sums, n_w * sizeof *y);
+}
+
+typedef void (*qi__panel_multiply_fn)(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks, size_t n_x,
+                                      bool two_halves);
+
+// All weight rows with all rows of activations.
+QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_multiply_fn multiply) {
+  qi__q8_plan plan = qi__q8_plan_of(a->format, vnni);
+  qi__q8_panel *panel = (qi__q8_panel *)(void *)a->scratch;
+  float *lanes = a->scratch + QI__Q8_PANEL_FLOATS;
+  size_t k = a->x->k, block = (size_t)a->x->block;
+  for (size_t first = 0; first < a->n_x; first += QI__Q8_BATCH) {
+    size_t n_x = qi__min_size(QI__Q8_BATCH, a->n_x - first), next = n_x * QI__Q8_ROWS;
+    memset(lanes, 0, 8 * next * sizeof *lanes);
+    for (size_t at = 0; at < k; at += 256) {
+      int n = (int)qi__min_size(8, (k - at) / 32);
+      qi__panel_fill_avx2(a, &plan, at, n, panel);
+      qi__q8_chunk c = qi__q8_chunk_at(a->x, a->x_row + first, at);
+      qi__panel_x x = {c.q, c.sum, c.d, k, k / block, lanes + at / block % 8 * next, next};
+      multiply(&plan, panel, x, n, n_x, a->n_w > 16);
+    }
+    for (size_t i = 0; i < n_x; i++)
+      qi__panel_sums_avx2(lanes + i * QI__Q8_ROWS, next, a->n_w, a->y + (first + i) * a->y_stride);
+  }
+}
+
+// ---- the kernels ----
+
+#define QI__PANEL_FROM 4 // rows of activations from which a panel pays
+
+#define QI__DOT_Q8(isa, vnni, multiply) \
+  QI__FN void qi__dot_q8_##isa(const qi__dot_q8_args *a) { \
+    if (a->n_x >= QI__PANEL_FROM) { \
+      qi__dot_panels_x86(a, vnni, multiply); \
+      return; \
+    } \
+    qi__dot_q8_args row = *a; \
+    for (size_t i = 0; i < a->n_x; i++, row.x_row++, row.y += a->y_stride) qi__dot_row_##isa(&row); \
+  }
+
+QI__DOT_Q8(avx2, false, qi__panel_multiply_avx2)
+#if defined(QI__HAS_AVX_VNNI)
+QI__DOT_Q8(avx_vnni, false, qi__panel_multiply_avx2) // codes up to 4 bits gain nothing from dpbusd here
+#endif
+QI__DOT_Q8(avx512, true, qi__panel_multiply_avx512)
+#endif
+
+#endif // QI__KERNELS_PANEL_Q8_X86_H
