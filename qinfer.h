@@ -57,6 +57,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// Major changes when a program must be changed, minor when something is added.
 #define QI_VERSION_MAJOR 0
 #define QI_VERSION_MINOR 1
 #define QI_VERSION_PATCH 0
@@ -79,6 +80,7 @@ extern "C" {
 
 // ---- results and errors ----
 
+// What calls return; negative: an error.
 typedef enum qi_result {
   QI_OK = 0,
   QI_END = 1,              // no more text: end token, stop string or token limit
@@ -96,7 +98,7 @@ typedef enum qi_result {
 
 // What went wrong, in the caller's own memory. `msg` says where, what was expected and what was found; always terminated.
 typedef struct qi_error {
-  qi_result code;
+  qi_result code; // what the call returned
   char msg[256];
 } qi_error;
 
@@ -111,14 +113,15 @@ QI_API const char *qi_result_name(qi_result r);
 typedef struct qi_allocator {
   void *(*alloc)(size_t size, size_t align, void *user);
   void (*free)(void *ptr, size_t size, void *user);
-  void *user;
+  void *user; // given to both; this holds for the `user` of every hook
 } qi_allocator;
 
+// INFO: good to know. WARN: results may be worse than they could be.
 typedef enum qi_log_level { QI_LOG_INFO = 0, QI_LOG_WARN = 1 } qi_log_level;
 
 // Notes that are no errors (a key that is ignored, a fallback taken). One line without newline. fn NULL = silent.
 typedef struct qi_logger {
-  void (*fn)(void *user, qi_log_level level, const char *msg);
+  void (*fn)(void *user, qi_log_level level, const char *msg); // in the thread of the call that has something to say
   void *user;
 } qi_logger;
 
@@ -127,7 +130,7 @@ QI_API void qi_log_stderr(void *user, qi_log_level level, const char *msg);
 
 // Progress of a long call; `done` runs from 0 to 1. Return false to stop the call with QI_ERR_CANCELLED.
 typedef struct qi_progress {
-  bool (*fn)(void *user, float done);
+  bool (*fn)(void *user, float done); // in the thread of the long call; NULL = none
   void *user;
 } qi_progress;
 
@@ -135,7 +138,7 @@ typedef struct qi_progress {
 // false on failure; it is never asked beyond `size`. Called only while a model is opened or validated, from the opening thread.
 typedef struct qi_reader {
   bool (*read)(void *user, uint64_t offset, void *dst, size_t size);
-  uint64_t size;
+  uint64_t size; // of the whole file
   void *user;
 } qi_reader;
 
@@ -148,7 +151,8 @@ typedef struct qi_parallel {
 
 // ---- weight formats ----
 
-// How weights are stored. The numbers are qinfer's own; qi_format_info has the GGUF id.
+// How weights are stored, by the names of ggml: Q and IQ with the bits of a code, _K and IQ in blocks of 256 (but IQ4_NL: 32), TQ
+// ternary. The numbers are qinfer's own; qi_format_info has the GGUF id.
 typedef enum qi_format {
   QI_FORMAT_NONE = 0,
   QI_FORMAT_F32,
@@ -179,6 +183,7 @@ typedef enum qi_format {
   QI_FORMAT_COUNT
 } qi_format;
 
+// What a format is; see qi_format_get.
 typedef struct qi_format_info {
   const char *name;     // "Q4_K"
   int gguf_id;          // type number in GGUF files
@@ -230,18 +235,20 @@ QI_API int qi_isa_from_name(const char *name);
 // Threads and kernels to compute with. Sessions make their own, or share one (one call at a time).
 typedef struct qi_pool qi_pool;
 
+// How a pool shall be; zero = default.
 typedef struct qi_pool_desc {
   int n_threads;           // 0 = cores this process may use, at most 8; 1 = only the calling thread
   qi_isa isa;              // default AUTO
   qi_parallel parallel;    // the host's job system instead of own threads; then n_threads must be set
-  qi_allocator allocator;
+  qi_allocator allocator;  // default malloc
 } qi_pool_desc;
 
+// Starts the threads; they sleep when nothing is to be done. Close with qi_pool_close, which waits for them to end.
 // Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_LIMIT (more than 256 threads), QI_ERR_UNSUPPORTED (isa of another architecture).
 QI_API qi_result qi_pool_open(qi_pool **out, const qi_pool_desc *desc, qi_error *err);
 QI_API void qi_pool_close(qi_pool *pool); // NULL is fine; no session may still use it
 
-QI_API int qi_pool_n_threads(const qi_pool *pool);
+QI_API int qi_pool_n_threads(const qi_pool *pool); // with the calling one; 0 for NULL
 QI_API qi_isa qi_pool_isa(const qi_pool *pool); // what AUTO became, or the forced one if the CPU has it, else the next lower
 
 // Arithmetic of matrix products. Results never depend on threads or on how work was cut.
@@ -255,8 +262,8 @@ typedef enum qi_path { QI_PATH_AUTO = 0, QI_PATH_INTEGER, QI_PATH_BF16, QI_PATH_
 // A weight matrix of `n_rows` outputs by `n_cols` inputs; rows follow each other without gap.
 typedef struct qi_matrix {
   qi_format format;
-  const void *data;
-  int64_t n_rows, n_cols;
+  const void *data;       // n_rows * qi_format_bytes(format, n_cols) bytes, at any alignment; stays the caller's
+  int64_t n_rows, n_cols; // n_cols: a multiple of the block length
 } qi_matrix;
 
 // y[i, r] = sum_c w[r, c] * x[i, c] for i in 0..n-1.   x: float32 [n, n_cols]; y: float32 [n, n_rows], must not overlap x or w.
@@ -266,8 +273,10 @@ QI_API qi_result qi_matmul(qi_pool *pool, qi_path path, const qi_matrix *w, cons
 
 // ---- models ----
 
+// An open model: metadata, tokenizer and weights.
 typedef struct qi_model qi_model;
 
+// How much of a file is made ready.
 typedef enum qi_load {
   QI_LOAD_ALL = 0,   // ready for sessions
   QI_LOAD_VOCAB,     // metadata and tokenizer only: qi_tokenize, qi_token_piece
@@ -278,9 +287,9 @@ typedef enum qi_load {
 typedef struct qi_model_desc {
   const char *path;           // GGUF file; of a split model, the first file (name ends in -00001-of-0000N.gguf)
   const void *data;           // whole file in memory; must stay until qi_model_close; any alignment
-  size_t data_size;
-  qi_reader reader;           // tensors are then copied to memory of the allocator
-  qi_load load;
+  size_t data_size;           // bytes of data
+  qi_reader reader;           // a file behind callbacks: tensors are then copied to memory of the allocator
+  qi_load load;               // default QI_LOAD_ALL
   bool no_mmap;               // read the file into memory of the allocator instead of mapping it
   qi_allocator allocator;     // default malloc
   qi_logger logger;           // default silent
@@ -293,40 +302,51 @@ typedef struct qi_model_desc {
 QI_API qi_result qi_model_open(qi_model **out, const qi_model_desc *desc, qi_error *err);
 QI_API void qi_model_close(qi_model *m); // NULL is fine; sessions must be closed first
 
-// Checks a file as qi_model_open does (structure, metadata, tokenizer, names and shapes of tensors), and keeps nothing.
+// Checks a file as qi_model_open with this desc does (structure, metadata, tokenizer, names and shapes of tensors), and keeps
+// nothing. Where the file is not mapped, values of tensors are not read. Errors: those of qi_model_open.
 QI_API qi_result qi_model_validate(const qi_model_desc *desc, qi_error *err);
 
+// Bytes that a model takes.
 typedef struct qi_memory {
   uint64_t heap;    // bytes asked of the allocator by the open call, all of them until close
   uint64_t mapped;  // bytes of files mapped (paged in and out by the system)
 } qi_memory;
 
-// What qi_model_open with this desc will take. Reads the file's index for it (a few bytes a tensor and metadata entry, from the
-// allocator), and gives that back.
+// What qi_model_open with this desc will take, before it is taken: walks over the file's header a few times and asks the allocator
+// for nothing (but needs some 20 KB of stack). Errors: those of qi_model_open that show in the header alone. Not looked for: names
+// that occur twice, tensors that overlap, missing tensors, wrong shapes; qi_model_validate does, with memory.
 QI_API qi_result qi_model_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err);
 
+// What a model is.
 typedef struct qi_model_info {
   const char *architecture;    // "llama"; text lives as long as the model
   const char *name;            // general.name, "" if absent
   const char *chat_template;   // tokenizer.chat_template, "" if absent
-  int n_vocab, n_ctx_train, n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff;
+  int n_vocab;                 // tokens
+  int n_ctx_train;             // tokens of context that it was trained for
+  int n_layers;                // blocks of attention and feed-forward
+  int n_embd;                  // width of what goes from layer to layer
+  int n_heads, n_kv_heads;     // attention heads, and those of keys and values
+  int head_dim;                // width of a head's query and key
+  int n_ff;                    // width inside a feed-forward block
   uint64_t n_params;           // weights in all tensors
   uint64_t n_tensor_bytes;     // their bytes as stored
-  qi_memory memory;
+  qi_memory memory;            // what qi_model_memory told
 } qi_model_info;
 
-// Fields that the load level did not read are 0 or "".
+// Fields that the load level did not read are 0 or "". m NULL: all zero, texts NULL.
 QI_API void qi_model_get_info(const qi_model *m, qi_model_info *out);
 
-// One entry of the file's metadata. `text`, `key` live as long as the model.
+// Types of metadata values; the numbers are GGUF's.
 typedef enum qi_meta_type {
   QI_META_U8 = 0, QI_META_I8, QI_META_U16, QI_META_I16, QI_META_U32, QI_META_I32, QI_META_F32, QI_META_BOOL,
   QI_META_STRING, QI_META_ARRAY, QI_META_U64, QI_META_I64, QI_META_F64
 } qi_meta_type;
 
+// One entry of the file's metadata. `text`, `key` live as long as the model.
 typedef struct qi_meta {
   const char *key;         // not terminated: key_len bytes
-  size_t key_len;
+  size_t key_len;          // bytes
   qi_meta_type type;       // of the value; ARRAY: element_type and count say more
   qi_meta_type element_type;
   uint64_t count;          // elements of an array, 1 for scalars, bytes for strings
@@ -338,30 +358,36 @@ typedef struct qi_meta {
   } value;
 } qi_meta;
 
-QI_API size_t qi_meta_count(const qi_model *m);
+// Entries are numbered from 0 in the file's order. Errors of all below: QI_ERR_ARGUMENT (no such entry or element; no array).
+QI_API size_t qi_meta_count(const qi_model *m); // 0 for NULL
 QI_API qi_result qi_meta_get(const qi_model *m, size_t i, qi_meta *out, qi_error *err);
 // Element `k` of array entry `i`, as if it were an entry of its own (key is that of the array). Cost: strings are walked from the
 // start of the array.
 QI_API qi_result qi_meta_element(const qi_model *m, size_t i, uint64_t k, qi_meta *out, qi_error *err);
+// Elements k..k+n-1 to out[0..n-1], at the cost of one walk: for copying long arrays.
+QI_API qi_result qi_meta_elements(const qi_model *m, size_t i, uint64_t k, size_t n, qi_meta *out, qi_error *err);
 
+// One tensor of the file. What it points to lives as long as the model.
 typedef struct qi_tensor {
   const char *name;        // terminated
   qi_format format;        // NONE when the file's type is unknown here
-  int gguf_id;
+  int gguf_id;             // the file's number for the type
   int n_dims;              // 1..4
   uint64_t shape[4];       // GGUF order: shape[0] runs fastest (a row of weights); unused ones are 1
   uint64_t n_bytes;        // 0 when the type is unknown
-  const void *data;        // NULL unless QI_LOAD_ALL or mapped
+  const void *data;        // at any alignment; NULL unless QI_LOAD_ALL or mapped
 } qi_tensor;
 
-QI_API size_t qi_tensor_count(const qi_model *m);
+// Tensors are numbered from 0 in the file's order. Errors: QI_ERR_ARGUMENT (no such tensor).
+QI_API size_t qi_tensor_count(const qi_model *m); // 0 for NULL
 QI_API qi_result qi_tensor_get(const qi_model *m, size_t i, qi_tensor *out, qi_error *err);
 QI_API qi_result qi_tensor_find(const qi_model *m, const char *name, qi_tensor *out, qi_error *err);
 
 // ---- tokens ----
 
-typedef int32_t qi_token;
+typedef int32_t qi_token; // 0 to n_vocab - 1; -1 where there is none
 
+// For qi_tokenize; to be combined with |.
 typedef enum qi_tokenize_flags {
   QI_TOKENIZE_PLAIN = 0,
   QI_TOKENIZE_ADD_SPECIAL = 1,   // add begin and end tokens where the model's file says so
@@ -381,24 +407,31 @@ QI_API size_t qi_token_piece(const qi_model *m, qi_token id, bool special, char 
 
 // Tokens to text, as qi_next would give it: the space that SentencePiece models add before the first word is removed.
 // Writes at most cap bytes (no terminator) and the full number to *len_out.
+// Errors: QI_ERR_ARGUMENT (also ids out of range), QI_ERR_STATE (no tokenizer loaded).
 QI_API qi_result qi_detokenize(const qi_model *m, const qi_token *ids, size_t n, bool special, char *out, size_t cap,
                                size_t *len_out, qi_error *err);
 
 // Special tokens of the model; -1 = the model has none.
 typedef struct qi_special_tokens {
-  qi_token bos, eos, eot, unk, pad, nl;
-  bool add_bos, add_eos;
+  qi_token bos, eos;     // begin and end of a text
+  qi_token eot;          // end of a turn in a conversation
+  qi_token unk;          // what has no token
+  qi_token pad;          // filler
+  qi_token nl;           // a line break
+  bool add_bos, add_eos; // what QI_TOKENIZE_ADD_SPECIAL adds
 } qi_special_tokens;
+// Without tokenizer: none.
 QI_API void qi_model_special_tokens(const qi_model *m, qi_special_tokens *out);
 QI_API bool qi_token_is_end(const qi_model *m, qi_token id);     // ends generation: eos, eot and their kin
-QI_API bool qi_token_is_control(const qi_model *m, qi_token id);
+QI_API bool qi_token_is_control(const qi_model *m, qi_token id); // no text, but a signal; false for both: ids out of range
 // Token whose text is exactly `text` (escaped as in the vocabulary); -1 if there is none.
 QI_API qi_token qi_token_find(const qi_model *m, const char *text, size_t len);
 
 // ---- samplers ----
 
+// Makes a token more or less likely.
 typedef struct qi_logit_bias {
-  qi_token token;
+  qi_token token;   // ids out of range are refused
   float bias;       // added to the logit; -INFINITY forbids the token
 } qi_logit_bias;
 
@@ -414,18 +447,20 @@ typedef struct qi_sampler_desc {
   int penalty_last_n;        // how many recent tokens count; 0 = 64, at most 65536
   uint64_t seed;             // 0 is a seed like any other: the same words again
   const qi_logit_bias *logit_bias; // copied
-  int n_logit_bias;
+  int n_logit_bias;          // entries of logit_bias
 } qi_sampler_desc;
 
+// Chooses tokens: the desc, a random number generator, and recent tokens.
 typedef struct qi_sampler qi_sampler;
 
-// A sampler for logits of n_vocab. Memory is taken here, none later.
+// A sampler for logits of n_vocab tokens. Memory is taken here (allocator NULL = malloc), none later.
 // Errors: QI_ERR_ARGUMENT (a field out of range, named), QI_ERR_OOM.
 QI_API qi_result qi_sampler_open(qi_sampler **out, int n_vocab, const qi_sampler_desc *desc, const qi_allocator *allocator,
                                  qi_error *err);
 QI_API void qi_sampler_close(qi_sampler *sp); // NULL is fine
 
 // Chooses a token; logits: float32 [n_vocab], unchanged. NaN counts as -infinity. Does not remember it: see qi_sampler_accept.
+// -1 when an argument is NULL.
 QI_API qi_token qi_sampler_sample(qi_sampler *sp, const float *logits);
 // Puts a token into the history that penalties look at (prompt tokens too, if they shall count).
 QI_API void qi_sampler_accept(qi_sampler *sp, qi_token token);
@@ -434,22 +469,24 @@ QI_API void qi_sampler_reset(qi_sampler *sp, uint64_t seed);
 
 // ---- sessions ----
 
+// A place where a model runs: key-value cache, scratch memory, threads, sampler.
 typedef struct qi_session qi_session;
 
+// How a session shall be; zero = default.
 typedef struct qi_session_desc {
   int n_ctx;                 // tokens of context for each sequence; 0 = what the model was trained for, at most 4096
   int n_seqs;                // sequences; 0 = 1, at most 1024
   int n_batch;               // tokens computed at once; 0 = 256. Bits do not depend on it
   int n_logits;              // rows of logits kept by one qi_decode; 0 = n_seqs
   int n_threads;             // as in qi_pool_desc
-  qi_isa isa;
-  qi_parallel parallel;
-  qi_pool *pool;             // shared pool instead of an own one; must outlive the session
+  qi_isa isa;                // as in qi_pool_desc
+  qi_parallel parallel;      // as in qi_pool_desc
+  qi_pool *pool;             // shared pool instead of an own one; must outlive the session; the three above then do not count
   qi_path path;              // default AUTO; else all tokens take this one
   qi_format kv_format;       // F16 (default) or F32
   qi_sampler_desc sampler;   // used by qi_next
   const char *const *stop;   // n_stop strings that end generation; not part of the text. Copied; at most 64, UTF-8 of 1..256 bytes
-  int n_stop;
+  int n_stop;                // strings of stop
   int n_predict;             // tokens that qi_next gives after a prompt; 0 = until the end
   bool ignore_end;           // go on after end tokens
   bool no_add_special;       // qi_prompt adds no begin token
@@ -463,7 +500,8 @@ typedef struct qi_session_desc {
 QI_API qi_result qi_session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err);
 QI_API void qi_session_close(qi_session *s); // NULL is fine
 
-// Bytes that qi_session_open with this desc will ask of the allocator, all of them until close.
+// Bytes that qi_session_open with this desc will ask of the allocator, all of them until close. Asks for nothing itself.
+// Errors: those of qi_session_open but QI_ERR_OOM.
 QI_API qi_result qi_session_memory(const qi_model *m, const qi_session_desc *desc, uint64_t *bytes, qi_error *err);
 
 // (a) Text. One conversation, in sequence 0.
@@ -471,15 +509,16 @@ QI_API qi_result qi_session_memory(const qi_model *m, const qi_session_desc *des
 // Text produced by one step. `text` is valid until the next call on the session. It holds whole UTF-8 characters and nothing of a
 // stop string: len may be 0 while text is held back.
 typedef struct qi_piece {
-  const char *text;
-  size_t len;
-  qi_token token;
+  const char *text; // not terminated
+  size_t len;       // bytes
+  qi_token token;   // what was chosen; -1 when this call chose none
 } qi_piece;
 
 // Appends text to the context and computes it. Special tokens as the desc says. On failure the context is as before.
 // Errors: QI_ERR_CONTEXT (says how many tokens did not fit), _CANCELLED, _ARGUMENT, _OOM.
 QI_API qi_result qi_prompt(qi_session *s, const char *text, qi_error *err);
 // The same for text with a length (may hold zeros), or ids. They only take note: the work is done by qi_step, or the next qi_next.
+// Errors: as above but _CANCELLED; QI_ERR_STATE (earlier work is unfinished).
 QI_API qi_result qi_prompt_begin(qi_session *s, const char *text, size_t len, qi_error *err);
 QI_API qi_result qi_prompt_tokens(qi_session *s, const qi_token *ids, size_t n, qi_error *err);
 
@@ -495,11 +534,12 @@ QI_API void qi_cancel(qi_session *s);
 
 // (b) Tokens.
 
+// A token to be computed.
 typedef struct qi_decode_token {
   qi_token token;
   int seq;              // 0..n_seqs-1; goes to the end of that sequence
   bool generated;       // chosen by a sampler (takes the arithmetic of generation); false = prompt
-  bool want_logits;
+  bool want_logits;     // qi_logits shall have a row for it
 } qi_decode_token;
 
 // Computes n tokens of one or several sequences together; weights are read once for all. On failure all sequences are as before.
@@ -509,6 +549,7 @@ QI_API qi_result qi_decode(qi_session *s, const qi_decode_token *tokens, size_t 
 // Takes note of the same work; qi_step does it. At most n_seqs * n_ctx tokens.
 QI_API qi_result qi_decode_begin(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);
 // Works for about budget_us microseconds (0 = until done). QI_OK = nothing is left to do; QI_AGAIN = call again.
+// Errors: QI_ERR_CANCELLED (the work is dropped).
 QI_API qi_result qi_step(qi_session *s, uint32_t budget_us, qi_error *err);
 
 // Logits of the i-th wanting token of the last qi_decode or prompt (-1 = the last one): float32 [n_vocab], valid until the next
@@ -522,13 +563,15 @@ QI_API qi_result qi_seq_truncate(qi_session *s, int seq, int n, qi_error *err);
 // Forgets all sequences, unfinished work and the sampler's history.
 QI_API void qi_session_reset(qi_session *s);
 
+// What a session did and has.
 typedef struct qi_session_stats {
-  uint64_t n_prompt, n_generated;      // tokens computed in each role
-  double prompt_seconds, generate_seconds;
-  uint64_t heap_bytes, kv_bytes;
-  int n_threads;
-  qi_isa isa;
+  uint64_t n_prompt, n_generated;          // tokens computed in each role
+  double prompt_seconds, generate_seconds; // spent on them
+  uint64_t heap_bytes, kv_bytes;           // of the allocator; of that, the key-value cache
+  int n_threads;                           // in use
+  qi_isa isa;                              // in use
 } qi_session_stats;
+// s NULL: all zero.
 QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out);
 
 #ifdef __cplusplus
@@ -691,7 +734,8 @@ QI__INLINE float qi__sum_lanes(const float *a) {
 QI__INLINE bool qi__is_finite(float f) { return (qi__f32_bits(f) & 0x7f800000u) != 0x7f800000u; }
 QI__INLINE bool qi__is_nan(float f) { return (qi__f32_bits(f) & 0x7fffffffu) > 0x7f800000u; }
 
-// clang before 19 splits fmaf into a product and a sum under the host's -ffast-math, whatever its pragmas say; not under another name.
+// clang before 19 splits fmaf into a product and a sum under the host's -ffast-math, whatever its pragmas say; not under another
+// name.
 #if defined(__clang__) && defined(__FAST_MATH__) && defined(__x86_64__) && defined(__ELF__) && !defined(__FMA__)
 extern float qi__libm_fmaf(float a, float b, float c) __asm__("fmaf");
 #define fmaf(a, b, c) qi__libm_fmaf(a, b, c)
@@ -3080,6 +3124,8 @@ typedef struct qi__gguf_counts {
   uint64_t metas_end;             // offset behind the metadata
   uint64_t infos_end;             // offset behind the tensor infos
   uint64_t data_offset;           // begin of tensor data; may lie beyond the end of a file without tensors
+  uint64_t copy_bytes;            // enough for copies of all tensors, each rounded up to QI__CACHE_LINE
+  uint64_t vector_bytes;          // of float32 copies of all vectors, likewise; UINT64_MAX on overflow
   uint64_t split_no, split_count, split_n_tensors; // QI__GGUF_NO_SPLIT when the key is absent
 } qi__gguf_counts;
 #define QI__GGUF_NO_SPLIT UINT64_MAX
@@ -3238,7 +3284,7 @@ QI__FN qi_result qi__cursor_bools(qi__gguf_cursor *c, uint64_t n) {
 
 QI__FN qi_result qi__cursor_value(qi__gguf_cursor *c, qi_meta_type type, int depth, qi_meta *out);
 
-// Element type, count and elements. out->value.text is where the elements begin.
+// Element type, count and elements. out->value.u is the offset in the file where the elements begin.
 QI__FN qi_result qi__cursor_array(qi__gguf_cursor *c, int depth, qi_meta *out) {
   if (depth >= QI__GGUF_MAX_NESTING)
     return qi__fail(c->err, QI_ERR_UNSUPPORTED, "arrays nest deeper than %d", QI__GGUF_MAX_NESTING);
@@ -3251,7 +3297,7 @@ QI__FN qi_result qi__cursor_array(qi__gguf_cursor *c, int depth, qi_meta *out) {
     return qi__fail(c->err, QI_ERR_FORMAT, "array of %llu %s elements, but the file has only %llu more bytes",
                     (unsigned long long)out->count, qi__meta_type_name(out->element_type),
                     (unsigned long long)qi__cursor_left(c));
-  out->value.text = c->file->map ? (const char *)c->file->map + (size_t)c->pos : NULL;
+  out->value.u = c->pos;
   if (out->element_type == QI_META_BOOL) return qi__cursor_bools(c, out->count);
   if (size) return qi__cursor_skip(c, out->count * size);
   qi_meta element;
@@ -3260,7 +3306,7 @@ QI__FN qi_result qi__cursor_array(qi__gguf_cursor *c, int depth, qi_meta *out) {
   return QI_OK;
 }
 
-// A value of `type`. Pointers are into the map; NULL when there is none. out->key and key_len stay as they are.
+// A value of `type`. Text is a pointer into the map; NULL when there is none. out->key and key_len stay as they are.
 QI__FN qi_result qi__cursor_value(qi__gguf_cursor *c, qi_meta_type type, int depth, qi_meta *out) {
   out->type = type;
   out->element_type = type;
@@ -3384,6 +3430,33 @@ QI__FN qi_result qi__gguf_walk_tensor(qi__gguf_cursor *c, uint64_t index, uint64
   return r;
 }
 
+// Adds what the copies of a tensor take. Which fork a contested type is of shows only among its neighbours, and is open here.
+QI__FN void qi__gguf_note_tensor(const qi__tensor_info *t, qi__gguf_counts *counts) {
+  const uint64_t line = QI__CACHE_LINE, most = UINT64_MAX / 8;
+  bool is_vector = t->shape[1] == 1 && t->shape[2] == 1 && t->shape[3] == 1 && t->format != QI_FORMAT_NONE;
+  uint64_t n_floats = is_vector ? t->shape[0] : 0;
+  uint64_t copy = (t->n_bytes + line - 1) & ~(line - 1);
+  uint64_t vector = n_floats > most ? UINT64_MAX : (4 * n_floats + line - 1) & ~(line - 1);
+  if (!qi__add_u64(counts->copy_bytes, copy, &counts->copy_bytes)) counts->copy_bytes = UINT64_MAX;
+  if (!qi__add_u64(counts->vector_bytes, vector, &counts->vector_bytes)) counts->vector_bytes = UINT64_MAX;
+}
+
+// Turns the offset in the tensor data into one in the file. No tensor may end behind the file: where its bytes are not known for
+// sure, it takes a quarter of a bit a weight at least, as every type does, so that what unknown types promise is bounded by the
+// file, too.
+QI__FN qi_result qi__gguf_locate_tensor(const qi__file *f, const qi__gguf_counts *counts, const char *name, qi__tensor_info *t,
+                                        qi_error *err) {
+  uint64_t offset, n = t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
+  if (!qi__add_u64(counts->data_offset, t->offset, &offset) || offset > f->size)
+    return qi__fail(err, QI_ERR_FORMAT, "tensor %.96s: begins %llu bytes behind offset %llu, but the file ends at %llu", name,
+                    (unsigned long long)t->offset, (unsigned long long)counts->data_offset, (unsigned long long)f->size);
+  t->offset = offset;
+  uint64_t least = t->format != QI_FORMAT_NONE && !qi__gguf_contested(t->gguf_id) ? t->n_bytes : n / 32 + 1;
+  if (least <= f->size - offset) return QI_OK;
+  return qi__fail(err, QI_ERR_FORMAT, "tensor %.96s: %llu bytes at offset %llu, but the file ends at %llu", name,
+                  (unsigned long long)least, (unsigned long long)offset, (unsigned long long)f->size);
+}
+
 // ---- header ----
 
 QI__FN qi_result qi__gguf_check_count(const qi__file *f, const char *what, uint64_t n, uint64_t least_bytes, qi_error *err) {
@@ -3433,13 +3506,30 @@ QI__FN qi_result qi__gguf_find_data(const qi__file *f, qi__gguf_counts *counts, 
   if (counts->n_tensors && counts->data_offset > f->size)
     return qi__fail(err, QI_ERR_FORMAT, "header: tensor data begins at offset %llu, but the file has only %llu bytes",
                     (unsigned long long)counts->data_offset, (unsigned long long)f->size);
+  // Tensors share no bytes: this bounds what contested types promise.
+  uint64_t data_bytes = f->size > counts->data_offset ? f->size - counts->data_offset : 0;
+  uint64_t most = UINT64_MAX;
+  if (qi__add_u64(data_bytes, counts->n_tensors * QI__CACHE_LINE, &most) && counts->copy_bytes > most) counts->copy_bytes = most;
   return QI_OK;
 }
 
 // ---- scan ----
 
+// Walks over the tensor infos once more, now that it is known where their data begins.
+QI__FN qi_result qi__gguf_scan_places(const qi__file *f, const qi__gguf_counts *counts, qi_error *err) {
+  qi__gguf_cursor c;
+  qi__cursor_init(&c, f, counts->metas_end, err);
+  for (uint64_t i = 0; i < counts->n_tensors; i++) {
+    qi__tensor_info info;
+    qi_result r = qi__gguf_walk_tensor(&c, i, counts->alignment, &info);
+    if (!r) r = qi__gguf_locate_tensor(f, counts, c.name, &info, err);
+    if (r) return r;
+  }
+  return QI_OK;
+}
+
 // Walks over the header, all metadata and all tensor infos, and keeps nothing but counts. What takes memory to see (names that
-// occur twice, tensors that overlap or lie beyond the end) is left to loading.
+// occur twice, tensors that overlap) is left to loading.
 // Errors: QI_ERR_FORMAT, QI_ERR_UNSUPPORTED, QI_ERR_LIMIT, QI_ERR_IO.
 QI__FN qi_result qi__gguf_scan(const qi__file *f, qi__gguf_counts *out, qi_error *err) {
   qi_result r = qi__gguf_walk_header(f, out, err);
@@ -3456,9 +3546,11 @@ QI__FN qi_result qi__gguf_scan(const qi__file *f, qi__gguf_counts *out, qi_error
     qi__tensor_info info;
     if ((r = qi__gguf_walk_tensor(&c, i, out->alignment, &info))) return r;
     out->name_bytes += strlen(c.name) + 1;
+    qi__gguf_note_tensor(&info, out);
   }
   out->infos_end = c.pos;
-  return qi__gguf_find_data(f, out, err);
+  r = qi__gguf_find_data(f, out, err);
+  return r ? r : qi__gguf_scan_places(f, out, err);
 }
 
 #endif // QI__MODEL_GGUF_SCAN_H
@@ -3474,6 +3566,8 @@ typedef struct qi__gguf_plan {
   uint64_t text_bytes;     // keys and tensor names
   uint64_t resident_bytes; // copy of the metadata; 0 where the file can be looked at in place
   uint64_t mapped;         // bytes of mapped files
+  uint64_t copy_bytes;     // of the tensors of files that cannot be looked at in place
+  uint64_t vector_bytes;   // of float32 copies of all vectors
 } qi__gguf_plan;
 
 typedef struct qi__gguf_part {
@@ -3483,7 +3577,7 @@ typedef struct qi__gguf_part {
 
 // An open file: its index is in memory, tensor data is in the files. Unchanging, but for qi__gguf_release and _close.
 typedef struct qi__gguf {
-  qi_meta *metas;          // [n_metas] in the file's order; key terminated; of arrays value.text is where the elements begin
+  qi_meta *metas;          // [n_metas] in the file's order; key terminated; of arrays value.u is the offset of the elements
   size_t n_metas;
   qi__tensor_info *tensors; // [n_tensors] in the files' order
   size_t n_tensors;
@@ -3495,7 +3589,7 @@ typedef struct qi__gguf {
   char *text;              // [text_size] terminated keys and tensor names
   size_t text_size, text_used;
   uint32_t *order;         // [n_tensors] scratch: tensors of a part by offset
-  uint64_t mapped;
+  uint64_t mapped, copy_bytes, vector_bytes; // as in the plan
   qi_allocator allocator;
   qi__arena arena;         // all of the above
 } qi__gguf;
@@ -3570,6 +3664,10 @@ QI__FN qi_result qi__gguf_check_part(const qi__gguf_counts *c, uint64_t part, ui
   return QI_OK;
 }
 
+QI__FN uint64_t qi__gguf_add_vectors(uint64_t bytes, const qi__gguf_counts *c) {
+  return qi__add_u64(bytes, c->vector_bytes, &bytes) ? bytes : UINT64_MAX;
+}
+
 // Scans one part and adds it to the plan.
 QI__FN qi_result qi__gguf_plan_part(const qi_model_desc *desc, uint64_t part, qi__gguf_plan *plan, qi_error *err) {
   qi__file f;
@@ -3582,6 +3680,8 @@ QI__FN qi_result qi__gguf_plan_part(const qi_model_desc *desc, uint64_t part, qi
     plan->n_tensors += counts.n_tensors;
     plan->text_bytes += counts.name_bytes;
     plan->mapped += f.mapped ? f.size : 0;
+    plan->copy_bytes += f.map ? 0 : counts.copy_bytes;
+    plan->vector_bytes = qi__gguf_add_vectors(plan->vector_bytes, &counts);
   }
   if (!r && !part) {
     plan->first = counts;
@@ -3689,6 +3789,7 @@ QI__FN qi_result qi__gguf_load_tensors(qi__gguf *g, size_t part, const qi__gguf_
     qi__tensor_info *t = &g->tensors[g->n_tensors];
     qi_result r = qi__gguf_walk_tensor(&c, i, counts->alignment, t);
     if (r) return r;
+    qi__gguf_note_tensor(t, counts);
     t->part = (int)part;
     t->name = qi__gguf_keep_text(g, c.name);
     if (!t->name) return qi__gguf_changed(err);
@@ -3728,7 +3829,7 @@ QI__FN void qi__order_by_offset(const qi__tensor_info *tensors, uint32_t *order,
   }
 }
 
-// Checks that a tensor fits into the bytes up to the next one, or to the end of the file (next NULL).
+// Checks that a tensor ends before the next one (NULL: it is the last), and settles contested types by the room it has.
 QI__FN qi_result qi__gguf_place(qi__tensor_info *t, const qi__tensor_info *next, uint64_t end, uint64_t alignment, qi_error *err) {
   uint64_t room = (next ? next->offset : end) - t->offset;
   uint64_t n = t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
@@ -3740,15 +3841,10 @@ QI__FN qi_result qi__gguf_place(qi__tensor_info *t, const qi__tensor_info *next,
   if (n > SIZE_MAX / 2 || t->n_bytes > SIZE_MAX / 2)
     return qi__fail(err, QI_ERR_LIMIT, "tensor %.96s: %llu weights do not fit into this machine's address space", name,
                     (unsigned long long)n);
-  // No type takes less than a quarter of a bit; so what is promised for unknown types is bounded by the file too.
   uint64_t least = t->format != QI_FORMAT_NONE ? t->n_bytes : n / 32 + 1;
-  if (least <= room) return QI_OK;
-  if (next)
-    return qi__fail(err, QI_ERR_FORMAT, "tensor %.64s: %llu bytes at offset %llu overlap tensor %.64s at %llu", name,
-                    (unsigned long long)least, (unsigned long long)t->offset, next->name,
-                    (unsigned long long)next->offset);
-  return qi__fail(err, QI_ERR_FORMAT, "tensor %.96s: %llu bytes at offset %llu, but the file ends at %llu", name,
-                  (unsigned long long)least, (unsigned long long)t->offset, (unsigned long long)end);
+  if (!next || least <= room) return QI_OK; // qi__gguf_locate_tensor has compared with the end
+  return qi__fail(err, QI_ERR_FORMAT, "tensor %.64s: %llu bytes at offset %llu overlap tensor %.64s at %llu", name,
+                  (unsigned long long)least, (unsigned long long)t->offset, next->name, (unsigned long long)next->offset);
 }
 
 // Turns the offsets of a part's tensors, `first` and following, into offsets in the file, and checks each place.
@@ -3757,12 +3853,8 @@ QI__FN qi_result qi__gguf_place_tensors(qi__gguf *g, size_t part, size_t first, 
   qi__tensor_info *tensors = g->tensors + first;
   size_t n = g->n_tensors - first;
   for (size_t i = 0; i < n; i++) {
-    qi__tensor_info *t = &tensors[i];
-    uint64_t offset;
-    if (!qi__add_u64(counts->data_offset, t->offset, &offset) || offset > f->size)
-      return qi__fail(err, QI_ERR_FORMAT, "tensor %.96s: begins %llu bytes behind offset %llu, but the file ends at %llu", t->name,
-                      (unsigned long long)t->offset, (unsigned long long)counts->data_offset, (unsigned long long)f->size);
-    t->offset = offset;
+    qi_result r = qi__gguf_locate_tensor(f, counts, tensors[i].name, &tensors[i], err);
+    if (r) return r;
   }
   qi__order_by_offset(tensors, g->order, n);
   for (size_t i = 0; i < n; i++) {
@@ -3786,6 +3878,8 @@ QI__FN qi_result qi__gguf_load_part(qi__gguf *g, size_t part, const qi__gguf_pla
   if (!r) r = qi__gguf_place_tensors(g, part, first, &counts, err);
   g->parts[part].data_offset = counts.data_offset;
   g->mapped += f->mapped ? f->size : 0;
+  g->copy_bytes += f->map ? 0 : counts.copy_bytes;
+  g->vector_bytes = qi__gguf_add_vectors(g->vector_bytes, &counts);
   return qi__gguf_blame(f, r, err);
 }
 
@@ -3874,6 +3968,8 @@ QI__INLINE uint64_t qi__gguf_mapped(const qi__gguf *g) { return g->mapped; }
 // NULL when the key is absent.
 QI__FN const qi_meta *qi__gguf_find(const qi__gguf *g, const char *key) {
   int32_t i;
+  for (size_t k = 0; !g->meta_index.entries && k < g->n_metas; k++) // qi__gguf_peek: a few entries, no index
+    if (!strcmp(g->metas[k].key, key)) return &g->metas[k];
   return qi__str_map_get(&g->meta_index, key, &i) ? &g->metas[i] : NULL;
 }
 
@@ -3945,14 +4041,17 @@ QI__FN qi_result qi__gguf_str(const qi__gguf *g, const char *key, bool required,
 typedef struct qi__gguf_array {
   qi_meta_type type;   // of the elements
   uint64_t count;      // elements from `data` on
-  const uint8_t *data; // as in the file, little-endian, at any address
+  uint64_t at;         // offset of the first in g->resident
+  const uint8_t *data; // as in the file, little-endian, at any address; NULL behind qi__gguf_peek
   const uint8_t *end;  // of the bytes that may be read
 } qi__gguf_array;
 
 QI__FN void qi__gguf_array_of(const qi__gguf *g, const qi_meta *m, qi__gguf_array *out) {
   out->type = m->element_type;
   out->count = m->count;
-  out->data = (const uint8_t *)m->value.text;
+  out->at = m->value.u;
+  if (!g->resident.map) return;
+  out->data = g->resident.map + (size_t)out->at;
   size_t size = qi__meta_type_bytes(m->element_type);
   out->end = size ? out->data + (size_t)m->count * size : g->resident.map + (size_t)g->resident.size;
 }
@@ -3989,27 +4088,41 @@ QI__FN bool qi__gguf_next_string(qi__gguf_array *it, const char **text, size_t *
   return true;
 }
 
-// Element k of array entry i, as an entry of its own with the array's key. Strings and arrays are walked from the start.
-// Errors: QI_ERR_ARGUMENT (no array, or no such element).
-QI__FN qi_result qi__gguf_element(const qi__gguf *g, size_t i, uint64_t k, qi_meta *out, qi_error *err) {
+// Elements k..k+n-1 of array entry i, each as an entry of its own with the array's key. Strings and arrays are walked from the
+// start.
+// Errors: QI_ERR_ARGUMENT (no array, or no such elements).
+QI__FN qi_result qi__gguf_elements(const qi__gguf *g, size_t i, uint64_t k, size_t n, qi_meta *out, qi_error *err) {
   const qi_meta *m = &g->metas[i];
   if (m->type != QI_META_ARRAY)
     return qi__fail(err, QI_ERR_ARGUMENT, "key %.96s: type %s, expected an array", m->key,
                     qi__meta_type_name(m->type));
-  if (k >= m->count)
-    return qi__fail(err, QI_ERR_ARGUMENT, "key %.96s: element %llu of %llu", m->key, (unsigned long long)k,
+  if (k > m->count || n > m->count - k)
+    return qi__fail(err, QI_ERR_ARGUMENT, "key %.96s: %zu elements from %llu on, it has %llu", m->key, n, (unsigned long long)k,
                     (unsigned long long)m->count);
   qi__gguf_cursor c;
   qi_meta element;
   size_t size = qi__meta_type_bytes(m->element_type);
-  qi__cursor_init(&c, &g->resident, (uint64_t)((const uint8_t *)m->value.text - g->resident.map), err);
+  qi__cursor_init(&c, &g->resident, m->value.u, err);
   qi_result r = size ? qi__cursor_skip(&c, k * size) : QI_OK;
-  for (uint64_t at = size ? k : 0; at <= k && !r; at++) r = qi__cursor_value(&c, m->element_type, 1, &element);
-  if (r) return r;
-  element.key = m->key;
-  element.key_len = m->key_len;
-  *out = element;
-  return QI_OK;
+  for (uint64_t at = size ? k : 0; at < k && !r; at++) r = qi__cursor_value(&c, m->element_type, 1, &element);
+  for (size_t at = 0; at < n && !r; at++) {
+    r = qi__cursor_value(&c, m->element_type, 1, &out[at]);
+    out[at].key = m->key;
+    out[at].key_len = m->key_len;
+  }
+  return r;
+}
+
+// One of them.
+QI__FN qi_result qi__gguf_element(const qi__gguf *g, size_t i, uint64_t k, qi_meta *out, qi_error *err) {
+  const qi_meta *m = &g->metas[i];
+  if (m->type == QI_META_ARRAY && k >= m->count)
+    return qi__fail(err, QI_ERR_ARGUMENT, "key %.96s: element %llu of %llu", m->key, (unsigned long long)k,
+                    (unsigned long long)m->count);
+  qi_meta element;
+  qi_result r = qi__gguf_elements(g, i, k, 1, &element, err);
+  if (!r) *out = element;
+  return r;
 }
 
 // ---- tensors ----
@@ -4035,6 +4148,84 @@ QI__FN qi_result qi__gguf_read_tensor(const qi__gguf *g, const qi__tensor_info *
   qi_result r = qi__file_read(&g->parts[t->part].file, t->offset + offset, dst, n, err);
   if (r) qi__fail_prefix(err, "tensor %.96s: ", t->name);
   return r;
+}
+
+// ---- without memory ----
+
+// What qi_model_memory looks at: a few entries of the metadata, found by walking, in place of the index. `gguf` serves
+// qi__gguf_find, the getters of single values, and arrays by their offset in gguf.resident, which is the file itself.
+#define QI__GGUF_MAX_PEEKED 32
+#define QI__GGUF_PEEK_BYTES 64
+typedef struct qi__gguf_peek {
+  qi__gguf gguf;
+  qi_meta metas[QI__GGUF_MAX_PEEKED];
+  char keys[QI__GGUF_MAX_PEEKED][QI__GGUF_PEEK_BYTES];
+  char texts[QI__GGUF_MAX_PEEKED][QI__GGUF_PEEK_BYTES]; // first bytes of strings that cannot be looked at in place
+} qi__gguf_peek;
+
+// Opens the (first) file of a plan; close it with qi__gguf_peek_close, also after a failure.
+QI__FN qi_result qi__gguf_peek_open(qi__gguf_peek *p, const qi_model_desc *desc, const qi__gguf_plan *plan, qi_error *err) {
+  memset(&p->gguf, 0, sizeof p->gguf);
+  p->gguf.metas = p->metas;
+  p->gguf.n_tensors = (size_t)plan->n_tensors;
+  p->gguf.mapped = plan->mapped;
+  p->gguf.copy_bytes = plan->copy_bytes;
+  p->gguf.vector_bytes = plan->vector_bytes;
+  return qi__gguf_open_part(&p->gguf.resident, desc, 0, plan->n_parts, err);
+}
+
+QI__FN void qi__gguf_peek_close(qi__gguf_peek *p) { qi__file_close(&p->gguf.resident); }
+
+// Keys prefix + one of n suffixes.
+typedef struct qi__key_set {
+  const char *prefix;
+  const char *const *suffixes;
+  size_t n;
+} qi__key_set;
+
+QI__FN bool qi__key_set_has(const qi__key_set *set, const char *key) {
+  size_t len = strlen(set->prefix);
+  if (strncmp(key, set->prefix, len)) return false;
+  for (size_t i = 0; i < set->n; i++)
+    if (!strcmp(key + len, set->suffixes[i])) return true;
+  return false;
+}
+
+// Keeps the entry that the cursor has just passed.
+QI__FN qi_result qi__gguf_peek_keep(qi__gguf_peek *p, const qi__gguf_cursor *c, const qi_meta *found, qi_error *err) {
+  size_t i = p->gguf.n_metas, len = strlen(c->name);
+  if (qi__gguf_find(&p->gguf, c->name)) return qi__fail(err, QI_ERR_FORMAT, "key %.96s: occurs twice", c->name);
+  if (i == QI__GGUF_MAX_PEEKED || len >= QI__GGUF_PEEK_BYTES)
+    return qi__fail(err, QI_ERR_LIMIT, "key %.96s: more keys than can be kept", c->name);
+  qi_meta *meta = &p->metas[i];
+  *meta = *found;
+  memcpy(p->keys[i], c->name, len + 1);
+  meta->key = p->keys[i];
+  meta->key_len = len;
+  if (meta->type == QI_META_STRING && !c->file->map) {
+    size_t n = meta->count < QI__GGUF_PEEK_BYTES ? (size_t)meta->count : QI__GGUF_PEEK_BYTES;
+    qi_result r = qi__file_read(c->file, c->pos - meta->count, p->texts[i], n, err);
+    if (r) return r;
+    meta->value.text = p->texts[i];
+  }
+  p->gguf.n_metas++;
+  return QI_OK;
+}
+
+// Adds the entries of all keys in the sets, by one walk; those that the file does not have stay absent.
+QI__FN qi_result qi__gguf_peek_keys(qi__gguf_peek *p, const qi__gguf_plan *plan, const qi__key_set *sets, size_t n_sets,
+                                    qi_error *err) {
+  qi__gguf_counts counts = plan->first;
+  qi__gguf_cursor c;
+  qi_result r = QI_OK;
+  qi__cursor_init(&c, &p->gguf.resident, QI__GGUF_HEADER_BYTES, err);
+  for (uint64_t i = 0; i < counts.n_metas && !r; i++) {
+    qi_meta meta;
+    r = qi__gguf_walk_meta(&c, i, &counts, &meta);
+    for (size_t k = 0; k < n_sets && !r; k++)
+      if (qi__key_set_has(&sets[k], c.name)) r = qi__gguf_peek_keep(p, &c, &meta, err);
+  }
+  return qi__gguf_blame(&p->gguf.resident, r, err);
 }
 
 #endif // QI__MODEL_GGUF_H
@@ -4921,6 +5112,10 @@ QI__FN int qi__byte_name_value(const char *text, size_t len) {
 
 // ---- counting ----
 
+// What qi__vocab_count looks at.
+static const char *const qi__vocab_keys[] = {"tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type",
+                                             "tokenizer.ggml.merges"};
+
 // Names of tokens that end generation wherever they occur, and of those that only serve as end of turn when the file names none.
 // The list is llama.cpp's: files often do not say it.
 static const char *const qi__end_names[] = {
@@ -4930,6 +5125,7 @@ static const char *const qi__end_names[] = {
     "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<reponame>", "<|file_sep|>",
 };
 #define QI__N_EOT_NAMES 5 // the first ones may be the end of turn
+#define QI__MAX_END_NAME 32
 
 QI__FN bool qi__is_end_name(const char *text, size_t len) {
   for (size_t i = 0; i < QI__COUNT_OF(qi__end_names); i++)
@@ -4966,21 +5162,30 @@ QI__FN qi_result qi__vocab_find_kind(const qi__gguf *g, qi__vocab_kind *out, qi_
   return QI_OK;
 }
 
-// Lengths and kinds of the texts. A token that ends generation counts as special whatever the file says of it.
-QI__FN qi_result qi__vocab_count_texts(qi__gguf_array tokens, const qi__gguf_array *types, qi__vocab_counts *c, qi_error *err) {
-  uint64_t bytes = 0;
+// Lengths and kinds of the texts, through cursors: the file need not be in memory. A token that ends generation counts as special
+// whatever the file says of it.
+QI__FN qi_result qi__vocab_count_texts(const qi__gguf *g, const qi__gguf_array *tokens, const qi__gguf_array *types,
+                                       qi__vocab_counts *c, qi_error *err) {
+  qi__gguf_cursor text_at, type_at;
+  qi__cursor_init(&text_at, &g->resident, tokens->at, err);
+  qi__cursor_init(&type_at, &g->resident, types->at, err);
+  uint64_t bytes = 0, len;
   for (uint32_t i = 0; i < c->n_tokens; i++) {
-    const char *text;
-    size_t len;
-    if (!qi__gguf_next_string(&tokens, &text, &len))
-      return qi__fail(err, QI_ERR_FORMAT, "tokenizer.ggml.tokens: text %u lies beyond the array's end", i);
+    uint32_t type = QI__TOKEN_NORMAL;
+    if (qi__cursor_u64(&text_at, &len)) return text_at.result;
     if (len > QI__VOCAB_MAX_TOKEN_BYTES)
-      return qi__fail(err, QI_ERR_LIMIT, "tokenizer.ggml.tokens: text %u has %zu bytes, at most %u are allowed", i, len,
-                      QI__VOCAB_MAX_TOKEN_BYTES);
+      return qi__fail(err, QI_ERR_LIMIT, "tokenizer.ggml.tokens: text %u has %llu bytes, at most %u are allowed", i,
+                      (unsigned long long)len, QI__VOCAB_MAX_TOKEN_BYTES);
+    bool is_end = false;
+    if (len <= QI__MAX_END_NAME) {
+      const char *text = (const char *)qi__cursor_take(&text_at, (size_t)len);
+      is_end = text && qi__is_end_name(text, (size_t)len);
+    } else qi__cursor_skip(&text_at, len);
+    if (text_at.result) return text_at.result;
+    if (types->count && qi__cursor_u32(&type_at, &type)) return type_at.result;
     if (len > c->max_token) c->max_token = (uint32_t)len;
     bytes += len + 1;
-    uint32_t type = types->count ? qi__array_u32(types, i) : QI__TOKEN_NORMAL;
-    c->n_specials += (type >= QI__TOKEN_UNKNOWN && type <= QI__TOKEN_USER) || qi__is_end_name(text, len);
+    c->n_specials += (type >= QI__TOKEN_UNKNOWN && type <= QI__TOKEN_USER) || is_end;
   }
   if (bytes >= UINT32_MAX)
     return qi__fail(err, QI_ERR_LIMIT, "tokenizer.ggml.tokens: texts of %llu bytes, fewer than 2^32 - 1 are allowed",
@@ -5003,7 +5208,7 @@ QI__FN qi_result qi__vocab_count(const qi__gguf *g, qi__vocab_counts *c, qi_erro
   c->n_tokens = (uint32_t)tokens.count;
   r = qi__vocab_array(g, "tokenizer.ggml.token_type", QI_META_I32, tokens.count, &types, err);
   if (r) return r;
-  r = qi__vocab_count_texts(tokens, &types, c, err);
+  r = qi__vocab_count_texts(g, &tokens, &types, c, err);
   if (r || c->kind != QI__VOCAB_BPE) return r;
   r = qi__gguf_get_array(g, "tokenizer.ggml.merges", QI_META_STRING, true, &merges, err);
   if (r) return r;
@@ -9350,7 +9555,8 @@ QI__FN qi_result qi__architecture_find(const qi__gguf *g, const qi__architecture
     int n = snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", a->name);
     if (n > 0) used = qi__min_size(used + (size_t)n, sizeof known - 1);
   }
-  return qi__fail(err, QI_ERR_UNSUPPORTED, "general.architecture: '%s' is not supported; known are %s", qi__show(name, len).s, known);
+  return qi__fail(err, QI_ERR_UNSUPPORTED, "general.architecture: '%s' is not supported; known are %s", qi__show(name, len).s,
+                  known);
 }
 
 // ---- numbers ----
@@ -9369,6 +9575,14 @@ typedef struct qi__hparams {
   double rope_attn_factor; // scales cos and sin
   size_t rope_n_ctx_orig; // context before scaling
 } qi__hparams;
+
+// What qi__hparams_load looks at, behind "<arch>.".
+static const char *const qi__hparam_keys[] = {
+    "block_count", "context_length", "embedding_length", "feed_forward_length", "expert_count", "attention.head_count",
+    "attention.head_count_kv", "attention.key_length", "attention.value_length", "attention.sliding_window",
+    "attention.layer_norm_rms_epsilon", "rope.dimension_count", "rope.freq_base", "rope.scale_linear", "rope.scaling.type",
+    "rope.scaling.factor", "rope.scaling.attn_factor", "rope.scaling.original_context_length",
+};
 
 // Limits against hostile files; far above any model.
 #define QI__MAX_LAYERS 1024
@@ -9432,8 +9646,8 @@ QI__FN qi_result qi__hparams_shape(qi__hparams *h, const qi__gguf *g, qi_error *
   if ((r = qi__hparam_size(g, h, "attention.sliding_window", false, 0, INT32_MAX, &h->sliding_window, err))) return r;
   size_t n_experts = 0;
   if ((r = qi__hparam_size(g, h, "expert_count", false, 0, INT32_MAX, &n_experts, err))) return r;
-  if (n_experts) return qi__fail(err, QI_ERR_UNSUPPORTED, "%s.expert_count: %zu; experts are not supported", h->arch->name, n_experts);
-  return QI_OK;
+  if (!n_experts) return QI_OK;
+  return qi__fail(err, QI_ERR_UNSUPPORTED, "%s.expert_count: %zu; experts are not supported", h->arch->name, n_experts);
 }
 
 // Names of rope.scaling.type. Longrope is told by its factor tensors; the name only announces them.
@@ -9765,15 +9979,22 @@ QI__FN const char *qi__model_string(const qi__gguf *g, const char *key, size_t *
   return *len ? meta->value.text : "";
 }
 
+QI__FN uint8_t *qi__arena_take_u64(qi__arena *arena, uint64_t bytes) {
+  if (bytes > SIZE_MAX) arena->overflow = true;
+  return arena->overflow ? NULL : (uint8_t *)qi__arena_take(arena, (size_t)bytes, 1, QI__CACHE_LINE);
+}
+
 // Where files are not mapped, tensors are copied.
 QI__FN void qi__tensors_layout(qi_model *m, qi__arena *arena) {
   const qi__gguf *g = &m->gguf;
   m->data = QI__ARENA_ARRAY(arena, const uint8_t *, g->n_tensors);
-  for (size_t i = 0; i < g->n_tensors; i++) {
+  uint8_t *copy = m->check_only ? NULL : qi__arena_take_u64(arena, g->copy_bytes);
+  for (size_t i = 0; m->data && i < g->n_tensors; i++) {
     const qi__tensor_info *t = &g->tensors[i];
-    const void *mapped = qi__gguf_tensor_data(g, t);
-    uint8_t *copy = mapped || m->check_only ? NULL : (uint8_t *)qi__arena_take(arena, (size_t)t->n_bytes, 1, QI__CACHE_LINE);
-    if (m->data) m->data[i] = mapped ? (const uint8_t *)mapped : copy;
+    m->data[i] = (const uint8_t *)qi__gguf_tensor_data(g, t);
+    if (m->data[i] || !copy) continue;
+    m->data[i] = copy;
+    copy += ((size_t)t->n_bytes + QI__CACHE_LINE - 1) & ~(size_t)(QI__CACHE_LINE - 1);
   }
 }
 
@@ -9796,12 +10017,11 @@ QI__FN void qi__model_layout(qi_model *m, qi__arena *arena, const qi__vocab_coun
 // Counts the room that qi__weights_load will take.
 QI__FN void qi__weights_count(const qi_model *m, qi__arena *arena) {
   QI__ARENA_ARRAY(arena, qi__layer, m->h.n_layers);
-  for (size_t i = 0; i < m->gguf.n_tensors; i++)
-    if (m->gguf.tensors[i].n_dims == 1) QI__ARENA_ARRAY(arena, float, (size_t)m->gguf.tensors[i].shape[0]);
-  qi__arena_take(arena, QI__CACHE_LINE, 1, 1); // the order of loading may end less aligned
+  qi__arena_take_u64(arena, m->gguf.vector_bytes);
 }
 
-// What the load level needs, by the file's index.
+// What the load level needs, by the file's index or qi__gguf_peek: all that this may look at is in qi__info_keys,
+// qi__vocab_keys, qi__hparam_keys and the plan.
 QI__FN qi_result qi__model_count(qi_model *m, qi__arena *arena, qi__vocab_counts *counts, qi_error *err) {
   qi_result r = QI_OK;
   if (m->load != QI_LOAD_METADATA) r = qi__vocab_count(&m->gguf, counts, err);
@@ -9906,19 +10126,48 @@ QI__FN qi_result qi__model_open(qi_model **out, const qi_model_desc *desc, bool 
   return QI_OK;
 }
 
+// ---- memory before opening ----
+
+// The metadata that the load level counts with.
+QI__FN qi_result qi__model_peek(qi__gguf_peek *p, const qi__gguf_plan *plan, qi_load load, qi_error *err) {
+  const qi__key_set fixed[2] = {{"", qi__info_keys, QI__COUNT_OF(qi__info_keys)},
+                                {"", qi__vocab_keys, QI__COUNT_OF(qi__vocab_keys)}};
+  const qi__architecture *arch;
+  qi_result r = qi__gguf_peek_keys(p, plan, fixed, load == QI_LOAD_METADATA ? 1 : 2, err);
+  if (r || load != QI_LOAD_ALL || qi__architecture_find(&p->gguf, &arch, NULL)) return r; // counting tells what is wrong with it
+  char prefix[QI__GGUF_PEEK_BYTES];
+  snprintf(prefix, sizeof prefix, "%s.", arch->name);
+  const qi__key_set numbers = {prefix, qi__hparam_keys, QI__COUNT_OF(qi__hparam_keys)};
+  return qi__gguf_peek_keys(p, plan, &numbers, 1, err);
+}
+
+// Counts what qi__model_open will take, by walks over the file; asks for no memory, but some 20 KB of stack.
 QI__FN qi_result qi__model_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err) {
-  qi_model *m = NULL;
-  qi_result r = qi__model_new(&m, desc, err);
+  qi_allocator allocator;
+  qi__gguf_plan plan;
+  uint64_t index_bytes = 0, mapped = 0;
+  qi_result r = qi__model_check_desc(desc, err);
+  if (!r) r = qi__allocator_resolve(&desc->allocator, &allocator, err);
+  if (!r) r = qi__gguf_measure(desc, &index_bytes, &mapped, &plan, err);
   if (r) return r;
-  qi__arena arena = {0};
-  qi__vocab_counts counts;
-  memset(&counts, 0, sizeof counts);
-  if (!(r = qi__model_count(m, &arena, &counts, err))) {
-    *out = m->memory;
-    out->heap += arena.used;
+  qi__gguf_peek peek;
+  qi__arena arena = {NULL, 0, 0, false};
+  r = qi__gguf_peek_open(&peek, desc, &plan, err);
+  if (!r) r = qi__model_peek(&peek, &plan, desc->load, err);
+  if (!r) {
+    qi_model m;
+    qi__vocab_counts counts;
+    memset(&m, 0, sizeof m);
+    memset(&counts, 0, sizeof counts);
+    m.load = desc->load;
+    m.gguf = peek.gguf;
+    r = qi__model_count(&m, &arena, &counts, err);
   }
-  qi__model_close(m);
-  return r;
+  qi__gguf_peek_close(&peek);
+  if (r) return r;
+  out->heap = sizeof(qi_model) + index_bytes + arena.used;
+  out->mapped = mapped;
+  return QI_OK;
 }
 
 // ---- facts ----
@@ -12133,6 +12382,13 @@ QI_API qi_result qi_meta_element(const qi_model *m, size_t i, uint64_t k, qi_met
   QI__NOT_NULL(out, "qi_meta_element");
   if (i >= m->gguf.n_metas) return qi__fail(err, QI_ERR_ARGUMENT, "qi_meta_element: entry %zu of %zu", i, m->gguf.n_metas);
   return qi__gguf_element(&m->gguf, i, k, out, err);
+}
+
+QI_API qi_result qi_meta_elements(const qi_model *m, size_t i, uint64_t k, size_t n, qi_meta *out, qi_error *err) {
+  QI__NOT_NULL(m, "qi_meta_elements");
+  if (n) QI__NOT_NULL(out, "qi_meta_elements");
+  if (i >= m->gguf.n_metas) return qi__fail(err, QI_ERR_ARGUMENT, "qi_meta_elements: entry %zu of %zu", i, m->gguf.n_metas);
+  return qi__gguf_elements(&m->gguf, i, k, n, out, err);
 }
 
 QI_API size_t qi_tensor_count(const qi_model *m) { return m ? m->gguf.n_tensors : 0; }

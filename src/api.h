@@ -45,6 +45,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// Major changes when a program must be changed, minor when something is added.
 #define QI_VERSION_MAJOR 0
 #define QI_VERSION_MINOR 1
 #define QI_VERSION_PATCH 0
@@ -67,6 +68,7 @@ extern "C" {
 
 // ---- results and errors ----
 
+// What calls return; negative: an error.
 typedef enum qi_result {
   QI_OK = 0,
   QI_END = 1,              // no more text: end token, stop string or token limit
@@ -84,7 +86,7 @@ typedef enum qi_result {
 
 // What went wrong, in the caller's own memory. `msg` says where, what was expected and what was found; always terminated.
 typedef struct qi_error {
-  qi_result code;
+  qi_result code; // what the call returned
   char msg[256];
 } qi_error;
 
@@ -99,14 +101,15 @@ QI_API const char *qi_result_name(qi_result r);
 typedef struct qi_allocator {
   void *(*alloc)(size_t size, size_t align, void *user);
   void (*free)(void *ptr, size_t size, void *user);
-  void *user;
+  void *user; // given to both; this holds for the `user` of every hook
 } qi_allocator;
 
+// INFO: good to know. WARN: results may be worse than they could be.
 typedef enum qi_log_level { QI_LOG_INFO = 0, QI_LOG_WARN = 1 } qi_log_level;
 
 // Notes that are no errors (a key that is ignored, a fallback taken). One line without newline. fn NULL = silent.
 typedef struct qi_logger {
-  void (*fn)(void *user, qi_log_level level, const char *msg);
+  void (*fn)(void *user, qi_log_level level, const char *msg); // in the thread of the call that has something to say
   void *user;
 } qi_logger;
 
@@ -115,7 +118,7 @@ QI_API void qi_log_stderr(void *user, qi_log_level level, const char *msg);
 
 // Progress of a long call; `done` runs from 0 to 1. Return false to stop the call with QI_ERR_CANCELLED.
 typedef struct qi_progress {
-  bool (*fn)(void *user, float done);
+  bool (*fn)(void *user, float done); // in the thread of the long call; NULL = none
   void *user;
 } qi_progress;
 
@@ -123,7 +126,7 @@ typedef struct qi_progress {
 // false on failure; it is never asked beyond `size`. Called only while a model is opened or validated, from the opening thread.
 typedef struct qi_reader {
   bool (*read)(void *user, uint64_t offset, void *dst, size_t size);
-  uint64_t size;
+  uint64_t size; // of the whole file
   void *user;
 } qi_reader;
 
@@ -136,7 +139,8 @@ typedef struct qi_parallel {
 
 // ---- weight formats ----
 
-// How weights are stored. The numbers are qinfer's own; qi_format_info has the GGUF id.
+// How weights are stored, by the names of ggml: Q and IQ with the bits of a code, _K and IQ in blocks of 256 (but IQ4_NL: 32), TQ
+// ternary. The numbers are qinfer's own; qi_format_info has the GGUF id.
 typedef enum qi_format {
   QI_FORMAT_NONE = 0,
   QI_FORMAT_F32,
@@ -167,6 +171,7 @@ typedef enum qi_format {
   QI_FORMAT_COUNT
 } qi_format;
 
+// What a format is; see qi_format_get.
 typedef struct qi_format_info {
   const char *name;     // "Q4_K"
   int gguf_id;          // type number in GGUF files
@@ -218,18 +223,20 @@ QI_API int qi_isa_from_name(const char *name);
 // Threads and kernels to compute with. Sessions make their own, or share one (one call at a time).
 typedef struct qi_pool qi_pool;
 
+// How a pool shall be; zero = default.
 typedef struct qi_pool_desc {
   int n_threads;           // 0 = cores this process may use, at most 8; 1 = only the calling thread
   qi_isa isa;              // default AUTO
   qi_parallel parallel;    // the host's job system instead of own threads; then n_threads must be set
-  qi_allocator allocator;
+  qi_allocator allocator;  // default malloc
 } qi_pool_desc;
 
+// Starts the threads; they sleep when nothing is to be done. Close with qi_pool_close, which waits for them to end.
 // Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_LIMIT (more than 256 threads), QI_ERR_UNSUPPORTED (isa of another architecture).
 QI_API qi_result qi_pool_open(qi_pool **out, const qi_pool_desc *desc, qi_error *err);
 QI_API void qi_pool_close(qi_pool *pool); // NULL is fine; no session may still use it
 
-QI_API int qi_pool_n_threads(const qi_pool *pool);
+QI_API int qi_pool_n_threads(const qi_pool *pool); // with the calling one; 0 for NULL
 QI_API qi_isa qi_pool_isa(const qi_pool *pool); // what AUTO became, or the forced one if the CPU has it, else the next lower
 
 // Arithmetic of matrix products. Results never depend on threads or on how work was cut.
@@ -243,8 +250,8 @@ typedef enum qi_path { QI_PATH_AUTO = 0, QI_PATH_INTEGER, QI_PATH_BF16, QI_PATH_
 // A weight matrix of `n_rows` outputs by `n_cols` inputs; rows follow each other without gap.
 typedef struct qi_matrix {
   qi_format format;
-  const void *data;
-  int64_t n_rows, n_cols;
+  const void *data;       // n_rows * qi_format_bytes(format, n_cols) bytes, at any alignment; stays the caller's
+  int64_t n_rows, n_cols; // n_cols: a multiple of the block length
 } qi_matrix;
 
 // y[i, r] = sum_c w[r, c] * x[i, c] for i in 0..n-1.   x: float32 [n, n_cols]; y: float32 [n, n_rows], must not overlap x or w.
@@ -254,8 +261,10 @@ QI_API qi_result qi_matmul(qi_pool *pool, qi_path path, const qi_matrix *w, cons
 
 // ---- models ----
 
+// An open model: metadata, tokenizer and weights.
 typedef struct qi_model qi_model;
 
+// How much of a file is made ready.
 typedef enum qi_load {
   QI_LOAD_ALL = 0,   // ready for sessions
   QI_LOAD_VOCAB,     // metadata and tokenizer only: qi_tokenize, qi_token_piece
@@ -266,9 +275,9 @@ typedef enum qi_load {
 typedef struct qi_model_desc {
   const char *path;           // GGUF file; of a split model, the first file (name ends in -00001-of-0000N.gguf)
   const void *data;           // whole file in memory; must stay until qi_model_close; any alignment
-  size_t data_size;
-  qi_reader reader;           // tensors are then copied to memory of the allocator
-  qi_load load;
+  size_t data_size;           // bytes of data
+  qi_reader reader;           // a file behind callbacks: tensors are then copied to memory of the allocator
+  qi_load load;               // default QI_LOAD_ALL
   bool no_mmap;               // read the file into memory of the allocator instead of mapping it
   qi_allocator allocator;     // default malloc
   qi_logger logger;           // default silent
@@ -281,40 +290,51 @@ typedef struct qi_model_desc {
 QI_API qi_result qi_model_open(qi_model **out, const qi_model_desc *desc, qi_error *err);
 QI_API void qi_model_close(qi_model *m); // NULL is fine; sessions must be closed first
 
-// Checks a file as qi_model_open does (structure, metadata, tokenizer, names and shapes of tensors), and keeps nothing.
+// Checks a file as qi_model_open with this desc does (structure, metadata, tokenizer, names and shapes of tensors), and keeps
+// nothing. Where the file is not mapped, values of tensors are not read. Errors: those of qi_model_open.
 QI_API qi_result qi_model_validate(const qi_model_desc *desc, qi_error *err);
 
+// Bytes that a model takes.
 typedef struct qi_memory {
   uint64_t heap;    // bytes asked of the allocator by the open call, all of them until close
   uint64_t mapped;  // bytes of files mapped (paged in and out by the system)
 } qi_memory;
 
-// What qi_model_open with this desc will take. Reads the file's index for it (a few bytes a tensor and metadata entry, from the
-// allocator), and gives that back.
+// What qi_model_open with this desc will take, before it is taken: walks over the file's header a few times and asks the allocator
+// for nothing (but needs some 20 KB of stack). Errors: those of qi_model_open that show in the header alone. Not looked for: names
+// that occur twice, tensors that overlap, missing tensors, wrong shapes; qi_model_validate does, with memory.
 QI_API qi_result qi_model_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err);
 
+// What a model is.
 typedef struct qi_model_info {
   const char *architecture;    // "llama"; text lives as long as the model
   const char *name;            // general.name, "" if absent
   const char *chat_template;   // tokenizer.chat_template, "" if absent
-  int n_vocab, n_ctx_train, n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff;
+  int n_vocab;                 // tokens
+  int n_ctx_train;             // tokens of context that it was trained for
+  int n_layers;                // blocks of attention and feed-forward
+  int n_embd;                  // width of what goes from layer to layer
+  int n_heads, n_kv_heads;     // attention heads, and those of keys and values
+  int head_dim;                // width of a head's query and key
+  int n_ff;                    // width inside a feed-forward block
   uint64_t n_params;           // weights in all tensors
   uint64_t n_tensor_bytes;     // their bytes as stored
-  qi_memory memory;
+  qi_memory memory;            // what qi_model_memory told
 } qi_model_info;
 
-// Fields that the load level did not read are 0 or "".
+// Fields that the load level did not read are 0 or "". m NULL: all zero, texts NULL.
 QI_API void qi_model_get_info(const qi_model *m, qi_model_info *out);
 
-// One entry of the file's metadata. `text`, `key` live as long as the model.
+// Types of metadata values; the numbers are GGUF's.
 typedef enum qi_meta_type {
   QI_META_U8 = 0, QI_META_I8, QI_META_U16, QI_META_I16, QI_META_U32, QI_META_I32, QI_META_F32, QI_META_BOOL,
   QI_META_STRING, QI_META_ARRAY, QI_META_U64, QI_META_I64, QI_META_F64
 } qi_meta_type;
 
+// One entry of the file's metadata. `text`, `key` live as long as the model.
 typedef struct qi_meta {
   const char *key;         // not terminated: key_len bytes
-  size_t key_len;
+  size_t key_len;          // bytes
   qi_meta_type type;       // of the value; ARRAY: element_type and count say more
   qi_meta_type element_type;
   uint64_t count;          // elements of an array, 1 for scalars, bytes for strings
@@ -326,30 +346,36 @@ typedef struct qi_meta {
   } value;
 } qi_meta;
 
-QI_API size_t qi_meta_count(const qi_model *m);
+// Entries are numbered from 0 in the file's order. Errors of all below: QI_ERR_ARGUMENT (no such entry or element; no array).
+QI_API size_t qi_meta_count(const qi_model *m); // 0 for NULL
 QI_API qi_result qi_meta_get(const qi_model *m, size_t i, qi_meta *out, qi_error *err);
 // Element `k` of array entry `i`, as if it were an entry of its own (key is that of the array). Cost: strings are walked from the
 // start of the array.
 QI_API qi_result qi_meta_element(const qi_model *m, size_t i, uint64_t k, qi_meta *out, qi_error *err);
+// Elements k..k+n-1 to out[0..n-1], at the cost of one walk: for copying long arrays.
+QI_API qi_result qi_meta_elements(const qi_model *m, size_t i, uint64_t k, size_t n, qi_meta *out, qi_error *err);
 
+// One tensor of the file. What it points to lives as long as the model.
 typedef struct qi_tensor {
   const char *name;        // terminated
   qi_format format;        // NONE when the file's type is unknown here
-  int gguf_id;
+  int gguf_id;             // the file's number for the type
   int n_dims;              // 1..4
   uint64_t shape[4];       // GGUF order: shape[0] runs fastest (a row of weights); unused ones are 1
   uint64_t n_bytes;        // 0 when the type is unknown
-  const void *data;        // NULL unless QI_LOAD_ALL or mapped
+  const void *data;        // at any alignment; NULL unless QI_LOAD_ALL or mapped
 } qi_tensor;
 
-QI_API size_t qi_tensor_count(const qi_model *m);
+// Tensors are numbered from 0 in the file's order. Errors: QI_ERR_ARGUMENT (no such tensor).
+QI_API size_t qi_tensor_count(const qi_model *m); // 0 for NULL
 QI_API qi_result qi_tensor_get(const qi_model *m, size_t i, qi_tensor *out, qi_error *err);
 QI_API qi_result qi_tensor_find(const qi_model *m, const char *name, qi_tensor *out, qi_error *err);
 
 // ---- tokens ----
 
-typedef int32_t qi_token;
+typedef int32_t qi_token; // 0 to n_vocab - 1; -1 where there is none
 
+// For qi_tokenize; to be combined with |.
 typedef enum qi_tokenize_flags {
   QI_TOKENIZE_PLAIN = 0,
   QI_TOKENIZE_ADD_SPECIAL = 1,   // add begin and end tokens where the model's file says so
@@ -369,24 +395,31 @@ QI_API size_t qi_token_piece(const qi_model *m, qi_token id, bool special, char 
 
 // Tokens to text, as qi_next would give it: the space that SentencePiece models add before the first word is removed.
 // Writes at most cap bytes (no terminator) and the full number to *len_out.
+// Errors: QI_ERR_ARGUMENT (also ids out of range), QI_ERR_STATE (no tokenizer loaded).
 QI_API qi_result qi_detokenize(const qi_model *m, const qi_token *ids, size_t n, bool special, char *out, size_t cap,
                                size_t *len_out, qi_error *err);
 
 // Special tokens of the model; -1 = the model has none.
 typedef struct qi_special_tokens {
-  qi_token bos, eos, eot, unk, pad, nl;
-  bool add_bos, add_eos;
+  qi_token bos, eos;     // begin and end of a text
+  qi_token eot;          // end of a turn in a conversation
+  qi_token unk;          // what has no token
+  qi_token pad;          // filler
+  qi_token nl;           // a line break
+  bool add_bos, add_eos; // what QI_TOKENIZE_ADD_SPECIAL adds
 } qi_special_tokens;
+// Without tokenizer: none.
 QI_API void qi_model_special_tokens(const qi_model *m, qi_special_tokens *out);
 QI_API bool qi_token_is_end(const qi_model *m, qi_token id);     // ends generation: eos, eot and their kin
-QI_API bool qi_token_is_control(const qi_model *m, qi_token id);
+QI_API bool qi_token_is_control(const qi_model *m, qi_token id); // no text, but a signal; false for both: ids out of range
 // Token whose text is exactly `text` (escaped as in the vocabulary); -1 if there is none.
 QI_API qi_token qi_token_find(const qi_model *m, const char *text, size_t len);
 
 // ---- samplers ----
 
+// Makes a token more or less likely.
 typedef struct qi_logit_bias {
-  qi_token token;
+  qi_token token;   // ids out of range are refused
   float bias;       // added to the logit; -INFINITY forbids the token
 } qi_logit_bias;
 
@@ -402,18 +435,20 @@ typedef struct qi_sampler_desc {
   int penalty_last_n;        // how many recent tokens count; 0 = 64, at most 65536
   uint64_t seed;             // 0 is a seed like any other: the same words again
   const qi_logit_bias *logit_bias; // copied
-  int n_logit_bias;
+  int n_logit_bias;          // entries of logit_bias
 } qi_sampler_desc;
 
+// Chooses tokens: the desc, a random number generator, and recent tokens.
 typedef struct qi_sampler qi_sampler;
 
-// A sampler for logits of n_vocab. Memory is taken here, none later.
+// A sampler for logits of n_vocab tokens. Memory is taken here (allocator NULL = malloc), none later.
 // Errors: QI_ERR_ARGUMENT (a field out of range, named), QI_ERR_OOM.
 QI_API qi_result qi_sampler_open(qi_sampler **out, int n_vocab, const qi_sampler_desc *desc, const qi_allocator *allocator,
                                  qi_error *err);
 QI_API void qi_sampler_close(qi_sampler *sp); // NULL is fine
 
 // Chooses a token; logits: float32 [n_vocab], unchanged. NaN counts as -infinity. Does not remember it: see qi_sampler_accept.
+// -1 when an argument is NULL.
 QI_API qi_token qi_sampler_sample(qi_sampler *sp, const float *logits);
 // Puts a token into the history that penalties look at (prompt tokens too, if they shall count).
 QI_API void qi_sampler_accept(qi_sampler *sp, qi_token token);
@@ -422,22 +457,24 @@ QI_API void qi_sampler_reset(qi_sampler *sp, uint64_t seed);
 
 // ---- sessions ----
 
+// A place where a model runs: key-value cache, scratch memory, threads, sampler.
 typedef struct qi_session qi_session;
 
+// How a session shall be; zero = default.
 typedef struct qi_session_desc {
   int n_ctx;                 // tokens of context for each sequence; 0 = what the model was trained for, at most 4096
   int n_seqs;                // sequences; 0 = 1, at most 1024
   int n_batch;               // tokens computed at once; 0 = 256. Bits do not depend on it
   int n_logits;              // rows of logits kept by one qi_decode; 0 = n_seqs
   int n_threads;             // as in qi_pool_desc
-  qi_isa isa;
-  qi_parallel parallel;
-  qi_pool *pool;             // shared pool instead of an own one; must outlive the session
+  qi_isa isa;                // as in qi_pool_desc
+  qi_parallel parallel;      // as in qi_pool_desc
+  qi_pool *pool;             // shared pool instead of an own one; must outlive the session; the three above then do not count
   qi_path path;              // default AUTO; else all tokens take this one
   qi_format kv_format;       // F16 (default) or F32
   qi_sampler_desc sampler;   // used by qi_next
   const char *const *stop;   // n_stop strings that end generation; not part of the text. Copied; at most 64, UTF-8 of 1..256 bytes
-  int n_stop;
+  int n_stop;                // strings of stop
   int n_predict;             // tokens that qi_next gives after a prompt; 0 = until the end
   bool ignore_end;           // go on after end tokens
   bool no_add_special;       // qi_prompt adds no begin token
@@ -451,7 +488,8 @@ typedef struct qi_session_desc {
 QI_API qi_result qi_session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err);
 QI_API void qi_session_close(qi_session *s); // NULL is fine
 
-// Bytes that qi_session_open with this desc will ask of the allocator, all of them until close.
+// Bytes that qi_session_open with this desc will ask of the allocator, all of them until close. Asks for nothing itself.
+// Errors: those of qi_session_open but QI_ERR_OOM.
 QI_API qi_result qi_session_memory(const qi_model *m, const qi_session_desc *desc, uint64_t *bytes, qi_error *err);
 
 // (a) Text. One conversation, in sequence 0.
@@ -459,15 +497,16 @@ QI_API qi_result qi_session_memory(const qi_model *m, const qi_session_desc *des
 // Text produced by one step. `text` is valid until the next call on the session. It holds whole UTF-8 characters and nothing of a
 // stop string: len may be 0 while text is held back.
 typedef struct qi_piece {
-  const char *text;
-  size_t len;
-  qi_token token;
+  const char *text; // not terminated
+  size_t len;       // bytes
+  qi_token token;   // what was chosen; -1 when this call chose none
 } qi_piece;
 
 // Appends text to the context and computes it. Special tokens as the desc says. On failure the context is as before.
 // Errors: QI_ERR_CONTEXT (says how many tokens did not fit), _CANCELLED, _ARGUMENT, _OOM.
 QI_API qi_result qi_prompt(qi_session *s, const char *text, qi_error *err);
 // The same for text with a length (may hold zeros), or ids. They only take note: the work is done by qi_step, or the next qi_next.
+// Errors: as above but _CANCELLED; QI_ERR_STATE (earlier work is unfinished).
 QI_API qi_result qi_prompt_begin(qi_session *s, const char *text, size_t len, qi_error *err);
 QI_API qi_result qi_prompt_tokens(qi_session *s, const qi_token *ids, size_t n, qi_error *err);
 
@@ -483,11 +522,12 @@ QI_API void qi_cancel(qi_session *s);
 
 // (b) Tokens.
 
+// A token to be computed.
 typedef struct qi_decode_token {
   qi_token token;
   int seq;              // 0..n_seqs-1; goes to the end of that sequence
   bool generated;       // chosen by a sampler (takes the arithmetic of generation); false = prompt
-  bool want_logits;
+  bool want_logits;     // qi_logits shall have a row for it
 } qi_decode_token;
 
 // Computes n tokens of one or several sequences together; weights are read once for all. On failure all sequences are as before.
@@ -497,6 +537,7 @@ QI_API qi_result qi_decode(qi_session *s, const qi_decode_token *tokens, size_t 
 // Takes note of the same work; qi_step does it. At most n_seqs * n_ctx tokens.
 QI_API qi_result qi_decode_begin(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);
 // Works for about budget_us microseconds (0 = until done). QI_OK = nothing is left to do; QI_AGAIN = call again.
+// Errors: QI_ERR_CANCELLED (the work is dropped).
 QI_API qi_result qi_step(qi_session *s, uint32_t budget_us, qi_error *err);
 
 // Logits of the i-th wanting token of the last qi_decode or prompt (-1 = the last one): float32 [n_vocab], valid until the next
@@ -510,13 +551,15 @@ QI_API qi_result qi_seq_truncate(qi_session *s, int seq, int n, qi_error *err);
 // Forgets all sequences, unfinished work and the sampler's history.
 QI_API void qi_session_reset(qi_session *s);
 
+// What a session did and has.
 typedef struct qi_session_stats {
-  uint64_t n_prompt, n_generated;      // tokens computed in each role
-  double prompt_seconds, generate_seconds;
-  uint64_t heap_bytes, kv_bytes;
-  int n_threads;
-  qi_isa isa;
+  uint64_t n_prompt, n_generated;          // tokens computed in each role
+  double prompt_seconds, generate_seconds; // spent on them
+  uint64_t heap_bytes, kv_bytes;           // of the allocator; of that, the key-value cache
+  int n_threads;                           // in use
+  qi_isa isa;                              // in use
 } qi_session_stats;
+// s NULL: all zero.
 QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out);
 
 #ifdef __cplusplus

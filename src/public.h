@@ -182,6 +182,13 @@ QI_API qi_result qi_meta_element(const qi_model *m, size_t i, uint64_t k, qi_met
   return qi__gguf_element(&m->gguf, i, k, out, err);
 }
 
+QI_API qi_result qi_meta_elements(const qi_model *m, size_t i, uint64_t k, size_t n, qi_meta *out, qi_error *err) {
+  QI__NOT_NULL(m, "qi_meta_elements");
+  if (n) QI__NOT_NULL(out, "qi_meta_elements");
+  if (i >= m->gguf.n_metas) return qi__fail(err, QI_ERR_ARGUMENT, "qi_meta_elements: entry %zu of %zu", i, m->gguf.n_metas);
+  return qi__gguf_elements(&m->gguf, i, k, n, out, err);
+}
+
 QI_API size_t qi_tensor_count(const qi_model *m) { return m ? m->gguf.n_tensors : 0; }
 
 QI_API qi_result qi_tensor_get(const qi_model *m, size_t i, qi_tensor *out, qi_error *err) {

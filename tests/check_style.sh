@@ -18,7 +18,7 @@ none() {
   fi
 }
 
-grep -nE '.{141}' "${sources[@]}" | cut -c1-100 | none "lines have at most 140 columns"
+grep -nE '.{133}' "${sources[@]}" | cut -c1-100 | none "lines have at most 132 columns"
 grep -nP '\t| +$|\r' "${sources[@]}" | none "no tabs, no spaces at line ends, no carriage returns"
 for f in "${sources[@]}"; do [ -z "$(tail -c 1 "$f")" ] || echo "$f"; done | none "files end with a newline"
 for f in src/*/*.h src/public.h; do

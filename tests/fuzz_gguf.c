@@ -22,12 +22,13 @@ static void check(bool holds, const char *what) {
 
 // Counts, and refuses what no small file may ask for.
 typedef struct fuzz_heap {
-  size_t bytes, n_live;
+  size_t bytes, n_live, n_calls;
 } fuzz_heap;
 
 static void *fuzz_alloc(size_t size, size_t align, void *user) {
   fuzz_heap *h = (fuzz_heap *)user;
   void *p = NULL;
+  h->n_calls++;
   if (size >> 28 || posix_memalign(&p, align < sizeof(void *) ? sizeof(void *) : align, size)) return NULL;
   memset(p, 0xa5, size);
   h->bytes += size;
@@ -115,7 +116,7 @@ static void fuzz_session(const qi_model *m, fuzz_heap *heap) {
 
 // One way to open the bytes; returns the result.
 static qi_result fuzz_open(fuzz_file *f, qi_load load, bool reader) {
-  fuzz_heap heap = {0, 0};
+  fuzz_heap heap = {0, 0, 0};
   qi_model_desc desc;
   qi_model *m = NULL;
   qi_error err = {QI_OK, ""};
@@ -133,7 +134,9 @@ static qi_result fuzz_open(fuzz_file *f, qi_load load, bool reader) {
     desc.data = f->data;
     desc.data_size = f->size;
   }
-  qi_result announced = qi_model_memory(&desc, &memory, NULL);
+  qi_result announced = qi_model_memory(&desc, &memory, &err);
+  check(announced ? err.code == announced && err.msg[0] : !err.msg[0], "asking fails with a message");
+  check(!heap.n_calls, "asking takes no memory");
   qi_result valid = qi_model_validate(&desc, NULL);
   check(!heap.bytes && !heap.n_live, "asking leaves nothing");
   qi_result r = qi_model_open(&m, &desc, &err);
@@ -219,6 +222,7 @@ static bool write_bpe(const char *dir) {
     snprintf(key, sizeof key, "type.%d", type);
     if (gw_type_bytes(type)) gw_kv_int(&w, key, type, 1);
   }
+  gw_kv_array(&w, "type.flags", GW_BOOL, "\0\1\1", 3);
   gw_tensor(&w, "mxfp4", 39, 1, (uint64_t[]){32}, NULL, 17);
   gw_tensor(&w, "unknown", 99, 1, (uint64_t[]){32}, NULL, 17);
   size_t size;

@@ -87,7 +87,8 @@ QI__INLINE float qi__sum_lanes(const float *a) {
 QI__INLINE bool qi__is_finite(float f) { return (qi__f32_bits(f) & 0x7f800000u) != 0x7f800000u; }
 QI__INLINE bool qi__is_nan(float f) { return (qi__f32_bits(f) & 0x7fffffffu) > 0x7f800000u; }
 
-// clang before 19 splits fmaf into a product and a sum under the host's -ffast-math, whatever its pragmas say; not under another name.
+// clang before 19 splits fmaf into a product and a sum under the host's -ffast-math, whatever its pragmas say; not under another
+// name.
 #if defined(__clang__) && defined(__FAST_MATH__) && defined(__x86_64__) && defined(__ELF__) && !defined(__FMA__)
 extern float qi__libm_fmaf(float a, float b, float c) __asm__("fmaf");
 #define fmaf(a, b, c) qi__libm_fmaf(a, b, c)

@@ -9,6 +9,8 @@
 // NULL when the key is absent.
 QI__FN const qi_meta *qi__gguf_find(const qi__gguf *g, const char *key) {
   int32_t i;
+  for (size_t k = 0; !g->meta_index.entries && k < g->n_metas; k++) // qi__gguf_peek: a few entries, no index
+    if (!strcmp(g->metas[k].key, key)) return &g->metas[k];
   return qi__str_map_get(&g->meta_index, key, &i) ? &g->metas[i] : NULL;
 }
 
@@ -80,14 +82,17 @@ QI__FN qi_result qi__gguf_str(const qi__gguf *g, const char *key, bool required,
 typedef struct qi__gguf_array {
   qi_meta_type type;   // of the elements
   uint64_t count;      // elements from `data` on
-  const uint8_t *data; // as in the file, little-endian, at any address
+  uint64_t at;         // offset of the first in g->resident
+  const uint8_t *data; // as in the file, little-endian, at any address; NULL behind qi__gguf_peek
   const uint8_t *end;  // of the bytes that may be read
 } qi__gguf_array;
 
 QI__FN void qi__gguf_array_of(const qi__gguf *g, const qi_meta *m, qi__gguf_array *out) {
   out->type = m->element_type;
   out->count = m->count;
-  out->data = (const uint8_t *)m->value.text;
+  out->at = m->value.u;
+  if (!g->resident.map) return;
+  out->data = g->resident.map + (size_t)out->at;
   size_t size = qi__meta_type_bytes(m->element_type);
   out->end = size ? out->data + (size_t)m->count * size : g->resident.map + (size_t)g->resident.size;
 }
@@ -124,27 +129,41 @@ QI__FN bool qi__gguf_next_string(qi__gguf_array *it, const char **text, size_t *
   return true;
 }
 
-// Element k of array entry i, as an entry of its own with the array's key. Strings and arrays are walked from the start.
-// Errors: QI_ERR_ARGUMENT (no array, or no such element).
-QI__FN qi_result qi__gguf_element(const qi__gguf *g, size_t i, uint64_t k, qi_meta *out, qi_error *err) {
+// Elements k..k+n-1 of array entry i, each as an entry of its own with the array's key. Strings and arrays are walked from the
+// start.
+// Errors: QI_ERR_ARGUMENT (no array, or no such elements).
+QI__FN qi_result qi__gguf_elements(const qi__gguf *g, size_t i, uint64_t k, size_t n, qi_meta *out, qi_error *err) {
   const qi_meta *m = &g->metas[i];
   if (m->type != QI_META_ARRAY)
     return qi__fail(err, QI_ERR_ARGUMENT, "key %.96s: type %s, expected an array", m->key,
                     qi__meta_type_name(m->type));
-  if (k >= m->count)
-    return qi__fail(err, QI_ERR_ARGUMENT, "key %.96s: element %llu of %llu", m->key, (unsigned long long)k,
+  if (k > m->count || n > m->count - k)
+    return qi__fail(err, QI_ERR_ARGUMENT, "key %.96s: %zu elements from %llu on, it has %llu", m->key, n, (unsigned long long)k,
                     (unsigned long long)m->count);
   qi__gguf_cursor c;
   qi_meta element;
   size_t size = qi__meta_type_bytes(m->element_type);
-  qi__cursor_init(&c, &g->resident, (uint64_t)((const uint8_t *)m->value.text - g->resident.map), err);
+  qi__cursor_init(&c, &g->resident, m->value.u, err);
   qi_result r = size ? qi__cursor_skip(&c, k * size) : QI_OK;
-  for (uint64_t at = size ? k : 0; at <= k && !r; at++) r = qi__cursor_value(&c, m->element_type, 1, &element);
-  if (r) return r;
-  element.key = m->key;
-  element.key_len = m->key_len;
-  *out = element;
-  return QI_OK;
+  for (uint64_t at = size ? k : 0; at < k && !r; at++) r = qi__cursor_value(&c, m->element_type, 1, &element);
+  for (size_t at = 0; at < n && !r; at++) {
+    r = qi__cursor_value(&c, m->element_type, 1, &out[at]);
+    out[at].key = m->key;
+    out[at].key_len = m->key_len;
+  }
+  return r;
+}
+
+// One of them.
+QI__FN qi_result qi__gguf_element(const qi__gguf *g, size_t i, uint64_t k, qi_meta *out, qi_error *err) {
+  const qi_meta *m = &g->metas[i];
+  if (m->type == QI_META_ARRAY && k >= m->count)
+    return qi__fail(err, QI_ERR_ARGUMENT, "key %.96s: element %llu of %llu", m->key, (unsigned long long)k,
+                    (unsigned long long)m->count);
+  qi_meta element;
+  qi_result r = qi__gguf_elements(g, i, k, 1, &element, err);
+  if (!r) *out = element;
+  return r;
 }
 
 // ---- tensors ----
@@ -170,6 +189,84 @@ QI__FN qi_result qi__gguf_read_tensor(const qi__gguf *g, const qi__tensor_info *
   qi_result r = qi__file_read(&g->parts[t->part].file, t->offset + offset, dst, n, err);
   if (r) qi__fail_prefix(err, "tensor %.96s: ", t->name);
   return r;
+}
+
+// ---- without memory ----
+
+// What qi_model_memory looks at: a few entries of the metadata, found by walking, in place of the index. `gguf` serves
+// qi__gguf_find, the getters of single values, and arrays by their offset in gguf.resident, which is the file itself.
+#define QI__GGUF_MAX_PEEKED 32
+#define QI__GGUF_PEEK_BYTES 64
+typedef struct qi__gguf_peek {
+  qi__gguf gguf;
+  qi_meta metas[QI__GGUF_MAX_PEEKED];
+  char keys[QI__GGUF_MAX_PEEKED][QI__GGUF_PEEK_BYTES];
+  char texts[QI__GGUF_MAX_PEEKED][QI__GGUF_PEEK_BYTES]; // first bytes of strings that cannot be looked at in place
+} qi__gguf_peek;
+
+// Opens the (first) file of a plan; close it with qi__gguf_peek_close, also after a failure.
+QI__FN qi_result qi__gguf_peek_open(qi__gguf_peek *p, const qi_model_desc *desc, const qi__gguf_plan *plan, qi_error *err) {
+  memset(&p->gguf, 0, sizeof p->gguf);
+  p->gguf.metas = p->metas;
+  p->gguf.n_tensors = (size_t)plan->n_tensors;
+  p->gguf.mapped = plan->mapped;
+  p->gguf.copy_bytes = plan->copy_bytes;
+  p->gguf.vector_bytes = plan->vector_bytes;
+  return qi__gguf_open_part(&p->gguf.resident, desc, 0, plan->n_parts, err);
+}
+
+QI__FN void qi__gguf_peek_close(qi__gguf_peek *p) { qi__file_close(&p->gguf.resident); }
+
+// Keys prefix + one of n suffixes.
+typedef struct qi__key_set {
+  const char *prefix;
+  const char *const *suffixes;
+  size_t n;
+} qi__key_set;
+
+QI__FN bool qi__key_set_has(const qi__key_set *set, const char *key) {
+  size_t len = strlen(set->prefix);
+  if (strncmp(key, set->prefix, len)) return false;
+  for (size_t i = 0; i < set->n; i++)
+    if (!strcmp(key + len, set->suffixes[i])) return true;
+  return false;
+}
+
+// Keeps the entry that the cursor has just passed.
+QI__FN qi_result qi__gguf_peek_keep(qi__gguf_peek *p, const qi__gguf_cursor *c, const qi_meta *found, qi_error *err) {
+  size_t i = p->gguf.n_metas, len = strlen(c->name);
+  if (qi__gguf_find(&p->gguf, c->name)) return qi__fail(err, QI_ERR_FORMAT, "key %.96s: occurs twice", c->name);
+  if (i == QI__GGUF_MAX_PEEKED || len >= QI__GGUF_PEEK_BYTES)
+    return qi__fail(err, QI_ERR_LIMIT, "key %.96s: more keys than can be kept", c->name);
+  qi_meta *meta = &p->metas[i];
+  *meta = *found;
+  memcpy(p->keys[i], c->name, len + 1);
+  meta->key = p->keys[i];
+  meta->key_len = len;
+  if (meta->type == QI_META_STRING && !c->file->map) {
+    size_t n = meta->count < QI__GGUF_PEEK_BYTES ? (size_t)meta->count : QI__GGUF_PEEK_BYTES;
+    qi_result r = qi__file_read(c->file, c->pos - meta->count, p->texts[i], n, err);
+    if (r) return r;
+    meta->value.text = p->texts[i];
+  }
+  p->gguf.n_metas++;
+  return QI_OK;
+}
+
+// Adds the entries of all keys in the sets, by one walk; those that the file does not have stay absent.
+QI__FN qi_result qi__gguf_peek_keys(qi__gguf_peek *p, const qi__gguf_plan *plan, const qi__key_set *sets, size_t n_sets,
+                                    qi_error *err) {
+  qi__gguf_counts counts = plan->first;
+  qi__gguf_cursor c;
+  qi_result r = QI_OK;
+  qi__cursor_init(&c, &p->gguf.resident, QI__GGUF_HEADER_BYTES, err);
+  for (uint64_t i = 0; i < counts.n_metas && !r; i++) {
+    qi_meta meta;
+    r = qi__gguf_walk_meta(&c, i, &counts, &meta);
+    for (size_t k = 0; k < n_sets && !r; k++)
+      if (qi__key_set_has(&sets[k], c.name)) r = qi__gguf_peek_keep(p, &c, &meta, err);
+  }
+  return qi__gguf_blame(&p->gguf.resident, r, err);
 }
 
 #endif // QI__MODEL_GGUF_H

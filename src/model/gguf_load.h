@@ -16,6 +16,8 @@ typedef struct qi__gguf_plan {
   uint64_t text_bytes;     // keys and tensor names
   uint64_t resident_bytes; // copy of the metadata; 0 where the file can be looked at in place
   uint64_t mapped;         // bytes of mapped files
+  uint64_t copy_bytes;     // of the tensors of files that cannot be looked at in place
+  uint64_t vector_bytes;   // of float32 copies of all vectors
 } qi__gguf_plan;
 
 typedef struct qi__gguf_part {
@@ -25,7 +27,7 @@ typedef struct qi__gguf_part {
 
 // An open file: its index is in memory, tensor data is in the files. Unchanging, but for qi__gguf_release and _close.
 typedef struct qi__gguf {
-  qi_meta *metas;          // [n_metas] in the file's order; key terminated; of arrays value.text is where the elements begin
+  qi_meta *metas;          // [n_metas] in the file's order; key terminated; of arrays value.u is the offset of the elements
   size_t n_metas;
   qi__tensor_info *tensors; // [n_tensors] in the files' order
   size_t n_tensors;
@@ -37,7 +39,7 @@ typedef struct qi__gguf {
   char *text;              // [text_size] terminated keys and tensor names
   size_t text_size, text_used;
   uint32_t *order;         // [n_tensors] scratch: tensors of a part by offset
-  uint64_t mapped;
+  uint64_t mapped, copy_bytes, vector_bytes; // as in the plan
   qi_allocator allocator;
   qi__arena arena;         // all of the above
 } qi__gguf;
@@ -112,6 +114,10 @@ QI__FN qi_result qi__gguf_check_part(const qi__gguf_counts *c, uint64_t part, ui
   return QI_OK;
 }
 
+QI__FN uint64_t qi__gguf_add_vectors(uint64_t bytes, const qi__gguf_counts *c) {
+  return qi__add_u64(bytes, c->vector_bytes, &bytes) ? bytes : UINT64_MAX;
+}
+
 // Scans one part and adds it to the plan.
 QI__FN qi_result qi__gguf_plan_part(const qi_model_desc *desc, uint64_t part, qi__gguf_plan *plan, qi_error *err) {
   qi__file f;
@@ -124,6 +130,8 @@ QI__FN qi_result qi__gguf_plan_part(const qi_model_desc *desc, uint64_t part, qi
     plan->n_tensors += counts.n_tensors;
     plan->text_bytes += counts.name_bytes;
     plan->mapped += f.mapped ? f.size : 0;
+    plan->copy_bytes += f.map ? 0 : counts.copy_bytes;
+    plan->vector_bytes = qi__gguf_add_vectors(plan->vector_bytes, &counts);
   }
   if (!r && !part) {
     plan->first = counts;
@@ -231,6 +239,7 @@ QI__FN qi_result qi__gguf_load_tensors(qi__gguf *g, size_t part, const qi__gguf_
     qi__tensor_info *t = &g->tensors[g->n_tensors];
     qi_result r = qi__gguf_walk_tensor(&c, i, counts->alignment, t);
     if (r) return r;
+    qi__gguf_note_tensor(t, counts);
     t->part = (int)part;
     t->name = qi__gguf_keep_text(g, c.name);
     if (!t->name) return qi__gguf_changed(err);
@@ -270,7 +279,7 @@ QI__FN void qi__order_by_offset(const qi__tensor_info *tensors, uint32_t *order,
   }
 }
 
-// Checks that a tensor fits into the bytes up to the next one, or to the end of the file (next NULL).
+// Checks that a tensor ends before the next one (NULL: it is the last), and settles contested types by the room it has.
 QI__FN qi_result qi__gguf_place(qi__tensor_info *t, const qi__tensor_info *next, uint64_t end, uint64_t alignment, qi_error *err) {
   uint64_t room = (next ? next->offset : end) - t->offset;
   uint64_t n = t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
@@ -282,15 +291,10 @@ QI__FN qi_result qi__gguf_place(qi__tensor_info *t, const qi__tensor_info *next,
   if (n > SIZE_MAX / 2 || t->n_bytes > SIZE_MAX / 2)
     return qi__fail(err, QI_ERR_LIMIT, "tensor %.96s: %llu weights do not fit into this machine's address space", name,
                     (unsigned long long)n);
-  // No type takes less than a quarter of a bit; so what is promised for unknown types is bounded by the file too.
   uint64_t least = t->format != QI_FORMAT_NONE ? t->n_bytes : n / 32 + 1;
-  if (least <= room) return QI_OK;
-  if (next)
-    return qi__fail(err, QI_ERR_FORMAT, "tensor %.64s: %llu bytes at offset %llu overlap tensor %.64s at %llu", name,
-                    (unsigned long long)least, (unsigned long long)t->offset, next->name,
-                    (unsigned long long)next->offset);
-  return qi__fail(err, QI_ERR_FORMAT, "tensor %.96s: %llu bytes at offset %llu, but the file ends at %llu", name,
-                  (unsigned long long)least, (unsigned long long)t->offset, (unsigned long long)end);
+  if (!next || least <= room) return QI_OK; // qi__gguf_locate_tensor has compared with the end
+  return qi__fail(err, QI_ERR_FORMAT, "tensor %.64s: %llu bytes at offset %llu overlap tensor %.64s at %llu", name,
+                  (unsigned long long)least, (unsigned long long)t->offset, next->name, (unsigned long long)next->offset);
 }
 
 // Turns the offsets of a part's tensors, `first` and following, into offsets in the file, and checks each place.
@@ -299,12 +303,8 @@ QI__FN qi_result qi__gguf_place_tensors(qi__gguf *g, size_t part, size_t first, 
   qi__tensor_info *tensors = g->tensors + first;
   size_t n = g->n_tensors - first;
   for (size_t i = 0; i < n; i++) {
-    qi__tensor_info *t = &tensors[i];
-    uint64_t offset;
-    if (!qi__add_u64(counts->data_offset, t->offset, &offset) || offset > f->size)
-      return qi__fail(err, QI_ERR_FORMAT, "tensor %.96s: begins %llu bytes behind offset %llu, but the file ends at %llu", t->name,
-                      (unsigned long long)t->offset, (unsigned long long)counts->data_offset, (unsigned long long)f->size);
-    t->offset = offset;
+    qi_result r = qi__gguf_locate_tensor(f, counts, tensors[i].name, &tensors[i], err);
+    if (r) return r;
   }
   qi__order_by_offset(tensors, g->order, n);
   for (size_t i = 0; i < n; i++) {
@@ -328,6 +328,8 @@ QI__FN qi_result qi__gguf_load_part(qi__gguf *g, size_t part, const qi__gguf_pla
   if (!r) r = qi__gguf_place_tensors(g, part, first, &counts, err);
   g->parts[part].data_offset = counts.data_offset;
   g->mapped += f->mapped ? f->size : 0;
+  g->copy_bytes += f->map ? 0 : counts.copy_bytes;
+  g->vector_bytes = qi__gguf_add_vectors(g->vector_bytes, &counts);
   return qi__gguf_blame(f, r, err);
 }
 

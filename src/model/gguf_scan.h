@@ -34,6 +34,8 @@ typedef struct qi__gguf_counts {
   uint64_t metas_end;             // offset behind the metadata
   uint64_t infos_end;             // offset behind the tensor infos
   uint64_t data_offset;           // begin of tensor data; may lie beyond the end of a file without tensors
+  uint64_t copy_bytes;            // enough for copies of all tensors, each rounded up to QI__CACHE_LINE
+  uint64_t vector_bytes;          // of float32 copies of all vectors, likewise; UINT64_MAX on overflow
   uint64_t split_no, split_count, split_n_tensors; // QI__GGUF_NO_SPLIT when the key is absent
 } qi__gguf_counts;
 #define QI__GGUF_NO_SPLIT UINT64_MAX
@@ -192,7 +194,7 @@ QI__FN qi_result qi__cursor_bools(qi__gguf_cursor *c, uint64_t n) {
 
 QI__FN qi_result qi__cursor_value(qi__gguf_cursor *c, qi_meta_type type, int depth, qi_meta *out);
 
-// Element type, count and elements. out->value.text is where the elements begin.
+// Element type, count and elements. out->value.u is the offset in the file where the elements begin.
 QI__FN qi_result qi__cursor_array(qi__gguf_cursor *c, int depth, qi_meta *out) {
   if (depth >= QI__GGUF_MAX_NESTING)
     return qi__fail(c->err, QI_ERR_UNSUPPORTED, "arrays nest deeper than %d", QI__GGUF_MAX_NESTING);
@@ -205,7 +207,7 @@ QI__FN qi_result qi__cursor_array(qi__gguf_cursor *c, int depth, qi_meta *out) {
     return qi__fail(c->err, QI_ERR_FORMAT, "array of %llu %s elements, but the file has only %llu more bytes",
                     (unsigned long long)out->count, qi__meta_type_name(out->element_type),
                     (unsigned long long)qi__cursor_left(c));
-  out->value.text = c->file->map ? (const char *)c->file->map + (size_t)c->pos : NULL;
+  out->value.u = c->pos;
   if (out->element_type == QI_META_BOOL) return qi__cursor_bools(c, out->count);
   if (size) return qi__cursor_skip(c, out->count * size);
   qi_meta element;
@@ -214,7 +216,7 @@ QI__FN qi_result qi__cursor_array(qi__gguf_cursor *c, int depth, qi_meta *out) {
   return QI_OK;
 }
 
-// A value of `type`. Pointers are into the map; NULL when there is none. out->key and key_len stay as they are.
+// A value of `type`. Text is a pointer into the map; NULL when there is none. out->key and key_len stay as they are.
 QI__FN qi_result qi__cursor_value(qi__gguf_cursor *c, qi_meta_type type, int depth, qi_meta *out) {
   out->type = type;
   out->element_type = type;
@@ -338,6 +340,33 @@ QI__FN qi_result qi__gguf_walk_tensor(qi__gguf_cursor *c, uint64_t index, uint64
   return r;
 }
 
+// Adds what the copies of a tensor take. Which fork a contested type is of shows only among its neighbours, and is open here.
+QI__FN void qi__gguf_note_tensor(const qi__tensor_info *t, qi__gguf_counts *counts) {
+  const uint64_t line = QI__CACHE_LINE, most = UINT64_MAX / 8;
+  bool is_vector = t->shape[1] == 1 && t->shape[2] == 1 && t->shape[3] == 1 && t->format != QI_FORMAT_NONE;
+  uint64_t n_floats = is_vector ? t->shape[0] : 0;
+  uint64_t copy = (t->n_bytes + line - 1) & ~(line - 1);
+  uint64_t vector = n_floats > most ? UINT64_MAX : (4 * n_floats + line - 1) & ~(line - 1);
+  if (!qi__add_u64(counts->copy_bytes, copy, &counts->copy_bytes)) counts->copy_bytes = UINT64_MAX;
+  if (!qi__add_u64(counts->vector_bytes, vector, &counts->vector_bytes)) counts->vector_bytes = UINT64_MAX;
+}
+
+// Turns the offset in the tensor data into one in the file. No tensor may end behind the file: where its bytes are not known for
+// sure, it takes a quarter of a bit a weight at least, as every type does, so that what unknown types promise is bounded by the
+// file, too.
+QI__FN qi_result qi__gguf_locate_tensor(const qi__file *f, const qi__gguf_counts *counts, const char *name, qi__tensor_info *t,
+                                        qi_error *err) {
+  uint64_t offset, n = t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
+  if (!qi__add_u64(counts->data_offset, t->offset, &offset) || offset > f->size)
+    return qi__fail(err, QI_ERR_FORMAT, "tensor %.96s: begins %llu bytes behind offset %llu, but the file ends at %llu", name,
+                    (unsigned long long)t->offset, (unsigned long long)counts->data_offset, (unsigned long long)f->size);
+  t->offset = offset;
+  uint64_t least = t->format != QI_FORMAT_NONE && !qi__gguf_contested(t->gguf_id) ? t->n_bytes : n / 32 + 1;
+  if (least <= f->size - offset) return QI_OK;
+  return qi__fail(err, QI_ERR_FORMAT, "tensor %.96s: %llu bytes at offset %llu, but the file ends at %llu", name,
+                  (unsigned long long)least, (unsigned long long)offset, (unsigned long long)f->size);
+}
+
 // ---- header ----
 
 QI__FN qi_result qi__gguf_check_count(const qi__file *f, const char *what, uint64_t n, uint64_t least_bytes, qi_error *err) {
@@ -387,13 +416,30 @@ QI__FN qi_result qi__gguf_find_data(const qi__file *f, qi__gguf_counts *counts, 
   if (counts->n_tensors && counts->data_offset > f->size)
     return qi__fail(err, QI_ERR_FORMAT, "header: tensor data begins at offset %llu, but the file has only %llu bytes",
                     (unsigned long long)counts->data_offset, (unsigned long long)f->size);
+  // Tensors share no bytes: this bounds what contested types promise.
+  uint64_t data_bytes = f->size > counts->data_offset ? f->size - counts->data_offset : 0;
+  uint64_t most = UINT64_MAX;
+  if (qi__add_u64(data_bytes, counts->n_tensors * QI__CACHE_LINE, &most) && counts->copy_bytes > most) counts->copy_bytes = most;
   return QI_OK;
 }
 
 // ---- scan ----
 
+// Walks over the tensor infos once more, now that it is known where their data begins.
+QI__FN qi_result qi__gguf_scan_places(const qi__file *f, const qi__gguf_counts *counts, qi_error *err) {
+  qi__gguf_cursor c;
+  qi__cursor_init(&c, f, counts->metas_end, err);
+  for (uint64_t i = 0; i < counts->n_tensors; i++) {
+    qi__tensor_info info;
+    qi_result r = qi__gguf_walk_tensor(&c, i, counts->alignment, &info);
+    if (!r) r = qi__gguf_locate_tensor(f, counts, c.name, &info, err);
+    if (r) return r;
+  }
+  return QI_OK;
+}
+
 // Walks over the header, all metadata and all tensor infos, and keeps nothing but counts. What takes memory to see (names that
-// occur twice, tensors that overlap or lie beyond the end) is left to loading.
+// occur twice, tensors that overlap) is left to loading.
 // Errors: QI_ERR_FORMAT, QI_ERR_UNSUPPORTED, QI_ERR_LIMIT, QI_ERR_IO.
 QI__FN qi_result qi__gguf_scan(const qi__file *f, qi__gguf_counts *out, qi_error *err) {
   qi_result r = qi__gguf_walk_header(f, out, err);
@@ -410,9 +456,11 @@ QI__FN qi_result qi__gguf_scan(const qi__file *f, qi__gguf_counts *out, qi_error
     qi__tensor_info info;
     if ((r = qi__gguf_walk_tensor(&c, i, out->alignment, &info))) return r;
     out->name_bytes += strlen(c.name) + 1;
+    qi__gguf_note_tensor(&info, out);
   }
   out->infos_end = c.pos;
-  return qi__gguf_find_data(f, out, err);
+  r = qi__gguf_find_data(f, out, err);
+  return r ? r : qi__gguf_scan_places(f, out, err);
 }
 
 #endif // QI__MODEL_GGUF_SCAN_H

@@ -47,7 +47,8 @@ QI__FN qi_result qi__architecture_find(const qi__gguf *g, const qi__architecture
     int n = snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", a->name);
     if (n > 0) used = qi__min_size(used + (size_t)n, sizeof known - 1);
   }
-  return qi__fail(err, QI_ERR_UNSUPPORTED, "general.architecture: '%s' is not supported; known are %s", qi__show(name, len).s, known);
+  return qi__fail(err, QI_ERR_UNSUPPORTED, "general.architecture: '%s' is not supported; known are %s", qi__show(name, len).s,
+                  known);
 }
 
 // ---- numbers ----
@@ -66,6 +67,14 @@ typedef struct qi__hparams {
   double rope_attn_factor; // scales cos and sin
   size_t rope_n_ctx_orig; // context before scaling
 } qi__hparams;
+
+// What qi__hparams_load looks at, behind "<arch>.".
+static const char *const qi__hparam_keys[] = {
+    "block_count", "context_length", "embedding_length", "feed_forward_length", "expert_count", "attention.head_count",
+    "attention.head_count_kv", "attention.key_length", "attention.value_length", "attention.sliding_window",
+    "attention.layer_norm_rms_epsilon", "rope.dimension_count", "rope.freq_base", "rope.scale_linear", "rope.scaling.type",
+    "rope.scaling.factor", "rope.scaling.attn_factor", "rope.scaling.original_context_length",
+};
 
 // Limits against hostile files; far above any model.
 #define QI__MAX_LAYERS 1024
@@ -129,8 +138,8 @@ QI__FN qi_result qi__hparams_shape(qi__hparams *h, const qi__gguf *g, qi_error *
   if ((r = qi__hparam_size(g, h, "attention.sliding_window", false, 0, INT32_MAX, &h->sliding_window, err))) return r;
   size_t n_experts = 0;
   if ((r = qi__hparam_size(g, h, "expert_count", false, 0, INT32_MAX, &n_experts, err))) return r;
-  if (n_experts) return qi__fail(err, QI_ERR_UNSUPPORTED, "%s.expert_count: %zu; experts are not supported", h->arch->name, n_experts);
-  return QI_OK;
+  if (!n_experts) return QI_OK;
+  return qi__fail(err, QI_ERR_UNSUPPORTED, "%s.expert_count: %zu; experts are not supported", h->arch->name, n_experts);
 }
 
 // Names of rope.scaling.type. Longrope is told by its factor tensors; the name only announces them.

@@ -33,15 +33,22 @@ QI__FN const char *qi__model_string(const qi__gguf *g, const char *key, size_t *
   return *len ? meta->value.text : "";
 }
 
+QI__FN uint8_t *qi__arena_take_u64(qi__arena *arena, uint64_t bytes) {
+  if (bytes > SIZE_MAX) arena->overflow = true;
+  return arena->overflow ? NULL : (uint8_t *)qi__arena_take(arena, (size_t)bytes, 1, QI__CACHE_LINE);
+}
+
 // Where files are not mapped, tensors are copied.
 QI__FN void qi__tensors_layout(qi_model *m, qi__arena *arena) {
   const qi__gguf *g = &m->gguf;
   m->data = QI__ARENA_ARRAY(arena, const uint8_t *, g->n_tensors);
-  for (size_t i = 0; i < g->n_tensors; i++) {
+  uint8_t *copy = m->check_only ? NULL : qi__arena_take_u64(arena, g->copy_bytes);
+  for (size_t i = 0; m->data && i < g->n_tensors; i++) {
     const qi__tensor_info *t = &g->tensors[i];
-    const void *mapped = qi__gguf_tensor_data(g, t);
-    uint8_t *copy = mapped || m->check_only ? NULL : (uint8_t *)qi__arena_take(arena, (size_t)t->n_bytes, 1, QI__CACHE_LINE);
-    if (m->data) m->data[i] = mapped ? (const uint8_t *)mapped : copy;
+    m->data[i] = (const uint8_t *)qi__gguf_tensor_data(g, t);
+    if (m->data[i] || !copy) continue;
+    m->data[i] = copy;
+    copy += ((size_t)t->n_bytes + QI__CACHE_LINE - 1) & ~(size_t)(QI__CACHE_LINE - 1);
   }
 }
 
@@ -64,12 +71,11 @@ QI__FN void qi__model_layout(qi_model *m, qi__arena *arena, const qi__vocab_coun
 // Counts the room that qi__weights_load will take.
 QI__FN void qi__weights_count(const qi_model *m, qi__arena *arena) {
   QI__ARENA_ARRAY(arena, qi__layer, m->h.n_layers);
-  for (size_t i = 0; i < m->gguf.n_tensors; i++)
-    if (m->gguf.tensors[i].n_dims == 1) QI__ARENA_ARRAY(arena, float, (size_t)m->gguf.tensors[i].shape[0]);
-  qi__arena_take(arena, QI__CACHE_LINE, 1, 1); // the order of loading may end less aligned
+  qi__arena_take_u64(arena, m->gguf.vector_bytes);
 }
 
-// What the load level needs, by the file's index.
+// What the load level needs, by the file's index or qi__gguf_peek: all that this may look at is in qi__info_keys,
+// qi__vocab_keys, qi__hparam_keys and the plan.
 QI__FN qi_result qi__model_count(qi_model *m, qi__arena *arena, qi__vocab_counts *counts, qi_error *err) {
   qi_result r = QI_OK;
   if (m->load != QI_LOAD_METADATA) r = qi__vocab_count(&m->gguf, counts, err);
@@ -174,19 +180,48 @@ QI__FN qi_result qi__model_open(qi_model **out, const qi_model_desc *desc, bool 
   return QI_OK;
 }
 
+// ---- memory before opening ----
+
+// The metadata that the load level counts with.
+QI__FN qi_result qi__model_peek(qi__gguf_peek *p, const qi__gguf_plan *plan, qi_load load, qi_error *err) {
+  const qi__key_set fixed[2] = {{"", qi__info_keys, QI__COUNT_OF(qi__info_keys)},
+                                {"", qi__vocab_keys, QI__COUNT_OF(qi__vocab_keys)}};
+  const qi__architecture *arch;
+  qi_result r = qi__gguf_peek_keys(p, plan, fixed, load == QI_LOAD_METADATA ? 1 : 2, err);
+  if (r || load != QI_LOAD_ALL || qi__architecture_find(&p->gguf, &arch, NULL)) return r; // counting tells what is wrong with it
+  char prefix[QI__GGUF_PEEK_BYTES];
+  snprintf(prefix, sizeof prefix, "%s.", arch->name);
+  const qi__key_set numbers = {prefix, qi__hparam_keys, QI__COUNT_OF(qi__hparam_keys)};
+  return qi__gguf_peek_keys(p, plan, &numbers, 1, err);
+}
+
+// Counts what qi__model_open will take, by walks over the file; asks for no memory, but some 20 KB of stack.
 QI__FN qi_result qi__model_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err) {
-  qi_model *m = NULL;
-  qi_result r = qi__model_new(&m, desc, err);
+  qi_allocator allocator;
+  qi__gguf_plan plan;
+  uint64_t index_bytes = 0, mapped = 0;
+  qi_result r = qi__model_check_desc(desc, err);
+  if (!r) r = qi__allocator_resolve(&desc->allocator, &allocator, err);
+  if (!r) r = qi__gguf_measure(desc, &index_bytes, &mapped, &plan, err);
   if (r) return r;
-  qi__arena arena = {0};
-  qi__vocab_counts counts;
-  memset(&counts, 0, sizeof counts);
-  if (!(r = qi__model_count(m, &arena, &counts, err))) {
-    *out = m->memory;
-    out->heap += arena.used;
+  qi__gguf_peek peek;
+  qi__arena arena = {NULL, 0, 0, false};
+  r = qi__gguf_peek_open(&peek, desc, &plan, err);
+  if (!r) r = qi__model_peek(&peek, &plan, desc->load, err);
+  if (!r) {
+    qi_model m;
+    qi__vocab_counts counts;
+    memset(&m, 0, sizeof m);
+    memset(&counts, 0, sizeof counts);
+    m.load = desc->load;
+    m.gguf = peek.gguf;
+    r = qi__model_count(&m, &arena, &counts, err);
   }
-  qi__model_close(m);
-  return r;
+  qi__gguf_peek_close(&peek);
+  if (r) return r;
+  out->heap = sizeof(qi_model) + index_bytes + arena.used;
+  out->mapped = mapped;
+  return QI_OK;
 }
 
 // ---- facts ----

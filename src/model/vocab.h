@@ -128,6 +128,10 @@ QI__FN int qi__byte_name_value(const char *text, size_t len) {
 
 // ---- counting ----
 
+// What qi__vocab_count looks at.
+static const char *const qi__vocab_keys[] = {"tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.token_type",
+                                             "tokenizer.ggml.merges"};
+
 // Names of tokens that end generation wherever they occur, and of those that only serve as end of turn when the file names none.
 // The list is llama.cpp's: files often do not say it.
 static const char *const qi__end_names[] = {
@@ -137,6 +141,7 @@ static const char *const qi__end_names[] = {
     "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<reponame>", "<|file_sep|>",
 };
 #define QI__N_EOT_NAMES 5 // the first ones may be the end of turn
+#define QI__MAX_END_NAME 32
 
 QI__FN bool qi__is_end_name(const char *text, size_t len) {
   for (size_t i = 0; i < QI__COUNT_OF(qi__end_names); i++)
@@ -173,21 +178,30 @@ QI__FN qi_result qi__vocab_find_kind(const qi__gguf *g, qi__vocab_kind *out, qi_
   return QI_OK;
 }
 
-// Lengths and kinds of the texts. A token that ends generation counts as special whatever the file says of it.
-QI__FN qi_result qi__vocab_count_texts(qi__gguf_array tokens, const qi__gguf_array *types, qi__vocab_counts *c, qi_error *err) {
-  uint64_t bytes = 0;
+// Lengths and kinds of the texts, through cursors: the file need not be in memory. A token that ends generation counts as special
+// whatever the file says of it.
+QI__FN qi_result qi__vocab_count_texts(const qi__gguf *g, const qi__gguf_array *tokens, const qi__gguf_array *types,
+                                       qi__vocab_counts *c, qi_error *err) {
+  qi__gguf_cursor text_at, type_at;
+  qi__cursor_init(&text_at, &g->resident, tokens->at, err);
+  qi__cursor_init(&type_at, &g->resident, types->at, err);
+  uint64_t bytes = 0, len;
   for (uint32_t i = 0; i < c->n_tokens; i++) {
-    const char *text;
-    size_t len;
-    if (!qi__gguf_next_string(&tokens, &text, &len))
-      return qi__fail(err, QI_ERR_FORMAT, "tokenizer.ggml.tokens: text %u lies beyond the array's end", i);
+    uint32_t type = QI__TOKEN_NORMAL;
+    if (qi__cursor_u64(&text_at, &len)) return text_at.result;
     if (len > QI__VOCAB_MAX_TOKEN_BYTES)
-      return qi__fail(err, QI_ERR_LIMIT, "tokenizer.ggml.tokens: text %u has %zu bytes, at most %u are allowed", i, len,
-                      QI__VOCAB_MAX_TOKEN_BYTES);
+      return qi__fail(err, QI_ERR_LIMIT, "tokenizer.ggml.tokens: text %u has %llu bytes, at most %u are allowed", i,
+                      (unsigned long long)len, QI__VOCAB_MAX_TOKEN_BYTES);
+    bool is_end = false;
+    if (len <= QI__MAX_END_NAME) {
+      const char *text = (const char *)qi__cursor_take(&text_at, (size_t)len);
+      is_end = text && qi__is_end_name(text, (size_t)len);
+    } else qi__cursor_skip(&text_at, len);
+    if (text_at.result) return text_at.result;
+    if (types->count && qi__cursor_u32(&type_at, &type)) return type_at.result;
     if (len > c->max_token) c->max_token = (uint32_t)len;
     bytes += len + 1;
-    uint32_t type = types->count ? qi__array_u32(types, i) : QI__TOKEN_NORMAL;
-    c->n_specials += (type >= QI__TOKEN_UNKNOWN && type <= QI__TOKEN_USER) || qi__is_end_name(text, len);
+    c->n_specials += (type >= QI__TOKEN_UNKNOWN && type <= QI__TOKEN_USER) || is_end;
   }
   if (bytes >= UINT32_MAX)
     return qi__fail(err, QI_ERR_LIMIT, "tokenizer.ggml.tokens: texts of %llu bytes, fewer than 2^32 - 1 are allowed",
@@ -210,7 +224,7 @@ QI__FN qi_result qi__vocab_count(const qi__gguf *g, qi__vocab_counts *c, qi_erro
   c->n_tokens = (uint32_t)tokens.count;
   r = qi__vocab_array(g, "tokenizer.ggml.token_type", QI_META_I32, tokens.count, &types, err);
   if (r) return r;
-  r = qi__vocab_count_texts(tokens, &types, c, err);
+  r = qi__vocab_count_texts(g, &tokens, &types, c, err);
   if (r || c->kind != QI__VOCAB_BPE) return r;
   r = qi__gguf_get_array(g, "tokenizer.ggml.merges", QI_META_STRING, true, &merges, err);
   if (r) return r;
