@@ -6343,361 +6343,10 @@ QI__FN void qi__fp_leave(qi__fp_mode mode) {
 
 #endif // QI__CPU_H
 // generated from src/kernels/attention.h: edit there
-// ==== >>attention : query heads over a run of keys ====
+// ==== >>attention : query heads over a piece of the cache ====
 #ifndef QI__KERNELS_ATTENTION_H
 #define QI__KERNELS_ATTENTION_H
 
-// generated from src/kernels/dot_f32.h: edit there
-// ==== >>dot_f32 : products of float rows ====
-#ifndef QI__KERNELS_DOT_F32_H
-#define QI__KERNELS_DOT_F32_H
-
-// generated from src/kernels/simd.h: edit there
-// ==== >>simd : what the SIMD variants of all kernels share ====
-#ifndef QI__KERNELS_SIMD_H
-#define QI__KERNELS_SIMD_H
-
-
-#if defined(QI__X86_64)
-#include <immintrin.h>
-#elif defined(QI__ARM64)
-#include <arm_neon.h>
-#endif
-
-// The instruction sets of the levels in base/cpu.h. What an old compiler does not know is left out of the table.
-#if defined(QI__X86_64)
-#define QI__AVX2 QI__TARGET("avx2,fma,f16c")
-#define QI__AVX512 QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
-#if defined(__clang__) || __GNUC__ >= 10
-#define QI__HAS_AVX512_BF16 1
-#define QI__AVX512_BF16 QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
-#endif
-#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
-#define QI__HAS_AMX 1
-#define QI__AMX QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-int8,amx-bf16")
-#endif
-#endif
-
-// A sum in eight float32 lanes has the same bits in a 256-bit register, in half of a 512-bit one and in two of 128. Elements that
-// do not fill a register are taken by the reference, or by scalar code that goes on with the stored lanes.
-
-#if defined(QI__X86_64)
-
-// qi__sum_lanes of a register.
-QI__INLINE QI__AVX2 float qi__sum_lanes_avx2(__m256 v) {
-  __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); // 0+4 1+5 2+6 3+7
-  a = _mm_add_ps(a, _mm_movehl_ps(a, a));
-  return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));
-}
-
-// Eight halves at p + i, or floats, as float32; `half` is a constant where this is inlined.
-QI__INLINE QI__AVX2 __m256 qi__load_kv_avx2(const void *p, size_t i, bool half) {
-  if (half) return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)((const uint16_t *)p + i)));
-  return _mm256_loadu_ps((const float *)p + i);
-}
-
-QI__INLINE QI__AVX512 __m512 qi__load_kv_avx512(const void *p, size_t i, bool half) {
-  if (half) return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)((const uint16_t *)p + i)));
-  return _mm512_loadu_ps((const float *)p + i);
-}
-
-// qi__sum_lanes of four registers.
-QI__INLINE QI__AVX2 __m128 qi__sum_lanes4_avx2(__m256 a, __m256 b, __m256 c, __m256 d) {
-  __m128 p = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)); // 0+4 1+5 2+6 3+7
-  __m128 q = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
-  __m128 r = _mm_add_ps(_mm256_castps256_ps128(c), _mm256_extractf128_ps(c, 1));
-  __m128 s = _mm_add_ps(_mm256_castps256_ps128(d), _mm256_extractf128_ps(d, 1));
-  p = _mm_add_ps(_mm_movelh_ps(p, q), _mm_movehl_ps(q, p)); // of a and b: (0+4)+(2+6) (1+5)+(3+7)
-  r = _mm_add_ps(_mm_movelh_ps(r, s), _mm_movehl_ps(s, r));
-  return _mm_add_ps(_mm_shuffle_ps(p, r, 0x88), _mm_shuffle_ps(p, r, 0xdd));
-}
-
-// Ones in the first n lanes; n may be more than 16.
-QI__INLINE QI__AVX512 __mmask16 qi__tail_mask_avx512(size_t n) { return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1); }
-#endif
-
-#if defined(QI__ARM64)
-
-// Four halves or floats at p + i as float32.
-QI__INLINE float32x4_t qi__load_kv_neon(const void *p, size_t i, bool half) {
-  if (half) return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)p + i)));
-  return vld1q_f32((const float *)p + i);
-}
-#endif
-
-#endif // QI__KERNELS_SIMD_H
-
-// Every sum over k runs in eight float32 lanes that qi__sum_lanes adds up, so that 256-bit registers, halves of 512-bit ones and
-// pairs of 128-bit ones give the bits of the reference.
-
-// y[i * y_stride + r] = sum_j w[r, j] * x[i * x_stride + j]      i < n_x, r < n_w, j < k
-// w: rows w_stride bytes apart, any alignment, of float32, float16 or bfloat16, which float32 holds exactly. y overlaps nothing.
-// Lane j % 8 takes product j with one fused multiply-add, j ascending; then qi__sum_lanes.
-typedef void (*qi__dot_float_fn)(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
-                                 float *y, size_t y_stride);
-
-// Weight j of a row; `kind` (F32, F16 or BF16) is a constant where these are inlined.
-QI__INLINE float qi__float_weight(qi_format kind, const uint8_t *row, size_t j) {
-  if (kind == QI_FORMAT_F16) return qi__f16_to_f32(qi__load_u16(row + 2 * j));
-  if (kind == QI_FORMAT_BF16) return qi__bf16_to_f32(qi__load_u16(row + 2 * j));
-  return qi__bits_f32(qi__load_u32(row + 4 * j));
-}
-
-QI__INLINE void qi__dot_float_rows_ref(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
-                                       size_t n_x, size_t k, float *y, size_t y_stride) {
-  for (size_t i = 0; i < n_x; i++)
-    for (size_t r = 0; r < n_w; r++) {
-      const uint8_t *a = (const uint8_t *)w + r * w_stride;
-      const float *b = x + i * x_stride;
-      float lane[8] = {0};
-      for (size_t j = 0; j < k; j++) lane[j % 8] = fmaf(qi__float_weight(kind, a, j), b[j], lane[j % 8]);
-      y[i * y_stride + r] = qi__sum_lanes(lane);
-    }
-}
-
-// The lanes at j, a multiple of 8, go on to k; then their sum.
-QI__INLINE float qi__dot_float_finish(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t k, float *lane) {
-  for (size_t t = j; t < k; t++) lane[t - j] = fmaf(qi__float_weight(kind, w, t), x[t], lane[t - j]);
-  return qi__sum_lanes(lane);
-}
-
-QI__FN void qi__dot_f32_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                            size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_ref(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-QI__FN void qi__dot_f16_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                            size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_ref(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-QI__FN void qi__dot_bf16_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                             size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_ref(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-
-// Tiles of weight rows times activation rows live in registers. What does not fill a tile goes through a smaller one: each sum is a
-// lane of its own, so tiles do not change bits. The sizes of a tile are constants where it is inlined.
-
-#if defined(QI__X86_64)
-
-// ---- AVX2 ----
-
-QI__INLINE QI__AVX2 __m256 qi__load_weights_avx2(qi_format kind, const uint8_t *row, size_t j) {
-  if (kind == QI_FORMAT_F32) return _mm256_loadu_ps((const float *)(const void *)(row + 4 * j));
-  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(row + 2 * j));
-  return kind == QI_FORMAT_F16 ? _mm256_cvtph_ps(v) : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
-}
-
-// n_w <= 4 weight rows times n_x <= 3 activation rows: 12 sums, 3 registers of x and one of w are all there are.
-QI__INLINE QI__AVX2 void qi__dot_float_tile_avx2(qi_format kind, const uint8_t *w, size_t w_stride, int n_w, const float *x,
-                                                 size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
-  __m256 sum[3][4];
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r] = _mm256_setzero_ps();
-  size_t j = 0;
-  for (; j + 8 <= k; j += 8) {
-    __m256 b[3];
-    QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = _mm256_loadu_ps(x + (size_t)i * x_stride + j);
-    QI__UNROLL for (int r = 0; r < n_w; r++) {
-      __m256 a = qi__load_weights_avx2(kind, w + (size_t)r * w_stride, j);
-      QI__UNROLL for (int i = 0; i < n_x; i++) sum[i][r] = _mm256_fmadd_ps(a, b[i], sum[i][r]);
-    }
-  }
-  if (j == k && n_w == 4) {
-    QI__UNROLL for (int i = 0; i < n_x; i++)
-      _mm_storeu_ps(y + (size_t)i * y_stride, qi__sum_lanes4_avx2(sum[i][0], sum[i][1], sum[i][2], sum[i][3]));
-    return;
-  }
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
-    float *out = y + (size_t)i * y_stride + (size_t)r;
-    if (j == k) {
-      *out = qi__sum_lanes_avx2(sum[i][r]);
-    } else {
-      float lane[8];
-      _mm256_storeu_ps(lane, sum[i][r]);
-      *out = qi__dot_float_finish(kind, w + (size_t)r * w_stride, x + (size_t)i * x_stride, j, k, lane);
-    }
-  }
-}
-
-QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x,
-                                                 size_t x_stride, size_t n_x, size_t k, float *y, size_t y_stride) {
-  for (size_t i = 0; i < n_x;) {
-    size_t rows = n_x - i >= 3 ? 3 : 1;
-    const float *xi = x + i * x_stride;
-    for (size_t r = 0; r < n_w;) {
-      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
-      float *out = y + i * y_stride + r;
-      bool four = n_w - r >= 4;
-      if (four && rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 3, k, out, y_stride);
-      else if (four) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
-      else if (rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 3, k, out, y_stride);
-      else qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 1, k, out, y_stride);
-      r += four ? 4 : 1;
-    }
-    i += rows;
-  }
-}
-
-QI__FN QI__AVX2 void qi__dot_f32_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                      size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx2(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-QI__FN QI__AVX2 void qi__dot_f16_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                      size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx2(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-QI__FN QI__AVX2 void qi__dot_bf16_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                       size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx2(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-
-// ---- AVX-512 ----
-
-// Weights j.. of a row in the lower half, of the next one in the upper.
-QI__INLINE QI__AVX512 __m512 qi__load_weights_avx512(qi_format kind, const uint8_t *row, size_t w_stride, size_t j) {
-  const uint8_t *next = row + w_stride;
-  if (kind == QI_FORMAT_F32)
-    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps((const float *)(const void *)(row + 4 * j))),
-                              _mm256_loadu_ps((const float *)(const void *)(next + 4 * j)), 1);
-  __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(row + 2 * j))),
-                                      _mm_loadu_si128((const __m128i *)(const void *)(next + 2 * j)), 1);
-  return kind == QI_FORMAT_F16 ? _mm512_cvtph_ps(v) : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
-}
-
-// Two weight rows share a register, so that the eight lanes of each sum stay: 8 weight rows times n_x <= 6 activation rows.
-QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8_t *w, size_t w_stride, const float *x,
-                                                     size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
-  __m512 sum[6][4];
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_setzero_ps();
-  size_t j = 0;
-  for (; j + 8 <= k; j += 8) {
-    __m512 a[4];
-    QI__UNROLL for (int p = 0; p < 4; p++) a[p] = qi__load_weights_avx512(kind, w + (size_t)(2 * p) * w_stride, w_stride, j);
-    QI__UNROLL for (int i = 0; i < n_x; i++) {
-      __m512 b = _mm512_broadcast_f32x8(_mm256_loadu_ps(x + (size_t)i * x_stride + j));
-      QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_fmadd_ps(a[p], b, sum[i][p]);
-    }
-  }
-  if (j == k) {
-    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p += 2) {
-      __m128 four = qi__sum_lanes4_avx2(_mm512_castps512_ps256(sum[i][p]), _mm512_extractf32x8_ps(sum[i][p], 1),
-                                        _mm512_castps512_ps256(sum[i][p + 1]), _mm512_extractf32x8_ps(sum[i][p + 1], 1));
-      _mm_storeu_ps(y + (size_t)i * y_stride + 2 * p, four);
-    }
-    return;
-  }
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) {
-    float lane[16];
-    _mm512_storeu_ps(lane, sum[i][p]);
-    for (int r = 0; r < 2; r++)
-      y[(size_t)i * y_stride + (size_t)(2 * p + r)] =
-          qi__dot_float_finish(kind, w + (size_t)(2 * p + r) * w_stride, x + (size_t)i * x_stride, j, k, lane + 8 * r);
-  }
-}
-
-// `rest` takes the rows that do not fill a tile.
-QI__INLINE QI__AVX512 void qi__dot_float_rows_avx512(qi_format kind, qi__dot_float_fn rest, const void *w, size_t w_stride,
-                                                     size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k, float *y,
-                                                     size_t y_stride) {
-  size_t whole = n_w / 8 * 8;
-  for (size_t i = 0; i < n_x && whole;) {
-    size_t rows = n_x - i >= 6 ? 6 : n_x - i >= 2 ? 2 : 1;
-    const float *xi = x + i * x_stride;
-    for (size_t r = 0; r < whole; r += 8) {
-      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
-      float *out = y + i * y_stride + r;
-      if (rows == 6) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 6, k, out, y_stride);
-      else if (rows == 2) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 2, k, out, y_stride);
-      else qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 1, k, out, y_stride);
-    }
-    i += rows;
-  }
-  if (whole < n_w) rest((const uint8_t *)w + whole * w_stride, w_stride, n_w - whole, x, x_stride, n_x, k, y + whole, y_stride);
-}
-
-QI__FN QI__AVX512 void qi__dot_f32_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                          size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx512(QI_FORMAT_F32, qi__dot_f32_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-QI__FN QI__AVX512 void qi__dot_f16_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                          size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx512(QI_FORMAT_F16, qi__dot_f16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-QI__FN QI__AVX512 void qi__dot_bf16_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                           size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx512(QI_FORMAT_BF16, qi__dot_bf16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-#endif
-
-// ---- NEON ----
-
-#if defined(QI__ARM64)
-
-QI__INLINE float32x4_t qi__load_weights_neon(qi_format kind, const uint8_t *row, size_t j) {
-  if (kind == QI_FORMAT_F32) return vreinterpretq_f32_u8(vld1q_u8(row + 4 * j));
-  uint16x4_t v = vreinterpret_u16_u8(vld1_u8(row + 2 * j));
-  return kind == QI_FORMAT_F16 ? vcvt_f32_f16(vreinterpret_f16_u16(v)) : vreinterpretq_f32_u32(vshll_n_u16(v, 16));
-}
-
-// n_w <= 4 weight rows times n_x <= 2 activation rows, two registers a sum.
-QI__INLINE void qi__dot_float_tile_neon(qi_format kind, const uint8_t *w, size_t w_stride, int n_w, const float *x, size_t x_stride,
-                                        int n_x, size_t k, float *y, size_t y_stride) {
-  float32x4_t sum[2][4][2];
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r][0] = sum[i][r][1] = vdupq_n_f32(0);
-  size_t j = 0;
-  for (; j + 8 <= k; j += 8) {
-    QI__UNROLL for (int half = 0; half < 2; half++) {
-      size_t at = j + (size_t)(4 * half);
-      float32x4_t b[2];
-      QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = vld1q_f32(x + (size_t)i * x_stride + at);
-      QI__UNROLL for (int r = 0; r < n_w; r++) {
-        float32x4_t a = qi__load_weights_neon(kind, w + (size_t)r * w_stride, at);
-        QI__UNROLL for (int i = 0; i < n_x; i++) sum[i][r][half] = vfmaq_f32(sum[i][r][half], a, b[i]);
-      }
-    }
-  }
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
-    float lane[8];
-    vst1q_f32(lane, sum[i][r][0]);
-    vst1q_f32(lane + 4, sum[i][r][1]);
-    y[(size_t)i * y_stride + (size_t)r] =
-        qi__dot_float_finish(kind, w + (size_t)r * w_stride, x + (size_t)i * x_stride, j, k, lane);
-  }
-}
-
-QI__INLINE void qi__dot_float_rows_neon(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
-                                        size_t n_x, size_t k, float *y, size_t y_stride) {
-  for (size_t i = 0; i < n_x;) {
-    size_t rows = n_x - i >= 2 ? 2 : 1;
-    const float *xi = x + i * x_stride;
-    for (size_t r = 0; r < n_w;) {
-      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
-      float *out = y + i * y_stride + r;
-      bool four = n_w - r >= 4;
-      if (four && rows == 2) qi__dot_float_tile_neon(kind, wr, w_stride, 4, xi, x_stride, 2, k, out, y_stride);
-      else if (four) qi__dot_float_tile_neon(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
-      else if (rows == 2) qi__dot_float_tile_neon(kind, wr, w_stride, 1, xi, x_stride, 2, k, out, y_stride);
-      else qi__dot_float_tile_neon(kind, wr, w_stride, 1, xi, x_stride, 1, k, out, y_stride);
-      r += four ? 4 : 1;
-    }
-    i += rows;
-  }
-}
-
-QI__FN void qi__dot_f32_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                             size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_neon(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-QI__FN void qi__dot_f16_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                             size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_neon(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-QI__FN void qi__dot_bf16_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                              size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_neon(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-#endif
-
-#endif // QI__KERNELS_DOT_F32_H
 // generated from src/kernels/vector.h: edit there
 // ==== >>vector : norms, rotary positions, gates ====
 #ifndef QI__KERNELS_VECTOR_H
@@ -6933,6 +6582,80 @@ QI__FN double qi__pow(double base, double exponent) {
 }
 
 #endif // QI__KERNELS_MATH_H
+// generated from src/kernels/simd.h: edit there
+// ==== >>simd : what the SIMD variants of all kernels share ====
+#ifndef QI__KERNELS_SIMD_H
+#define QI__KERNELS_SIMD_H
+
+
+#if defined(QI__X86_64)
+#include <immintrin.h>
+#elif defined(QI__ARM64)
+#include <arm_neon.h>
+#endif
+
+// The instruction sets of the levels in base/cpu.h. What an old compiler does not know is left out of the table.
+#if defined(QI__X86_64)
+#define QI__AVX2 QI__TARGET("avx2,fma,f16c")
+#define QI__AVX512 QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
+#if defined(__clang__) || __GNUC__ >= 10
+#define QI__HAS_AVX512_BF16 1
+#define QI__AVX512_BF16 QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+#endif
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define QI__HAS_AMX 1
+#define QI__AMX QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-int8,amx-bf16")
+#endif
+#endif
+
+// A sum in eight float32 lanes has the same bits in a 256-bit register, in half of a 512-bit one and in two of 128. Elements that
+// do not fill a register are taken by the reference, or by scalar code that goes on with the stored lanes.
+
+#if defined(QI__X86_64)
+
+// qi__sum_lanes of a register.
+QI__INLINE QI__AVX2 float qi__sum_lanes_avx2(__m256 v) {
+  __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); // 0+4 1+5 2+6 3+7
+  a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+  return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));
+}
+
+// Eight halves at p + i, or floats, as float32; `half` is a constant where this is inlined.
+QI__INLINE QI__AVX2 __m256 qi__load_kv_avx2(const void *p, size_t i, bool half) {
+  if (half) return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)((const uint16_t *)p + i)));
+  return _mm256_loadu_ps((const float *)p + i);
+}
+
+QI__INLINE QI__AVX512 __m512 qi__load_kv_avx512(const void *p, size_t i, bool half) {
+  if (half) return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)((const uint16_t *)p + i)));
+  return _mm512_loadu_ps((const float *)p + i);
+}
+
+// qi__sum_lanes of four registers.
+QI__INLINE QI__AVX2 __m128 qi__sum_lanes4_avx2(__m256 a, __m256 b, __m256 c, __m256 d) {
+  __m128 p = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)); // 0+4 1+5 2+6 3+7
+  __m128 q = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+  __m128 r = _mm_add_ps(_mm256_castps256_ps128(c), _mm256_extractf128_ps(c, 1));
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(d), _mm256_extractf128_ps(d, 1));
+  p = _mm_add_ps(_mm_movelh_ps(p, q), _mm_movehl_ps(q, p)); // of a and b: (0+4)+(2+6) (1+5)+(3+7)
+  r = _mm_add_ps(_mm_movelh_ps(r, s), _mm_movehl_ps(s, r));
+  return _mm_add_ps(_mm_shuffle_ps(p, r, 0x88), _mm_shuffle_ps(p, r, 0xdd));
+}
+
+// Ones in the first n lanes; n may be more than 16.
+QI__INLINE QI__AVX512 __mmask16 qi__tail_mask_avx512(size_t n) { return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1); }
+#endif
+
+#if defined(QI__ARM64)
+
+// Four halves or floats at p + i as float32.
+QI__INLINE float32x4_t qi__load_kv_neon(const void *p, size_t i, bool half) {
+  if (half) return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)p + i)));
+  return vld1q_f32((const float *)p + i);
+}
+#endif
+
+#endif // QI__KERNELS_SIMD_H
 
 // y[i] = x[i] / sqrt(mean(x^2) + eps) * w[i]      i < n; y may be x
 // The sum runs in eight lanes (element j in lane j % 8, one fma each), then qi__sum_lanes. (Zhang and Sennrich 2019)
@@ -7154,40 +6877,56 @@ QI__FN void qi__to_f16_neon(const float *x, size_t n, uint16_t *y) {
 #endif // QI__KERNELS_VECTOR_H
 
 // Keys are taken in pieces of this many positions, cut at multiples of it, whatever the chunk or the batch: each piece gives a
-// maximum, a sum and a weighted value, and pieces are joined in ascending order. So bits depend on positions alone, and long
-// contexts can be split over threads piece by piece.
+// maximum, a sum and a weighted value, and pieces are joined in ascending order. So bits depend on positions alone, long contexts
+// can be split over threads piece by piece, and rows that go through a piece together get what each would get alone.
 #define QI__ATTENTION_PIECE 256
+#define QI__KEY_BLOCK 16 // positions; keys are stored so that one register holds the same element of several positions
 
 // Keys and values of one head of one sequence at consecutive positions, in float32 or float16.
 typedef struct qi__kv_run {
-  const void *k; // [n, head_dim_k]
+  const void *k; // [(n + 15) / 16][head_dim_k][16]: the first position is a multiple of 16; what lies beyond the last is ignored
   const void *v; // [n, head_dim_v]
-  size_t n;
+  size_t n;      // at most QI__ATTENTION_PIECE
   bool half;
+  const void *next; // keys that are wanted next, or any other memory: fetched while values are multiplied
 } qi__kv_run;
 
-// Of one query head: running maximum and sum of exponentials; what the values so far and those of the last piece are multiplied by.
-typedef struct qi__softmax_state {
-  float max, sum, keep, add;
-} qi__softmax_state;
+// Both products of attention are sums over t of a[g, t] * b[t, lane], one chain of fused multiply-adds each, t ascending:
+//   scores: g query row, t element of the head, lane a position     values: g query row, t position, lane an element of the head
+// Query rows are heads that share a key/value head, of one or several tokens: what is loaded and converted serves several of them.
 
-// Query heads that share a key/value head go together: each key and value is read and converted once for several of them.
+// Element i; `half` is a constant where this is inlined.
+QI__INLINE float qi__kv_value(const void *p, size_t i, bool half) {
+  return half ? qi__f16_to_f32(((const uint16_t *)p)[i]) : ((const float *)p)[i];
+}
+QI__INLINE const void *qi__kv_at(const void *p, size_t i, bool half) { return (const uint8_t *)p + i * (half ? 2 : 4); }
 
-// score[g * QI__ATTENTION_PIECE + j] = scale * dot(q[g], k[j])      g < n_q, q: [n_q, dim]; the sum of qi__dot_float_fn
-// n <= QI__ATTENTION_PIECE
-QI__FN void qi__attention_scores_ref(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float scale, float *score) {
-  if (run->half) qi__dot_f16_ref(run->k, 2 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
-  else qi__dot_f32_ref(run->k, 4 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
-  for (size_t g = 0; g < n_q; g++)
-    for (size_t j = 0; j < run->n; j++) score[g * QI__ATTENTION_PIECE + j] *= scale;
+// score[g * QI__ATTENTION_PIECE + j] = dot(q[g], k[j])      g < n_q, q: [n_q, dim], j < n rounded up to QI__KEY_BLOCK
+// Scores from n on are whatever memory gives.
+QI__FN void qi__attention_scores_ref(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
+  for (size_t g = 0; g < n_q; g++, q += dim, score += QI__ATTENTION_PIECE)
+    for (size_t j = 0; j < run->n; j += QI__KEY_BLOCK) {
+      for (size_t l = 0; l < QI__KEY_BLOCK; l++) score[j + l] = 0;
+      for (size_t t = 0; t < dim; t++)
+        for (size_t l = 0; l < QI__KEY_BLOCK; l++)
+          score[j + l] = fmaf(q[t], qi__kv_value(run->k, j * dim + t * QI__KEY_BLOCK + l, run->half), score[j + l]);
+    }
 }
 
 // The greater; b when they cannot be ordered, as in MAXPS.
 QI__INLINE float qi__greater(float a, float b) { return a > b ? a : b; }
 
-// *max = greatest score (NaN counts as none), score[j] = exp(score[j] - *max); returns their sum. Both run in lanes of j % 8.
-QI__FN float qi__attention_softmax_ref(float *score, size_t n, float *max) {
+// Scores that a query row does not see: those outside begin..end-1 of n become minus infinity, whose exponential is 0.
+QI__INLINE void qi__attention_mask(float *score, size_t begin, size_t end, size_t n) {
+  for (size_t j = 0; j < begin; j++) score[j] = -INFINITY;
+  for (size_t j = end; j < n; j++) score[j] = -INFINITY;
+}
+
+// *max = greatest score of begin..end-1 (NaN counts as none); score[j] = exp(score[j] - *max) there and 0 elsewhere; returns their
+// sum. Both run in lanes of j % 8. begin < end <= n, n a multiple of 16.
+QI__FN float qi__attention_softmax_ref(float *score, size_t begin, size_t end, size_t n, float *max) {
   float lane[8] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY};
+  qi__attention_mask(score, begin, end, n);
   for (size_t j = 0; j < n; j++) lane[j % 8] = qi__greater(score[j], lane[j % 8]);
   for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
   *max = lane[0];
@@ -7199,220 +6938,390 @@ QI__FN float qi__attention_softmax_ref(float *score, size_t n, float *max) {
   return qi__sum_lanes(lane);
 }
 
-// Element i of value j; `half` is a constant where this is inlined.
-QI__INLINE float qi__kv_value(const void *p, size_t i, bool half) {
-  return half ? qi__f16_to_f32(((const uint16_t *)p)[i]) : ((const float *)p)[i];
+// Elements from i = first on.
+QI__INLINE void qi__attention_values_from(const float *weight, size_t n_q, const void *v, size_t n, size_t dim, bool half,
+                                          size_t first, float *out) {
+  for (size_t g = 0; g < n_q; g++, weight += QI__ATTENTION_PIECE, out += dim)
+    for (size_t j = 0; j < n; j++)
+      for (size_t i = first; i < dim; i++) out[i] = fmaf(weight[j], qi__kv_value(v, j * dim + i, half), out[i]);
 }
 
-// out[g * dim + i] = sum_j weight[g * QI__ATTENTION_PIECE + j] * v[j, i], j ascending, one fma each; from i = first.
-QI__INLINE void qi__attention_values_from(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, size_t first,
-                                          float *out) {
-  for (size_t g = 0; g < n_q; g++, weight += QI__ATTENTION_PIECE, out += dim) {
-    for (size_t i = first; i < dim; i++) out[i] = 0;
-    for (size_t j = 0; j < run->n; j++)
-      for (size_t i = first; i < dim; i++) out[i] = fmaf(weight[j], qi__kv_value(run->v, j * dim + i, run->half), out[i]);
+// out[g * dim + i] += sum_j weight[g * QI__ATTENTION_PIECE + j] * v[j, i]      begin <= j < end, one chain that begins with `out`
+QI__FN void qi__attention_values_ref(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
+                                     float *out) {
+  qi__attention_values_from(weight + begin, n_q, qi__kv_at(run->v, begin * dim, run->half), end - begin, dim, run->half, 0, out);
+}
+
+// Of query rows, [n] each: running maximum and sum of exponentials; what the values so far and those of the last piece are
+// multiplied by.
+typedef struct qi__softmax_state {
+  float *max, *sum, *keep, *add;
+} qi__softmax_state;
+
+// Joins a piece (max and sum of each row) to what came before; `blend` does the same to the values with keep and add.
+QI__FN void qi__attention_join_ref(const float *max, const float *sum, size_t n, const qi__softmax_state *all) {
+  for (size_t g = 0; g < n; g++) {
+    float joint = qi__greater(max[g], all->max[g]);
+    all->keep[g] = qi__exp_ref(all->max[g] - joint);
+    all->add[g] = qi__exp_ref(max[g] - joint);
+    float kept = all->sum[g] * all->keep[g];
+    all->sum[g] = fmaf(sum[g], all->add[g], kept);
+    all->max[g] = joint;
   }
 }
 
-QI__FN void qi__attention_values_ref(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, float *out) {
-  qi__attention_values_from(weight, n_q, run, dim, 0, out);
+// values[g, i] = values[g, i] * keep[g] + piece[g, i] * add[g]      g < n, i < dim
+QI__FN void qi__attention_blend_ref(const float *piece, const float *keep, const float *add, size_t n, size_t dim, float *values) {
+  for (size_t g = 0; g < n; g++, piece += dim, values += dim)
+    for (size_t i = 0; i < dim; i++) {
+      float old = values[i] * keep[g];
+      values[i] = fmaf(piece[i], add[g], old);
+    }
 }
 
-// values[i] = values[i] * keep + piece[i] * add
-QI__FN void qi__attention_blend_ref(float *values, float keep, const float *piece, float add, size_t n) {
-  for (size_t i = 0; i < n; i++) {
-    float old = values[i] * keep;
-    values[i] = fmaf(piece[i], add, old);
-  }
+// One of the two products: out[g * out_stride + lane] = sum_t a[g * a_stride + t] * b[t, lane], n_q query rows and n_r registers.
+// b[t] lies b_step elements after b[t - 1]; each 16 lanes lie b_next elements after those before.
+typedef struct qi__attention_product {
+  const float *a;
+  size_t a_stride, n_q;
+  const void *b;
+  size_t b_step, b_next, n_r, n; // t < n
+  const void *ahead;             // see qi__attention_fetch
+  float *out;
+  size_t out_stride;
+} qi__attention_product;
+
+// `lanes` of a register divide 16.
+QI__INLINE qi__attention_product qi__attention_scores_of(const float *q, size_t n_q, const qi__kv_run *run, size_t dim,
+                                                         size_t lanes, float *score) {
+  size_t n_r = (run->n + QI__KEY_BLOCK - 1) / QI__KEY_BLOCK * (QI__KEY_BLOCK / lanes);
+  qi__attention_product p = {q,   dim,    n_q,   run->k,            QI__KEY_BLOCK, dim * QI__KEY_BLOCK, n_r,
+                             dim, run->v, score, QI__ATTENTION_PIECE};
+  return p;
 }
 
-// Joins a piece (max, sum) to what came before; `blend` does the same to the values with all->keep and all->add.
-QI__FN void qi__attention_join(qi__softmax_state *all, float max, float sum) {
-  float joint = qi__greater(max, all->max);
-  all->keep = qi__exp_ref(all->max - joint);
-  all->add = qi__exp_ref(max - joint);
-  float kept = all->sum * all->keep;
-  all->sum = fmaf(sum, all->add, kept);
-  all->max = joint;
+QI__INLINE qi__attention_product qi__attention_values_of(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin,
+                                                         size_t end, size_t dim, size_t lanes, float *out) {
+  const void *v = qi__kv_at(run->v, begin * dim, run->half);
+  qi__attention_product p = {weight + begin, QI__ATTENTION_PIECE, n_q, v, dim, 16, dim / lanes, end - begin, run->next, out, dim};
+  return p;
 }
+
+// What is left of values when all registers are done.
+QI__INLINE void qi__attention_values_rest(const qi__attention_product *p, size_t lanes, bool half) {
+  if (p->n_r * lanes < p->b_step)
+    qi__attention_values_from(p->a, p->n_q, p->b, p->n, p->b_step, half, p->n_r * lanes, p->out);
+}
+
+// Values come into the cache while scores are computed, the next keys while values are: row t of a tile fetches as many bytes of
+// `ahead` as it reads. The CPU's own prefetching begins anew with each block, which costs a third of the speed.
+QI__INLINE void qi__attention_fetch(const void *ahead, size_t t, int lanes, bool half) {
+#if defined(__GNUC__)
+  const int bytes = lanes * (half ? 2 : 4);
+  QI__UNROLL for (int i = 0; i < bytes; i += QI__CACHE_LINE) __builtin_prefetch((const uint8_t *)ahead + t * (size_t)bytes + i);
+#else
+  (void)ahead, (void)t, (void)lanes, (void)half;
+#endif
+}
+
+// A tile of n_q query rows from g on, times n_r registers from r on, has its sums in registers. Its sizes, `half` and `go_on` (sums
+// begin with what is in `out`, not with 0) are constants where it is inlined. No sum depends on the sizes.
 
 #if defined(QI__X86_64)
 
 // ---- AVX2 ----
 
-QI__FN QI__AVX2 void qi__attention_scores_avx2(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float scale,
-                                               float *score) {
-  if (run->half) qi__dot_f16_avx2(run->k, 2 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
-  else qi__dot_f32_avx2(run->k, 4 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
-  const __m256 scales = _mm256_set1_ps(scale);
-  for (size_t g = 0; g < n_q; g++, score += QI__ATTENTION_PIECE) {
-    size_t j = 0;
-    for (; j + 8 <= run->n; j += 8) _mm256_storeu_ps(score + j, _mm256_mul_ps(_mm256_loadu_ps(score + j), scales));
-    for (; j < run->n; j++) score[j] *= scale;
+// n_q * n_r <= 8
+QI__INLINE QI__AVX2 void qi__attention_tile_avx2(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r, bool half,
+                                                 bool go_on) {
+  const float *a = p->a + g * p->a_stride;
+  const void *b = qi__kv_at(p->b, r / 2 * p->b_next + r % 2 * 8, half), *ahead = qi__kv_at(p->ahead, r * 8 * p->n, half);
+  float *out = p->out + g * p->out_stride + 8 * r;
+  const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
+  __m256 sum[4][8];
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    sum[i][c] = go_on ? _mm256_loadu_ps(out + (size_t)i * p->out_stride + 8 * c) : _mm256_setzero_ps();
+  for (size_t t = 0; t < p->n; t++) {
+    __m256 row[8];
+    qi__attention_fetch(ahead, t, n_r * 8, half);
+    QI__UNROLL for (int c = 0; c < n_r; c++)
+      row[c] = qi__load_kv_avx2(b, t * b_step + (size_t)(c / 2) * b_next + (size_t)(c % 2 * 8), half);
+    QI__UNROLL for (int i = 0; i < n_q; i++) {
+      __m256 v = _mm256_broadcast_ss(a + (size_t)i * a_stride + t);
+      QI__UNROLL for (int c = 0; c < n_r; c++) sum[i][c] = _mm256_fmadd_ps(v, row[c], sum[i][c]);
+    }
+  }
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    _mm256_storeu_ps(out + (size_t)i * p->out_stride + 8 * c, sum[i][c]);
+}
+
+QI__INLINE QI__AVX2 void qi__attention_tiles_avx2(const qi__attention_product *p, bool half, bool go_on) {
+  for (size_t g = 0, rows; g < p->n_q; g += rows) {
+    rows = p->n_q - g >= 4 ? 4 : p->n_q - g >= 2 ? 2 : 1;
+    for (size_t r = 0, regs; r < p->n_r; r += regs) {
+      regs = p->n_r - r >= 8 / rows ? 8 / rows : p->n_r - r >= 2 ? 2 : 1;
+      if (rows == 4 && regs == 2) qi__attention_tile_avx2(p, g, r, 4, 2, half, go_on);
+      else if (rows == 4) qi__attention_tile_avx2(p, g, r, 4, 1, half, go_on);
+      else if (rows == 2 && regs == 4) qi__attention_tile_avx2(p, g, r, 2, 4, half, go_on);
+      else if (rows == 2 && regs == 2) qi__attention_tile_avx2(p, g, r, 2, 2, half, go_on);
+      else if (rows == 2) qi__attention_tile_avx2(p, g, r, 2, 1, half, go_on);
+      else if (regs == 8) qi__attention_tile_avx2(p, g, r, 1, 8, half, go_on);
+      else if (regs == 2) qi__attention_tile_avx2(p, g, r, 1, 2, half, go_on);
+      else qi__attention_tile_avx2(p, g, r, 1, 1, half, go_on);
+    }
   }
 }
 
-QI__FN QI__AVX2 float qi__attention_softmax_avx2(float *score, size_t n, float *max) {
+QI__FN QI__AVX2 void qi__attention_scores_avx2(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
+  qi__attention_product p = qi__attention_scores_of(q, n_q, run, dim, 8, score);
+  if (run->half) qi__attention_tiles_avx2(&p, true, false);
+  else qi__attention_tiles_avx2(&p, false, false);
+}
+
+QI__FN QI__AVX2 void qi__attention_values_avx2(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end,
+                                               size_t dim, float *out) {
+  qi__attention_product p = qi__attention_values_of(weight, n_q, run, begin, end, dim, 8, out);
+  if (run->half) qi__attention_tiles_avx2(&p, true, true);
+  else qi__attention_tiles_avx2(&p, false, true);
+  qi__attention_values_rest(&p, 8, run->half);
+}
+
+QI__FN QI__AVX2 float qi__attention_softmax_avx2(float *score, size_t begin, size_t end, size_t n, float *max) {
   float lane[8];
   __m256 most = _mm256_set1_ps(-INFINITY), sum = _mm256_setzero_ps();
-  size_t j = 0;
-  for (; j + 8 <= n; j += 8) most = _mm256_max_ps(_mm256_loadu_ps(score + j), most);
+  qi__attention_mask(score, begin, end, n);
+  for (size_t j = 0; j < n; j += 8) most = _mm256_max_ps(_mm256_loadu_ps(score + j), most);
   _mm256_storeu_ps(lane, most);
-  for (; j < n; j++) lane[j % 8] = qi__greater(score[j], lane[j % 8]);
   for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
   *max = lane[0];
   most = _mm256_set1_ps(*max);
-  for (j = 0; j + 8 <= n; j += 8) {
+  for (size_t j = 0; j < n; j += 8) {
     __m256 e = qi__exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(score + j), most));
     _mm256_storeu_ps(score + j, e);
     sum = _mm256_add_ps(sum, e);
   }
-  _mm256_storeu_ps(lane, sum);
-  for (; j < n; j++) {
-    score[j] = qi__exp_ref(score[j] - *max);
-    lane[j % 8] += score[j];
-  }
-  return qi__sum_lanes(lane);
+  return qi__sum_lanes_avx2(sum);
 }
 
-// n_q <= 3 query heads, n_v <= 8 registers of a value; all but `n` are constants where this is inlined.
-QI__INLINE QI__AVX2 void qi__values_tile_avx2(const float *weight, int n_q, const void *v, size_t first, int n_v, size_t n,
-                                              size_t dim, bool half, float *out) {
-  __m256 sum[3][8];
-  QI__UNROLL for (int g = 0; g < n_q; g++) QI__UNROLL for (int i = 0; i < n_v; i++) sum[g][i] = _mm256_setzero_ps();
-  for (size_t j = 0; j < n; j++) {
-    __m256 w[3];
-    QI__UNROLL for (int g = 0; g < n_q; g++) w[g] = _mm256_broadcast_ss(weight + (size_t)g * QI__ATTENTION_PIECE + j);
-    QI__UNROLL for (int i = 0; i < n_v; i++) {
-      __m256 value = qi__load_kv_avx2(v, j * dim + first + (size_t)(8 * i), half);
-      QI__UNROLL for (int g = 0; g < n_q; g++) sum[g][i] = _mm256_fmadd_ps(w[g], value, sum[g][i]);
-    }
+QI__FN QI__AVX2 void qi__attention_join_avx2(const float *max, const float *sum, size_t n, const qi__softmax_state *all) {
+  size_t g = 0;
+  for (; g + 8 <= n; g += 8) {
+    __m256 before = _mm256_loadu_ps(all->max + g), now = _mm256_loadu_ps(max + g), joint = _mm256_max_ps(now, before);
+    __m256 keep = qi__exp_avx2(_mm256_sub_ps(before, joint)), add = qi__exp_avx2(_mm256_sub_ps(now, joint));
+    __m256 kept = _mm256_mul_ps(_mm256_loadu_ps(all->sum + g), keep);
+    _mm256_storeu_ps(all->keep + g, keep);
+    _mm256_storeu_ps(all->add + g, add);
+    _mm256_storeu_ps(all->sum + g, _mm256_fmadd_ps(_mm256_loadu_ps(sum + g), add, kept));
+    _mm256_storeu_ps(all->max + g, joint);
   }
-  QI__UNROLL for (int g = 0; g < n_q; g++) QI__UNROLL for (int i = 0; i < n_v; i++)
-    _mm256_storeu_ps(out + (size_t)g * dim + first + (size_t)(8 * i), sum[g][i]);
+  qi__softmax_state rest = {all->max + g, all->sum + g, all->keep + g, all->add + g};
+  qi__attention_join_ref(max + g, sum + g, n - g, &rest);
 }
 
-QI__INLINE QI__AVX2 void qi__values_avx2(const float *weight, size_t n_q, const qi__kv_run *run, size_t first, size_t dim,
-                                         bool half, float *out) {
-  for (size_t g = 0; g < n_q;) {
-    size_t heads = n_q - g >= 3 ? 3 : 1, i = first;
-    const float *w = weight + g * QI__ATTENTION_PIECE;
-    float *o = out + g * dim;
-    if (heads == 1)
-      for (; i + 64 <= dim; i += 64) qi__values_tile_avx2(w, 1, run->v, i, 8, run->n, dim, half, o);
-    for (; i + 32 <= dim; i += 32) {
-      if (heads == 3) qi__values_tile_avx2(w, 3, run->v, i, 4, run->n, dim, half, o);
-      else qi__values_tile_avx2(w, 1, run->v, i, 4, run->n, dim, half, o);
-    }
+QI__FN QI__AVX2 void qi__attention_blend_avx2(const float *piece, const float *keep, const float *add, size_t n, size_t dim,
+                                              float *values) {
+  for (size_t g = 0; g < n; g++, piece += dim, values += dim) {
+    const __m256 keeps = _mm256_set1_ps(keep[g]), adds = _mm256_set1_ps(add[g]);
+    size_t i = 0;
     for (; i + 8 <= dim; i += 8) {
-      if (heads == 3) qi__values_tile_avx2(w, 3, run->v, i, 1, run->n, dim, half, o);
-      else qi__values_tile_avx2(w, 1, run->v, i, 1, run->n, dim, half, o);
+      __m256 old = _mm256_mul_ps(_mm256_loadu_ps(values + i), keeps);
+      _mm256_storeu_ps(values + i, _mm256_fmadd_ps(_mm256_loadu_ps(piece + i), adds, old));
     }
-    if (i < dim) qi__attention_values_from(w, heads, run, dim, i, o);
-    g += heads;
+    qi__attention_blend_ref(piece + i, keep + g, add + g, 1, dim - i, values + i);
   }
-}
-
-QI__FN QI__AVX2 void qi__attention_values_avx2(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, float *out) {
-  if (run->half) qi__values_avx2(weight, n_q, run, 0, dim, true, out);
-  else qi__values_avx2(weight, n_q, run, 0, dim, false, out);
-}
-
-QI__FN QI__AVX2 void qi__attention_blend_avx2(float *values, float keep, const float *piece, float add, size_t n) {
-  const __m256 keeps = _mm256_set1_ps(keep), adds = _mm256_set1_ps(add);
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    __m256 old = _mm256_mul_ps(_mm256_loadu_ps(values + i), keeps);
-    _mm256_storeu_ps(values + i, _mm256_fmadd_ps(_mm256_loadu_ps(piece + i), adds, old));
-  }
-  qi__attention_blend_ref(values + i, keep, piece + i, add, n - i);
 }
 
 // ---- AVX-512 ----
 
-QI__FN QI__AVX512 void qi__attention_scores_avx512(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float scale,
-                                                   float *score) {
-  if (n_q < 6) { // does not fill a tile of qi__dot_float_rows_avx512
-    qi__attention_scores_avx2(q, n_q, run, dim, scale, score);
-    return;
-  }
-  if (run->half) qi__dot_f16_avx512(run->k, 2 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
-  else qi__dot_f32_avx512(run->k, 4 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
-  const __m512 scales = _mm512_set1_ps(scale);
-  for (size_t g = 0; g < n_q; g++, score += QI__ATTENTION_PIECE)
-    for (size_t j = 0; j < run->n; j += 16) {
-      __mmask16 mask = qi__tail_mask_avx512(run->n - j);
-      _mm512_mask_storeu_ps(score + j, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, score + j), scales));
-    }
-}
-
-// Four query heads, four registers of a value.
-QI__INLINE QI__AVX512 void qi__values_tile_avx512(const float *weight, const void *v, size_t first, size_t n, size_t dim, bool half,
-                                                  float *out) {
-  __m512 sum[4][4];
-  QI__UNROLL for (int g = 0; g < 4; g++) QI__UNROLL for (int i = 0; i < 4; i++) sum[g][i] = _mm512_setzero_ps();
-  for (size_t j = 0; j < n; j++) {
-    __m512 w[4];
-    QI__UNROLL for (int g = 0; g < 4; g++) w[g] = _mm512_set1_ps(weight[(size_t)g * QI__ATTENTION_PIECE + j]);
-    QI__UNROLL for (int i = 0; i < 4; i++) {
-      __m512 value = qi__load_kv_avx512(v, j * dim + first + (size_t)(16 * i), half);
-      QI__UNROLL for (int g = 0; g < 4; g++) sum[g][i] = _mm512_fmadd_ps(w[g], value, sum[g][i]);
+// n_q * n_r <= 16
+QI__INLINE QI__AVX512 void qi__attention_tile_avx512(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r,
+                                                     bool half, bool go_on) {
+  const float *a = p->a + g * p->a_stride;
+  const void *b = qi__kv_at(p->b, r * p->b_next, half), *ahead = qi__kv_at(p->ahead, r * 16 * p->n, half);
+  float *out = p->out + g * p->out_stride + 16 * r;
+  const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
+  __m512 sum[8][4];
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    sum[i][c] = go_on ? _mm512_loadu_ps(out + (size_t)i * p->out_stride + 16 * c) : _mm512_setzero_ps();
+  for (size_t t = 0; t < p->n; t++) {
+    __m512 row[4];
+    qi__attention_fetch(ahead, t, n_r * 16, half);
+    QI__UNROLL for (int c = 0; c < n_r; c++) row[c] = qi__load_kv_avx512(b, t * b_step + (size_t)c * b_next, half);
+    QI__UNROLL for (int i = 0; i < n_q; i++) {
+      __m512 v = _mm512_set1_ps(a[(size_t)i * a_stride + t]);
+      QI__UNROLL for (int c = 0; c < n_r; c++) sum[i][c] = _mm512_fmadd_ps(v, row[c], sum[i][c]);
     }
   }
-  QI__UNROLL for (int g = 0; g < 4; g++) QI__UNROLL for (int i = 0; i < 4; i++)
-    _mm512_storeu_ps(out + (size_t)g * dim + first + (size_t)(16 * i), sum[g][i]);
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    _mm512_storeu_ps(out + (size_t)i * p->out_stride + 16 * c, sum[i][c]);
 }
 
-// Fewer heads than four keep too few sums under way for registers of 512 bits.
-QI__INLINE QI__AVX512 void qi__values_avx512(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, bool half,
-                                             float *out) {
-  for (; n_q >= 4; n_q -= 4, weight += 4 * QI__ATTENTION_PIECE, out += 4 * dim) {
-    size_t i = 0;
-    for (; i + 64 <= dim; i += 64) qi__values_tile_avx512(weight, run->v, i, run->n, dim, half, out);
-    if (i < dim) qi__values_avx2(weight, 4, run, i, dim, half, out);
+QI__INLINE QI__AVX512 void qi__attention_tiles_avx512(const qi__attention_product *p, bool half, bool go_on) {
+  for (size_t g = 0, rows; g < p->n_q; g += rows) {
+    size_t left = p->n_q - g;
+    rows = left >= 8 ? 8 : left == 7 || left == 4 ? 4 : left >= 3 ? 3 : left; // 5 = 3 + 2, 6 = 3 + 3
+    for (size_t r = 0, regs; r < p->n_r; r += regs) {
+      regs = rows == 8 ? 2 : 4;
+      if (p->n_r - r < regs) regs = 1;
+      if (rows == 8 && regs == 2) qi__attention_tile_avx512(p, g, r, 8, 2, half, go_on);
+      else if (rows == 8) qi__attention_tile_avx512(p, g, r, 8, 1, half, go_on);
+      else if (rows == 4 && regs == 4) qi__attention_tile_avx512(p, g, r, 4, 4, half, go_on);
+      else if (rows == 4) qi__attention_tile_avx512(p, g, r, 4, 1, half, go_on);
+      else if (rows == 3 && regs == 4) qi__attention_tile_avx512(p, g, r, 3, 4, half, go_on);
+      else if (rows == 3) qi__attention_tile_avx512(p, g, r, 3, 1, half, go_on);
+      else if (rows == 2 && regs == 4) qi__attention_tile_avx512(p, g, r, 2, 4, half, go_on);
+      else if (rows == 2) qi__attention_tile_avx512(p, g, r, 2, 1, half, go_on);
+      else if (regs == 4) qi__attention_tile_avx512(p, g, r, 1, 4, half, go_on);
+      else qi__attention_tile_avx512(p, g, r, 1, 1, half, go_on);
+    }
   }
-  if (n_q) qi__values_avx2(weight, n_q, run, 0, dim, half, out);
 }
 
-QI__FN QI__AVX512 void qi__attention_values_avx512(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, float *out) {
-  if (run->half) qi__values_avx512(weight, n_q, run, dim, true, out);
-  else qi__values_avx512(weight, n_q, run, dim, false, out);
+QI__FN QI__AVX512 void qi__attention_scores_avx512(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
+  qi__attention_product p = qi__attention_scores_of(q, n_q, run, dim, 16, score);
+  if (run->half) qi__attention_tiles_avx512(&p, true, false);
+  else qi__attention_tiles_avx512(&p, false, false);
 }
+
+// Elements that do not fill a register are done as in AVX2.
+QI__FN QI__AVX512 void qi__attention_values_avx512(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end,
+                                                   size_t dim, float *out) {
+  qi__attention_product p = qi__attention_values_of(weight, n_q, run, begin, end, dim, 16, out);
+  if (run->half) qi__attention_tiles_avx512(&p, true, true);
+  else qi__attention_tiles_avx512(&p, false, true);
+  if (dim % 16 == 0) return;
+  qi__attention_product rest = p;
+  rest.b = qi__kv_at(p.b, dim / 16 * 16, run->half);
+  rest.out = out + dim / 16 * 16;
+  rest.n_r = dim % 16 / 8;
+  if (rest.n_r) run->half ? qi__attention_tiles_avx2(&rest, true, true) : qi__attention_tiles_avx2(&rest, false, true);
+  p.n_r = dim / 8;
+  qi__attention_values_rest(&p, 8, run->half);
+}
+
+// The maximum stays in eight lanes: which of two zeros it is depends on them.
+QI__FN QI__AVX512 float qi__attention_softmax_avx512(float *score, size_t begin, size_t end, size_t n, float *max) {
+  float lane[8];
+  __m256 most = _mm256_set1_ps(-INFINITY), sum = _mm256_setzero_ps();
+  qi__attention_mask(score, begin, end, n);
+  for (size_t j = 0; j < n; j += 8) most = _mm256_max_ps(_mm256_loadu_ps(score + j), most);
+  _mm256_storeu_ps(lane, most);
+  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
+  *max = lane[0];
+  const __m512 minus = _mm512_set1_ps(*max);
+  for (size_t j = 0; j < n; j += 16) {
+    __m512 e = qi__exp_avx512(_mm512_sub_ps(_mm512_loadu_ps(score + j), minus));
+    _mm512_storeu_ps(score + j, e);
+    sum = _mm256_add_ps(sum, _mm512_castps512_ps256(e));
+    sum = _mm256_add_ps(sum, _mm512_extractf32x8_ps(e, 1));
+  }
+  return qi__sum_lanes_avx2(sum);
+}
+
+#if defined(QI__HAS_AVX512_BF16)
+
+// ---- panels for the matrix unit ----
+
+// Lanes of b as weight rows of a panel of kernels/bf16.h: panel[t / 2][lane][t % 2] = b[t, lane] rounded to bfloat16, t < n rounded
+// up to 32, lane < 16; 0 where t >= n or lane >= n_lanes. `finite`: what is infinite or NaN becomes the greatest number, so that a
+// weight of 0 takes it away.
+QI__FN QI__AVX512_BF16 void qi__attention_panel_avx512(const void *b, size_t b_step, size_t n, size_t n_lanes, bool half,
+                                                       bool finite, uint16_t *panel) {
+  static const uint16_t pairs[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                     8,  24, 9,  25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i order = _mm512_loadu_si512((const void *)pairs);
+  const __m512 most = _mm512_castsi512_ps(_mm512_set1_epi32(0x7f7f0000)), least = _mm512_sub_ps(_mm512_setzero_ps(), most);
+  const __mmask16 mask = qi__tail_mask_avx512(n_lanes);
+  for (size_t t = 0; t < (n + 31) / 32 * 32; t += 2, panel += 32) {
+    __m512 two[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    for (size_t i = 0; i < 2 && t + i < n; i++) {
+      const void *row = qi__kv_at(b, (t + i) * b_step, half);
+      two[i] = half ? _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, row)) : _mm512_maskz_loadu_ps(mask, row);
+      if (finite) two[i] = _mm512_max_ps(_mm512_min_ps(two[i], most), least);
+    }
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh(two[1], two[0]);
+    _mm512_storeu_si512((void *)panel, _mm512_permutexvar_epi16(order, both));
+  }
+}
+#endif
 #endif
 
 // ---- NEON ----
 
 #if defined(QI__ARM64)
 
-QI__FN void qi__attention_scores_neon(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float scale, float *score) {
-  if (run->half) qi__dot_f16_neon(run->k, 2 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
-  else qi__dot_f32_neon(run->k, 4 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
-  for (size_t g = 0; g < n_q; g++, score += QI__ATTENTION_PIECE) {
-    size_t j = 0;
-    for (; j + 4 <= run->n; j += 4) vst1q_f32(score + j, vmulq_n_f32(vld1q_f32(score + j), scale));
-    for (; j < run->n; j++) score[j] *= scale;
+// n_q * n_r <= 16
+QI__INLINE void qi__attention_tile_neon(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r, bool half,
+                                        bool go_on) {
+  const float *a = p->a + g * p->a_stride;
+  const void *b = qi__kv_at(p->b, r / 4 * p->b_next + r % 4 * 4, half), *ahead = qi__kv_at(p->ahead, r * 4 * p->n, half);
+  float *out = p->out + g * p->out_stride + 4 * r;
+  const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
+  float32x4_t sum[4][8];
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    sum[i][c] = go_on ? vld1q_f32(out + (size_t)i * p->out_stride + 4 * c) : vdupq_n_f32(0);
+  for (size_t t = 0; t < p->n; t++) {
+    float32x4_t row[8];
+    qi__attention_fetch(ahead, t, n_r * 4, half);
+    QI__UNROLL for (int c = 0; c < n_r; c++)
+      row[c] = qi__load_kv_neon(b, t * b_step + (size_t)(c / 4) * b_next + (size_t)(c % 4 * 4), half);
+    QI__UNROLL for (int i = 0; i < n_q; i++) {
+      float32x4_t v = vld1q_dup_f32(a + (size_t)i * a_stride + t);
+      QI__UNROLL for (int c = 0; c < n_r; c++) sum[i][c] = vfmaq_f32(sum[i][c], v, row[c]);
+    }
   }
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    vst1q_f32(out + (size_t)i * p->out_stride + 4 * c, sum[i][c]);
+}
+
+QI__INLINE void qi__attention_tiles_neon(const qi__attention_product *p, bool half, bool go_on) {
+  for (size_t g = 0, rows; g < p->n_q; g += rows) {
+    rows = p->n_q - g >= 4 ? 4 : p->n_q - g >= 2 ? 2 : 1;
+    for (size_t r = 0, regs; r < p->n_r; r += regs) {
+      regs = rows == 4 ? 4 : 8;
+      if (p->n_r - r < regs) regs = 1;
+      if (rows == 4 && regs == 4) qi__attention_tile_neon(p, g, r, 4, 4, half, go_on);
+      else if (rows == 4) qi__attention_tile_neon(p, g, r, 4, 1, half, go_on);
+      else if (rows == 2 && regs == 8) qi__attention_tile_neon(p, g, r, 2, 8, half, go_on);
+      else if (rows == 2) qi__attention_tile_neon(p, g, r, 2, 1, half, go_on);
+      else if (regs == 8) qi__attention_tile_neon(p, g, r, 1, 8, half, go_on);
+      else qi__attention_tile_neon(p, g, r, 1, 1, half, go_on);
+    }
+  }
+}
+
+QI__FN void qi__attention_scores_neon(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
+  qi__attention_product p = qi__attention_scores_of(q, n_q, run, dim, 4, score);
+  if (run->half) qi__attention_tiles_neon(&p, true, false);
+  else qi__attention_tiles_neon(&p, false, false);
+}
+
+QI__FN void qi__attention_values_neon(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
+                                      float *out) {
+  qi__attention_product p = qi__attention_values_of(weight, n_q, run, begin, end, dim, 4, out);
+  if (run->half) qi__attention_tiles_neon(&p, true, true);
+  else qi__attention_tiles_neon(&p, false, true);
+  qi__attention_values_rest(&p, 4, run->half);
 }
 
 // a > b ? a : b in each lane, which FMAX is not for NaN.
 QI__INLINE float32x4_t qi__greater_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 
-QI__FN float qi__attention_softmax_neon(float *score, size_t n, float *max) {
+QI__FN float qi__attention_softmax_neon(float *score, size_t begin, size_t end, size_t n, float *max) {
   float lane[8];
   float32x4_t low = vdupq_n_f32(-INFINITY), high = low;
-  size_t j = 0;
-  for (; j + 8 <= n; j += 8) {
+  qi__attention_mask(score, begin, end, n);
+  for (size_t j = 0; j < n; j += 8) {
     low = qi__greater_neon(vld1q_f32(score + j), low);
     high = qi__greater_neon(vld1q_f32(score + j + 4), high);
   }
   vst1q_f32(lane, low);
   vst1q_f32(lane + 4, high);
-  for (; j < n; j++) lane[j % 8] = qi__greater(score[j], lane[j % 8]);
   for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
   *max = lane[0];
   float32x4_t most = vdupq_n_f32(*max);
   low = high = vdupq_n_f32(0);
-  for (j = 0; j + 8 <= n; j += 8) {
+  for (size_t j = 0; j < n; j += 8) {
     float32x4_t a = qi__exp_neon(vsubq_f32(vld1q_f32(score + j), most));
     float32x4_t b = qi__exp_neon(vsubq_f32(vld1q_f32(score + j + 4), most));
     vst1q_f32(score + j, a);
@@ -7422,54 +7331,33 @@ QI__FN float qi__attention_softmax_neon(float *score, size_t n, float *max) {
   }
   vst1q_f32(lane, low);
   vst1q_f32(lane + 4, high);
-  for (; j < n; j++) {
-    score[j] = qi__exp_ref(score[j] - *max);
-    lane[j % 8] += score[j];
-  }
   return qi__sum_lanes(lane);
 }
 
-// n_q <= 4 query heads, n_v <= 4 registers of a value.
-QI__INLINE void qi__values_tile_neon(const float *weight, int n_q, const void *v, size_t first, int n_v, size_t n, size_t dim,
-                                     bool half, float *out) {
-  float32x4_t sum[4][4];
-  QI__UNROLL for (int g = 0; g < n_q; g++) QI__UNROLL for (int i = 0; i < n_v; i++) sum[g][i] = vdupq_n_f32(0);
-  for (size_t j = 0; j < n; j++)
-    QI__UNROLL for (int i = 0; i < n_v; i++) {
-      float32x4_t value = qi__load_kv_neon(v, j * dim + first + (size_t)(4 * i), half);
-      QI__UNROLL for (int g = 0; g < n_q; g++)
-        sum[g][i] = vfmaq_f32(sum[g][i], value, vdupq_n_f32(weight[(size_t)g * QI__ATTENTION_PIECE + j]));
-    }
-  QI__UNROLL for (int g = 0; g < n_q; g++) QI__UNROLL for (int i = 0; i < n_v; i++)
-    vst1q_f32(out + (size_t)g * dim + first + (size_t)(4 * i), sum[g][i]);
-}
-
-QI__INLINE void qi__values_neon(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, bool half, float *out) {
-  for (size_t g = 0; g < n_q;) {
-    size_t heads = n_q - g >= 4 ? 4 : 1, i = 0;
-    const float *w = weight + g * QI__ATTENTION_PIECE;
-    float *o = out + g * dim;
-    for (; i + 16 <= dim; i += 16) {
-      if (heads == 4) qi__values_tile_neon(w, 4, run->v, i, 4, run->n, dim, half, o);
-      else qi__values_tile_neon(w, 1, run->v, i, 4, run->n, dim, half, o);
-    }
-    if (i < dim) qi__attention_values_from(w, heads, run, dim, i, o);
-    g += heads;
+QI__FN void qi__attention_join_neon(const float *max, const float *sum, size_t n, const qi__softmax_state *all) {
+  size_t g = 0;
+  for (; g + 4 <= n; g += 4) {
+    float32x4_t before = vld1q_f32(all->max + g), now = vld1q_f32(max + g), joint = qi__greater_neon(now, before);
+    float32x4_t keep = qi__exp_neon(vsubq_f32(before, joint)), add = qi__exp_neon(vsubq_f32(now, joint));
+    float32x4_t kept = vmulq_f32(vld1q_f32(all->sum + g), keep);
+    vst1q_f32(all->keep + g, keep);
+    vst1q_f32(all->add + g, add);
+    vst1q_f32(all->sum + g, vfmaq_f32(kept, vld1q_f32(sum + g), add));
+    vst1q_f32(all->max + g, joint);
   }
+  qi__softmax_state rest = {all->max + g, all->sum + g, all->keep + g, all->add + g};
+  qi__attention_join_ref(max + g, sum + g, n - g, &rest);
 }
 
-QI__FN void qi__attention_values_neon(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, float *out) {
-  if (run->half) qi__values_neon(weight, n_q, run, dim, true, out);
-  else qi__values_neon(weight, n_q, run, dim, false, out);
-}
-
-QI__FN void qi__attention_blend_neon(float *values, float keep, const float *piece, float add, size_t n) {
-  size_t i = 0;
-  for (; i + 4 <= n; i += 4) {
-    float32x4_t old = vmulq_n_f32(vld1q_f32(values + i), keep);
-    vst1q_f32(values + i, vfmaq_f32(old, vld1q_f32(piece + i), vdupq_n_f32(add)));
+QI__FN void qi__attention_blend_neon(const float *piece, const float *keep, const float *add, size_t n, size_t dim, float *values) {
+  for (size_t g = 0; g < n; g++, piece += dim, values += dim) {
+    size_t i = 0;
+    for (; i + 4 <= dim; i += 4) {
+      float32x4_t old = vmulq_n_f32(vld1q_f32(values + i), keep[g]);
+      vst1q_f32(values + i, vfmaq_f32(old, vld1q_f32(piece + i), vdupq_n_f32(add[g])));
+    }
+    qi__attention_blend_ref(piece + i, keep + g, add + g, 1, dim - i, values + i);
   }
-  qi__attention_blend_ref(values + i, keep, piece + i, add, n - i);
 }
 #endif
 
@@ -8064,6 +7952,283 @@ static const qi__bf16_kernels qi__bf16_amx = {512, qi__bf16_pack_avx512, qi__to_
 #endif
 
 #endif // QI__KERNELS_BF16_H
+// generated from src/kernels/dot_f32.h: edit there
+// ==== >>dot_f32 : products of float rows ====
+#ifndef QI__KERNELS_DOT_F32_H
+#define QI__KERNELS_DOT_F32_H
+
+
+// Every sum over k runs in eight float32 lanes that qi__sum_lanes adds up, so that 256-bit registers, halves of 512-bit ones and
+// pairs of 128-bit ones give the bits of the reference.
+
+// y[i * y_stride + r] = sum_j w[r, j] * x[i * x_stride + j]      i < n_x, r < n_w, j < k
+// w: rows w_stride bytes apart, any alignment, of float32, float16 or bfloat16, which float32 holds exactly. y overlaps nothing.
+// Lane j % 8 takes product j with one fused multiply-add, j ascending; then qi__sum_lanes.
+typedef void (*qi__dot_float_fn)(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
+                                 float *y, size_t y_stride);
+
+// Weight j of a row; `kind` (F32, F16 or BF16) is a constant where these are inlined.
+QI__INLINE float qi__float_weight(qi_format kind, const uint8_t *row, size_t j) {
+  if (kind == QI_FORMAT_F16) return qi__f16_to_f32(qi__load_u16(row + 2 * j));
+  if (kind == QI_FORMAT_BF16) return qi__bf16_to_f32(qi__load_u16(row + 2 * j));
+  return qi__bits_f32(qi__load_u32(row + 4 * j));
+}
+
+QI__INLINE void qi__dot_float_rows_ref(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
+                                       size_t n_x, size_t k, float *y, size_t y_stride) {
+  for (size_t i = 0; i < n_x; i++)
+    for (size_t r = 0; r < n_w; r++) {
+      const uint8_t *a = (const uint8_t *)w + r * w_stride;
+      const float *b = x + i * x_stride;
+      float lane[8] = {0};
+      for (size_t j = 0; j < k; j++) lane[j % 8] = fmaf(qi__float_weight(kind, a, j), b[j], lane[j % 8]);
+      y[i * y_stride + r] = qi__sum_lanes(lane);
+    }
+}
+
+// The lanes at j, a multiple of 8, go on to k; then their sum.
+QI__INLINE float qi__dot_float_finish(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t k, float *lane) {
+  for (size_t t = j; t < k; t++) lane[t - j] = fmaf(qi__float_weight(kind, w, t), x[t], lane[t - j]);
+  return qi__sum_lanes(lane);
+}
+
+QI__FN void qi__dot_f32_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                            size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_ref(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN void qi__dot_f16_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                            size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_ref(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN void qi__dot_bf16_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                             size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_ref(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+
+// Tiles of weight rows times activation rows live in registers. What does not fill a tile goes through a smaller one: each sum is a
+// lane of its own, so tiles do not change bits. The sizes of a tile are constants where it is inlined.
+
+#if defined(QI__X86_64)
+
+// ---- AVX2 ----
+
+QI__INLINE QI__AVX2 __m256 qi__load_weights_avx2(qi_format kind, const uint8_t *row, size_t j) {
+  if (kind == QI_FORMAT_F32) return _mm256_loadu_ps((const float *)(const void *)(row + 4 * j));
+  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(row + 2 * j));
+  return kind == QI_FORMAT_F16 ? _mm256_cvtph_ps(v) : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
+}
+
+// n_w <= 4 weight rows times n_x <= 3 activation rows: 12 sums, 3 registers of x and one of w are all there are.
+QI__INLINE QI__AVX2 void qi__dot_float_tile_avx2(qi_format kind, const uint8_t *w, size_t w_stride, int n_w, const float *x,
+                                                 size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
+  __m256 sum[3][4];
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r] = _mm256_setzero_ps();
+  size_t j = 0;
+  for (; j + 8 <= k; j += 8) {
+    __m256 b[3];
+    QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = _mm256_loadu_ps(x + (size_t)i * x_stride + j);
+    QI__UNROLL for (int r = 0; r < n_w; r++) {
+      __m256 a = qi__load_weights_avx2(kind, w + (size_t)r * w_stride, j);
+      QI__UNROLL for (int i = 0; i < n_x; i++) sum[i][r] = _mm256_fmadd_ps(a, b[i], sum[i][r]);
+    }
+  }
+  if (j == k && n_w == 4) {
+    QI__UNROLL for (int i = 0; i < n_x; i++)
+      _mm_storeu_ps(y + (size_t)i * y_stride, qi__sum_lanes4_avx2(sum[i][0], sum[i][1], sum[i][2], sum[i][3]));
+    return;
+  }
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
+    float *out = y + (size_t)i * y_stride + (size_t)r;
+    if (j == k) {
+      *out = qi__sum_lanes_avx2(sum[i][r]);
+    } else {
+      float lane[8];
+      _mm256_storeu_ps(lane, sum[i][r]);
+      *out = qi__dot_float_finish(kind, w + (size_t)r * w_stride, x + (size_t)i * x_stride, j, k, lane);
+    }
+  }
+}
+
+QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x,
+                                                 size_t x_stride, size_t n_x, size_t k, float *y, size_t y_stride) {
+  for (size_t i = 0; i < n_x;) {
+    size_t rows = n_x - i >= 3 ? 3 : 1;
+    const float *xi = x + i * x_stride;
+    for (size_t r = 0; r < n_w;) {
+      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
+      float *out = y + i * y_stride + r;
+      bool four = n_w - r >= 4;
+      if (four && rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 3, k, out, y_stride);
+      else if (four) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
+      else if (rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 3, k, out, y_stride);
+      else qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 1, k, out, y_stride);
+      r += four ? 4 : 1;
+    }
+    i += rows;
+  }
+}
+
+QI__FN QI__AVX2 void qi__dot_f32_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                      size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx2(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN QI__AVX2 void qi__dot_f16_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                      size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx2(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN QI__AVX2 void qi__dot_bf16_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                       size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx2(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+
+// ---- AVX-512 ----
+
+// Weights j.. of a row in the lower half, of the next one in the upper.
+QI__INLINE QI__AVX512 __m512 qi__load_weights_avx512(qi_format kind, const uint8_t *row, size_t w_stride, size_t j) {
+  const uint8_t *next = row + w_stride;
+  if (kind == QI_FORMAT_F32)
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps((const float *)(const void *)(row + 4 * j))),
+                              _mm256_loadu_ps((const float *)(const void *)(next + 4 * j)), 1);
+  __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(row + 2 * j))),
+                                      _mm_loadu_si128((const __m128i *)(const void *)(next + 2 * j)), 1);
+  return kind == QI_FORMAT_F16 ? _mm512_cvtph_ps(v) : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
+}
+
+// Two weight rows share a register, so that the eight lanes of each sum stay: 8 weight rows times n_x <= 6 activation rows.
+QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8_t *w, size_t w_stride, const float *x,
+                                                     size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
+  __m512 sum[6][4];
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_setzero_ps();
+  size_t j = 0;
+  for (; j + 8 <= k; j += 8) {
+    __m512 a[4];
+    QI__UNROLL for (int p = 0; p < 4; p++) a[p] = qi__load_weights_avx512(kind, w + (size_t)(2 * p) * w_stride, w_stride, j);
+    QI__UNROLL for (int i = 0; i < n_x; i++) {
+      __m512 b = _mm512_broadcast_f32x8(_mm256_loadu_ps(x + (size_t)i * x_stride + j));
+      QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_fmadd_ps(a[p], b, sum[i][p]);
+    }
+  }
+  if (j == k) {
+    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p += 2) {
+      __m128 four = qi__sum_lanes4_avx2(_mm512_castps512_ps256(sum[i][p]), _mm512_extractf32x8_ps(sum[i][p], 1),
+                                        _mm512_castps512_ps256(sum[i][p + 1]), _mm512_extractf32x8_ps(sum[i][p + 1], 1));
+      _mm_storeu_ps(y + (size_t)i * y_stride + 2 * p, four);
+    }
+    return;
+  }
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) {
+    float lane[16];
+    _mm512_storeu_ps(lane, sum[i][p]);
+    for (int r = 0; r < 2; r++)
+      y[(size_t)i * y_stride + (size_t)(2 * p + r)] =
+          qi__dot_float_finish(kind, w + (size_t)(2 * p + r) * w_stride, x + (size_t)i * x_stride, j, k, lane + 8 * r);
+  }
+}
+
+// `rest` takes the rows that do not fill a tile.
+QI__INLINE QI__AVX512 void qi__dot_float_rows_avx512(qi_format kind, qi__dot_float_fn rest, const void *w, size_t w_stride,
+                                                     size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k, float *y,
+                                                     size_t y_stride) {
+  size_t whole = n_w / 8 * 8;
+  for (size_t i = 0; i < n_x && whole;) {
+    size_t rows = n_x - i >= 6 ? 6 : n_x - i >= 2 ? 2 : 1;
+    const float *xi = x + i * x_stride;
+    for (size_t r = 0; r < whole; r += 8) {
+      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
+      float *out = y + i * y_stride + r;
+      if (rows == 6) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 6, k, out, y_stride);
+      else if (rows == 2) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 2, k, out, y_stride);
+      else qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 1, k, out, y_stride);
+    }
+    i += rows;
+  }
+  if (whole < n_w) rest((const uint8_t *)w + whole * w_stride, w_stride, n_w - whole, x, x_stride, n_x, k, y + whole, y_stride);
+}
+
+QI__FN QI__AVX512 void qi__dot_f32_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                          size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx512(QI_FORMAT_F32, qi__dot_f32_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN QI__AVX512 void qi__dot_f16_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                          size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx512(QI_FORMAT_F16, qi__dot_f16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN QI__AVX512 void qi__dot_bf16_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                           size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx512(QI_FORMAT_BF16, qi__dot_bf16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+#endif
+
+// ---- NEON ----
+
+#if defined(QI__ARM64)
+
+QI__INLINE float32x4_t qi__load_weights_neon(qi_format kind, const uint8_t *row, size_t j) {
+  if (kind == QI_FORMAT_F32) return vreinterpretq_f32_u8(vld1q_u8(row + 4 * j));
+  uint16x4_t v = vreinterpret_u16_u8(vld1_u8(row + 2 * j));
+  return kind == QI_FORMAT_F16 ? vcvt_f32_f16(vreinterpret_f16_u16(v)) : vreinterpretq_f32_u32(vshll_n_u16(v, 16));
+}
+
+// n_w <= 4 weight rows times n_x <= 2 activation rows, two registers a sum.
+QI__INLINE void qi__dot_float_tile_neon(qi_format kind, const uint8_t *w, size_t w_stride, int n_w, const float *x, size_t x_stride,
+                                        int n_x, size_t k, float *y, size_t y_stride) {
+  float32x4_t sum[2][4][2];
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r][0] = sum[i][r][1] = vdupq_n_f32(0);
+  size_t j = 0;
+  for (; j + 8 <= k; j += 8) {
+    QI__UNROLL for (int half = 0; half < 2; half++) {
+      size_t at = j + (size_t)(4 * half);
+      float32x4_t b[2];
+      QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = vld1q_f32(x + (size_t)i * x_stride + at);
+      QI__UNROLL for (int r = 0; r < n_w; r++) {
+        float32x4_t a = qi__load_weights_neon(kind, w + (size_t)r * w_stride, at);
+        QI__UNROLL for (int i = 0; i < n_x; i++) sum[i][r][half] = vfmaq_f32(sum[i][r][half], a, b[i]);
+      }
+    }
+  }
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
+    float lane[8];
+    vst1q_f32(lane, sum[i][r][0]);
+    vst1q_f32(lane + 4, sum[i][r][1]);
+    y[(size_t)i * y_stride + (size_t)r] =
+        qi__dot_float_finish(kind, w + (size_t)r * w_stride, x + (size_t)i * x_stride, j, k, lane);
+  }
+}
+
+QI__INLINE void qi__dot_float_rows_neon(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
+                                        size_t n_x, size_t k, float *y, size_t y_stride) {
+  for (size_t i = 0; i < n_x;) {
+    size_t rows = n_x - i >= 2 ? 2 : 1;
+    const float *xi = x + i * x_stride;
+    for (size_t r = 0; r < n_w;) {
+      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
+      float *out = y + i * y_stride + r;
+      bool four = n_w - r >= 4;
+      if (four && rows == 2) qi__dot_float_tile_neon(kind, wr, w_stride, 4, xi, x_stride, 2, k, out, y_stride);
+      else if (four) qi__dot_float_tile_neon(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
+      else if (rows == 2) qi__dot_float_tile_neon(kind, wr, w_stride, 1, xi, x_stride, 2, k, out, y_stride);
+      else qi__dot_float_tile_neon(kind, wr, w_stride, 1, xi, x_stride, 1, k, out, y_stride);
+      r += four ? 4 : 1;
+    }
+    i += rows;
+  }
+}
+
+QI__FN void qi__dot_f32_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                             size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_neon(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN void qi__dot_f16_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                             size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_neon(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN void qi__dot_bf16_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                              size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_neon(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+#endif
+
+#endif // QI__KERNELS_DOT_F32_H
 // generated from src/kernels/dot_q8.h: edit there
 // ==== >>dot_q8 : products of packed weight rows and int8 activations ====
 #ifndef QI__KERNELS_DOT_Q8_H
@@ -8503,14 +8668,16 @@ QI__INLINE QI__AVX2 __m256i qi__group_scale_avx2(__m256i scale, int g) {
   return _mm256_shuffle_epi8(scale, _mm256_set1_epi16((short)(2 * g | (2 * g + 1) << 8)));
 }
 
-// sum + scale * (products of 32 codes); taken = offset * x in pairs, unused where that is 0 or QI__WIDE.
-QI__INLINE QI__AVX2 __m256i qi__add_scaled_avx2(qi__step_fn words, int offset, __m256i sum, __m256i code, __m256i x, __m256i taken,
+// sum + scale * (products of 32 codes).
+QI__INLINE QI__AVX2 __m256i qi__add_scaled_avx2(qi__step_fn words, int offset, __m256i sum, __m256i code, __m256i x,
                                                 __m256i scale) {
-  __m256i pairs;
-  if (offset == QI__WIDE) pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_sign_epi8(x, code));
-  else pairs = _mm256_maddubs_epi16(code, x);
-  if (offset > 0) pairs = _mm256_sub_epi16(pairs, taken);
-  return words(sum, pairs, scale);
+  if (offset == QI__WIDE) return words(sum, _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_sign_epi8(x, code)), scale);
+  return words(sum, _mm256_maddubs_epi16(code, x), scale);
+}
+
+// offset * scales * sums of the activations, which `sums` has in the order of the scales.
+QI__INLINE QI__AVX2 __m256i qi__offset_sums_avx2(int offset, __m256i scale, __m256i sums) {
+  return _mm256_mullo_epi32(_mm256_madd_epi16(scale, sums), _mm256_set1_epi32(offset));
 }
 
 // The sums of the lanes of eight registers, in order.
@@ -8520,28 +8687,16 @@ QI__INLINE QI__AVX2 __m256i qi__fold8_avx2(const __m256i *v) {
   return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
 }
 
-// Blocks 0..n-1 into lanes 0..n-1: fma(d, sum of total[b], lanes). What lies beyond n does not count.
-QI__INLINE QI__AVX2 __m256 qi__take_blocks_avx2(__m256 lanes, __m256 d, const __m256i *total, int n) {
-  __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(qi__fold8_avx2(total)), lanes);
+// Blocks 0..n-1 into lanes 0..n-1: fma(d, integers, lanes). What lies beyond n does not count.
+QI__INLINE QI__AVX2 __m256 qi__take_blocks_avx2(__m256 lanes, __m256 d, __m256i integers, int n) {
+  __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(integers), lanes);
   return n == 8 ? sum : _mm256_blendv_ps(lanes, sum, _mm256_castsi256_ps(qi__first_lanes_avx2(n)));
-}
-
-// Integer lanes of one block of 32, from `start`, which has taken the offset off.
-QI__INLINE QI__AVX2 __m256i qi__products32_avx2(bool vnni, qi__step_fn bytes, int offset, __m256i code, __m256i x, __m256i start) {
-  if (offset == QI__WIDE && !vnni) return bytes(start, _mm256_abs_epi8(code), _mm256_sign_epi8(x, code));
-  return bytes(start, code, x);
 }
 
 // VNNI has room for wide codes as unsigned bytes.
 QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
   int offset = qi__q8_offset(id);
   return vnni && offset == QI__WIDE ? 128 : offset;
-}
-
-// -offset * x in each lane, where `offset` is greater than 0.
-QI__INLINE QI__AVX2 __m256i qi__start32_avx2(qi__step_fn bytes, int offset, __m256i x) {
-  const __m256i zero = _mm256_setzero_si256();
-  return offset > 0 ? _mm256_sub_epi32(zero, bytes(zero, _mm256_set1_epi8((char)offset), x)) : zero;
 }
 
 // ---- one row of activations ----
@@ -8561,39 +8716,39 @@ QI__INLINE QI__AVX2 void qi__prefetch_pair_avx2(const uint8_t *first_row, const 
   for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(next + i), _MM_HINT_T0);
 }
 
-// Integer lanes of a block of 256 with integer scales.
+// Integer lanes of a block of 256 with integer scales; sums: of the activations.
 QI__INLINE QI__AVX2 void qi__pair_scaled_avx2(qi_format id, qi__step_fn words, const uint8_t *const *w, const qi__block *block,
-                                              const qi__q8_scales *s, const int8_t *x, __m256i *sum) {
+                                              const qi__q8_scales *s, const int8_t *x, __m256i sums, __m256i *sum) {
+  const __m256i apart = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
   int offset = qi__q8_offset(id);
   QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = _mm256_setzero_si256();
   QI__UNROLL for (int g = 0; g < 8; g++) {
     __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g);
-    __m256i taken = _mm256_maddubs_epi16(_mm256_set1_epi8((char)offset), xg);
     QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
       __m256i code = qi__q8_codes_avx2(id, w[r], g, &block[r], offset);
-      sum[r] = qi__add_scaled_avx2(words, offset, sum[r], code, xg, taken, qi__group_scale_avx2(s[r].scale, g));
+      sum[r] = qi__add_scaled_avx2(words, offset, sum[r], code, xg, qi__group_scale_avx2(s[r].scale, g));
     }
   }
+  if (offset <= 0) return;
+  sums = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(sums, apart), 0xd8); // to the order of the scales
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = _mm256_sub_epi32(sum[r], qi__offset_sums_avx2(offset, s[r].scale, sums));
 }
 
-// Integer lanes of a ternary block. Without VNNI: 8 pairs of products, up to 3 * 127 each, fit into int16.
+// Integer lanes of a ternary block. Without VNNI: 8 pairs of products, up to 2 * 2 * 127 each, fit into int16.
 QI__INLINE QI__AVX2 void qi__pair_ternary_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *const *w, const int8_t *x,
-                                               __m256i *sum) {
-  const __m256i one = _mm256_set1_epi8(1), zero = _mm256_setzero_si256();
-  __m256i taken = zero;
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = zero;
+                                               __m256i sums, __m256i *sum) {
+  const __m256i one = _mm256_set1_epi16(1);
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = _mm256_setzero_si256();
   QI__UNROLL for (int g = 0; g < 8; g++) {
     __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g);
-    taken = vnni ? bytes(taken, one, xg) : _mm256_add_epi16(taken, _mm256_maddubs_epi16(one, xg));
     QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
       __m256i u = qi__q8_codes_avx2(id, w[r], g, NULL, 1);
       sum[r] = vnni ? bytes(sum[r], u, xg) : _mm256_add_epi16(sum[r], _mm256_maddubs_epi16(u, xg));
     }
   }
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-    if (vnni) sum[r] = _mm256_sub_epi32(sum[r], taken);
-    else sum[r] = _mm256_madd_epi16(_mm256_sub_epi16(sum[r], taken), _mm256_set1_epi16(1));
-  }
+  sums = _mm256_madd_epi16(sums, one);
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++)
+    sum[r] = _mm256_sub_epi32(vnni ? sum[r] : _mm256_madd_epi16(sum[r], one), sums);
 }
 
 // What blocks of a pair of rows have added up to, until eight of them are taken to the lanes.
@@ -8602,22 +8757,27 @@ typedef struct qi__pair_sums {
   float d[QI__PAIR][8], minus_dmin[QI__PAIR][8];
 } qi__pair_sums;
 
-// n blocks, which have the scales d_x.
+// n blocks of 256, which have the scales d_x.
 QI__INLINE QI__AVX2 void qi__pair_take_avx2(const qi__pair_sums *p, const float *d_x, int n, bool has_min, __m256 *lanes) {
   __m256 d = qi__chunk_d_avx2(d_x, n);
   QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-    lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(p->d[r]), d), p->total[r], n);
-    if (has_min) lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(p->minus_dmin[r]), d), p->mins[r], n);
+    lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(p->d[r]), d), qi__fold8_avx2(p->total[r]), n);
+    if (!has_min) continue;
+    __m256 minus_d = _mm256_mul_ps(_mm256_loadu_ps(p->minus_dmin[r]), d);
+    lanes[r] = qi__take_blocks_avx2(lanes[r], minus_d, qi__fold8_avx2(p->mins[r]), n);
   }
 }
 
-// Formats whose blocks of 32 have a float minimum: its integer is 1, so `mins` is the sum of the codes.
-QI__INLINE QI__AVX2 void qi__pair_take_mins32_avx2(const qi__pair_sums *p, const qi__q8_chunk *x, int n, __m256 *lanes) {
-  const __m256 d = qi__chunk_d_avx2(x->d, n), mask = _mm256_castsi256_ps(qi__first_lanes_avx2(n));
-  const __m256 sums = _mm256_cvtepi32_ps(qi__chunk_sums_avx2(x->sum, n));
+// n blocks of 32: `offset` is still in their totals. A float minimum has the integer 1, so `mins` is the sum of the codes.
+QI__INLINE QI__AVX2 void qi__pair_take32_avx2(const qi__pair_sums *p, const qi__q8_chunk *x, int n, int offset, bool has_min,
+                                              __m256 *lanes) {
+  const __m256 d = qi__chunk_d_avx2(x->d, n);
+  const __m256i sums = qi__chunk_sums_avx2(x->sum, n), taken = _mm256_mullo_epi32(sums, _mm256_set1_epi32(offset));
   QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-    __m256 sum = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_loadu_ps(p->minus_dmin[r]), d), sums, lanes[r]);
-    lanes[r] = _mm256_blendv_ps(lanes[r], sum, mask);
+    __m256i total = qi__fold8_avx2(p->total[r]);
+    if (offset > 0) total = _mm256_sub_epi32(total, taken);
+    lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(p->d[r]), d), total, n);
+    if (has_min) lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(p->minus_dmin[r]), d), sums, n);
   }
 }
 
@@ -8628,8 +8788,8 @@ QI__INLINE QI__AVX2 void qi__pair_block_avx2(qi_format id, const qi__format *f, 
   qi__q8_scales s[QI__PAIR];
   __m256i sum[QI__PAIR], sums = qi__bytes_avx2((const uint8_t *)x->sum);
   QI__UNROLL for (int r = 0; r < QI__PAIR; r++) qi__q8_scales_avx2(id, f, w[r], &block[r], &s[r]);
-  if (qi__q8_one_scale(id)) qi__pair_ternary_avx2(id, vnni, bytes, w, x->q, sum);
-  else qi__pair_scaled_avx2(id, words, w, block, s, x->q, sum);
+  if (qi__q8_one_scale(id)) qi__pair_ternary_avx2(id, vnni, bytes, w, x->q, sums, sum);
+  else qi__pair_scaled_avx2(id, words, w, block, s, x->q, sums, sum);
   QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
     p->total[r][b] = sum[r];
     p->d[r][b] = s[r].d;
@@ -8677,15 +8837,15 @@ QI__INLINE QI__AVX2 void qi__pair_32_avx2(qi_format id, bool vnni, qi__step_fn b
       if (f->has_min) _mm256_storeu_ps(p.minus_dmin[r], qi__block_offset_avx2(f, w[r], n));
     }
     for (int b = 0; b < n; b++) {
-      __m256i xb = qi__bytes_avx2((const uint8_t *)x.q + 32 * b), start = qi__start32_avx2(bytes, offset, xb);
+      __m256i xb = qi__bytes_avx2((const uint8_t *)x.q + 32 * b), zero = _mm256_setzero_si256();
       QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
         __m256i code = qi__q8_codes_avx2(id, w[r], 0, NULL, offset);
-        p.total[r][b] = qi__products32_avx2(vnni, bytes, offset, code, xb, start);
+        if (offset == QI__WIDE) p.total[r][b] = bytes(zero, _mm256_abs_epi8(code), _mm256_sign_epi8(xb, code));
+        else p.total[r][b] = bytes(zero, code, xb);
         w[r] += size;
       }
     }
-    qi__pair_take_avx2(&p, x.d, n, false, lanes);
-    if (f->has_min) qi__pair_take_mins32_avx2(&p, &x, n, lanes);
+    qi__pair_take32_avx2(&p, &x, n, offset, f->has_min, lanes);
   }
 }
 
@@ -9237,10 +9397,13 @@ typedef struct qi__kernels {
   void (*rope)(float *x, const float *cos_sin, size_t n_pairs, bool neighbours);
   void (*round_bf16)(const float *x, size_t n, float *y);
   void (*to_f16)(const float *x, size_t n, uint16_t *y);
-  void (*attention_scores)(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float scale, float *score);
-  float (*attention_softmax)(float *score, size_t n, float *max);
-  void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, float *out);
-  void (*attention_blend)(float *values, float keep, const float *piece, float add, size_t n);
+  void (*attention_scores)(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score);
+  float (*attention_softmax)(float *score, size_t begin, size_t end, size_t n, float *max);
+  void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim, float *out);
+  void (*attention_join)(const float *max, const float *sum, size_t n, const qi__softmax_state *all);
+  void (*attention_blend)(const float *piece, const float *keep, const float *add, size_t n, size_t dim, float *values);
+  void (*attention_panel)(const void *b, size_t b_step, size_t n, size_t n_lanes, bool half, bool finite,
+                          uint16_t *panel); // NULL: prompts have no attention on a matrix unit
   qi__bf16_kernels bf16; // all NULL where there are no such instructions
 } qi__kernels;
 
@@ -9263,6 +9426,7 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
   k->attention_scores = qi__attention_scores_ref;
   k->attention_softmax = qi__attention_softmax_ref;
   k->attention_values = qi__attention_values_ref;
+  k->attention_join = qi__attention_join_ref;
   k->attention_blend = qi__attention_blend_ref;
 }
 
@@ -9287,6 +9451,7 @@ QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
   k->attention_scores = qi__attention_scores_avx2;
   k->attention_softmax = qi__attention_softmax_avx2;
   k->attention_values = qi__attention_values_avx2;
+  k->attention_join = qi__attention_join_avx2;
   k->attention_blend = qi__attention_blend_avx2;
   for (int f = QI_FORMAT_F32; f < QI_FORMAT_COUNT; f++) k->dequantize[f] = qi__dequantize_avx2;
   k->dequantize[QI_FORMAT_F32] = qi__dequantize_f32_x86;
@@ -9301,6 +9466,7 @@ QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx512;
   k->swiglu = qi__swiglu_avx512;
   k->attention_scores = qi__attention_scores_avx512;
+  k->attention_softmax = qi__attention_softmax_avx512;
   k->attention_values = qi__attention_values_avx512;
 }
 #elif defined(QI__ARM64)
@@ -9316,6 +9482,7 @@ QI__FN void qi__kernels_init_neon(qi__kernels *k) {
   k->attention_scores = qi__attention_scores_neon;
   k->attention_softmax = qi__attention_softmax_neon;
   k->attention_values = qi__attention_values_neon;
+  k->attention_join = qi__attention_join_neon;
   k->attention_blend = qi__attention_blend_neon;
 }
 #endif
@@ -9331,6 +9498,7 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
   if (cpu->avx512) qi__kernels_init_avx512(k);
 #if defined(QI__HAS_AVX512_BF16)
   if (cpu->avx512_bf16) k->bf16 = qi__bf16_avx512;
+  if (cpu->avx512_bf16) k->attention_panel = qi__attention_panel_avx512;
 #endif
 #if defined(QI__HAS_AMX)
   if (cpu->amx) k->bf16 = qi__bf16_amx;
@@ -10590,6 +10758,11 @@ QI__FN void qi__pool_close(qi_pool *p) {
 }
 
 #endif // QI__THREADS_H
+// generated from src/infer/attend.h: edit there
+// ==== >>attend : attention of a chunk's rows over the cache ====
+#ifndef QI__INFER_ATTEND_H
+#define QI__INFER_ATTEND_H
+
 // generated from src/infer/kv.h: edit there
 // ==== >>kv : the key/value cache ====
 #ifndef QI__INFER_KV_H
@@ -10597,9 +10770,11 @@ QI__FN void qi__pool_close(qi_pool *p) {
 
 
 // Keys and values of every layer, sequence and key/value head: positions of one head lie together, so that attention streams.
-//   k: [n_layers, n_seqs, n_kv_heads, n_ctx, head_dim_k]      v: the same with head_dim_v      float16 or float32
+//   k: [n_layers, n_seqs, n_kv_heads, n_room / 16, head_dim_k, 16]      v: [n_layers, n_seqs, n_kv_heads, n_room, head_dim_v]
+// float16 or float32. Keys are in blocks of 16 positions that hold the same element of all positions side by side: see attention.h.
 typedef struct qi__kv {
   size_t n_layers, n_seqs, n_kv_heads, n_ctx, dim_k, dim_v;
+  size_t n_room; // positions that there is memory for: n_ctx in whole blocks
   bool half;
   uint8_t *k, *v;
   size_t *length; // [n_seqs] tokens in each sequence
@@ -10613,11 +10788,12 @@ QI__FN void qi__kv_layout(qi__kv *kv, qi__arena *arena, const qi__hparams *h, si
   kv->n_seqs = n_seqs;
   kv->n_kv_heads = h->n_kv_heads;
   kv->n_ctx = n_ctx;
+  kv->n_room = (n_ctx + QI__KEY_BLOCK - 1) / QI__KEY_BLOCK * QI__KEY_BLOCK;
   kv->dim_k = h->head_dim_k;
   kv->dim_v = h->head_dim_v;
   kv->half = half;
   size_t positions;
-  if (!qi__mul_size(n_seqs, n_ctx, &positions) || !qi__mul_size(positions, h->n_layers * h->n_kv_heads, &positions)) {
+  if (!qi__mul_size(n_seqs, kv->n_room, &positions) || !qi__mul_size(positions, h->n_layers * h->n_kv_heads, &positions)) {
     arena->overflow = true;
     positions = 0;
   }
@@ -10629,40 +10805,53 @@ QI__FN void qi__kv_layout(qi__kv *kv, qi__arena *arena, const qi__hparams *h, si
 
 // Bytes of keys and values.
 QI__FN uint64_t qi__kv_bytes(const qi__kv *kv) {
-  return (uint64_t)kv->n_layers * kv->n_seqs * kv->n_kv_heads * kv->n_ctx * (kv->dim_k + kv->dim_v) * qi__kv_element(kv);
+  return (uint64_t)kv->n_layers * kv->n_seqs * kv->n_kv_heads * kv->n_room * (kv->dim_k + kv->dim_v) * qi__kv_element(kv);
 }
 
-// Number of the position among all of its kind.
+// Positions before `pos` of one head, of all that there is room for.
 QI__INLINE size_t qi__kv_index(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos) {
-  return ((layer * kv->n_seqs + seq) * kv->n_kv_heads + head) * kv->n_ctx + pos;
+  return ((layer * kv->n_seqs + seq) * kv->n_kv_heads + head) * kv->n_room + pos;
 }
 
-// Positions first..first+n-1 of one head.
+// Positions first..first+n-1 of one head; `first` is a multiple of QI__KEY_BLOCK. The keys after them count as those wanted next.
 QI__INLINE qi__kv_run qi__kv_get(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t first, size_t n) {
   size_t index = qi__kv_index(kv, layer, seq, head, first), element = qi__kv_element(kv);
-  qi__kv_run run = {kv->k + index * kv->dim_k * element, kv->v + index * kv->dim_v * element, n, kv->half};
+  const uint8_t *k = kv->k + index * kv->dim_k * element, *v = kv->v + index * kv->dim_v * element;
+  qi__kv_run run = {k, v, n, kv->half, first + n < kv->n_ctx ? k + n * kv->dim_k * element : k};
   return run;
-}
-
-QI__FN void qi__kv_store_vector(const qi__kernels *kernels, uint8_t *dst, const float *src, size_t n, bool half) {
-  if (half) kernels->to_f16(src, n, (uint16_t *)(void *)dst);
-  else memcpy(dst, src, n * sizeof *src);
 }
 
 // One position of one head: k [dim_k], v [dim_v].
 QI__FN void qi__kv_store(const qi__kv *kv, const qi__kernels *kernels, size_t layer, size_t seq, size_t head, size_t pos,
                          const float *k, const float *v) {
-  size_t index = qi__kv_index(kv, layer, seq, head, pos), element = qi__kv_element(kv);
-  qi__kv_store_vector(kernels, kv->k + index * kv->dim_k * element, k, kv->dim_k, kv->half);
-  qi__kv_store_vector(kernels, kv->v + index * kv->dim_v * element, v, kv->dim_v, kv->half);
+  size_t lane = pos % QI__KEY_BLOCK, block = qi__kv_index(kv, layer, seq, head, pos - lane) * kv->dim_k + lane;
+  size_t at = qi__kv_index(kv, layer, seq, head, pos) * kv->dim_v;
+  if (!kv->half) {
+    float *keys = (float *)(void *)kv->k + block;
+    for (size_t i = 0; i < kv->dim_k; i++) keys[i * QI__KEY_BLOCK] = k[i];
+    memcpy((float *)(void *)kv->v + at, v, kv->dim_v * sizeof *v);
+    return;
+  }
+  uint16_t *keys = (uint16_t *)(void *)kv->k + block, part[64];
+  for (size_t i = 0, n; i < kv->dim_k; i += n) {
+    n = qi__min_size(kv->dim_k - i, 64);
+    kernels->to_f16(k + i, n, part);
+    for (size_t j = 0; j < n; j++) keys[(i + j) * QI__KEY_BLOCK] = part[j];
+  }
+  kernels->to_f16(v, kv->dim_v, (uint16_t *)(void *)kv->v + at);
 }
 
 #endif // QI__INFER_KV_H
 
-// Easy to get wrong:
-//   - All keys and values of the chunk are stored before its attention begins: rows of one sequence see each other.
-//   - The norm of queries and keys comes before the rotation, biases before the norm.
-//   - Rows of prompts stand before rows of generation: products take each group with its own arithmetic.
+// softmax(q k^T / sqrt(head_dim)) v, piece by piece in one pass over the cache. The work is cut into units that threads take:
+//   - prompts: a tile of consecutive rows of one sequence, times one key/value head;
+//   - generation: a row times one key/value head; where there are fewer of these than keep all threads busy, each piece of the
+//     cache is a unit, which leaves its result in `parts`; qi__attention_finish joins them.
+// No result depends on the cut. On a matrix unit (BF16 path, prompts) queries, keys, weights of the softmax and values are rounded
+// to bfloat16 and multiplied as in kernels/bf16.h; maximum, sum and all that joins pieces stay float32. Rounding is off by at most
+// 2^-9 of a number, so a score by E = 2^-8 sum |q k| and an output by (e^2E (1 + 2^-8) - 1) max |v|, beside what sums lose.
+#define QI__ATTENTION_TILE 64 // query rows (heads times tokens) of a tile; one token may have more
+#define QI__ATTENTION_UNITS 4 // for each thread, below which generation is cut into pieces
 
 // One token of the chunk that is computed.
 typedef struct qi__row {
@@ -10671,6 +10860,341 @@ typedef struct qi__row {
   bool want_logits;
 } qi__row;
 
+typedef struct qi__attention {
+  // Memory of the session.
+  size_t n_split, n_pieces;  // rows of generation that can be cut, and pieces of each
+  float *part_values;        // [n_split, n_pieces, n_heads, head_dim_v]
+  float *part_max, *part_sum; // [n_split, n_pieces, n_heads]
+  size_t *tile;              // [n_batch + 1] first rows of tiles, and the end of the last
+  // Of the chunk.
+  const qi__hparams *h;
+  const qi__kernels *kernels;
+  const qi__kv *kv;
+  const int *cancel;
+  const qi__row *rows;
+  size_t n_rows, n_prompt, n_tiles;
+  bool split;
+  const float *q;            // [n_rows, n_heads, head_dim_k]
+  float *out;                // [n_rows, n_heads, head_dim_v]
+} qi__attention;
+
+// ---- memory ----
+
+QI__INLINE size_t qi__round16(size_t n) { return (n + 15) / 16 * 16; }
+
+// Rows of generation that do not give QI__ATTENTION_UNITS for each thread when they are not cut.
+QI__FN size_t qi__attention_max_split(const qi__hparams *h, size_t n_batch, size_t n_threads) {
+  if (n_threads < 2) return 0;
+  return qi__min_size(n_batch, (QI__ATTENTION_UNITS * n_threads - 1) / h->n_kv_heads);
+}
+
+QI__FN void qi__attention_layout(qi__attention *a, qi__arena *arena, const qi__hparams *h, size_t n_batch, size_t n_ctx,
+                                 size_t n_threads) {
+  size_t pieces = (n_ctx + QI__ATTENTION_PIECE - 1) / QI__ATTENTION_PIECE, window = h->sliding_window / QI__ATTENTION_PIECE + 2;
+  a->n_pieces = h->sliding_window ? qi__min_size(pieces, window) : pieces;
+  a->n_split = a->n_pieces > 1 ? qi__attention_max_split(h, n_batch, n_threads) : 0;
+  size_t n;
+  if (!qi__mul_size(a->n_split * a->n_pieces, h->n_heads, &n)) arena->overflow = true, n = 0;
+  a->part_max = QI__ARENA_ARRAY(arena, float, n);
+  a->part_sum = QI__ARENA_ARRAY(arena, float, n);
+  if (!qi__mul_size(n, h->head_dim_v, &n)) arena->overflow = true, n = 0;
+  a->part_values = QI__ARENA_ARRAY(arena, float, n);
+  a->tile = QI__ARENA_ARRAY(arena, size_t, n_batch + 1);
+}
+
+// Scratch of one thread, as qi__attend_open hands it out.
+QI__INLINE size_t qi__attention_tile_rows(const qi__hparams *h) {
+  size_t group = h->n_heads / h->n_kv_heads;
+  return qi__round16(group > QI__ATTENTION_TILE ? group : QI__ATTENTION_TILE);
+}
+QI__INLINE size_t qi__attention_panel_width(const qi__hparams *h) {
+  size_t width = qi__bf16_width(h->head_dim_k);
+  return width > QI__ATTENTION_PIECE ? width : QI__ATTENTION_PIECE;
+}
+QI__FN size_t qi__attention_scratch(const qi__hparams *h) {
+  size_t rows = qi__attention_tile_rows(h), finish = 4 * qi__round16(h->n_heads);
+  size_t unit = rows * (6 + qi__round16(h->head_dim_k) + QI__ATTENTION_PIECE + qi__round16(h->head_dim_v)) +
+                rows * (qi__bf16_width(h->head_dim_k) + QI__ATTENTION_PIECE) / 2 + 16 * qi__attention_panel_width(h);
+  return unit > finish ? unit : finish;
+}
+
+// ---- units ----
+
+// Positions begin..*end-1 are what the row sees.
+QI__INLINE size_t qi__attention_span(const qi__hparams *h, const qi__row *row, size_t *end) {
+  *end = row->pos + 1;
+  return h->sliding_window && *end > h->sliding_window ? *end - h->sliding_window : 0;
+}
+
+QI__FN size_t qi__attention_row_pieces(const qi__attention *a, size_t i) {
+  size_t end, begin = qi__attention_span(a->h, &a->rows[i], &end);
+  return (end - 1) / QI__ATTENTION_PIECE - begin / QI__ATTENTION_PIECE + 1;
+}
+
+// Begins a chunk: the fields of the chunk but n_tiles and split are set.
+QI__FN void qi__attention_plan(qi__attention *a, size_t n_threads) {
+  size_t group = a->h->n_heads / a->h->n_kv_heads, most = group < QI__ATTENTION_TILE ? QI__ATTENTION_TILE / group : 1;
+  a->n_tiles = 0;
+  for (size_t i = 0; i < a->n_prompt; i++) {
+    const qi__row *row = &a->rows[i], *last = row - 1;
+    bool follows = i > 0 && row->seq == last->seq && row->pos == last->pos + 1 && row->pos % most != 0;
+    if (!follows) a->tile[a->n_tiles++] = i;
+  }
+  a->tile[a->n_tiles] = a->n_prompt;
+  size_t n_generated = a->n_rows - a->n_prompt;
+  a->split = n_generated <= a->n_split && n_generated * a->h->n_kv_heads < QI__ATTENTION_UNITS * n_threads;
+}
+
+QI__FN size_t qi__attention_units(const qi__attention *a) {
+  size_t n = a->n_tiles;
+  for (size_t i = a->n_prompt; i < a->n_rows; i++) n += a->split ? qi__attention_row_pieces(a, i) : 1;
+  return n * a->h->n_kv_heads;
+}
+
+// ---- one unit ----
+
+// Query rows of a unit: the heads of one group, of n_rows tokens that follow each other.
+typedef struct qi__attend {
+  const qi__attention *a;
+  size_t layer, head, group, first, n_rows; // head: of keys and values; first: row of the chunk
+  bool matrix;
+  float *q, *score, *values;  // [n_rows * group, ..]
+  float *max, *sum;           // [n_rows * group] of a piece
+  qi__softmax_state all;
+  uint16_t *q_bf16, *weight_bf16, *panel;
+} qi__attend;
+
+// Lays out scratch and takes the queries, times 1 / sqrt(head_dim).
+QI__FN void qi__attend_open(qi__attend *w, float *scratch) {
+  const qi__hparams *h = w->a->h;
+  size_t rows = qi__attention_tile_rows(h), dim = h->head_dim_k;
+  float scale = 1.0f / sqrtf((float)dim), **stats[] = {&w->max, &w->sum, &w->all.max, &w->all.sum, &w->all.keep, &w->all.add};
+  for (size_t i = 0; i < QI__COUNT_OF(stats); i++) *stats[i] = scratch + i * rows;
+  w->score = scratch + QI__COUNT_OF(stats) * rows;
+  w->values = w->score + rows * QI__ATTENTION_PIECE;
+  w->q = w->values + rows * qi__round16(h->head_dim_v);
+  w->q_bf16 = (uint16_t *)(void *)(w->q + rows * qi__round16(dim));
+  w->weight_bf16 = w->q_bf16 + rows * qi__bf16_width(dim);
+  w->panel = w->weight_bf16 + rows * QI__ATTENTION_PIECE;
+  for (size_t i = 0; i < w->n_rows; i++) {
+    const float *q = w->a->q + ((w->first + i) * h->n_heads + w->head * w->group) * dim;
+    for (size_t j = 0; j < w->group * dim; j++) w->q[i * w->group * dim + j] = q[j] * scale;
+  }
+  for (size_t g = 0; w->matrix && g < w->n_rows * w->group; g++) w->a->kernels->bf16.pack(w->q + g * dim, dim, w->q_bf16, g);
+}
+
+// A piece as the rows r..r+n_r-1 of a unit see it; the others see nothing of it.
+typedef struct qi__attend_piece {
+  qi__kv_run run;
+  size_t from; // position of the run's first
+  size_t r, n_r;
+} qi__attend_piece;
+
+// Keys begin..*end-1 of the run are what row r sees.
+QI__FN size_t qi__attend_see(const qi__attend *w, const qi__attend_piece *p, size_t r, size_t *end) {
+  size_t begin = qi__attention_span(w->a->h, &w->a->rows[w->first + r], end);
+  *end = qi__min_size(*end - p->from, p->run.n);
+  return begin > p->from ? begin - p->from : 0;
+}
+
+// Piece `number` of the cache. Where rows see only its end, its beginning is left out.
+QI__FN void qi__attend_take(const qi__attend *w, size_t number, qi__attend_piece *p) {
+  const qi__hparams *h = w->a->h;
+  const qi__row *rows = w->a->rows + w->first;
+  size_t base = number * QI__ATTENTION_PIECE, limit = base + QI__ATTENTION_PIECE, r = 0, n = w->n_rows, end;
+  while (rows[r].pos < base) r++;
+  while (qi__attention_span(h, &rows[n - 1], &end) >= limit) n--;
+  size_t begin = qi__attention_span(h, &rows[r], &end);
+  p->r = r;
+  p->n_r = n - r;
+  p->from = begin > base ? begin / 32 * 32 : base;
+  p->run = qi__kv_get(w->a->kv, w->layer, rows->seq, w->head, p->from, qi__min_size(limit, rows[n - 1].pos + 1) - p->from);
+}
+
+// Rows i..i+n-1 of the piece add keys begin..end-1.
+QI__FN void qi__attend_add(const qi__attend *w, const qi__attend_piece *p, size_t i, size_t n, size_t begin, size_t end,
+                           float *values) {
+  size_t dim = w->a->h->head_dim_v, at = i * w->group;
+  if (begin < end)
+    w->a->kernels->attention_values(w->score + at * QI__ATTENTION_PIECE, n * w->group, &p->run, begin, end, dim, values + at * dim);
+}
+
+// What all rows see they take together, what comes before and after it each alone: so each has the chain that it has alone.
+QI__FN void qi__attend_values(const qi__attend *w, const qi__attend_piece *p, float *values) {
+  size_t begin, end, all_end, row_end;
+  size_t all_begin = qi__attend_see(w, p, p->r + p->n_r - 1, &end);
+  qi__attend_see(w, p, p->r, &all_end);
+  all_begin = qi__min_size(all_begin, all_end);
+  memset(values, 0, p->n_r * w->group * w->a->h->head_dim_v * sizeof *values);
+  for (size_t i = 0; i + 1 < p->n_r; i++) {
+    begin = qi__attend_see(w, p, p->r + i, &row_end);
+    qi__attend_add(w, p, i, 1, begin, all_begin, values);
+  }
+  qi__attend_add(w, p, 0, p->n_r, all_begin, all_end, values);
+  for (size_t i = 0; i < p->n_r; i++) {
+    begin = qi__attend_see(w, p, p->r + i, &row_end);
+    qi__attend_add(w, p, i, 1, begin > all_end ? begin : all_end, row_end, values);
+  }
+}
+
+// ---- on a matrix unit ----
+
+QI__FN void qi__attend_scores_matrix(const qi__attend *w, const qi__attend_piece *p) {
+  const qi__kernels *kernels = w->a->kernels;
+  size_t dim = w->a->h->head_dim_k, width = qi__bf16_width(dim), n = p->run.n;
+  bool half = p->run.half;
+  for (size_t j = 0; j < n; j += 32) {
+    size_t n_keys = qi__min_size(32, qi__round16(n - j));
+    for (size_t block = 0; block < n_keys; block += 16)
+      kernels->attention_panel(qi__kv_at(p->run.k, (j + block) * dim, half), QI__KEY_BLOCK, dim, 16, half, false,
+                               w->panel + block * width);
+    qi__bf16_args a = {w->panel, n_keys, width, w->q_bf16, 16 * width, p->r * w->group, p->n_r * w->group, true, w->score + j,
+                       QI__ATTENTION_PIECE};
+    kernels->bf16.multiply(&a);
+  }
+}
+
+QI__FN void qi__attend_values_matrix(const qi__attend *w, const qi__attend_piece *p, float *values) {
+  const qi__kernels *kernels = w->a->kernels;
+  size_t dim = w->a->h->head_dim_v, n = p->run.n, width = qi__bf16_width(n), n_q = p->n_r * w->group;
+  bool half = p->run.half;
+  for (size_t g = 0; g < n_q; g++) kernels->bf16.pack(w->score + g * QI__ATTENTION_PIECE, width, w->weight_bf16, g);
+  for (size_t i = 0; i < dim; i += 32) {
+    size_t n_dim = qi__min_size(32, dim - i);
+    for (size_t block = 0; block < n_dim; block += 16)
+      kernels->attention_panel(qi__kv_at(p->run.v, i + block, half), dim, n, qi__min_size(16, n_dim - block), half, true,
+                               w->panel + block * width);
+    qi__bf16_args a = {w->panel, n_dim, width, w->weight_bf16, 16 * width, 0, n_q, true, values + i, dim};
+    kernels->bf16.multiply(&a);
+  }
+}
+
+// ---- pieces ----
+
+// max, sum [n_r * group] and values [n_r * group, head_dim_v] of a piece.
+QI__FN void qi__attend_piece_run(const qi__attend *w, const qi__attend_piece *p, float *max, float *sum, float *values) {
+  const qi__hparams *h = w->a->h;
+  const qi__kernels *kernels = w->a->kernels;
+  size_t group = w->group;
+  if (w->matrix) qi__attend_scores_matrix(w, p);
+  else kernels->attention_scores(w->q + p->r * group * h->head_dim_k, p->n_r * group, &p->run, h->head_dim_k, w->score);
+  for (size_t i = 0; i < p->n_r; i++) {
+    size_t end, begin = qi__attend_see(w, p, p->r + i, &end), n = w->matrix ? qi__bf16_width(p->run.n) : qi__round16(end);
+    for (size_t g = i * group; g < (i + 1) * group; g++)
+      sum[g] = kernels->attention_softmax(w->score + g * QI__ATTENTION_PIECE, begin, end, n, &max[g]);
+  }
+  if (w->matrix) qi__attend_values_matrix(w, p, values);
+  else qi__attend_values(w, p, values);
+}
+
+QI__FN void qi__softmax_begin(const qi__softmax_state *all, size_t n) {
+  for (size_t g = 0; g < n; g++) all->max[g] = -FLT_MAX, all->sum[g] = 0;
+}
+
+// values[g, i] /= sum[g]
+QI__FN void qi__softmax_end(const qi__softmax_state *all, size_t n, size_t dim, float *values) {
+  for (size_t g = 0; g < n; g++, values += dim) {
+    float inverse = 1.0f / all->sum[g];
+    for (size_t i = 0; i < dim; i++) values[i] *= inverse;
+  }
+}
+
+// All pieces of the rows of a unit, into `out`.
+QI__FN void qi__attend_all(const qi__attend *w) {
+  const qi__attention *a = w->a;
+  const qi__kernels *kernels = a->kernels;
+  size_t group = w->group, dim = a->h->head_dim_v, stride = a->h->n_heads * dim, end;
+  float *out = a->out + w->first * stride + w->head * group * dim;
+  qi__softmax_begin(&w->all, w->n_rows * group);
+  for (size_t r = 0; r < w->n_rows; r++) memset(out + r * stride, 0, group * dim * sizeof *out);
+  size_t piece = qi__attention_span(a->h, &a->rows[w->first], &end) / QI__ATTENTION_PIECE;
+  size_t last = a->rows[w->first + w->n_rows - 1].pos / QI__ATTENTION_PIECE;
+  for (; piece <= last && !__atomic_load_n(a->cancel, __ATOMIC_RELAXED); piece++) {
+    qi__attend_piece p;
+    qi__attend_take(w, piece, &p);
+    qi__attend_piece_run(w, &p, w->max, w->sum, w->values);
+    size_t g = p.r * group;
+    qi__softmax_state all = {w->all.max + g, w->all.sum + g, w->all.keep + g, w->all.add + g};
+    kernels->attention_join(w->max, w->sum, p.n_r * group, &all);
+    for (size_t r = 0; r < p.n_r; r++)
+      kernels->attention_blend(w->values + r * group * dim, all.keep + r * group, all.add + r * group, group, dim,
+                               out + (p.r + r) * stride);
+  }
+  for (size_t r = 0; r < w->n_rows; r++) {
+    qi__softmax_state all = {NULL, w->all.sum + r * group, NULL, NULL};
+    qi__softmax_end(&all, group, dim, out + r * stride);
+  }
+}
+
+// First element in part_max of the piece's results for the rows of generation; times head_dim_v in part_values.
+QI__INLINE size_t qi__attention_part(const qi__attention *a, size_t row, size_t piece) {
+  return ((row - a->n_prompt) * a->n_pieces + piece) * a->h->n_heads;
+}
+
+// The unit's work on one of its row's pieces, left in the parts. `piece` counts from the first that the row sees.
+QI__FN void qi__attend_part(const qi__attend *w, size_t piece) {
+  const qi__attention *a = w->a;
+  qi__attend_piece p;
+  size_t end, begin = qi__attention_span(a->h, &a->rows[w->first], &end);
+  size_t at = qi__attention_part(a, w->first, piece) + w->head * w->group;
+  qi__attend_take(w, begin / QI__ATTENTION_PIECE + piece, &p);
+  qi__attend_piece_run(w, &p, a->part_max + at, a->part_sum + at, a->part_values + at * a->h->head_dim_v);
+}
+
+// Unit u of qi__attention_units. `matrix`: prompts go over the matrix unit, which is there. scratch: [qi__attention_scratch]
+QI__FN void qi__attention_run(const qi__attention *a, size_t layer, bool matrix, size_t u, float *scratch) {
+  size_t n_heads = a->h->n_kv_heads;
+  qi__attend w;
+  memset(&w, 0, sizeof w);
+  w.a = a;
+  w.layer = layer;
+  w.group = a->h->n_heads / n_heads;
+  w.n_rows = 1;
+  if (u < a->n_tiles * n_heads) {
+    w.first = a->tile[u / n_heads];
+    w.n_rows = a->tile[u / n_heads + 1] - w.first;
+    w.head = u % n_heads;
+    w.matrix = matrix;
+    qi__attend_open(&w, scratch);
+    qi__attend_all(&w);
+    return;
+  }
+  u -= a->n_tiles * n_heads;
+  w.first = a->n_prompt;
+  size_t n = a->split ? qi__attention_row_pieces(a, w.first) : 1;
+  for (; u >= n * n_heads; n = a->split ? qi__attention_row_pieces(a, w.first) : 1) {
+    u -= n * n_heads;
+    w.first++;
+  }
+  w.head = u / n;
+  qi__attend_open(&w, scratch);
+  if (a->split) qi__attend_part(&w, u % n);
+  else qi__attend_all(&w);
+}
+
+// After all units: joins the parts of row i of the chunk, where there are any. scratch: [qi__attention_scratch]
+QI__FN void qi__attention_finish(const qi__attention *a, size_t i, float *scratch) {
+  size_t n_heads = a->h->n_heads, dim = a->h->head_dim_v, step = qi__round16(n_heads);
+  if (i < a->n_prompt || !a->split) return;
+  qi__softmax_state all = {scratch, scratch + step, scratch + 2 * step, scratch + 3 * step};
+  float *out = a->out + i * n_heads * dim;
+  qi__softmax_begin(&all, n_heads);
+  memset(out, 0, n_heads * dim * sizeof *out);
+  for (size_t piece = 0, n = qi__attention_row_pieces(a, i); piece < n; piece++) {
+    size_t at = qi__attention_part(a, i, piece);
+    a->kernels->attention_join(a->part_max + at, a->part_sum + at, n_heads, &all);
+    a->kernels->attention_blend(a->part_values + at * dim, all.keep, all.add, n_heads, dim, out);
+  }
+  qi__softmax_end(&all, n_heads, dim, out);
+}
+
+#endif // QI__INFER_ATTEND_H
+
+// Easy to get wrong:
+//   - All keys and values of the chunk are stored before its attention begins: rows of one sequence see each other.
+//   - The norm of queries and keys comes before the rotation, biases before the norm.
+//   - Rows of prompts stand before rows of generation: products take each group with its own arithmetic.
+
 // The operations of a pass, in order. Those from ATTN_NORM to DOWN repeat for each layer.
 typedef enum qi__op {
   QI__OP_EMBED,     // token embeddings, and the rotation angles of each row
@@ -10678,7 +11202,7 @@ typedef enum qi__op {
   QI__OP_QKV,
   QI__OP_ROPE,      // query/key norm, rotation, keys and values to the cache
   QI__OP_ATTENTION,
-  QI__OP_ATTN_INPUT, // attention output in the forms that the next product wants
+  QI__OP_ATTN_INPUT, // attention joined, and in the forms that the next product wants
   QI__OP_ATTN_OUT,
   QI__OP_FFN_NORM,
   QI__OP_GATE_UP,
@@ -10708,6 +11232,7 @@ typedef struct qi__forward {
   float *q, *k, *v;     // [n_batch, n_heads * head_dim_k], [n_batch, n_kv_heads * head_dim_k], [.. head_dim_v]
   float *gate, *up;     // [n_batch, n_ff]
   float *cos_sin;       // [n_batch, n_rot]
+  qi__attention attention;
   float *logits;        // [n_logits, n_vocab]
   float *scratch;       // [n_threads, scratch_floats]
   size_t scratch_floats;
@@ -10728,16 +11253,16 @@ QI__FN size_t qi__forward_width(const qi__hparams *h) {
   return width > attn ? width : attn;
 }
 
-// Scratch of one thread: a tile of weights and its results, or the scores and sums of one query group.
+// Scratch of one thread: a tile of weights and its results, or what a unit of attention needs.
 QI__FN size_t qi__forward_scratch(const qi__hparams *h, size_t n_batch) {
   size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + n_batch * QI__TILE_ROWS;
-  size_t attention = (QI__ATTENTION_PIECE + h->head_dim_v + 4) * (h->n_heads / h->n_kv_heads);
+  size_t attention = qi__attention_scratch(h);
   size_t n = tile > attention ? tile : attention;
   return (n + 15) / 16 * 16;
 }
 
-QI__FN void qi__forward_layout(qi__forward *f, qi__arena *arena, const qi__hparams *h, size_t n_batch, size_t n_logits,
-                               size_t n_threads) {
+QI__FN void qi__forward_layout(qi__forward *f, qi__arena *arena, const qi__hparams *h, size_t n_ctx, size_t n_batch,
+                               size_t n_logits, size_t n_threads) {
   f->n_batch = n_batch;
   f->n_logits = n_logits;
   f->frequency = QI__ARENA_ARRAY(arena, double, h->n_rot / 2);
@@ -10751,6 +11276,7 @@ QI__FN void qi__forward_layout(qi__forward *f, qi__arena *arena, const qi__hpara
   f->gate = QI__ARENA_ARRAY(arena, float, n_batch * h->n_ff);
   f->up = QI__ARENA_ARRAY(arena, float, n_batch * h->n_ff);
   f->cos_sin = QI__ARENA_ARRAY(arena, float, n_batch * h->n_rot);
+  qi__attention_layout(&f->attention, arena, h, n_batch, n_ctx, n_threads);
   size_t logits;
   if (!qi__mul_size(n_logits, h->n_vocab, &logits)) arena->overflow = true, logits = 0;
   f->logits = QI__ARENA_ARRAY(arena, float, logits);
@@ -10837,10 +11363,20 @@ QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end)
   }
 }
 
+QI__FN void qi__run_attention(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
+  bool bf16 = qi__arithmetic_of(&f->w->layers[f->layer].wq, f->path, false) == QI__BF16;
+  bool matrix = bf16 && f->kernels->attention_panel && f->kernels->bf16.multiply;
+  for (size_t u = (size_t)begin; u < (size_t)end; u++) qi__attention_run(&f->attention, f->layer, matrix, u, scratch);
+}
+
 QI__FN void qi__run_attn_input(qi__forward *f, int worker, int64_t begin, int64_t end) {
   const qi__weight *next[] = {&f->w->layers[f->layer].wo};
-  (void)worker;
-  for (size_t i = (size_t)begin; i < (size_t)end; i++) qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
+  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
+    qi__attention_finish(&f->attention, i, scratch);
+    qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
+  }
 }
 
 QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t end) {
@@ -10851,46 +11387,6 @@ QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t en
     f->kernels->swiglu(f->gate + i * n_ff, f->up + i * n_ff, n_ff, f->in.x + i * n_ff);
     qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
   }
-}
-
-// ---- attention ----
-
-// All query heads that share a key/value head, of one row: softmax(q k^T / sqrt(head_dim)) v in one pass over the cache.
-QI__FN void qi__attend(qi__forward *f, float *scratch, size_t i, size_t kv_head) {
-  const qi__hparams *h = f->h;
-  const qi__row *row = &f->rows[i];
-  size_t group = h->n_heads / h->n_kv_heads, dim_v = h->head_dim_v, head = kv_head * group;
-  const float *q = f->q + (i * h->n_heads + head) * h->head_dim_k;
-  float *out = f->in.x + (i * h->n_heads + head) * dim_v;
-  float *score = scratch, *piece = score + group * QI__ATTENTION_PIECE; // [group, QI__ATTENTION_PIECE], [group, dim_v]
-  qi__softmax_state *state = (qi__softmax_state *)(void *)(piece + group * dim_v);
-  float scale = 1.0f / sqrtf((float)h->head_dim_k);
-  for (size_t g = 0; g < group; g++) state[g].max = -FLT_MAX, state[g].sum = 0;
-  for (size_t j = 0; j < group * dim_v; j++) out[j] = 0;
-
-  size_t end = row->pos + 1, begin = h->sliding_window && end > h->sliding_window ? end - h->sliding_window : 0;
-  while (begin < end) {
-    size_t cut = (begin / QI__ATTENTION_PIECE + 1) * QI__ATTENTION_PIECE, n = qi__min_size(cut, end) - begin;
-    qi__kv_run run = qi__kv_get(f->kv, f->layer, row->seq, kv_head, begin, n);
-    f->kernels->attention_scores(q, group, &run, h->head_dim_k, scale, score);
-    for (size_t g = 0; g < group; g++) {
-      float max, sum = f->kernels->attention_softmax(score + g * QI__ATTENTION_PIECE, n, &max);
-      qi__attention_join(&state[g], max, sum);
-    }
-    f->kernels->attention_values(score, group, &run, dim_v, piece);
-    for (size_t g = 0; g < group; g++)
-      f->kernels->attention_blend(out + g * dim_v, state[g].keep, piece + g * dim_v, state[g].add, dim_v);
-    begin += n;
-  }
-  for (size_t g = 0; g < group; g++) {
-    float inverse = 1.0f / state[g].sum;
-    for (size_t j = 0; j < dim_v; j++) out[g * dim_v + j] *= inverse;
-  }
-}
-
-QI__FN void qi__run_attention(qi__forward *f, int worker, int64_t begin, int64_t end) {
-  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
-  for (size_t u = (size_t)begin; u < (size_t)end; u++) qi__attend(f, scratch, u / f->h->n_kv_heads, u % f->h->n_kv_heads);
 }
 
 // ---- matrix products ----
@@ -10966,12 +11462,12 @@ QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t 
 
 typedef struct qi__op_info {
   void (*run)(qi__forward *f, int worker, int64_t begin, int64_t end);
-  enum { QI__PER_ROW, QI__PER_HEAD, QI__PER_TILE, QI__PER_WANTED } unit;
+  enum { QI__PER_ROW, QI__PER_ATTENTION, QI__PER_TILE, QI__PER_WANTED } unit;
 } qi__op_info;
 
 static const qi__op_info qi__ops[QI__OP_DONE] = {
     {qi__run_embed, QI__PER_ROW},       {qi__run_attn_norm, QI__PER_ROW},      {qi__run_products, QI__PER_TILE},
-    {qi__run_rope, QI__PER_ROW},        {qi__run_attention, QI__PER_HEAD},     {qi__run_attn_input, QI__PER_ROW},
+    {qi__run_rope, QI__PER_ROW},        {qi__run_attention, QI__PER_ATTENTION}, {qi__run_attn_input, QI__PER_ROW},
     {qi__run_products, QI__PER_TILE},   {qi__run_ffn_norm, QI__PER_ROW},       {qi__run_products, QI__PER_TILE},
     {qi__run_swiglu, QI__PER_ROW},      {qi__run_products, QI__PER_TILE},      {qi__run_output_norm, QI__PER_WANTED},
     {qi__run_products, QI__PER_TILE},
@@ -10980,7 +11476,7 @@ static const qi__op_info qi__ops[QI__OP_DONE] = {
 QI__FN int64_t qi__op_units(const qi__forward *f) {
   switch (qi__ops[f->op].unit) {
   case QI__PER_ROW: return (int64_t)f->n_rows;
-  case QI__PER_HEAD: return (int64_t)(f->n_rows * f->h->n_kv_heads);
+  case QI__PER_ATTENTION: return (int64_t)qi__attention_units(&f->attention);
   case QI__PER_TILE: return qi__product_units(f);
   case QI__PER_WANTED: return (int64_t)f->n_wanted;
   }
@@ -11002,6 +11498,17 @@ QI__FN void qi__forward_start(qi__forward *f) {
       f->wanted[f->n_wanted++] = i;
       if (i < f->n_prompt) f->n_wanted_prompt++;
     }
+  qi__attention *a = &f->attention;
+  a->h = f->h;
+  a->kernels = f->kernels;
+  a->kv = f->kv;
+  a->cancel = f->cancel;
+  a->rows = f->rows;
+  a->n_rows = f->n_rows;
+  a->n_prompt = f->n_prompt;
+  a->q = f->q;
+  a->out = f->in.x;
+  qi__attention_plan(a, (size_t)f->pool->n_threads);
   f->op = QI__OP_EMBED;
   f->layer = 0;
   f->unit = 0;
@@ -11784,7 +12291,7 @@ QI__FN void qi__session_layout(qi_session *s, qi__arena *arena, size_t n_threads
   const qi__hparams *h = &s->model->h;
   size_t n_seqs = (size_t)d->n_seqs, n_ctx = (size_t)d->n_ctx;
   qi__kv_layout(&s->kv, arena, h, n_seqs, n_ctx, d->kv_format == QI_FORMAT_F16);
-  qi__forward_layout(&s->forward, arena, h, (size_t)d->n_batch, (size_t)d->n_logits, n_threads);
+  qi__forward_layout(&s->forward, arena, h, n_ctx, (size_t)d->n_batch, (size_t)d->n_logits, n_threads);
   s->queue = QI__ARENA_ARRAY(arena, qi_decode_token, n_seqs * n_ctx);
   s->ids = QI__ARENA_ARRAY(arena, qi_token, n_ctx);
   s->start = QI__ARENA_ARRAY(arena, size_t, n_seqs);

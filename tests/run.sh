@@ -19,7 +19,7 @@ configure() {
   launch=""
   case $1 in
     gcc) compile="gcc -O2 $warnings -DQI_STATIC" ;;
-    clang-asan-ubsan) compile="clang -O1 -g $warnings -DQI_STATIC -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" ;;
+    gcc-asan-ubsan) compile="gcc -O1 -g $warnings -DQI_STATIC -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" ;;
     clang-tsan) compile="clang -O1 -g $warnings -DQI_STATIC -fsanitize=thread" ;;
     arm64)
       compile="aarch64-linux-gnu-gcc -O2 $warnings -DQI_STATIC -I$QI_ARM_CMOCKA/include -L$QI_ARM_CMOCKA/lib"
@@ -107,7 +107,7 @@ list_jobs() {
     esac
   done
   for source in tests/test_*.c; do
-    for config in gcc clang-asan-ubsan; do echo "program $config $source"; done
+    for config in gcc gcc-asan-ubsan; do echo "program $config $source"; done
     if head -n 20 "$source" | grep -q '^// sanitize: thread'; then echo "program clang-tsan $source"; fi
   done
 }

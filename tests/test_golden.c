@@ -105,7 +105,7 @@ static void test_reference(void **state) {
     golden *g = golden_open(kinds[i]);
     r64_model r;
     if (!r64_open(&r, g->m)) fail_msg("%s: %s", kinds[i], r.error);
-    r64_options o = {N_TOKENS, false, false, false};
+    r64_options o = {N_TOKENS, false, 0, false};
     double *got = run_reference(&r, &o, g->tokens, N_TOKENS);
     double max_abs = 0;
     for (size_t j = 0; j < N_TOKENS * N_VOCAB; j++) max_abs = fmax(max_abs, fabs(got[j] - g->want[j]));
@@ -151,7 +151,7 @@ static void test_integer_and_bf16(void **state) {
     r64_model r;
     if (!r64_open(&r, g->m)) fail_msg("%s: %s", kinds[i], r.error);
     for (int bf16 = 0; bf16 < 2; bf16++) {
-      r64_options o = {N_TOKENS, false, bf16 != 0, bf16 == 0};
+      r64_options o = {N_TOKENS, false, bf16 ? run_bf16_roundings() : 0, bf16 == 0};
       double *alike = run_reference(&r, &o, g->tokens, N_TOKENS);
       float *got = golden_run(g, bf16 ? QI_PATH_BF16 : QI_PATH_INTEGER, QI_FORMAT_F32, !bf16);
       run_expect_close(r64_compare(got, g->want, N_TOKENS, N_VOCAB), bf16 ? 2e-4 : 2e-3, bf16 ? 0.1 : 0.3,

@@ -114,9 +114,6 @@ static void test_vectors(void **state) {
         ref.round_bf16(x, n, r);
         k->round_bf16(x, n, g);
         ASSERT_SAME(want, got, n + 8, "%s round_bf16 %zu\n", levels[l].name, n);
-        ref.attention_blend(r, 0.75f, x, 0.3f, n);
-        k->attention_blend(g, 0.75f, x, 0.3f, n);
-        ASSERT_SAME(want, got, n + 8, "%s attention_blend %zu\n", levels[l].name, n);
 
         memset(halves_want, 7, sizeof halves_want);
         memset(halves_got, 7, sizeof halves_got);
@@ -217,72 +214,181 @@ static void test_dot_float(void **state) {
 
 // ---- attention ----
 
+#define MAX_ROWS 19
+#define MAX_DIM 256
+
+static float q[MAX_ROWS * MAX_DIM + 1], scores[2][MAX_ROWS * QI__ATTENTION_PIECE], keys[QI__ATTENTION_PIECE * MAX_DIM];
+static uint16_t half_keys[QI__ATTENTION_PIECE * MAX_DIM];
+
+// Every number of query rows up to more than two tiles, heads of all kinds of sizes, whole and begun pieces. The same memory serves
+// as keys and as values.
 static void test_attention(void **state) {
   (void)state;
   uint64_t random = 6;
-  static const size_t dims[] = {1, 4, 7, 8, 16, 20, 32, 64, 72, 80, 96, 100, 128, 192, 256};
-  static float q[16 * 256], scores[2][16 * QI__ATTENTION_PIECE], keys[256 * 256];
-  static uint16_t half_keys[256 * 256];
+  static const size_t dims[] = {1, 4, 7, 8, 16, 20, 32, 64, 72, 80, 96, 100, 112, 128, 192, 256};
   for (int l = 0; l < n_levels; l++)
     for (size_t d = 0; d < QI__COUNT_OF(dims); d++)
-      for (int half = 0; half < 2; half++)
-        for (int t = 0; t < 4; t++) {
-          const qi__kernels *k = &levels[l].kernels;
-          size_t dim = dims[d], n = t == 0 ? 256 : 1 + next_random(&random) % 70, n_q = 1 + next_random(&random) % 9;
-          fill(&random, ORDINARY, q, n_q * dim + 1);
-          fill(&random, ORDINARY, keys, n * dim);
-          ref.to_f16(keys, n * dim, half_keys);
-          const void *kv = half ? (const void *)half_keys : keys;
-          qi__kv_run run = {kv, kv, n, half};
-          memset(scores, 0, sizeof scores);
-          ref.attention_scores(q + 1, n_q, &run, dim, 0.125f, scores[0]);
-          k->attention_scores(q + 1, n_q, &run, dim, 0.125f, scores[1]);
-          ASSERT_SAME(scores[0], scores[1], 16 * QI__ATTENTION_PIECE, "%s scores %zu %zu %zu\n", levels[l].name, n_q, n, dim);
-          ref.attention_values(scores[0], n_q, &run, dim, want);
-          k->attention_values(scores[0], n_q, &run, dim, got);
-          ASSERT_SAME(want, got, n_q * dim, "%s values %zu %zu %zu\n", levels[l].name, n_q, n, dim);
-        }
+      for (size_t t = 0; t < 2 * MAX_ROWS; t++) {
+        const qi__kernels *k = &levels[l].kernels;
+        size_t dim = dims[d], n = t % 5 == 0 ? 256 : 1 + next_random(&random) % 100, n_q = 1 + t / 2;
+        size_t begin = next_random(&random) % n, end = begin + 1 + next_random(&random) % (n - begin), whole = (n + 15) / 16 * 16;
+        bool half = t % 2;
+        fill(&random, ORDINARY, q, n_q * dim + 1);
+        fill(&random, ORDINARY, keys, whole * dim);
+        ref.to_f16(keys, whole * dim, half_keys);
+        const void *kv = half ? (const void *)half_keys : keys;
+        qi__kv_run run = {kv, kv, n, half, kv};
+        for (int i = 0; i < 2; i++) fill(&random, ORDINARY, scores[i], n_q * QI__ATTENTION_PIECE);
+        ref.attention_scores(q + 1, n_q, &run, dim, scores[0]);
+        k->attention_scores(q + 1, n_q, &run, dim, scores[1]);
+        for (size_t g = 0; g < n_q; g++)
+          ASSERT_SAME(scores[0] + g * QI__ATTENTION_PIECE, scores[1] + g * QI__ATTENTION_PIECE, n, "%s scores %zu %zu %zu\n",
+                      levels[l].name, n_q, n, dim);
+        fill(&random, ORDINARY, want, n_q * dim + 8);
+        memcpy(got, want, sizeof got);
+        ref.attention_values(scores[0], n_q, &run, begin, end, dim, want);
+        k->attention_values(scores[0], n_q, &run, begin, end, dim, got);
+        ASSERT_SAME(want, got, n_q * dim + 8, "%s values %zu %zu..%zu %zu\n", levels[l].name, n_q, begin, end, dim);
+      }
 }
 
+// The chain of values may be cut anywhere; scores are those of each row alone, and are dot products.
+static void test_attention_cuts(void **state) {
+  (void)state;
+  uint64_t random = 12;
+  static const size_t dims[] = {20, 64, 80, 128};
+  for (int l = 0; l < n_levels; l++)
+    for (size_t d = 0; d < QI__COUNT_OF(dims); d++)
+      for (int half = 0; half < 2; half++) {
+        const qi__kernels *k = &levels[l].kernels;
+        size_t dim = dims[d], n = 200;
+        fill(&random, ORDINARY, q, MAX_ROWS * dim);
+        fill(&random, ORDINARY, keys, 208 * dim);
+        ref.to_f16(keys, 208 * dim, half_keys);
+        const void *kv = half ? (const void *)half_keys : keys;
+        qi__kv_run run = {kv, kv, n, half, kv};
+        k->attention_scores(q, MAX_ROWS, &run, dim, scores[0]);
+        memset(want, 0, sizeof want);
+        memset(got, 0, sizeof got);
+        k->attention_values(scores[0], MAX_ROWS, &run, 3, n, dim, want);
+        for (size_t g = 0; g < MAX_ROWS; g++) {
+          k->attention_scores(q + g * dim, 1, &run, dim, scores[1]);
+          ASSERT_SAME(scores[0] + g * QI__ATTENTION_PIECE, scores[1], n, "%s scores of row %zu\n", levels[l].name, g);
+          size_t cut = 3 + next_random(&random) % (n - 3);
+          k->attention_values(scores[1], 1, &run, 3, cut, dim, got + g * dim);
+          k->attention_values(scores[1], 1, &run, cut, n, dim, got + g * dim);
+          for (size_t j = 0; j < n; j += 37) {
+            double dot = 0, size = 0;
+            for (size_t t = 0; t < dim; t++) {
+              size_t at = j / 16 * 16 * dim + t * 16 + j % 16;
+              double term = (double)q[g * dim + t] * (double)(half ? qi__f16_to_f32(half_keys[at]) : keys[at]);
+              dot += term;
+              size += fabs(term);
+            }
+            assert_true(fabs((double)scores[1][j] - dot) <= (double)dim * 0x1p-24 * size);
+          }
+        }
+        ASSERT_SAME(want, got, MAX_ROWS * dim, "%s values in two parts, %zu\n", levels[l].name, dim);
+      }
+}
+
+// Every range that a row may see; what lies outside does not matter and becomes 0.
 static void test_softmax(void **state) {
   (void)state;
   uint64_t random = 7;
   for (int l = 0; l < n_levels; l++)
     for (int kind = 0; kind < N_KINDS + 1; kind++)
-      for (int i = 1; i < N_LENGTHS; i++) {
-        size_t n = length(i);
+      for (int i = 0; i < 200; i++) {
+        size_t n = 16 * (1 + next_random(&random) % 16), begin = next_random(&random) % n;
+        if (i % 2) begin = 0;
+        size_t end = begin + 1 + next_random(&random) % (n - begin), outside = 0;
         for (size_t j = 0; j < n; j++) want[j] = got[j] = kind == N_KINDS ? -INFINITY : number(&random, kind) * 20;
         if (kind == ORDINARY && i % 3 == 0) want[n / 2] = got[n / 2] = -INFINITY;
         if (kind == ORDINARY && i % 5 == 0) want[n / 3] = got[n / 3] = NAN;
+        for (size_t j = 0; j < n; j++)
+          if (j < begin || j >= end) got[j] = NAN;
         float max[2], sum[2];
-        sum[0] = ref.attention_softmax(want, n, &max[0]);
-        sum[1] = levels[l].kernels.attention_softmax(got, n, &max[1]);
-        ASSERT_SAME(want, got, n, "%s softmax %zu kind %d\n", levels[l].name, n, kind);
-        ASSERT_SAME(&sum[0], &sum[1], 1, "%s softmax sum %zu kind %d\n", levels[l].name, n, kind);
-        ASSERT_SAME(&max[0], &max[1], 1, "%s softmax max %zu kind %d\n", levels[l].name, n, kind);
-        if (kind == ORDINARY && i % 5) assert_true(sum[0] >= 1.0f - 1e-6f);
+        sum[0] = ref.attention_softmax(want, begin, end, n, &max[0]);
+        sum[1] = levels[l].kernels.attention_softmax(got, begin, end, n, &max[1]);
+        ASSERT_SAME(want, got, n, "%s softmax %zu..%zu kind %d\n", levels[l].name, begin, end, kind);
+        ASSERT_SAME(&sum[0], &sum[1], 1, "%s softmax sum %zu..%zu kind %d\n", levels[l].name, begin, end, kind);
+        ASSERT_SAME(&max[0], &max[1], 1, "%s softmax max %zu..%zu kind %d\n", levels[l].name, begin, end, kind);
+        for (size_t j = 0; j < n; j++) outside += (j < begin || j >= end) && got[j] != 0;
+        if (kind == ORDINARY) assert_int_equal(outside, 0);
+        if (kind == ORDINARY && i % 3 && i % 5) assert_true(sum[0] >= 1.0f - 1e-6f);
+      }
+}
+
+static void test_attention_joins(void **state) {
+  (void)state;
+  uint64_t random = 13;
+  for (int l = 0; l < n_levels; l++)
+    for (int kind = 0; kind < N_KINDS; kind++)
+      for (size_t n = 0; n < 40; n++) {
+        float all[2][4][40], *x = a + n % 3;
+        size_t dim = length((int)n * 2);
+        fill(&random, kind, a, 2 * 40 + 3);
+        for (int i = 0; i < 4; i++) fill(&random, kind, all[0][i], 40);
+        memcpy(all[1], all[0], sizeof all[1]);
+        qi__softmax_state states[2];
+        for (int i = 0; i < 2; i++) states[i] = (qi__softmax_state){all[i][0], all[i][1], all[i][2], all[i][3]};
+        ref.attention_join(x, x + 40, n, &states[0]);
+        levels[l].kernels.attention_join(x, x + 40, n, &states[1]);
+        ASSERT_SAME(all[0][0], all[1][0], sizeof all[0] / sizeof(float), "%s attention_join %zu\n", levels[l].name, n);
+        fill(&random, kind, b, 5 * dim);
+        fill(&random, ORDINARY, want, ROOM);
+        memcpy(got, want, sizeof got);
+        ref.attention_blend(b, x, x + 40, 5, dim, want + 3);
+        levels[l].kernels.attention_blend(b, x, x + 40, 5, dim, got + 3);
+        ASSERT_SAME(want, got, ROOM, "%s attention_blend %zu\n", levels[l].name, dim);
       }
 }
 
 // Softmax over two pieces is softmax over both.
 static void test_attention_join(void **state) {
   (void)state;
-  float score[6] = {0.5f, -1.0f, 2.0f, 3.0f, 0.25f, -4.0f}, value[6] = {1, 2, 3, 4, 5, 6}, out = 0;
+  float score[2][16] = {{0.5f, -1.0f, 2.0f}, {3.0f, 0.25f, -4.0f}}, value[6] = {1, 2, 3, 4, 5, 6}, out = 0;
   double sum = 0, dot = 0;
   for (int i = 0; i < 6; i++) {
-    sum += exp((double)score[i]);
-    dot += exp((double)score[i]) * (double)value[i];
+    sum += exp((double)score[i / 3][i % 3]);
+    dot += exp((double)score[i / 3][i % 3]) * (double)value[i];
   }
-  qi__softmax_state all = {-INFINITY, 0, 0, 0};
+  float all_max = -INFINITY, all_sum = 0, keep, add;
+  qi__softmax_state all = {&all_max, &all_sum, &keep, &add};
   for (int piece = 0; piece < 2; piece++) {
-    float max, part, *s = score + 3 * piece;
-    qi__kv_run run = {NULL, value + 3 * piece, 3, false};
-    float piece_sum = ref.attention_softmax(s, 3, &max);
-    qi__attention_join(&all, max, piece_sum);
-    ref.attention_values(s, 1, &run, 1, &part);
-    ref.attention_blend(&out, all.keep, &part, all.add, 1);
+    float max, part = 0;
+    qi__kv_run run = {NULL, value + 3 * piece, 3, false, value};
+    float piece_sum = ref.attention_softmax(score[piece], 0, 3, 16, &max);
+    ref.attention_join(&max, &piece_sum, 1, &all);
+    ref.attention_values(score[piece], 1, &run, 0, 3, 1, &part);
+    ref.attention_blend(&part, &keep, &add, 1, 1, &out);
   }
-  assert_true(fabs((double)(out / all.sum) - dot / sum) < 1e-6);
+  assert_true(fabs((double)(out / all_sum) - dot / sum) < 1e-6);
+}
+
+// A panel holds what it should, rounded, and zeros around it.
+static void test_attention_panel(void **state) {
+  (void)state;
+  uint64_t random = 14;
+  for (int l = 0; l < n_levels; l++)
+    for (size_t t = 0; levels[l].kernels.attention_panel && t < 400; t++) {
+      size_t n = 1 + next_random(&random) % 100, n_lanes = 1 + next_random(&random) % 16;
+      size_t step = n_lanes + next_random(&random) % 20;
+      bool half = t % 2, finite = t / 2 % 2;
+      fill(&random, ORDINARY, keys, n * step);
+      if (t % 8 > 5) keys[next_random(&random) % (n * step)] = t % 3 ? INFINITY : NAN;
+      ref.to_f16(keys, n * step, half_keys);
+      memset(halves_got, 7, sizeof halves_got);
+      levels[l].kernels.attention_panel(half ? (const void *)half_keys : keys, step, n, n_lanes, half, finite, halves_got);
+      for (size_t i = 0; i < (n + 31) / 32 * 32; i++)
+        for (size_t lane = 0; lane < 16; lane++) {
+          float v = i >= n || lane >= n_lanes ? 0 : half ? qi__f16_to_f32(half_keys[i * step + lane]) : keys[i * step + lane];
+          float in = qi__bf16_to_f32(halves_got[i / 2 * 32 + lane * 2 + i % 2]), expected = qi__bf16_to_f32(qi__f32_to_bf16(v));
+          if (finite && !qi__is_finite(v)) assert_true(qi__is_finite(in));
+          else ASSERT_SAME(&in, &expected, 1, "panel %zu %zu: %g, not %g\n", i, lane, (double)in, (double)expected);
+        }
+      assert_int_equal(halves_got[(n + 31) / 32 * 512], 0x0707);
+    }
 }
 
 // ---- dequantisation ----
@@ -343,7 +449,7 @@ static void product_open(product *p, qi_format format, size_t n_rows, size_t k, 
   qi__arena arena = {0};
   for (int pass = 0; pass < 2; pass++) {
     qi__inputs_layout(&p->in, &arena, n, k);
-    p->scratch = QI__ARENA_ARRAY(&arena, float, qi__tile_scratch(k));
+    p->scratch = QI__ARENA_ARRAY(&arena, float, qi__tile_scratch(k, n));
     if (pass) break;
     arena.size = arena.used;
     arena.used = 0;
@@ -477,6 +583,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_vectors),        cmocka_unit_test(test_vectors_in_place), cmocka_unit_test(test_conversions),
     cmocka_unit_test(test_rope),           cmocka_unit_test(test_dot_float),        cmocka_unit_test(test_attention),
+    cmocka_unit_test(test_attention_cuts), cmocka_unit_test(test_attention_joins),  cmocka_unit_test(test_attention_panel),
     cmocka_unit_test(test_softmax),        cmocka_unit_test(test_attention_join),   cmocka_unit_test(test_dequantize),
     cmocka_unit_test(test_product_bound),  cmocka_unit_test(test_product_odd_lengths), cmocka_unit_test(test_product_cuts),
   };

@@ -4,19 +4,12 @@
 
 #include "../base/threads.h"
 #include "../model/weights.h"
-#include "kv.h"
+#include "attend.h"
 
 // Easy to get wrong:
 //   - All keys and values of the chunk are stored before its attention begins: rows of one sequence see each other.
 //   - The norm of queries and keys comes before the rotation, biases before the norm.
 //   - Rows of prompts stand before rows of generation: products take each group with its own arithmetic.
-
-// One token of the chunk that is computed.
-typedef struct qi__row {
-  qi_token token;
-  size_t seq, pos;
-  bool want_logits;
-} qi__row;
 
 // The operations of a pass, in order. Those from ATTN_NORM to DOWN repeat for each layer.
 typedef enum qi__op {
@@ -25,7 +18,7 @@ typedef enum qi__op {
   QI__OP_QKV,
   QI__OP_ROPE,      // query/key norm, rotation, keys and values to the cache
   QI__OP_ATTENTION,
-  QI__OP_ATTN_INPUT, // attention output in the forms that the next product wants
+  QI__OP_ATTN_INPUT, // attention joined, and in the forms that the next product wants
   QI__OP_ATTN_OUT,
   QI__OP_FFN_NORM,
   QI__OP_GATE_UP,
@@ -55,6 +48,7 @@ typedef struct qi__forward {
   float *q, *k, *v;     // [n_batch, n_heads * head_dim_k], [n_batch, n_kv_heads * head_dim_k], [.. head_dim_v]
   float *gate, *up;     // [n_batch, n_ff]
   float *cos_sin;       // [n_batch, n_rot]
+  qi__attention attention;
   float *logits;        // [n_logits, n_vocab]
   float *scratch;       // [n_threads, scratch_floats]
   size_t scratch_floats;
@@ -75,16 +69,16 @@ QI__FN size_t qi__forward_width(const qi__hparams *h) {
   return width > attn ? width : attn;
 }
 
-// Scratch of one thread: a tile of weights and its results, or the scores and sums of one query group.
+// Scratch of one thread: a tile of weights and its results, or what a unit of attention needs.
 QI__FN size_t qi__forward_scratch(const qi__hparams *h, size_t n_batch) {
   size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + n_batch * QI__TILE_ROWS;
-  size_t attention = (QI__ATTENTION_PIECE + h->head_dim_v + 4) * (h->n_heads / h->n_kv_heads);
+  size_t attention = qi__attention_scratch(h);
   size_t n = tile > attention ? tile : attention;
   return (n + 15) / 16 * 16;
 }
 
-QI__FN void qi__forward_layout(qi__forward *f, qi__arena *arena, const qi__hparams *h, size_t n_batch, size_t n_logits,
-                               size_t n_threads) {
+QI__FN void qi__forward_layout(qi__forward *f, qi__arena *arena, const qi__hparams *h, size_t n_ctx, size_t n_batch,
+                               size_t n_logits, size_t n_threads) {
   f->n_batch = n_batch;
   f->n_logits = n_logits;
   f->frequency = QI__ARENA_ARRAY(arena, double, h->n_rot / 2);
@@ -98,6 +92,7 @@ QI__FN void qi__forward_layout(qi__forward *f, qi__arena *arena, const qi__hpara
   f->gate = QI__ARENA_ARRAY(arena, float, n_batch * h->n_ff);
   f->up = QI__ARENA_ARRAY(arena, float, n_batch * h->n_ff);
   f->cos_sin = QI__ARENA_ARRAY(arena, float, n_batch * h->n_rot);
+  qi__attention_layout(&f->attention, arena, h, n_batch, n_ctx, n_threads);
   size_t logits;
   if (!qi__mul_size(n_logits, h->n_vocab, &logits)) arena->overflow = true, logits = 0;
   f->logits = QI__ARENA_ARRAY(arena, float, logits);
@@ -184,10 +179,20 @@ QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end)
   }
 }
 
+QI__FN void qi__run_attention(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
+  bool bf16 = qi__arithmetic_of(&f->w->layers[f->layer].wq, f->path, false) == QI__BF16;
+  bool matrix = bf16 && f->kernels->attention_panel && f->kernels->bf16.multiply;
+  for (size_t u = (size_t)begin; u < (size_t)end; u++) qi__attention_run(&f->attention, f->layer, matrix, u, scratch);
+}
+
 QI__FN void qi__run_attn_input(qi__forward *f, int worker, int64_t begin, int64_t end) {
   const qi__weight *next[] = {&f->w->layers[f->layer].wo};
-  (void)worker;
-  for (size_t i = (size_t)begin; i < (size_t)end; i++) qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
+  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
+    qi__attention_finish(&f->attention, i, scratch);
+    qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
+  }
 }
 
 QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t end) {
@@ -198,46 +203,6 @@ QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t en
     f->kernels->swiglu(f->gate + i * n_ff, f->up + i * n_ff, n_ff, f->in.x + i * n_ff);
     qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
   }
-}
-
-// ---- attention ----
-
-// All query heads that share a key/value head, of one row: softmax(q k^T / sqrt(head_dim)) v in one pass over the cache.
-QI__FN void qi__attend(qi__forward *f, float *scratch, size_t i, size_t kv_head) {
-  const qi__hparams *h = f->h;
-  const qi__row *row = &f->rows[i];
-  size_t group = h->n_heads / h->n_kv_heads, dim_v = h->head_dim_v, head = kv_head * group;
-  const float *q = f->q + (i * h->n_heads + head) * h->head_dim_k;
-  float *out = f->in.x + (i * h->n_heads + head) * dim_v;
-  float *score = scratch, *piece = score + group * QI__ATTENTION_PIECE; // [group, QI__ATTENTION_PIECE], [group, dim_v]
-  qi__softmax_state *state = (qi__softmax_state *)(void *)(piece + group * dim_v);
-  float scale = 1.0f / sqrtf((float)h->head_dim_k);
-  for (size_t g = 0; g < group; g++) state[g].max = -FLT_MAX, state[g].sum = 0;
-  for (size_t j = 0; j < group * dim_v; j++) out[j] = 0;
-
-  size_t end = row->pos + 1, begin = h->sliding_window && end > h->sliding_window ? end - h->sliding_window : 0;
-  while (begin < end) {
-    size_t cut = (begin / QI__ATTENTION_PIECE + 1) * QI__ATTENTION_PIECE, n = qi__min_size(cut, end) - begin;
-    qi__kv_run run = qi__kv_get(f->kv, f->layer, row->seq, kv_head, begin, n);
-    f->kernels->attention_scores(q, group, &run, h->head_dim_k, scale, score);
-    for (size_t g = 0; g < group; g++) {
-      float max, sum = f->kernels->attention_softmax(score + g * QI__ATTENTION_PIECE, n, &max);
-      qi__attention_join(&state[g], max, sum);
-    }
-    f->kernels->attention_values(score, group, &run, dim_v, piece);
-    for (size_t g = 0; g < group; g++)
-      f->kernels->attention_blend(out + g * dim_v, state[g].keep, piece + g * dim_v, state[g].add, dim_v);
-    begin += n;
-  }
-  for (size_t g = 0; g < group; g++) {
-    float inverse = 1.0f / state[g].sum;
-    for (size_t j = 0; j < dim_v; j++) out[g * dim_v + j] *= inverse;
-  }
-}
-
-QI__FN void qi__run_attention(qi__forward *f, int worker, int64_t begin, int64_t end) {
-  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
-  for (size_t u = (size_t)begin; u < (size_t)end; u++) qi__attend(f, scratch, u / f->h->n_kv_heads, u % f->h->n_kv_heads);
 }
 
 // ---- matrix products ----
@@ -313,12 +278,12 @@ QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t 
 
 typedef struct qi__op_info {
   void (*run)(qi__forward *f, int worker, int64_t begin, int64_t end);
-  enum { QI__PER_ROW, QI__PER_HEAD, QI__PER_TILE, QI__PER_WANTED } unit;
+  enum { QI__PER_ROW, QI__PER_ATTENTION, QI__PER_TILE, QI__PER_WANTED } unit;
 } qi__op_info;
 
 static const qi__op_info qi__ops[QI__OP_DONE] = {
     {qi__run_embed, QI__PER_ROW},       {qi__run_attn_norm, QI__PER_ROW},      {qi__run_products, QI__PER_TILE},
-    {qi__run_rope, QI__PER_ROW},        {qi__run_attention, QI__PER_HEAD},     {qi__run_attn_input, QI__PER_ROW},
+    {qi__run_rope, QI__PER_ROW},        {qi__run_attention, QI__PER_ATTENTION}, {qi__run_attn_input, QI__PER_ROW},
     {qi__run_products, QI__PER_TILE},   {qi__run_ffn_norm, QI__PER_ROW},       {qi__run_products, QI__PER_TILE},
     {qi__run_swiglu, QI__PER_ROW},      {qi__run_products, QI__PER_TILE},      {qi__run_output_norm, QI__PER_WANTED},
     {qi__run_products, QI__PER_TILE},
@@ -327,7 +292,7 @@ static const qi__op_info qi__ops[QI__OP_DONE] = {
 QI__FN int64_t qi__op_units(const qi__forward *f) {
   switch (qi__ops[f->op].unit) {
   case QI__PER_ROW: return (int64_t)f->n_rows;
-  case QI__PER_HEAD: return (int64_t)(f->n_rows * f->h->n_kv_heads);
+  case QI__PER_ATTENTION: return (int64_t)qi__attention_units(&f->attention);
   case QI__PER_TILE: return qi__product_units(f);
   case QI__PER_WANTED: return (int64_t)f->n_wanted;
   }
@@ -349,6 +314,17 @@ QI__FN void qi__forward_start(qi__forward *f) {
       f->wanted[f->n_wanted++] = i;
       if (i < f->n_prompt) f->n_wanted_prompt++;
     }
+  qi__attention *a = &f->attention;
+  a->h = f->h;
+  a->kernels = f->kernels;
+  a->kv = f->kv;
+  a->cancel = f->cancel;
+  a->rows = f->rows;
+  a->n_rows = f->n_rows;
+  a->n_prompt = f->n_prompt;
+  a->q = f->q;
+  a->out = f->in.x;
+  qi__attention_plan(a, (size_t)f->pool->n_threads);
   f->op = QI__OP_EMBED;
   f->layer = 0;
   f->unit = 0;

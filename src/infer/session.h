@@ -92,7 +92,7 @@ QI__FN void qi__session_layout(qi_session *s, qi__arena *arena, size_t n_threads
   const qi__hparams *h = &s->model->h;
   size_t n_seqs = (size_t)d->n_seqs, n_ctx = (size_t)d->n_ctx;
   qi__kv_layout(&s->kv, arena, h, n_seqs, n_ctx, d->kv_format == QI_FORMAT_F16);
-  qi__forward_layout(&s->forward, arena, h, (size_t)d->n_batch, (size_t)d->n_logits, n_threads);
+  qi__forward_layout(&s->forward, arena, h, n_ctx, (size_t)d->n_batch, (size_t)d->n_logits, n_threads);
   s->queue = QI__ARENA_ARRAY(arena, qi_decode_token, n_seqs * n_ctx);
   s->ids = QI__ARENA_ARRAY(arena, qi_token, n_ctx);
   s->start = QI__ARENA_ARRAY(arena, size_t, n_seqs);

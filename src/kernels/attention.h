@@ -1,45 +1,61 @@
-// ==== >>attention : query heads over a run of keys ====
+// ==== >>attention : query heads over a piece of the cache ====
 #ifndef QI__KERNELS_ATTENTION_H
 #define QI__KERNELS_ATTENTION_H
 
-#include "dot_f32.h"
+#include "../formats/half.h"
 #include "vector.h"
 
 // Keys are taken in pieces of this many positions, cut at multiples of it, whatever the chunk or the batch: each piece gives a
-// maximum, a sum and a weighted value, and pieces are joined in ascending order. So bits depend on positions alone, and long
-// contexts can be split over threads piece by piece.
+// maximum, a sum and a weighted value, and pieces are joined in ascending order. So bits depend on positions alone, long contexts
+// can be split over threads piece by piece, and rows that go through a piece together get what each would get alone.
 #define QI__ATTENTION_PIECE 256
+#define QI__KEY_BLOCK 16 // positions; keys are stored so that one register holds the same element of several positions
 
 // Keys and values of one head of one sequence at consecutive positions, in float32 or float16.
 typedef struct qi__kv_run {
-  const void *k; // [n, head_dim_k]
+  const void *k; // [(n + 15) / 16][head_dim_k][16]: the first position is a multiple of 16; what lies beyond the last is ignored
   const void *v; // [n, head_dim_v]
-  size_t n;
+  size_t n;      // at most QI__ATTENTION_PIECE
   bool half;
+  const void *next; // keys that are wanted next, or any other memory: fetched while values are multiplied
 } qi__kv_run;
 
-// Of one query head: running maximum and sum of exponentials; what the values so far and those of the last piece are multiplied by.
-typedef struct qi__softmax_state {
-  float max, sum, keep, add;
-} qi__softmax_state;
+// Both products of attention are sums over t of a[g, t] * b[t, lane], one chain of fused multiply-adds each, t ascending:
+//   scores: g query row, t element of the head, lane a position     values: g query row, t position, lane an element of the head
+// Query rows are heads that share a key/value head, of one or several tokens: what is loaded and converted serves several of them.
 
-// Query heads that share a key/value head go together: each key and value is read and converted once for several of them.
+// Element i; `half` is a constant where this is inlined.
+QI__INLINE float qi__kv_value(const void *p, size_t i, bool half) {
+  return half ? qi__f16_to_f32(((const uint16_t *)p)[i]) : ((const float *)p)[i];
+}
+QI__INLINE const void *qi__kv_at(const void *p, size_t i, bool half) { return (const uint8_t *)p + i * (half ? 2 : 4); }
 
-// score[g * QI__ATTENTION_PIECE + j] = scale * dot(q[g], k[j])      g < n_q, q: [n_q, dim]; the sum of qi__dot_float_fn
-// n <= QI__ATTENTION_PIECE
-QI__FN void qi__attention_scores_ref(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float scale, float *score) {
-  if (run->half) qi__dot_f16_ref(run->k, 2 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
-  else qi__dot_f32_ref(run->k, 4 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
-  for (size_t g = 0; g < n_q; g++)
-    for (size_t j = 0; j < run->n; j++) score[g * QI__ATTENTION_PIECE + j] *= scale;
+// score[g * QI__ATTENTION_PIECE + j] = dot(q[g], k[j])      g < n_q, q: [n_q, dim], j < n rounded up to QI__KEY_BLOCK
+// Scores from n on are whatever memory gives.
+QI__FN void qi__attention_scores_ref(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
+  for (size_t g = 0; g < n_q; g++, q += dim, score += QI__ATTENTION_PIECE)
+    for (size_t j = 0; j < run->n; j += QI__KEY_BLOCK) {
+      for (size_t l = 0; l < QI__KEY_BLOCK; l++) score[j + l] = 0;
+      for (size_t t = 0; t < dim; t++)
+        for (size_t l = 0; l < QI__KEY_BLOCK; l++)
+          score[j + l] = fmaf(q[t], qi__kv_value(run->k, j * dim + t * QI__KEY_BLOCK + l, run->half), score[j + l]);
+    }
 }
 
 // The greater; b when they cannot be ordered, as in MAXPS.
 QI__INLINE float qi__greater(float a, float b) { return a > b ? a : b; }
 
-// *max = greatest score (NaN counts as none), score[j] = exp(score[j] - *max); returns their sum. Both run in lanes of j % 8.
-QI__FN float qi__attention_softmax_ref(float *score, size_t n, float *max) {
+// Scores that a query row does not see: those outside begin..end-1 of n become minus infinity, whose exponential is 0.
+QI__INLINE void qi__attention_mask(float *score, size_t begin, size_t end, size_t n) {
+  for (size_t j = 0; j < begin; j++) score[j] = -INFINITY;
+  for (size_t j = end; j < n; j++) score[j] = -INFINITY;
+}
+
+// *max = greatest score of begin..end-1 (NaN counts as none); score[j] = exp(score[j] - *max) there and 0 elsewhere; returns their
+// sum. Both run in lanes of j % 8. begin < end <= n, n a multiple of 16.
+QI__FN float qi__attention_softmax_ref(float *score, size_t begin, size_t end, size_t n, float *max) {
   float lane[8] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY};
+  qi__attention_mask(score, begin, end, n);
   for (size_t j = 0; j < n; j++) lane[j % 8] = qi__greater(score[j], lane[j % 8]);
   for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
   *max = lane[0];
@@ -51,220 +67,390 @@ QI__FN float qi__attention_softmax_ref(float *score, size_t n, float *max) {
   return qi__sum_lanes(lane);
 }
 
-// Element i of value j; `half` is a constant where this is inlined.
-QI__INLINE float qi__kv_value(const void *p, size_t i, bool half) {
-  return half ? qi__f16_to_f32(((const uint16_t *)p)[i]) : ((const float *)p)[i];
+// Elements from i = first on.
+QI__INLINE void qi__attention_values_from(const float *weight, size_t n_q, const void *v, size_t n, size_t dim, bool half,
+                                          size_t first, float *out) {
+  for (size_t g = 0; g < n_q; g++, weight += QI__ATTENTION_PIECE, out += dim)
+    for (size_t j = 0; j < n; j++)
+      for (size_t i = first; i < dim; i++) out[i] = fmaf(weight[j], qi__kv_value(v, j * dim + i, half), out[i]);
 }
 
-// out[g * dim + i] = sum_j weight[g * QI__ATTENTION_PIECE + j] * v[j, i], j ascending, one fma each; from i = first.
-QI__INLINE void qi__attention_values_from(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, size_t first,
-                                          float *out) {
-  for (size_t g = 0; g < n_q; g++, weight += QI__ATTENTION_PIECE, out += dim) {
-    for (size_t i = first; i < dim; i++) out[i] = 0;
-    for (size_t j = 0; j < run->n; j++)
-      for (size_t i = first; i < dim; i++) out[i] = fmaf(weight[j], qi__kv_value(run->v, j * dim + i, run->half), out[i]);
+// out[g * dim + i] += sum_j weight[g * QI__ATTENTION_PIECE + j] * v[j, i]      begin <= j < end, one chain that begins with `out`
+QI__FN void qi__attention_values_ref(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
+                                     float *out) {
+  qi__attention_values_from(weight + begin, n_q, qi__kv_at(run->v, begin * dim, run->half), end - begin, dim, run->half, 0, out);
+}
+
+// Of query rows, [n] each: running maximum and sum of exponentials; what the values so far and those of the last piece are
+// multiplied by.
+typedef struct qi__softmax_state {
+  float *max, *sum, *keep, *add;
+} qi__softmax_state;
+
+// Joins a piece (max and sum of each row) to what came before; `blend` does the same to the values with keep and add.
+QI__FN void qi__attention_join_ref(const float *max, const float *sum, size_t n, const qi__softmax_state *all) {
+  for (size_t g = 0; g < n; g++) {
+    float joint = qi__greater(max[g], all->max[g]);
+    all->keep[g] = qi__exp_ref(all->max[g] - joint);
+    all->add[g] = qi__exp_ref(max[g] - joint);
+    float kept = all->sum[g] * all->keep[g];
+    all->sum[g] = fmaf(sum[g], all->add[g], kept);
+    all->max[g] = joint;
   }
 }
 
-QI__FN void qi__attention_values_ref(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, float *out) {
-  qi__attention_values_from(weight, n_q, run, dim, 0, out);
+// values[g, i] = values[g, i] * keep[g] + piece[g, i] * add[g]      g < n, i < dim
+QI__FN void qi__attention_blend_ref(const float *piece, const float *keep, const float *add, size_t n, size_t dim, float *values) {
+  for (size_t g = 0; g < n; g++, piece += dim, values += dim)
+    for (size_t i = 0; i < dim; i++) {
+      float old = values[i] * keep[g];
+      values[i] = fmaf(piece[i], add[g], old);
+    }
 }
 
-// values[i] = values[i] * keep + piece[i] * add
-QI__FN void qi__attention_blend_ref(float *values, float keep, const float *piece, float add, size_t n) {
-  for (size_t i = 0; i < n; i++) {
-    float old = values[i] * keep;
-    values[i] = fmaf(piece[i], add, old);
-  }
+// One of the two products: out[g * out_stride + lane] = sum_t a[g * a_stride + t] * b[t, lane], n_q query rows and n_r registers.
+// b[t] lies b_step elements after b[t - 1]; each 16 lanes lie b_next elements after those before.
+typedef struct qi__attention_product {
+  const float *a;
+  size_t a_stride, n_q;
+  const void *b;
+  size_t b_step, b_next, n_r, n; // t < n
+  const void *ahead;             // see qi__attention_fetch
+  float *out;
+  size_t out_stride;
+} qi__attention_product;
+
+// `lanes` of a register divide 16.
+QI__INLINE qi__attention_product qi__attention_scores_of(const float *q, size_t n_q, const qi__kv_run *run, size_t dim,
+                                                         size_t lanes, float *score) {
+  size_t n_r = (run->n + QI__KEY_BLOCK - 1) / QI__KEY_BLOCK * (QI__KEY_BLOCK / lanes);
+  qi__attention_product p = {q,   dim,    n_q,   run->k,            QI__KEY_BLOCK, dim * QI__KEY_BLOCK, n_r,
+                             dim, run->v, score, QI__ATTENTION_PIECE};
+  return p;
 }
 
-// Joins a piece (max, sum) to what came before; `blend` does the same to the values with all->keep and all->add.
-QI__FN void qi__attention_join(qi__softmax_state *all, float max, float sum) {
-  float joint = qi__greater(max, all->max);
-  all->keep = qi__exp_ref(all->max - joint);
-  all->add = qi__exp_ref(max - joint);
-  float kept = all->sum * all->keep;
-  all->sum = fmaf(sum, all->add, kept);
-  all->max = joint;
+QI__INLINE qi__attention_product qi__attention_values_of(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin,
+                                                         size_t end, size_t dim, size_t lanes, float *out) {
+  const void *v = qi__kv_at(run->v, begin * dim, run->half);
+  qi__attention_product p = {weight + begin, QI__ATTENTION_PIECE, n_q, v, dim, 16, dim / lanes, end - begin, run->next, out, dim};
+  return p;
 }
+
+// What is left of values when all registers are done.
+QI__INLINE void qi__attention_values_rest(const qi__attention_product *p, size_t lanes, bool half) {
+  if (p->n_r * lanes < p->b_step)
+    qi__attention_values_from(p->a, p->n_q, p->b, p->n, p->b_step, half, p->n_r * lanes, p->out);
+}
+
+// Values come into the cache while scores are computed, the next keys while values are: row t of a tile fetches as many bytes of
+// `ahead` as it reads. The CPU's own prefetching begins anew with each block, which costs a third of the speed.
+QI__INLINE void qi__attention_fetch(const void *ahead, size_t t, int lanes, bool half) {
+#if defined(__GNUC__)
+  const int bytes = lanes * (half ? 2 : 4);
+  QI__UNROLL for (int i = 0; i < bytes; i += QI__CACHE_LINE) __builtin_prefetch((const uint8_t *)ahead + t * (size_t)bytes + i);
+#else
+  (void)ahead, (void)t, (void)lanes, (void)half;
+#endif
+}
+
+// A tile of n_q query rows from g on, times n_r registers from r on, has its sums in registers. Its sizes, `half` and `go_on` (sums
+// begin with what is in `out`, not with 0) are constants where it is inlined. No sum depends on the sizes.
 
 #if defined(QI__X86_64)
 
 // ---- AVX2 ----
 
-QI__FN QI__AVX2 void qi__attention_scores_avx2(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float scale,
-                                               float *score) {
-  if (run->half) qi__dot_f16_avx2(run->k, 2 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
-  else qi__dot_f32_avx2(run->k, 4 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
-  const __m256 scales = _mm256_set1_ps(scale);
-  for (size_t g = 0; g < n_q; g++, score += QI__ATTENTION_PIECE) {
-    size_t j = 0;
-    for (; j + 8 <= run->n; j += 8) _mm256_storeu_ps(score + j, _mm256_mul_ps(_mm256_loadu_ps(score + j), scales));
-    for (; j < run->n; j++) score[j] *= scale;
+// n_q * n_r <= 8
+QI__INLINE QI__AVX2 void qi__attention_tile_avx2(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r, bool half,
+                                                 bool go_on) {
+  const float *a = p->a + g * p->a_stride;
+  const void *b = qi__kv_at(p->b, r / 2 * p->b_next + r % 2 * 8, half), *ahead = qi__kv_at(p->ahead, r * 8 * p->n, half);
+  float *out = p->out + g * p->out_stride + 8 * r;
+  const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
+  __m256 sum[4][8];
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    sum[i][c] = go_on ? _mm256_loadu_ps(out + (size_t)i * p->out_stride + 8 * c) : _mm256_setzero_ps();
+  for (size_t t = 0; t < p->n; t++) {
+    __m256 row[8];
+    qi__attention_fetch(ahead, t, n_r * 8, half);
+    QI__UNROLL for (int c = 0; c < n_r; c++)
+      row[c] = qi__load_kv_avx2(b, t * b_step + (size_t)(c / 2) * b_next + (size_t)(c % 2 * 8), half);
+    QI__UNROLL for (int i = 0; i < n_q; i++) {
+      __m256 v = _mm256_broadcast_ss(a + (size_t)i * a_stride + t);
+      QI__UNROLL for (int c = 0; c < n_r; c++) sum[i][c] = _mm256_fmadd_ps(v, row[c], sum[i][c]);
+    }
+  }
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    _mm256_storeu_ps(out + (size_t)i * p->out_stride + 8 * c, sum[i][c]);
+}
+
+QI__INLINE QI__AVX2 void qi__attention_tiles_avx2(const qi__attention_product *p, bool half, bool go_on) {
+  for (size_t g = 0, rows; g < p->n_q; g += rows) {
+    rows = p->n_q - g >= 4 ? 4 : p->n_q - g >= 2 ? 2 : 1;
+    for (size_t r = 0, regs; r < p->n_r; r += regs) {
+      regs = p->n_r - r >= 8 / rows ? 8 / rows : p->n_r - r >= 2 ? 2 : 1;
+      if (rows == 4 && regs == 2) qi__attention_tile_avx2(p, g, r, 4, 2, half, go_on);
+      else if (rows == 4) qi__attention_tile_avx2(p, g, r, 4, 1, half, go_on);
+      else if (rows == 2 && regs == 4) qi__attention_tile_avx2(p, g, r, 2, 4, half, go_on);
+      else if (rows == 2 && regs == 2) qi__attention_tile_avx2(p, g, r, 2, 2, half, go_on);
+      else if (rows == 2) qi__attention_tile_avx2(p, g, r, 2, 1, half, go_on);
+      else if (regs == 8) qi__attention_tile_avx2(p, g, r, 1, 8, half, go_on);
+      else if (regs == 2) qi__attention_tile_avx2(p, g, r, 1, 2, half, go_on);
+      else qi__attention_tile_avx2(p, g, r, 1, 1, half, go_on);
+    }
   }
 }
 
-QI__FN QI__AVX2 float qi__attention_softmax_avx2(float *score, size_t n, float *max) {
+QI__FN QI__AVX2 void qi__attention_scores_avx2(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
+  qi__attention_product p = qi__attention_scores_of(q, n_q, run, dim, 8, score);
+  if (run->half) qi__attention_tiles_avx2(&p, true, false);
+  else qi__attention_tiles_avx2(&p, false, false);
+}
+
+QI__FN QI__AVX2 void qi__attention_values_avx2(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end,
+                                               size_t dim, float *out) {
+  qi__attention_product p = qi__attention_values_of(weight, n_q, run, begin, end, dim, 8, out);
+  if (run->half) qi__attention_tiles_avx2(&p, true, true);
+  else qi__attention_tiles_avx2(&p, false, true);
+  qi__attention_values_rest(&p, 8, run->half);
+}
+
+QI__FN QI__AVX2 float qi__attention_softmax_avx2(float *score, size_t begin, size_t end, size_t n, float *max) {
   float lane[8];
   __m256 most = _mm256_set1_ps(-INFINITY), sum = _mm256_setzero_ps();
-  size_t j = 0;
-  for (; j + 8 <= n; j += 8) most = _mm256_max_ps(_mm256_loadu_ps(score + j), most);
+  qi__attention_mask(score, begin, end, n);
+  for (size_t j = 0; j < n; j += 8) most = _mm256_max_ps(_mm256_loadu_ps(score + j), most);
   _mm256_storeu_ps(lane, most);
-  for (; j < n; j++) lane[j % 8] = qi__greater(score[j], lane[j % 8]);
   for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
   *max = lane[0];
   most = _mm256_set1_ps(*max);
-  for (j = 0; j + 8 <= n; j += 8) {
+  for (size_t j = 0; j < n; j += 8) {
     __m256 e = qi__exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(score + j), most));
     _mm256_storeu_ps(score + j, e);
     sum = _mm256_add_ps(sum, e);
   }
-  _mm256_storeu_ps(lane, sum);
-  for (; j < n; j++) {
-    score[j] = qi__exp_ref(score[j] - *max);
-    lane[j % 8] += score[j];
-  }
-  return qi__sum_lanes(lane);
+  return qi__sum_lanes_avx2(sum);
 }
 
-// n_q <= 3 query heads, n_v <= 8 registers of a value; all but `n` are constants where this is inlined.
-QI__INLINE QI__AVX2 void qi__values_tile_avx2(const float *weight, int n_q, const void *v, size_t first, int n_v, size_t n,
-                                              size_t dim, bool half, float *out) {
-  __m256 sum[3][8];
-  QI__UNROLL for (int g = 0; g < n_q; g++) QI__UNROLL for (int i = 0; i < n_v; i++) sum[g][i] = _mm256_setzero_ps();
-  for (size_t j = 0; j < n; j++) {
-    __m256 w[3];
-    QI__UNROLL for (int g = 0; g < n_q; g++) w[g] = _mm256_broadcast_ss(weight + (size_t)g * QI__ATTENTION_PIECE + j);
-    QI__UNROLL for (int i = 0; i < n_v; i++) {
-      __m256 value = qi__load_kv_avx2(v, j * dim + first + (size_t)(8 * i), half);
-      QI__UNROLL for (int g = 0; g < n_q; g++) sum[g][i] = _mm256_fmadd_ps(w[g], value, sum[g][i]);
-    }
+QI__FN QI__AVX2 void qi__attention_join_avx2(const float *max, const float *sum, size_t n, const qi__softmax_state *all) {
+  size_t g = 0;
+  for (; g + 8 <= n; g += 8) {
+    __m256 before = _mm256_loadu_ps(all->max + g), now = _mm256_loadu_ps(max + g), joint = _mm256_max_ps(now, before);
+    __m256 keep = qi__exp_avx2(_mm256_sub_ps(before, joint)), add = qi__exp_avx2(_mm256_sub_ps(now, joint));
+    __m256 kept = _mm256_mul_ps(_mm256_loadu_ps(all->sum + g), keep);
+    _mm256_storeu_ps(all->keep + g, keep);
+    _mm256_storeu_ps(all->add + g, add);
+    _mm256_storeu_ps(all->sum + g, _mm256_fmadd_ps(_mm256_loadu_ps(sum + g), add, kept));
+    _mm256_storeu_ps(all->max + g, joint);
   }
-  QI__UNROLL for (int g = 0; g < n_q; g++) QI__UNROLL for (int i = 0; i < n_v; i++)
-    _mm256_storeu_ps(out + (size_t)g * dim + first + (size_t)(8 * i), sum[g][i]);
+  qi__softmax_state rest = {all->max + g, all->sum + g, all->keep + g, all->add + g};
+  qi__attention_join_ref(max + g, sum + g, n - g, &rest);
 }
 
-QI__INLINE QI__AVX2 void qi__values_avx2(const float *weight, size_t n_q, const qi__kv_run *run, size_t first, size_t dim,
-                                         bool half, float *out) {
-  for (size_t g = 0; g < n_q;) {
-    size_t heads = n_q - g >= 3 ? 3 : 1, i = first;
-    const float *w = weight + g * QI__ATTENTION_PIECE;
-    float *o = out + g * dim;
-    if (heads == 1)
-      for (; i + 64 <= dim; i += 64) qi__values_tile_avx2(w, 1, run->v, i, 8, run->n, dim, half, o);
-    for (; i + 32 <= dim; i += 32) {
-      if (heads == 3) qi__values_tile_avx2(w, 3, run->v, i, 4, run->n, dim, half, o);
-      else qi__values_tile_avx2(w, 1, run->v, i, 4, run->n, dim, half, o);
-    }
+QI__FN QI__AVX2 void qi__attention_blend_avx2(const float *piece, const float *keep, const float *add, size_t n, size_t dim,
+                                              float *values) {
+  for (size_t g = 0; g < n; g++, piece += dim, values += dim) {
+    const __m256 keeps = _mm256_set1_ps(keep[g]), adds = _mm256_set1_ps(add[g]);
+    size_t i = 0;
     for (; i + 8 <= dim; i += 8) {
-      if (heads == 3) qi__values_tile_avx2(w, 3, run->v, i, 1, run->n, dim, half, o);
-      else qi__values_tile_avx2(w, 1, run->v, i, 1, run->n, dim, half, o);
+      __m256 old = _mm256_mul_ps(_mm256_loadu_ps(values + i), keeps);
+      _mm256_storeu_ps(values + i, _mm256_fmadd_ps(_mm256_loadu_ps(piece + i), adds, old));
     }
-    if (i < dim) qi__attention_values_from(w, heads, run, dim, i, o);
-    g += heads;
+    qi__attention_blend_ref(piece + i, keep + g, add + g, 1, dim - i, values + i);
   }
-}
-
-QI__FN QI__AVX2 void qi__attention_values_avx2(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, float *out) {
-  if (run->half) qi__values_avx2(weight, n_q, run, 0, dim, true, out);
-  else qi__values_avx2(weight, n_q, run, 0, dim, false, out);
-}
-
-QI__FN QI__AVX2 void qi__attention_blend_avx2(float *values, float keep, const float *piece, float add, size_t n) {
-  const __m256 keeps = _mm256_set1_ps(keep), adds = _mm256_set1_ps(add);
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    __m256 old = _mm256_mul_ps(_mm256_loadu_ps(values + i), keeps);
-    _mm256_storeu_ps(values + i, _mm256_fmadd_ps(_mm256_loadu_ps(piece + i), adds, old));
-  }
-  qi__attention_blend_ref(values + i, keep, piece + i, add, n - i);
 }
 
 // ---- AVX-512 ----
 
-QI__FN QI__AVX512 void qi__attention_scores_avx512(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float scale,
-                                                   float *score) {
-  if (n_q < 6) { // does not fill a tile of qi__dot_float_rows_avx512
-    qi__attention_scores_avx2(q, n_q, run, dim, scale, score);
-    return;
-  }
-  if (run->half) qi__dot_f16_avx512(run->k, 2 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
-  else qi__dot_f32_avx512(run->k, 4 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
-  const __m512 scales = _mm512_set1_ps(scale);
-  for (size_t g = 0; g < n_q; g++, score += QI__ATTENTION_PIECE)
-    for (size_t j = 0; j < run->n; j += 16) {
-      __mmask16 mask = qi__tail_mask_avx512(run->n - j);
-      _mm512_mask_storeu_ps(score + j, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, score + j), scales));
-    }
-}
-
-// Four query heads, four registers of a value.
-QI__INLINE QI__AVX512 void qi__values_tile_avx512(const float *weight, const void *v, size_t first, size_t n, size_t dim, bool half,
-                                                  float *out) {
-  __m512 sum[4][4];
-  QI__UNROLL for (int g = 0; g < 4; g++) QI__UNROLL for (int i = 0; i < 4; i++) sum[g][i] = _mm512_setzero_ps();
-  for (size_t j = 0; j < n; j++) {
-    __m512 w[4];
-    QI__UNROLL for (int g = 0; g < 4; g++) w[g] = _mm512_set1_ps(weight[(size_t)g * QI__ATTENTION_PIECE + j]);
-    QI__UNROLL for (int i = 0; i < 4; i++) {
-      __m512 value = qi__load_kv_avx512(v, j * dim + first + (size_t)(16 * i), half);
-      QI__UNROLL for (int g = 0; g < 4; g++) sum[g][i] = _mm512_fmadd_ps(w[g], value, sum[g][i]);
+// n_q * n_r <= 16
+QI__INLINE QI__AVX512 void qi__attention_tile_avx512(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r,
+                                                     bool half, bool go_on) {
+  const float *a = p->a + g * p->a_stride;
+  const void *b = qi__kv_at(p->b, r * p->b_next, half), *ahead = qi__kv_at(p->ahead, r * 16 * p->n, half);
+  float *out = p->out + g * p->out_stride + 16 * r;
+  const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
+  __m512 sum[8][4];
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    sum[i][c] = go_on ? _mm512_loadu_ps(out + (size_t)i * p->out_stride + 16 * c) : _mm512_setzero_ps();
+  for (size_t t = 0; t < p->n; t++) {
+    __m512 row[4];
+    qi__attention_fetch(ahead, t, n_r * 16, half);
+    QI__UNROLL for (int c = 0; c < n_r; c++) row[c] = qi__load_kv_avx512(b, t * b_step + (size_t)c * b_next, half);
+    QI__UNROLL for (int i = 0; i < n_q; i++) {
+      __m512 v = _mm512_set1_ps(a[(size_t)i * a_stride + t]);
+      QI__UNROLL for (int c = 0; c < n_r; c++) sum[i][c] = _mm512_fmadd_ps(v, row[c], sum[i][c]);
     }
   }
-  QI__UNROLL for (int g = 0; g < 4; g++) QI__UNROLL for (int i = 0; i < 4; i++)
-    _mm512_storeu_ps(out + (size_t)g * dim + first + (size_t)(16 * i), sum[g][i]);
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    _mm512_storeu_ps(out + (size_t)i * p->out_stride + 16 * c, sum[i][c]);
 }
 
-// Fewer heads than four keep too few sums under way for registers of 512 bits.
-QI__INLINE QI__AVX512 void qi__values_avx512(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, bool half,
-                                             float *out) {
-  for (; n_q >= 4; n_q -= 4, weight += 4 * QI__ATTENTION_PIECE, out += 4 * dim) {
-    size_t i = 0;
-    for (; i + 64 <= dim; i += 64) qi__values_tile_avx512(weight, run->v, i, run->n, dim, half, out);
-    if (i < dim) qi__values_avx2(weight, 4, run, i, dim, half, out);
+QI__INLINE QI__AVX512 void qi__attention_tiles_avx512(const qi__attention_product *p, bool half, bool go_on) {
+  for (size_t g = 0, rows; g < p->n_q; g += rows) {
+    size_t left = p->n_q - g;
+    rows = left >= 8 ? 8 : left == 7 || left == 4 ? 4 : left >= 3 ? 3 : left; // 5 = 3 + 2, 6 = 3 + 3
+    for (size_t r = 0, regs; r < p->n_r; r += regs) {
+      regs = rows == 8 ? 2 : 4;
+      if (p->n_r - r < regs) regs = 1;
+      if (rows == 8 && regs == 2) qi__attention_tile_avx512(p, g, r, 8, 2, half, go_on);
+      else if (rows == 8) qi__attention_tile_avx512(p, g, r, 8, 1, half, go_on);
+      else if (rows == 4 && regs == 4) qi__attention_tile_avx512(p, g, r, 4, 4, half, go_on);
+      else if (rows == 4) qi__attention_tile_avx512(p, g, r, 4, 1, half, go_on);
+      else if (rows == 3 && regs == 4) qi__attention_tile_avx512(p, g, r, 3, 4, half, go_on);
+      else if (rows == 3) qi__attention_tile_avx512(p, g, r, 3, 1, half, go_on);
+      else if (rows == 2 && regs == 4) qi__attention_tile_avx512(p, g, r, 2, 4, half, go_on);
+      else if (rows == 2) qi__attention_tile_avx512(p, g, r, 2, 1, half, go_on);
+      else if (regs == 4) qi__attention_tile_avx512(p, g, r, 1, 4, half, go_on);
+      else qi__attention_tile_avx512(p, g, r, 1, 1, half, go_on);
+    }
   }
-  if (n_q) qi__values_avx2(weight, n_q, run, 0, dim, half, out);
 }
 
-QI__FN QI__AVX512 void qi__attention_values_avx512(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, float *out) {
-  if (run->half) qi__values_avx512(weight, n_q, run, dim, true, out);
-  else qi__values_avx512(weight, n_q, run, dim, false, out);
+QI__FN QI__AVX512 void qi__attention_scores_avx512(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
+  qi__attention_product p = qi__attention_scores_of(q, n_q, run, dim, 16, score);
+  if (run->half) qi__attention_tiles_avx512(&p, true, false);
+  else qi__attention_tiles_avx512(&p, false, false);
 }
+
+// Elements that do not fill a register are done as in AVX2.
+QI__FN QI__AVX512 void qi__attention_values_avx512(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end,
+                                                   size_t dim, float *out) {
+  qi__attention_product p = qi__attention_values_of(weight, n_q, run, begin, end, dim, 16, out);
+  if (run->half) qi__attention_tiles_avx512(&p, true, true);
+  else qi__attention_tiles_avx512(&p, false, true);
+  if (dim % 16 == 0) return;
+  qi__attention_product rest = p;
+  rest.b = qi__kv_at(p.b, dim / 16 * 16, run->half);
+  rest.out = out + dim / 16 * 16;
+  rest.n_r = dim % 16 / 8;
+  if (rest.n_r) run->half ? qi__attention_tiles_avx2(&rest, true, true) : qi__attention_tiles_avx2(&rest, false, true);
+  p.n_r = dim / 8;
+  qi__attention_values_rest(&p, 8, run->half);
+}
+
+// The maximum stays in eight lanes: which of two zeros it is depends on them.
+QI__FN QI__AVX512 float qi__attention_softmax_avx512(float *score, size_t begin, size_t end, size_t n, float *max) {
+  float lane[8];
+  __m256 most = _mm256_set1_ps(-INFINITY), sum = _mm256_setzero_ps();
+  qi__attention_mask(score, begin, end, n);
+  for (size_t j = 0; j < n; j += 8) most = _mm256_max_ps(_mm256_loadu_ps(score + j), most);
+  _mm256_storeu_ps(lane, most);
+  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
+  *max = lane[0];
+  const __m512 minus = _mm512_set1_ps(*max);
+  for (size_t j = 0; j < n; j += 16) {
+    __m512 e = qi__exp_avx512(_mm512_sub_ps(_mm512_loadu_ps(score + j), minus));
+    _mm512_storeu_ps(score + j, e);
+    sum = _mm256_add_ps(sum, _mm512_castps512_ps256(e));
+    sum = _mm256_add_ps(sum, _mm512_extractf32x8_ps(e, 1));
+  }
+  return qi__sum_lanes_avx2(sum);
+}
+
+#if defined(QI__HAS_AVX512_BF16)
+
+// ---- panels for the matrix unit ----
+
+// Lanes of b as weight rows of a panel of kernels/bf16.h: panel[t / 2][lane][t % 2] = b[t, lane] rounded to bfloat16, t < n rounded
+// up to 32, lane < 16; 0 where t >= n or lane >= n_lanes. `finite`: what is infinite or NaN becomes the greatest number, so that a
+// weight of 0 takes it away.
+QI__FN QI__AVX512_BF16 void qi__attention_panel_avx512(const void *b, size_t b_step, size_t n, size_t n_lanes, bool half,
+                                                       bool finite, uint16_t *panel) {
+  static const uint16_t pairs[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                     8,  24, 9,  25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i order = _mm512_loadu_si512((const void *)pairs);
+  const __m512 most = _mm512_castsi512_ps(_mm512_set1_epi32(0x7f7f0000)), least = _mm512_sub_ps(_mm512_setzero_ps(), most);
+  const __mmask16 mask = qi__tail_mask_avx512(n_lanes);
+  for (size_t t = 0; t < (n + 31) / 32 * 32; t += 2, panel += 32) {
+    __m512 two[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    for (size_t i = 0; i < 2 && t + i < n; i++) {
+      const void *row = qi__kv_at(b, (t + i) * b_step, half);
+      two[i] = half ? _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, row)) : _mm512_maskz_loadu_ps(mask, row);
+      if (finite) two[i] = _mm512_max_ps(_mm512_min_ps(two[i], most), least);
+    }
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh(two[1], two[0]);
+    _mm512_storeu_si512((void *)panel, _mm512_permutexvar_epi16(order, both));
+  }
+}
+#endif
 #endif
 
 // ---- NEON ----
 
 #if defined(QI__ARM64)
 
-QI__FN void qi__attention_scores_neon(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float scale, float *score) {
-  if (run->half) qi__dot_f16_neon(run->k, 2 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
-  else qi__dot_f32_neon(run->k, 4 * dim, run->n, q, dim, n_q, dim, score, QI__ATTENTION_PIECE);
-  for (size_t g = 0; g < n_q; g++, score += QI__ATTENTION_PIECE) {
-    size_t j = 0;
-    for (; j + 4 <= run->n; j += 4) vst1q_f32(score + j, vmulq_n_f32(vld1q_f32(score + j), scale));
-    for (; j < run->n; j++) score[j] *= scale;
+// n_q * n_r <= 16
+QI__INLINE void qi__attention_tile_neon(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r, bool half,
+                                        bool go_on) {
+  const float *a = p->a + g * p->a_stride;
+  const void *b = qi__kv_at(p->b, r / 4 * p->b_next + r % 4 * 4, half), *ahead = qi__kv_at(p->ahead, r * 4 * p->n, half);
+  float *out = p->out + g * p->out_stride + 4 * r;
+  const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
+  float32x4_t sum[4][8];
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    sum[i][c] = go_on ? vld1q_f32(out + (size_t)i * p->out_stride + 4 * c) : vdupq_n_f32(0);
+  for (size_t t = 0; t < p->n; t++) {
+    float32x4_t row[8];
+    qi__attention_fetch(ahead, t, n_r * 4, half);
+    QI__UNROLL for (int c = 0; c < n_r; c++)
+      row[c] = qi__load_kv_neon(b, t * b_step + (size_t)(c / 4) * b_next + (size_t)(c % 4 * 4), half);
+    QI__UNROLL for (int i = 0; i < n_q; i++) {
+      float32x4_t v = vld1q_dup_f32(a + (size_t)i * a_stride + t);
+      QI__UNROLL for (int c = 0; c < n_r; c++) sum[i][c] = vfmaq_f32(sum[i][c], v, row[c]);
+    }
   }
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    vst1q_f32(out + (size_t)i * p->out_stride + 4 * c, sum[i][c]);
+}
+
+QI__INLINE void qi__attention_tiles_neon(const qi__attention_product *p, bool half, bool go_on) {
+  for (size_t g = 0, rows; g < p->n_q; g += rows) {
+    rows = p->n_q - g >= 4 ? 4 : p->n_q - g >= 2 ? 2 : 1;
+    for (size_t r = 0, regs; r < p->n_r; r += regs) {
+      regs = rows == 4 ? 4 : 8;
+      if (p->n_r - r < regs) regs = 1;
+      if (rows == 4 && regs == 4) qi__attention_tile_neon(p, g, r, 4, 4, half, go_on);
+      else if (rows == 4) qi__attention_tile_neon(p, g, r, 4, 1, half, go_on);
+      else if (rows == 2 && regs == 8) qi__attention_tile_neon(p, g, r, 2, 8, half, go_on);
+      else if (rows == 2) qi__attention_tile_neon(p, g, r, 2, 1, half, go_on);
+      else if (regs == 8) qi__attention_tile_neon(p, g, r, 1, 8, half, go_on);
+      else qi__attention_tile_neon(p, g, r, 1, 1, half, go_on);
+    }
+  }
+}
+
+QI__FN void qi__attention_scores_neon(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
+  qi__attention_product p = qi__attention_scores_of(q, n_q, run, dim, 4, score);
+  if (run->half) qi__attention_tiles_neon(&p, true, false);
+  else qi__attention_tiles_neon(&p, false, false);
+}
+
+QI__FN void qi__attention_values_neon(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
+                                      float *out) {
+  qi__attention_product p = qi__attention_values_of(weight, n_q, run, begin, end, dim, 4, out);
+  if (run->half) qi__attention_tiles_neon(&p, true, true);
+  else qi__attention_tiles_neon(&p, false, true);
+  qi__attention_values_rest(&p, 4, run->half);
 }
 
 // a > b ? a : b in each lane, which FMAX is not for NaN.
 QI__INLINE float32x4_t qi__greater_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 
-QI__FN float qi__attention_softmax_neon(float *score, size_t n, float *max) {
+QI__FN float qi__attention_softmax_neon(float *score, size_t begin, size_t end, size_t n, float *max) {
   float lane[8];
   float32x4_t low = vdupq_n_f32(-INFINITY), high = low;
-  size_t j = 0;
-  for (; j + 8 <= n; j += 8) {
+  qi__attention_mask(score, begin, end, n);
+  for (size_t j = 0; j < n; j += 8) {
     low = qi__greater_neon(vld1q_f32(score + j), low);
     high = qi__greater_neon(vld1q_f32(score + j + 4), high);
   }
   vst1q_f32(lane, low);
   vst1q_f32(lane + 4, high);
-  for (; j < n; j++) lane[j % 8] = qi__greater(score[j], lane[j % 8]);
   for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
   *max = lane[0];
   float32x4_t most = vdupq_n_f32(*max);
   low = high = vdupq_n_f32(0);
-  for (j = 0; j + 8 <= n; j += 8) {
+  for (size_t j = 0; j < n; j += 8) {
     float32x4_t a = qi__exp_neon(vsubq_f32(vld1q_f32(score + j), most));
     float32x4_t b = qi__exp_neon(vsubq_f32(vld1q_f32(score + j + 4), most));
     vst1q_f32(score + j, a);
@@ -274,54 +460,33 @@ QI__FN float qi__attention_softmax_neon(float *score, size_t n, float *max) {
   }
   vst1q_f32(lane, low);
   vst1q_f32(lane + 4, high);
-  for (; j < n; j++) {
-    score[j] = qi__exp_ref(score[j] - *max);
-    lane[j % 8] += score[j];
-  }
   return qi__sum_lanes(lane);
 }
 
-// n_q <= 4 query heads, n_v <= 4 registers of a value.
-QI__INLINE void qi__values_tile_neon(const float *weight, int n_q, const void *v, size_t first, int n_v, size_t n, size_t dim,
-                                     bool half, float *out) {
-  float32x4_t sum[4][4];
-  QI__UNROLL for (int g = 0; g < n_q; g++) QI__UNROLL for (int i = 0; i < n_v; i++) sum[g][i] = vdupq_n_f32(0);
-  for (size_t j = 0; j < n; j++)
-    QI__UNROLL for (int i = 0; i < n_v; i++) {
-      float32x4_t value = qi__load_kv_neon(v, j * dim + first + (size_t)(4 * i), half);
-      QI__UNROLL for (int g = 0; g < n_q; g++)
-        sum[g][i] = vfmaq_f32(sum[g][i], value, vdupq_n_f32(weight[(size_t)g * QI__ATTENTION_PIECE + j]));
-    }
-  QI__UNROLL for (int g = 0; g < n_q; g++) QI__UNROLL for (int i = 0; i < n_v; i++)
-    vst1q_f32(out + (size_t)g * dim + first + (size_t)(4 * i), sum[g][i]);
-}
-
-QI__INLINE void qi__values_neon(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, bool half, float *out) {
-  for (size_t g = 0; g < n_q;) {
-    size_t heads = n_q - g >= 4 ? 4 : 1, i = 0;
-    const float *w = weight + g * QI__ATTENTION_PIECE;
-    float *o = out + g * dim;
-    for (; i + 16 <= dim; i += 16) {
-      if (heads == 4) qi__values_tile_neon(w, 4, run->v, i, 4, run->n, dim, half, o);
-      else qi__values_tile_neon(w, 1, run->v, i, 4, run->n, dim, half, o);
-    }
-    if (i < dim) qi__attention_values_from(w, heads, run, dim, i, o);
-    g += heads;
+QI__FN void qi__attention_join_neon(const float *max, const float *sum, size_t n, const qi__softmax_state *all) {
+  size_t g = 0;
+  for (; g + 4 <= n; g += 4) {
+    float32x4_t before = vld1q_f32(all->max + g), now = vld1q_f32(max + g), joint = qi__greater_neon(now, before);
+    float32x4_t keep = qi__exp_neon(vsubq_f32(before, joint)), add = qi__exp_neon(vsubq_f32(now, joint));
+    float32x4_t kept = vmulq_f32(vld1q_f32(all->sum + g), keep);
+    vst1q_f32(all->keep + g, keep);
+    vst1q_f32(all->add + g, add);
+    vst1q_f32(all->sum + g, vfmaq_f32(kept, vld1q_f32(sum + g), add));
+    vst1q_f32(all->max + g, joint);
   }
+  qi__softmax_state rest = {all->max + g, all->sum + g, all->keep + g, all->add + g};
+  qi__attention_join_ref(max + g, sum + g, n - g, &rest);
 }
 
-QI__FN void qi__attention_values_neon(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, float *out) {
-  if (run->half) qi__values_neon(weight, n_q, run, dim, true, out);
-  else qi__values_neon(weight, n_q, run, dim, false, out);
-}
-
-QI__FN void qi__attention_blend_neon(float *values, float keep, const float *piece, float add, size_t n) {
-  size_t i = 0;
-  for (; i + 4 <= n; i += 4) {
-    float32x4_t old = vmulq_n_f32(vld1q_f32(values + i), keep);
-    vst1q_f32(values + i, vfmaq_f32(old, vld1q_f32(piece + i), vdupq_n_f32(add)));
+QI__FN void qi__attention_blend_neon(const float *piece, const float *keep, const float *add, size_t n, size_t dim, float *values) {
+  for (size_t g = 0; g < n; g++, piece += dim, values += dim) {
+    size_t i = 0;
+    for (; i + 4 <= dim; i += 4) {
+      float32x4_t old = vmulq_n_f32(vld1q_f32(values + i), keep[g]);
+      vst1q_f32(values + i, vfmaq_f32(old, vld1q_f32(piece + i), vdupq_n_f32(add[g])));
+    }
+    qi__attention_blend_ref(piece + i, keep + g, add + g, 1, dim - i, values + i);
   }
-  qi__attention_blend_ref(values + i, keep, piece + i, add, n - i);
 }
 #endif
 

@@ -261,14 +261,16 @@ QI__INLINE QI__AVX2 __m256i qi__group_scale_avx2(__m256i scale, int g) {
   return _mm256_shuffle_epi8(scale, _mm256_set1_epi16((short)(2 * g | (2 * g + 1) << 8)));
 }
 
-// sum + scale * (products of 32 codes); taken = offset * x in pairs, unused where that is 0 or QI__WIDE.
-QI__INLINE QI__AVX2 __m256i qi__add_scaled_avx2(qi__step_fn words, int offset, __m256i sum, __m256i code, __m256i x, __m256i taken,
+// sum + scale * (products of 32 codes).
+QI__INLINE QI__AVX2 __m256i qi__add_scaled_avx2(qi__step_fn words, int offset, __m256i sum, __m256i code, __m256i x,
                                                 __m256i scale) {
-  __m256i pairs;
-  if (offset == QI__WIDE) pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_sign_epi8(x, code));
-  else pairs = _mm256_maddubs_epi16(code, x);
-  if (offset > 0) pairs = _mm256_sub_epi16(pairs, taken);
-  return words(sum, pairs, scale);
+  if (offset == QI__WIDE) return words(sum, _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_sign_epi8(x, code)), scale);
+  return words(sum, _mm256_maddubs_epi16(code, x), scale);
+}
+
+// offset * scales * sums of the activations, which `sums` has in the order of the scales.
+QI__INLINE QI__AVX2 __m256i qi__offset_sums_avx2(int offset, __m256i scale, __m256i sums) {
+  return _mm256_mullo_epi32(_mm256_madd_epi16(scale, sums), _mm256_set1_epi32(offset));
 }
 
 // The sums of the lanes of eight registers, in order.
@@ -278,28 +280,16 @@ QI__INLINE QI__AVX2 __m256i qi__fold8_avx2(const __m256i *v) {
   return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
 }
 
-// Blocks 0..n-1 into lanes 0..n-1: fma(d, sum of total[b], lanes). What lies beyond n does not count.
-QI__INLINE QI__AVX2 __m256 qi__take_blocks_avx2(__m256 lanes, __m256 d, const __m256i *total, int n) {
-  __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(qi__fold8_avx2(total)), lanes);
+// Blocks 0..n-1 into lanes 0..n-1: fma(d, integers, lanes). What lies beyond n does not count.
+QI__INLINE QI__AVX2 __m256 qi__take_blocks_avx2(__m256 lanes, __m256 d, __m256i integers, int n) {
+  __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(integers), lanes);
   return n == 8 ? sum : _mm256_blendv_ps(lanes, sum, _mm256_castsi256_ps(qi__first_lanes_avx2(n)));
-}
-
-// Integer lanes of one block of 32, from `start`, which has taken the offset off.
-QI__INLINE QI__AVX2 __m256i qi__products32_avx2(bool vnni, qi__step_fn bytes, int offset, __m256i code, __m256i x, __m256i start) {
-  if (offset == QI__WIDE && !vnni) return bytes(start, _mm256_abs_epi8(code), _mm256_sign_epi8(x, code));
-  return bytes(start, code, x);
 }
 
 // VNNI has room for wide codes as unsigned bytes.
 QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
   int offset = qi__q8_offset(id);
   return vnni && offset == QI__WIDE ? 128 : offset;
-}
-
-// -offset * x in each lane, where `offset` is greater than 0.
-QI__INLINE QI__AVX2 __m256i qi__start32_avx2(qi__step_fn bytes, int offset, __m256i x) {
-  const __m256i zero = _mm256_setzero_si256();
-  return offset > 0 ? _mm256_sub_epi32(zero, bytes(zero, _mm256_set1_epi8((char)offset), x)) : zero;
 }
 
 // ---- one row of activations ----
@@ -319,39 +309,39 @@ QI__INLINE QI__AVX2 void qi__prefetch_pair_avx2(const uint8_t *first_row, const 
   for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(next + i), _MM_HINT_T0);
 }
 
-// Integer lanes of a block of 256 with integer scales.
+// Integer lanes of a block of 256 with integer scales; sums: of the activations.
 QI__INLINE QI__AVX2 void qi__pair_scaled_avx2(qi_format id, qi__step_fn words, const uint8_t *const *w, const qi__block *block,
-                                              const qi__q8_scales *s, const int8_t *x, __m256i *sum) {
+                                              const qi__q8_scales *s, const int8_t *x, __m256i sums, __m256i *sum) {
+  const __m256i apart = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
   int offset = qi__q8_offset(id);
   QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = _mm256_setzero_si256();
   QI__UNROLL for (int g = 0; g < 8; g++) {
     __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g);
-    __m256i taken = _mm256_maddubs_epi16(_mm256_set1_epi8((char)offset), xg);
     QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
       __m256i code = qi__q8_codes_avx2(id, w[r], g, &block[r], offset);
-      sum[r] = qi__add_scaled_avx2(words, offset, sum[r], code, xg, taken, qi__group_scale_avx2(s[r].scale, g));
+      sum[r] = qi__add_scaled_avx2(words, offset, sum[r], code, xg, qi__group_scale_avx2(s[r].scale, g));
     }
   }
+  if (offset <= 0) return;
+  sums = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(sums, apart), 0xd8); // to the order of the scales
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = _mm256_sub_epi32(sum[r], qi__offset_sums_avx2(offset, s[r].scale, sums));
 }
 
-// Integer lanes of a ternary block. Without VNNI: 8 pairs of products, up to 3 * 127 each, fit into int16.
+// Integer lanes of a ternary block. Without VNNI: 8 pairs of products, up to 2 * 2 * 127 each, fit into int16.
 QI__INLINE QI__AVX2 void qi__pair_ternary_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *const *w, const int8_t *x,
-                                               __m256i *sum) {
-  const __m256i one = _mm256_set1_epi8(1), zero = _mm256_setzero_si256();
-  __m256i taken = zero;
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = zero;
+                                               __m256i sums, __m256i *sum) {
+  const __m256i one = _mm256_set1_epi16(1);
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = _mm256_setzero_si256();
   QI__UNROLL for (int g = 0; g < 8; g++) {
     __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g);
-    taken = vnni ? bytes(taken, one, xg) : _mm256_add_epi16(taken, _mm256_maddubs_epi16(one, xg));
     QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
       __m256i u = qi__q8_codes_avx2(id, w[r], g, NULL, 1);
       sum[r] = vnni ? bytes(sum[r], u, xg) : _mm256_add_epi16(sum[r], _mm256_maddubs_epi16(u, xg));
     }
   }
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-    if (vnni) sum[r] = _mm256_sub_epi32(sum[r], taken);
-    else sum[r] = _mm256_madd_epi16(_mm256_sub_epi16(sum[r], taken), _mm256_set1_epi16(1));
-  }
+  sums = _mm256_madd_epi16(sums, one);
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++)
+    sum[r] = _mm256_sub_epi32(vnni ? sum[r] : _mm256_madd_epi16(sum[r], one), sums);
 }
 
 // What blocks of a pair of rows have added up to, until eight of them are taken to the lanes.
@@ -360,22 +350,27 @@ typedef struct qi__pair_sums {
   float d[QI__PAIR][8], minus_dmin[QI__PAIR][8];
 } qi__pair_sums;
 
-// n blocks, which have the scales d_x.
+// n blocks of 256, which have the scales d_x.
 QI__INLINE QI__AVX2 void qi__pair_take_avx2(const qi__pair_sums *p, const float *d_x, int n, bool has_min, __m256 *lanes) {
   __m256 d = qi__chunk_d_avx2(d_x, n);
   QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-    lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(p->d[r]), d), p->total[r], n);
-    if (has_min) lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(p->minus_dmin[r]), d), p->mins[r], n);
+    lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(p->d[r]), d), qi__fold8_avx2(p->total[r]), n);
+    if (!has_min) continue;
+    __m256 minus_d = _mm256_mul_ps(_mm256_loadu_ps(p->minus_dmin[r]), d);
+    lanes[r] = qi__take_blocks_avx2(lanes[r], minus_d, qi__fold8_avx2(p->mins[r]), n);
   }
 }
 
-// Formats whose blocks of 32 have a float minimum: its integer is 1, so `mins` is the sum of the codes.
-QI__INLINE QI__AVX2 void qi__pair_take_mins32_avx2(const qi__pair_sums *p, const qi__q8_chunk *x, int n, __m256 *lanes) {
-  const __m256 d = qi__chunk_d_avx2(x->d, n), mask = _mm256_castsi256_ps(qi__first_lanes_avx2(n));
-  const __m256 sums = _mm256_cvtepi32_ps(qi__chunk_sums_avx2(x->sum, n));
+// n blocks of 32: `offset` is still in their totals. A float minimum has the integer 1, so `mins` is the sum of the codes.
+QI__INLINE QI__AVX2 void qi__pair_take32_avx2(const qi__pair_sums *p, const qi__q8_chunk *x, int n, int offset, bool has_min,
+                                              __m256 *lanes) {
+  const __m256 d = qi__chunk_d_avx2(x->d, n);
+  const __m256i sums = qi__chunk_sums_avx2(x->sum, n), taken = _mm256_mullo_epi32(sums, _mm256_set1_epi32(offset));
   QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-    __m256 sum = _mm256_fmadd_ps(_mm256_mul_ps(_mm256_loadu_ps(p->minus_dmin[r]), d), sums, lanes[r]);
-    lanes[r] = _mm256_blendv_ps(lanes[r], sum, mask);
+    __m256i total = qi__fold8_avx2(p->total[r]);
+    if (offset > 0) total = _mm256_sub_epi32(total, taken);
+    lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(p->d[r]), d), total, n);
+    if (has_min) lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(p->minus_dmin[r]), d), sums, n);
   }
 }
 
@@ -386,8 +381,8 @@ QI__INLINE QI__AVX2 void qi__pair_block_avx2(qi_format id, const qi__format *f, 
   qi__q8_scales s[QI__PAIR];
   __m256i sum[QI__PAIR], sums = qi__bytes_avx2((const uint8_t *)x->sum);
   QI__UNROLL for (int r = 0; r < QI__PAIR; r++) qi__q8_scales_avx2(id, f, w[r], &block[r], &s[r]);
-  if (qi__q8_one_scale(id)) qi__pair_ternary_avx2(id, vnni, bytes, w, x->q, sum);
-  else qi__pair_scaled_avx2(id, words, w, block, s, x->q, sum);
+  if (qi__q8_one_scale(id)) qi__pair_ternary_avx2(id, vnni, bytes, w, x->q, sums, sum);
+  else qi__pair_scaled_avx2(id, words, w, block, s, x->q, sums, sum);
   QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
     p->total[r][b] = sum[r];
     p->d[r][b] = s[r].d;
@@ -435,15 +430,15 @@ QI__INLINE QI__AVX2 void qi__pair_32_avx2(qi_format id, bool vnni, qi__step_fn b
       if (f->has_min) _mm256_storeu_ps(p.minus_dmin[r], qi__block_offset_avx2(f, w[r], n));
     }
     for (int b = 0; b < n; b++) {
-      __m256i xb = qi__bytes_avx2((const uint8_t *)x.q + 32 * b), start = qi__start32_avx2(bytes, offset, xb);
+      __m256i xb = qi__bytes_avx2((const uint8_t *)x.q + 32 * b), zero = _mm256_setzero_si256();
       QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
         __m256i code = qi__q8_codes_avx2(id, w[r], 0, NULL, offset);
-        p.total[r][b] = qi__products32_avx2(vnni, bytes, offset, code, xb, start);
+        if (offset == QI__WIDE) p.total[r][b] = bytes(zero, _mm256_abs_epi8(code), _mm256_sign_epi8(xb, code));
+        else p.total[r][b] = bytes(zero, code, xb);
         w[r] += size;
       }
     }
-    qi__pair_take_avx2(&p, x.d, n, false, lanes);
-    if (f->has_min) qi__pair_take_mins32_avx2(&p, &x, n, lanes);
+    qi__pair_take32_avx2(&p, &x, n, offset, f->has_min, lanes);
   }
 }
 

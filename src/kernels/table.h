@@ -22,10 +22,13 @@ typedef struct qi__kernels {
   void (*rope)(float *x, const float *cos_sin, size_t n_pairs, bool neighbours);
   void (*round_bf16)(const float *x, size_t n, float *y);
   void (*to_f16)(const float *x, size_t n, uint16_t *y);
-  void (*attention_scores)(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float scale, float *score);
-  float (*attention_softmax)(float *score, size_t n, float *max);
-  void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t dim, float *out);
-  void (*attention_blend)(float *values, float keep, const float *piece, float add, size_t n);
+  void (*attention_scores)(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score);
+  float (*attention_softmax)(float *score, size_t begin, size_t end, size_t n, float *max);
+  void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim, float *out);
+  void (*attention_join)(const float *max, const float *sum, size_t n, const qi__softmax_state *all);
+  void (*attention_blend)(const float *piece, const float *keep, const float *add, size_t n, size_t dim, float *values);
+  void (*attention_panel)(const void *b, size_t b_step, size_t n, size_t n_lanes, bool half, bool finite,
+                          uint16_t *panel); // NULL: prompts have no attention on a matrix unit
   qi__bf16_kernels bf16; // all NULL where there are no such instructions
 } qi__kernels;
 
@@ -48,6 +51,7 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
   k->attention_scores = qi__attention_scores_ref;
   k->attention_softmax = qi__attention_softmax_ref;
   k->attention_values = qi__attention_values_ref;
+  k->attention_join = qi__attention_join_ref;
   k->attention_blend = qi__attention_blend_ref;
 }
 
@@ -72,6 +76,7 @@ QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
   k->attention_scores = qi__attention_scores_avx2;
   k->attention_softmax = qi__attention_softmax_avx2;
   k->attention_values = qi__attention_values_avx2;
+  k->attention_join = qi__attention_join_avx2;
   k->attention_blend = qi__attention_blend_avx2;
   for (int f = QI_FORMAT_F32; f < QI_FORMAT_COUNT; f++) k->dequantize[f] = qi__dequantize_avx2;
   k->dequantize[QI_FORMAT_F32] = qi__dequantize_f32_x86;
@@ -86,6 +91,7 @@ QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx512;
   k->swiglu = qi__swiglu_avx512;
   k->attention_scores = qi__attention_scores_avx512;
+  k->attention_softmax = qi__attention_softmax_avx512;
   k->attention_values = qi__attention_values_avx512;
 }
 #elif defined(QI__ARM64)
@@ -101,6 +107,7 @@ QI__FN void qi__kernels_init_neon(qi__kernels *k) {
   k->attention_scores = qi__attention_scores_neon;
   k->attention_softmax = qi__attention_softmax_neon;
   k->attention_values = qi__attention_values_neon;
+  k->attention_join = qi__attention_join_neon;
   k->attention_blend = qi__attention_blend_neon;
 }
 #endif
@@ -116,6 +123,7 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
   if (cpu->avx512) qi__kernels_init_avx512(k);
 #if defined(QI__HAS_AVX512_BF16)
   if (cpu->avx512_bf16) k->bf16 = qi__bf16_avx512;
+  if (cpu->avx512_bf16) k->attention_panel = qi__attention_panel_avx512;
 #endif
 #if defined(QI__HAS_AMX)
   if (cpu->amx) k->bf16 = qi__bf16_amx;

@@ -31,7 +31,7 @@ typedef struct r64_matrix {
 
 typedef struct r64_layer {
   r64_matrix q, k, v, o, gate, up, down;
-  float *attn_norm, *ffn_norm, *q_norm, *k_norm;
+  float *attn_norm, *ffn_norm, *q_norm, *k_norm, *attn_sub_norm, *ffn_sub_norm;
   float *q_bias, *k_bias, *v_bias, *o_bias, *gate_bias, *up_bias, *down_bias;
 } r64_layer;
 
@@ -53,7 +53,7 @@ typedef struct r64_model {
 typedef struct r64_options {
   int n_ctx;   // context length of the session: chooses between long and short rope factors
   bool kv_f16; // keys and values rounded to half floats
-  bool bf16;   // weights and activations of matrix products rounded to bfloat16
+  int bf16;    // 1: weights and activations of matrix products rounded to bfloat16; 2: what attention multiplies, too
   bool int8;   // activations of products with block formats to int8, one scale for as many as a block of weights has
 } r64_options;
 
@@ -104,7 +104,8 @@ R64_FN bool r64_hparams(r64_model *r) {
   }
   memcpy(r->arch, v.value.text, (size_t)v.count);
   r->arch[v.count] = 0;
-  if (strcmp(r->arch, "llama") && strcmp(r->arch, "qwen2") && strcmp(r->arch, "qwen3") && strcmp(r->arch, "phi3")) {
+  if (strcmp(r->arch, "llama") && strcmp(r->arch, "qwen2") && strcmp(r->arch, "qwen3") && strcmp(r->arch, "phi3") &&
+      strncmp(r->arch, "bitnet", 6)) {
     snprintf(r->error, sizeof r->error, "architecture %s", r->arch);
     return false;
   }
@@ -195,6 +196,7 @@ R64_FN void r64_load_attention(r64_model *r, size_t i) {
   l->v_bias = r64_load_vector(r, i, "attn_v.bias", nv, biased);
   l->q_norm = r64_load_vector(r, i, "attn_q_norm.weight", r->head_dim, head_norms);
   l->k_norm = r64_load_vector(r, i, "attn_k_norm.weight", r->head_dim, head_norms);
+  l->attn_sub_norm = r64_load_vector(r, i, "attn_sub_norm.weight", r->n_heads * r->head_dim_v, !strncmp(r->arch, "bitnet", 6));
   l->o = r64_load_layer(r, i, "attn_output.weight", e, r->n_heads * r->head_dim_v, true);
   l->o_bias = r64_load_vector(r, i, "attn_output.bias", e, false);
 }
@@ -214,6 +216,7 @@ R64_FN void r64_load_ffn(r64_model *r, size_t i) {
     l->gate_bias = r64_load_vector(r, i, "ffn_gate.bias", ff, false);
     l->up_bias = r64_load_vector(r, i, "ffn_up.bias", ff, false);
   }
+  l->ffn_sub_norm = r64_load_vector(r, i, "ffn_sub_norm.weight", ff, !strncmp(r->arch, "bitnet", 6));
   l->down = r64_load_layer(r, i, "ffn_down.weight", e, ff, true);
   l->down_bias = r64_load_vector(r, i, "ffn_down.bias", e, false);
 }
@@ -222,7 +225,8 @@ R64_FN void r64_close(r64_model *r) {
   for (size_t i = 0; r->layers && i < r->n_layers; i++) {
     r64_layer *l = &r->layers[i];
     float *all[] = {l->q.w,    l->k.w,    l->v.w,    l->o.w,    l->gate.w, l->up.w,   l->down.w,    l->attn_norm, l->ffn_norm,
-                    l->q_norm, l->k_norm, l->q_bias, l->k_bias, l->v_bias, l->o_bias, l->gate_bias, l->up_bias,   l->down_bias};
+                    l->q_norm, l->k_norm, l->q_bias, l->k_bias, l->v_bias, l->o_bias, l->gate_bias, l->up_bias,   l->down_bias,
+                    l->attn_sub_norm, l->ffn_sub_norm};
     for (size_t j = 0; j < sizeof all / sizeof all[0]; j++) free(all[j]);
   }
   if (r->output.w != r->embd.w) free(r->output.w);
@@ -375,11 +379,26 @@ R64_FN void r64_qkv(const r64_model *r, const r64_options *o, const r64_layer *l
     }
     for (size_t i = 0; o->kv_f16 && i < nk; i++) k[i] = r64_round_f16(k[i]);
     for (size_t i = 0; o->kv_f16 && i < nv; i++) v[i] = r64_round_f16(v[i]);
+    // Queries are multiplied by 1 / sqrt(head_dim) before they are rounded.
+    double scale = o->bf16 == 2 ? (double)(1.0f / sqrtf((float)hd)) : 1.0;
+    for (size_t i = 0; o->bf16 == 2 && i < nq; i++) q[i] = r64_round_bf16(q[i] * scale) / scale;
+    for (size_t i = 0; o->bf16 == 2 && i < nk; i++) k[i] = r64_round_bf16(k[i]);
+    for (size_t i = 0; o->bf16 == 2 && i < nv; i++) v[i] = r64_round_bf16(v[i]);
   }
 }
 
+// exp(score[j] - max). Attention on a matrix unit rounds the exponentials of each piece of 256 positions, relative to the greatest
+// score that the piece has among first..t.
+R64_FN double r64_softmax_weight(const r64_options *o, const double *score, size_t first, size_t t, size_t j, double max) {
+  double most = -INFINITY;
+  if (o->bf16 < 2) return exp(score[j] - max);
+  for (size_t i = j / 256 * 256; i < j / 256 * 256 + 256; i++)
+    if (i >= first && i <= t) most = fmax(most, score[i]);
+  return r64_round_bf16(exp(score[j] - most)) * exp(most - max);
+}
+
 // a = softmax(q[t] k / sqrt(head_dim)) v over the positions that t sees: itself and those before, within the window.
-R64_FN void r64_attend(const r64_model *r, size_t t, const r64_buffers *b) {
+R64_FN void r64_attend(const r64_model *r, const r64_options *o, size_t t, const r64_buffers *b) {
   size_t hd = r->head_dim, hv = r->head_dim_v, group = r->n_heads / r->n_kv_heads;
   size_t first = r->window && t >= r->window ? t - r->window + 1 : 0;
   for (size_t i = 0; i < r->n_heads; i++) {
@@ -392,23 +411,31 @@ R64_FN void r64_attend(const r64_model *r, size_t t, const r64_buffers *b) {
       b->score[j] = dot / sqrt((double)hd);
       max = fmax(max, b->score[j]);
     }
-    for (size_t j = first; j <= t; j++) sum += b->score[j] = exp(b->score[j] - max);
+    for (size_t j = first; j <= t; j++) sum += exp(b->score[j] - max);
     for (size_t c = 0; c < hv; c++) a[c] = 0;
     for (size_t j = first; j <= t; j++) {
       const double *v = b->v + (j * r->n_kv_heads + i / group) * hv;
-      for (size_t c = 0; c < hv; c++) a[c] += b->score[j] / sum * v[c];
+      double weight = r64_softmax_weight(o, b->score, first, t, j, max) / sum;
+      for (size_t c = 0; c < hv; c++) a[c] += weight * v[c];
     }
   }
 }
 
 // What follows attention for one token: output projection, feed-forward, both added to x.
 R64_FN void r64_mix(const r64_model *r, const r64_options *o, const r64_layer *l, double *x, const r64_buffers *b) {
+  size_t width = r->n_heads * r->head_dim_v;
+  bool relu2 = !strcmp(r->arch, "bitnet-b1.58") || !strcmp(r->arch, "bitnet-25");
+  if (l->attn_sub_norm) r64_rms_norm(b->a, l->attn_sub_norm, width, r->eps, b->a);
   r64_matmul(o, &l->o, l->o_bias, r->n_embd, r->n_heads * r->head_dim_v, b->a, b->h);
   for (size_t i = 0; i < r->n_embd; i++) x[i] += b->h[i];
   r64_rms_norm(x, l->ffn_norm, r->n_embd, r->eps, b->h);
   r64_matmul(o, &l->gate, l->gate_bias, r->n_ff, r->n_embd, b->h, b->gate);
   r64_matmul(o, &l->up, l->up_bias, r->n_ff, r->n_embd, b->h, b->up);
-  for (size_t i = 0; i < r->n_ff; i++) b->gate[i] = b->gate[i] / (1.0 + exp(-b->gate[i])) * b->up[i];
+  for (size_t i = 0; i < r->n_ff; i++) {
+    double g = b->gate[i], relu = g > 0 ? g : 0;
+    b->gate[i] = (relu2 ? relu * relu : g / (1.0 + exp(-g))) * b->up[i];
+  }
+  if (l->ffn_sub_norm) r64_rms_norm(b->gate, l->ffn_sub_norm, r->n_ff, r->eps, b->gate);
   r64_matmul(o, &l->down, l->down_bias, r->n_embd, r->n_ff, b->gate, b->h);
   for (size_t i = 0; i < r->n_embd; i++) x[i] += b->h[i];
 }
@@ -435,7 +462,7 @@ R64_FN bool r64_forward(const r64_model *r, const r64_options *o, const qi_token
   for (size_t i = 0; ok && i < r->n_layers; i++) {
     r64_qkv(r, o, &r->layers[i], n, &b);
     for (size_t t = 0; t < n; t++) {
-      r64_attend(r, t, &b);
+      r64_attend(r, o, t, &b);
       r64_mix(r, o, &r->layers[i], b.x + t * e, &b);
     }
   }

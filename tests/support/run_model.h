@@ -58,6 +58,16 @@ GW_FN qi_session *run_session(const qi_model *m, const qi_session_desc *sd) {
   return s;
 }
 
+// What the BF16 path rounds on this machine, for r64_options.bf16: attention only where there is a matrix unit for it.
+GW_FN int run_bf16_roundings(void) {
+  qi_isa isa;
+  qi__cpu cpu;
+  qi__kernels kernels;
+  if (qi__isa_choose(QI_ISA_AUTO, &isa, &cpu, NULL)) return 1;
+  qi__kernels_init(&kernels, &cpu);
+  return kernels.attention_panel && kernels.bf16.multiply ? 2 : 1;
+}
+
 // ---- tokens ----
 
 GW_FN void run_random_tokens(uint64_t seed, int n_vocab, qi_token *out, size_t n) {
