@@ -187,7 +187,7 @@ static bool product_own_ways(product_bench *b) {
   qi__weight w = {b->spec.format, qi__format_get(b->spec.format), NULL, 0, 0, 0, NULL};
   for (int i = 0; i < 3; i++) {
     if (paths[i] == QI_PATH_INTEGER && !w.format->unpack) continue; // float formats have no integer form
-    unit_kind unit = unit_of(qi__arithmetic_of(&w, paths[i], false));
+    unit_kind unit = unit_of(qi__arithmetic_of(NULL, &w, paths[i], false));
     if (!product_way(b, names[i], unit, bytes, own_product_run, &b->own[i])) return false;
     b->own[i] = (own_product){b->roof->pool, paths[i], &b->w, b->x, b->spec.n, b->ways[b->n - 1].y, QI_OK};
   }

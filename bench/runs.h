@@ -28,7 +28,9 @@ static bool tensor_is_output(const qi_model *m, const qi_tensor *t) {
   return !strcmp(t->name, "token_embd.weight") && qi_tensor_find(m, "output.weight", &output, NULL) != QI_OK;
 }
 
-static run_cost run_cost_of(const bench_model *m, qi_path path, qi_format kv_format) {
+static run_cost run_cost_of(const bench_model *m, const qi__cpu *cpu, qi_path path, qi_format kv_format) {
+  qi__kernels kernels;
+  qi__kernels_init(&kernels, cpu);
   run_cost c;
   memset(&c, 0, sizeof c);
   for (size_t i = 0; i < qi_tensor_count(m->model); i++) {
@@ -40,7 +42,7 @@ static run_cost run_cost_of(const bench_model *m, qi_path path, qi_format kv_for
     qi__weight w = {t.format, qi__format_get(t.format), NULL, 0, 0, 0, NULL};
     c.weight_bytes += t.n_bytes;
     *(output ? &c.head_weights : &c.layer_weights) += n;
-    for (int generated = 0; generated < 2; generated++) c.weights_by[qi__arithmetic_of(&w, path, generated)][generated] += n;
+    for (int role = 0; role < 2; role++) c.weights_by[qi__arithmetic_of(&kernels, &w, path, role)][role] += n;
   }
   const qi_model_info *info = &m->info;
   int element = qi_format_get(kv_format == QI_FORMAT_NONE ? QI_FORMAT_F16 : kv_format)->block_bytes;
@@ -183,7 +185,7 @@ static bool run_measure(run_result *out, const bench_model *m, const run_test *t
   qi_error err = {QI_OK, ""};
   memset(out, 0, sizeof *out);
   if (!runner_open(&r, m, t, roof->pool)) return false;
-  run_cost cost = run_cost_of(m, t->path, t->kv_format);
+  run_cost cost = run_cost_of(m, &roof->pool->cpu, t->path, t->kv_format);
   out->unit = run_unit(&cost, t->n_prompt == 0);
   run_test first = *t;
   if (first.n_gen > 1) first.n_gen = 1;

@@ -141,6 +141,32 @@ typedef struct qi_parallel {
 
 // How weights are stored, by the names of ggml: Q and IQ with the bits of a code, _K and IQ in blocks of 256 (but IQ4_NL: 32), TQ
 // ternary. The numbers are qinfer's own; qi_format_info has the GGUF id.
+//
+// Beyond ggml's:
+//   I2_S     bitnet.cpp's ternary weights: two bits a weight, one float32 scale for the tensor.
+//   QINS8    logarithmic, 9 bits a weight. Code c = 1..255 and sign: |w| = exp(log_min + (255 - c) / 254 * (log_max - log_min)), so
+//            a larger code is a smaller weight; code 0 is zero. log_min and log_max are of the whole tensor.
+//   QINS8_K  sign and 7-bit logarithmic code under a scale for 16 weights, 8.5 bits a weight (as Q8_0).
+//   QINS4_K  4-bit logarithmic code, scale and one of two ranges for 16 weights, 4.5 bits a weight (as Q4_0, Q4_K, IQ4_NL).
+//
+// Blocks, little-endian, bytes at these offsets (d: float16):
+//   I2_S     256 weights,  64 bytes  0 pairs[64]: byte 32 h + l has weights 128 h + l, + 32, + 64, + 96, highest bits first;
+//                                    0, 1, 2 for -1, 0, 1
+//            tail           32 bytes  0 scale (float32), the rest zero
+//   QINS8     32 weights,  36 bytes  0 signs[4]: bit i % 8 of byte i / 8, set = negative; 4 codes[32]
+//            tail           32 bytes  0 log_min, 4 log_max (float32), the rest zero
+//   QINS8_K  256 weights, 272 bytes  0 d, 2 groups[14], 16 codes[256]: w = d / 2^10 * s * V[c], c = bits 0..6, bit 7 sign;
+//                                    V[c] = round(255 (4^(c / 127) - 1) / 3)
+//   QINS4_K  256 weights, 144 bytes  0 d, 2 groups[14], 16 nibbles[128]: w = d / 2^10 * s * T[t][c]; byte 32 h + l has weights
+//                                    64 h + l (low) and 64 h + 32 + l (high)
+//            T[0] = -116 -95 -76 -59 -43 -29 -15 -3 9 22 36 51 68 86 105 127
+//            T[1] = -98 -74 -55 -39 -26 -16 -7 0 7 16 26 39 55 74 98 127
+//   groups[14]: seven bits for each 16 weights. Byte j < 8 has bits 0..3 of group j (low) and of group j + 8 (high); the 16-bit
+//   words at 8, 10, 12 have bits 4, 5, 6 of group g at bit g. QINS8_K: s. QINS4_K: 0..4 size of s, 5 its sign (set = negative),
+//   6 t.
+//
+// A tail is behind the last row of a tensor and belongs to all of its rows: such tensors are dequantised, quantised and multiplied
+// whole. In GGUF the QINS types have ids of their own (0x5149....) that other programs refuse; I2_S has bitnet.cpp's (36).
 typedef enum qi_format {
   QI_FORMAT_NONE = 0,
   QI_FORMAT_F32,
@@ -168,6 +194,10 @@ typedef enum qi_format {
   QI_FORMAT_TQ1_0,
   QI_FORMAT_TQ2_0,
   QI_FORMAT_MXFP4,
+  QI_FORMAT_I2_S,
+  QI_FORMAT_QINS8,
+  QI_FORMAT_QINS8_K,
+  QI_FORMAT_QINS4_K,
   QI_FORMAT_COUNT
 } qi_format;
 
@@ -178,6 +208,7 @@ typedef struct qi_format_info {
   int block_len;        // weights in a block; a row holds a whole number of blocks
   int block_bytes;      // bytes of a block
   bool can_quantize;    // qi_quantize writes it
+  int tail_bytes;       // behind the rows of a tensor: parameters of the whole tensor; 0 = none
 } qi_format_info;
 
 // Facts of a format; NULL when `format` is none of the list. Static memory.
@@ -186,15 +217,17 @@ QI_API const qi_format_info *qi_format_get(qi_format format);
 // Format of a name ("Q4_K", any case); QI_FORMAT_NONE when unknown.
 QI_API qi_format qi_format_from_name(const char *name);
 
-// Bytes of n weights; 0 when n is not a multiple of the block length, or on overflow.
+// Bytes of n weights, of a whole tensor with its tail if the format has one; 0 when n is not a multiple of the block length, or on
+// overflow.
 QI_API size_t qi_format_bytes(qi_format format, size_t n);
 
-// n weights from `src` (no alignment needed) to float32. n: a multiple of the block length.
-// Errors: QI_ERR_ARGUMENT.
+// n weights from `src` (no alignment needed) to float32. n: a multiple of the block length. Formats with a tail: a whole tensor.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_FORMAT (the tail holds no sound parameters).
 QI_API qi_result qi_dequantize(qi_format format, const void *src, float *dst, size_t n, qi_error *err);
 
 // n float32 weights to `format`. `importance` (may be NULL) holds n_cols non-negative weights, one for each column of a row of
 // n_cols: errors count that much. n: a multiple of n_cols; n_cols: a multiple of the block length. NaN and infinity are refused.
+// Formats with a tail: the whole tensor in one call.
 // Errors: QI_ERR_ARGUMENT, QI_ERR_UNSUPPORTED (can_quantize is false).
 QI_API qi_result qi_quantize(qi_format format, const float *src, void *dst, size_t n, size_t n_cols, const float *importance,
                              qi_error *err);
@@ -244,10 +277,11 @@ QI_API qi_isa qi_pool_isa(const qi_pool *pool); // what AUTO became, or the forc
 //            every CPU. Formats without integer form (F32, F16, BF16) multiply in float32 in the same fixed order.
 //   BF16     weights and activations rounded to bfloat16, float32 sums: fastest for many rows; same bits on one instruction set.
 //   FLOAT    weights dequantised to float32, float32 activations and sums: the most exact, same bits on every CPU.
-//   AUTO     generated tokens INTEGER; prompts BF16, but FLOAT where the weights are F32 or F16.
+//   AUTO     F32 and F16 weights FLOAT; generated tokens INTEGER; prompts BF16 where the CPU has a matrix unit for it (AMX), and
+//            for weights in BF16, else INTEGER: what is fastest.
 typedef enum qi_path { QI_PATH_AUTO = 0, QI_PATH_INTEGER, QI_PATH_BF16, QI_PATH_FLOAT } qi_path;
 
-// A weight matrix of `n_rows` outputs by `n_cols` inputs; rows follow each other without gap.
+// A weight matrix of `n_rows` outputs by `n_cols` inputs; rows follow each other without gap, then the tail if the format has one.
 typedef struct qi_matrix {
   qi_format format;
   const void *data;       // n_rows * qi_format_bytes(format, n_cols) bytes, at any alignment; stays the caller's
@@ -273,7 +307,8 @@ typedef enum qi_load {
 
 // Where a model comes from: exactly one of path, data, reader.
 typedef struct qi_model_desc {
-  const char *path;           // GGUF file; of a split model, the first file (name ends in -00001-of-0000N.gguf)
+  const char *path;           // GGUF file; of a split model, the first file (name ends in -00001-of-0000N.gguf). Or a Hugging Face
+                              // folder with config.json, tokenizer.json and model*.safetensors, or one of these files
   const void *data;           // whole file in memory; must stay until qi_model_close; any alignment
   size_t data_size;           // bytes of data
   qi_reader reader;           // a file behind callbacks: tensors are then copied to memory of the allocator
@@ -284,7 +319,9 @@ typedef struct qi_model_desc {
   qi_progress progress;       // while tensors are read (not for mappings)
 } qi_model_desc;
 
-// Opens a model. The desc and its path are not needed afterwards (data is). Close with qi_model_close.
+// Opens a model. The desc and its path are not needed afterwards (data is). Close with qi_model_close. A Hugging Face folder looks
+// like a GGUF file afterwards: metadata and names of tensors are translated (of the tokenizer from QI_LOAD_VOCAB on). Its tensors
+// are F32, F16, BF16, or packed ternary of BitNet, which is converted to I2_S; what cannot give the model's own results is refused.
 // Errors: QI_ERR_ARGUMENT, _OOM, _IO, _FORMAT, _UNSUPPORTED (architecture, tokenizer or weight format named in the message),
 // _LIMIT, _CANCELLED.
 QI_API qi_result qi_model_open(qi_model **out, const qi_model_desc *desc, qi_error *err);
@@ -301,8 +338,9 @@ typedef struct qi_memory {
 } qi_memory;
 
 // What qi_model_open with this desc will take, before it is taken: walks over the file's header a few times and asks the allocator
-// for nothing (but needs some 20 KB of stack). Errors: those of qi_model_open that show in the header alone. Not looked for: names
-// that occur twice, tensors that overlap, missing tensors, wrong shapes; qi_model_validate does, with memory.
+// for nothing (but needs some 20 KB of stack); of a Hugging Face folder it builds the index and gives it back. Errors: those of
+// qi_model_open that show in the header alone. Not looked for: names that occur twice, tensors that overlap, missing tensors, wrong
+// shapes; qi_model_validate does, with memory.
 QI_API qi_result qi_model_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err);
 
 // What a model is.
@@ -460,6 +498,13 @@ QI_API void qi_sampler_reset(qi_sampler *sp, uint64_t seed);
 // A place where a model runs: key-value cache, scratch memory, threads, sampler.
 typedef struct qi_session qi_session;
 
+// Looks at what goes into matrix products: called before each one, in the thread of the call, with the name of the tensor and its
+// inputs, float32 [n, n_cols]. For statistics, such as which columns of a tensor matter. fn NULL = none.
+typedef struct qi_observer {
+  void (*fn)(void *user, const char *tensor, const float *x, size_t n, size_t n_cols);
+  void *user;
+} qi_observer;
+
 // How a session shall be; zero = default.
 typedef struct qi_session_desc {
   int n_ctx;                 // tokens of context for each sequence; 0 = what the model was trained for, at most 4096
@@ -480,6 +525,7 @@ typedef struct qi_session_desc {
   bool no_add_special;       // qi_prompt adds no begin token
   bool no_parse_special;     // qi_prompt takes names of control tokens as plain text (for text of strangers)
   bool print_special;        // pieces show names of control tokens
+  qi_observer observer;      // default none
   qi_allocator allocator;    // default: the model's
 } qi_session_desc;
 

@@ -70,9 +70,11 @@ QI_API qi_result qi_dequantize(qi_format format, const void *src, float *dst, si
   QI__NOT_NULL(src, "qi_dequantize");
   QI__NOT_NULL(dst, "qi_dequantize");
   qi__fp_mode mode = qi__fp_enter();
-  qi__dequantize(format, src, dst, n);
+  qi__bound bound;
+  qi_result r = qi__format_bind(&bound, format, (const uint8_t *)src + qi__row_bytes(format, n), "qi_dequantize", err);
+  if (!r) qi__dequantize_blocks(&bound.format, (const uint8_t *)src, dst, n);
   qi__fp_leave(mode);
-  return QI_OK;
+  return r;
 }
 
 QI__FN qi_result qi__quantize_check(const qi__format *f, const float *src, size_t n, size_t n_cols, const float *importance,
@@ -92,16 +94,14 @@ QI_API qi_result qi_quantize(qi_format format, const float *src, void *dst, size
                              qi_error *err) {
   const qi__format *f = qi__format_get(format);
   if (!f) return qi__fail(err, QI_ERR_ARGUMENT, "qi_quantize: format %d is unknown", (int)format);
-  if (!f->quantize) return qi__fail(err, QI_ERR_UNSUPPORTED, "qi_quantize: %s cannot be written", f->info.name);
+  if (!f->info.can_quantize) return qi__fail(err, QI_ERR_UNSUPPORTED, "qi_quantize: %s cannot be written", f->info.name);
   if (!n) return QI_OK;
   QI__NOT_NULL(src, "qi_quantize");
   QI__NOT_NULL(dst, "qi_quantize");
   qi_result r = qi__quantize_check(f, src, n, n_cols, importance, err);
   if (r) return r;
-  size_t row_bytes = qi__format_bytes(format, n_cols);
   qi__fp_mode mode = qi__fp_enter();
-  for (size_t row = 0; row < n / n_cols; row++)
-    f->quantize(src + row * n_cols, (uint8_t *)dst + row * row_bytes, n_cols, importance);
+  qi__quantize(format, src, (uint8_t *)dst, n / n_cols, n_cols, importance);
   qi__fp_leave(mode);
   return QI_OK;
 }

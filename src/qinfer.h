@@ -16,10 +16,12 @@
 #error "qinfer: compile the implementation in a C file (declarations alone work in C++)"
 #endif
 
-// The host's -ffast-math or contraction must not change our arithmetic.
+// The host's -ffast-math or contraction must not change our arithmetic. (clang knows float_control on x86 only.)
 #if defined(__clang__)
+#if defined(__x86_64__) || defined(__i386__)
 #pragma float_control(push)
 #pragma float_control(precise, on)
+#endif
 #pragma clang fp contract(off)
 #elif defined(__GNUC__)
 #pragma GCC push_options
@@ -29,7 +31,9 @@
 #include "public.h"
 
 #if defined(__clang__)
+#if defined(__x86_64__) || defined(__i386__)
 #pragma float_control(pop)
+#endif
 #elif defined(__GNUC__)
 #pragma GCC pop_options
 #endif

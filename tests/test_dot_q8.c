@@ -150,7 +150,7 @@ static void test_contents(void **state) {
 static void check_bytes(qi_format id, qi__dot_q8_fn dot) {
   const qi__format *f = &qi__formats[id];
   size_t block = (size_t)f->info.block_len, size = (size_t)f->info.block_bytes;
-  static uint8_t w[16 * 256];
+  static uint8_t w[16 * 320];
   static int8_t q[256];
   static float d[1] = {0.25f}, a[16], b[16];
   static int16_t sum[16];

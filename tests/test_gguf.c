@@ -332,12 +332,13 @@ static void test_every_format(void **state) {
     gw_file w;
     gw_begin(&w, 3);
     uint64_t shape[] = {2 * (uint64_t)info->block_len, 3};
-    gw_tensor(&w, "x", (uint32_t)info->gguf_id, 2, shape, NULL, 6 * (size_t)info->block_bytes);
+    size_t bytes = 6 * (size_t)info->block_bytes + (size_t)info->tail_bytes;
+    gw_tensor(&w, "x", (uint32_t)info->gguf_id, 2, shape, NULL, bytes);
     gc_open o;
     gc_open_file(&o, &w, SOURCE_MEMORY);
     assert_int_equal(o.result, QI_OK);
     assert_int_equal(o.g.tensors[0].format, f);
-    assert_int_equal(o.g.tensors[0].n_bytes, 6 * info->block_bytes);
+    assert_int_equal(o.g.tensors[0].n_bytes, bytes);
     gc_close(&o);
     gw_free(&w);
   }

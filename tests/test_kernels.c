@@ -405,7 +405,12 @@ static void test_dequantize(void **state) {
   uint64_t random = 8;
   for (int l = 0; l < n_levels; l++)
     for (int format = 1; format < QI_FORMAT_COUNT; format++) {
-      const qi__format *f = &qi__formats[format];
+      static const float tails[][2] = {{0.37f, 0}, {-9, 1}}; // I2_S: scale; QINS8: log_min, log_max
+      uint8_t tail[32];
+      qi__bound bound;
+      for (int i = 0; i < 2; i++) qi__store_f32(tail + 4 * i, tails[format == QI_FORMAT_QINS8][i]);
+      assert_int_equal(qi__format_bind(&bound, (qi_format)format, tail, "", NULL), QI_OK);
+      const qi__format *f = &bound.format;
       int finite = 0;
       for (int t = 0; t < 200; t++) {
         size_t n = (size_t)f->info.block_len * (size_t)(f->info.block_len == 1 ? length(t % N_LENGTHS) : (size_t)(1 + t % 5));
@@ -428,6 +433,7 @@ static void test_dequantize(void **state) {
 // A weight matrix, activations in every form, and room for what the product needs.
 typedef struct product {
   qi__weight w;
+  qi__bound bound;
   qi__inputs in;
   size_t n;
   float *x, *y, *scratch;
@@ -438,11 +444,11 @@ static void product_open(product *p, qi_format format, size_t n_rows, size_t k, 
   memset(p, 0, sizeof *p);
   p->n = n;
   p->w.id = format;
-  p->w.format = &qi__formats[format];
+  p->w.format = &p->bound.format;
   p->w.n_rows = n_rows;
   p->w.n_cols = k;
-  p->w.row_bytes = qi__format_bytes(format, k);
-  p->data = (uint8_t *)malloc(n_rows * p->w.row_bytes);
+  p->w.row_bytes = qi__row_bytes(format, k);
+  p->data = (uint8_t *)malloc(qi__format_bytes(format, n_rows * k));
   p->w.data = p->data;
   p->x = (float *)malloc(n * k * sizeof(float));
   p->y = (float *)malloc(n * n_rows * sizeof(float));
@@ -459,14 +465,15 @@ static void product_open(product *p, qi_format format, size_t n_rows, size_t k, 
   }
   assert_false(arena.overflow);
   fill(random, ORDINARY, p->x, n * k);
-  float *row = (float *)malloc(k * sizeof *row);
+  float *rows = (float *)malloc(n_rows * k * sizeof *rows);
   for (size_t r = 0; r < n_rows; r++) {
-    fill(random, ORDINARY, row, k);
-    if (p->w.format->quantize) p->w.format->quantize(row, p->data + r * p->w.row_bytes, k, NULL);
-    else
+    fill(random, ORDINARY, rows + r * k, k);
+    if (!qi__formats[format].info.can_quantize)
       for (size_t i = 0; i < p->w.row_bytes; i++) p->data[r * p->w.row_bytes + i] = (uint8_t)(next_random(random) >> 40 & 0x7b);
   }
-  free(row);
+  if (qi__formats[format].info.can_quantize) qi__quantize(format, rows, p->data, n_rows, k, NULL);
+  assert_int_equal(qi__format_bind(&p->bound, format, p->data + n_rows * p->w.row_bytes, "", NULL), QI_OK);
+  free(rows);
 }
 
 static void product_close(product *p) {
@@ -497,7 +504,7 @@ static void product_check(const product *p, qi__arithmetic arithmetic, const cha
   float *row = (float *)malloc(k * sizeof *row);
   double unit = (double)k * 0x1p-24, lost = (double)k * 0x1p-126;
   for (size_t r = 0; r < p->w.n_rows; r++) {
-    qi__dequantize(p->w.id, p->data + r * p->w.row_bytes, row, k);
+    qi__dequantize_blocks(p->w.format, p->data + r * p->w.row_bytes, row, k);
     for (size_t i = 0; i < p->n; i++) {
       double sum = 0, size = 0, greatest = 1;
       for (size_t j = 0; j < k; j++) {

@@ -77,6 +77,11 @@ QI__INLINE uint32_t qi__f32_bits(float f) {
   memcpy(&u, &f, 4);
   return u;
 }
+QI__INLINE void qi__store_f32(void *p, float f) {
+  uint32_t u = qi__f32_bits(f);
+  qi__store_u16(p, (uint16_t)u);
+  qi__store_u16((uint8_t *)p + 2, (uint16_t)(u >> 16));
+}
 
 // Eight lanes added in the order of a 256-bit register that is folded in halves.
 QI__INLINE float qi__sum_lanes(const float *a) {

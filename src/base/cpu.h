@@ -33,7 +33,7 @@
 #if defined(__x86_64__)
 #define QI__X86_64 1
 #include <cpuid.h>
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(__AARCH64EB__) // lanes are counted in little-endian order
 #define QI__ARM64 1
 #if defined(__linux__)
 #include <sys/auxv.h>
@@ -65,6 +65,7 @@ typedef struct qi__cpu {
   bool avx2;        // with FMA and F16C
   bool avx_vnni;    // VEX-coded vpdpbusd
   bool avx512;      // F, BW, DQ, VL, VNNI
+  bool avx512_vbmi; // also; part of the level where the CPU has it
   bool avx512_bf16;
   bool amx;         // tiles, INT8, BF16; Linux let us use them
   bool neon;
@@ -106,6 +107,7 @@ QI__FN void qi__cpu_detect_x86(qi__cpu *cpu) {
   cpu->avx2 = b >> 5 & 1;
   cpu->avx_vnni = cpu->avx2 && (a1 >> 4 & 1);
   cpu->avx512 = cpu->avx2 && (saved & 0xe6) == 0xe6 && (b & avx512) == avx512 && (c >> 11 & 1); // opmask, zmm
+  cpu->avx512_vbmi = cpu->avx512 && (c >> 1 & 1);
   cpu->avx512_bf16 = cpu->avx512 && (a1 >> 5 & 1);
   cpu->amx = cpu->avx512_bf16 && (saved & 0x60000) == 0x60000 && (d & amx) == amx; // tile configuration, tile data
 }
@@ -168,6 +170,7 @@ QI__FN void qi__cpu_mask(qi__cpu *cpu, qi_isa isa) {
   cpu->avx2 = cpu->avx2 && isa >= QI_ISA_AVX2;
   cpu->avx_vnni = cpu->avx_vnni && isa >= QI_ISA_AVX_VNNI;
   cpu->avx512 = cpu->avx512 && isa >= QI_ISA_AVX512;
+  cpu->avx512_vbmi = cpu->avx512_vbmi && isa >= QI_ISA_AVX512;
   cpu->avx512_bf16 = cpu->avx512_bf16 && isa >= QI_ISA_AVX512_BF16;
   cpu->amx = cpu->amx && isa >= QI_ISA_AMX;
   cpu->neon = cpu->neon && isa >= QI_ISA_NEON;

@@ -57,5 +57,6 @@ QI__FN qi__printable qi__show(const char *s, uint64_t len) {
   out.s[n] = 0;
   return out;
 }
+QI__INLINE qi__printable qi__show_text(const char *s) { return qi__show(s, strlen(s)); }
 
 #endif // QI__ERROR_H

@@ -58,6 +58,9 @@ QI__FN const char *qi__path_tail(const char *path, size_t max) {
   return n > max ? path + (n - max) : path;
 }
 
+// What lies at a path.
+typedef enum qi__path_kind { QI__PATH_MISSING, QI__PATH_FILE, QI__PATH_FOLDER } qi__path_kind;
+
 // ---- memory and readers ----
 
 // `data` stays the caller's and must live as long as the file.
@@ -120,6 +123,12 @@ QI__FN const char *qi__file_open_descriptor(qi__file *f, const char *path) {
   return NULL;
 }
 
+QI__FN qi__path_kind qi__path_look(const char *path) {
+  struct stat st;
+  if (stat(path, &st)) return QI__PATH_MISSING;
+  return S_ISDIR(st.st_mode) ? QI__PATH_FOLDER : QI__PATH_FILE;
+}
+
 // NULL when done, else why not.
 QI__FN const char *qi__file_pull_path(const qi__file *f, uint64_t offset, void *dst, size_t n) {
   uint8_t *p = (uint8_t *)dst;
@@ -145,13 +154,26 @@ QI__INLINE int qi__stream_seek(FILE *s, int64_t offset, int origin) { return _fs
 QI__INLINE int64_t qi__stream_tell(FILE *s) { return _ftelli64(s); }
 
 // Paths are UTF-8; the C library of Windows would take them for the system's code page.
+typedef struct qi__wide_path {
+  wchar_t s[1024];
+} qi__wide_path;
+
+QI__FN bool qi__widen(const char *path, qi__wide_path *wide) {
+  return MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide->s, (int)QI__COUNT_OF(wide->s)) != 0;
+}
+
 QI__FN FILE *qi__stream_open(const char *path) {
-  wchar_t wide[1024];
-  if (!MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide, (int)QI__COUNT_OF(wide))) {
-    errno = EINVAL;
-    return NULL;
-  }
-  return _wfopen(wide, L"rb");
+  qi__wide_path wide;
+  if (qi__widen(path, &wide)) return _wfopen(wide.s, L"rb");
+  errno = EINVAL;
+  return NULL;
+}
+
+QI__FN qi__path_kind qi__path_look(const char *path) {
+  qi__wide_path wide;
+  DWORD found = qi__widen(path, &wide) ? GetFileAttributesW(wide.s) : INVALID_FILE_ATTRIBUTES;
+  if (found == INVALID_FILE_ATTRIBUTES) return QI__PATH_MISSING;
+  return found & FILE_ATTRIBUTE_DIRECTORY ? QI__PATH_FOLDER : QI__PATH_FILE;
 }
 
 QI__FN void qi__file_map(qi__file *f) {
@@ -174,6 +196,13 @@ QI__INLINE int qi__stream_seek(FILE *s, int64_t offset, int origin) {
 QI__INLINE int64_t qi__stream_tell(FILE *s) { return ftell(s); }
 QI__FN FILE *qi__stream_open(const char *path) { return fopen(path, "rb"); }
 QI__FN void qi__file_map(qi__file *f) { (void)f; }
+
+// What cannot be opened may be a folder; C alone cannot tell.
+QI__FN qi__path_kind qi__path_look(const char *path) {
+  FILE *f = fopen(path, "rb");
+  if (f) fclose(f);
+  return f ? QI__PATH_FILE : QI__PATH_MISSING;
+}
 #endif
 
 QI__FN void qi__file_close_path(qi__file *f) {
@@ -200,6 +229,13 @@ QI__FN const char *qi__file_pull_path(const qi__file *f, uint64_t offset, void *
 #endif
 
 // ---- any source ----
+
+#ifdef QI_NO_STDIO
+QI__FN qi__path_kind qi__path_look(const char *path) {
+  (void)path;
+  return QI__PATH_MISSING;
+}
+#endif
 
 QI__FN void qi__file_close(qi__file *f) {
 #ifndef QI_NO_STDIO

@@ -7,25 +7,24 @@
 
 // Little-endian values without gaps, any alignment. Block length 1.
 
-QI__FN void qi__dequantize_f32(const uint8_t *src, float *dst, size_t n) {
+QI__FN void qi__dequantize_f32(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  (void)f;
   for (size_t i = 0; i < n; i++) dst[i] = qi__bits_f32(qi__load_u32(src + 4 * i));
 }
 
-QI__FN void qi__dequantize_f16(const uint8_t *src, float *dst, size_t n) {
+QI__FN void qi__dequantize_f16(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  (void)f;
   for (size_t i = 0; i < n; i++) dst[i] = qi__f16_to_f32(qi__load_u16(src + 2 * i));
 }
 
-QI__FN void qi__dequantize_bf16(const uint8_t *src, float *dst, size_t n) {
+QI__FN void qi__dequantize_bf16(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  (void)f;
   for (size_t i = 0; i < n; i++) dst[i] = qi__bf16_to_f32(qi__load_u16(src + 2 * i));
 }
 
 QI__FN void qi__quantize_f32(const float *src, uint8_t *dst, size_t n, const float *importance) {
   (void)importance;
-  for (size_t i = 0; i < n; i++) {
-    uint32_t u = qi__f32_bits(src[i]);
-    qi__store_u16(dst + 4 * i, (uint16_t)u);
-    qi__store_u16(dst + 4 * i + 2, (uint16_t)(u >> 16));
-  }
+  for (size_t i = 0; i < n; i++) qi__store_f32(dst + 4 * i, src[i]);
 }
 
 // A weight that does not fit becomes the greatest one that does: an infinite weight would make every result NaN.

@@ -183,11 +183,11 @@ QI__FN void qi__pack_q6_k(const qi__fitted *f, uint8_t *dst) {
   qi__store_u16(dst + 208, f->d);
 }
 
-static const qi__block_shape qi__shape_q2_k = {256, 16, {0, 3, NULL}, 0, 15, 0, 15};
-static const qi__block_shape qi__shape_q3_k = {256, 16, {-4, 3, NULL}, -32, 31, 0, 0};
-static const qi__block_shape qi__shape_q4_k = {256, 32, {0, 15, NULL}, 0, 63, 0, 63};
-static const qi__block_shape qi__shape_q5_k = {256, 32, {0, 31, NULL}, 0, 63, 0, 63};
-static const qi__block_shape qi__shape_q6_k = {256, 16, {-32, 31, NULL}, -128, 127, 0, 0};
+static const qi__block_shape qi__shape_q2_k = {.len = 256, .group = 16, .code = {.lo = 0, .hi = 3}, .s_hi = 15, .m_hi = 15};
+static const qi__block_shape qi__shape_q3_k = {.len = 256, .group = 16, .code = {.lo = -4, .hi = 3}, .s_lo = -32, .s_hi = 31};
+static const qi__block_shape qi__shape_q4_k = {.len = 256, .group = 32, .code = {.lo = 0, .hi = 15}, .s_hi = 63, .m_hi = 63};
+static const qi__block_shape qi__shape_q5_k = {.len = 256, .group = 32, .code = {.lo = 0, .hi = 31}, .s_hi = 63, .m_hi = 63};
+static const qi__block_shape qi__shape_q6_k = {.len = 256, .group = 16, .code = {.lo = -32, .hi = 31}, .s_lo = -128, .s_hi = 127};
 
 QI__FN void qi__quantize_q2_k(const float *src, uint8_t *dst, size_t n, const float *importance) {
   qi__quantize_row(&qi__shape_q2_k, qi__pack_q2_k, 84, src, dst, n, importance);

@@ -102,12 +102,14 @@ QI__FN void qi__pack_q8_0(const qi__fitted *f, uint8_t *dst) {
   for (int i = 0; i < 32; i++) dst[2 + i] = (uint8_t)(f->code[i] - 127);
 }
 
-static const qi__block_shape qi__shape_q4_0 = {32, 32, {-8, 7, NULL}, 1, 1, 0, 0};
-static const qi__block_shape qi__shape_q4_1 = {32, 32, {0, 15, NULL}, 1, 1, 1, 1};
-static const qi__block_shape qi__shape_q5_0 = {32, 32, {-16, 15, NULL}, 1, 1, 0, 0};
-static const qi__block_shape qi__shape_q5_1 = {32, 32, {0, 31, NULL}, 1, 1, 1, 1};
+static const qi__block_shape qi__shape_q4_0 = {.len = 32, .group = 32, .code = {.lo = -8, .hi = 7}, .s_lo = 1, .s_hi = 1};
+static const qi__block_shape qi__shape_q4_1 = {.len = 32, .group = 32, .code = {.lo = 0, .hi = 15}, .s_lo = 1, .s_hi = 1,
+  .m_lo = 1, .m_hi = 1};
+static const qi__block_shape qi__shape_q5_0 = {.len = 32, .group = 32, .code = {.lo = -16, .hi = 15}, .s_lo = 1, .s_hi = 1};
+static const qi__block_shape qi__shape_q5_1 = {.len = 32, .group = 32, .code = {.lo = 0, .hi = 31}, .s_lo = 1, .s_hi = 1,
+  .m_lo = 1, .m_hi = 1};
 // Not -128: |q| then fits into int8, which products of signed bytes by sign and magnitude need.
-static const qi__block_shape qi__shape_q8_0 = {32, 32, {-127, 127, NULL}, 1, 1, 0, 0};
+static const qi__block_shape qi__shape_q8_0 = {.len = 32, .group = 32, .code = {.lo = -127, .hi = 127}, .s_lo = 1, .s_hi = 1};
 
 QI__FN void qi__quantize_q4_0(const float *src, uint8_t *dst, size_t n, const float *importance) {
   qi__quantize_row(&qi__shape_q4_0, qi__pack_q4_0, 18, src, dst, n, importance);

@@ -19,21 +19,28 @@
 typedef struct qi__levels {
   int lo, hi;           // the integers lo..hi
   const int8_t *values; // or 16 ascending values from lo to hi
+  const uint8_t *sizes; // or 128 ascending sizes from 0 to hi, of either sign;
+  const uint8_t *place; // [hi + 1]: which size is the last that is not above an integer
 } qi__levels;
 
 typedef struct qi__block_shape {
   int len, group;     // weights in a block and under one scale; both multiples of 16
   qi__levels code;
+  const qi__levels *other; // that a group may take instead of `code`; NULL = none
+  int d_exponent;     // d counts 2^-d_exponent
   int s_lo, s_hi;     // scales; 1, 1 where there is only d
+  int s_reach;        // how much further than one beside the nearest scale the best is looked for at first
   int m_lo, m_hi;     // mins; 0, 0 where there are none; 1, 1: one offset of either sign (else it only lowers)
 } qi__block_shape;
 
-// A block as found, ready for packing. code[i] counts the levels from the lowest: level - lo, or the place in the table.
+// A block as found, ready for packing. code[i] counts the levels from the lowest: level - lo, or the place in the table; of sizes
+// the place, plus 128 where negative.
 typedef struct qi__fitted {
   uint16_t d, dmin; // halves
   uint8_t code[QI__BLOCK_MAX];
   int scale[QI__BLOCK_MAX / 16];
   int min[QI__BLOCK_MAX / 16];
+  bool other[QI__BLOCK_MAX / 16]; // the group has the other levels
 } qi__fitted;
 
 // What the search works on: weights scaled by 2^-exponent so that the greatest lies in 1..4. Then no square, sum or reciprocal
@@ -47,12 +54,21 @@ typedef struct qi__fit {
   float d, dmin;
   uint16_t d_bits, dmin_bits;
   int scale[QI__BLOCK_MAX / 16], min[QI__BLOCK_MAX / 16];
+  bool other[QI__BLOCK_MAX / 16];
 } qi__fit;
 
 #define QI__FIT_TINY 1e-12f  // beside weights near 1: rounds to zero in every format
 #define QI__FIT_WORST 3e38f  // above any error
 
 // ---- levels and sums ----
+
+// Place of the size nearest to v >= 0.
+QI__INLINE int qi__nearest_size(const qi__levels *levels, float v) {
+  const uint8_t *sizes = levels->sizes;
+  if (!(v < (float)levels->hi)) return 127;
+  int k = levels->place[(int)v];
+  return v > 0.5f * (float)(sizes[k] + sizes[k + 1]) ? k + 1 : k;
+}
 
 // q[i] = the level nearest to (x[i] + m) * inv. Clamped as float: a conversion out of the range of int is undefined.
 QI__FN void qi__nearest_levels(const qi__levels *levels, const float *x, int n, float m, float inv, float *q) {
@@ -65,6 +81,13 @@ QI__FN void qi__nearest_levels(const qi__levels *levels, const float *x, int n, 
       int k = 0;
       for (int step = 8; step; step /= 2) k += v > border[k + step - 1] ? step : 0;
       q[i] = (float)levels->values[k];
+    }
+    return;
+  }
+  if (levels->sizes) {
+    for (int i = 0; i < n; i++) {
+      float v = (x[i] + m) * inv, size = (float)levels->sizes[qi__nearest_size(levels, fabsf(v))];
+      q[i] = v < 0.0f ? -size : size;
     }
     return;
   }
@@ -133,6 +156,7 @@ QI__FN float qi__fit_scale(const qi__levels *levels, const float *x, const float
   for (int i = 0; i < n; i++)
     if (fabsf(x[i]) > fabsf(max)) max = x[i];
   if (fabsf(max) < QI__FIT_TINY) return 0.0f;
+  if (levels->sizes) max = fabsf(max); // their scales have no sign
   int ends = levels->lo == 0 || levels->lo == -levels->hi ? 1 : 2;
   bool fine = levels->hi > 63 && !levels->values; // gain nothing from clipping
   float ratio = fine ? 1.01f : 1.07f;
@@ -226,12 +250,12 @@ QI__INLINE float qi__pow2(int e) { return qi__bits_f32((uint32_t)(e + 127) << 23
 // A real scale to the half that stands for it, and to that half's value in the search's unit. Too large becomes the greatest
 // half, and what is not zero does not become zero: codes are found for the scale as stored, so the nearest there is serves best.
 QI__FN uint16_t qi__fit_half(const qi__fit *f, float v, float *stored) {
-  float scaled = v * qi__pow2(f->exponent);
+  float scaled = v * qi__pow2(f->exponent) * qi__pow2(f->shape->d_exponent);
   if (scaled > QI__F16_MAX) scaled = QI__F16_MAX;
   if (scaled < -QI__F16_MAX) scaled = -QI__F16_MAX;
   uint16_t h = qi__f32_to_f16(scaled);
   if (v != 0.0f && !(h & 0x7fffu)) h++;
-  *stored = qi__f16_to_f32(h) * qi__pow2(-f->exponent);
+  *stored = qi__f16_to_f32(h) * qi__pow2(-f->shape->d_exponent) * qi__pow2(-f->exponent);
   return h;
 }
 
@@ -261,31 +285,32 @@ QI__FN bool qi__fit_load(qi__fit *f, const qi__block_shape *shape, const float *
   return true;
 }
 
+QI__INLINE const qi__levels *qi__fit_levels(const qi__fit *f, bool other) { return other ? f->shape->other : &f->shape->code; }
+
 // Error of group g with scale s and min m; writes its levels.
-QI__FN float qi__fit_group_error(const qi__fit *f, int g, int s, int m, float *q) {
+QI__FN float qi__fit_group_error(const qi__fit *f, int g, bool other, int s, int m, float *q) {
   int n = f->shape->group;
   const float *x = f->x + g * n;
   float scale = f->d * (float)s, offset = f->dmin * (float)m;
-  qi__nearest_levels(&f->shape->code, x, n, offset, qi__reciprocal(scale), q);
+  qi__nearest_levels(qi__fit_levels(f, other), x, n, offset, qi__reciprocal(scale), q);
   return qi__fit_error(x, f->w + g * n, q, n, scale, offset);
 }
 
-// The best integers for group g around those it has. Returns the error.
-QI__FN float qi__fit_search_group(qi__fit *f, int g) {
+// The best integers for group g around those it has, scales up to `reach` beside. Returns the error.
+QI__FN float qi__fit_search_group(qi__fit *f, int g, int reach) {
   const qi__block_shape *sh = f->shape;
   float q[QI__BLOCK_MAX], best = QI__FIT_WORST;
-  int s0 = f->scale[g], m0 = f->min[g];
-  for (int s = s0 - 1; s <= s0 + 1; s++) {
-    if (s < sh->s_lo || s > sh->s_hi) continue;
-    for (int m = m0 - 1; m <= m0 + 1; m++) {
-      if (m < sh->m_lo || m > sh->m_hi) continue;
-      float error = qi__fit_group_error(f, g, s, m, q);
-      if (!(error < best)) continue;
-      best = error;
-      f->scale[g] = s;
-      f->min[g] = m;
-      memcpy(f->q + g * sh->group, q, (size_t)sh->group * sizeof *q);
-    }
+  int s0 = f->scale[g], m0 = f->min[g], n_s = 2 * reach + 1, n = 3 * n_s;
+  for (int k = 0; k < (sh->other ? 2 * n : n); k++) {
+    int s = s0 + k / 3 % n_s - reach, m = m0 + k % 3 - 1;
+    if (s < sh->s_lo || s > sh->s_hi || m < sh->m_lo || m > sh->m_hi) continue;
+    float error = qi__fit_group_error(f, g, k >= n, s, m, q);
+    if (!(error < best)) continue;
+    best = error;
+    f->scale[g] = s;
+    f->min[g] = m;
+    f->other[g] = k >= n;
+    memcpy(f->q + g * sh->group, q, (size_t)sh->group * sizeof *q);
   }
   return best;
 }
@@ -324,6 +349,20 @@ QI__FN bool qi__fit_refit(qi__fit *f) {
   return f->d_bits != d_bits || f->dmin_bits != dmin_bits;
 }
 
+// Scale of group g with the levels that suit it better.
+QI__FN float qi__fit_scale_either(qi__fit *f, int g) {
+  int n = f->shape->group;
+  const float *x = f->x + g * n, *w = f->w + g * n;
+  float scale = qi__fit_scale(&f->shape->code, x, w, n), q[QI__BLOCK_MAX];
+  if (!f->shape->other) return scale;
+  float other = qi__fit_scale(f->shape->other, x, w, n);
+  qi__nearest_levels(&f->shape->code, x, n, 0.0f, qi__reciprocal(scale), q);
+  float error = qi__fit_error(x, w, q, n, scale, 0.0f);
+  qi__nearest_levels(f->shape->other, x, n, 0.0f, qi__reciprocal(other), q);
+  f->other[g] = qi__fit_error(x, w, q, n, other, 0.0f) < error;
+  return f->other[g] ? other : scale;
+}
+
 // Steps 1 and 2: real scales of the groups, then d, dmin and the integers next to them.
 QI__FN void qi__fit_start(qi__fit *f) {
   const qi__block_shape *sh = f->shape;
@@ -336,12 +375,12 @@ QI__FN void qi__fit_start(qi__fit *f) {
       scale[g] = fitted.d;
       min[g] = fitted.m;
     } else {
-      scale[g] = qi__fit_scale(&sh->code, x, w, n);
+      scale[g] = qi__fit_scale_either(f, g);
     }
-    qi__nearest_levels(&sh->code, x, n, min[g], qi__reciprocal(scale[g]), q);
+    qi__nearest_levels(qi__fit_levels(f, f->other[g]), x, n, min[g], qi__reciprocal(scale[g]), q);
     weight[g] = qi__fit_sums_of(x, w, q, n).qq + 1e-7f; // how fast the error grows beside scale[g]
   }
-  qi__levels s_levels = {sh->s_lo, sh->s_hi, NULL}, m_levels = {sh->m_lo, sh->m_hi, NULL};
+  qi__levels s_levels = {.lo = sh->s_lo, .hi = sh->s_hi}, m_levels = {.lo = sh->m_lo, .hi = sh->m_hi};
   float d = n_groups > 1 ? qi__fit_scale(&s_levels, scale, weight, n_groups) : scale[0];
   for (int g = 0; g < n_groups; g++) {
     weight[g] = 0.0f;
@@ -355,6 +394,15 @@ QI__FN void qi__fit_start(qi__fit *f) {
   }
 }
 
+// See qi__fitted.
+QI__FN uint8_t qi__level_code(const qi__levels *levels, int level) {
+  if (levels->sizes) return (uint8_t)(qi__nearest_size(levels, (float)abs(level)) | (level < 0 ? 128 : 0));
+  if (!levels->values) return (uint8_t)(level - levels->lo);
+  int code = 0;
+  for (int k = 1; k < 16; k++) code += levels->values[k] <= level;
+  return (uint8_t)code;
+}
+
 QI__FN void qi__fit_block(const qi__block_shape *shape, const float *src, const float *importance, qi__fitted *out) {
   qi__fit now, best;
   float best_error = QI__FIT_WORST;
@@ -364,7 +412,7 @@ QI__FN void qi__fit_block(const qi__block_shape *shape, const float *src, const 
   best = now;
   for (int turn = 0; any && turn < 6; turn++) {
     float error = 0.0f;
-    for (int g = 0; g < shape->len / shape->group; g++) error += qi__fit_search_group(&now, g);
+    for (int g = 0; g < shape->len / shape->group; g++) error += qi__fit_search_group(&now, g, turn ? 1 : 1 + shape->s_reach);
     if (!(error < best_error)) break;
     best_error = error;
     best = now;
@@ -374,12 +422,9 @@ QI__FN void qi__fit_block(const qi__block_shape *shape, const float *src, const 
   out->dmin = best.dmin_bits;
   memcpy(out->scale, best.scale, sizeof out->scale);
   memcpy(out->min, best.min, sizeof out->min);
-  for (int i = 0; i < shape->len; i++) {
-    int level = (int)best.q[i], code = level - shape->code.lo;
-    for (int k = 0; shape->code.values && k < 16; k++)
-      if (shape->code.values[k] <= level) code = k;
-    out->code[i] = (uint8_t)code;
-  }
+  memcpy(out->other, best.other, sizeof out->other);
+  for (int i = 0; i < shape->len; i++)
+    out->code[i] = qi__level_code(qi__fit_levels(&best, best.other[i / shape->group]), (int)best.q[i]);
 }
 
 // One row: n weights, a multiple of the block length; importance NULL or [n].

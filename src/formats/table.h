@@ -7,38 +7,75 @@
 #include "iq.h"
 #include "kquant.h"
 #include "legacy.h"
+#include "qins.h"
 #include "table4.h"
 #include "ternary.h"
 
 // A new format is a row here, its functions in a file of its family and its name in qi_format.
-//   { { name, GGUF id, weights and bytes of a block, can_quantize }, group, has_min, unpack, dequantize, quantize }
+//   .info = { name, GGUF id, weights and bytes of a block, can_quantize, bytes of the tail }
+//
+// GGUF ids of our own begin with the letters QI (0x5149): no other loader knows them.
 // clang-format off
 static const qi__format qi__formats[QI_FORMAT_COUNT] = {
-  [QI_FORMAT_F32] = {{"F32", 0, 1, 4, true}, 0, false, NULL, qi__dequantize_f32, qi__quantize_f32},
-  [QI_FORMAT_F16] = {{"F16", 1, 1, 2, true}, 0, false, NULL, qi__dequantize_f16, qi__quantize_f16},
-  [QI_FORMAT_BF16] = {{"BF16", 30, 1, 2, true}, 0, false, NULL, qi__dequantize_bf16, qi__quantize_bf16},
-  [QI_FORMAT_Q4_0] = {{"Q4_0", 2, 32, 18, true}, 32, false, qi__unpack_q4_0, NULL, qi__quantize_q4_0},
-  [QI_FORMAT_Q4_1] = {{"Q4_1", 3, 32, 20, true}, 32, true, qi__unpack_q4_1, NULL, qi__quantize_q4_1},
-  [QI_FORMAT_Q5_0] = {{"Q5_0", 6, 32, 22, true}, 32, false, qi__unpack_q5_0, NULL, qi__quantize_q5_0},
-  [QI_FORMAT_Q5_1] = {{"Q5_1", 7, 32, 24, true}, 32, true, qi__unpack_q5_1, NULL, qi__quantize_q5_1},
-  [QI_FORMAT_Q8_0] = {{"Q8_0", 8, 32, 34, true}, 32, false, qi__unpack_q8_0, NULL, qi__quantize_q8_0},
-  [QI_FORMAT_Q2_K] = {{"Q2_K", 10, 256, 84, true}, 16, true, qi__unpack_q2_k, NULL, qi__quantize_q2_k},
-  [QI_FORMAT_Q3_K] = {{"Q3_K", 11, 256, 110, true}, 16, false, qi__unpack_q3_k, NULL, qi__quantize_q3_k},
-  [QI_FORMAT_Q4_K] = {{"Q4_K", 12, 256, 144, true}, 32, true, qi__unpack_q4_k, NULL, qi__quantize_q4_k},
-  [QI_FORMAT_Q5_K] = {{"Q5_K", 13, 256, 176, true}, 32, true, qi__unpack_q5_k, NULL, qi__quantize_q5_k},
-  [QI_FORMAT_Q6_K] = {{"Q6_K", 14, 256, 210, true}, 16, false, qi__unpack_q6_k, NULL, qi__quantize_q6_k},
-  [QI_FORMAT_IQ1_S] = {{"IQ1_S", 19, 256, QI__IQ1_S_BYTES, false}, 32, false, qi__unpack_iq1_s, NULL, NULL},
-  [QI_FORMAT_IQ1_M] = {{"IQ1_M", 29, 256, QI__IQ1_M_BYTES, false}, 16, false, qi__unpack_iq1_m, NULL, NULL},
-  [QI_FORMAT_IQ2_XXS] = {{"IQ2_XXS", 16, 256, QI__IQ2_XXS_BYTES, false}, 32, false, qi__unpack_iq2_xxs, NULL, NULL},
-  [QI_FORMAT_IQ2_XS] = {{"IQ2_XS", 17, 256, QI__IQ2_XS_BYTES, false}, 16, false, qi__unpack_iq2_xs, NULL, NULL},
-  [QI_FORMAT_IQ2_S] = {{"IQ2_S", 22, 256, QI__IQ2_S_BYTES, false}, 16, false, qi__unpack_iq2_s, NULL, NULL},
-  [QI_FORMAT_IQ3_XXS] = {{"IQ3_XXS", 18, 256, QI__IQ3_XXS_BYTES, false}, 32, false, qi__unpack_iq3_xxs, NULL, NULL},
-  [QI_FORMAT_IQ3_S] = {{"IQ3_S", 21, 256, QI__IQ3_S_BYTES, false}, 32, false, qi__unpack_iq3_s, NULL, NULL},
-  [QI_FORMAT_IQ4_NL] = {{"IQ4_NL", 20, 32, 18, true}, 32, false, qi__unpack_iq4_nl, NULL, qi__quantize_iq4_nl},
-  [QI_FORMAT_IQ4_XS] = {{"IQ4_XS", 23, 256, 136, true}, 32, false, qi__unpack_iq4_xs, NULL, qi__quantize_iq4_xs},
-  [QI_FORMAT_TQ1_0] = {{"TQ1_0", 34, 256, 54, true}, 32, false, qi__unpack_tq1_0, NULL, qi__quantize_tq1_0},
-  [QI_FORMAT_TQ2_0] = {{"TQ2_0", 35, 256, 66, true}, 32, false, qi__unpack_tq2_0, NULL, qi__quantize_tq2_0},
-  [QI_FORMAT_MXFP4] = {{"MXFP4", 39, 32, 17, false}, 32, false, qi__unpack_mxfp4, NULL, NULL},
+  [QI_FORMAT_F32] = {.info = {"F32", 0, 1, 4, true, 0},
+    .dequantize = qi__dequantize_f32, .quantize = qi__quantize_f32},
+  [QI_FORMAT_F16] = {.info = {"F16", 1, 1, 2, true, 0},
+    .dequantize = qi__dequantize_f16, .quantize = qi__quantize_f16},
+  [QI_FORMAT_BF16] = {.info = {"BF16", 30, 1, 2, true, 0},
+    .dequantize = qi__dequantize_bf16, .quantize = qi__quantize_bf16},
+  [QI_FORMAT_Q4_0] = {.info = {"Q4_0", 2, 32, 18, true, 0},
+    .group = 32, .unpack = qi__unpack_q4_0, .quantize = qi__quantize_q4_0},
+  [QI_FORMAT_Q4_1] = {.info = {"Q4_1", 3, 32, 20, true, 0},
+    .group = 32, .has_min = true, .unpack = qi__unpack_q4_1, .quantize = qi__quantize_q4_1},
+  [QI_FORMAT_Q5_0] = {.info = {"Q5_0", 6, 32, 22, true, 0},
+    .group = 32, .unpack = qi__unpack_q5_0, .quantize = qi__quantize_q5_0},
+  [QI_FORMAT_Q5_1] = {.info = {"Q5_1", 7, 32, 24, true, 0},
+    .group = 32, .has_min = true, .unpack = qi__unpack_q5_1, .quantize = qi__quantize_q5_1},
+  [QI_FORMAT_Q8_0] = {.info = {"Q8_0", 8, 32, 34, true, 0},
+    .group = 32, .unpack = qi__unpack_q8_0, .quantize = qi__quantize_q8_0},
+  [QI_FORMAT_Q2_K] = {.info = {"Q2_K", 10, 256, 84, true, 0},
+    .group = 16, .has_min = true, .unpack = qi__unpack_q2_k, .quantize = qi__quantize_q2_k},
+  [QI_FORMAT_Q3_K] = {.info = {"Q3_K", 11, 256, 110, true, 0},
+    .group = 16, .unpack = qi__unpack_q3_k, .quantize = qi__quantize_q3_k},
+  [QI_FORMAT_Q4_K] = {.info = {"Q4_K", 12, 256, 144, true, 0},
+    .group = 32, .has_min = true, .unpack = qi__unpack_q4_k, .quantize = qi__quantize_q4_k},
+  [QI_FORMAT_Q5_K] = {.info = {"Q5_K", 13, 256, 176, true, 0},
+    .group = 32, .has_min = true, .unpack = qi__unpack_q5_k, .quantize = qi__quantize_q5_k},
+  [QI_FORMAT_Q6_K] = {.info = {"Q6_K", 14, 256, 210, true, 0},
+    .group = 16, .unpack = qi__unpack_q6_k, .quantize = qi__quantize_q6_k},
+  [QI_FORMAT_IQ1_S] = {.info = {"IQ1_S", 19, 256, QI__IQ1_S_BYTES, false, 0},
+    .group = 32, .unpack = qi__unpack_iq1_s},
+  [QI_FORMAT_IQ1_M] = {.info = {"IQ1_M", 29, 256, QI__IQ1_M_BYTES, false, 0},
+    .group = 16, .unpack = qi__unpack_iq1_m},
+  [QI_FORMAT_IQ2_XXS] = {.info = {"IQ2_XXS", 16, 256, QI__IQ2_XXS_BYTES, false, 0},
+    .group = 32, .unpack = qi__unpack_iq2_xxs},
+  [QI_FORMAT_IQ2_XS] = {.info = {"IQ2_XS", 17, 256, QI__IQ2_XS_BYTES, false, 0},
+    .group = 16, .unpack = qi__unpack_iq2_xs},
+  [QI_FORMAT_IQ2_S] = {.info = {"IQ2_S", 22, 256, QI__IQ2_S_BYTES, false, 0},
+    .group = 16, .unpack = qi__unpack_iq2_s},
+  [QI_FORMAT_IQ3_XXS] = {.info = {"IQ3_XXS", 18, 256, QI__IQ3_XXS_BYTES, false, 0},
+    .group = 32, .unpack = qi__unpack_iq3_xxs},
+  [QI_FORMAT_IQ3_S] = {.info = {"IQ3_S", 21, 256, QI__IQ3_S_BYTES, false, 0},
+    .group = 32, .unpack = qi__unpack_iq3_s},
+  [QI_FORMAT_IQ4_NL] = {.info = {"IQ4_NL", 20, 32, 18, true, 0},
+    .group = 32, .unpack = qi__unpack_iq4_nl, .quantize = qi__quantize_iq4_nl},
+  [QI_FORMAT_IQ4_XS] = {.info = {"IQ4_XS", 23, 256, 136, true, 0},
+    .group = 32, .unpack = qi__unpack_iq4_xs, .quantize = qi__quantize_iq4_xs},
+  [QI_FORMAT_TQ1_0] = {.info = {"TQ1_0", 34, 256, 54, true, 0},
+    .group = 32, .unpack = qi__unpack_tq1_0, .quantize = qi__quantize_tq1_0},
+  [QI_FORMAT_TQ2_0] = {.info = {"TQ2_0", 35, 256, 66, true, 0},
+    .group = 32, .unpack = qi__unpack_tq2_0, .dequantize = qi__dequantize_tq2_0,
+    .quantize = qi__quantize_tq2_0},
+  [QI_FORMAT_MXFP4] = {.info = {"MXFP4", 39, 32, 17, false, 0}, .group = 32, .unpack = qi__unpack_mxfp4},
+  [QI_FORMAT_I2_S] = {.info = {"I2_S", 36, 256, 64, true, QI__I2_S_TAIL}, .group = 32, .unpack = qi__unpack_i2_s,
+    .dequantize = qi__dequantize_i2_s, .quantize_tensor = qi__quantize_tensor_i2_s, .read_tail = qi__read_tail_i2_s},
+  [QI_FORMAT_QINS8] = {.info = {"QINS8", 0x51490001, 32, 36, true, QI__QINS_TAIL}, .dequantize = qi__dequantize_qins8,
+    .quantize_tensor = qi__quantize_tensor_qins8, .read_tail = qi__read_tail_qins8},
+  [QI_FORMAT_QINS8_K] = {.info = {"QINS8_K", 0x51490002, 256, 272, true, 0}, .group = 16, .wide = true,
+    .unpack = qi__unpack_qins8_k, .quantize = qi__quantize_qins8_k},
+  [QI_FORMAT_QINS4_K] = {.info = {"QINS4_K", 0x51490003, 256, 144, true, 0},
+    .group = 16, .unpack = qi__unpack_qins4_k,
+    .quantize = qi__quantize_qins4_k},
 };
 // clang-format on
 
@@ -55,8 +92,11 @@ QI__FN qi_format qi__format_from_gguf(int id) {
   return QI_FORMAT_NONE;
 }
 
-// Bytes of n weights; 0 when the format is unknown, n is no multiple of the block length, or on overflow.
-QI__FN size_t qi__format_bytes(qi_format format, size_t n) {
+// Which row of the table; `f` may be bound.
+QI__INLINE qi_format qi__format_id(const qi__format *f) { return (qi_format)((f->row ? f->row : f) - qi__formats); }
+
+// Bytes of a row of n weights; 0 when the format is unknown, n is no multiple of the block length, or on overflow.
+QI__FN size_t qi__row_bytes(qi_format format, size_t n) {
   const qi__format *f = qi__format_get(format);
   size_t bytes;
   if (!f || n % (size_t)f->info.block_len) return 0;
@@ -64,35 +104,89 @@ QI__FN size_t qi__format_bytes(qi_format format, size_t n) {
   return bytes;
 }
 
-// Values of an unpacked block of `len` weights: the formula in block.h, each product rounded by itself.
-QI__INLINE void qi__block_values(const qi__block *b, int len, int group, bool has_min, float *dst) {
+// Bytes of a whole tensor of n weights: its rows and its tail. 0 as above.
+QI__FN size_t qi__format_bytes(qi_format format, size_t n) {
+  size_t bytes = qi__row_bytes(format, n);
+  return bytes && !qi__add_size(bytes, (size_t)qi__formats[format].info.tail_bytes, &bytes) ? 0 : bytes;
+}
+
+// ---- parameters of a tensor ----
+
+// A row of the table for one tensor, with what its tail says. Must not be copied: format.values points into it.
+typedef struct qi__bound {
+  qi__format format;
+  float values[256];
+} qi__bound;
+
+// `tail`: behind the rows of the tensor `name`; NULL = only the structure counts, weights are not looked at. Formats without a tail
+// can be bound, too. Errors: QI_ERR_FORMAT.
+QI__FN qi_result qi__format_bind(qi__bound *out, qi_format format, const uint8_t *tail, const char *name, qi_error *err) {
+  out->format = qi__formats[format];
+  out->format.row = &qi__formats[format];
+  out->format.values = out->values;
+  if (!out->format.read_tail || !tail) return QI_OK;
+  float *param = out->format.param;
+  const char *expected = out->format.read_tail(tail, param, out->values);
+  if (!expected) return QI_OK;
+  return qi__fail(err, QI_ERR_FORMAT, "%.96s: parameters of %s are %g, %g, expected %s", name, out->format.info.name,
+                  (double)param[0], (double)param[1], expected);
+}
+
+// ---- dequantising ----
+
+// Values of an unpacked block: the formula in block.h, each product rounded by itself.
+QI__INLINE void qi__block_values(const qi__format *f, const qi__block *b, float *dst) {
+  int len = f->info.block_len, group = f->group;
+  bool has_min = f->has_min;
   for (int g = 0; g < len / group; g++) {
     float scale = b->d * (float)b->scale[g];
     float offset = has_min ? b->dmin * (float)b->min[g] : 0.0f;
     for (int i = g * group; i < (g + 1) * group; i++) {
-      float product = scale * (float)b->q[i];
+      float product = scale * (float)qi__block_code(f, b, i);
       dst[i] = has_min ? product - offset : product;
     }
   }
 }
 
-// n weights (whole blocks) to float32; src at any alignment.
+// n weights (whole blocks) to float32; src at any alignment. `f`: bound, if the format has a tail.
 QI__FN void qi__dequantize_blocks(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
   if (f->dequantize) {
-    f->dequantize(src, dst, n);
+    f->dequantize(f, src, dst, n);
     return;
   }
   qi__block block;
   size_t len = (size_t)f->info.block_len;
   for (size_t i = 0; i + len <= n; i += len, src += f->info.block_bytes) {
-    f->unpack(src, &block);
-    qi__block_values(&block, f->info.block_len, f->group, f->has_min, dst + i);
+    qi__unpack(f, src, &block);
+    qi__block_values(f, &block, dst + i);
   }
 }
 
-// The same by name of the format, which must be one of the table.
+// A whole tensor of n weights by name of the format, which must be one of the table. NaN where its tail is not sound.
 QI__FN void qi__dequantize(qi_format format, const void *src, float *dst, size_t n) {
-  qi__dequantize_blocks(&qi__formats[format], (const uint8_t *)src, dst, n);
+  const qi__format *f = &qi__formats[format];
+  qi__bound bound;
+  if (f->read_tail) {
+    if (qi__format_bind(&bound, format, (const uint8_t *)src + qi__row_bytes(format, n), "", NULL)) {
+      for (size_t i = 0; i < n; i++) dst[i] = qi__bits_f32(0x7fc00000u);
+      return;
+    }
+    f = &bound.format;
+  }
+  qi__dequantize_blocks(f, (const uint8_t *)src, dst, n);
+}
+
+// ---- quantising ----
+
+// A whole tensor [n_rows, n_cols] to qi__format_bytes(format, n_rows * n_cols) bytes. The format can be written; see qi_quantize.
+QI__FN void qi__quantize(qi_format format, const float *src, uint8_t *dst, size_t n_rows, size_t n_cols, const float *importance) {
+  const qi__format *f = &qi__formats[format];
+  if (f->quantize_tensor) {
+    f->quantize_tensor(src, dst, n_rows, n_cols, importance);
+    return;
+  }
+  size_t row_bytes = qi__row_bytes(format, n_cols);
+  for (size_t row = 0; row < n_rows; row++) f->quantize(src + row * n_cols, dst + row * row_bytes, n_cols, importance);
 }
 
 #endif // QI__FORMATS_TABLE_H

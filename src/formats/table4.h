@@ -77,8 +77,10 @@ QI__FN void qi__pack_iq4_xs(const qi__fitted *f, uint8_t *dst) {
   qi__store_u16(dst + 2, (uint16_t)top);
 }
 
-static const qi__block_shape qi__shape_iq4_nl = {32, 32, {-127, 113, qi__iq4_values}, 1, 1, 0, 0};
-static const qi__block_shape qi__shape_iq4_xs = {256, 32, {-127, 113, qi__iq4_values}, -32, 31, 0, 0};
+static const qi__block_shape qi__shape_iq4_nl = {.len = 32, .group = 32, .code = {.lo = -127, .hi = 113,
+  .values = qi__iq4_values}, .s_lo = 1, .s_hi = 1};
+static const qi__block_shape qi__shape_iq4_xs = {.len = 256, .group = 32, .code = {.lo = -127, .hi = 113,
+  .values = qi__iq4_values}, .s_lo = -32, .s_hi = 31};
 
 QI__FN void qi__quantize_iq4_nl(const float *src, uint8_t *dst, size_t n, const float *importance) {
   qi__quantize_row(&qi__shape_iq4_nl, qi__pack_iq4_nl, 18, src, dst, n, importance);

@@ -37,6 +37,8 @@ typedef struct qi__forward {
   qi__kv *kv;
   qi_path path;
   const int *cancel; // read by all threads; not 0 = leave the pass unfinished
+  qi_observer observer;
+  void (*observe)(const struct qi__forward *f); // before each product; NULL = none
   size_t n_batch, n_logits;
 
   double *frequency;    // [n_rot / 2] angle per position
@@ -122,7 +124,7 @@ QI__FN void qi__run_embed(qi__forward *f, int worker, int64_t begin, int64_t end
 // The forms of row i that these weights want, by the role of the row.
 QI__FN void qi__prepare_row(qi__forward *f, size_t i, bool generated, const qi__weight *const *w, size_t n) {
   unsigned need = 0;
-  for (size_t j = 0; j < n; j++) need |= qi__inputs_need(w[j], qi__arithmetic_of(w[j], f->path, generated));
+  for (size_t j = 0; j < n; j++) need |= qi__inputs_need(w[j], qi__arithmetic_of(f->kernels, w[j], f->path, generated));
   qi__inputs_prepare(f->kernels, &f->in, i, need);
 }
 
@@ -181,26 +183,43 @@ QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end)
 
 QI__FN void qi__run_attention(qi__forward *f, int worker, int64_t begin, int64_t end) {
   float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
-  bool bf16 = qi__arithmetic_of(&f->w->layers[f->layer].wq, f->path, false) == QI__BF16;
+  bool bf16 = qi__arithmetic_of(f->kernels, &f->w->layers[f->layer].wq, f->path, false) == QI__BF16;
   bool matrix = bf16 && f->kernels->attention_panel && f->kernels->bf16.multiply;
   for (size_t u = (size_t)begin; u < (size_t)end; u++) qi__attention_run(&f->attention, f->layer, matrix, u, scratch);
 }
 
 QI__FN void qi__run_attn_input(qi__forward *f, int worker, int64_t begin, int64_t end) {
-  const qi__weight *next[] = {&f->w->layers[f->layer].wo};
+  const qi__layer *l = &f->w->layers[f->layer];
+  const qi__weight *next[] = {&l->wo};
+  size_t width = f->h->n_heads * f->h->head_dim_v;
   float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
   for (size_t i = (size_t)begin; i < (size_t)end; i++) {
     qi__attention_finish(&f->attention, i, scratch);
+    float *x = f->in.x + i * width;
+    if (l->attn_sub_norm) f->kernels->rms_norm(x, l->attn_sub_norm, f->h->rms_norm_eps, width, x);
     qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
   }
 }
 
+// y = max(gate, 0)^2 * up: products of two, the same bits however they are compiled.
+QI__FN void qi__relu2(const float *gate, const float *up, size_t n, float *y) {
+  for (size_t i = 0; i < n; i++) {
+    float g = gate[i] > 0 ? gate[i] : 0;
+    y[i] = g * g * up[i];
+  }
+}
+
 QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t end) {
-  const qi__weight *next[] = {&f->w->layers[f->layer].down};
+  const qi__layer *l = &f->w->layers[f->layer];
+  const qi__weight *next[] = {&l->down};
   size_t n_ff = f->h->n_ff;
+  bool relu2 = (f->h->arch->features & QI__RELU2) != 0;
   (void)worker;
   for (size_t i = (size_t)begin; i < (size_t)end; i++) {
-    f->kernels->swiglu(f->gate + i * n_ff, f->up + i * n_ff, n_ff, f->in.x + i * n_ff);
+    float *x = f->in.x + i * n_ff;
+    if (relu2) qi__relu2(f->gate + i * n_ff, f->up + i * n_ff, n_ff, x);
+    else f->kernels->swiglu(f->gate + i * n_ff, f->up + i * n_ff, n_ff, x);
+    if (l->ffn_sub_norm) f->kernels->rms_norm(x, l->ffn_sub_norm, f->h->rms_norm_eps, n_ff, x);
     qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
   }
 }
@@ -248,7 +267,7 @@ QI__FN void qi__product_tile(qi__forward *f, float *scratch, const qi__product *
                              bool generated) {
   size_t first = tile * QI__TILE_ROWS, n_w = qi__min_size(QI__TILE_ROWS, p->w->n_rows - first);
   float *result = scratch + qi__tile_scratch(qi__forward_width(f->h), f->n_batch); // [n_x, n_w]
-  qi__arithmetic arithmetic = qi__arithmetic_of(p->w, f->path, generated);
+  qi__arithmetic arithmetic = qi__arithmetic_of(f->kernels, p->w, f->path, generated);
   qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, result, n_w, scratch);
   for (size_t i = 0; i < n_x; i++) {
     float *y = p->y + (first_x + i) * p->w->n_rows + first;
@@ -370,6 +389,7 @@ QI__FN qi_result qi__forward_run(qi__forward *f, uint64_t deadline_us) {
   while (f->op != QI__OP_DONE) {
     int64_t n_units = qi__op_units(f), slab = qi__forward_slab(f, n_units, deadline_us);
     qi__inputs_set_width(&f->in, qi__op_input_width(f));
+    if (f->observe && !f->unit) f->observe(f);
     qi__task task = {f, f->unit};
     uint64_t start = deadline_us ? qi__now_us() : 0;
     qi__pool_run(f->pool, qi__forward_task, &task, slab, qi__max_i64(1, slab / (n_threads * 8)));

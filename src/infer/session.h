@@ -3,7 +3,7 @@
 #define QI__SESSION_H
 
 #include "../model/model.h"
-#include "forward.h"
+#include "observe.h"
 #include "sampler.h"
 #include "text.h"
 
@@ -156,6 +156,8 @@ QI__FN void qi__session_wire(qi_session *s) {
   f->kv = &s->kv;
   f->path = s->desc.path;
   f->cancel = &s->cancel;
+  f->observer = s->desc.observer;
+  f->observe = f->observer.fn ? qi__observe : NULL;
   f->op = QI__OP_DONE;
   bool beyond = (size_t)s->desc.n_ctx > f->h->rope_n_ctx_orig;
   const float *factors = w->rope_factors ? w->rope_factors : beyond ? w->rope_long : w->rope_short;

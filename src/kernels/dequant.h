@@ -39,9 +39,28 @@ QI__INLINE QI__AVX2 void qi__scales_k4_avx2(const uint8_t *src, float d, float d
   qi__scale_bytes_avx2(min, dmin, out->offset);
 }
 
+// The layout of qi__unpack_seven_bits: a byte a group.
+QI__INLINE QI__AVX2 __m128i qi__seven_bits_avx2(const uint8_t *src) {
+  const __m128i byte = _mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+  const __m128i bit = _mm_set1_epi64x((long long)0x8040201008040201u);
+  __m128i low = _mm_cvtsi64_si128((long long)qi__load_u64(src));
+  __m128i v = _mm_and_si128(_mm_unpacklo_epi64(low, _mm_srli_epi16(low, 4)), _mm_set1_epi8(15));
+  QI__UNROLL for (int p = 0; p < 3; p++) {
+    __m128i plane = _mm_and_si128(_mm_shuffle_epi8(_mm_cvtsi32_si128(qi__load_u16(src + 8 + 2 * p)), byte), bit);
+    v = _mm_or_si128(v, _mm_and_si128(_mm_cmpeq_epi8(plane, bit), _mm_set1_epi8((char)(16 << p))));
+  }
+  return v;
+}
+
+// QINS4_K: the signed scales of these.
+QI__INLINE QI__AVX2 __m128i qi__qins4_scales_avx2(__m128i bits) {
+  __m128i size = _mm_and_si128(bits, _mm_set1_epi8(31)), minus = _mm_slli_epi16(_mm_and_si128(bits, _mm_set1_epi8(32)), 2);
+  return _mm_sign_epi8(size, _mm_or_si128(minus, _mm_set1_epi8(1))); // -127 or 1
+}
+
 // Of a format without a case: `block` is unpacked, too.
 QI__INLINE QI__AVX2 void qi__scales_any_avx2(const qi__format *f, const uint8_t *src, qi__block *block, qi__block_scales *out) {
-  f->unpack(src, block);
+  qi__unpack(f, src, block);
   for (int g = 0; g < f->info.block_len / f->group; g++) {
     out->scale[g] = block->d * (float)block->scale[g];
     if (f->has_min) out->offset[g] = block->dmin * (float)block->min[g];
@@ -90,6 +109,16 @@ QI__INLINE QI__AVX2 void qi__block_scales_avx2(qi_format id, const qi__format *f
     break;
   case QI_FORMAT_TQ1_0: _mm256_storeu_ps(out->scale, _mm256_set1_ps(qi__half_avx2(src + 52))); break;
   case QI_FORMAT_TQ2_0: _mm256_storeu_ps(out->scale, _mm256_set1_ps(qi__half_avx2(src + 64))); break;
+  case QI_FORMAT_I2_S: _mm256_storeu_ps(out->scale, _mm256_set1_ps(f->param[0])); break;
+  case QI_FORMAT_QINS8_K:
+  case QI_FORMAT_QINS4_K: {
+    __m128i v = qi__seven_bits_avx2(src + 2);
+    if (id == QI_FORMAT_QINS4_K) v = qi__qins4_scales_avx2(v);
+    __m256 d = _mm256_set1_ps(qi__half_avx2(src) * 0x1p-10f);
+    _mm256_storeu_ps(out->scale, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v))));
+    _mm256_storeu_ps(out->scale + 8, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))));
+    break;
+  }
   default: qi__scales_any_avx2(f, src, block, out); break;
   }
 }
@@ -186,6 +215,12 @@ QI__INLINE QI__AVX2 __m256i qi__codes_avx2(qi_format id, const uint8_t *src, int
   case QI_FORMAT_TQ1_0: return qi__digits_avx2(src, g);
   case QI_FORMAT_TQ2_0:
     return _mm256_sub_epi8(qi__bits_avx2(qi__bytes_avx2(src + 32 * half), 2 * quarter, 2), _mm256_set1_epi8(1));
+  case QI_FORMAT_I2_S:
+    return _mm256_sub_epi8(qi__bits_avx2(qi__bytes_avx2(src + 32 * half), 6 - 2 * quarter, 2), _mm256_set1_epi8(1));
+  case QI_FORMAT_QINS4_K: {
+    __m256i tables = qi__bytes_avx2((const uint8_t *)qi__qins4_pairs[src[14 + g / 4] >> (2 * g % 8) & 3]); // t: the third plane
+    return _mm256_shuffle_epi8(tables, qi__bits_avx2(qi__bytes_avx2(src + 16 + 32 * (g / 2)), g % 2 * 4, 4));
+  }
   default: return qi__bytes_avx2((const uint8_t *)block->q + 32 * g);
   }
 }
@@ -206,13 +241,13 @@ QI__INLINE QI__AVX2 void qi__dequantize_part_avx2(qi_format id, const qi__format
   }
 }
 
-QI__INLINE QI__AVX2 void qi__dequantize_row_avx2(qi_format id, const qi__format *f, const uint8_t *src, float *dst, size_t n) {
-  if (id) f = &qi__formats[id]; // constants
+QI__INLINE QI__AVX2 void qi__dequantize_row_avx2(qi_format id, const qi__format *bound, const uint8_t *src, float *dst, size_t n) {
+  const qi__format *f = id ? &qi__formats[id] : bound; // constants
   qi__block block;
   qi__block_scales s;
   int len = f->info.block_len;
   for (size_t i = 0; i < n; i += (size_t)len, src += f->info.block_bytes) {
-    qi__block_scales_avx2(id, f, src, &block, &s);
+    qi__block_scales_avx2(id, bound, src, &block, &s);
     if (id && len == 256) {
       QI__UNROLL for (int g = 0; g < 8; g++) qi__dequantize_part_avx2(id, f, src, g, &block, &s, dst + i + 32 * g);
     } else {
@@ -221,9 +256,60 @@ QI__INLINE QI__AVX2 void qi__dequantize_row_avx2(qi_format id, const qi__format 
   }
 }
 
-// Quantised formats; `f` is a row of the table.
+// ---- logarithmic codes of eight bits ----
+
+// The sizes of QINS8_K for 32 codes: of 128 bytes, each 16 answer where the upper bits of the code are theirs.
+QI__INLINE QI__AVX2 __m256i qi__qins8_sizes_avx2(__m256i codes) {
+  __m256i c = _mm256_and_si256(codes, _mm256_set1_epi8(127)), sizes = _mm256_setzero_si256();
+  QI__UNROLL for (int h = 0; h < 8; h++) {
+    const uint8_t *table = qi__qins8_sizes + 16 * h;
+    __m256i at = _mm256_adds_epu8(_mm256_xor_si256(c, _mm256_set1_epi8((char)(16 * h))), _mm256_set1_epi8(0x70)); // or 128 and more
+    sizes = _mm256_or_si256(sizes, qi__lookup_avx2((const int8_t *)table, at));
+  }
+  return sizes;
+}
+
+// Weights 8 e .. 8 e + 7 of 32 sizes, with the signs of the codes.
+QI__INLINE QI__AVX2 __m256 qi__signed_sizes_avx2(__m256i sizes, __m256i codes, int e) {
+  __m128i size = e < 2 ? _mm256_castsi256_si128(sizes) : _mm256_extracti128_si256(sizes, 1);
+  __m128i code = e < 2 ? _mm256_castsi256_si128(codes) : _mm256_extracti128_si256(codes, 1);
+  if (e % 2) size = _mm_srli_si128(size, 8), code = _mm_srli_si128(code, 8);
+  return _mm256_cvtepi32_ps(_mm256_sign_epi32(_mm256_cvtepu8_epi32(size), _mm256_cvtepi8_epi32(code)));
+}
+
+QI__FN QI__AVX2 void qi__dequantize_qins8_k_avx2(const uint8_t *src, float *dst, size_t n) {
+  qi__block_scales s;
+  for (size_t i = 0; i < n; i += 256, src += 272) {
+    qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
+    for (int g = 0; g < 8; g++) {
+      __m256i codes = qi__bytes_avx2(src + 16 + 32 * g), sizes = qi__qins8_sizes_avx2(codes);
+      QI__UNROLL for (int e = 0; e < 4; e++) {
+        __m256 v = _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), qi__signed_sizes_avx2(sizes, codes, e));
+        _mm256_storeu_ps(dst + i + (size_t)(32 * g + 8 * e), v);
+      }
+    }
+  }
+}
+
+// Eight weights of QINS8 from their codes and, in the lowest bits, their signs.
+QI__INLINE QI__AVX2 __m256 qi__qins8_avx2(const float *values, const uint8_t *codes, uint32_t signs) {
+  __m256i at = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)codes));
+  __m256i minus = _mm256_sllv_epi32(_mm256_set1_epi32((int)signs), _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24));
+  minus = _mm256_and_si256(minus, _mm256_set1_epi32((int)0x80000000u));
+  return _mm256_xor_ps(_mm256_i32gather_ps(values, at, 4), _mm256_castsi256_ps(minus));
+}
+
+QI__FN QI__AVX2 void qi__dequantize_qins8_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  for (size_t i = 0; i < n; i += 32, src += 36) {
+    uint32_t signs = qi__load_u32(src);
+    QI__UNROLL for (int e = 0; e < 4; e++)
+      _mm256_storeu_ps(dst + i + 8 * e, qi__qins8_avx2(f->values, src + 4 + 8 * e, signs >> 8 * e));
+  }
+}
+
+// Quantised formats; `f` is a row of the table, or bound.
 QI__FN QI__AVX2 void qi__dequantize_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
-  switch ((qi_format)(f - qi__formats)) {
+  switch (qi__format_id(f)) {
   case QI_FORMAT_Q4_0: qi__dequantize_row_avx2(QI_FORMAT_Q4_0, f, src, dst, n); break;
   case QI_FORMAT_Q4_1: qi__dequantize_row_avx2(QI_FORMAT_Q4_1, f, src, dst, n); break;
   case QI_FORMAT_Q5_0: qi__dequantize_row_avx2(QI_FORMAT_Q5_0, f, src, dst, n); break;
@@ -239,6 +325,10 @@ QI__FN QI__AVX2 void qi__dequantize_avx2(const qi__format *f, const uint8_t *src
   case QI_FORMAT_TQ1_0: qi__dequantize_row_avx2(QI_FORMAT_TQ1_0, f, src, dst, n); break;
   case QI_FORMAT_TQ2_0: qi__dequantize_row_avx2(QI_FORMAT_TQ2_0, f, src, dst, n); break;
   case QI_FORMAT_MXFP4: qi__dequantize_row_avx2(QI_FORMAT_MXFP4, f, src, dst, n); break;
+  case QI_FORMAT_I2_S: qi__dequantize_row_avx2(QI_FORMAT_I2_S, f, src, dst, n); break;
+  case QI_FORMAT_QINS4_K: qi__dequantize_row_avx2(QI_FORMAT_QINS4_K, f, src, dst, n); break;
+  case QI_FORMAT_QINS8_K: qi__dequantize_qins8_k_avx2(src, dst, n); break;
+  case QI_FORMAT_QINS8: qi__dequantize_qins8_avx2(f, src, dst, n); break;
   default: qi__dequantize_row_avx2(QI_FORMAT_NONE, f, src, dst, n); break;
   }
 }
@@ -288,14 +378,14 @@ QI__INLINE QI__AVX512_BF16 void qi__part_to_bf16_avx512(qi_format id, const qi__
   qi__store_bf16_avx512(dst, v[0], v[1]);
 }
 
-QI__INLINE QI__AVX512_BF16 void qi__row_to_bf16_avx512(qi_format id, const qi__format *f, const uint8_t *src, size_t n,
+QI__INLINE QI__AVX512_BF16 void qi__row_to_bf16_avx512(qi_format id, const qi__format *bound, const uint8_t *src, size_t n,
                                                        uint16_t *dst) {
-  if (id) f = &qi__formats[id]; // constants
+  const qi__format *f = id ? &qi__formats[id] : bound; // constants
   qi__block block;
   qi__block_scales s;
   int len = f->info.block_len;
   for (size_t i = 0; i < n; i += (size_t)len, src += f->info.block_bytes) {
-    qi__block_scales_avx2(id, f, src, &block, &s);
+    qi__block_scales_avx2(id, bound, src, &block, &s);
     if (id && len == 256) {
       QI__UNROLL for (int g = 0; g < 8; g++) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst + i + 32 * g);
     } else {
@@ -318,9 +408,38 @@ QI__INLINE QI__AVX512_BF16 void qi__floats_to_bf16_avx512(qi_format id, const ui
   }
 }
 
-// n weights, whole blocks, as bfloat16; `f` is a row of the table, dst has room for the next multiple of 32.
+// Lanes e of 32 weights, eight each, as bfloat16.
+QI__INLINE QI__AVX512_BF16 void qi__lanes_to_bf16_avx512(const __m256 *v, uint16_t *dst) {
+  qi__store_bf16_avx512(dst, _mm512_insertf32x8(_mm512_castps256_ps512(v[0]), v[1], 1),
+                        _mm512_insertf32x8(_mm512_castps256_ps512(v[2]), v[3], 1));
+}
+
+QI__FN QI__AVX512_BF16 void qi__qins8_k_to_bf16_avx512(const uint8_t *src, size_t n, uint16_t *dst) {
+  qi__block_scales s;
+  for (size_t i = 0; i < n; i += 256, src += 272) {
+    qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
+    for (int g = 0; g < 8; g++) {
+      __m256i codes = qi__bytes_avx2(src + 16 + 32 * g), sizes = qi__qins8_sizes_avx2(codes);
+      __m256 v[4];
+      QI__UNROLL for (int e = 0; e < 4; e++)
+        v[e] = _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), qi__signed_sizes_avx2(sizes, codes, e));
+      qi__lanes_to_bf16_avx512(v, dst + i + 32 * g);
+    }
+  }
+}
+
+QI__FN QI__AVX512_BF16 void qi__qins8_to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
+  for (size_t i = 0; i < n; i += 32, src += 36) {
+    uint32_t signs = qi__load_u32(src);
+    __m256 v[4];
+    QI__UNROLL for (int e = 0; e < 4; e++) v[e] = qi__qins8_avx2(f->values, src + 4 + 8 * e, signs >> 8 * e);
+    qi__lanes_to_bf16_avx512(v, dst + i);
+  }
+}
+
+// n weights, whole blocks, as bfloat16; `f` is a row of the table, or bound; dst has room for the next multiple of 32.
 QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
-  switch ((qi_format)(f - qi__formats)) {
+  switch (qi__format_id(f)) {
   case QI_FORMAT_F32: qi__floats_to_bf16_avx512(QI_FORMAT_F32, src, n, dst); break;
   case QI_FORMAT_F16: qi__floats_to_bf16_avx512(QI_FORMAT_F16, src, n, dst); break;
   case QI_FORMAT_BF16: memcpy(dst, src, 2 * n); break;
@@ -339,6 +458,10 @@ QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_
   case QI_FORMAT_TQ1_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ1_0, f, src, n, dst); break;
   case QI_FORMAT_TQ2_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ2_0, f, src, n, dst); break;
   case QI_FORMAT_MXFP4: qi__row_to_bf16_avx512(QI_FORMAT_MXFP4, f, src, n, dst); break;
+  case QI_FORMAT_I2_S: qi__row_to_bf16_avx512(QI_FORMAT_I2_S, f, src, n, dst); break;
+  case QI_FORMAT_QINS4_K: qi__row_to_bf16_avx512(QI_FORMAT_QINS4_K, f, src, n, dst); break;
+  case QI_FORMAT_QINS8_K: qi__qins8_k_to_bf16_avx512(src, n, dst); break;
+  case QI_FORMAT_QINS8: qi__qins8_to_bf16_avx512(f, src, n, dst); break;
   default: qi__row_to_bf16_avx512(QI_FORMAT_NONE, f, src, n, dst); break;
   }
 }

@@ -41,7 +41,7 @@ typedef void (*qi__dot_q8_fn)(const qi__dot_q8_args *a);
 QI__FN float qi__dot_block_ref(const qi__format *f, const qi__block *w, float d_x, const int8_t *q, const int16_t *sum,
                               float lane) {
   int32_t total = 0, mins = 0;
-  for (int i = 0; i < f->info.block_len; i++) total += w->scale[i / f->group] * (w->q[i] * q[i]);
+  for (int i = 0; i < f->info.block_len; i++) total += w->scale[i / f->group] * (qi__block_code(f, w, i) * q[i]);
   lane = fmaf(w->d * d_x, (float)total, lane);
   if (!f->has_min) return lane;
   for (int i = 0; i < f->info.block_len; i += 16) mins += w->min[i / f->group] * sum[i / 16];
@@ -55,7 +55,7 @@ QI__FN void qi__dot_q8_row_ref(const qi__dot_q8_args *a, const uint8_t *w, size_
   float lane[16][8] = {{0}};
   for (size_t b = 0; b < n_blocks; b++) {
     qi__block unpacked;
-    f->unpack(w + b * (size_t)f->info.block_bytes, &unpacked);
+    qi__unpack(f, w + b * (size_t)f->info.block_bytes, &unpacked);
     for (size_t i = 0; i < n; i++) {
       size_t at = (first + i) * a->x->k + b * block;
       lane[i][b % 8] =

@@ -62,7 +62,8 @@ QI__INLINE int qi__q8_offset(qi_format id) {
   case QI_FORMAT_Q4_K:
   case QI_FORMAT_Q5_K: return 0;
   case QI_FORMAT_TQ1_0:
-  case QI_FORMAT_TQ2_0: return 1;
+  case QI_FORMAT_TQ2_0:
+  case QI_FORMAT_I2_S: return 1;
   case QI_FORMAT_Q3_K: return 4;
   case QI_FORMAT_Q4_0: return 8;
   case QI_FORMAT_MXFP4: return 12;
@@ -80,7 +81,9 @@ QI__INLINE bool qi__dot_q8_x86_has(qi_format id) {
 }
 
 // Ternary blocks: one scale for 256 weights.
-QI__INLINE bool qi__q8_one_scale(qi_format id) { return id == QI_FORMAT_TQ1_0 || id == QI_FORMAT_TQ2_0; }
+QI__INLINE bool qi__q8_one_scale(qi_format id) {
+  return id == QI_FORMAT_TQ1_0 || id == QI_FORMAT_TQ2_0 || id == QI_FORMAT_I2_S;
+}
 
 // Codes plus offset (compilers fold it into what the codes subtract last), or signed codes when offset is QI__WIDE.
 QI__INLINE QI__AVX2 __m256i qi__q8_codes_avx2(qi_format id, const uint8_t *src, int g, const qi__block *block, int offset) {
@@ -185,8 +188,17 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
     break;
   case QI_FORMAT_TQ1_0: s->d = qi__half_avx2(src + 52); break;
   case QI_FORMAT_TQ2_0: s->d = qi__half_avx2(src + 64); break;
+  case QI_FORMAT_I2_S: s->d = f->param[0]; break;
+  case QI_FORMAT_QINS8_K:
+    s->scale = qi__scales16_avx2(qi__seven_bits_avx2(src + 2), false);
+    s->d = qi__half_avx2(src) * 0x1p-10f;
+    break;
+  case QI_FORMAT_QINS4_K:
+    s->scale = qi__scales16_avx2(qi__qins4_scales_avx2(qi__seven_bits_avx2(src + 2)), true);
+    s->d = qi__half_avx2(src) * 0x1p-10f;
+    break;
   default:
-    f->unpack(src, block);
+    qi__unpack(f, src, block);
     qi__q8_scales_block_avx2(f, block, s);
     break;
   }
@@ -238,7 +250,7 @@ typedef struct qi__q8_chunk {
 // Of activation row `row`, from column `at` on.
 QI__INLINE qi__q8_chunk qi__q8_chunk_at(const qi__q8 *x, size_t row, size_t at) {
   size_t i = row * x->k + at;
-  return (qi__q8_chunk){x->q + i, x->d + i / (size_t)x->block, x->sum + i / 16};
+  return (qi__q8_chunk){x->q + i, x->d + (i >> (x->block == 32 ? 5 : 8)), x->sum + i / 16};
 }
 
 // Ones in the first n of eight lanes.
@@ -314,14 +326,16 @@ QI__INLINE QI__AVX2 void qi__pair_scaled_avx2(qi_format id, qi__step_fn words, c
                                               const qi__q8_scales *s, const int8_t *x, __m256i sums, __m256i *sum) {
   const __m256i apart = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
   int offset = qi__q8_offset(id);
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = _mm256_setzero_si256();
+  __m256i odd[QI__PAIR]; // sums of odd groups: shorter chains
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = odd[r] = _mm256_setzero_si256();
   QI__UNROLL for (int g = 0; g < 8; g++) {
-    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g);
+    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g), *to = g % 2 ? odd : sum;
     QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
       __m256i code = qi__q8_codes_avx2(id, w[r], g, &block[r], offset);
-      sum[r] = qi__add_scaled_avx2(words, offset, sum[r], code, xg, qi__group_scale_avx2(s[r].scale, g));
+      to[r] = qi__add_scaled_avx2(words, offset, to[r], code, xg, qi__group_scale_avx2(s[r].scale, g));
     }
   }
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = _mm256_add_epi32(sum[r], odd[r]);
   if (offset <= 0) return;
   sums = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(sums, apart), 0xd8); // to the order of the scales
   QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = _mm256_sub_epi32(sum[r], qi__offset_sums_avx2(offset, s[r].scale, sums));
@@ -331,17 +345,38 @@ QI__INLINE QI__AVX2 void qi__pair_scaled_avx2(qi_format id, qi__step_fn words, c
 QI__INLINE QI__AVX2 void qi__pair_ternary_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *const *w, const int8_t *x,
                                                __m256i sums, __m256i *sum) {
   const __m256i one = _mm256_set1_epi16(1);
+  __m256i odd[QI__PAIR]; // sums of odd groups: shorter chains
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = odd[r] = _mm256_setzero_si256();
+  QI__UNROLL for (int g = 0; g < 8; g++) {
+    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g), *to = g % 2 ? odd : sum;
+    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+      __m256i u = qi__q8_codes_avx2(id, w[r], g, NULL, 1);
+      to[r] = vnni ? bytes(to[r], u, xg) : _mm256_add_epi16(to[r], _mm256_maddubs_epi16(u, xg));
+    }
+  }
+  sums = _mm256_madd_epi16(sums, one);
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+    __m256i total = vnni ? _mm256_add_epi32(sum[r], odd[r]) : _mm256_madd_epi16(_mm256_add_epi16(sum[r], odd[r]), one);
+    sum[r] = _mm256_sub_epi32(total, sums);
+  }
+}
+
+// Integer lanes of a block of QINS8_K. Sizes up to 255 do not fit: they are taken as twice a half, up to 127, and a rest.
+QI__INLINE QI__AVX2 void qi__pair_qins8_avx2(qi__step_fn words, const uint8_t *const *w, const qi__q8_scales *s, const int8_t *x,
+                                             __m256i *sum) {
+  const __m256i one = _mm256_set1_epi8(1);
   QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = _mm256_setzero_si256();
   QI__UNROLL for (int g = 0; g < 8; g++) {
     __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g);
     QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-      __m256i u = qi__q8_codes_avx2(id, w[r], g, NULL, 1);
-      sum[r] = vnni ? bytes(sum[r], u, xg) : _mm256_add_epi16(sum[r], _mm256_maddubs_epi16(u, xg));
+      __m256i codes = qi__bytes_avx2(w[r] + 16 + 32 * g), sizes = qi__qins8_sizes_avx2(codes);
+      __m256i signed_x = _mm256_sign_epi8(xg, _mm256_or_si256(codes, one));
+      __m256i half = qi__bits_avx2(sizes, 1, 7), rest = _mm256_and_si256(sizes, one);
+      __m256i scale = qi__group_scale_avx2(s[r].scale, g);
+      sum[r] = words(sum[r], _mm256_maddubs_epi16(half, signed_x), _mm256_add_epi16(scale, scale));
+      sum[r] = words(sum[r], _mm256_maddubs_epi16(rest, signed_x), scale);
     }
   }
-  sums = _mm256_madd_epi16(sums, one);
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++)
-    sum[r] = _mm256_sub_epi32(vnni ? sum[r] : _mm256_madd_epi16(sum[r], one), sums);
 }
 
 // What blocks of a pair of rows have added up to, until eight of them are taken to the lanes.
@@ -375,13 +410,16 @@ QI__INLINE QI__AVX2 void qi__pair_take32_avx2(const qi__pair_sums *p, const qi__
 }
 
 // A block of 256 at w[], as number b of eight.
-QI__INLINE QI__AVX2 void qi__pair_block_avx2(qi_format id, const qi__format *f, bool vnni, qi__step_fn words, qi__step_fn bytes,
-                                             const uint8_t *const *w, const qi__q8_chunk *x, size_t b, qi__pair_sums *p) {
+QI__INLINE QI__AVX2 void qi__pair_block_avx2(qi_format id, const qi__format *bound, bool vnni, qi__step_fn words,
+                                             qi__step_fn bytes, const uint8_t *const *w, const qi__q8_chunk *x, size_t b,
+                                             qi__pair_sums *p) {
+  const qi__format *f = id ? &qi__formats[id] : bound;
   qi__block block[QI__PAIR];
   qi__q8_scales s[QI__PAIR];
   __m256i sum[QI__PAIR], sums = qi__bytes_avx2((const uint8_t *)x->sum);
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) qi__q8_scales_avx2(id, f, w[r], &block[r], &s[r]);
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) qi__q8_scales_avx2(id, bound, w[r], &block[r], &s[r]);
   if (qi__q8_one_scale(id)) qi__pair_ternary_avx2(id, vnni, bytes, w, x->q, sums, sum);
+  else if (id == QI_FORMAT_QINS8_K) qi__pair_qins8_avx2(words, w, s, x->q, sum);
   else qi__pair_scaled_avx2(id, words, w, block, s, x->q, sums, sum);
   QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
     p->total[r][b] = sum[r];
@@ -399,13 +437,13 @@ QI__INLINE QI__AVX2 void qi__pair_256_avx2(qi_format id, bool vnni, qi__step_fn 
   size_t size = (size_t)f->info.block_bytes, n_blocks = a->x->k / 256;
   const uint8_t *w[QI__PAIR], *first_row;
   qi__pair_sums p;
-  memset(&p, 0, sizeof p);
+  if (n_blocks % 8) memset(&p, 0, sizeof p); // blocks that are not there
   qi__pair_rows(a, first, w);
   first_row = w[0];
   for (size_t b = 0; b < n_blocks; b++) {
     qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
     qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * size);
-    qi__pair_block_avx2(id, f, vnni, words, bytes, w, &x, b % 8, &p);
+    qi__pair_block_avx2(id, a->format, vnni, words, bytes, w, &x, b % 8, &p);
     if (b % 8 == 7 || b + 1 == n_blocks) qi__pair_take_avx2(&p, x.d - b % 8, (int)(b % 8) + 1, f->has_min, lanes);
     QI__UNROLL for (int r = 0; r < QI__PAIR; r++) w[r] += size;
   }
@@ -418,7 +456,7 @@ QI__INLINE QI__AVX2 void qi__pair_32_avx2(qi_format id, bool vnni, qi__step_fn b
   int offset = qi__q8_offset32(id, vnni);
   const uint8_t *w[QI__PAIR], *first_row;
   qi__pair_sums p;
-  memset(&p, 0, sizeof p);
+  if (a->x->k % 256) memset(&p, 0, sizeof p); // blocks that are not there
   qi__pair_rows(a, first, w);
   first_row = w[0];
   for (size_t at = 0; at < a->x->k; at += 256) {
@@ -479,9 +517,12 @@ QI__INLINE QI__AVX2 void qi__dot_pairs_avx2(qi_format id, bool vnni, qi__step_fn
   QI__DOT_PAIRS(isa, target, vnni, mxfp4, QI_FORMAT_MXFP4) \
   QI__DOT_PAIRS(isa, target, vnni, tq1_0, QI_FORMAT_TQ1_0) \
   QI__DOT_PAIRS(isa, target, vnni, tq2_0, QI_FORMAT_TQ2_0) \
+  QI__DOT_PAIRS(isa, target, vnni, i2_s, QI_FORMAT_I2_S) \
+  QI__DOT_PAIRS(isa, target, vnni, qins8_k, QI_FORMAT_QINS8_K) \
+  QI__DOT_PAIRS(isa, target, vnni, qins4_k, QI_FORMAT_QINS4_K) \
   QI__DOT_PAIRS(isa, target, vnni, any, QI_FORMAT_NONE) \
   QI__FN void qi__dot_row_##isa(const qi__dot_q8_args *a) { \
-    switch ((qi_format)(a->format - qi__formats)) { \
+    switch (qi__format_id(a->format)) { \
     case QI_FORMAT_Q4_0: qi__dot_pairs_q4_0_##isa(a); break; \
     case QI_FORMAT_Q4_1: qi__dot_pairs_q4_1_##isa(a); break; \
     case QI_FORMAT_Q5_0: qi__dot_pairs_q5_0_##isa(a); break; \
@@ -497,6 +538,9 @@ QI__INLINE QI__AVX2 void qi__dot_pairs_avx2(qi_format id, bool vnni, qi__step_fn
     case QI_FORMAT_MXFP4: qi__dot_pairs_mxfp4_##isa(a); break; \
     case QI_FORMAT_TQ1_0: qi__dot_pairs_tq1_0_##isa(a); break; \
     case QI_FORMAT_TQ2_0: qi__dot_pairs_tq2_0_##isa(a); break; \
+    case QI_FORMAT_I2_S: qi__dot_pairs_i2_s_##isa(a); break; \
+    case QI_FORMAT_QINS8_K: qi__dot_pairs_qins8_k_##isa(a); break; \
+    case QI_FORMAT_QINS4_K: qi__dot_pairs_qins4_k_##isa(a); break; \
     default: qi__dot_pairs_any_##isa(a); break; \
     } \
   }

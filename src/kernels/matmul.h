@@ -21,10 +21,14 @@ typedef struct qi__weight {
 
 typedef enum qi__arithmetic { QI__INTEGER, QI__FLOAT, QI__BF16 } qi__arithmetic;
 
-// The rule of qi_path in api.h. Float formats have no integer form: INTEGER multiplies them in float32.
-QI__FN qi__arithmetic qi__arithmetic_of(const qi__weight *w, qi_path path, bool generated) {
+// The rule of qi_path in api.h. Float formats have no integer form: INTEGER multiplies them in float32. Many rows in bfloat16 are
+// faster than in integers only where a matrix unit does it.
+QI__FN qi__arithmetic qi__arithmetic_of(const qi__kernels *kernels, const qi__weight *w, qi_path path, bool generated) {
   bool exact = w->id == QI_FORMAT_F32 || w->id == QI_FORMAT_F16;
-  if (path == QI_PATH_AUTO) path = generated ? QI_PATH_INTEGER : exact ? QI_PATH_FLOAT : QI_PATH_BF16;
+  if (path == QI_PATH_AUTO) {
+    bool integer = generated || (w->format->unpack && !kernels->matrix_unit);
+    path = exact ? QI_PATH_FLOAT : integer ? QI_PATH_INTEGER : QI_PATH_BF16;
+  }
   if (path == QI_PATH_INTEGER) return w->format->unpack ? QI__INTEGER : QI__FLOAT;
   return path == QI_PATH_BF16 ? QI__BF16 : QI__FLOAT;
 }

@@ -15,7 +15,7 @@
 typedef struct qi__q8_panel {
   uint8_t code[2][2][64][64];     // [plane][rows / 16][k / 4][row % 16, k % 4]
   int32_t scale[16][QI__Q8_ROWS]; // [group]: int32 for VNNI, a pair of equal int16 for AVX2; all 1 in formats without
-  int32_t pair[8][QI__Q8_ROWS];   // [k / 32]: pairs of int16 that meet two sums of 16 activations: mins, or scales (AVX2)
+  int32_t pair[8][QI__Q8_ROWS];   // [group / 2]: of two groups, what meets the sums of their activations: mins, or scales (AVX2)
   float d[8][QI__Q8_ROWS], minus_dmin[8][QI__Q8_ROWS]; // [block of 32], or [0]
 } qi__q8_panel;
 
@@ -31,7 +31,7 @@ typedef struct qi__q8_plan {
 } qi__q8_plan;
 
 QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
-  qi_format id = (qi_format)(f - qi__formats);
+  qi_format id = qi__format_id(f);
   qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, !vnni, qi__q8_one_scale(id)};
   if (p.offset == QI__WIDE) {
     p.offset = 128;
@@ -87,7 +87,12 @@ QI__INLINE void qi__panel_scales(const qi__q8_plan *plan, const int16_t *scale, 
       p->scale[2 * g][r] = plan->pairs ? qi__pair_i16(first, first) : first;
       p->scale[2 * g + 1][r] = plan->pairs ? qi__pair_i16(second, second) : second;
     }
-    p->pair[g][r] = plan->format->has_min ? qi__pair_i16(min[2 * g], min[2 * g + 1]) : qi__pair_i16(first, second);
+  }
+  // Words of min are in order, one for each 16 codes.
+  for (int g = 0; g < 128 / plan->format->group; g++) {
+    int step = plan->format->group / 16, next = step == 1 ? 8 : 1;
+    if (plan->format->has_min) p->pair[g][r] = qi__pair_i16(min[2 * step * g], min[2 * step * g + step]);
+    else p->pair[g][r] = qi__pair_i16(scale[step * g], scale[step * g + next]);
   }
 }
 
@@ -111,7 +116,7 @@ QI__INLINE QI__AVX2 void qi__panel_row_avx2(qi_format id, const qi__q8_plan *pla
   qi__block block;
   qi__q8_scales s;
   int16_t scale[16], min[16];
-  qi__q8_scales_avx2(id, f, w, &block, &s);
+  qi__q8_scales_avx2(id, plan->format, w, &block, &s);
   p->d[0][r] = s.d;
   p->minus_dmin[0][r] = -s.dmin;
   qi__store_bytes_avx2(scale, s.scale);
@@ -146,6 +151,8 @@ QI__FN QI__AVX2 void qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_
       QI__CASE(QI_FORMAT_IQ4_XS);
       QI__CASE(QI_FORMAT_TQ1_0);
       QI__CASE(QI_FORMAT_TQ2_0);
+      QI__CASE(QI_FORMAT_I2_S);
+      QI__CASE(QI_FORMAT_QINS4_K);
     default: qi__panel_row_avx2(QI_FORMAT_NONE, plan, w, n, r, p, codes[r % 8]); break;
     }
 #undef QI__CASE
@@ -230,12 +237,19 @@ QI__INLINE QI__AVX2 void qi__panel_group_avx2(const qi__q8_plan *plan, const qi_
     }
 }
 
-// Sums of 16 activations with the pairs of the panel.
-QI__INLINE QI__AVX2 __m256i qi__panel_pairs_avx2(const qi__q8_panel *p, int row, const int16_t *sum) {
+// Sums of the activations in each group of 16 or 32.
+QI__INLINE QI__AVX2 void qi__group_sums_avx2(int group, const int16_t *sum, int16_t *out) {
+  __m256i sums = qi__bytes_avx2((const uint8_t *)sum);
+  if (group == 32) sums = _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)), sums), 0x08);
+  qi__store_bytes_avx2(out, sums);
+}
+
+// The sums with the pairs of the panel.
+QI__INLINE QI__AVX2 __m256i qi__panel_pairs_avx2(const qi__q8_panel *p, int n_pairs, int row, const int16_t *sums) {
   __m256i all = _mm256_setzero_si256();
-  QI__UNROLL for (int g = 0; g < 8; g++) {
+  for (int g = 0; g < n_pairs; g++) {
     __m256i pair = qi__bytes_avx2((const uint8_t *)(p->pair[g] + row));
-    all = _mm256_add_epi32(all, _mm256_madd_epi16(pair, _mm256_set1_epi32(qi__load_4(sum + 2 * g))));
+    all = _mm256_add_epi32(all, _mm256_madd_epi16(pair, _mm256_set1_epi32(qi__load_4(sums + 2 * g))));
   }
   return all;
 }
@@ -256,11 +270,13 @@ QI__INLINE QI__AVX2 void qi__panel_256_avx2(const qi__q8_plan *plan, const qi__q
   QI__UNROLL for (int i = 0; i < n; i++) {
     const int16_t *sum = x->sum + (size_t)i * (x->k / 16);
     float d_x = x->d[(size_t)i * x->blocks];
+    int16_t sums[16];
+    if (groups) qi__group_sums_avx2(256 / groups, sum, sums);
     QI__UNROLL for (int h = 0; h < 2; h++) {
       int row = 16 * half + 8 * h;
       float *lane = x->lane + i * QI__Q8_ROWS + row;
       __m256i pairs = _mm256_setzero_si256(), offset = _mm256_set1_epi32(plan->offset);
-      if (groups && (plan->format->has_min || plan->offset)) pairs = qi__panel_pairs_avx2(p, row, sum);
+      if (groups && (plan->format->has_min || plan->offset)) pairs = qi__panel_pairs_avx2(p, groups / 2, row, sums);
       if (!groups) total[h][i] = _mm256_add_epi32(total[h][i], _mm256_set1_epi32(qi__block_start(plan->offset, sum)));
       else if (plan->offset) total[h][i] = _mm256_sub_epi32(total[h][i], _mm256_mullo_epi32(pairs, offset));
       qi__panel_add_avx2(lane, p->d[0] + row, d_x, total[h][i]);
@@ -355,14 +371,15 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, co
   }
   bool has_min = plan->format->has_min;
   QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) sum[h][i] = _mm512_setzero_si512();
-  if (has_min)
-    for (int g = 0; g < 8; g++) QI__UNROLL for (int h = 0; h < 2; h++) {
+  if (has_min) {
+    int16_t sums[4][16];
+    QI__UNROLL for (int i = 0; i < n; i++) qi__group_sums_avx2(256 / groups, x->sum + (size_t)i * (x->k / 16), sums[i]);
+    for (int g = 0; g < groups / 2; g++) QI__UNROLL for (int h = 0; h < 2; h++) {
       __m512i pair = _mm512_loadu_si512((const void *)(p->pair[g] + 16 * h));
-      QI__UNROLL for (int i = 0; i < n; i++) {
-        int sums = qi__load_4(x->sum + (size_t)i * (x->k / 16) + 2 * g);
-        sum[h][i] = _mm512_dpwssd_epi32(sum[h][i], pair, _mm512_set1_epi32(sums));
-      }
+      QI__UNROLL for (int i = 0; i < n; i++)
+        sum[h][i] = _mm512_dpwssd_epi32(sum[h][i], pair, _mm512_set1_epi32(qi__load_4(sums[i] + 2 * g)));
     }
+  }
   QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
     float *lane = x->lane + i * QI__Q8_ROWS + 16 * h, d_x = x->d[(size_t)i * x->blocks];
     qi__panel_add_avx512(lane, p->d[0] + 16 * h, d_x, total[h][i]);
@@ -455,7 +472,7 @@ QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_mu
 
 #define QI__DOT_Q8(isa, vnni, multiply) \
   QI__FN void qi__dot_q8_##isa(const qi__dot_q8_args *a) { \
-    if (a->n_x >= QI__PANEL_FROM) { \
+    if (a->n_x >= QI__PANEL_FROM && !a->format->wide) { \
       qi__dot_panels_x86(a, vnni, multiply); \
       return; \
     } \

@@ -10,6 +10,7 @@
 typedef struct qi__product_run {
   qi__kernels kernels;
   qi__weight w;
+  qi__bound bound;  // its format
   qi__arithmetic arithmetic;
   qi__inputs in;
   size_t n;         // rows of activations in this round
@@ -61,9 +62,10 @@ QI__FN qi_result qi__matmul(qi_pool *pool, qi_path path, const qi_matrix *w, con
   qi__product_run p;
   memset(&p, 0, sizeof p);
   qi__kernels_init(&p.kernels, &pool->cpu);
-  p.w = (qi__weight){w->format, qi__format_get(w->format), (const uint8_t *)w->data, (size_t)w->n_rows, (size_t)w->n_cols,
-                     qi__format_bytes(w->format, (size_t)w->n_cols), NULL};
-  p.arithmetic = qi__arithmetic_of(&p.w, path, n == 1);
+  p.w = (qi__weight){w->format, &p.bound.format, (const uint8_t *)w->data, (size_t)w->n_rows, (size_t)w->n_cols,
+                     qi__row_bytes(w->format, (size_t)w->n_cols), NULL};
+  if ((r = qi__format_bind(&p.bound, w->format, p.w.data + p.w.n_rows * p.w.row_bytes, "qi_matmul", err))) return r;
+  p.arithmetic = qi__arithmetic_of(&p.kernels, &p.w, path, n == 1);
   size_t round = qi__min_size(n, QI__PRODUCT_ROWS);
   qi__arena arena = {0};
   qi__product_layout(&p, &arena, round, pool->n_threads);

@@ -5,9 +5,12 @@
 #include "../base/cpu.h"
 #include "attention.h"
 #include "bf16.h"
+#include "bf16_neon.h"
 #include "dequant.h"
 #include "dot_f32.h"
 #include "dot_q8.h"
+#include "dot_qins_x86.h"
+#include "panel_q8_neon.h"
 #include "panel_q8_x86.h"
 
 // One pointer a kernel family; contracts stand at the reference of each.
@@ -24,11 +27,13 @@ typedef struct qi__kernels {
   void (*to_f16)(const float *x, size_t n, uint16_t *y);
   void (*attention_scores)(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score);
   float (*attention_softmax)(float *score, size_t begin, size_t end, size_t n, float *max);
-  void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim, float *out);
+  void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
+                           float *out);
   void (*attention_join)(const float *max, const float *sum, size_t n, const qi__softmax_state *all);
   void (*attention_blend)(const float *piece, const float *keep, const float *add, size_t n, size_t dim, float *values);
   void (*attention_panel)(const void *b, size_t b_step, size_t n, size_t n_lanes, bool half, bool finite,
                           uint16_t *panel); // NULL: prompts have no attention on a matrix unit
+  bool matrix_unit;      // bf16 runs on one
   qi__bf16_kernels bf16; // all NULL where there are no such instructions
 } qi__kernels;
 
@@ -95,7 +100,15 @@ QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
   k->attention_values = qi__attention_values_avx512;
 }
 #elif defined(QI__ARM64)
+QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot) {
+  for (int f = 1; f < QI_FORMAT_COUNT; f++)
+    if (qi__formats[f].unpack && !qi__formats[f].wide) k->dot_q8[f] = dot;
+}
+
 QI__FN void qi__kernels_init_neon(qi__kernels *k) {
+  k->quantize_q8 = qi__quantize_q8_neon;
+  qi__kernels_set_dot_q8(k, qi__dot_q8_neon);
+  k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_neon;
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_neon;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_neon;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_neon;
@@ -103,12 +116,18 @@ QI__FN void qi__kernels_init_neon(qi__kernels *k) {
   k->add = qi__add_neon;
   k->swiglu = qi__swiglu_neon;
   k->rope = qi__rope_neon;
+  k->round_bf16 = qi__round_bf16_neon;
   k->to_f16 = qi__to_f16_neon;
   k->attention_scores = qi__attention_scores_neon;
   k->attention_softmax = qi__attention_softmax_neon;
   k->attention_values = qi__attention_values_neon;
   k->attention_join = qi__attention_join_neon;
   k->attention_blend = qi__attention_blend_neon;
+  for (int f = QI_FORMAT_F32; f < QI_FORMAT_COUNT; f++)
+    if (qi__dequantize_neon_has((qi_format)f)) k->dequantize[f] = qi__dequantize_neon;
+  k->dequantize[QI_FORMAT_F32] = qi__dequantize_f32_neon;
+  k->dequantize[QI_FORMAT_F16] = qi__dequantize_f16_neon;
+  k->dequantize[QI_FORMAT_BF16] = qi__dequantize_bf16_neon;
 }
 #endif
 
@@ -121,15 +140,23 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
   if (cpu->avx_vnni) qi__kernels_set_dot_q8(k, qi__dot_q8_avx_vnni);
 #endif
   if (cpu->avx512) qi__kernels_init_avx512(k);
+  if (cpu->avx512_vbmi) k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_vbmi;
 #if defined(QI__HAS_AVX512_BF16)
   if (cpu->avx512_bf16) k->bf16 = qi__bf16_avx512;
   if (cpu->avx512_bf16) k->attention_panel = qi__attention_panel_avx512;
 #endif
 #if defined(QI__HAS_AMX)
-  if (cpu->amx) k->bf16 = qi__bf16_amx;
+  if (cpu->amx) k->bf16 = qi__bf16_amx, k->matrix_unit = true;
 #endif
 #elif defined(QI__ARM64)
   if (cpu->neon) qi__kernels_init_neon(k);
+  if (cpu->dotprod) qi__kernels_set_dot_q8(k, qi__dot_q8_dotprod), k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_dotprod;
+#if defined(QI__HAS_I8MM)
+  if (cpu->i8mm) qi__kernels_set_dot_q8(k, qi__dot_q8_i8mm);
+#endif
+#if defined(QI__HAS_NEON_BF16)
+  if (cpu->i8mm) k->bf16 = qi__bf16_neon;
+#endif
 #else
   (void)cpu;
 #endif

@@ -174,10 +174,10 @@ QI__FN const qi__tensor_info *qi__gguf_tensor(const qi__gguf *g, const char *nam
   return qi__str_map_get(&g->tensor_index, name, &i) ? &g->tensors[i] : NULL;
 }
 
-// Its bytes in place, at any alignment; NULL when they must be read.
+// Its bytes in place, at any alignment; NULL when they must be read or converted.
 QI__FN const void *qi__gguf_tensor_data(const qi__gguf *g, const qi__tensor_info *t) {
   const qi__file *f = &g->parts[t->part].file;
-  return f->map ? f->map + (size_t)t->offset : NULL;
+  return f->map && !(t->scale > 0) ? f->map + (size_t)t->offset : NULL;
 }
 
 // Bytes offset..offset+n-1 of a tensor. Errors: QI_ERR_IO, QI_ERR_ARGUMENT (beyond its end).

@@ -279,12 +279,26 @@ QI__FN void qi__order_by_offset(const qi__tensor_info *tensors, uint32_t *order,
   }
 }
 
+// Whether n bytes are what a tensor takes of its room: all but padding.
+QI__INLINE bool qi__gguf_fills(uint64_t n, uint64_t room, uint64_t alignment) { return n <= room && room - n < alignment; }
+
+// False when a contested type number is that of another fork. 36 is I2_S in bitnet.cpp and IQ4_NL_4_4 in ggml (18 bytes for 32
+// weights); where the room suits both, the architecture tells.
+QI__FN bool qi__gguf_is_ours(const qi__gguf *g, const qi__tensor_info *t, uint64_t n, uint64_t room, uint64_t alignment) {
+  int32_t i;
+  if (!qi__gguf_fills(t->n_bytes, room, alignment)) return false;
+  if (t->format != QI_FORMAT_I2_S || !qi__gguf_fills(n / 32 * 18, room, alignment)) return true;
+  const qi_meta *arch = qi__str_map_get(&g->meta_index, "general.architecture", &i) ? &g->metas[i] : NULL;
+  return arch && arch->type == QI_META_STRING && arch->count >= 6 && !memcmp(arch->value.text, "bitnet", 6);
+}
+
 // Checks that a tensor ends before the next one (NULL: it is the last), and settles contested types by the room it has.
-QI__FN qi_result qi__gguf_place(qi__tensor_info *t, const qi__tensor_info *next, uint64_t end, uint64_t alignment, qi_error *err) {
+QI__FN qi_result qi__gguf_place(const qi__gguf *g, qi__tensor_info *t, const qi__tensor_info *next, uint64_t end,
+                                uint64_t alignment, qi_error *err) {
   uint64_t room = (next ? next->offset : end) - t->offset;
   uint64_t n = t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
   const char *name = t->name;
-  if (t->format != QI_FORMAT_NONE && qi__gguf_contested(t->gguf_id) && (t->n_bytes > room || room - t->n_bytes >= alignment)) {
+  if (t->format != QI_FORMAT_NONE && qi__gguf_contested(t->gguf_id) && !qi__gguf_is_ours(g, t, n, room, alignment)) {
     t->format = QI_FORMAT_NONE; // another fork's type of this number
     t->n_bytes = 0;
   }
@@ -309,7 +323,7 @@ QI__FN qi_result qi__gguf_place_tensors(qi__gguf *g, size_t part, size_t first, 
   qi__order_by_offset(tensors, g->order, n);
   for (size_t i = 0; i < n; i++) {
     const qi__tensor_info *next = i + 1 < n ? &tensors[g->order[i + 1]] : NULL;
-    qi_result r = qi__gguf_place(&tensors[g->order[i]], next, f->size, counts->alignment, err);
+    qi_result r = qi__gguf_place(g, &tensors[g->order[i]], next, f->size, counts->alignment, err);
     if (r) return r;
   }
   return QI_OK;

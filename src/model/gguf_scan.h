@@ -35,7 +35,7 @@ typedef struct qi__gguf_counts {
   uint64_t infos_end;             // offset behind the tensor infos
   uint64_t data_offset;           // begin of tensor data; may lie beyond the end of a file without tensors
   uint64_t copy_bytes;            // enough for copies of all tensors, each rounded up to QI__CACHE_LINE
-  uint64_t vector_bytes;          // of float32 copies of all vectors, likewise; UINT64_MAX on overflow
+  uint64_t vector_bytes;          // of float32 copies of all vectors, and bound formats, likewise; UINT64_MAX on overflow
   uint64_t split_no, split_count, split_n_tensors; // QI__GGUF_NO_SPLIT when the key is absent
 } qi__gguf_counts;
 #define QI__GGUF_NO_SPLIT UINT64_MAX
@@ -49,6 +49,8 @@ typedef struct qi__tensor_info {
   uint64_t n_bytes;
   int part;          // of a split model
   uint64_t offset;   // in that part's file
+  const char *dtype; // name of the type in safetensors; NULL in GGUF
+  float scale;       // > 0: packed ternary of Hugging Face, converted when it is loaded; the above says what it becomes
 } qi__tensor_info;
 
 // ---- cursor ----
@@ -299,7 +301,8 @@ QI__FN qi_result qi__gguf_size_tensor(const qi__gguf_cursor *c, qi__tensor_info 
     t->format = QI_FORMAT_NONE;
     return QI_OK;
   }
-  if (!qi__mul_u64(n_elements / len, (uint64_t)f->info.block_bytes, &t->n_bytes) || t->n_bytes > INT64_MAX)
+  if (!qi__mul_u64(n_elements / len, (uint64_t)f->info.block_bytes, &t->n_bytes) ||
+      !qi__add_u64(t->n_bytes, (uint64_t)f->info.tail_bytes, &t->n_bytes) || t->n_bytes > INT64_MAX)
     return qi__fail(c->err, QI_ERR_FORMAT, "%llu weights of type %s: their size overflows", (unsigned long long)n_elements,
                     f->info.name);
   return QI_OK;
@@ -340,13 +343,20 @@ QI__FN qi_result qi__gguf_walk_tensor(qi__gguf_cursor *c, uint64_t index, uint64
   return r;
 }
 
-// Adds what the copies of a tensor take. Which fork a contested type is of shows only among its neighbours, and is open here.
+QI__INLINE bool qi__tensor_has_tail(const qi__tensor_info *t) {
+  const qi__format *f = qi__format_get(t->format);
+  return f && f->info.tail_bytes;
+}
+
+// Adds what the copies of a tensor take; a format with a tail is copied, too (qi__bound). Which fork a contested type is of shows
+// only among its neighbours, and is open here.
 QI__FN void qi__gguf_note_tensor(const qi__tensor_info *t, qi__gguf_counts *counts) {
   const uint64_t line = QI__CACHE_LINE, most = UINT64_MAX / 8;
   bool is_vector = t->shape[1] == 1 && t->shape[2] == 1 && t->shape[3] == 1 && t->format != QI_FORMAT_NONE;
   uint64_t n_floats = is_vector ? t->shape[0] : 0;
   uint64_t copy = (t->n_bytes + line - 1) & ~(line - 1);
   uint64_t vector = n_floats > most ? UINT64_MAX : (4 * n_floats + line - 1) & ~(line - 1);
+  if (qi__tensor_has_tail(t) && !qi__add_u64(vector, (sizeof(qi__bound) + line - 1) & ~(line - 1), &vector)) vector = UINT64_MAX;
   if (!qi__add_u64(counts->copy_bytes, copy, &counts->copy_bytes)) counts->copy_bytes = UINT64_MAX;
   if (!qi__add_u64(counts->vector_bytes, vector, &counts->vector_bytes)) counts->vector_bytes = UINT64_MAX;
 }

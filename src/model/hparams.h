@@ -15,8 +15,14 @@ enum {
   QI__HAS_FUSED_GATE = 8, // ffn_up: rows of the gate, then of up
   QI__HAS_QKV_BIAS = 16,  // attn_q.bias and so on are needed (elsewhere they may be there)
   QI__HAS_QK_NORM = 32,   // RMS norm of each query and key head before rotation
-  QI__ROPE_NEIGHBOURS = 64 // rotary pairs are neighbours, else halves of the head
+  QI__ROPE_NEIGHBOURS = 64, // rotary pairs are neighbours, else halves of the head
+  QI__SUB_NORMS = 128,    // RMS norm of the attention's output and of what goes into ffn_down (elsewhere they may be there)
+  QI__RELU2 = 256         // max(gate, 0)^2 * up instead of SwiGLU
 };
+
+// Of ours, a bool: rows of q and k are in the order that makes rotary pairs halves, whatever the architecture says. So Hugging Face
+// has them; GGUF's llama has them in another order.
+#define QI__KEY_ROPE_HALVES "qinfer.rope_halves"
 
 typedef struct qi__architecture {
   const char *name; // general.architecture, also the prefix of its keys
@@ -29,21 +35,29 @@ static const qi__architecture qi__architectures[] = {
     {"qwen2", QI__HAS_SPLIT_QKV | QI__HAS_GATE | QI__HAS_QKV_BIAS},
     {"qwen3", QI__HAS_SPLIT_QKV | QI__HAS_GATE | QI__HAS_QK_NORM},
     {"phi3", QI__HAS_FUSED_QKV | QI__HAS_FUSED_GATE},
+    {"bitnet", QI__HAS_SPLIT_QKV | QI__HAS_GATE | QI__SUB_NORMS},
+    {"bitnet-b1.58", QI__HAS_SPLIT_QKV | QI__HAS_GATE | QI__SUB_NORMS | QI__RELU2},
+    {"bitnet-25", QI__HAS_SPLIT_QKV | QI__HAS_GATE | QI__SUB_NORMS | QI__RELU2},
+    {"llama", QI__HAS_SPLIT_QKV | QI__HAS_GATE}, // with QI__KEY_ROPE_HALVES
 };
 
 QI__FN qi_result qi__architecture_find(const qi__gguf *g, const qi__architecture **out, qi_error *err) {
   const char *name;
   size_t len;
   qi_result r = qi__gguf_str(g, "general.architecture", true, &name, &len, err);
+  bool halves = false;
+  if (!r) r = qi__gguf_bool(g, QI__KEY_ROPE_HALVES, false, &halves, err);
   if (r) return r;
   char known[160];
   size_t used = 0;
   for (size_t i = 0; i < QI__COUNT_OF(qi__architectures); i++) {
     const qi__architecture *a = &qi__architectures[i];
     if (strlen(a->name) == len && !memcmp(a->name, name, len)) {
+      if (halves && (a->features & QI__ROPE_NEIGHBOURS)) continue;
       *out = a;
       return QI_OK;
     }
+    if (i && !strcmp(a->name, qi__architectures[0].name)) continue;
     int n = snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", a->name);
     if (n > 0) used = qi__min_size(used + (size_t)n, sizeof known - 1);
   }

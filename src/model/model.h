@@ -2,6 +2,7 @@
 #ifndef QI__MODEL_H
 #define QI__MODEL_H
 
+#include "hf_load.h"
 #include "tokenize.h"
 #include "weights.h"
 
@@ -38,7 +39,7 @@ QI__FN uint8_t *qi__arena_take_u64(qi__arena *arena, uint64_t bytes) {
   return arena->overflow ? NULL : (uint8_t *)qi__arena_take(arena, (size_t)bytes, 1, QI__CACHE_LINE);
 }
 
-// Where files are not mapped, tensors are copied.
+// Where files are not mapped, or tensors must be converted, they are copied.
 QI__FN void qi__tensors_layout(qi_model *m, qi__arena *arena) {
   const qi__gguf *g = &m->gguf;
   m->data = QI__ARENA_ARRAY(arena, const uint8_t *, g->n_tensors);
@@ -88,6 +89,12 @@ QI__FN qi_result qi__model_count(qi_model *m, qi__arena *arena, qi__vocab_counts
 
 // ---- loading ----
 
+// Tells the host how far it is. Errors: QI_ERR_CANCELLED.
+QI__FN qi_result qi__model_progress(const qi_model *m, uint64_t done, uint64_t total, qi_error *err) {
+  if (!m->progress.fn || m->progress.fn(m->progress.user, (float)((double)done / (double)total))) return QI_OK;
+  return qi__fail(err, QI_ERR_CANCELLED, "loading was stopped by the progress callback");
+}
+
 // Reads tensors that are not mapped, in parts, so that progress shows and the host can stop it.
 QI__FN qi_result qi__model_read_tensors(qi_model *m, qi_error *err) {
   const uint64_t part = 4u << 20;
@@ -96,12 +103,17 @@ QI__FN qi_result qi__model_read_tensors(qi_model *m, qi_error *err) {
   for (size_t i = 0; i < m->gguf.n_tensors; i++) {
     const qi__tensor_info *t = &m->gguf.tensors[i];
     bool mapped = m->check_only || qi__gguf_tensor_data(&m->gguf, t) != NULL;
-    for (uint64_t at = 0; at < t->n_bytes && !mapped; at += part) {
+    bool packed = t->scale > 0, in_place = m->gguf.parts[t->part].file.map != NULL;
+    if (packed && (!m->check_only || in_place)) {
+      qi_result r = qi__hf_convert(&m->gguf, t, m->check_only ? NULL : (uint8_t *)(uintptr_t)m->data[i], err);
+      if (r) return r;
+      if ((r = qi__model_progress(m, done + t->n_bytes, total, err))) return r;
+    }
+    for (uint64_t at = 0; at < t->n_bytes && !mapped && !packed; at += part) {
       uint64_t n = t->n_bytes - at < part ? t->n_bytes - at : part;
       qi_result r = qi__gguf_read_tensor(&m->gguf, t, at, (uint8_t *)(uintptr_t)m->data[i] + at, (size_t)n, err);
       if (r) return r;
-      if (m->progress.fn && !m->progress.fn(m->progress.user, (float)((double)(done + at + n) / (double)total)))
-        return qi__fail(err, QI_ERR_CANCELLED, "loading was stopped by the progress callback");
+      if ((r = qi__model_progress(m, done + at + n, total, err))) return r;
     }
     done += t->n_bytes;
   }
@@ -117,7 +129,9 @@ QI__FN qi_result qi__model_load(qi_model *m, qi_error *err) {
   m->memory.heap += m->arena.size;
   qi__model_layout(m, &m->arena, &counts);
   if (m->load == QI_LOAD_METADATA) return QI_OK;
-  if ((r = qi__vocab_load(&m->vocab, &m->gguf, &m->logger, err)) || m->load == QI_LOAD_VOCAB) return r;
+  if ((r = qi__vocab_load(&m->vocab, &m->gguf, &m->logger, err))) return r;
+  qi__hf_keep_scores(&m->gguf, &m->vocab);
+  if (m->load == QI_LOAD_VOCAB) return QI_OK;
   m->h.n_vocab = m->vocab.n_tokens;
   if ((r = qi__model_read_tensors(m, err))) return r;
   qi__gguf_release(&m->gguf);
@@ -157,7 +171,9 @@ QI__FN qi_result qi__model_new(qi_model **out, const qi_model_desc *desc, qi_err
   m->logger = desc->logger;
   m->progress = desc->progress;
   m->load = desc->load;
-  if ((r = qi__gguf_open(&m->gguf, desc, &allocator, &m->logger, err))) {
+  r = qi__hf_is_source(desc) ? qi__hf_open(&m->gguf, desc, &allocator, err)
+                             : qi__gguf_open(&m->gguf, desc, &allocator, &m->logger, err);
+  if (r) {
     qi__free(&allocator, m, sizeof *m);
     return r;
   }
@@ -195,12 +211,29 @@ QI__FN qi_result qi__model_peek(qi__gguf_peek *p, const qi__gguf_plan *plan, qi_
   return qi__gguf_peek_keys(p, plan, &numbers, 1, err);
 }
 
+// The same for a Hugging Face folder: its index is built for it, and given back.
+QI__FN qi_result qi__model_folder_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err) {
+  qi_model *m = NULL;
+  qi__vocab_counts counts;
+  qi__arena arena = {NULL, 0, 0, false};
+  qi_result r = qi__model_new(&m, desc, err);
+  if (r) return r;
+  memset(&counts, 0, sizeof counts);
+  if (!(r = qi__model_count(m, &arena, &counts, err))) {
+    *out = m->memory;
+    out->heap += arena.used;
+  }
+  qi__model_close(m);
+  return r;
+}
+
 // Counts what qi__model_open will take, by walks over the file; asks for no memory, but some 20 KB of stack.
 QI__FN qi_result qi__model_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err) {
   qi_allocator allocator;
   qi__gguf_plan plan;
   uint64_t index_bytes = 0, mapped = 0;
   qi_result r = qi__model_check_desc(desc, err);
+  if (!r && qi__hf_is_source(desc)) return qi__model_folder_memory(desc, out, err);
   if (!r) r = qi__allocator_resolve(&desc->allocator, &allocator, err);
   if (!r) r = qi__gguf_measure(desc, &index_bytes, &mapped, &plan, err);
   if (r) return r;

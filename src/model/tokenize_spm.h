@@ -41,7 +41,7 @@ QI__FN qi_token qi__spm_lookup(const qi__merger *m, size_t start, size_t end) {
 QI__FN bool qi__spm_pair(const qi__merger *m, uint32_t left, uint32_t right, uint32_t *key, qi_token *joined) {
   const qi__symbol *s = m->symbols;
   qi_token id = qi__spm_lookup(m, s[left].start, s[s[right].next].start);
-  if (id < 0) return false;
+  if (id < 0 || qi__f32_bits(m->v->scores[id]) == 0xff800000u) return false; // minus infinity: never joined
   *joined = id;
   *key = qi__spm_key(m->v->scores[id]);
   return true;

@@ -28,6 +28,11 @@ enum {
   QI__TOKEN_RSTRIP = 16 // swallows white space behind it
 };
 
+#define QI__KEY_SCORES "tokenizer.ggml.scores"
+// Of ours, arrays of u32: ids that end generation beside eos; ids of tokens that swallow the white space behind them.
+#define QI__KEY_END_IDS "tokenizer.qinfer.end_token_ids"
+#define QI__KEY_RSTRIP_IDS "tokenizer.qinfer.rstrip_token_ids"
+
 // What qi__vocab_layout must know of a file.
 typedef struct qi__vocab_counts {
   qi__vocab_kind kind;
@@ -361,6 +366,18 @@ QI__FN void qi__vocab_mark_ends(qi__vocab *v, const qi_logger *logger) {
     if (ends[i] >= 0) v->attrs[ends[i]] |= QI__TOKEN_END;
 }
 
+// Sets a bit of the tokens in an array of ids; ids out of range do not count. *present: the file has the array.
+QI__FN qi_result qi__vocab_mark_ids(qi__vocab *v, const qi__gguf *g, const char *key, unsigned bit, bool *present, qi_error *err) {
+  qi__gguf_array ids;
+  *present = qi__gguf_find(g, key) != NULL;
+  qi_result r = qi__gguf_get_array(g, key, QI_META_U32, false, &ids, err);
+  for (uint64_t i = 0; !r && i < ids.count; i++) {
+    uint32_t id = qi__array_u32(&ids, i);
+    if (id < v->n_tokens) v->attrs[id] = (uint8_t)(v->attrs[id] | bit);
+  }
+  return r;
+}
+
 // Copies a slice to the scratch space as a terminated text and looks it up; -1 = no token, or none that merging may make: the names
 // of control tokens in a text of strangers must stay text.
 QI__FN qi_token qi__vocab_lookup(const qi__vocab *v, char *scratch, const char *text, size_t len) {
@@ -398,6 +415,31 @@ QI__FN qi_result qi__vocab_load_merges(qi__vocab *v, const qi__gguf *g, const qi
   }
   if (n_ignored)
     qi__log(logger, QI_LOG_WARN, "tokenizer.ggml.merges: %u of %u are not made of tokens and were ignored", n_ignored, n);
+  return QI_OK;
+}
+
+// SentencePiece's scores from the order of merges, for files that have merges and no scores but zeros: a token's score is minus the
+// rank of the first merge that makes it. Tokens that no merge makes are never joined.
+QI__FN qi_result qi__vocab_rank_scores(qi__vocab *v, const qi__gguf *g, qi_error *err) {
+  qi__gguf_array merges;
+  const uint32_t never = 0xff800000u; // minus infinity
+  qi_result r = qi__gguf_get_array(g, "tokenizer.ggml.merges", QI_META_STRING, false, &merges, err);
+  if (r || !merges.count) return r;
+  for (uint32_t id = 0; id < v->n_tokens; id++)
+    if (qi__f32_bits(v->scores[id]) & 0x7fffffffu) return QI_OK;
+  for (uint32_t id = 0; id < v->n_tokens; id++) v->scores[id] = qi__bits_f32(never);
+  const char *text;
+  size_t len;
+  for (uint64_t rank = 0; qi__gguf_next_string(&merges, &text, &len); rank++) {
+    const char *space = len > 2 ? (const char *)memchr(text + 1, ' ', len - 2) : NULL;
+    if (!space || len - 1 > v->max_token) continue;
+    size_t n_left = (size_t)(space - text);
+    memcpy(v->scratch, text, n_left);
+    memcpy(v->scratch + n_left, space + 1, len - n_left - 1);
+    v->scratch[len - 1] = 0;
+    qi_token id = qi__token_by_name(v, v->scratch);
+    if (id >= 0 && qi__f32_bits(v->scores[id]) == never) v->scores[id] = -(float)rank;
+  }
   return QI_OK;
 }
 
@@ -447,7 +489,10 @@ QI__FN qi_result qi__vocab_mark_rstrip(qi__vocab *v, const qi__gguf *g, qi_error
   static const char *const plain[] = {"<unk>", "<s>", "<|endoftext|>"};
   const char *name = NULL;
   size_t len = 0;
-  qi_result r = qi__gguf_str(g, "general.name", false, &name, &len, err);
+  bool listed;
+  qi_result r = qi__vocab_mark_ids(v, g, QI__KEY_RSTRIP_IDS, QI__TOKEN_RSTRIP, &listed, err);
+  if (r || listed) return r;
+  r = qi__gguf_str(g, "general.name", false, &name, &len, err);
   if (r) return r;
   bool phi3 = false;
   for (size_t i = 0; name && i + 4 <= len && !phi3; i++) {
@@ -489,8 +534,10 @@ QI__FN qi_result qi__vocab_load(qi__vocab *v, const qi__gguf *g, const qi_logger
   qi__vocab_find_bytes(v, logger);
   r = qi__vocab_load_special(v, g, err);
   if (r) return r;
+  bool listed;
   qi__vocab_mark_ends(v, logger);
-  if (v->kind == QI__VOCAB_BPE) r = qi__vocab_load_merges(v, g, logger, err);
+  r = qi__vocab_mark_ids(v, g, QI__KEY_END_IDS, QI__TOKEN_END, &listed, err);
+  if (!r) r = v->kind == QI__VOCAB_BPE ? qi__vocab_load_merges(v, g, logger, err) : qi__vocab_rank_scores(v, g, err);
   if (r) return r;
   qi__vocab_index_specials(v);
   return qi__vocab_mark_rstrip(v, g, err);

@@ -13,10 +13,12 @@ typedef struct qi__layer {
   qi__weight wv;          // [n_kv_heads * head_dim_v, n_embd]
   const float *q_norm;    // [head_dim_k], QI__HAS_QK_NORM
   const float *k_norm;    // [head_dim_k]
+  const float *attn_sub_norm; // [n_heads * head_dim_v], of what goes into wo; NULL = none
   qi__weight wo;          // [n_embd, n_heads * head_dim_v]
   const float *ffn_norm;  // [n_embd]
   qi__weight gate;        // [n_ff, n_embd]
   qi__weight up;          // [n_ff, n_embd]
+  const float *ffn_sub_norm; // [n_ff], of what goes into down; NULL = none
   qi__weight down;        // [n_embd, n_ff]
 } qi__layer;
 
@@ -81,6 +83,7 @@ static const qi__slot qi__layer_slots[] = {
     {"attn_v.bias", QI__BIAS, QI__DIM_V, QI__HAS_QKV_BIAS, {{QI__DIM_V, QI__AT(wv)}}},
     {"attn_q_norm.weight", QI__VECTOR, QI__DIM_HEAD, QI__HAS_QK_NORM, {{QI__DIM_ONE, QI__AT(q_norm)}}},
     {"attn_k_norm.weight", QI__VECTOR, QI__DIM_HEAD, QI__HAS_QK_NORM, {{QI__DIM_ONE, QI__AT(k_norm)}}},
+    {"attn_sub_norm.weight", QI__VECTOR, QI__DIM_ATTN, QI__SUB_NORMS, {{QI__DIM_ONE, QI__AT(attn_sub_norm)}}},
     {"attn_output.weight", QI__MATRIX, QI__DIM_ATTN, ~0u, {{QI__DIM_EMBD, QI__AT(wo)}}},
     {"attn_output.bias", QI__BIAS, QI__DIM_EMBD, 0, {{QI__DIM_EMBD, QI__AT(wo)}}},
     {"ffn_norm.weight", QI__VECTOR, QI__DIM_EMBD, ~0u, {{QI__DIM_ONE, QI__AT(ffn_norm)}}},
@@ -89,6 +92,7 @@ static const qi__slot qi__layer_slots[] = {
     {"ffn_up.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_FUSED_GATE, {{QI__DIM_FF, QI__AT(gate)}, {QI__DIM_FF, QI__AT(up)}}},
     {"ffn_gate.bias", QI__BIAS, QI__DIM_FF, 0, {{QI__DIM_FF, QI__AT(gate)}}},
     {"ffn_up.bias", QI__BIAS, QI__DIM_FF, 0, {{QI__DIM_FF, QI__AT(up)}}},
+    {"ffn_sub_norm.weight", QI__VECTOR, QI__DIM_FF, QI__SUB_NORMS, {{QI__DIM_ONE, QI__AT(ffn_sub_norm)}}},
     {"ffn_down.weight", QI__MATRIX, QI__DIM_FF, ~0u, {{QI__DIM_EMBD, QI__AT(down)}}},
     {"ffn_down.bias", QI__BIAS, QI__DIM_EMBD, 0, {{QI__DIM_EMBD, QI__AT(down)}}},
 };
@@ -128,9 +132,20 @@ QI__FN qi_result qi__tensor_shape_error(qi_error *err, const qi__tensor_info *t,
 QI__FN qi_result qi__tensor_expect(const qi__weights_loader *l, const qi__tensor_info *t, size_t cols, size_t rows) {
   if (t->shape[0] != cols || t->shape[1] != rows || t->shape[2] != 1 || t->shape[3] != 1)
     return qi__tensor_shape_error(l->err, t, cols, rows);
+  if (t->format == QI_FORMAT_NONE && t->dtype)
+    return qi__fail(l->err, QI_ERR_UNSUPPORTED, "tensor %s: weight type %s is not supported", t->name, t->dtype);
   if (t->format == QI_FORMAT_NONE)
     return qi__fail(l->err, QI_ERR_UNSUPPORTED, "tensor %s: weight type %d is not supported", t->name, t->gguf_id);
   return QI_OK;
+}
+
+// The format of a tensor with what its tail says.
+QI__FN qi_result qi__bind_tensor(const qi__weights_loader *l, const qi__tensor_info *t, qi__bound *out) {
+  const uint8_t *data = l->data[t - l->gguf->tensors];
+  char name[QI__GGUF_MAX_NAME + 16];
+  snprintf(name, sizeof name, "tensor %s", t->name);
+  if (data) data += (size_t)t->n_bytes - (size_t)qi__formats[t->format].info.tail_bytes;
+  return qi__format_bind(out, t->format, data, name, l->err);
 }
 
 // Vectors are few and small: float32 copies spare the forward pass their formats.
@@ -141,7 +156,9 @@ QI__FN qi_result qi__load_vector(const qi__weights_loader *l, const qi__tensor_i
   if (!v) return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: more vectors than the file's index tells", t->name);
   const uint8_t *data = l->data[t - l->gguf->tensors];
   for (size_t i = 0; i < n && !data; i++) v[i] = 1; // only checked: any sound value
-  if (data) qi__dequantize(t->format, data, v, n);
+  qi__bound bound;
+  if ((r = qi__bind_tensor(l, t, &bound))) return r;
+  if (data) qi__dequantize_blocks(&bound.format, data, v, n);
   for (size_t i = 0; i < n; i++)
     if (!qi__is_finite(v[i])) return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: element %zu is not finite", t->name, i);
   *out = v;
@@ -154,11 +171,18 @@ QI__FN qi_result qi__load_matrix(const qi__weights_loader *l, const qi__tensor_i
   qi_result r = qi__tensor_expect(l, t, cols, rows);
   if (r) return r;
   const uint8_t *data = l->data[t - l->gguf->tensors];
-  size_t row_bytes = qi__format_bytes(t->format, cols);
+  const qi__format *format = qi__format_get(t->format);
+  if (format->info.tail_bytes) {
+    qi__bound *bound = QI__ARENA_ARRAY(l->arena, qi__bound, 1);
+    if (!bound) return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: more matrices than the file's index tells", t->name);
+    if ((r = qi__bind_tensor(l, t, bound))) return r;
+    format = &bound->format;
+  }
+  size_t row_bytes = qi__row_bytes(t->format, cols);
   for (int p = 0; p < 3 && slot->part[p].rows != QI__DIM_ONE; p++) {
     qi__weight *w = (qi__weight *)(void *)(base + slot->part[p].at);
     w->id = t->format;
-    w->format = qi__format_get(t->format);
+    w->format = format;
     w->data = data;
     w->n_rows = qi__dim_length(l->h, slot->part[p].rows);
     w->n_cols = cols;
@@ -184,6 +208,12 @@ QI__FN qi_result qi__load_slot(const qi__weights_loader *l, const qi__slot *slot
   char *at = (char *)base + slot->part[0].at;
   if (slot->kind == QI__VECTOR) return qi__load_vector(l, t, n, (const float **)(void *)at);
   if (slot->kind == QI__BIAS) return qi__load_vector(l, t, n, &((qi__weight *)(void *)at)->bias);
+  // Ternary files of 2024 have the scale of a matrix beside it: "blk.0.attn_q.scale".
+  size_t stem = strlen(name) - strlen(".weight");
+  snprintf(name + stem, sizeof name - stem, ".scale");
+  if (qi__gguf_tensor(l->gguf, name))
+    return qi__fail(l->err, QI_ERR_UNSUPPORTED, "tensor %s: a scale beside its matrix is not supported; newer files have it inside",
+                    name);
   return qi__load_matrix(l, t, slot, (char *)base);
 }
 

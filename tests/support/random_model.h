@@ -1,7 +1,7 @@
 // Small models with random weights, as GGUF files in memory, for tests of whole forward passes. Weights go through qi_quantize, so
 // that the file holds real blocks; the vocabulary is a small SentencePiece one with byte tokens where there is room for them.
 //
-//   rm_desc d = rm_llama();          // or rm_qwen2(), rm_qwen3(), rm_phi3(); then change fields
+//   rm_desc d = rm_llama();          // or rm_qwen2(), rm_qwen3(), rm_phi3(), rm_bitnet(arch); then change fields
 //   d.format = QI_FORMAT_Q4_K;
 //   size_t size;
 //   uint8_t *file = rm_build(&d, &size);   // free() it; NULL: no memory, or qi_quantize refused
@@ -36,6 +36,7 @@ typedef struct rm_desc {
   bool rope_freqs;          // rope_freqs.weight
   bool qkv_bias;            // in any architecture; qwen2 always has them
   bool ffn_bias;            // and attn_output.bias
+  bool sub_norms;           // attn_sub_norm.weight, ffn_sub_norm.weight; in any architecture
   const char *scaling_type; // NULL = key absent
   float scaling_factor;     // 0 = key absent
   float attn_factor;        // 0 = key absent
@@ -236,10 +237,12 @@ GW_FN void rm_write_layer(rm_writer *b, int i, bool fused, bool head_norms, bool
     rm_vector(b, i, "attn_q_norm.weight", hd, 1, 0.3f);
     rm_vector(b, i, "attn_k_norm.weight", hd, 1, 0.3f);
   }
+  if (d->sub_norms) rm_vector(b, i, "attn_sub_norm.weight", d->n_heads * hv, 1, 0.3f);
   rm_matrix(b, i, "attn_output.weight", d->n_embd, d->n_heads * hv, 1);
   rm_vector(b, i, "ffn_norm.weight", d->n_embd, 1, 0.3f);
   if (!fused) rm_matrix(b, i, "ffn_gate.weight", d->n_ff, d->n_embd, 1);
   rm_matrix(b, i, "ffn_up.weight", fused ? 2 * d->n_ff : d->n_ff, d->n_embd, 1);
+  if (d->sub_norms) rm_vector(b, i, "ffn_sub_norm.weight", d->n_ff, 1, 0.3f);
   rm_matrix(b, i, "ffn_down.weight", d->n_embd, d->n_ff, 1);
   if (d->ffn_bias) {
     rm_vector(b, i, "attn_output.bias", d->n_embd, 0, 0.3f);
@@ -327,6 +330,15 @@ GW_FN rm_desc rm_qwen3(void) {
   d.head_dim = 32; // twice n_embd / n_heads
   d.n_rot = 0;
   d.freq_base = 1000000.0f;
+  d.tied = true;
+  return d;
+}
+// arch: bitnet (SiLU), bitnet-b1.58 or bitnet-25 (squared ReLU).
+GW_FN rm_desc rm_bitnet(const char *arch) {
+  rm_desc d = rm_llama();
+  d.arch = arch;
+  d.n_kv_heads = 2;
+  d.sub_norms = true;
   d.tied = true;
   return d;
 }

@@ -1,0 +1,225 @@
+// ==== >>qins : QINS8, QINS8_K, QINS4_K: logarithmic codes ====
+#ifndef QI__FORMATS_QINS_H
+#define QI__FORMATS_QINS_H
+
+#include "../base/real.h"
+#include "kquant.h"
+#include "spectrum.h"
+
+// All numbers little-endian; d: half.
+//
+//   format   len  bytes  bits  group  weight                                  offsets
+//   QINS8     32    36   9.0     -    +-exp(log_min + (255 - c) / 254 * R)    0 signs[4], 4 codes[32];  tail: 0 log_min, 4 log_max
+//   QINS8_K  256   272   8.5    16    d / 2^10 * s[g] * (+-V[c])              0 d, 2 low[8], 10 planes[3], 16 codes[256]
+//   QINS4_K  256   144   4.5    16    d / 2^10 * s[g] * T[t[g]][c]            0 d, 2 low[8], 10 planes[3], 16 nibbles[128]
+//
+// QINS8: R = log_max - log_min, two float32 in the tensor's tail (32 bytes, the rest zero). Code 1 is the greatest size, 255 the
+// least; 0 is zero. Bit i % 8 of signs[i / 8] is set where weight i is negative.
+//
+// The grouped kinds have seven bits a group: low[j] holds the low four of group j and, above, of group j + 8; bit g of the word
+// planes[p] is bit 4 + p of group g. In QINS8_K these are s, 0..127. In QINS4_K the five lowest are the size of s, the next its
+// sign, the highest t. Steps grow with the weight: with the code in -1..1 as a,
+//
+//   |w| / max = ((1 + m)^|a| - 1) / m
+//
+// which is nearly linear below max / m and logarithmic above. A pure logarithm (QINS8) spends its codes on sizes that hardly add to
+// an error; m = 3 leaves least of it with 7 bits. Rounded to integers, sums of products stay exact.
+//
+//   QINS8_K  bits 0..6 of a code are c, bit 7 the sign; V[c] = round(255 (4^(c / 127) - 1) / 3)
+//   QINS4_K  nibbles as in Q4_K; a = (c - 7 - o) / 8, round(127 ((1 + m)^|a| - 1) / ((1 + m)^((8 - o) / 8) - 1)) with a's sign,
+//            m = 1 and o = 1/4 in T[0], m = 4 and o = 0 in T[1]: a group takes the range that suits it
+//
+// One side of T reaches further than the other; which one is the sign of s.
+
+#define QI__QINS_TAIL 32
+#define QI__QINS_D 10 // d is that of a weight near 1: halves have all their bits there
+#define QI__QINS8_LOG_MAX 88.73f // e^x is beyond float32
+
+static const uint8_t qi__qins8_sizes[128] = {
+  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 21, 22, 23, 24,
+  25, 27, 28, 29, 30, 32, 33, 34, 36, 37, 38, 40, 41, 42, 44, 45, 47, 48, 49, 51, 52, 54, 55, 57,
+  59, 60, 62, 63, 65, 67, 68, 70, 72, 73, 75, 77, 79, 80, 82, 84, 86, 88, 90, 92, 94, 96, 98, 100,
+  102, 104, 106, 108, 110, 112, 114, 116, 119, 121, 123, 125, 128, 130, 132, 135, 137, 140, 142, 145, 147, 150, 152, 155,
+  157, 160, 163, 165, 168, 171, 174, 177, 180, 182, 185, 188, 191, 194, 197, 201, 204, 207, 210, 213, 217, 220, 223, 227,
+  230, 233, 237, 240, 244, 248, 251, 255
+};
+
+static const int8_t qi__qins4_values[2][16] = {
+  {-116, -95, -76, -59, -43, -29, -15, -3, 9, 22, 36, 51, 68, 86, 105, 127},
+  {-98, -74, -55, -39, -26, -16, -7, 0, 7, 16, 26, 39, 55, 74, 98, 127}
+};
+
+// T for two groups, by their two bits t.
+static const int8_t qi__qins4_pairs[4][32] = {
+  {-116, -95, -76, -59, -43, -29, -15, -3, 9, 22, 36, 51, 68, 86, 105, 127,
+   -116, -95, -76, -59, -43, -29, -15, -3, 9, 22, 36, 51, 68, 86, 105, 127},
+  {-98, -74, -55, -39, -26, -16, -7, 0, 7, 16, 26, 39, 55, 74, 98, 127,
+   -116, -95, -76, -59, -43, -29, -15, -3, 9, 22, 36, 51, 68, 86, 105, 127},
+  {-116, -95, -76, -59, -43, -29, -15, -3, 9, 22, 36, 51, 68, 86, 105, 127,
+   -98, -74, -55, -39, -26, -16, -7, 0, 7, 16, 26, 39, 55, 74, 98, 127},
+  {-98, -74, -55, -39, -26, -16, -7, 0, 7, 16, 26, 39, 55, 74, 98, 127,
+   -98, -74, -55, -39, -26, -16, -7, 0, 7, 16, 26, 39, 55, 74, 98, 127}
+};
+
+// ---- QINS8 ----
+
+// What the 256 codes stand for. log_min <= log_max <= QI__QINS8_LOG_MAX
+QI__FN void qi__qins8_table(float log_min, float log_max, float *values) {
+  values[0] = 0.0f;
+  for (int c = 1; c < 256; c++) {
+    double v = qi__exp((double)log_min + (255 - c) / 254.0 * ((double)log_max - (double)log_min));
+    values[c] = v < FLT_MAX ? (float)v : FLT_MAX;
+  }
+}
+
+// NULL, or what the tail should be.
+QI__FN const char *qi__read_tail_qins8(const uint8_t *tail, float *param, float *values) {
+  float log_min = param[0] = qi__bits_f32(qi__load_u32(tail)), log_max = param[1] = qi__bits_f32(qi__load_u32(tail + 4));
+  if (!qi__is_finite(log_min) || !qi__is_finite(log_max) || log_min > log_max || log_max > QI__QINS8_LOG_MAX)
+    return "log_min <= log_max <= 88.73";
+  qi__qins8_table(log_min, log_max, values);
+  return NULL;
+}
+
+QI__FN void qi__dequantize_qins8(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  for (size_t i = 0; i < n; i += 32, src += 36) {
+    uint32_t signs = qi__load_u32(src);
+    for (int j = 0; j < 32; j++) dst[i + (size_t)j] = qi__bits_f32(qi__f32_bits(f->values[src[4 + j]]) ^ (signs >> j & 1) << 31);
+  }
+}
+
+// The code whose value is nearest to size a.
+QI__FN uint8_t qi__qins8_code(const float *values, float a) {
+  int c = 1;
+  for (int step = 128; step; step /= 2)
+    if (c + step < 256 && a < 0.5f * values[c + step - 1] + 0.5f * values[c + step]) c += step;
+  return c == 255 && a < 0.5f * values[255] ? 0 : (uint8_t)c;
+}
+
+// The range with the least error by the sums of sizes. A code's weights lie evenly in its step of R / 254, so inside of the range
+// the relative error squared is (R / 254)^2 / 12; greater sizes become the greatest, smaller ones the least or zero.
+QI__FN void qi__qins8_range(const qi__spectrum *s, float *log_min, float *log_max) {
+  const double step = 0x1.62e42fefa39efp-1 / 32 / 254; // ln 2 / 32: from bin to bin
+  const int n = QI__SPECTRUM_BINS;
+  double best = 1e300;
+  float top = s->max, bottom = s->min;
+  *log_min = *log_max = 0.0f;
+  if (!(s->max > 0.0f)) return;
+  for (int a = 0; a < 64; a++) {
+    if (!(qi__spectrum_size(s, a) > 0.0f)) break;
+    double high = qi__spectrum_size(s, a), above = s->wxx[a] - 2 * high * s->wx[a] + high * high * s->w[a];
+    for (int b = a + 1; b < n; b++) {
+      float size = qi__spectrum_size(s, b), low = size > s->min ? size : s->min;
+      int zero = b + 32 < n ? b + 32 : n; // half of low, where zero is nearer
+      double inside = step * step / 12 * (b - a) * (b - a) * (s->wxx[b] - s->wxx[a]);
+      double below = (double)low * low * (s->w[zero] - s->w[b]) - 2.0 * low * (s->wx[zero] - s->wx[b]) + s->wxx[n] - s->wxx[b];
+      if (above + inside + below < best) best = above + inside + below, top = (float)high, bottom = low;
+      if (size <= s->min) break;
+    }
+  }
+  if (!(top > bottom)) bottom = top;
+  *log_max = (float)qi__ln((double)top);
+  *log_min = (float)qi__ln((double)bottom);
+  if (*log_min > *log_max) *log_min = *log_max;
+}
+
+QI__FN void qi__quantize_tensor_qins8(const float *src, uint8_t *dst, size_t n_rows, size_t n_cols, const float *importance) {
+  qi__spectrum spectrum;
+  float log_min, log_max, values[256];
+  qi__spectrum_take(&spectrum, src, n_rows, n_cols, importance);
+  qi__qins8_range(&spectrum, &log_min, &log_max);
+  qi__qins8_table(log_min, log_max, values);
+  for (size_t i = 0; i < n_rows * n_cols; i += 32, dst += 36) {
+    memset(dst, 0, 4);
+    for (size_t j = 0; j < 32; j++) {
+      if (src[i + j] < 0.0f) dst[j / 8] = (uint8_t)(dst[j / 8] | 1u << j % 8);
+      dst[4 + j] = spectrum.max > 0.0f ? qi__qins8_code(values, fabsf(src[i + j])) : 0;
+    }
+  }
+  memset(dst, 0, QI__QINS_TAIL);
+  qi__store_f32(dst, log_min);
+  qi__store_f32(dst + 4, log_max);
+}
+
+// ---- groups ----
+
+QI__INLINE void qi__unpack_seven_bits(const uint8_t *src, int *bits) {
+  for (int g = 0; g < 16; g++) {
+    bits[g] = src[g % 8] >> (g / 8 * 4) & 15;
+    for (int p = 0; p < 3; p++) bits[g] |= (qi__load_u16(src + 8 + 2 * p) >> g & 1) << (4 + p);
+  }
+}
+
+QI__FN void qi__pack_seven_bits(const int *bits, uint8_t *dst) {
+  unsigned planes[3] = {0};
+  for (int g = 0; g < 16; g++)
+    for (int p = 0; p < 3; p++) planes[p] |= (unsigned)(bits[g] >> (4 + p) & 1) << g;
+  for (int j = 0; j < 8; j++) dst[j] = (uint8_t)((bits[j] & 15) | (bits[j + 8] & 15) << 4);
+  for (int p = 0; p < 3; p++) qi__store_u16(dst + 8 + 2 * p, (uint16_t)planes[p]);
+}
+
+QI__FN void qi__unpack_qins8_k(const uint8_t *src, qi__block *out) {
+  int bits[16];
+  qi__unpack_seven_bits(src + 2, bits);
+  out->d = qi__f16_to_f32(qi__load_u16(src)) * 0x1p-10f;
+  out->dmin = 0.0f;
+  for (int g = 0; g < 16; g++) {
+    out->scale[g] = (int16_t)bits[g];
+    out->min[g] = 0;
+  }
+  for (int i = 0; i < 256; i++) {
+    int c = src[16 + i], size = qi__qins8_sizes[c & 127];
+    out->wide[i] = (int16_t)(c & 128 ? -size : size);
+  }
+}
+
+QI__FN void qi__unpack_qins4_k(const uint8_t *src, qi__block *out) {
+  int bits[16];
+  qi__unpack_seven_bits(src + 2, bits);
+  out->d = qi__f16_to_f32(qi__load_u16(src)) * 0x1p-10f;
+  out->dmin = 0.0f;
+  for (int g = 0; g < 16; g++) {
+    out->scale[g] = (int16_t)(bits[g] & 32 ? -(bits[g] & 31) : bits[g] & 31);
+    out->min[g] = 0;
+  }
+  for (int i = 0; i < 256; i++) {
+    int c = src[16 + i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15;
+    out->q[i] = qi__qins4_values[bits[i / 16] >> 6][c];
+  }
+}
+
+QI__FN void qi__pack_qins8_k(const qi__fitted *f, uint8_t *dst) {
+  qi__store_u16(dst, f->d);
+  qi__pack_seven_bits(f->scale, dst + 2);
+  memcpy(dst + 16, f->code, 256);
+}
+
+QI__FN void qi__pack_qins4_k(const qi__fitted *f, uint8_t *dst) {
+  int bits[16];
+  for (int g = 0; g < 16; g++) bits[g] = abs(f->scale[g]) | (f->scale[g] < 0 ? 32 : 0) | (f->other[g] ? 64 : 0);
+  qi__store_u16(dst, f->d);
+  qi__pack_seven_bits(bits, dst + 2);
+  qi__pack_nibbles_k(f->code, dst + 16);
+}
+
+static const qi__levels qi__qins4_other = {.lo = -98, .hi = 127, .values = qi__qins4_values[1]};
+static const qi__block_shape qi__shape_qins8_k = {.len = 256, .group = 16, .code = {.lo = -255, .hi = 255,
+  .sizes = qi__qins8_sizes}, .d_exponent = QI__QINS_D, .s_hi = 127, .s_reach = 8};
+static const qi__block_shape qi__shape_qins4_k = {.len = 256, .group = 16, .code = {.lo = -116, .hi = 127,
+  .values = qi__qins4_values[0]}, .other = &qi__qins4_other, .d_exponent = QI__QINS_D, .s_lo = -31, .s_hi = 31};
+
+QI__FN void qi__quantize_qins8_k(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__block_shape shape = qi__shape_qins8_k;
+  uint8_t place[256];
+  for (int v = 0, k = 0; v < 256; v++) {
+    k += k < 127 && qi__qins8_sizes[k + 1] <= v ? 1 : 0;
+    place[v] = (uint8_t)k;
+  }
+  shape.code.place = place;
+  qi__quantize_row(&shape, qi__pack_qins8_k, 272, src, dst, n, importance);
+}
+QI__FN void qi__quantize_qins4_k(const float *src, uint8_t *dst, size_t n, const float *importance) {
+  qi__quantize_row(&qi__shape_qins4_k, qi__pack_qins4_k, 144, src, dst, n, importance);
+}
+
+#endif // QI__FORMATS_QINS_H
