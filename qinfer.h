@@ -712,7 +712,13 @@ QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out);
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
+// Kernels are made of inlined parts with constant arguments. Without optimisation that would only make objects large and compiling
+// slow (30 s in place of 2).
+#if defined(__OPTIMIZE__)
 #define QI__INLINE static inline __attribute__((always_inline, unused))
+#else
+#define QI__INLINE static inline __attribute__((unused))
+#endif
 #define QI__FN static __attribute__((unused)) // a part may be used by tests only, or by no one under QI_NO_*
 #define QI__PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #define QI__TARGET(features) __attribute__((target(features)))
@@ -14162,8 +14168,9 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, co
   __m512i total[2][4], sum[2][4];
   QI__UNROLL for (int i = 0; i < n; i++) {
     const int16_t *sums = x->sum + (size_t)i * (x->k / 16);
-    if (groups) qi__group_starts_avx2(plan->offset, 256 / groups, sums, start[i]);
-    total[0][i] = total[1][i] = groups ? _mm512_setzero_si512() : _mm512_set1_epi32(qi__block_start(plan->offset, sums));
+    int32_t first = groups ? 0 : qi__block_start(plan->offset, sums);
+    qi__group_starts_avx2(plan->offset, plan->format->group, sums, start[i]);
+    total[0][i] = total[1][i] = _mm512_set1_epi32(first);
   }
   if (!groups) qi__panel_steps_avx512(p, 0, 64, x, n, total);
   for (int g = 0; g < groups; g++) {

@@ -19,8 +19,8 @@ configure() {
   launch=""
   case $1 in
     gcc) compile="gcc -O2 $warnings -DQI_STATIC" ;;
-    gcc-asan-ubsan) compile="gcc -O1 -g $warnings -DQI_STATIC -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" ;;
-    clang-tsan) compile="clang -O1 -g $warnings -DQI_STATIC -fsanitize=thread" ;;
+    gcc-asan-ubsan) compile="gcc -O1 -g1 $warnings -DQI_STATIC -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" ;;
+    clang-tsan) compile="clang -O1 -g1 $warnings -DQI_STATIC -fsanitize=thread" ;;
     arm64)
       compile="aarch64-linux-gnu-gcc -O2 $warnings -DQI_STATIC -I$QI_ARM_CMOCKA/include -L$QI_ARM_CMOCKA/lib"
       launch="qemu-aarch64 -L /usr/aarch64-linux-gnu -E LD_LIBRARY_PATH=$QI_ARM_CMOCKA/lib"

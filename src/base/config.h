@@ -17,7 +17,13 @@
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
+// Kernels are made of inlined parts with constant arguments. Without optimisation that would only make objects large and compiling
+// slow (30 s in place of 2).
+#if defined(__OPTIMIZE__)
 #define QI__INLINE static inline __attribute__((always_inline, unused))
+#else
+#define QI__INLINE static inline __attribute__((unused))
+#endif
 #define QI__FN static __attribute__((unused)) // a part may be used by tests only, or by no one under QI_NO_*
 #define QI__PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #define QI__TARGET(features) __attribute__((target(features)))
