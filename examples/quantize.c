@@ -341,6 +341,7 @@ typedef struct plan {
   qi_format to;
   uint64_t n_bytes, offset; // in the new file; the offset counts from the first tensor
   int layer;                // -1 = of no layer
+  size_t pairs_dim;         // 0, or the head's width where RoPE's pairs are brought together; see source_row
   const importance *importance;
   double sums[4];           // of error^2, weight^2, and both times importance
 } plan;
@@ -370,6 +371,7 @@ typedef struct work {
   int n_layers, n_experts, n_attn_v;
   double n_gqa; // query heads for each key head
   bool has_output, falcon, is_70b;
+  size_t halves_dim; // width of heads whose RoPE pairs lie half a head apart; 0 = they are neighbours, or the architecture's way
   // While writing.
   FILE *out;
   bool terminal;
@@ -396,9 +398,22 @@ static double meta_number(const work *w, const char *key, double fallback) {
   return fallback;
 }
 
+// Says that queries and keys of a Hugging Face model in llama's layout have the first and second numbers of RoPE's pairs in halves.
+static const char *const halves_key = "qinfer.rope_halves";
+
+static bool has_halves(const qi_model *m) {
+  for (size_t i = 0; i < qi_meta_count(m); i++) {
+    qi_meta v;
+    bool found = !qi_meta_get(m, i, &v, NULL) && v.key_len == strlen(halves_key) && !memcmp(v.key, halves_key, v.key_len);
+    if (found) return v.value.u != 0;
+  }
+  return false;
+}
+
 static void look_at_model(work *w) {
   qi_model_info info;
   qi_model_get_info(w->m, &info);
+  w->halves_dim = has_halves(w->m) ? (size_t)info.head_dim : 0;
   w->n_layers = (int)meta_number(w, "block_count", 1);
   w->n_experts = (int)meta_number(w, "expert_count", 0);
   double n_kv_heads = meta_number(w, "attention.head_count_kv", 0);
@@ -407,6 +422,8 @@ static void look_at_model(work *w) {
   w->is_70b = w->n_layers == 80 && w->n_gqa > 1 && (!strcmp(info.architecture, "llama") || !strcmp(info.architecture, "qwen2"));
   for (size_t i = 0; i < w->n_plans; i++) {
     const char *name = w->plans[i].t.name;
+    bool rotated = strstr(name, ".attn_q.") || strstr(name, ".attn_k.");
+    w->plans[i].pairs_dim = rotated ? w->halves_dim : 0;
     w->has_output |= strcmp(name, "output.weight") == 0;
     w->n_attn_v += strstr(name, "attn_v.weight") || strstr(name, "attn_qkv.weight") || strstr(name, "attn_kv_b.weight");
   }
@@ -642,9 +659,9 @@ static qi_result put_array(work *w, size_t i, const qi_meta *v, qi_error *err) {
 
 // What is written anew, or true of the old file only.
 static bool is_replaced(const qi_meta *v) {
-  static const char *const keys[] = {"general.alignment", "general.file_type", "general.quantization_version"};
+  const char *const keys[] = {"general.alignment", "general.file_type", "general.quantization_version", halves_key};
   static const char *const groups[] = {"split.", "quantize.imatrix."};
-  for (size_t i = 0; i < 3; i++)
+  for (size_t i = 0; i < 4; i++)
     if (v->key_len == strlen(keys[i]) && memcmp(v->key, keys[i], v->key_len) == 0) return true;
   for (size_t i = 0; i < 2; i++)
     if (v->key_len > strlen(groups[i]) && memcmp(v->key, groups[i], strlen(groups[i])) == 0) return true;
@@ -745,6 +762,24 @@ static qi_result read_row(qi_format f, const void *data, size_t row, size_t n_ro
   return qi_dequantize(f, room, x, n_cols, err);
 }
 
+// Where row (or element of a vector) `i` of the new file is in the old one. GGUF has RoPE's pairs of llama side by side: those of a
+// head in halves, i and i + d / 2, become 2 i and 2 i + 1.
+static size_t source_row(const plan *p, size_t i) {
+  size_t d = p->pairs_dim, in_head = d ? i % d : 0;
+  return d ? i - in_head + in_head / 2 + in_head % 2 * (d / 2) : i;
+}
+
+// Row `row` of the new file as float32; y: scratch of a row.
+static qi_result read_source(const plan *p, size_t row, uint8_t *room, float *x, float *y, qi_error *err) {
+  size_t n_cols = (size_t)p->t.shape[0], n_rows = (size_t)n_rows_of(&p->t);
+  bool vector = p->t.n_dims == 1;
+  qi_result r = read_row(p->t.format, p->t.data, vector ? row : source_row(p, row), n_rows, n_cols, room, x, err);
+  if (r || !vector || !p->pairs_dim) return r;
+  memcpy(y, x, n_cols * sizeof *x);
+  for (size_t i = 0; i < n_cols; i++) x[i] = y[source_row(p, i)];
+  return QI_OK;
+}
+
 // Scratch for one row: x, y: float32 [n_cols]; room: bytes of a row in any format, and a tail.
 typedef struct row_scratch {
   float *x, *y;
@@ -771,10 +806,10 @@ static void add_errors(const float *x, const float *y, size_t n, const float *pe
 // Row `row` of the slab through float32 to its new format, and back to see what it lost.
 static qi_result quantize_row(slab *s, size_t row, const row_scratch *r, qi_error *err) {
   const plan *p = s->p;
-  size_t n_cols = (size_t)p->t.shape[0], n_rows = (size_t)n_rows_of(&p->t), at = (size_t)s->first_row + row;
+  size_t n_cols = (size_t)p->t.shape[0], at = (size_t)s->first_row + row;
   const float *per_column = p->importance ? p->importance->values + at / p->t.shape[1] * n_cols : NULL;
   uint8_t *out = s->out + row * row_bytes(p->to, n_cols);
-  if (read_row(p->t.format, p->t.data, at, n_rows, n_cols, r->room, r->x, err) ||
+  if (read_source(p, at, r->room, r->x, r->y, err) ||
       qi_quantize(p->to, r->x, out, n_cols, n_cols, per_column, err) || qi_dequantize(p->to, out, r->y, n_cols, err))
     return err->code;
   add_errors(r->x, r->y, n_cols, per_column, s->sums + 4 * row);
@@ -850,7 +885,7 @@ static qi_result write_whole(work *w, plan *p, qi_error *err) {
   bool enough = x && out && open_scratch(&scratch, n_cols);
   qi_result r = enough ? QI_OK : fail(err, QI_ERR_OOM, "tensor %.120s: no memory for all of it", p->t.name);
   for (size_t i = 0; !r && i < n_rows; i++)
-    r = read_row(p->t.format, p->t.data, i, n_rows, n_cols, scratch.room, x + i * n_cols, err);
+    r = read_source(p, i, scratch.room, x + i * n_cols, scratch.y, err);
   if (!r) show_progress(w, p, 0);
   if (!r) r = qi_quantize(p->to, x, out, n_rows * n_cols, n_cols, per_column, err);
   for (size_t i = 0; !r && i < n_rows; i++) {
@@ -866,12 +901,27 @@ static qi_result write_whole(work *w, plan *p, qi_error *err) {
 
 static double relative(const double *sums) { return sums[1] > 0 ? sqrt(sums[0] / sums[1]) : 0; }
 
+// A tensor in the format that it has.
+static void write_copy(work *w, const plan *p) {
+  const uint8_t *src = (const uint8_t *)p->t.data;
+  if (!p->pairs_dim) {
+    put_bytes(w, src, (size_t)p->n_bytes);
+    return;
+  }
+  // Of a vector, which is F32, F16 or BF16, the elements.
+  const qi_format_info *f = qi_format_get(p->to);
+  size_t n = p->t.n_dims == 1 ? (size_t)p->t.shape[0] : (size_t)n_rows_of(&p->t), n_tail = (size_t)f->tail_bytes;
+  size_t size = p->t.n_dims == 1 ? (size_t)f->block_bytes : row_bytes(p->to, (size_t)p->t.shape[0]);
+  for (size_t i = 0; i < n; i++) put_bytes(w, src + source_row(p, i) * size, size);
+  put_bytes(w, src + n * size, n_tail);
+}
+
 static qi_result write_tensors(work *w, qi_error *err) {
   for (size_t i = 0; i < w->n_plans; i++) {
     plan *p = &w->plans[i];
     if (!p->t.data && p->n_bytes) return fail(err, QI_ERR_IO, "tensor %.120s: its bytes are not in memory", p->t.name);
     errno = 0;
-    if (p->to == p->t.format) put_bytes(w, p->t.data, (size_t)p->n_bytes);
+    if (p->to == p->t.format) write_copy(w, p);
     else if (qi_format_get(p->to)->tail_bytes ? write_whole(w, p, err) : write_slabs(w, p, err)) return err->code;
     put_padding(w, p->n_bytes);
     if (interrupted) return fail(err, QI_ERR_CANCELLED, "interrupted");
@@ -950,18 +1000,25 @@ static void print_summary(const work *w) {
 // Tensors in place where the file can be mapped, which serves any architecture; else all of them in memory.
 static qi_result open_model(const char *path, qi_model **m, qi_error *err) {
   qi_model_desc md = {.path = path, .load = QI_LOAD_METADATA, .logger = {qi_log_stderr, NULL}};
-  bool in_place = true;
+  bool in_place = true, has_tokenizer = false;
   if (qi_model_open(m, &md, err)) return err->code;
   for (size_t i = 0; i < qi_tensor_count(*m) && in_place; i++) {
     qi_tensor t;
     if (qi_tensor_get(*m, i, &t, err)) return err->code;
     in_place = t.data || t.format == QI_FORMAT_NONE;
   }
-  if (in_place) return QI_OK;
+  for (size_t i = 0; i < qi_meta_count(*m) && !has_tokenizer; i++) {
+    qi_meta v;
+    has_tokenizer = !qi_meta_get(*m, i, &v, NULL) && v.key_len > 10 && !memcmp(v.key, "tokenizer.", 10);
+  }
+  if (in_place && has_tokenizer) return QI_OK;
+  qi_model *whole;
+  md.load = QI_LOAD_ALL; // folders have their tokenizer only then
+  qi_result r = qi_model_open(&whole, &md, err);
+  if (r && in_place) return QI_OK;
   qi_model_close(*m);
-  *m = NULL;
-  md.load = QI_LOAD_ALL;
-  return qi_model_open(m, &md, err);
+  *m = r ? NULL : whole;
+  return r;
 }
 
 // The format of an option; false after a message.

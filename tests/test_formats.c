@@ -1,4 +1,5 @@
 // Weight formats: 16-bit floats, the table, unpacking of every format but the IQ grids (test_formats_iq.c), and the quantisers.
+// sanitize: scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

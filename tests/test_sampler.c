@@ -1,4 +1,5 @@
 // Samplers against naive references in double, by hand, and over many draws.
+// sanitize: scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

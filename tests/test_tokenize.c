@@ -1,4 +1,5 @@
 // Vocabularies, SentencePiece and byte-level BPE, special tokens, detokenising.
+// sanitize: scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

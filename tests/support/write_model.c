@@ -1,10 +1,18 @@
 // A program for tests/check_*.sh: writes files that they need.
 //
 //   write_model model OUT N_LAYERS N_EMBD N_FF N_HEADS N_KV_HEADS [tied]   a random llama in F32
+//   write_model folder IN DIR                                             a GGUF model as a Hugging Face folder, which exists
 //   write_model imatrix IN OUT                                            importance from llama.cpp's .dat to its GGUF
 #define QINFER_IMPLEMENTATION
 #include "../../qinfer.h"
 
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "hf_write.h"
 #include "random_model.h"
 
 static int write_random(char **argv, bool tied) {
@@ -20,6 +28,19 @@ static int write_random(char **argv, bool tied) {
   int good = file && gw_save(file, size, argv[0]);
   free(file);
   return !good;
+}
+
+static int write_folder(const char *in, const char *dir) {
+  qi_model_desc md = {.path = in};
+  qi_model *m = NULL;
+  hw_folder h;
+  hw_options o = {.with_prefix = true};
+  if (qi_model_open(&m, &md, NULL)) return 1;
+  memset(&h, 0, sizeof h);
+  snprintf(h.dir, sizeof h.dir, "%s", dir);
+  hw_model(&h, m, &o);
+  qi_model_close(m);
+  return 0;
 }
 
 // As written by llama.cpp since 2025: sums of squares and how many rows they are of. The rows are made up.
@@ -58,6 +79,7 @@ static int convert_imatrix(const char *in, const char *out) {
 
 int main(int argc, char **argv) {
   if (argc >= 8 && strcmp(argv[1], "model") == 0) return write_random(argv + 2, argc > 8);
+  if (argc == 4 && strcmp(argv[1], "folder") == 0) return write_folder(argv[2], argv[3]);
   if (argc == 4 && strcmp(argv[1], "imatrix") == 0) return convert_imatrix(argv[2], argv[3]);
   return 2;
 }
