@@ -74,7 +74,7 @@ static void fill_activations(const qi__q8 *x, size_t n, bool extreme) {
     x->d[i] = (float)((int)(next_random() & 0xffff) - 0x8000) * 0.000123f;
 }
 
-static float scratch[QI__Q8_PANEL_FLOATS + MAX_X * 8 * QI__Q8_ROWS];
+static float scratch[QI__Q8_PANELS * QI__Q8_PANEL_FLOATS + QI__Q8_BATCH * QI__Q8_LANES];
 static float expected[MAX_W * MAX_X], found[MAX_W * MAX_X];
 
 // Exact ends of the arrays, so that a sanitizer sees each byte read too far.
