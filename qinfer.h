@@ -14308,7 +14308,7 @@ QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_mu
 
 QI__DOT_Q8(avx2, false, qi__panel_multiply_avx2)
 #if defined(QI__HAS_AVX_VNNI)
-QI__DOT_Q8(avx_vnni, false, qi__panel_multiply_avx2) // codes up to 4 bits gain nothing from dpbusd here
+QI__DOT_Q8(avx_vnni, false, qi__panel_multiply_avx2) // these need no VNNI
 #endif
 QI__DOT_Q8(avx512, true, qi__panel_multiply_avx512)
 #endif
@@ -16183,10 +16183,7 @@ QI__FN void qi__run_attn_input(qi__forward *f, int worker, int64_t begin, int64_
 
 // y = max(gate, 0)^2 * up: products of two, the same bits however they are compiled.
 QI__FN void qi__relu2(const float *gate, const float *up, size_t n, float *y) {
-  for (size_t i = 0; i < n; i++) {
-    float g = gate[i] > 0 ? gate[i] : 0;
-    y[i] = g * g * up[i];
-  }
+  for (size_t i = 0; i < n; i++) y[i] = qi__relu_squared_ref(gate[i]) * up[i];
 }
 
 QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t end) {

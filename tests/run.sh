@@ -6,7 +6,7 @@
 #
 # Scripts print a line "ok NAME", "not ok NAME" or "skip NAME" for each thing they look at. Programs are cmocka's; one that says
 # "// sanitize: thread" in its first lines also runs under the thread sanitizer; one that says "// sanitize: scalar", having nothing to
-# do with SIMD, is built without it for the other sanitizers, which takes a third of the time.
+# do with SIMD, is built without it for the other sanitizers, which takes a quarter of the time.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 export LC_ALL=C

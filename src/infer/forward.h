@@ -203,10 +203,7 @@ QI__FN void qi__run_attn_input(qi__forward *f, int worker, int64_t begin, int64_
 
 // y = max(gate, 0)^2 * up: products of two, the same bits however they are compiled.
 QI__FN void qi__relu2(const float *gate, const float *up, size_t n, float *y) {
-  for (size_t i = 0; i < n; i++) {
-    float g = gate[i] > 0 ? gate[i] : 0;
-    y[i] = g * g * up[i];
-  }
+  for (size_t i = 0; i < n; i++) y[i] = qi__relu_squared_ref(gate[i]) * up[i];
 }
 
 QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t end) {

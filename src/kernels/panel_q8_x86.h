@@ -491,7 +491,7 @@ QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_mu
 
 QI__DOT_Q8(avx2, false, qi__panel_multiply_avx2)
 #if defined(QI__HAS_AVX_VNNI)
-QI__DOT_Q8(avx_vnni, false, qi__panel_multiply_avx2) // codes up to 4 bits gain nothing from dpbusd here
+QI__DOT_Q8(avx_vnni, false, qi__panel_multiply_avx2) // these need no VNNI
 #endif
 QI__DOT_Q8(avx512, true, qi__panel_multiply_avx512)
 #endif
