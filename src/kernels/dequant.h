@@ -134,8 +134,8 @@ QI__INLINE QI__AVX2 __m256i qi__bits_avx2(__m256i v, int shift, int n) {
 
 // 16 bytes: the low nibbles, then the high ones.
 QI__INLINE QI__AVX2 __m256i qi__nibbles_avx2(const uint8_t *p) {
-  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
-  return _mm256_and_si256(_mm256_inserti128_si256(_mm256_castsi128_si256(v), _mm_srli_epi16(v, 4), 1), _mm256_set1_epi8(15));
+  __m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p));
+  return _mm256_and_si256(_mm256_srlv_epi32(v, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4)), _mm256_set1_epi8(15));
 }
 
 QI__INLINE QI__AVX2 __m256i qi__lookup_avx2(const int8_t *table, __m256i nibbles) {
@@ -150,10 +150,10 @@ QI__INLINE QI__AVX2 __m256i qi__spread_bits_avx2(uint32_t bits, int value) {
   return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8((char)value));
 }
 
-// `value` where bit `bit` of the byte is set.
-QI__INLINE QI__AVX2 __m256i qi__flag_avx2(__m256i v, int bit, int value) {
-  __m256i mask = _mm256_set1_epi8((char)(1 << bit));
-  return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(v, mask), mask), _mm256_set1_epi8((char)value));
+// Bit `from` of each byte as bit `to`.
+QI__INLINE QI__AVX2 __m256i qi__move_bit_avx2(__m256i v, int from, int to) {
+  v = from < to ? _mm256_slli_epi16(v, to - from) : _mm256_srli_epi16(v, from - to);
+  return _mm256_and_si256(v, _mm256_set1_epi8((char)(1 << to)));
 }
 
 // Low bytes of the products of bytes.
@@ -201,12 +201,12 @@ QI__INLINE QI__AVX2 __m256i qi__codes_avx2(qi_format id, const uint8_t *src, int
   case QI_FORMAT_Q2_K: return qi__bits_avx2(qi__bytes_avx2(src + 16 + 32 * half), 2 * quarter, 2);
   case QI_FORMAT_Q3_K:
     return _mm256_sub_epi8(_mm256_or_si256(qi__bits_avx2(qi__bytes_avx2(src + 32 + 32 * half), 2 * quarter, 2),
-                                           qi__flag_avx2(qi__bytes_avx2(src), g, 4)),
+                                           qi__move_bit_avx2(qi__bytes_avx2(src), g, 2)),
                            _mm256_set1_epi8(4));
   case QI_FORMAT_Q4_K: return qi__bits_avx2(qi__bytes_avx2(src + 16 + 32 * (g / 2)), g % 2 * 4, 4);
   case QI_FORMAT_Q5_K:
     return _mm256_or_si256(qi__bits_avx2(qi__bytes_avx2(src + 48 + 32 * (g / 2)), g % 2 * 4, 4),
-                           qi__flag_avx2(qi__bytes_avx2(src + 16), g, 16));
+                           qi__move_bit_avx2(qi__bytes_avx2(src + 16), g, 4));
   case QI_FORMAT_Q6_K: {
     __m256i low = qi__bits_avx2(qi__bytes_avx2(src + 64 * half + 32 * (quarter % 2)), quarter / 2 * 4, 4);
     __m256i high = qi__bits_avx2(qi__bytes_avx2(src + 128 + 32 * half), 2 * quarter, 2);

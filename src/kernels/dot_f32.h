@@ -10,7 +10,10 @@
 
 // y[i * y_stride + r] = sum_j w[r, j] * x[i * x_stride + j]      i < n_x, r < n_w, j < k
 // w: rows w_stride bytes apart, any alignment, of float32, float16 or bfloat16, which float32 holds exactly. y overlaps nothing.
-// Lane j % 8 takes product j with one fused multiply-add, j ascending; then qi__sum_lanes.
+// In each piece of QI__FLOAT_PIECE columns, lane j % 8 takes product j with one fused multiply-add, j ascending; lanes of pieces are
+// added up in order; then qi__sum_lanes. Pieces do not wait for each other: one row of weights, read as one stream, keeps up with
+// the memory, where a single chain of additions would not.
+#define QI__FLOAT_PIECE 128
 typedef void (*qi__dot_float_fn)(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
                                  float *y, size_t y_stride);
 
@@ -27,16 +30,20 @@ QI__INLINE void qi__dot_float_rows_ref(qi_format kind, const void *w, size_t w_s
     for (size_t r = 0; r < n_w; r++) {
       const uint8_t *a = (const uint8_t *)w + r * w_stride;
       const float *b = x + i * x_stride;
-      float lane[8] = {0};
-      for (size_t j = 0; j < k; j++) lane[j % 8] = fmaf(qi__float_weight(kind, a, j), b[j], lane[j % 8]);
-      y[i * y_stride + r] = qi__sum_lanes(lane);
+      float total[8] = {0};
+      for (size_t piece = 0; piece < k; piece += QI__FLOAT_PIECE) {
+        size_t end = qi__min_size(piece + QI__FLOAT_PIECE, k);
+        float lane[8] = {0};
+        for (size_t j = piece; j < end; j++) lane[j % 8] = fmaf(qi__float_weight(kind, a, j), b[j], lane[j % 8]);
+        for (int l = 0; l < 8; l++) total[l] += lane[l];
+      }
+      y[i * y_stride + r] = qi__sum_lanes(total);
     }
 }
 
-// The lanes at j, a multiple of 8, go on to k; then their sum.
-QI__INLINE float qi__dot_float_finish(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t k, float *lane) {
+// The lanes at j, a multiple of 8, take the last products before k.
+QI__INLINE void qi__dot_float_tail(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t k, float *lane) {
   for (size_t t = j; t < k; t++) lane[t - j] = fmaf(qi__float_weight(kind, w, t), x[t], lane[t - j]);
-  return qi__sum_lanes(lane);
 }
 
 QI__FN void qi__dot_f32_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
@@ -65,37 +72,45 @@ QI__INLINE QI__AVX2 __m256 qi__load_weights_avx2(qi_format kind, const uint8_t *
   return kind == QI_FORMAT_F16 ? _mm256_cvtph_ps(v) : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
 }
 
+QI__INLINE QI__AVX2 __m256 qi__dot_float_tail_avx2(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t k, __m256 sum) {
+  float lane[8];
+  _mm256_storeu_ps(lane, sum);
+  qi__dot_float_tail(kind, w, x, j, k, lane);
+  return _mm256_loadu_ps(lane);
+}
+
 // n_w <= 4 weight rows times n_x <= 3 activation rows: 12 sums, 3 registers of x and one of w are all there are.
 QI__INLINE QI__AVX2 void qi__dot_float_tile_avx2(qi_format kind, const uint8_t *w, size_t w_stride, int n_w, const float *x,
                                                  size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
-  __m256 sum[3][4];
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r] = _mm256_setzero_ps();
-  size_t j = 0;
-  for (; j + 8 <= k; j += 8) {
-    __m256 b[3];
-    QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = _mm256_loadu_ps(x + (size_t)i * x_stride + j);
-    QI__UNROLL for (int r = 0; r < n_w; r++) {
-      __m256 a = qi__load_weights_avx2(kind, w + (size_t)r * w_stride, j);
-      QI__UNROLL for (int i = 0; i < n_x; i++) sum[i][r] = _mm256_fmadd_ps(a, b[i], sum[i][r]);
+  __m256 total[3][4];
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) total[i][r] = _mm256_setzero_ps();
+  for (size_t j = 0; j < k;) {
+    size_t end = qi__min_size(j + QI__FLOAT_PIECE, k);
+    __m256 sum[3][4];
+    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r] = _mm256_setzero_ps();
+    for (; j + 8 <= end; j += 8) {
+      __m256 b[3];
+      QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = _mm256_loadu_ps(x + (size_t)i * x_stride + j);
+      QI__UNROLL for (int r = 0; r < n_w; r++) {
+        __m256 a = qi__load_weights_avx2(kind, w + (size_t)r * w_stride, j);
+        QI__UNROLL for (int i = 0; i < n_x; i++) sum[i][r] = _mm256_fmadd_ps(a, b[i], sum[i][r]);
+      }
     }
-  }
-  if (j == k && n_w == 4) {
-    QI__UNROLL for (int i = 0; i < n_x; i++)
-      _mm_storeu_ps(y + (size_t)i * y_stride, qi__sum_lanes4_avx2(sum[i][0], sum[i][1], sum[i][2], sum[i][3]));
-    return;
-  }
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
-    float *out = y + (size_t)i * y_stride + (size_t)r;
-    if (j == k) {
-      *out = qi__sum_lanes_avx2(sum[i][r]);
-    } else {
-      float lane[8];
-      _mm256_storeu_ps(lane, sum[i][r]);
-      *out = qi__dot_float_finish(kind, w + (size_t)r * w_stride, x + (size_t)i * x_stride, j, k, lane);
+    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
+      const uint8_t *row = w + (size_t)r * w_stride;
+      if (j < end) sum[i][r] = qi__dot_float_tail_avx2(kind, row, x + (size_t)i * x_stride, j, end, sum[i][r]);
+      total[i][r] = _mm256_add_ps(total[i][r], sum[i][r]);
     }
+    j = end;
+  }
+  QI__UNROLL for (int i = 0; i < n_x; i++) {
+    float *out = y + (size_t)i * y_stride;
+    if (n_w == 4) _mm_storeu_ps(out, qi__sum_lanes4_avx2(total[i][0], total[i][1], total[i][2], total[i][3]));
+    else QI__UNROLL for (int r = 0; r < n_w; r++) out[r] = qi__sum_lanes_avx2(total[i][r]);
   }
 }
 
+// One row of activations takes one weight row after the other: rows beside each other are no stream for the hardware prefetcher.
 QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x,
                                                  size_t x_stride, size_t n_x, size_t k, float *y, size_t y_stride) {
   for (size_t i = 0; i < n_x;) {
@@ -104,7 +119,7 @@ QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, 
     for (size_t r = 0; r < n_w;) {
       const uint8_t *wr = (const uint8_t *)w + r * w_stride;
       float *out = y + i * y_stride + r;
-      bool four = n_w - r >= 4;
+      bool four = n_w - r >= 4 && n_x > 1;
       if (four && rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 3, k, out, y_stride);
       else if (four) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
       else if (rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 3, k, out, y_stride);
@@ -141,42 +156,51 @@ QI__INLINE QI__AVX512 __m512 qi__load_weights_avx512(qi_format kind, const uint8
   return kind == QI_FORMAT_F16 ? _mm512_cvtph_ps(v) : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
 }
 
+QI__INLINE QI__AVX512 __m512 qi__join_avx512(__m256 low, __m256 high) {
+  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+}
+
 // Two weight rows share a register, so that the eight lanes of each sum stay: 8 weight rows times n_x <= 6 activation rows.
 QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8_t *w, size_t w_stride, const float *x,
                                                      size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
-  __m512 sum[6][4];
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_setzero_ps();
-  size_t j = 0;
-  for (; j + 8 <= k; j += 8) {
-    __m512 a[4];
-    QI__UNROLL for (int p = 0; p < 4; p++) a[p] = qi__load_weights_avx512(kind, w + (size_t)(2 * p) * w_stride, w_stride, j);
-    QI__UNROLL for (int i = 0; i < n_x; i++) {
-      __m512 b = _mm512_broadcast_f32x8(_mm256_loadu_ps(x + (size_t)i * x_stride + j));
-      QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_fmadd_ps(a[p], b, sum[i][p]);
+  __m512 total[6][4];
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) total[i][p] = _mm512_setzero_ps();
+  for (size_t j = 0; j < k;) {
+    size_t end = qi__min_size(j + QI__FLOAT_PIECE, k);
+    __m512 sum[6][4];
+    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_setzero_ps();
+    for (; j + 8 <= end; j += 8) {
+      __m512 a[4];
+      QI__UNROLL for (int p = 0; p < 4; p++) a[p] = qi__load_weights_avx512(kind, w + (size_t)(2 * p) * w_stride, w_stride, j);
+      QI__UNROLL for (int i = 0; i < n_x; i++) {
+        __m512 b = _mm512_broadcast_f32x8(_mm256_loadu_ps(x + (size_t)i * x_stride + j));
+        QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_fmadd_ps(a[p], b, sum[i][p]);
+      }
     }
-  }
-  if (j == k) {
-    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p += 2) {
-      __m128 four = qi__sum_lanes4_avx2(_mm512_castps512_ps256(sum[i][p]), _mm512_extractf32x8_ps(sum[i][p], 1),
-                                        _mm512_castps512_ps256(sum[i][p + 1]), _mm512_extractf32x8_ps(sum[i][p + 1], 1));
-      _mm_storeu_ps(y + (size_t)i * y_stride + 2 * p, four);
+    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) {
+      if (j < end) {
+        const uint8_t *row = w + (size_t)(2 * p) * w_stride;
+        const float *xi = x + (size_t)i * x_stride;
+        __m256 low = qi__dot_float_tail_avx2(kind, row, xi, j, end, _mm512_castps512_ps256(sum[i][p]));
+        __m256 high = qi__dot_float_tail_avx2(kind, row + w_stride, xi, j, end, _mm512_extractf32x8_ps(sum[i][p], 1));
+        sum[i][p] = qi__join_avx512(low, high);
+      }
+      total[i][p] = _mm512_add_ps(total[i][p], sum[i][p]);
     }
-    return;
+    j = end;
   }
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) {
-    float lane[16];
-    _mm512_storeu_ps(lane, sum[i][p]);
-    for (int r = 0; r < 2; r++)
-      y[(size_t)i * y_stride + (size_t)(2 * p + r)] =
-          qi__dot_float_finish(kind, w + (size_t)(2 * p + r) * w_stride, x + (size_t)i * x_stride, j, k, lane + 8 * r);
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p += 2) {
+    __m128 four = qi__sum_lanes4_avx2(_mm512_castps512_ps256(total[i][p]), _mm512_extractf32x8_ps(total[i][p], 1),
+                                      _mm512_castps512_ps256(total[i][p + 1]), _mm512_extractf32x8_ps(total[i][p + 1], 1));
+    _mm_storeu_ps(y + (size_t)i * y_stride + 2 * p, four);
   }
 }
 
-// `rest` takes the rows that do not fill a tile.
+// `rest` takes the rows that do not fill a tile, and all of them for one row of activations.
 QI__INLINE QI__AVX512 void qi__dot_float_rows_avx512(qi_format kind, qi__dot_float_fn rest, const void *w, size_t w_stride,
                                                      size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k, float *y,
                                                      size_t y_stride) {
-  size_t whole = n_w / 8 * 8;
+  size_t whole = n_x == 1 ? 0 : n_w / 8 * 8;
   for (size_t i = 0; i < n_x && whole;) {
     size_t rows = n_x - i >= 6 ? 6 : n_x - i >= 2 ? 2 : 1;
     const float *xi = x + i * x_stride;
@@ -219,27 +243,33 @@ QI__INLINE float32x4_t qi__load_weights_neon(qi_format kind, const uint8_t *row,
 // n_w <= 4 weight rows times n_x <= 2 activation rows, two registers a sum.
 QI__INLINE void qi__dot_float_tile_neon(qi_format kind, const uint8_t *w, size_t w_stride, int n_w, const float *x, size_t x_stride,
                                         int n_x, size_t k, float *y, size_t y_stride) {
-  float32x4_t sum[2][4][2];
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r][0] = sum[i][r][1] = vdupq_n_f32(0);
-  size_t j = 0;
-  for (; j + 8 <= k; j += 8) {
-    QI__UNROLL for (int half = 0; half < 2; half++) {
-      size_t at = j + (size_t)(4 * half);
-      float32x4_t b[2];
-      QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = vld1q_f32(x + (size_t)i * x_stride + at);
-      QI__UNROLL for (int r = 0; r < n_w; r++) {
-        float32x4_t a = qi__load_weights_neon(kind, w + (size_t)r * w_stride, at);
-        QI__UNROLL for (int i = 0; i < n_x; i++) sum[i][r][half] = vfmaq_f32(sum[i][r][half], a, b[i]);
+  float total[2][4][8] = {{{0}}};
+  for (size_t j = 0; j < k;) {
+    size_t end = qi__min_size(j + QI__FLOAT_PIECE, k);
+    float32x4_t sum[2][4][2];
+    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r][0] = sum[i][r][1] = vdupq_n_f32(0);
+    for (; j + 8 <= end; j += 8) {
+      QI__UNROLL for (int half = 0; half < 2; half++) {
+        size_t at = j + (size_t)(4 * half);
+        float32x4_t b[2];
+        QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = vld1q_f32(x + (size_t)i * x_stride + at);
+        QI__UNROLL for (int r = 0; r < n_w; r++) {
+          float32x4_t a = qi__load_weights_neon(kind, w + (size_t)r * w_stride, at);
+          QI__UNROLL for (int i = 0; i < n_x; i++) sum[i][r][half] = vfmaq_f32(sum[i][r][half], a, b[i]);
+        }
       }
     }
+    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
+      float lane[8];
+      vst1q_f32(lane, sum[i][r][0]);
+      vst1q_f32(lane + 4, sum[i][r][1]);
+      qi__dot_float_tail(kind, w + (size_t)r * w_stride, x + (size_t)i * x_stride, j, end, lane);
+      for (int l = 0; l < 8; l++) total[i][r][l] += lane[l];
+    }
+    j = end;
   }
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
-    float lane[8];
-    vst1q_f32(lane, sum[i][r][0]);
-    vst1q_f32(lane + 4, sum[i][r][1]);
-    y[(size_t)i * y_stride + (size_t)r] =
-        qi__dot_float_finish(kind, w + (size_t)r * w_stride, x + (size_t)i * x_stride, j, k, lane);
-  }
+  for (int i = 0; i < n_x; i++)
+    for (int r = 0; r < n_w; r++) y[(size_t)i * y_stride + (size_t)r] = qi__sum_lanes(total[i][r]);
 }
 
 QI__INLINE void qi__dot_float_rows_neon(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
@@ -250,7 +280,7 @@ QI__INLINE void qi__dot_float_rows_neon(qi_format kind, const void *w, size_t w_
     for (size_t r = 0; r < n_w;) {
       const uint8_t *wr = (const uint8_t *)w + r * w_stride;
       float *out = y + i * y_stride + r;
-      bool four = n_w - r >= 4;
+      bool four = n_w - r >= 4 && n_x > 1;
       if (four && rows == 2) qi__dot_float_tile_neon(kind, wr, w_stride, 4, xi, x_stride, 2, k, out, y_stride);
       else if (four) qi__dot_float_tile_neon(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
       else if (rows == 2) qi__dot_float_tile_neon(kind, wr, w_stride, 1, xi, x_stride, 2, k, out, y_stride);

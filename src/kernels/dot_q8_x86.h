@@ -12,8 +12,9 @@
 //   small codes   u = q + offset, and offset * sum x is taken off again; that term is shared by all weight rows
 //   wide codes    |q| times x with the sign of q; 128 * 127 * 2 still fits into int16
 //
-// One row of activations: blocks are taken apart in registers, two weight rows beside each other. The integer sums of a block lie
-// in eight lanes of a register; those of eight blocks are folded into one, which is the eight lanes of the contract. More rows:
+// One row of activations: blocks are taken apart in registers, one weight row after the other: the hardware prefetcher follows one
+// stream; rows beside each other reach three quarters of its speed. The integer sums of a block lie in eight
+// lanes of a register; those of eight blocks are folded into one, which is the eight lanes of the contract. More rows:
 // panel_q8_x86.h.
 //
 // All works in chunks: one block of 256 weights, or up to eight of 32.
@@ -108,23 +109,32 @@ QI__INLINE QI__AVX2 __m256i qi__scales16_avx2(__m128i bytes, bool is_signed) {
 // Eight words, one for each 32 codes.
 QI__INLINE QI__AVX2 __m256i qi__scales32_avx2(__m128i words) { return _mm256_broadcastsi128_si256(words); }
 
-// The layout of qi__unpack_scales_k3, four bytes at a time.
+// Q3_K: sixteen scales of the block at src, in the layout of qi__unpack_scales_k3. Bytes 94 and 95 are only loaded along.
 QI__INLINE QI__AVX2 __m128i qi__scale_bytes_k3_avx2(const uint8_t *src) {
-  const uint32_t low = 0x0f0f0f0fu, top = 0x30303030u;
-  uint32_t a = qi__load_u32(src), b = qi__load_u32(src + 4), c = qi__load_u32(src + 8);
-  __m128i v = _mm_setr_epi32((int)((a & low) | (c << 4 & top)), (int)((b & low) | (c << 2 & top)),
-                             (int)((a >> 4 & low) | (c & top)), (int)((b >> 4 & low) | (c >> 2 & top)));
+  const __m128i low_bytes = _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9);
+  const __m128i high_bytes = _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13);
+  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(src + 94));
+  __m128i low = _mm_srlv_epi32(_mm_shuffle_epi8(v, low_bytes), _mm_setr_epi32(0, 0, 4, 4));
+  __m128i high = _mm_sllv_epi32(_mm_shuffle_epi8(v, high_bytes), _mm_setr_epi32(4, 2, 0, 0));
+  high = _mm_srlv_epi32(high, _mm_setr_epi32(0, 0, 0, 2));
+  v = _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(0x0f)), _mm_and_si128(high, _mm_set1_epi8(0x30)));
   return _mm_sub_epi8(v, _mm_set1_epi8(32));
 }
 
-// Q4_K, Q5_K: eight scales and eight mins of src[12].
+// Q4_K, Q5_K: eight scales and eight mins of the block at src, in the layout of qi__unpack_scales_k4.
 QI__INLINE QI__AVX2 void qi__q8_scales_k4_avx2(const uint8_t *src, qi__q8_scales *s) {
-  uint32_t a = qi__load_u32(src), b = qi__load_u32(src + 4), c = qi__load_u32(src + 8);
-  uint64_t scale = (a & 0x3f3f3f3fu) | (uint64_t)((c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u)) << 32;
-  uint64_t min = (b & 0x3f3f3f3fu) | (uint64_t)((c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u)) << 32;
-  __m128i m = _mm_cvtsi64_si128((long long)min);
-  s->scale = qi__scales32_avx2(_mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)scale)));
-  s->min = _mm256_cvtepu8_epi16(_mm_unpacklo_epi8(m, m));
+  const __m128i low_bytes = _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m128i high_bytes = _mm_setr_epi8(-1, -1, -1, -1, 4, 5, 6, 7, -1, -1, -1, -1, 8, 9, 10, 11);
+  const __m256i scale_words = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 1, -1, 2, -1, 3, -1, 4, -1, 5, -1, 6, -1, 7, -1));
+  const __m256i min_words = _mm256_setr_epi8(8, -1, 8, -1, 9, -1, 9, -1, 10, -1, 10, -1, 11, -1, 11, -1, 12, -1, 12, -1, 13, -1, 13,
+                                             -1, 14, -1, 14, -1, 15, -1, 15, -1);
+  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)src);
+  __m128i low = _mm_srlv_epi32(_mm_shuffle_epi8(v, low_bytes), _mm_setr_epi32(0, 0, 0, 4));
+  __m128i high = _mm_srli_epi32(_mm_shuffle_epi8(v, high_bytes), 2);
+  low = _mm_and_si128(low, _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f));
+  __m256i both = _mm256_broadcastsi128_si256(_mm_or_si128(low, _mm_and_si128(high, _mm_set1_epi8(0x30))));
+  s->scale = _mm256_shuffle_epi8(both, scale_words);
+  s->min = _mm256_shuffle_epi8(both, min_words);
 }
 
 // IQ4_XS: low four bits in src[4..7], top two in the word at src + 2.
@@ -169,12 +179,12 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
     break;
   }
   case QI_FORMAT_Q3_K:
-    s->scale = qi__scales16_avx2(qi__scale_bytes_k3_avx2(src + 96), true);
+    s->scale = qi__scales16_avx2(qi__scale_bytes_k3_avx2(src), true);
     s->d = qi__half_avx2(src + 108);
     break;
   case QI_FORMAT_Q4_K:
   case QI_FORMAT_Q5_K:
-    qi__q8_scales_k4_avx2(src + 4, s);
+    qi__q8_scales_k4_avx2(src, s);
     s->d = qi__half_avx2(src);
     s->dmin = qi__half_avx2(src + 2);
     break;
@@ -201,6 +211,23 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
     qi__unpack(f, src, block);
     qi__q8_scales_block_avx2(f, block, s);
     break;
+  }
+}
+
+// Where a block of 256 has d as float16, and after it dmin if it has one; -1 = not there, or no case above.
+QI__INLINE int qi__q8_d_at(qi_format id) {
+  switch (id) {
+  case QI_FORMAT_Q4_K:
+  case QI_FORMAT_Q5_K:
+  case QI_FORMAT_IQ4_XS:
+  case QI_FORMAT_QINS8_K:
+  case QI_FORMAT_QINS4_K: return 0;
+  case QI_FORMAT_TQ1_0: return 52;
+  case QI_FORMAT_TQ2_0: return 64;
+  case QI_FORMAT_Q2_K: return 80;
+  case QI_FORMAT_Q3_K: return 108;
+  case QI_FORMAT_Q6_K: return 208;
+  default: return -1;
   }
 }
 
@@ -259,11 +286,15 @@ QI__INLINE QI__AVX2 __m256i qi__first_lanes_avx2(int n) {
 }
 
 // d of n <= 8 blocks; nothing beyond is read, and zero.
-QI__INLINE QI__AVX2 __m256 qi__chunk_d_avx2(const float *d, int n) { return _mm256_maskload_ps(d, qi__first_lanes_avx2(n)); }
+QI__INLINE QI__AVX2 __m256 qi__chunk_d_avx2(const float *d, int n) {
+  return n == 8 ? _mm256_loadu_ps(d) : _mm256_maskload_ps(d, qi__first_lanes_avx2(n));
+}
 
 // The sums of the codes of n <= 8 blocks of 32.
 QI__INLINE QI__AVX2 __m256i qi__chunk_sums_avx2(const int16_t *sum, int n) {
-  return _mm256_madd_epi16(_mm256_maskload_epi32((const int *)(const void *)sum, qi__first_lanes_avx2(n)), _mm256_set1_epi16(1));
+  const int *pairs = (const int *)(const void *)sum;
+  __m256i v = n == 8 ? qi__bytes_avx2((const uint8_t *)pairs) : _mm256_maskload_epi32(pairs, qi__first_lanes_avx2(n));
+  return _mm256_madd_epi16(v, _mm256_set1_epi16(1));
 }
 
 // ---- products of 32 codes ----
@@ -285,11 +316,18 @@ QI__INLINE QI__AVX2 __m256i qi__offset_sums_avx2(int offset, __m256i scale, __m2
   return _mm256_mullo_epi32(_mm256_madd_epi16(scale, sums), _mm256_set1_epi32(offset));
 }
 
-// The sums of the lanes of eight registers, in order.
+// The sums of the lanes of eight registers, in order. Blends and one shuffle a step: half the time of horizontal additions.
 QI__INLINE QI__AVX2 __m256i qi__fold8_avx2(const __m256i *v) {
-  __m256i a = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
-  __m256i b = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
-  return _mm256_add_epi32(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+  __m256i two[4], four[2];
+  QI__UNROLL for (int i = 0; i < 4; i++) { // a0+a1 b0+b1 a2+a3 b2+b3 ..
+    __m256i a = v[2 * i], b = v[2 * i + 1];
+    two[i] = _mm256_add_epi32(_mm256_blend_epi32(a, b, 0xaa), _mm256_shuffle_epi32(_mm256_blend_epi32(b, a, 0xaa), 0xb1));
+  }
+  QI__UNROLL for (int i = 0; i < 2; i++) {
+    __m256i a = two[2 * i], b = two[2 * i + 1];
+    four[i] = _mm256_add_epi32(_mm256_blend_epi32(a, b, 0xcc), _mm256_shuffle_epi32(_mm256_blend_epi32(b, a, 0xcc), 0x4e));
+  }
+  return _mm256_add_epi32(_mm256_blend_epi32(four[0], four[1], 0xf0), _mm256_permute2x128_si256(four[0], four[1], 0x21));
 }
 
 // Blocks 0..n-1 into lanes 0..n-1: fma(d, integers, lanes). What lies beyond n does not count.
@@ -306,243 +344,208 @@ QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
 
 // ---- one row of activations ----
 
-// Two weight rows: chains of additions overlap, and the rows lie close enough to be fetched as one stream.
-#define QI__PAIR 2
+// Two halves of a sum: shorter chains.
+#define QI__HALVES 2
 
-// Weight rows first, first + 1; beyond the last row the last again.
-QI__INLINE void qi__pair_rows(const qi__dot_q8_args *a, size_t first, const uint8_t **w) {
-  for (size_t r = 0; r < QI__PAIR; r++) w[r] = a->w + qi__min_size(first + r, a->n_w - 1) * a->w_stride;
-}
-
-// Fetches the rows of the next pair in the order of their addresses, n bytes of them: row by row the processor would see streams
-// that begin and end every few kilobytes. Each byte is used once, so only the first-level cache gets it (a quarter faster for Q8_0
-// than into all of them). Never faults, also beyond the matrix.
-QI__INLINE QI__AVX2 void qi__prefetch_pair_avx2(const uint8_t *first_row, const uint8_t *now, size_t stride, size_t n) {
-  uintptr_t next = (uintptr_t)first_row + QI__PAIR * (stride + (size_t)(now - first_row));
-  for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(next + i), _MM_HINT_NTA);
+// The hardware prefetcher follows a row, but stops where a page of memory ends: one line for each block is asked for this far ahead,
+// so that the next page is known, and its stream begun, when its turn comes. More lines would only take the places of its own.
+#define QI__ROW_AHEAD 3072
+QI__INLINE QI__AVX2 void qi__look_ahead_avx2(const uint8_t *w) { // never faults, also beyond the matrix
+  _mm_prefetch((const char *)((uintptr_t)w + QI__ROW_AHEAD), _MM_HINT_T1);
 }
 
 // Integer lanes of a block of 256 with integer scales; sums: of the activations.
-QI__INLINE QI__AVX2 void qi__pair_scaled_avx2(qi_format id, qi__step_fn words, const uint8_t *const *w, const qi__block *block,
-                                              const qi__q8_scales *s, const int8_t *x, __m256i sums, __m256i *sum) {
+QI__INLINE QI__AVX2 __m256i qi__row_scaled_avx2(qi_format id, qi__step_fn words, const uint8_t *w, const qi__block *block,
+                                                const qi__q8_scales *s, const int8_t *x, __m256i sums) {
   const __m256i apart = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
   int offset = qi__q8_offset(id);
-  __m256i odd[QI__PAIR]; // sums of odd groups: shorter chains
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = odd[r] = _mm256_setzero_si256();
+  __m256i sum[QI__HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
   QI__UNROLL for (int g = 0; g < 8; g++) {
-    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g), *to = g % 2 ? odd : sum;
-    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-      __m256i code = qi__q8_codes_avx2(id, w[r], g, &block[r], offset);
-      to[r] = qi__add_scaled_avx2(words, offset, to[r], code, xg, qi__group_scale_avx2(s[r].scale, g));
-    }
+    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g), code = qi__q8_codes_avx2(id, w, g, block, offset);
+    sum[g % QI__HALVES] = qi__add_scaled_avx2(words, offset, sum[g % QI__HALVES], code, xg, qi__group_scale_avx2(s->scale, g));
   }
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = _mm256_add_epi32(sum[r], odd[r]);
-  if (offset <= 0) return;
+  __m256i total = _mm256_add_epi32(sum[0], sum[1]);
+  if (offset <= 0) return total;
   sums = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(sums, apart), 0xd8); // to the order of the scales
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = _mm256_sub_epi32(sum[r], qi__offset_sums_avx2(offset, s[r].scale, sums));
+  return _mm256_sub_epi32(total, qi__offset_sums_avx2(offset, s->scale, sums));
 }
 
 // Integer lanes of a ternary block. Without VNNI: 8 pairs of products, up to 2 * 2 * 127 each, fit into int16.
-QI__INLINE QI__AVX2 void qi__pair_ternary_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *const *w, const int8_t *x,
-                                               __m256i sums, __m256i *sum) {
+QI__INLINE QI__AVX2 __m256i qi__row_ternary_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *w, const int8_t *x,
+                                                 __m256i sums) {
   const __m256i one = _mm256_set1_epi16(1);
-  __m256i odd[QI__PAIR]; // sums of odd groups: shorter chains
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = odd[r] = _mm256_setzero_si256();
+  __m256i sum[QI__HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
   QI__UNROLL for (int g = 0; g < 8; g++) {
-    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g), *to = g % 2 ? odd : sum;
-    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-      __m256i u = qi__q8_codes_avx2(id, w[r], g, NULL, 1);
-      to[r] = vnni ? bytes(to[r], u, xg) : _mm256_add_epi16(to[r], _mm256_maddubs_epi16(u, xg));
-    }
+    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g), u = qi__q8_codes_avx2(id, w, g, NULL, 1), *to = &sum[g % QI__HALVES];
+    *to = vnni ? bytes(*to, u, xg) : _mm256_add_epi16(*to, _mm256_maddubs_epi16(u, xg));
   }
-  sums = _mm256_madd_epi16(sums, one);
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-    __m256i total = vnni ? _mm256_add_epi32(sum[r], odd[r]) : _mm256_madd_epi16(_mm256_add_epi16(sum[r], odd[r]), one);
-    sum[r] = _mm256_sub_epi32(total, sums);
-  }
+  __m256i total = vnni ? _mm256_add_epi32(sum[0], sum[1]) : _mm256_madd_epi16(_mm256_add_epi16(sum[0], sum[1]), one);
+  return _mm256_sub_epi32(total, _mm256_madd_epi16(sums, one));
 }
 
 // Integer lanes of a block of QINS8_K. Sizes up to 255 do not fit: they are taken as twice a half, up to 127, and a rest.
-QI__INLINE QI__AVX2 void qi__pair_qins8_avx2(qi__step_fn words, const uint8_t *const *w, const qi__q8_scales *s, const int8_t *x,
-                                             __m256i *sum) {
+QI__INLINE QI__AVX2 __m256i qi__row_qins8_avx2(qi__step_fn words, const uint8_t *w, const qi__q8_scales *s, const int8_t *x) {
   const __m256i one = _mm256_set1_epi8(1);
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) sum[r] = _mm256_setzero_si256();
+  __m256i sum = _mm256_setzero_si256();
   QI__UNROLL for (int g = 0; g < 8; g++) {
-    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g);
-    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-      __m256i codes = qi__bytes_avx2(w[r] + 16 + 32 * g), sizes = qi__qins8_sizes_avx2(codes);
-      __m256i signed_x = _mm256_sign_epi8(xg, _mm256_or_si256(codes, one));
-      __m256i half = qi__bits_avx2(sizes, 1, 7), rest = _mm256_and_si256(sizes, one);
-      __m256i scale = qi__group_scale_avx2(s[r].scale, g);
-      sum[r] = words(sum[r], _mm256_maddubs_epi16(half, signed_x), _mm256_add_epi16(scale, scale));
-      sum[r] = words(sum[r], _mm256_maddubs_epi16(rest, signed_x), scale);
-    }
+    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g), codes = qi__bytes_avx2(w + 16 + 32 * g);
+    __m256i sizes = qi__qins8_sizes_avx2(codes), signed_x = _mm256_sign_epi8(xg, _mm256_or_si256(codes, one));
+    __m256i half = qi__bits_avx2(sizes, 1, 7), rest = _mm256_and_si256(sizes, one), scale = qi__group_scale_avx2(s->scale, g);
+    sum = words(sum, _mm256_maddubs_epi16(half, signed_x), _mm256_add_epi16(scale, scale));
+    sum = words(sum, _mm256_maddubs_epi16(rest, signed_x), scale);
   }
+  return sum;
 }
 
-// What blocks of a pair of rows have added up to, until eight of them are taken to the lanes.
-typedef struct qi__pair_sums {
-  __m256i total[QI__PAIR][8], mins[QI__PAIR][8];
-  float d[QI__PAIR][8], minus_dmin[QI__PAIR][8];
-} qi__pair_sums;
+// What blocks of a row have added up to, until eight of them are taken to the lanes.
+typedef struct qi__row_sums {
+  __m256i total[8], mins[8];
+  float d[8], dmin[8]; // of formats without qi__q8_d_at
+} qi__row_sums;
 
-// n blocks of 256, which have the scales d_x.
-QI__INLINE QI__AVX2 void qi__pair_take_avx2(const qi__pair_sums *p, const float *d_x, int n, bool has_min, __m256 *lanes) {
-  __m256 d = qi__chunk_d_avx2(d_x, n);
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-    lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(p->d[r]), d), qi__fold8_avx2(p->total[r]), n);
-    if (!has_min) continue;
-    __m256 minus_d = _mm256_mul_ps(_mm256_loadu_ps(p->minus_dmin[r]), d);
-    lanes[r] = qi__take_blocks_avx2(lanes[r], minus_d, qi__fold8_avx2(p->mins[r]), n);
-  }
+// A block of 256 at w, as number b of eight, with codes x and their sums.
+QI__INLINE QI__AVX2 void qi__row_block_avx2(qi_format id, const qi__format *bound, bool vnni, qi__step_fn words, qi__step_fn bytes,
+                                            const uint8_t *w, const int8_t *x, const int16_t *x_sums, size_t b, qi__row_sums *p) {
+  qi__block block;
+  qi__q8_scales s;
+  __m256i sums = qi__bytes_avx2((const uint8_t *)x_sums);
+  qi__q8_scales_avx2(id, bound, w, &block, &s);
+  if (qi__q8_one_scale(id)) p->total[b] = qi__row_ternary_avx2(id, vnni, bytes, w, x, sums);
+  else if (id == QI_FORMAT_QINS8_K) p->total[b] = qi__row_qins8_avx2(words, w, &s, x);
+  else p->total[b] = qi__row_scaled_avx2(id, words, w, &block, &s, x, sums);
+  if ((id ? &qi__formats[id] : bound)->has_min) p->mins[b] = _mm256_madd_epi16(s.min, sums);
+  if (qi__q8_d_at(id) >= 0) return;
+  p->d[b] = s.d;
+  p->dmin[b] = s.dmin;
 }
 
-// n blocks of 32: `offset` is still in their totals. A float minimum has the integer 1, so `mins` is the sum of the codes.
-QI__INLINE QI__AVX2 void qi__pair_take32_avx2(const qi__pair_sums *p, const qi__q8_chunk *x, int n, int offset, bool has_min,
-                                              __m256 *lanes) {
-  const __m256 d = qi__chunk_d_avx2(x->d, n);
-  const __m256i sums = qi__chunk_sums_avx2(x->sum, n), taken = _mm256_mullo_epi32(sums, _mm256_set1_epi32(offset));
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-    __m256i total = qi__fold8_avx2(p->total[r]);
-    if (offset > 0) total = _mm256_sub_epi32(total, taken);
-    lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(p->d[r]), d), total, n);
-    if (has_min) lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(p->minus_dmin[r]), d), sums, n);
-  }
+// Lanes after n blocks of 256 at w, which p has added up; d_x: of the activations.
+QI__INLINE QI__AVX2 __m256 qi__row_take_avx2(qi_format id, const qi__format *f, const qi__row_sums *p, const uint8_t *w,
+                                             const float *d_x, int n, __m256 lanes) {
+  const __m256 minus = _mm256_set1_ps(-0.0f);
+  size_t size = (size_t)f->info.block_bytes, at = (size_t)qi__q8_d_at(id);
+  bool half = qi__q8_d_at(id) >= 0, qins = id == QI_FORMAT_QINS8_K || id == QI_FORMAT_QINS4_K;
+  __m256 x = qi__chunk_d_avx2(d_x, n);
+  __m256 d = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n, at)) : _mm256_loadu_ps(p->d);
+  if (qins) d = _mm256_mul_ps(d, _mm256_set1_ps(0x1p-10f));
+  lanes = qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, x), qi__fold8_avx2(p->total), n);
+  if (!f->has_min) return lanes;
+  d = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n, at + 2)) : _mm256_loadu_ps(p->dmin);
+  return qi__take_blocks_avx2(lanes, _mm256_xor_ps(minus, _mm256_mul_ps(d, x)), qi__fold8_avx2(p->mins), n);
 }
 
-// A block of 256 at w[], as number b of eight.
-QI__INLINE QI__AVX2 void qi__pair_block_avx2(qi_format id, const qi__format *bound, bool vnni, qi__step_fn words,
-                                             qi__step_fn bytes, const uint8_t *const *w, const qi__q8_chunk *x, size_t b,
-                                             qi__pair_sums *p) {
-  const qi__format *f = id ? &qi__formats[id] : bound;
-  qi__block block[QI__PAIR];
-  qi__q8_scales s[QI__PAIR];
-  __m256i sum[QI__PAIR], sums = qi__bytes_avx2((const uint8_t *)x->sum);
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) qi__q8_scales_avx2(id, bound, w[r], &block[r], &s[r]);
-  if (qi__q8_one_scale(id)) qi__pair_ternary_avx2(id, vnni, bytes, w, x->q, sums, sum);
-  else if (id == QI_FORMAT_QINS8_K) qi__pair_qins8_avx2(words, w, s, x->q, sum);
-  else qi__pair_scaled_avx2(id, words, w, block, s, x->q, sums, sum);
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-    p->total[r][b] = sum[r];
-    p->d[r][b] = s[r].d;
-    if (f->has_min) {
-      p->mins[r][b] = _mm256_madd_epi16(s[r].min, sums);
-      p->minus_dmin[r][b] = -s[r].dmin;
-    }
-  }
-}
-
-QI__INLINE QI__AVX2 void qi__pair_256_avx2(qi_format id, bool vnni, qi__step_fn words, qi__step_fn bytes, const qi__dot_q8_args *a,
-                                           size_t first, __m256 *lanes) {
-  const qi__format *f = id ? &qi__formats[id] : a->format;
-  size_t size = (size_t)f->info.block_bytes, n_blocks = a->x->k / 256;
-  const uint8_t *w[QI__PAIR], *first_row;
-  qi__pair_sums p;
+QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, bool vnni, qi__step_fn words, qi__step_fn bytes, const qi__dot_q8_args *a,
+                                            const uint8_t *w) {
+  const qi__format *bound = a->format, *f = id ? &qi__formats[id] : bound;
+  size_t n_blocks = a->x->k / 256, size = (size_t)f->info.block_bytes;
+  qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 0);
+  __m256 lanes = _mm256_setzero_ps();
+  qi__row_sums p;
   if (n_blocks % 8) memset(&p, 0, sizeof p); // blocks that are not there
-  qi__pair_rows(a, first, w);
-  first_row = w[0];
-  for (size_t b = 0; b < n_blocks; b++) {
-    qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
-    qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * size);
-    qi__pair_block_avx2(id, a->format, vnni, words, bytes, w, &x, b % 8, &p);
-    if (b % 8 == 7 || b + 1 == n_blocks) qi__pair_take_avx2(&p, x.d - b % 8, (int)(b % 8) + 1, f->has_min, lanes);
-    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) w[r] += size;
+  for (size_t b = 0; b < n_blocks; b += 8, x.d += 8) {
+    size_t n = qi__min_size(8, n_blocks - b);
+    const uint8_t *first = w;
+    for (size_t i = 0; i < n; i++, w += size, x.q += 256, x.sum += 16) {
+      qi__look_ahead_avx2(w);
+      qi__row_block_avx2(id, bound, vnni, words, bytes, w, x.q, x.sum, i, &p);
+    }
+    lanes = qi__row_take_avx2(id, f, &p, first, x.d, (int)n, lanes);
   }
+  return lanes;
 }
 
-QI__INLINE QI__AVX2 void qi__pair_32_avx2(qi_format id, bool vnni, qi__step_fn bytes, const qi__dot_q8_args *a, size_t first,
-                                          __m256 *lanes) {
+// Lanes after n <= 8 blocks of 32 at w. A float minimum has the integer 1, so its sum is that of the codes.
+QI__INLINE QI__AVX2 __m256 qi__row_chunk_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *w, const qi__q8_chunk *x,
+                                              int n, __m256 lanes) {
   const qi__format *f = &qi__formats[id];
-  size_t size = (size_t)f->info.block_bytes;
   int offset = qi__q8_offset32(id, vnni);
-  const uint8_t *w[QI__PAIR], *first_row;
-  qi__pair_sums p;
-  if (a->x->k % 256) memset(&p, 0, sizeof p); // blocks that are not there
-  qi__pair_rows(a, first, w);
-  first_row = w[0];
-  for (size_t at = 0; at < a->x->k; at += 256) {
-    qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, at);
-    int n = (int)qi__min_size(8, (a->x->k - at) / 32);
-    qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * 8 * size);
-    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-      _mm256_storeu_ps(p.d[r], qi__block_d_avx2(id, f, w[r], n));
-      if (f->has_min) _mm256_storeu_ps(p.minus_dmin[r], qi__block_offset_avx2(f, w[r], n));
-    }
-    for (int b = 0; b < n; b++) {
-      __m256i xb = qi__bytes_avx2((const uint8_t *)x.q + 32 * b), zero = _mm256_setzero_si256();
-      QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-        __m256i code = qi__q8_codes_avx2(id, w[r], 0, NULL, offset);
-        if (offset == QI__WIDE) p.total[r][b] = bytes(zero, _mm256_abs_epi8(code), _mm256_sign_epi8(xb, code));
-        else p.total[r][b] = bytes(zero, code, xb);
-        w[r] += size;
-      }
-    }
-    qi__pair_take32_avx2(&p, &x, n, offset, f->has_min, lanes);
+  __m256i totals[8], zero = _mm256_setzero_si256();
+  QI__UNROLL for (int b = 0; b < 8; b++) {
+    totals[b] = zero;
+    if (b >= n) continue;
+    __m256i code = qi__q8_codes_avx2(id, w + b * f->info.block_bytes, 0, NULL, offset);
+    __m256i xb = qi__bytes_avx2((const uint8_t *)x->q + 32 * b);
+    if (offset == QI__WIDE) totals[b] = bytes(zero, _mm256_abs_epi8(code), _mm256_sign_epi8(xb, code));
+    else totals[b] = bytes(zero, code, xb);
   }
+  __m256 d = qi__chunk_d_avx2(x->d, n);
+  __m256i total = qi__fold8_avx2(totals), sums = qi__chunk_sums_avx2(x->sum, n);
+  if (offset > 0) total = _mm256_sub_epi32(total, _mm256_mullo_epi32(sums, _mm256_set1_epi32(offset)));
+  lanes = qi__take_blocks_avx2(lanes, _mm256_mul_ps(qi__block_d_avx2(id, f, w, n), d), total, n);
+  if (f->has_min) lanes = qi__take_blocks_avx2(lanes, _mm256_mul_ps(qi__block_offset_avx2(f, w, n), d), sums, n);
+  return lanes;
+}
+
+QI__INLINE QI__AVX2 __m256 qi__row_32_avx2(qi_format id, bool vnni, qi__step_fn bytes, const qi__dot_q8_args *a, const uint8_t *w) {
+  qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 0);
+  size_t size = (size_t)qi__formats[id].info.block_bytes, n_blocks = a->x->k / 32;
+  __m256 lanes = _mm256_setzero_ps();
+  for (; n_blocks >= 8; n_blocks -= 8, w += 8 * size, x.q += 256, x.d += 8, x.sum += 16) {
+    qi__look_ahead_avx2(w);
+    lanes = qi__row_chunk_avx2(id, vnni, bytes, w, &x, 8, lanes);
+  }
+  return n_blocks ? qi__row_chunk_avx2(id, vnni, bytes, w, &x, (int)n_blocks, lanes) : lanes;
 }
 
 // All weight rows with one row of activations. id = NONE: a format with blocks of 256 and no case above.
-QI__INLINE QI__AVX2 void qi__dot_pairs_avx2(qi_format id, bool vnni, qi__step_fn words, qi__step_fn bytes,
-                                            const qi__dot_q8_args *a) {
+QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn words, qi__step_fn bytes,
+                                           const qi__dot_q8_args *a) {
   bool small = id && qi__formats[id].info.block_len == 32;
-  for (size_t first = 0; first < a->n_w; first += QI__PAIR) {
-    __m256 lanes[QI__PAIR];
-    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) lanes[r] = _mm256_setzero_ps();
-    if (small) qi__pair_32_avx2(id, vnni, bytes, a, first, lanes);
-    else qi__pair_256_avx2(id, vnni, words, bytes, a, first, lanes);
-    QI__UNROLL for (size_t r = 0; r < QI__PAIR; r++)
-      if (first + r < a->n_w) a->y[first + r] = qi__sum_lanes_avx2(lanes[r]);
+  const uint8_t *w = a->w;
+  for (size_t r = 0; r < a->n_w; r++, w += a->w_stride) {
+    __m256 lanes = small ? qi__row_32_avx2(id, vnni, bytes, a, w) : qi__row_256_avx2(id, vnni, words, bytes, a, w);
+    a->y[r] = qi__sum_lanes_avx2(lanes);
   }
 }
 
 // ---- one row of activations, by format ----
 
 // One function a format, and the choice between them. `any` is for formats with blocks of 256 that have no case above.
-#define QI__DOT_PAIRS(isa, target, vnni, name, ID) \
-  QI__FN target void qi__dot_pairs_##name##_##isa(const qi__dot_q8_args *a) { \
-    qi__dot_pairs_avx2(ID, vnni, qi__words_##isa, qi__step_bytes_##isa, a); \
+#define QI__DOT_ROWS(isa, target, vnni, name, ID) \
+  QI__FN target void qi__dot_rows_##name##_##isa(const qi__dot_q8_args *a) { \
+    qi__dot_rows_avx2(ID, vnni, qi__words_##isa, qi__step_bytes_##isa, a); \
   }
 #define QI__DOT_ROW(isa, target, vnni) \
-  QI__DOT_PAIRS(isa, target, vnni, q4_0, QI_FORMAT_Q4_0) \
-  QI__DOT_PAIRS(isa, target, vnni, q4_1, QI_FORMAT_Q4_1) \
-  QI__DOT_PAIRS(isa, target, vnni, q5_0, QI_FORMAT_Q5_0) \
-  QI__DOT_PAIRS(isa, target, vnni, q5_1, QI_FORMAT_Q5_1) \
-  QI__DOT_PAIRS(isa, target, vnni, q8_0, QI_FORMAT_Q8_0) \
-  QI__DOT_PAIRS(isa, target, vnni, q2_k, QI_FORMAT_Q2_K) \
-  QI__DOT_PAIRS(isa, target, vnni, q3_k, QI_FORMAT_Q3_K) \
-  QI__DOT_PAIRS(isa, target, vnni, q4_k, QI_FORMAT_Q4_K) \
-  QI__DOT_PAIRS(isa, target, vnni, q5_k, QI_FORMAT_Q5_K) \
-  QI__DOT_PAIRS(isa, target, vnni, q6_k, QI_FORMAT_Q6_K) \
-  QI__DOT_PAIRS(isa, target, vnni, iq4_nl, QI_FORMAT_IQ4_NL) \
-  QI__DOT_PAIRS(isa, target, vnni, iq4_xs, QI_FORMAT_IQ4_XS) \
-  QI__DOT_PAIRS(isa, target, vnni, mxfp4, QI_FORMAT_MXFP4) \
-  QI__DOT_PAIRS(isa, target, vnni, tq1_0, QI_FORMAT_TQ1_0) \
-  QI__DOT_PAIRS(isa, target, vnni, tq2_0, QI_FORMAT_TQ2_0) \
-  QI__DOT_PAIRS(isa, target, vnni, i2_s, QI_FORMAT_I2_S) \
-  QI__DOT_PAIRS(isa, target, vnni, qins8_k, QI_FORMAT_QINS8_K) \
-  QI__DOT_PAIRS(isa, target, vnni, qins4_k, QI_FORMAT_QINS4_K) \
-  QI__DOT_PAIRS(isa, target, vnni, any, QI_FORMAT_NONE) \
+  QI__DOT_ROWS(isa, target, vnni, q4_0, QI_FORMAT_Q4_0) \
+  QI__DOT_ROWS(isa, target, vnni, q4_1, QI_FORMAT_Q4_1) \
+  QI__DOT_ROWS(isa, target, vnni, q5_0, QI_FORMAT_Q5_0) \
+  QI__DOT_ROWS(isa, target, vnni, q5_1, QI_FORMAT_Q5_1) \
+  QI__DOT_ROWS(isa, target, vnni, q8_0, QI_FORMAT_Q8_0) \
+  QI__DOT_ROWS(isa, target, vnni, q2_k, QI_FORMAT_Q2_K) \
+  QI__DOT_ROWS(isa, target, vnni, q3_k, QI_FORMAT_Q3_K) \
+  QI__DOT_ROWS(isa, target, vnni, q4_k, QI_FORMAT_Q4_K) \
+  QI__DOT_ROWS(isa, target, vnni, q5_k, QI_FORMAT_Q5_K) \
+  QI__DOT_ROWS(isa, target, vnni, q6_k, QI_FORMAT_Q6_K) \
+  QI__DOT_ROWS(isa, target, vnni, iq4_nl, QI_FORMAT_IQ4_NL) \
+  QI__DOT_ROWS(isa, target, vnni, iq4_xs, QI_FORMAT_IQ4_XS) \
+  QI__DOT_ROWS(isa, target, vnni, mxfp4, QI_FORMAT_MXFP4) \
+  QI__DOT_ROWS(isa, target, vnni, tq1_0, QI_FORMAT_TQ1_0) \
+  QI__DOT_ROWS(isa, target, vnni, tq2_0, QI_FORMAT_TQ2_0) \
+  QI__DOT_ROWS(isa, target, vnni, i2_s, QI_FORMAT_I2_S) \
+  QI__DOT_ROWS(isa, target, vnni, qins8_k, QI_FORMAT_QINS8_K) \
+  QI__DOT_ROWS(isa, target, vnni, qins4_k, QI_FORMAT_QINS4_K) \
+  QI__DOT_ROWS(isa, target, vnni, any, QI_FORMAT_NONE) \
   QI__FN void qi__dot_row_##isa(const qi__dot_q8_args *a) { \
     switch (qi__format_id(a->format)) { \
-    case QI_FORMAT_Q4_0: qi__dot_pairs_q4_0_##isa(a); break; \
-    case QI_FORMAT_Q4_1: qi__dot_pairs_q4_1_##isa(a); break; \
-    case QI_FORMAT_Q5_0: qi__dot_pairs_q5_0_##isa(a); break; \
-    case QI_FORMAT_Q5_1: qi__dot_pairs_q5_1_##isa(a); break; \
-    case QI_FORMAT_Q8_0: qi__dot_pairs_q8_0_##isa(a); break; \
-    case QI_FORMAT_Q2_K: qi__dot_pairs_q2_k_##isa(a); break; \
-    case QI_FORMAT_Q3_K: qi__dot_pairs_q3_k_##isa(a); break; \
-    case QI_FORMAT_Q4_K: qi__dot_pairs_q4_k_##isa(a); break; \
-    case QI_FORMAT_Q5_K: qi__dot_pairs_q5_k_##isa(a); break; \
-    case QI_FORMAT_Q6_K: qi__dot_pairs_q6_k_##isa(a); break; \
-    case QI_FORMAT_IQ4_NL: qi__dot_pairs_iq4_nl_##isa(a); break; \
-    case QI_FORMAT_IQ4_XS: qi__dot_pairs_iq4_xs_##isa(a); break; \
-    case QI_FORMAT_MXFP4: qi__dot_pairs_mxfp4_##isa(a); break; \
-    case QI_FORMAT_TQ1_0: qi__dot_pairs_tq1_0_##isa(a); break; \
-    case QI_FORMAT_TQ2_0: qi__dot_pairs_tq2_0_##isa(a); break; \
-    case QI_FORMAT_I2_S: qi__dot_pairs_i2_s_##isa(a); break; \
-    case QI_FORMAT_QINS8_K: qi__dot_pairs_qins8_k_##isa(a); break; \
-    case QI_FORMAT_QINS4_K: qi__dot_pairs_qins4_k_##isa(a); break; \
-    default: qi__dot_pairs_any_##isa(a); break; \
+    case QI_FORMAT_Q4_0: qi__dot_rows_q4_0_##isa(a); break; \
+    case QI_FORMAT_Q4_1: qi__dot_rows_q4_1_##isa(a); break; \
+    case QI_FORMAT_Q5_0: qi__dot_rows_q5_0_##isa(a); break; \
+    case QI_FORMAT_Q5_1: qi__dot_rows_q5_1_##isa(a); break; \
+    case QI_FORMAT_Q8_0: qi__dot_rows_q8_0_##isa(a); break; \
+    case QI_FORMAT_Q2_K: qi__dot_rows_q2_k_##isa(a); break; \
+    case QI_FORMAT_Q3_K: qi__dot_rows_q3_k_##isa(a); break; \
+    case QI_FORMAT_Q4_K: qi__dot_rows_q4_k_##isa(a); break; \
+    case QI_FORMAT_Q5_K: qi__dot_rows_q5_k_##isa(a); break; \
+    case QI_FORMAT_Q6_K: qi__dot_rows_q6_k_##isa(a); break; \
+    case QI_FORMAT_IQ4_NL: qi__dot_rows_iq4_nl_##isa(a); break; \
+    case QI_FORMAT_IQ4_XS: qi__dot_rows_iq4_xs_##isa(a); break; \
+    case QI_FORMAT_MXFP4: qi__dot_rows_mxfp4_##isa(a); break; \
+    case QI_FORMAT_TQ1_0: qi__dot_rows_tq1_0_##isa(a); break; \
+    case QI_FORMAT_TQ2_0: qi__dot_rows_tq2_0_##isa(a); break; \
+    case QI_FORMAT_I2_S: qi__dot_rows_i2_s_##isa(a); break; \
+    case QI_FORMAT_QINS8_K: qi__dot_rows_qins8_k_##isa(a); break; \
+    case QI_FORMAT_QINS4_K: qi__dot_rows_qins4_k_##isa(a); break; \
+    default: qi__dot_rows_any_##isa(a); break; \
     } \
   }
 
