@@ -2250,6 +2250,7 @@ typedef struct qi__format {
   int group;            // codes that share a scale: 16 or 32; 0 in formats without integer form
   bool has_min;         // dmin and min are used
   bool wide;            // codes need 9 bits: the block's `wide`
+  bool ternary;         // one scale a block of 256, codes -1..2: integer products of a whole row (kernels/dot_ternary.h)
   // One block at `src` (any alignment) to integers; NULL without integer form. Call qi__unpack.
   void (*unpack)(const uint8_t *src, qi__block *out);
   // n weights to float32; NULL = through unpack (qi__dequantize_blocks).
@@ -4288,13 +4289,14 @@ static const qi__format qi__formats[QI_FORMAT_COUNT] = {
   [QI_FORMAT_IQ4_XS] = {.info = {"IQ4_XS", 23, 256, 136, true, 0},
     .group = 32, .unpack = qi__unpack_iq4_xs, .quantize = qi__quantize_iq4_xs},
   [QI_FORMAT_TQ1_0] = {.info = {"TQ1_0", 34, 256, 54, true, 0},
-    .group = 32, .unpack = qi__unpack_tq1_0, .quantize = qi__quantize_tq1_0},
+    .group = 32, .ternary = true, .unpack = qi__unpack_tq1_0, .quantize = qi__quantize_tq1_0},
   [QI_FORMAT_TQ2_0] = {.info = {"TQ2_0", 35, 256, 66, true, 0},
-    .group = 32, .unpack = qi__unpack_tq2_0, .dequantize = qi__dequantize_tq2_0,
-    .quantize = qi__quantize_tq2_0},
+    .group = 32, .ternary = true, .unpack = qi__unpack_tq2_0,
+    .dequantize = qi__dequantize_tq2_0, .quantize = qi__quantize_tq2_0},
   [QI_FORMAT_MXFP4] = {.info = {"MXFP4", 39, 32, 17, false, 0}, .group = 32, .unpack = qi__unpack_mxfp4},
-  [QI_FORMAT_I2_S] = {.info = {"I2_S", 36, 256, 64, true, QI__I2_S_TAIL}, .group = 32, .unpack = qi__unpack_i2_s,
-    .dequantize = qi__dequantize_i2_s, .quantize_tensor = qi__quantize_tensor_i2_s, .read_tail = qi__read_tail_i2_s},
+  [QI_FORMAT_I2_S] = {.info = {"I2_S", 36, 256, 64, true, QI__I2_S_TAIL},
+    .group = 32, .ternary = true, .unpack = qi__unpack_i2_s, .dequantize = qi__dequantize_i2_s,
+    .quantize_tensor = qi__quantize_tensor_i2_s, .read_tail = qi__read_tail_i2_s},
   [QI_FORMAT_QINS8] = {.info = {"QINS8", 0x51490001, 32, 36, true, QI__QINS_TAIL}, .dequantize = qi__dequantize_qins8,
     .quantize_tensor = qi__quantize_tensor_qins8, .read_tail = qi__read_tail_qins8},
   [QI_FORMAT_QINS8_K] = {.info = {"QINS8_K", 0x51490002, 256, 272, true, 0}, .group = 16, .wide = true,
@@ -11479,8 +11481,8 @@ static const qi__bf16_kernels qi__bf16_amx = {512, qi__bf16_pack_avx512, qi__to_
 // in dot_q8_neon.h start from these. `id` is a constant where they are inlined; QI_FORMAT_NONE stands for formats without a case,
 // which their `unpack` takes apart.
 
-// X(name, id) for all formats with a case.
-#define QI__NEON_FORMATS(X) \
+// X(name, id) for all formats with a case; ternary ones have integer products of their own (dot_ternary_neon.h).
+#define QI__NEON_BLOCK_FORMATS(X) \
   X(q4_0, QI_FORMAT_Q4_0) \
   X(q4_1, QI_FORMAT_Q4_1) \
   X(q5_0, QI_FORMAT_Q5_0) \
@@ -11493,11 +11495,13 @@ static const qi__bf16_kernels qi__bf16_amx = {512, qi__bf16_pack_avx512, qi__to_
   X(q6_k, QI_FORMAT_Q6_K) \
   X(iq4_nl, QI_FORMAT_IQ4_NL) \
   X(iq4_xs, QI_FORMAT_IQ4_XS) \
-  X(tq1_0, QI_FORMAT_TQ1_0) \
-  X(tq2_0, QI_FORMAT_TQ2_0) \
-  X(i2_s, QI_FORMAT_I2_S) \
   X(mxfp4, QI_FORMAT_MXFP4) \
   X(qins4_k, QI_FORMAT_QINS4_K)
+#define QI__NEON_FORMATS(X) \
+  QI__NEON_BLOCK_FORMATS(X) \
+  X(tq1_0, QI_FORMAT_TQ1_0) \
+  X(tq2_0, QI_FORMAT_TQ2_0) \
+  X(i2_s, QI_FORMAT_I2_S)
 
 // Row of the table, a constant, for formats with a case.
 QI__INLINE const qi__format *qi__format_neon(qi_format id, const qi__format *bound) { return id ? &qi__formats[id] : bound; }
@@ -12426,7 +12430,7 @@ QI__FN void qi__dot_bf16_neon(const void *w, size_t w_stride, size_t n_w, const 
 
 
 // Rows of activations in the form that integer products take: in each block of `block` values (the block length of the weight
-// format: 32 or 256)
+// format, 32 or 256; with ternary weights the whole row)
 //
 //   d = max |x| / 127      q = round(x * (127 / max |x|)), ties to even      x ~ d * q
 //
@@ -12435,7 +12439,7 @@ typedef struct qi__q8 {
   int8_t *q;    // [n, k]
   float *d;     // [n, k / block]
   int16_t *sum; // [n, k / 16]
-  int block;
+  size_t block; // a multiple of 32
   size_t k;     // a multiple of block
 } qi__q8;
 
@@ -12448,7 +12452,7 @@ QI__INLINE int8_t qi__clamp_i8(int32_t v) { return (int8_t)(v < -127 ? -127 : v 
 
 // Row `row` of `out` from x [k].
 QI__FN void qi__quantize_q8_ref(const float *x, const qi__q8 *out, size_t row) {
-  size_t k = out->k, block = (size_t)out->block;
+  size_t k = out->k, block = out->block;
   int8_t *q = out->q + row * k;
   float *d = out->d + row * (k / block);
   int16_t *sum = out->sum + row * (k / 16);
@@ -12491,7 +12495,7 @@ QI__INLINE QI__AVX2 float qi__max_size_avx2(const float *x, size_t n) {
 
 QI__FN QI__AVX2 void qi__quantize_q8_avx2(const float *x, const qi__q8 *out, size_t row) {
   const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), ones8 = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
-  size_t k = out->k, block = (size_t)out->block;
+  size_t k = out->k, block = out->block;
   int8_t *q = out->q + row * k;
   float *d = out->d + row * (k / block);
   int16_t *sum = out->sum + row * (k / 16);
@@ -12659,9 +12663,6 @@ QI__INLINE int qi__q8_offset(qi_format id) {
   case QI_FORMAT_Q2_K:
   case QI_FORMAT_Q4_K:
   case QI_FORMAT_Q5_K: return 0;
-  case QI_FORMAT_TQ1_0:
-  case QI_FORMAT_TQ2_0:
-  case QI_FORMAT_I2_S: return 1;
   case QI_FORMAT_Q3_K: return 4;
   case QI_FORMAT_Q4_0: return 8;
   case QI_FORMAT_MXFP4: return 12;
@@ -12674,13 +12675,8 @@ QI__INLINE int qi__q8_offset(qi_format id) {
 // Whether the kernels below take a format; what they do not is left to the reference.
 QI__INLINE bool qi__dot_q8_x86_has(qi_format id) {
   const qi__format *f = &qi__formats[id];
-  if (!f->unpack) return false;
+  if (!f->unpack || f->ternary) return false;
   return f->info.block_len == 256 || qi__q8_offset(id) != QI__WIDE || id == QI_FORMAT_Q8_0 || id == QI_FORMAT_IQ4_NL;
-}
-
-// Ternary blocks: one scale for 256 weights.
-QI__INLINE bool qi__q8_one_scale(qi_format id) {
-  return id == QI_FORMAT_TQ1_0 || id == QI_FORMAT_TQ2_0 || id == QI_FORMAT_I2_S;
 }
 
 // Codes plus offset (compilers fold it into what the codes subtract last), or signed codes when offset is QI__WIDE.
@@ -12793,9 +12789,6 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
     s->scale = qi__q8_scales_iq4_avx2(src);
     s->d = qi__half_avx2(src);
     break;
-  case QI_FORMAT_TQ1_0: s->d = qi__half_avx2(src + 52); break;
-  case QI_FORMAT_TQ2_0: s->d = qi__half_avx2(src + 64); break;
-  case QI_FORMAT_I2_S: s->d = f->param[0]; break;
   case QI_FORMAT_QINS8_K:
     s->scale = qi__scales16_avx2(qi__seven_bits_avx2(src + 2), false);
     s->d = qi__half_avx2(src) * 0x1p-10f;
@@ -12819,8 +12812,6 @@ QI__INLINE int qi__q8_d_at(qi_format id) {
   case QI_FORMAT_IQ4_XS:
   case QI_FORMAT_QINS8_K:
   case QI_FORMAT_QINS4_K: return 0;
-  case QI_FORMAT_TQ1_0: return 52;
-  case QI_FORMAT_TQ2_0: return 64;
   case QI_FORMAT_Q2_K: return 80;
   case QI_FORMAT_Q3_K: return 108;
   case QI_FORMAT_Q6_K: return 208;
@@ -12967,19 +12958,6 @@ QI__INLINE QI__AVX2 __m256i qi__row_scaled_avx2(qi_format id, qi__step_fn words,
   return _mm256_sub_epi32(total, qi__offset_sums_avx2(offset, s->scale, sums));
 }
 
-// Integer lanes of a ternary block. Without VNNI: 8 pairs of products, up to 2 * 2 * 127 each, fit into int16.
-QI__INLINE QI__AVX2 __m256i qi__row_ternary_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *w, const int8_t *x,
-                                                 __m256i sums) {
-  const __m256i one = _mm256_set1_epi16(1);
-  __m256i sum[QI__HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-  QI__UNROLL for (int g = 0; g < 8; g++) {
-    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g), u = qi__q8_codes_avx2(id, w, g, NULL, 1), *to = &sum[g % QI__HALVES];
-    *to = vnni ? bytes(*to, u, xg) : _mm256_add_epi16(*to, _mm256_maddubs_epi16(u, xg));
-  }
-  __m256i total = vnni ? _mm256_add_epi32(sum[0], sum[1]) : _mm256_madd_epi16(_mm256_add_epi16(sum[0], sum[1]), one);
-  return _mm256_sub_epi32(total, _mm256_madd_epi16(sums, one));
-}
-
 // Integer lanes of a block of QINS8_K. Sizes up to 255 do not fit: they are taken as twice a half, up to 127, and a rest.
 QI__INLINE QI__AVX2 __m256i qi__row_qins8_avx2(qi__step_fn words, const uint8_t *w, const qi__q8_scales *s, const int8_t *x) {
   const __m256i one = _mm256_set1_epi8(1);
@@ -13001,14 +12979,13 @@ typedef struct qi__row_sums {
 } qi__row_sums;
 
 // A block of 256 at w, as number b of eight, with codes x and their sums.
-QI__INLINE QI__AVX2 void qi__row_block_avx2(qi_format id, const qi__format *bound, bool vnni, qi__step_fn words, qi__step_fn bytes,
-                                            const uint8_t *w, const int8_t *x, const int16_t *x_sums, size_t b, qi__row_sums *p) {
+QI__INLINE QI__AVX2 void qi__row_block_avx2(qi_format id, const qi__format *bound, qi__step_fn words, const uint8_t *w,
+                                            const int8_t *x, const int16_t *x_sums, size_t b, qi__row_sums *p) {
   qi__block block;
   qi__q8_scales s;
   __m256i sums = qi__bytes_avx2((const uint8_t *)x_sums);
   qi__q8_scales_avx2(id, bound, w, &block, &s);
-  if (qi__q8_one_scale(id)) p->total[b] = qi__row_ternary_avx2(id, vnni, bytes, w, x, sums);
-  else if (id == QI_FORMAT_QINS8_K) p->total[b] = qi__row_qins8_avx2(words, w, &s, x);
+  if (id == QI_FORMAT_QINS8_K) p->total[b] = qi__row_qins8_avx2(words, w, &s, x);
   else p->total[b] = qi__row_scaled_avx2(id, words, w, &block, &s, x, sums);
   if ((id ? &qi__formats[id] : bound)->has_min) p->mins[b] = _mm256_madd_epi16(s.min, sums);
   if (qi__q8_d_at(id) >= 0) return;
@@ -13031,8 +13008,7 @@ QI__INLINE QI__AVX2 __m256 qi__row_take_avx2(qi_format id, const qi__format *f, 
   return qi__take_blocks_avx2(lanes, _mm256_xor_ps(minus, _mm256_mul_ps(d, x)), qi__fold8_avx2(p->mins), n);
 }
 
-QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, bool vnni, qi__step_fn words, qi__step_fn bytes, const qi__dot_q8_args *a,
-                                            const uint8_t *w) {
+QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, qi__step_fn words, const qi__dot_q8_args *a, const uint8_t *w) {
   const qi__format *bound = a->format, *f = id ? &qi__formats[id] : bound;
   size_t n_blocks = a->x->k / 256, size = (size_t)f->info.block_bytes;
   qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 0);
@@ -13044,7 +13020,7 @@ QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, bool vnni, qi__step_fn
     const uint8_t *first = w;
     for (size_t i = 0; i < n; i++, w += size, x.q += 256, x.sum += 16) {
       qi__look_ahead_avx2(w);
-      qi__row_block_avx2(id, bound, vnni, words, bytes, w, x.q, x.sum, i, &p);
+      qi__row_block_avx2(id, bound, words, w, x.q, x.sum, i, &p);
     }
     lanes = qi__row_take_avx2(id, f, &p, first, x.d, (int)n, lanes);
   }
@@ -13090,7 +13066,7 @@ QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn 
   bool small = id && qi__formats[id].info.block_len == 32;
   const uint8_t *w = a->w;
   for (size_t r = 0; r < a->n_w; r++, w += a->w_stride) {
-    __m256 lanes = small ? qi__row_32_avx2(id, vnni, bytes, a, w) : qi__row_256_avx2(id, vnni, words, bytes, a, w);
+    __m256 lanes = small ? qi__row_32_avx2(id, vnni, bytes, a, w) : qi__row_256_avx2(id, words, a, w);
     a->y[r] = qi__sum_lanes_avx2(lanes);
   }
 }
@@ -13116,9 +13092,6 @@ QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn 
   QI__DOT_ROWS(isa, target, vnni, iq4_nl, QI_FORMAT_IQ4_NL) \
   QI__DOT_ROWS(isa, target, vnni, iq4_xs, QI_FORMAT_IQ4_XS) \
   QI__DOT_ROWS(isa, target, vnni, mxfp4, QI_FORMAT_MXFP4) \
-  QI__DOT_ROWS(isa, target, vnni, tq1_0, QI_FORMAT_TQ1_0) \
-  QI__DOT_ROWS(isa, target, vnni, tq2_0, QI_FORMAT_TQ2_0) \
-  QI__DOT_ROWS(isa, target, vnni, i2_s, QI_FORMAT_I2_S) \
   QI__DOT_ROWS(isa, target, vnni, qins8_k, QI_FORMAT_QINS8_K) \
   QI__DOT_ROWS(isa, target, vnni, qins4_k, QI_FORMAT_QINS4_K) \
   QI__DOT_ROWS(isa, target, vnni, any, QI_FORMAT_NONE) \
@@ -13137,9 +13110,6 @@ QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn 
     case QI_FORMAT_IQ4_NL: qi__dot_rows_iq4_nl_##isa(a); break; \
     case QI_FORMAT_IQ4_XS: qi__dot_rows_iq4_xs_##isa(a); break; \
     case QI_FORMAT_MXFP4: qi__dot_rows_mxfp4_##isa(a); break; \
-    case QI_FORMAT_TQ1_0: qi__dot_rows_tq1_0_##isa(a); break; \
-    case QI_FORMAT_TQ2_0: qi__dot_rows_tq2_0_##isa(a); break; \
-    case QI_FORMAT_I2_S: qi__dot_rows_i2_s_##isa(a); break; \
     case QI_FORMAT_QINS8_K: qi__dot_rows_qins8_k_##isa(a); break; \
     case QI_FORMAT_QINS4_K: qi__dot_rows_qins4_k_##isa(a); break; \
     default: qi__dot_rows_any_##isa(a); break; \
@@ -13200,6 +13170,133 @@ QI__FN QI__AVX512_VBMI void qi__dot_qins8_k_vbmi(const qi__dot_q8_args *a) {
 #endif
 
 #endif // QI__KERNELS_DOT_QINS_X86_H
+// generated from src/kernels/dot_ternary.h: edit there
+// ==== >>dot_ternary : products of ternary weight rows and int8 activations ====
+#ifndef QI__KERNELS_DOT_TERNARY_H
+#define QI__KERNELS_DOT_TERNARY_H
+
+
+// TQ1_0, TQ2_0 and I2_S with BitNet's own arithmetic: one scale d_x for a whole row of activations (qi__q8 whose block is k), and a
+// weight row as one exact integer sum for as long as its scale stays the same. Blocks beside each other whose scales have the same
+// bits form a run, which also ends after each QI__TERNARY_RUN blocks of the row. In each run, exactly (int32):
+//
+//   total = sum of code_w * code_x        code_w: -1, 0, 1; also 2, since a pair of bits may be 3
+//
+// and then in float32, runs ascending, from y = 0 on:
+//
+//   y = fma(d_w * d_x, (float)total, y)
+//
+// Rows of real ternary models are one run: equal weights give equal bits in all three formats.
+
+// Variants may hold sums of (code + 1) * 127 times up to 256 in eight lanes (the digits of TQ1_0 as fractions):
+// 512 * 256 / 8 * 255 * 127 * 3 < 2^31.
+#define QI__TERNARY_RUN 512
+
+// Whether the scales of blocks b and b + 1 of `row` differ.
+QI__INLINE bool qi__ternary_scale_changes(const qi__format *f, const uint8_t *row, size_t b) {
+  if (f->info.tail_bytes) return false; // one scale for the tensor
+  size_t size = (size_t)f->info.block_bytes;
+  const uint8_t *d = row + (b + 1) * size - 2; // the last two bytes of a block
+  return qi__load_u16(d) != qi__load_u16(d + size);
+}
+
+// Whether a run ends after block b of the n_blocks of `row`.
+QI__INLINE bool qi__ternary_run_ends(const qi__format *f, const uint8_t *row, size_t b, size_t n_blocks) {
+  return b + 1 == n_blocks || (b + 1) % QI__TERNARY_RUN == 0 || qi__ternary_scale_changes(f, row, b);
+}
+
+QI__FN int32_t qi__ternary_total_ref(const int8_t *code, const int8_t *x) {
+  int32_t total = 0;
+  for (int i = 0; i < 256; i++) total += code[i] * x[i];
+  return total;
+}
+
+// Takes each block of weights apart once for up to 16 rows of activations.
+QI__FN void qi__dot_ternary_row_ref(const qi__dot_q8_args *a, const uint8_t *w, size_t first, size_t n, float *y) {
+  const qi__format *f = a->format;
+  size_t k = a->x->k, n_blocks = k / 256;
+  int32_t total[16] = {0};
+  float sum[16] = {0};
+  for (size_t b = 0; b < n_blocks; b++) {
+    qi__block block;
+    qi__unpack(f, w + b * (size_t)f->info.block_bytes, &block);
+    bool ends = qi__ternary_run_ends(f, w, b, n_blocks);
+    for (size_t i = 0; i < n; i++) {
+      total[i] += qi__ternary_total_ref(block.q, a->x->q + (first + i) * k + 256 * b);
+      if (!ends) continue;
+      sum[i] = fmaf(block.d * a->x->d[first + i], (float)total[i], sum[i]);
+      total[i] = 0;
+    }
+  }
+  for (size_t i = 0; i < n; i++) y[i * a->y_stride] = sum[i];
+}
+
+QI__FN void qi__dot_ternary_ref(const qi__dot_q8_args *a) {
+  for (size_t r = 0; r < a->n_w; r++)
+    for (size_t i = 0; i < a->n_x; i += 16)
+      qi__dot_ternary_row_ref(a, a->w + r * a->w_stride, a->x_row + i, qi__min_size(16, a->n_x - i), a->y + i * a->y_stride + r);
+}
+
+// ---- one row of activations: pairs of weight rows ----
+
+#define QI__TERNARY_PAIR 2
+
+// A pair of weight rows with a row of activations.
+typedef struct qi__ternary_pair {
+  const qi__format *f; // of the table
+  const uint8_t *w[QI__TERNARY_PAIR];
+  const int8_t *x;
+  const int16_t *sum;
+  size_t n_blocks;
+  float d, d_x; // d: of the tensor
+  int32_t total[QI__TERNARY_PAIR]; // of the run
+  float y[QI__TERNARY_PAIR];
+} qi__ternary_pair;
+
+// Weight rows r, r + 1 of `a`, of format id; beyond the last row the last again.
+QI__INLINE qi__ternary_pair qi__ternary_pair_of(qi_format id, const qi__dot_q8_args *a, size_t r) {
+  const uint8_t *w = a->w + r * a->w_stride;
+  qi__ternary_pair p = {&qi__formats[id], {w, w}, NULL, NULL, a->x->k / 256, a->format->param[0], 0, {0}, {0}};
+  if (r + 1 < a->n_w) p.w[1] += a->w_stride;
+  return p;
+}
+
+// Begins with activation row `row`.
+QI__INLINE void qi__ternary_pair_start(qi__ternary_pair *p, const qi__q8 *x, size_t row) {
+  p->x = x->q + row * x->k;
+  p->sum = x->sum + row * (x->k / 16);
+  p->d_x = x->d[row];
+  p->y[0] = p->y[1] = 0;
+}
+
+QI__INLINE const uint8_t *qi__ternary_block(const qi__ternary_pair *p, int r, size_t b) {
+  return p->w[r] + b * (size_t)p->f->info.block_bytes;
+}
+
+QI__INLINE bool qi__ternary_pair_changes(const qi__ternary_pair *p, size_t b) {
+  return qi__ternary_scale_changes(p->f, p->w[0], b) || qi__ternary_scale_changes(p->f, p->w[1], b);
+}
+
+// Adds the sum of blocks up to b of row r. half: makes a float of one
+QI__INLINE void qi__ternary_pair_add(qi__ternary_pair *p, int r, int32_t total, size_t b, float (*half)(const uint8_t *)) {
+  p->total[r] += total;
+  if (!qi__ternary_run_ends(p->f, p->w[r], b, p->n_blocks)) return;
+  float d = p->f->info.tail_bytes ? p->d : half(qi__ternary_block(p, r, b + 1) - 2);
+  p->y[r] = fmaf(d * p->d_x, (float)p->total[r], p->y[r]);
+  p->total[r] = 0;
+}
+
+QI__INLINE void qi__ternary_pair_finish(const qi__ternary_pair *p, const qi__dot_q8_args *a, size_t r, float *y) {
+  y[r] = p->y[0];
+  if (r + 1 < a->n_w) y[r + 1] = p->y[1];
+}
+
+#endif // QI__KERNELS_DOT_TERNARY_H
+// generated from src/kernels/dot_ternary_neon.h: edit there
+// ==== >>dot_ternary_neon : products of ternary rows with NEON, sdot and smmla ====
+#ifndef QI__KERNELS_DOT_TERNARY_NEON_H
+#define QI__KERNELS_DOT_TERNARY_NEON_H
+
 // generated from src/kernels/panel_q8_neon.h: edit there
 // ==== >>panel_q8_neon : integer products with NEON and many rows of activations ====
 #ifndef QI__KERNELS_PANEL_Q8_NEON_H
@@ -13264,7 +13361,7 @@ typedef struct qi__x_neon {
 
 QI__INLINE qi__x_neon qi__x_at_neon(const qi__q8 *x, size_t row, size_t at) {
   size_t i = row * x->k + at;
-  return (qi__x_neon){x->q + i, x->d + i / (size_t)x->block, x->sum + i / 16};
+  return (qi__x_neon){x->q + i, x->d + i / x->block, x->sum + i / 16};
 }
 
 #define QI__NEON_PAIR 2 // weight rows: chains of additions overlap
@@ -13432,16 +13529,18 @@ QI__FN QI__DOTPROD void qi__dot_qins8_k_dotprod(const qi__dot_q8_args *a) { qi__
   QI__FN QI__DOTPROD void qi__dot_one_##name##_dotprod(const qi__dot_q8_args *a) { \
     for (size_t r = 0; r < a->n_w; r += QI__NEON_PAIR) qi__dot_pair_neon(id, qi__dot4_dotprod, a, r); \
   }
-QI__NEON_FORMATS(QI__DOT_ONE)
+QI__NEON_BLOCK_FORMATS(QI__DOT_ONE)
 QI__DOT_ONE(any, QI_FORMAT_NONE)
 #undef QI__DOT_ONE
 
 #define QI__DOT_ONE(name, id) [id] = qi__dot_one_##name##_neon,
-static const qi__dot_q8_fn qi__dot_one_neon[QI_FORMAT_COUNT] = {QI__NEON_FORMATS(QI__DOT_ONE) QI__DOT_ONE(any, QI_FORMAT_NONE)};
+static const qi__dot_q8_fn qi__dot_one_neon[QI_FORMAT_COUNT] = {QI__NEON_BLOCK_FORMATS(QI__DOT_ONE)
+                                                                QI__DOT_ONE(any, QI_FORMAT_NONE)};
 #undef QI__DOT_ONE
 
 #define QI__DOT_ONE(name, id) [id] = qi__dot_one_##name##_dotprod,
-static const qi__dot_q8_fn qi__dot_one_dotprod[QI_FORMAT_COUNT] = {QI__NEON_FORMATS(QI__DOT_ONE) QI__DOT_ONE(any, QI_FORMAT_NONE)};
+static const qi__dot_q8_fn qi__dot_one_dotprod[QI_FORMAT_COUNT] = {QI__NEON_BLOCK_FORMATS(QI__DOT_ONE)
+                                                                   QI__DOT_ONE(any, QI_FORMAT_NONE)};
 #undef QI__DOT_ONE
 
 // ---- activations ----
@@ -13466,7 +13565,7 @@ QI__INLINE float qi__max_size_neon(const float *x, size_t n) {
 }
 
 QI__FN void qi__quantize_q8_neon(const float *x, const qi__q8 *out, size_t row) {
-  size_t k = out->k, block = (size_t)out->block;
+  size_t k = out->k, block = out->block;
   int8_t *q = out->q + row * k;
   float *d = out->d + row * (k / block);
   int16_t *sum = out->sum + row * (k / 16);
@@ -13544,7 +13643,7 @@ QI__FN void qi__panel_fill_neon(const qi__dot_q8_args *a, size_t n_rows, size_t 
     const uint8_t *w = first + qi__min_size(r, a->n_w - 1) * a->w_stride;
 #define QI__CASE(name, id) case id: qi__panel_row_neon(id, f, w, n, r, p); break;
     switch (qi__format_id(f)) {
-      QI__NEON_FORMATS(QI__CASE)
+      QI__NEON_BLOCK_FORMATS(QI__CASE)
     default: qi__panel_row_neon(QI_FORMAT_NONE, f, w, n, r, p); break;
     }
 #undef QI__CASE
@@ -13739,8 +13838,6 @@ QI__INLINE void qi__panel_run_any_neon(qi__load_x_neon load, qi__products_neon p
   if (f->info.block_len == 32) {
     if (one_scale) qi__panel_run_neon_kind((qi__panel_kind_neon){load, products, n_pairs, 32, 32, true}, run);
     else qi__panel_run_neon_kind((qi__panel_kind_neon){load, products, n_pairs, 32, 16, false}, run);
-  } else if (one_scale) {
-    qi__panel_run_neon_kind((qi__panel_kind_neon){load, products, n_pairs, 256, 32, true}, run);
   } else if (f->group == 32) {
     qi__panel_run_neon_kind((qi__panel_kind_neon){load, products, n_pairs, 256, 32, false}, run);
   } else {
@@ -13767,7 +13864,7 @@ QI__FN void qi__panel_finish_neon(const qi__panel_run_neon *run) {
 QI__FN bool qi__has_one_scale_neon(qi_format id) {
 #define QI__CASE(name, id) case id: return qi__one_scale_neon(id);
   switch (id) {
-    QI__NEON_FORMATS(QI__CASE)
+    QI__NEON_BLOCK_FORMATS(QI__CASE)
   default: return false;
   }
 #undef QI__CASE
@@ -13830,6 +13927,277 @@ QI__FN void qi__dot_q8_i8mm(const qi__dot_q8_args *a) {
 #endif
 
 #endif // QI__KERNELS_PANEL_Q8_NEON_H
+// generated from src/kernels/panel_ternary.h: edit there
+// ==== >>panel_ternary : products of ternary rows and many rows of activations ====
+#ifndef QI__KERNELS_PANEL_TERNARY_H
+#define QI__KERNELS_PANEL_TERNARY_H
+
+
+// 32 weight rows are taken apart a slice of columns at a time; the panel stays in the second-level cache while all rows of
+// activations pass it. Columns without the end of a run inside are a segment: there the product is one of integers alone.
+
+#define QI__TERNARY_SLICE 12 // blocks
+#define QI__TERNARY_X 32     // rows of activations at a time
+
+typedef struct qi__ternary_panel {
+  uint8_t code[QI__TERNARY_SLICE][QI__Q8_ROWS * 256]; // as the variant likes it
+  float d[QI__TERNARY_SLICE][QI__Q8_ROWS];
+  int32_t ends[QI__TERNARY_SLICE][QI__Q8_ROWS]; // -1: a run ends after this block
+  bool any_ends[QI__TERNARY_SLICE];
+  int32_t sums[QI__TERNARY_X][QI__Q8_ROWS]; // of a segment
+} qi__ternary_panel;
+
+// What a row of activations has added up to.
+typedef struct qi__ternary_state {
+  float y[QI__Q8_ROWS];
+  int32_t total[QI__Q8_ROWS]; // of the run
+} qi__ternary_state;
+
+QI__STATIC_ASSERT(sizeof(qi__ternary_panel) <= QI__Q8_PANELS * QI__Q8_PANEL_FLOATS * sizeof(float), ternary_panel);
+QI__STATIC_ASSERT(sizeof(qi__ternary_state) <= QI__Q8_LANES * sizeof(float), ternary_state);
+
+// What differs between instruction sets.
+typedef struct qi__ternary_kernels {
+  // One block of weight rows r .. r + 7 to the panel.
+  void (*pack)(qi_format id, const uint8_t *const *w, size_t r, uint8_t *code);
+  // sums[i][r] = products of n_blocks blocks with n_x <= QI__TERNARY_X rows of activations, k bytes apart.
+  void (*multiply)(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x, int32_t (*sums)[QI__Q8_ROWS]);
+  // Adds such sums, less x_sum, to a state; the segment ends with block b of the panel.
+  void (*take)(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x, qi__ternary_state *s);
+  // The sum of the activations of n_blocks blocks, from their sums by 16, if the panel holds code + 1; else NULL.
+  int32_t (*x_sum)(const int16_t *sum, size_t n_blocks);
+} qi__ternary_kernels;
+
+// Blocks first .. first + n - 1 of all weight rows, and of the last one again until there are 32.
+QI__FN void qi__ternary_fill(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, size_t first, size_t n,
+                             qi__ternary_panel *p) {
+  const qi__format *f = a->format;
+  size_t size = (size_t)f->info.block_bytes, n_blocks = a->x->k / 256;
+  for (size_t b = 0; b < n; b++) {
+    const uint8_t *w[8];
+    p->any_ends[b] = false;
+    for (size_t r = 0; r < QI__Q8_ROWS; r++) {
+      const uint8_t *row = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride;
+      bool ends = qi__ternary_run_ends(f, row, first + b, n_blocks);
+      w[r % 8] = row + (first + b) * size;
+      p->d[b][r] = f->info.tail_bytes ? f->param[0] : qi__f16_to_f32(qi__load_u16(w[r % 8] + size - 2));
+      p->ends[b][r] = -ends;
+      if (ends) p->any_ends[b] = true;
+      if (r % 8 == 7) kernels->pack(qi__format_id(f), w, r - 7, p->code[b]);
+    }
+  }
+}
+
+// Blocks first .. first + n - 1, which are in the panel, with n_x rows of activations from `row` on.
+QI__FN void qi__ternary_segments(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, qi__ternary_panel *p, size_t first,
+                                 size_t n, size_t row, size_t n_x, qi__ternary_state *state) {
+  size_t k = a->x->k;
+  for (size_t b = 0, end; b < n; b = end) {
+    for (end = b + 1; end < n && !p->any_ends[end - 1];) end++;
+    kernels->multiply(p->code[b], end - b, a->x->q + row * k + 256 * (first + b), k, n_x, p->sums);
+    for (size_t i = 0; i < n_x; i++) {
+      const int16_t *sum = a->x->sum + (row + i) * (k / 16) + 16 * (first + b);
+      int32_t x_sum = kernels->x_sum ? kernels->x_sum(sum, end - b) : 0;
+      kernels->take(p, end - 1, p->sums[i], x_sum, a->x->d[row + i], &state[i]);
+    }
+  }
+}
+
+QI__FN void qi__ternary_batch(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, size_t row, size_t n_x, float *y) {
+  qi__ternary_panel *p = (qi__ternary_panel *)(void *)a->scratch;
+  qi__ternary_state *state = (qi__ternary_state *)(void *)(a->scratch + QI__Q8_PANELS * QI__Q8_PANEL_FLOATS);
+  size_t n_blocks = a->x->k / 256;
+  memset(state, 0, n_x * sizeof *state);
+  for (size_t first = 0; first < n_blocks; first += QI__TERNARY_SLICE) {
+    size_t n = qi__min_size(QI__TERNARY_SLICE, n_blocks - first);
+    qi__ternary_fill(kernels, a, first, n, p);
+    for (size_t i = 0; i < n_x; i += QI__TERNARY_X)
+      qi__ternary_segments(kernels, a, p, first, n, row + i, qi__min_size(QI__TERNARY_X, n_x - i), state + i);
+  }
+  for (size_t i = 0; i < n_x; i++) memcpy(y + i * a->y_stride, state[i].y, a->n_w * sizeof *y);
+}
+
+QI__FN void qi__dot_ternary_panels(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a) {
+  for (size_t i = 0; i < a->n_x; i += QI__Q8_BATCH)
+    qi__ternary_batch(kernels, a, a->x_row + i, qi__min_size(QI__Q8_BATCH, a->n_x - i), a->y + i * a->y_stride);
+}
+
+#endif // QI__KERNELS_PANEL_TERNARY_H
+
+#if defined(QI__ARM64)
+
+// ---- one row of activations ----
+
+// 16 bytes of row r times activations: pairs of bits are multiplied where they stand, 1, 4 or 16 times too large; such sums are
+// divided at the end, exactly. x: what the lowest bits meet; step: from there to the next.
+QI__INLINE void qi__ternary_pairs_neon(qi__dot4_fn dot, uint8x16_t v, const int8_t *x, int step, int32x4_t *sum) {
+  int8x16_t low = vreinterpretq_s8_u8(vandq_u8(v, vdupq_n_u8(3))), second = vreinterpretq_s8_u8(vandq_u8(v, vdupq_n_u8(12)));
+  int8x16_t third = vreinterpretq_s8_u8(vandq_u8(v, vdupq_n_u8(48))), top = vreinterpretq_s8_u8(vshrq_n_u8(v, 6));
+  sum[0] = dot(sum[0], low, vld1q_s8(x));
+  sum[1] = dot(sum[1], second, vld1q_s8(x + step));
+  sum[2] = dot(sum[2], third, vld1q_s8(x + 2 * step));
+  sum[3] = dot(sum[3], top, vld1q_s8(x + 3 * step));
+}
+
+// total[r] = products of row r; blocks from b on, until a scale changes: how far is returned.
+QI__INLINE size_t qi__ternary_run_neon(qi_format id, qi__dot4_fn dot, const qi__ternary_pair *p, size_t b, int32_t *total) {
+  size_t end = qi__min_size(p->n_blocks, b / QI__TERNARY_RUN * QI__TERNARY_RUN + QI__TERNARY_RUN);
+  int32x4_t sum[QI__TERNARY_PAIR][4], x_sum = vdupq_n_s32(0);
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) QI__UNROLL for (int e = 0; e < 4; e++) sum[r][e] = x_sum;
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const int16_t *sums = p->sum + 16 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)};
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+      if (id == QI_FORMAT_TQ1_0) {
+        QI__UNROLL for (int g = 0; g < 8; g++) {
+          qi__codes32_neon codes = qi__codes_neon(id, w[r], g, NULL);
+          sum[r][g % 4] = dot(sum[r][g % 4], codes.half[0], vld1q_s8(x + 32 * g));
+          sum[r][g % 4] = dot(sum[r][g % 4], codes.half[1], vld1q_s8(x + 32 * g + 16));
+        }
+      } else {
+        QI__UNROLL for (int i = 0; i < 4; i++) {
+          const int8_t *xi = x + i / 2 * 128 + i % 2 * 16;
+          if (id == QI_FORMAT_TQ2_0) qi__ternary_pairs_neon(dot, vld1q_u8(w[r] + 16 * i), xi, 32, sum[r]);
+          else qi__ternary_pairs_neon(dot, vld1q_u8(w[r] + 16 * i), xi + 96, -32, sum[r]);
+        }
+      }
+    }
+    x_sum = vpadalq_s16(vpadalq_s16(x_sum, vld1q_s16(sums)), vld1q_s16(sums + 8));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+    if (id != QI_FORMAT_TQ1_0) { // u = code + 1 was multiplied
+      sum[r][0] = vsubq_s32(sum[r][0], x_sum);
+      sum[r][1] = vshrq_n_s32(sum[r][1], 2);
+      sum[r][2] = vshrq_n_s32(sum[r][2], 4);
+    }
+    total[r] = vaddvq_s32(vaddq_s32(vaddq_s32(sum[r][0], sum[r][1]), vaddq_s32(sum[r][2], sum[r][3])));
+  }
+  return b;
+}
+
+QI__INLINE void qi__ternary_rows_neon(qi_format id, qi__dot4_fn dot, const qi__dot_q8_args *a) {
+  for (size_t r = 0; r < a->n_w; r += QI__TERNARY_PAIR) {
+    qi__ternary_pair p = qi__ternary_pair_of(id, a, r);
+    for (size_t i = 0; i < a->n_x; i++) {
+      qi__ternary_pair_start(&p, a->x, a->x_row + i);
+      for (size_t b = 0; b < p.n_blocks;) {
+        int32_t total[QI__TERNARY_PAIR];
+        b = qi__ternary_run_neon(id, dot, &p, b, total);
+        for (int j = 0; j < QI__TERNARY_PAIR; j++) qi__ternary_pair_add(&p, j, total[j], b - 1, qi__half_neon);
+      }
+      qi__ternary_pair_finish(&p, a, r, a->y + i * a->y_stride);
+    }
+  }
+}
+
+// ---- many rows of activations ----
+
+// The panel holds signed codes: [k / 32][row / 2][64] as in panel_q8_neon.h.
+QI__INLINE void qi__ternary_pack_neon_of(qi_format id, const uint8_t *const *w, size_t first, uint8_t *code) {
+  for (size_t r = 0; r < 8; r++)
+    for (int g = 0; g < 8; g++) {
+      qi__codes32_neon codes = qi__codes_neon(id, w[r], g, NULL);
+      int8_t *dst = (int8_t *)code + ((size_t)g * (QI__Q8_ROWS / 2) + (first + r) / 2) * 64 + r % 2 * 8;
+      QI__UNROLL for (int h = 0; h < 2; h++) {
+        vst1_s8(dst + 32 * h, vget_low_s8(codes.half[h]));
+        vst1_s8(dst + 32 * h + 16, vget_high_s8(codes.half[h]));
+      }
+    }
+}
+
+QI__FN void qi__ternary_pack_neon(qi_format id, const uint8_t *const *w, size_t r, uint8_t *code) {
+  if (id == QI_FORMAT_TQ1_0) qi__ternary_pack_neon_of(QI_FORMAT_TQ1_0, w, r, code);
+  else if (id == QI_FORMAT_TQ2_0) qi__ternary_pack_neon_of(QI_FORMAT_TQ2_0, w, r, code);
+  else qi__ternary_pack_neon_of(QI_FORMAT_I2_S, w, r, code);
+}
+
+QI__FN void qi__ternary_take_neon(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x,
+                                  qi__ternary_state *s) {
+  for (size_t r = 0; r < QI__Q8_ROWS; r += 4) {
+    int32x4_t total = vsubq_s32(vaddq_s32(vld1q_s32(s->total + r), vld1q_s32(sums + r)), vdupq_n_s32(x_sum));
+    uint32x4_t ends = vreinterpretq_u32_s32(vld1q_s32(p->ends[b] + r));
+    float32x4_t y = vld1q_f32(s->y + r), sum = vfmaq_f32(y, vmulq_n_f32(vld1q_f32(p->d[b] + r), d_x), vcvtq_f32_s32(total));
+    vst1q_f32(s->y + r, vbslq_f32(ends, sum, y));
+    vst1q_s32(s->total + r, vbicq_s32(total, vreinterpretq_s32_u32(ends)));
+  }
+}
+
+// n_pairs of rows of activations at a time, in tiles as in panel_q8_neon.h; beyond the last row the last again.
+QI__INLINE void qi__ternary_tiles_neon(qi__load_x_neon load, qi__products_neon products, int n_pairs, const uint8_t *code,
+                                       size_t n_blocks, const int8_t *x, size_t k, size_t n_x, int32_t (*sums)[QI__Q8_ROWS]) {
+  for (size_t i = 0; i < n_x; i += 2 * (size_t)n_pairs) {
+    size_t row[2][2];
+    const int8_t *q[2][2];
+    for (size_t j = 0; j < 2 * (size_t)n_pairs; j++) {
+      row[j / 2][j % 2] = qi__min_size(i + j, n_x - 1);
+      q[j / 2][j % 2] = x + row[j / 2][j % 2] * k;
+    }
+    for (size_t first = 0; first < QI__Q8_ROWS / 2; first += QI__NEON_TILES) {
+      int32x4_t sum[2][QI__NEON_TILES];
+      QI__UNROLL for (int j = 0; j < n_pairs; j++) QI__UNROLL for (int t = 0; t < QI__NEON_TILES; t++) sum[j][t] = vdupq_n_s32(0);
+      for (size_t g = 0; g < 8 * n_blocks; g++) {
+        int8x16_t v[2][8];
+        QI__UNROLL for (int j = 0; j < n_pairs; j++) load(q[j], (int)g, v[j]);
+        QI__UNROLL for (size_t t = 0; t < QI__NEON_TILES; t++) {
+          const int8_t *w = (const int8_t *)code + (g * (QI__Q8_ROWS / 2) + first + t) * 64;
+          QI__UNROLL for (int j = 0; j < n_pairs; j++) sum[j][t] = products(sum[j][t], w, v[j], 0, 4);
+        }
+      }
+      QI__UNROLL for (int j = 0; j < n_pairs; j++) QI__UNROLL for (size_t t = 0; t < QI__NEON_TILES; t++) {
+        vst1_s32(sums[row[j][0]] + 2 * (first + t), vget_low_s32(sum[j][t]));
+        vst1_s32(sums[row[j][1]] + 2 * (first + t), vget_high_s32(sum[j][t]));
+      }
+    }
+  }
+}
+
+// ---- the kernels ----
+
+#define QI__TERNARY_MULTIPLY(isa, target, load, products, n_pairs) \
+  QI__FN target void qi__ternary_multiply_##isa(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x, \
+                                                int32_t (*sums)[QI__Q8_ROWS]) { \
+    qi__ternary_tiles_neon(load, products, n_pairs, code, n_blocks, x, k, n_x, sums); \
+  }
+QI__TERNARY_MULTIPLY(neon, , qi__load_x_twice_neon, qi__products_plain_neon, 1)
+QI__TERNARY_MULTIPLY(dotprod, QI__DOTPROD, qi__load_x_twice_neon, qi__products_dotprod_neon, 1)
+#if defined(QI__HAS_I8MM)
+QI__TERNARY_MULTIPLY(i8mm, QI__I8MM, qi__load_x_pairs_neon, qi__products_i8mm_neon, 2)
+#endif
+#undef QI__TERNARY_MULTIPLY
+
+#define QI__TERNARY_ROW(isa, target, dot) \
+  QI__FN target void qi__ternary_row_##isa(const qi__dot_q8_args *a) { \
+    qi_format id = qi__format_id(a->format); \
+    if (id == QI_FORMAT_TQ1_0) qi__ternary_rows_neon(QI_FORMAT_TQ1_0, dot, a); \
+    else if (id == QI_FORMAT_TQ2_0) qi__ternary_rows_neon(QI_FORMAT_TQ2_0, dot, a); \
+    else qi__ternary_rows_neon(QI_FORMAT_I2_S, dot, a); \
+  }
+QI__TERNARY_ROW(neon, , qi__dot4_neon)
+QI__TERNARY_ROW(dotprod, QI__DOTPROD, qi__dot4_dotprod)
+#undef QI__TERNARY_ROW
+
+// One row leaves half of smmla without work.
+#define QI__DOT_TERNARY(isa, row) \
+  QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
+    static const qi__ternary_kernels kernels = {qi__ternary_pack_neon, qi__ternary_multiply_##isa, qi__ternary_take_neon, NULL}; \
+    if (a->n_x == 1) row(a); \
+    else qi__dot_ternary_panels(&kernels, a); \
+  }
+QI__DOT_TERNARY(neon, qi__ternary_row_neon)
+QI__DOT_TERNARY(dotprod, qi__ternary_row_dotprod)
+#if defined(QI__HAS_I8MM)
+QI__DOT_TERNARY(i8mm, qi__ternary_row_dotprod)
+#endif
+#undef QI__DOT_TERNARY
+#endif
+
+#endif // QI__KERNELS_DOT_TERNARY_NEON_H
+// generated from src/kernels/dot_ternary_x86.h: edit there
+// ==== >>dot_ternary_x86 : products of ternary rows with AVX2, VNNI and AMX ====
+#ifndef QI__KERNELS_DOT_TERNARY_X86_H
+#define QI__KERNELS_DOT_TERNARY_X86_H
+
 // generated from src/kernels/panel_q8_x86.h: edit there
 // ==== >>panel_q8_x86 : integer products with many rows of activations ====
 #ifndef QI__KERNELS_PANEL_Q8_X86_H
@@ -13859,17 +14227,15 @@ typedef struct qi__q8_plan {
   qi_format id;
   int offset; // code + offset is unsigned
   int chain;  // products of pairs that fit into int16: steps of 4 codes
-  bool planes, pairs, one_scale;
+  bool planes, pairs;
 } qi__q8_plan;
 
 QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
   qi_format id = qi__format_id(f);
-  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, !vnni, qi__q8_one_scale(id)};
+  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, !vnni};
   if (p.offset == QI__WIDE) {
     p.offset = 128;
     p.planes = !vnni;
-  } else if (p.one_scale) {
-    p.chain = 32; // 32 * 2 * 127 * 2 < 2^15
   } else if (id == QI_FORMAT_Q6_K) {
     p.chain = 2; // 2 * 63 * 127 * 2
   } else if (id == QI_FORMAT_Q5_0 || id == QI_FORMAT_Q5_1 || id == QI_FORMAT_Q5_K || id == QI_FORMAT_MXFP4) {
@@ -13953,7 +14319,7 @@ QI__INLINE QI__AVX2 void qi__panel_row_avx2(qi_format id, const qi__q8_plan *pla
   p->minus_dmin[0][r] = -s.dmin;
   qi__store_bytes_avx2(scale, s.scale);
   qi__store_bytes_avx2(min, s.min);
-  if (!plan->one_scale) qi__panel_scales(plan, scale, min, r, p);
+  qi__panel_scales(plan, scale, min, r, p);
   QI__UNROLL for (int g = 0; g < 8; g++)
     qi__store_bytes_avx2(codes + 32 * g, _mm256_xor_si256(qi__q8_codes_avx2(id, w, g, &block, offset), wide));
 }
@@ -13981,9 +14347,6 @@ QI__FN QI__AVX2 void qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_
       QI__CASE(QI_FORMAT_Q5_K);
       QI__CASE(QI_FORMAT_Q6_K);
       QI__CASE(QI_FORMAT_IQ4_XS);
-      QI__CASE(QI_FORMAT_TQ1_0);
-      QI__CASE(QI_FORMAT_TQ2_0);
-      QI__CASE(QI_FORMAT_I2_S);
       QI__CASE(QI_FORMAT_QINS4_K);
     default: qi__panel_row_avx2(QI_FORMAT_NONE, plan, w, n, r, p, codes[r % 8]); break;
     }
@@ -14031,13 +14394,6 @@ QI__INLINE QI__AVX2 void qi__group_starts_avx2(int offset, int group, const int1
     qi__store_bytes_avx2(start, _mm256_mullo_epi32(first, minus));
     qi__store_bytes_avx2(start + 8, _mm256_mullo_epi32(last, minus));
   }
-}
-
-// -offset * sum of all 256.
-QI__INLINE int32_t qi__block_start(int offset, const int16_t *sum) {
-  int32_t all = 0;
-  for (int i = 0; i < 16; i++) all += sum[i];
-  return -offset * all;
 }
 
 // AVX2: 16 weight rows (`half`) and n rows of activations; n is a constant where this is inlined.
@@ -14093,23 +14449,21 @@ QI__INLINE QI__AVX2 void qi__panel_add_avx2(float *lane, const float *d_w, float
 
 // A block of 256.
 QI__INLINE QI__AVX2 void qi__panel_256_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x, int n) {
-  const int groups = plan->one_scale ? 0 : 256 / plan->format->group;
+  const int groups = 256 / plan->format->group;
   __m256i total[2][4];
   QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm256_setzero_si256();
-  if (!groups) qi__panel_group_avx2(plan, p, half, 0, 64, NULL, x, n, total);
   for (int g = 0; g < groups; g++) qi__panel_group_avx2(plan, p, half, g * 64 / groups, 64 / groups, p->scale[g], x, n, total);
   QI__UNROLL for (int i = 0; i < n; i++) {
     const int16_t *sum = x->sum + (size_t)i * (x->k / 16);
     float d_x = x->d[(size_t)i * x->blocks];
     int16_t sums[16];
-    if (groups) qi__group_sums_avx2(256 / groups, sum, sums);
+    qi__group_sums_avx2(256 / groups, sum, sums);
     QI__UNROLL for (int h = 0; h < 2; h++) {
       int row = 16 * half + 8 * h;
       float *lane = x->lane + i * QI__Q8_LANES + row;
       __m256i pairs = _mm256_setzero_si256(), offset = _mm256_set1_epi32(plan->offset);
-      if (groups && (plan->format->has_min || plan->offset)) pairs = qi__panel_pairs_avx2(p, groups / 2, row, sums);
-      if (!groups) total[h][i] = _mm256_add_epi32(total[h][i], _mm256_set1_epi32(qi__block_start(plan->offset, sum)));
-      else if (plan->offset) total[h][i] = _mm256_sub_epi32(total[h][i], _mm256_mullo_epi32(pairs, offset));
+      if (plan->format->has_min || plan->offset) pairs = qi__panel_pairs_avx2(p, groups / 2, row, sums);
+      if (plan->offset) total[h][i] = _mm256_sub_epi32(total[h][i], _mm256_mullo_epi32(pairs, offset));
       qi__panel_add_avx2(lane, p->d[0] + row, d_x, total[h][i]);
       if (plan->format->has_min) qi__panel_add_avx2(lane, p->minus_dmin[0] + row, d_x, pairs);
     }
@@ -14183,16 +14537,14 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_add_avx512(float *lane, const float *d
 }
 
 QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x, int n) {
-  const int groups = plan->one_scale ? 0 : 256 / plan->format->group;
+  const int groups = 256 / plan->format->group;
   int32_t start[4][16];
   __m512i total[2][4], sum[2][4];
   QI__UNROLL for (int i = 0; i < n; i++) {
     const int16_t *sums = x->sum + (size_t)i * (x->k / 16);
-    int32_t first = groups ? 0 : qi__block_start(plan->offset, sums);
     qi__group_starts_avx2(plan->offset, plan->format->group, sums, start[i]);
-    total[0][i] = total[1][i] = _mm512_set1_epi32(first);
+    total[0][i] = total[1][i] = _mm512_setzero_si512();
   }
-  if (!groups) qi__panel_steps_avx512(p, 0, 64, x, n, total);
   for (int g = 0; g < groups; g++) {
     QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm512_set1_epi32(start[i][g]);
     qi__panel_steps_avx512(p, g * 64 / groups, 64 / groups, x, n, sum);
@@ -14283,7 +14635,7 @@ QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan,
                               size_t n_x) {
   qi__q8_panel *panels = (qi__q8_panel *)(void *)a->scratch;
   float *lanes = a->scratch + QI__Q8_PANELS * QI__Q8_PANEL_FLOATS;
-  size_t k = a->x->k, block = (size_t)a->x->block;
+  size_t k = a->x->k, block = a->x->block;
   memset(lanes, 0, n_x * QI__Q8_LANES * sizeof *lanes);
   for (size_t slice = 0; slice < k; slice += 256 * QI__Q8_PANELS) {
     size_t n_panels = (qi__min_size(256 * QI__Q8_PANELS, k - slice) + 255) / 256;
@@ -14330,6 +14682,456 @@ QI__DOT_Q8(avx512, true, qi__panel_multiply_avx512)
 
 #endif // QI__KERNELS_PANEL_Q8_X86_H
 
+#if defined(QI__X86_64)
+
+// Codes are multiplied as u = code + 1, and the sum of the activations is taken off again.
+
+// GCC 12 copies a sum of VNNI twice at each step while its type is that of the intrinsics, a vector of 64-bit integers.
+typedef int qi__i32x8 __attribute__((vector_size(32)));
+typedef int qi__i32x16 __attribute__((vector_size(64)));
+
+QI__INLINE QI__AVX2 int32_t qi__sum_i32_avx2(__m256i v) {
+  __m128i a = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  a = _mm_add_epi32(a, _mm_unpackhi_epi64(a, a));
+  return _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32(a, 1)));
+}
+
+// ---- one row of activations: blocks of a pair of weight rows ----
+
+// Fetches what is used 16 KB later, as much as block b of both rows, into the second-level cache: the first has too few misses at a
+// time for the bandwidth of the memory, and what the processor fetches of its own accord ends with a page. Never faults, also
+// beyond the matrix.
+QI__INLINE QI__AVX2 void qi__prefetch_far_avx2(const qi__ternary_pair *p, size_t b) {
+  size_t n = QI__TERNARY_PAIR * (size_t)p->f->info.block_bytes;
+  uintptr_t ahead = (uintptr_t)p->w[0] + b * n + 16384;
+  QI__UNROLL for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(ahead + i), _MM_HINT_T1);
+}
+
+// lanes[r] = products of row r; their total counts. Blocks from b on, until a scale changes or block `end` is reached: that is
+// returned. Constants where the loops below are inlined.
+typedef size_t (*qi__ternary_lanes_fn)(qi_format id, const qi__ternary_pair *p, size_t b, size_t end, __m256i *lanes);
+
+// Pairs of bits are multiplied where they stand, 1, 4, 16 or 64 times too large; such sums are divided at the end, exactly.
+// low_first: TQ2_0, else I2_S, whose order in a byte is the other way round.
+
+// A block adds up to 4 * 4 * 3 * 127 * 2 = 12192 and 4 * 12 * 127 * 2 = 12192 to an int16, four times its sum.
+QI__INLINE QI__AVX2 size_t qi__ternary_pairs_avx2(bool low_first, const qi__ternary_pair *p, size_t b, size_t end,
+                                                  __m256i *lanes) {
+  const __m256i mask1 = _mm256_set1_epi8(3), mask4 = _mm256_set1_epi8(12), one = _mm256_set1_epi16(1);
+  const int at[4] = {low_first ? 0 : 96, low_first ? 32 : 64, low_first ? 64 : 32, low_first ? 96 : 0}; // of bits 0, 2, 4, 6
+  __m256i total[QI__TERNARY_PAIR], x_sum = _mm256_setzero_si256();
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) total[r] = _mm256_setzero_si256();
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
+    qi__prefetch_far_avx2(p, b);
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+      __m256i sum1 = _mm256_setzero_si256(), sum4 = sum1;
+      QI__UNROLL for (int h = 0; h < 2; h++) {
+        const uint8_t *xh = (const uint8_t *)x + 128 * h;
+        __m256i low = qi__bytes_avx2(w[r] + 32 * (size_t)h), high = _mm256_srli_epi16(low, 4);
+        sum1 = _mm256_add_epi16(sum1, _mm256_maddubs_epi16(_mm256_and_si256(low, mask1), qi__bytes_avx2(xh + at[0])));
+        sum4 = _mm256_add_epi16(sum4, _mm256_maddubs_epi16(_mm256_and_si256(low, mask4), qi__bytes_avx2(xh + at[1])));
+        sum1 = _mm256_add_epi16(sum1, _mm256_maddubs_epi16(_mm256_and_si256(high, mask1), qi__bytes_avx2(xh + at[2])));
+        sum4 = _mm256_add_epi16(sum4, _mm256_maddubs_epi16(_mm256_and_si256(high, mask4), qi__bytes_avx2(xh + at[3])));
+      }
+      total[r] = _mm256_add_epi32(total[r], _mm256_madd_epi16(_mm256_add_epi16(_mm256_slli_epi16(sum1, 2), sum4), one));
+    }
+    x_sum = _mm256_add_epi32(x_sum, _mm256_madd_epi16(qi__bytes_avx2(sum), one));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) lanes[r] = _mm256_sub_epi32(_mm256_srai_epi32(total[r], 2), x_sum);
+  return b;
+}
+
+#if defined(QI__HAS_AVX_VNNI)
+QI__INLINE QI__AVX_VNNI size_t qi__ternary_pairs_avx_vnni(bool low_first, const qi__ternary_pair *p, size_t b, size_t end,
+                                                          __m256i *lanes) {
+  qi__i32x8 total[QI__TERNARY_PAIR][4], minus = {0};
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) QI__UNROLL for (int e = 0; e < 4; e++) total[r][e] = minus;
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
+    qi__prefetch_far_avx2(p, b);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      QI__UNROLL for (int e = 0; e < 4; e++) {
+        __m256i xe = qi__bytes_avx2((const uint8_t *)x + 128 * h + 32 * (low_first ? e : 3 - e));
+        QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+          __m256i pairs = _mm256_and_si256(qi__bytes_avx2(w[r] + 32 * (size_t)h), _mm256_set1_epi8((char)(3 << 2 * e)));
+          total[r][e] = (qi__i32x8)_mm256_dpbusd_avx_epi32((__m256i)total[r][e], pairs, xe);
+        }
+      }
+    }
+    minus = (qi__i32x8)_mm256_dpwssd_avx_epi32((__m256i)minus, qi__bytes_avx2(sum), _mm256_set1_epi16(-1));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+    lanes[r] = (__m256i)minus;
+    QI__UNROLL for (int e = 0; e < 4; e++) lanes[r] = _mm256_add_epi32(lanes[r], _mm256_srai_epi32((__m256i)total[r][e], 2 * e));
+  }
+  return b;
+}
+#endif
+
+// 32 bytes twice: the halves of a register mask different pairs, so that 64 activations in order meet them.
+QI__INLINE QI__AVX512_VNNI size_t qi__ternary_pairs_avx512(bool low_first, const qi__ternary_pair *p, size_t b, size_t end,
+                                                           __m256i *lanes) {
+  __m512i mask[2], shift[2];
+  qi__i32x16 total[QI__TERNARY_PAIR][2][2]; // [row][halves of a block: shorter chains][e]
+  qi__i32x8 minus = {0};
+  QI__UNROLL for (int e = 0; e < 2; e++) {
+    int low = low_first ? 4 * e : 6 - 4 * e, high = low_first ? low + 2 : low - 2;
+    mask[e] = _mm512_inserti64x4(_mm512_set1_epi8((char)(3 << low)), _mm256_set1_epi8((char)(3 << high)), 1);
+    shift[e] = _mm512_inserti64x4(_mm512_set1_epi32(low), _mm256_set1_epi32(high), 1);
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) total[r][0][e] = total[r][1][e] = (qi__i32x16)_mm512_setzero_si512();
+  }
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
+    qi__prefetch_far_avx2(p, b);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      QI__UNROLL for (int e = 0; e < 2; e++) {
+        __m512i xe = _mm512_loadu_si512((const void *)(x + 128 * h + 64 * e));
+        QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+          __m512i v = _mm512_broadcast_i64x4(qi__bytes_avx2(w[r] + 32 * (size_t)h));
+          total[r][h][e] = (qi__i32x16)_mm512_dpbusd_epi32((__m512i)total[r][h][e], _mm512_and_si512(v, mask[e]), xe);
+        }
+      }
+    }
+    minus = (qi__i32x8)_mm256_dpwssd_epi32((__m256i)minus, qi__bytes_avx2(sum), _mm256_set1_epi16(-1));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+    __m512i all = _mm512_add_epi32(_mm512_srav_epi32((__m512i)(total[r][0][0] + total[r][1][0]), shift[0]),
+                                   _mm512_srav_epi32((__m512i)(total[r][0][1] + total[r][1][1]), shift[1]));
+    lanes[r] = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+    lanes[r] = _mm256_add_epi32(lanes[r], (__m256i)minus);
+  }
+  return b;
+}
+
+// ---- TQ1_0 ----
+
+QI__INLINE QI__AVX2 __m256i qi__times3_avx2(__m256i v) { return _mm256_add_epi8(_mm256_add_epi8(v, v), v); }
+
+// 16 bytes of each row: row 0 in the lower half.
+QI__INLINE QI__AVX2 __m256i qi__both_rows_avx2(__m128i row0, __m128i row1) {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(row0), row1, 1);
+}
+
+// Bytes 32..47 of a block of both rows.
+QI__INLINE QI__AVX2 __m256i qi__tq1_0_middle_avx2(const uint8_t *w0, const uint8_t *w1) {
+  return qi__both_rows_avx2(_mm_loadu_si128((const __m128i *)(const void *)(w0 + 32)),
+                            _mm_loadu_si128((const __m128i *)(const void *)(w1 + 32)));
+}
+
+// The fractions of the four digits of bytes 48..51, digit by digit, of both rows; `top` is added to the bytes.
+QI__INLINE QI__AVX2 __m256i qi__tq1_0_rest_avx2(const uint8_t *w0, const uint8_t *w1, uint32_t top) {
+  const __m256i odd = _mm256_set1_epi64x((long long)0xffffffff00000000u);
+  uint32_t rest0 = qi__load_u32(w0 + 48) ^ top, rest1 = qi__load_u32(w1 + 48) ^ top;
+  __m256i v = qi__both_rows_avx2(_mm_set1_epi32((int)rest0), _mm_set1_epi32((int)rest1));
+  v = _mm256_blendv_epi8(v, qi__times3_avx2(v), odd); // times 1 3 1 3
+  return _mm256_blend_epi32(v, qi__times3_avx2(qi__times3_avx2(v)), 0xcc);
+}
+
+// 16 activations for both rows.
+QI__INLINE QI__AVX2 __m256i qi__x_twice_avx2(const int8_t *x) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)x));
+}
+
+// The digits of fractions + 128: 1 from 86 and 2 from 171 on.
+QI__INLINE QI__AVX2 __m256i qi__ternary_digits_avx2(__m256i f) {
+  __m256i from1 = _mm256_cmpgt_epi8(f, _mm256_set1_epi8(85 - 128)), from2 = _mm256_cmpgt_epi8(f, _mm256_set1_epi8(170 - 128));
+  return _mm256_abs_epi8(_mm256_add_epi8(from1, from2));
+}
+
+// The halves of v, which belong to two rows, to lanes of each.
+QI__INLINE QI__AVX2 void qi__add_halves_avx2(__m256i v, __m256i *lanes) {
+  const __m256i zero = _mm256_setzero_si256();
+  lanes[0] = _mm256_add_epi32(lanes[0], _mm256_blend_epi32(v, zero, 0xf0));
+  lanes[1] = _mm256_add_epi32(lanes[1], _mm256_blend_epi32(v, zero, 0x0f));
+}
+
+// Fractions have 128 added, which three times as much keeps modulo 256. A block adds up to 6 * 2 * 2 * 127 to an int16.
+QI__INLINE QI__AVX2 size_t qi__ternary_tq1_0_avx2(const qi__ternary_pair *p, size_t b, size_t end, __m256i *lanes) {
+  const __m256i one = _mm256_set1_epi16(1), top = _mm256_set1_epi8((char)-128);
+  __m256i both = _mm256_setzero_si256();
+  lanes[0] = lanes[1] = both;
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
+    qi__prefetch_far_avx2(p, b);
+    __m256i v[QI__TERNARY_PAIR], total[QI__TERNARY_PAIR], x_sum = qi__bytes_avx2(sum);
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+      v[r] = _mm256_xor_si256(qi__bytes_avx2(w[r]), top);
+      total[r] = _mm256_sub_epi16(_mm256_setzero_si256(), x_sum);
+    }
+    QI__UNROLL for (int digit = 0; digit < 5; digit++) {
+      QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+        __m256i xd = qi__bytes_avx2((const uint8_t *)x + 32 * digit);
+        total[r] = _mm256_add_epi16(total[r], _mm256_maddubs_epi16(qi__ternary_digits_avx2(v[r]), xd));
+        if (digit < 4) v[r] = qi__times3_avx2(v[r]);
+      }
+    }
+    __m256i rest = qi__ternary_digits_avx2(qi__tq1_0_rest_avx2(w[0], w[1], 0x80808080u));
+    __m256i middle = _mm256_xor_si256(qi__tq1_0_middle_avx2(w[0], w[1]), top);
+    rest = _mm256_maddubs_epi16(rest, qi__x_twice_avx2(x + 240));
+    QI__UNROLL for (int digit = 0; digit < 5; digit++) {
+      __m256i xd = qi__x_twice_avx2(x + 160 + 16 * digit);
+      rest = _mm256_add_epi16(rest, _mm256_maddubs_epi16(qi__ternary_digits_avx2(middle), xd));
+      if (digit < 4) middle = qi__times3_avx2(middle);
+    }
+    both = _mm256_add_epi32(both, _mm256_madd_epi16(rest, one));
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) lanes[r] = _mm256_add_epi32(lanes[r], _mm256_madd_epi16(total[r], one));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  qi__add_halves_avx2(both, lanes);
+  return b;
+}
+
+// A digit is (3 f - next f) / 256 of fractions that follow each other: two products, and no comparing.
+QI__INLINE QI__AVX2 size_t qi__ternary_tq1_0_vnni(qi__step_fn bytes, qi__step_fn words, const qi__ternary_pair *p, size_t b,
+                                                  size_t end, __m256i *lanes) {
+  qi__i32x8 now[QI__TERNARY_PAIR][2], next[QI__TERNARY_PAIR][2], now2[2], next2[2], minus = {0}; // [2]: odd digits, shorter chains
+  QI__UNROLL for (int e = 0; e < 2; e++) now[0][e] = now[1][e] = next[0][e] = next[1][e] = now2[e] = next2[e] = minus;
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
+    qi__prefetch_far_avx2(p, b);
+    __m256i v[QI__TERNARY_PAIR] = {qi__bytes_avx2(w[0]), qi__bytes_avx2(w[1])};
+    QI__UNROLL for (int digit = 0; digit < 5; digit++) {
+      __m256i xd = qi__bytes_avx2((const uint8_t *)x + 32 * digit);
+      QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+        now[r][digit % 2] = (qi__i32x8)bytes((__m256i)now[r][digit % 2], v[r], xd);
+        v[r] = qi__times3_avx2(v[r]);
+        next[r][digit % 2] = (qi__i32x8)bytes((__m256i)next[r][digit % 2], v[r], xd);
+      }
+    }
+    __m256i both = qi__tq1_0_middle_avx2(w[0], w[1]);
+    QI__UNROLL for (int digit = 0; digit < 6; digit++) {
+      __m256i xd = qi__x_twice_avx2(x + 160 + 16 * digit);
+      if (digit == 5) both = qi__tq1_0_rest_avx2(w[0], w[1], 0);
+      now2[digit % 2] = (qi__i32x8)bytes((__m256i)now2[digit % 2], both, xd);
+      both = qi__times3_avx2(both);
+      next2[digit % 2] = (qi__i32x8)bytes((__m256i)next2[digit % 2], both, xd);
+    }
+    minus = (qi__i32x8)words((__m256i)minus, qi__bytes_avx2(sum), _mm256_set1_epi16(-1));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+    qi__i32x8 all = 3 * (now[r][0] + now[r][1]) - (next[r][0] + next[r][1]);
+    lanes[r] = _mm256_add_epi32(_mm256_srai_epi32((__m256i)all, 8), (__m256i)minus);
+  }
+  qi__add_halves_avx2(_mm256_srai_epi32((__m256i)(3 * (now2[0] + now2[1]) - (next2[0] + next2[1])), 8), lanes);
+  return b;
+}
+
+
+// ---- one row of activations: all runs ----
+
+QI__INLINE QI__AVX2 size_t qi__ternary_lanes_avx2(qi_format id, const qi__ternary_pair *p, size_t b, size_t end, __m256i *lanes) {
+  if (id == QI_FORMAT_TQ1_0) return qi__ternary_tq1_0_avx2(p, b, end, lanes);
+  return qi__ternary_pairs_avx2(id == QI_FORMAT_TQ2_0, p, b, end, lanes);
+}
+#if defined(QI__HAS_AVX_VNNI)
+QI__INLINE QI__AVX_VNNI size_t qi__ternary_lanes_avx_vnni(qi_format id, const qi__ternary_pair *p, size_t b, size_t end,
+                                                          __m256i *lanes) {
+  if (id == QI_FORMAT_TQ1_0) return qi__ternary_tq1_0_vnni(qi__step_bytes_avx_vnni, qi__words_avx_vnni, p, b, end, lanes);
+  return qi__ternary_pairs_avx_vnni(id == QI_FORMAT_TQ2_0, p, b, end, lanes);
+}
+#endif
+QI__INLINE QI__AVX512_VNNI size_t qi__ternary_lanes_avx512(qi_format id, const qi__ternary_pair *p, size_t b, size_t end,
+                                                           __m256i *lanes) {
+  if (id == QI_FORMAT_TQ1_0) return qi__ternary_tq1_0_vnni(qi__step_bytes_avx512, qi__words_avx512, p, b, end, lanes);
+  return qi__ternary_pairs_avx512(id == QI_FORMAT_TQ2_0, p, b, end, lanes);
+}
+
+// From block b on: as far as no scale changes, or eight blocks if one does soon. Returns how far.
+QI__INLINE QI__AVX2 size_t qi__ternary_step_avx2(qi_format id, qi__ternary_lanes_fn lanes, qi__ternary_pair *p, size_t b) {
+  __m256i sum[QI__TERNARY_PAIR], blocks[QI__TERNARY_PAIR][8];
+  size_t end = qi__min_size(p->n_blocks, b / QI__TERNARY_RUN * QI__TERNARY_RUN + QI__TERNARY_RUN);
+  if (end - b < 8 || !(qi__ternary_pair_changes(p, b) || qi__ternary_pair_changes(p, b + 1))) {
+    end = lanes(id, p, b, end, sum);
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++)
+      qi__ternary_pair_add(p, r, qi__sum_i32_avx2(sum[r]), end - 1, qi__half_avx2);
+    return end;
+  }
+  for (size_t j = 0; j < 8; j++) {
+    lanes(id, p, b + j, b + j + 1, sum);
+    blocks[0][j] = sum[0];
+    blocks[1][j] = sum[1];
+  }
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+    int32_t total[8];
+    qi__store_bytes_avx2(total, qi__fold8_avx2(blocks[r]));
+    for (size_t j = 0; j < 8; j++) qi__ternary_pair_add(p, r, total[j], b + j, qi__half_avx2);
+  }
+  return b + 8;
+}
+
+QI__INLINE QI__AVX2 void qi__ternary_rows_avx2(qi_format id, qi__ternary_lanes_fn lanes, const qi__dot_q8_args *a) {
+  for (size_t r = 0; r < a->n_w; r += QI__TERNARY_PAIR) {
+    qi__ternary_pair p = qi__ternary_pair_of(id, a, r);
+    for (size_t i = 0; i < a->n_x; i++) {
+      qi__ternary_pair_start(&p, a->x, a->x_row + i);
+      for (size_t b = 0; b < p.n_blocks;) b = qi__ternary_step_avx2(id, lanes, &p, b);
+      qi__ternary_pair_finish(&p, a, r, a->y + i * a->y_stride);
+    }
+  }
+}
+
+// One row of activations, by format.
+#define QI__TERNARY_ROWS(isa, target) \
+  QI__FN target void qi__dot_tq1_0_##isa(const qi__dot_q8_args *a) { \
+    qi__ternary_rows_avx2(QI_FORMAT_TQ1_0, qi__ternary_lanes_##isa, a); \
+  } \
+  QI__FN target void qi__dot_tq2_0_##isa(const qi__dot_q8_args *a) { \
+    qi__ternary_rows_avx2(QI_FORMAT_TQ2_0, qi__ternary_lanes_##isa, a); \
+  } \
+  QI__FN target void qi__dot_i2_s_##isa(const qi__dot_q8_args *a) { \
+    qi__ternary_rows_avx2(QI_FORMAT_I2_S, qi__ternary_lanes_##isa, a); \
+  }
+QI__TERNARY_ROWS(avx2, QI__AVX2)
+#if defined(QI__HAS_AVX_VNNI)
+QI__TERNARY_ROWS(avx_vnni, QI__AVX_VNNI)
+#endif
+QI__TERNARY_ROWS(avx512, QI__AVX512_VNNI)
+#undef QI__TERNARY_ROWS
+
+// ---- many rows of activations ----
+
+// The panel holds u: [block][rows / 16][k / 4][row % 16, k % 4].
+#define QI__TERNARY_HALF (64 * 64) // bytes of 16 rows of a block
+
+QI__INLINE QI__AVX2 void qi__ternary_codes_avx2(qi_format id, const uint8_t *const *w, uint8_t (*codes)[256]) {
+  for (int r = 0; r < 8; r++)
+    QI__UNROLL for (int g = 0; g < 8; g++)
+      qi__store_bytes_avx2(codes[r] + 32 * g, _mm256_add_epi8(qi__codes_avx2(id, w[r], g, NULL), _mm256_set1_epi8(1)));
+}
+
+QI__FN QI__AVX2 void qi__ternary_pack_avx2(qi_format id, const uint8_t *const *w, size_t r, uint8_t *code) {
+  uint8_t codes[8][256];
+  if (id == QI_FORMAT_TQ1_0) qi__ternary_codes_avx2(QI_FORMAT_TQ1_0, w, codes);
+  else if (id == QI_FORMAT_TQ2_0) qi__ternary_codes_avx2(QI_FORMAT_TQ2_0, w, codes);
+  else qi__ternary_codes_avx2(QI_FORMAT_I2_S, w, codes);
+  qi__panel_interleave_avx2(codes, code + r / 16 * QI__TERNARY_HALF + r / 8 % 2 * 32);
+}
+
+QI__FN QI__AVX2 void qi__ternary_take_avx2(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x,
+                                           qi__ternary_state *s) {
+  for (size_t r = 0; r < QI__Q8_ROWS; r += 8) {
+    __m256i total = _mm256_add_epi32(qi__bytes_avx2((const uint8_t *)(s->total + r)), qi__bytes_avx2((const uint8_t *)(sums + r)));
+    total = _mm256_sub_epi32(total, _mm256_set1_epi32(x_sum));
+    __m256i ends = qi__bytes_avx2((const uint8_t *)(p->ends[b] + r));
+    __m256 y = _mm256_loadu_ps(s->y + r), d = _mm256_mul_ps(_mm256_loadu_ps(p->d[b] + r), _mm256_set1_ps(d_x));
+    __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(total), y);
+    _mm256_storeu_ps(s->y + r, _mm256_blendv_ps(y, sum, _mm256_castsi256_ps(ends)));
+    qi__store_bytes_avx2(s->total + r, _mm256_andnot_si256(ends, total));
+  }
+}
+
+QI__FN QI__AVX2 int32_t qi__ternary_x_sum_avx2(const int16_t *sum, size_t n_blocks) {
+  __m256i all = _mm256_setzero_si256();
+  for (size_t b = 0; b < n_blocks; b++)
+    all = _mm256_add_epi32(all, _mm256_madd_epi16(qi__bytes_avx2((const uint8_t *)(sum + 16 * b)), _mm256_set1_epi16(1)));
+  return qi__sum_i32_avx2(all);
+}
+
+// 16 weight rows (`half`) with n rows of activations; n is a constant where this is inlined. AVX2 adds products in int16 for half a
+// block: 32 * 2 * 3 * 127 < 2^15.
+QI__INLINE QI__AVX2 void qi__ternary_tile_avx2(bool vnni, qi__step_fn bytes, const uint8_t *code, size_t n_blocks, int half,
+                                               const int8_t *x, size_t k, int n, int32_t (*sums)[QI__Q8_ROWS]) {
+  __m256i total[2][4];
+  QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm256_setzero_si256();
+  for (size_t part = 0; part < 2 * n_blocks; part++, x += 128) {
+    const uint8_t *w = code + (part / 2 * 2 + (size_t)half) * QI__TERNARY_HALF + part % 2 * (QI__TERNARY_HALF / 2);
+    __m256i pairs[2][4];
+    QI__UNROLL for (int i = 0; i < n; i++) pairs[0][i] = pairs[1][i] = _mm256_setzero_si256();
+    for (int s = 0; s < 32; s++, w += 64) {
+      __m256i w0 = qi__bytes_avx2(w), w1 = qi__bytes_avx2(w + 32);
+      QI__UNROLL for (int i = 0; i < n; i++) {
+        __m256i v = _mm256_set1_epi32(qi__load_4(x + (size_t)i * k + 4 * s));
+        if (vnni) {
+          total[0][i] = bytes(total[0][i], w0, v);
+          total[1][i] = bytes(total[1][i], w1, v);
+        } else {
+          pairs[0][i] = _mm256_add_epi16(pairs[0][i], _mm256_maddubs_epi16(w0, v));
+          pairs[1][i] = _mm256_add_epi16(pairs[1][i], _mm256_maddubs_epi16(w1, v));
+        }
+      }
+    }
+    if (vnni) continue;
+    QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
+      total[h][i] = _mm256_add_epi32(total[h][i], _mm256_madd_epi16(pairs[h][i], _mm256_set1_epi16(1)));
+  }
+  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
+    qi__store_bytes_avx2(sums[i] + 16 * half + 8 * h, total[h][i]);
+}
+
+QI__INLINE QI__AVX2 void qi__ternary_tiles_avx2(bool vnni, qi__step_fn bytes, const uint8_t *code, size_t n_blocks, const int8_t *x,
+                                                size_t k, size_t n_x, int32_t (*sums)[QI__Q8_ROWS]) {
+  size_t i = 0;
+  for (; i + 4 <= n_x; i += 4)
+    for (int half = 0; half < 2; half++) qi__ternary_tile_avx2(vnni, bytes, code, n_blocks, half, x + i * k, k, 4, sums + i);
+  for (; i < n_x; i++)
+    for (int half = 0; half < 2; half++) qi__ternary_tile_avx2(vnni, bytes, code, n_blocks, half, x + i * k, k, 1, sums + i);
+}
+
+QI__FN QI__AVX2 void qi__ternary_multiply_avx2(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
+                                               int32_t (*sums)[QI__Q8_ROWS]) {
+  qi__ternary_tiles_avx2(false, qi__step_bytes_avx2, code, n_blocks, x, k, n_x, sums);
+}
+#if defined(QI__HAS_AVX_VNNI)
+QI__FN QI__AVX_VNNI void qi__ternary_multiply_avx_vnni(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
+                                                       int32_t (*sums)[QI__Q8_ROWS]) {
+  qi__ternary_tiles_avx2(true, qi__step_bytes_avx_vnni, code, n_blocks, x, k, n_x, sums);
+}
+#endif
+
+// 32 weight rows with n rows of activations; n is a constant where this is inlined.
+QI__INLINE QI__AVX512_VNNI void qi__ternary_tile_avx512(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, int n,
+                                                        int32_t (*sums)[QI__Q8_ROWS]) {
+  __m512i total[2][8];
+  QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm512_setzero_si512();
+  for (size_t b = 0; b < n_blocks; b++, code += QI__TERNARY_HALF)
+    for (int s = 0; s < 64; s++, x += 4, code += 64) {
+      __m512i w0 = _mm512_loadu_si512((const void *)code), w1 = _mm512_loadu_si512((const void *)(code + QI__TERNARY_HALF));
+      QI__UNROLL for (int i = 0; i < n; i++) {
+        __m512i v = _mm512_set1_epi32(qi__load_4(x + (size_t)i * k));
+        total[0][i] = _mm512_dpbusd_epi32(total[0][i], w0, v);
+        total[1][i] = _mm512_dpbusd_epi32(total[1][i], w1, v);
+      }
+    }
+  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
+    _mm512_storeu_si512((void *)(sums[i] + 16 * h), total[h][i]);
+}
+
+QI__FN QI__AVX512_VNNI void qi__ternary_multiply_avx512(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
+                                                        int32_t (*sums)[QI__Q8_ROWS]) {
+  for (size_t i = 0; i < n_x;) {
+    size_t n = n_x - i >= 8 ? 8 : n_x - i >= 4 ? 4 : 1;
+    if (n == 8) qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 8, sums + i);
+    else if (n == 4) qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 4, sums + i);
+    else qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 1, sums + i);
+    i += n;
+  }
+}
+
+// ---- the kernels ----
+
+#define QI__DOT_TERNARY(isa) \
+  QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
+    static const qi__ternary_kernels kernels = {qi__ternary_pack_avx2, qi__ternary_multiply_##isa, qi__ternary_take_avx2, \
+                                                qi__ternary_x_sum_avx2}; \
+    qi_format id = qi__format_id(a->format); \
+    if (a->n_x >= QI__PANEL_FROM) qi__dot_ternary_panels(&kernels, a); \
+    else (id == QI_FORMAT_TQ1_0 ? qi__dot_tq1_0_##isa : id == QI_FORMAT_TQ2_0 ? qi__dot_tq2_0_##isa : qi__dot_i2_s_##isa)(a); \
+  }
+QI__DOT_TERNARY(avx2)
+#if defined(QI__HAS_AVX_VNNI)
+QI__DOT_TERNARY(avx_vnni)
+#endif
+QI__DOT_TERNARY(avx512)
+#undef QI__DOT_TERNARY
+#endif
+
+#endif // QI__KERNELS_DOT_TERNARY_X86_H
+
 // One pointer a kernel family; contracts stand at the reference of each.
 typedef struct qi__kernels {
   void (*quantize_q8)(const float *x, const qi__q8 *out, size_t row);
@@ -14361,7 +15163,7 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_ref;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_ref;
   for (int f = 1; f < QI_FORMAT_COUNT; f++) {
-    if (qi__formats[f].unpack) k->dot_q8[f] = qi__dot_q8_ref;
+    if (qi__formats[f].unpack) k->dot_q8[f] = qi__formats[f].ternary ? qi__dot_ternary_ref : qi__dot_q8_ref;
     k->dequantize[f] = qi__dequantize_blocks;
   }
   k->rms_norm = qi__rms_norm_ref;
@@ -14378,14 +15180,16 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
 }
 
 #if defined(QI__X86_64)
-QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot) {
-  for (int f = 1; f < QI_FORMAT_COUNT; f++)
-    if (qi__dot_q8_x86_has((qi_format)f)) k->dot_q8[f] = dot;
+QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot, qi__dot_q8_fn dot_ternary) {
+  for (int f = 1; f < QI_FORMAT_COUNT; f++) {
+    if (qi__formats[f].ternary) k->dot_q8[f] = dot_ternary;
+    else if (qi__dot_q8_x86_has((qi_format)f)) k->dot_q8[f] = dot;
+  }
 }
 
 QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
   k->quantize_q8 = qi__quantize_q8_avx2;
-  qi__kernels_set_dot_q8(k, qi__dot_q8_avx2);
+  qi__kernels_set_dot_q8(k, qi__dot_q8_avx2, qi__dot_ternary_avx2);
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx2;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx2;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx2;
@@ -14407,7 +15211,7 @@ QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
 }
 
 QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
-  qi__kernels_set_dot_q8(k, qi__dot_q8_avx512);
+  qi__kernels_set_dot_q8(k, qi__dot_q8_avx512, qi__dot_ternary_avx512);
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx512;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx512;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx512;
@@ -14417,14 +15221,16 @@ QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
   k->attention_values = qi__attention_values_avx512;
 }
 #elif defined(QI__ARM64)
-QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot) {
-  for (int f = 1; f < QI_FORMAT_COUNT; f++)
-    if (qi__formats[f].unpack && !qi__formats[f].wide) k->dot_q8[f] = dot;
+QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot, qi__dot_q8_fn dot_ternary) {
+  for (int f = 1; f < QI_FORMAT_COUNT; f++) {
+    if (qi__formats[f].ternary) k->dot_q8[f] = dot_ternary;
+    else if (qi__formats[f].unpack && !qi__formats[f].wide) k->dot_q8[f] = dot;
+  }
 }
 
 QI__FN void qi__kernels_init_neon(qi__kernels *k) {
   k->quantize_q8 = qi__quantize_q8_neon;
-  qi__kernels_set_dot_q8(k, qi__dot_q8_neon);
+  qi__kernels_set_dot_q8(k, qi__dot_q8_neon, qi__dot_ternary_neon);
   k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_neon;
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_neon;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_neon;
@@ -14454,7 +15260,7 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
 #if defined(QI__X86_64)
   if (cpu->avx2) qi__kernels_init_avx2(k);
 #if defined(QI__HAS_AVX_VNNI)
-  if (cpu->avx_vnni) qi__kernels_set_dot_q8(k, qi__dot_q8_avx_vnni);
+  if (cpu->avx_vnni) qi__kernels_set_dot_q8(k, qi__dot_q8_avx_vnni, qi__dot_ternary_avx_vnni);
 #endif
   if (cpu->avx512) qi__kernels_init_avx512(k);
   if (cpu->avx512_vbmi) k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_vbmi;
@@ -14467,9 +15273,12 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
 #endif
 #elif defined(QI__ARM64)
   if (cpu->neon) qi__kernels_init_neon(k);
-  if (cpu->dotprod) qi__kernels_set_dot_q8(k, qi__dot_q8_dotprod), k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_dotprod;
+  if (cpu->dotprod) {
+    qi__kernels_set_dot_q8(k, qi__dot_q8_dotprod, qi__dot_ternary_dotprod);
+    k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_dotprod;
+  }
 #if defined(QI__HAS_I8MM)
-  if (cpu->i8mm) qi__kernels_set_dot_q8(k, qi__dot_q8_i8mm);
+  if (cpu->i8mm) qi__kernels_set_dot_q8(k, qi__dot_q8_i8mm, qi__dot_ternary_i8mm);
 #endif
 #if defined(QI__HAS_NEON_BF16)
   if (cpu->i8mm) k->bf16 = qi__bf16_neon;
@@ -14516,15 +15325,21 @@ QI__FN qi__arithmetic qi__arithmetic_of(const qi__kernels *kernels, const qi__we
 typedef struct qi__inputs {
   float *x;    // [n, k]
   void *bf16;  // rounded to bfloat16: packed as in bf16.h, or float32 [n, k]
-  qi__q8 q8_32, q8_256;
+  qi__q8 q8[3]; // by qi__q8_form
 } qi__inputs;
 
-enum { QI__NEED_BF16 = 1, QI__NEED_Q8_32 = 2, QI__NEED_Q8_256 = 4 };
+enum { QI__Q8_32, QI__Q8_256, QI__Q8_ROW };
+enum { QI__NEED_Q8 = 1, QI__NEED_BF16 = 8 }; // QI__NEED_Q8 << form
+
+// Which form of int8 activations the integer products of a format take: scales for 32, 256 or all columns.
+QI__INLINE int qi__q8_form(const qi__format *f) {
+  return f->ternary ? QI__Q8_ROW : f->info.block_len == 256 ? QI__Q8_256 : QI__Q8_32;
+}
 
 QI__FN unsigned qi__inputs_need(const qi__weight *w, qi__arithmetic arithmetic) {
   if (arithmetic == QI__FLOAT) return 0;
   if (arithmetic == QI__BF16) return QI__NEED_BF16;
-  return w->format->info.block_len == 32 ? QI__NEED_Q8_32 : QI__NEED_Q8_256;
+  return (unsigned)QI__NEED_Q8 << qi__q8_form(w->format);
 }
 
 // Room for n rows of up to k values, in an arena. (q8 blocks: at most one scale every 32 values.)
@@ -14534,24 +15349,27 @@ QI__FN void qi__inputs_layout(qi__inputs *in, qi__arena *arena, size_t n, size_t
     arena->overflow = true, size = packed = 0;
   in->x = QI__ARENA_ARRAY(arena, float, size);
   in->bf16 = QI__ARENA_ARRAY(arena, float, size > packed ? size : packed);
-  qi__q8 *forms[2] = {&in->q8_32, &in->q8_256};
-  for (int i = 0; i < 2; i++) {
-    forms[i]->q = QI__ARENA_ARRAY(arena, int8_t, size);
-    forms[i]->block = i ? 256 : 32;
-    forms[i]->d = QI__ARENA_ARRAY(arena, float, size / (size_t)forms[i]->block);
-    forms[i]->sum = QI__ARENA_ARRAY(arena, int16_t, size / 16);
+  for (int form = 0; form < 3; form++) {
+    qi__q8 *q8 = &in->q8[form];
+    q8->q = QI__ARENA_ARRAY(arena, int8_t, size);
+    q8->block = form == QI__Q8_32 ? 32 : 256;
+    q8->d = QI__ARENA_ARRAY(arena, float, form == QI__Q8_ROW ? n : size / q8->block);
+    q8->sum = QI__ARENA_ARRAY(arena, int16_t, size / 16);
   }
 }
 
 // Says how long the rows of the next step are.
-QI__FN void qi__inputs_set_width(qi__inputs *in, size_t k) { in->q8_32.k = in->q8_256.k = k; }
+QI__FN void qi__inputs_set_width(qi__inputs *in, size_t k) {
+  for (int form = 0; form < 3; form++) in->q8[form].k = k;
+  in->q8[QI__Q8_ROW].block = k;
+}
 
 // Fills the needed forms of row `row` from in->x.
 QI__FN void qi__inputs_prepare(const qi__kernels *kernels, const qi__inputs *in, size_t row, unsigned need) {
-  size_t k = in->q8_32.k;
+  size_t k = in->q8[0].k;
   const float *x = in->x + row * k;
-  if (need & QI__NEED_Q8_32) kernels->quantize_q8(x, &in->q8_32, row);
-  if (need & QI__NEED_Q8_256) kernels->quantize_q8(x, &in->q8_256, row);
+  for (int form = 0; form < 3; form++)
+    if (need & (unsigned)QI__NEED_Q8 << form) kernels->quantize_q8(x, &in->q8[form], row);
   if (!(need & QI__NEED_BF16)) return;
   if (kernels->bf16.pack) kernels->bf16.pack(x, k, (uint16_t *)in->bf16, row);
   else kernels->round_bf16(x, k, (float *)in->bf16 + row * k);
@@ -14634,7 +15452,7 @@ QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmeti
                             const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
   bool bf16 = arithmetic == QI__BF16;
   if (arithmetic == QI__INTEGER) {
-    const qi__q8 *x = w->format->info.block_len == 32 ? &in->q8_32 : &in->q8_256;
+    const qi__q8 *x = &in->q8[qi__q8_form(w->format)];
     qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, y, y_stride, scratch};
     kernels->dot_q8[w->id](&args);
   } else if (bf16 && kernels->bf16.multiply) {

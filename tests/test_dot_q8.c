@@ -15,7 +15,7 @@ typedef struct shape {
   size_t n_w, n_x, k, x_row, gap; // gap: bytes between weight rows
 } shape;
 
-typedef enum contents { RANDOM, ALL_ONES, EXTREME, BIG_SCALES } contents;
+typedef enum contents { RANDOM, ALL_ONES, EXTREME, BIG_SCALES, RUNS } contents;
 
 static uint32_t random_state = 1;
 static uint32_t next_random(void) {
@@ -48,8 +48,12 @@ static void make_block_finite(qi_format id, uint8_t *b) {
   }
 }
 
+// RUNS: ternary blocks that have the scale of the block before, but for one in `change` (0: all have one scale).
+static uint32_t change;
+
 static void fill_weights(qi_format id, contents what, uint8_t *w, size_t n_blocks) {
   size_t size = (size_t)qi__formats[id].info.block_bytes;
+  bool scales = qi__formats[id].ternary && !qi__formats[id].info.tail_bytes;
   for (size_t b = 0; b < n_blocks; b++, w += size) {
     for (size_t i = 0; i < size; i++) {
       uint32_t r = next_random();
@@ -57,6 +61,7 @@ static void fill_weights(qi_format id, contents what, uint8_t *w, size_t n_block
     }
     make_block_finite(id, w);
     if (what == BIG_SCALES && qi__formats[id].info.block_len == 32) qi__store_u16(w, 0x7bff);
+    if (what == RUNS && scales && b && (!change || next_random() % change)) memcpy(w + size - 2, w - 2, 2);
   }
 }
 
@@ -77,23 +82,31 @@ static void fill_activations(const qi__q8 *x, size_t n, bool extreme) {
 static float scratch[QI__Q8_PANELS * QI__Q8_PANEL_FLOATS + QI__Q8_BATCH * QI__Q8_LANES];
 static float expected[MAX_W * MAX_X], found[MAX_W * MAX_X];
 
+static void reference(const qi__dot_q8_args *a) {
+  if (a->format->ternary) qi__dot_ternary_ref(a);
+  else qi__dot_q8_ref(a);
+}
+
 // Exact ends of the arrays, so that a sanitizer sees each byte read too far.
 static void compare(qi_format id, qi__dot_q8_fn dot, const shape *s, contents what) {
-  const qi__format *f = &qi__formats[id];
-  size_t block = (size_t)f->info.block_len, row = s->k / block * (size_t)f->info.block_bytes, stride = row + s->gap;
+  qi__format bound = qi__formats[id], *f = &bound;
+  bound.row = &qi__formats[id];
+  bound.param[0] = -0.37f; // I2_S
+  size_t row = s->k / (size_t)f->info.block_len * (size_t)f->info.block_bytes, stride = row + s->gap;
+  size_t block = f->ternary ? s->k : (size_t)f->info.block_len; // of activations
   size_t n_rows = s->x_row + s->n_x, n_bytes = (s->n_w - 1) * stride + row;
   uint8_t *w = malloc(n_bytes + 1), *weights = w + 1;
   float *d = malloc(n_rows * (s->k / block) * sizeof *d);
   int16_t *sum = malloc(n_rows * (s->k / 16) * sizeof *sum);
-  qi__q8 x = {malloc(n_rows * s->k), d, sum, (int)block, s->k};
+  qi__q8 x = {malloc(n_rows * s->k), d, sum, block, s->k};
   assert_true(w && x.q && x.d && x.sum);
   memset(w, 0xee, n_bytes + 1);
-  for (size_t r = 0; r < s->n_w; r++) fill_weights(id, what, weights + r * stride, s->k / block);
+  for (size_t r = 0; r < s->n_w; r++) fill_weights(id, what, weights + r * stride, s->k / (size_t)f->info.block_len);
   fill_activations(&x, n_rows, what == ALL_ONES || what == EXTREME);
   size_t y_stride = s->n_w + s->gap % 3;
   for (size_t i = 0; i < MAX_W * MAX_X; i++) expected[i] = found[i] = 1234.5f;
   qi__dot_q8_args args = {f, weights, stride, s->n_w, &x, s->x_row, s->n_x, expected, y_stride, scratch};
-  qi__dot_q8_ref(&args);
+  reference(&args);
   args.y = found;
   dot(&args);
   if (memcmp(expected, found, sizeof found))
@@ -115,7 +128,7 @@ static void for_each_variant(void (*check)(qi_format id, qi__dot_q8_fn dot)) {
     qi__kernels k;
     qi__kernels_init(&k, &cpu);
     for (int id = QI_FORMAT_NONE + 1; id < QI_FORMAT_COUNT; id++)
-      if (k.dot_q8[id] && k.dot_q8[id] != qi__dot_q8_ref) check((qi_format)id, k.dot_q8[id]);
+      if (k.dot_q8[id] && k.dot_q8[id] != qi__dot_q8_ref && k.dot_q8[id] != qi__dot_ternary_ref) check((qi_format)id, k.dot_q8[id]);
   }
 }
 
@@ -146,6 +159,95 @@ static void test_contents(void **state) {
   for_each_variant(check_contents);
 }
 
+// ---- ternary rows ----
+
+// Scales that change here and there, also beyond the longest run.
+static void check_runs(qi_format id, qi__dot_q8_fn dot) {
+  if (!qi__formats[id].ternary) return;
+  static const uint32_t changes[] = {0, 2, 3, 6, 20};
+  for (size_t c = 0; c < QI__COUNT_OF(changes); c++) {
+    change = changes[c];
+    for (size_t blocks = 1; blocks <= 40; blocks += 1 + blocks / 12) {
+      compare(id, dot, &(shape){3, 1, blocks * 256, 1, 5}, RUNS);
+      compare(id, dot, &(shape){33 - blocks % 32, 7, blocks * 256, 1, 0}, RUNS);
+    }
+    compare(id, dot, &(shape){3, 1, (QI__TERNARY_RUN + 9) * 256, 0, 0}, RUNS);
+    compare(id, dot, &(shape){2, 5, (QI__TERNARY_RUN + 9) * 256, 0, 0}, RUNS);
+  }
+  compare(id, dot, &(shape){2, 1, QI__TERNARY_RUN * 256, 0, 0}, ALL_ONES); // the greatest sums
+  compare(id, dot, &(shape){2, 4, QI__TERNARY_RUN * 256, 0, 0}, ALL_ONES);
+}
+static void test_ternary_runs(void **state) {
+  (void)state;
+  for_each_variant(check_runs);
+}
+
+// The reference against the definition: runs as 64-bit sums, then one fused addition each.
+static void test_ternary_reference(void **state) {
+  (void)state;
+  enum { BLOCKS = QI__TERNARY_RUN + 20, K = 256 * BLOCKS };
+  static uint8_t w[BLOCKS * 66];
+  static int8_t q[K];
+  static int16_t sum[K / 16];
+  float d_x = 0.0173f, y;
+  change = 5;
+  fill_weights(QI_FORMAT_TQ2_0, RUNS, w, BLOCKS);
+  qi__q8 x = {q, &d_x, sum, K, K};
+  fill_activations(&x, 1, true);
+  d_x = 0.0173f;
+  for (size_t i = 0; i < K; i++) q[i] = w[i / 256 * 66 + i % 32] & 1 ? 127 : -127; // not about 0
+  qi__dot_q8_args args = {&qi__formats[QI_FORMAT_TQ2_0], w, sizeof w, 1, &x, 0, 1, &y, 1, scratch};
+  qi__dot_ternary_ref(&args);
+  float expected_y = 0;
+  for (size_t b = 0, n_runs = 0; b < BLOCKS; n_runs++) {
+    int64_t total = 0;
+    uint16_t scale = qi__load_u16(w + 66 * b + 64);
+    do {
+      for (size_t i = 0; i < 256; i++)
+        total += ((w[66 * b + i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2) & 3) - 1) * q[256 * b + i];
+    } while (++b < BLOCKS && b % QI__TERNARY_RUN && qi__load_u16(w + 66 * b + 64) == scale);
+    expected_y = fmaf(qi__f16_to_f32(scale) * d_x, (float)total, expected_y);
+    assert_true(b < BLOCKS || n_runs > 50);
+  }
+  assert_memory_equal(&y, &expected_y, sizeof y);
+}
+
+// Equal weights give equal bits in all three formats.
+static void test_ternary_formats(void **state) {
+  (void)state;
+  enum { ROWS = 5, K = 2560, N = 6, BLOCKS = K / 256 };
+  static float w[ROWS * K];
+  static uint8_t data[3][ROWS * K];
+  static float y[4][ROWS * N];
+  static int8_t q[N * K];
+  static int16_t sum[N * K / 16];
+  static float d[N];
+  static const qi_format ids[3] = {QI_FORMAT_TQ1_0, QI_FORMAT_TQ2_0, QI_FORMAT_I2_S};
+  qi__q8 x = {q, d, sum, K, K};
+  for (size_t i = 0; i < ROWS * K; i++) w[i] = (float)((int)(next_random() % 3) - 1) * 0.375f;
+  for (size_t i = 0; i < ROWS * K; i += 256) w[i] = 0.375f;
+  fill_activations(&x, N, false);
+  for (int isa = QI_ISA_SCALAR; isa < QI_ISA_COUNT; isa++) {
+    qi_isa chosen;
+    qi__cpu cpu;
+    if (qi__isa_choose((qi_isa)isa, &chosen, &cpu, NULL) || chosen != (qi_isa)isa) continue;
+    qi__kernels k;
+    qi__kernels_init(&k, &cpu);
+    for (size_t n_x = 1; n_x <= N; n_x += N - 1)
+      for (int f = 0; f < 3; f++) {
+        qi__quantize(ids[f], w, data[f], ROWS, K, NULL);
+        qi__bound bound;
+        size_t row_bytes = qi__row_bytes(ids[f], K);
+        assert_int_equal(qi__format_bind(&bound, ids[f], data[f] + ROWS * row_bytes, "", NULL), QI_OK);
+        qi__dot_q8_args args = {&bound.format, data[f], row_bytes, ROWS, &x, 0, n_x, y[f], ROWS, scratch};
+        k.dot_q8[ids[f]](&args);
+        assert_memory_equal(y[f], y[0], ROWS * n_x * sizeof(float));
+        if (isa == QI_ISA_SCALAR && f == 0 && n_x == N) memcpy(y[3], y[0], sizeof y[3]);
+      }
+    assert_memory_equal(y[0], y[3], sizeof y[3]);
+  }
+}
+
 // Each byte of a block takes each value, so that every code, scale and index occurs in every place.
 static void check_bytes(qi_format id, qi__dot_q8_fn dot) {
   const qi__format *f = &qi__formats[id];
@@ -154,7 +256,7 @@ static void check_bytes(qi_format id, qi__dot_q8_fn dot) {
   static int8_t q[256];
   static float d[1] = {0.25f}, a[16], b[16];
   static int16_t sum[16];
-  qi__q8 x = {q, d, sum, (int)block, block};
+  qi__q8 x = {q, d, sum, block, block};
   fill_activations(&x, 1, false);
   for (int value = 0; value < 256; value += 16) {
     for (size_t r = 0; r < 16; r++) {
@@ -162,7 +264,7 @@ static void check_bytes(qi_format id, qi__dot_q8_fn dot) {
       make_block_finite(id, w + r * size);
     }
     qi__dot_q8_args args = {f, w, size, 16, &x, 0, 1, a, 16, scratch};
-    qi__dot_q8_ref(&args);
+    reference(&args);
     args.y = b;
     dot(&args);
     assert_memory_equal(a, b, sizeof a);
@@ -175,7 +277,7 @@ static void test_bytes(void **state) {
 
 // ---- activations ----
 
-static void compare_quantized(void (*quantize)(const float *, const qi__q8 *, size_t), const float *x, int block, size_t k) {
+static void compare_quantized(void (*quantize)(const float *, const qi__q8 *, size_t), const float *x, size_t block, size_t k) {
   static int8_t q[2][2 * MAX_K];
   static float d[2][2 * MAX_K / 32];
   static int16_t sum[2][2 * MAX_K / 16];
@@ -202,6 +304,8 @@ static void check_quantize(void (*quantize)(const float *, const qi__q8 *, size_
     }
     compare_quantized(quantize, x + 1, 32, 32 * (1 + next_random() % 64));
     compare_quantized(quantize, x + 1, 256, 256 * (1 + next_random() % 8));
+    size_t row = 256 * (1 + next_random() % 8);
+    compare_quantized(quantize, x + 1, row, row); // as ternary weights want it
   }
 }
 
@@ -222,6 +326,9 @@ int main(void) {
       cmocka_unit_test(test_shapes),
       cmocka_unit_test(test_contents),
       cmocka_unit_test(test_bytes),
+      cmocka_unit_test(test_ternary_runs),
+      cmocka_unit_test(test_ternary_reference),
+      cmocka_unit_test(test_ternary_formats),
       cmocka_unit_test(test_quantize),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -25,6 +25,7 @@ typedef struct qi__format {
   int group;            // codes that share a scale: 16 or 32; 0 in formats without integer form
   bool has_min;         // dmin and min are used
   bool wide;            // codes need 9 bits: the block's `wide`
+  bool ternary;         // one scale a block of 256, codes -1..2: integer products of a whole row (kernels/dot_ternary.h)
   // One block at `src` (any alignment) to integers; NULL without integer form. Call qi__unpack.
   void (*unpack)(const uint8_t *src, qi__block *out);
   // n weights to float32; NULL = through unpack (qi__dequantize_blocks).

@@ -6,7 +6,7 @@
 #include "simd.h"
 
 // Rows of activations in the form that integer products take: in each block of `block` values (the block length of the weight
-// format: 32 or 256)
+// format, 32 or 256; with ternary weights the whole row)
 //
 //   d = max |x| / 127      q = round(x * (127 / max |x|)), ties to even      x ~ d * q
 //
@@ -15,7 +15,7 @@ typedef struct qi__q8 {
   int8_t *q;    // [n, k]
   float *d;     // [n, k / block]
   int16_t *sum; // [n, k / 16]
-  int block;
+  size_t block; // a multiple of 32
   size_t k;     // a multiple of block
 } qi__q8;
 
@@ -28,7 +28,7 @@ QI__INLINE int8_t qi__clamp_i8(int32_t v) { return (int8_t)(v < -127 ? -127 : v 
 
 // Row `row` of `out` from x [k].
 QI__FN void qi__quantize_q8_ref(const float *x, const qi__q8 *out, size_t row) {
-  size_t k = out->k, block = (size_t)out->block;
+  size_t k = out->k, block = out->block;
   int8_t *q = out->q + row * k;
   float *d = out->d + row * (k / block);
   int16_t *sum = out->sum + row * (k / 16);
@@ -71,7 +71,7 @@ QI__INLINE QI__AVX2 float qi__max_size_avx2(const float *x, size_t n) {
 
 QI__FN QI__AVX2 void qi__quantize_q8_avx2(const float *x, const qi__q8 *out, size_t row) {
   const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), ones8 = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
-  size_t k = out->k, block = (size_t)out->block;
+  size_t k = out->k, block = out->block;
   int8_t *q = out->q + row * k;
   float *d = out->d + row * (k / block);
   int16_t *sum = out->sum + row * (k / 16);

@@ -11,8 +11,8 @@
 // in dot_q8_neon.h start from these. `id` is a constant where they are inlined; QI_FORMAT_NONE stands for formats without a case,
 // which their `unpack` takes apart.
 
-// X(name, id) for all formats with a case.
-#define QI__NEON_FORMATS(X) \
+// X(name, id) for all formats with a case; ternary ones have integer products of their own (dot_ternary_neon.h).
+#define QI__NEON_BLOCK_FORMATS(X) \
   X(q4_0, QI_FORMAT_Q4_0) \
   X(q4_1, QI_FORMAT_Q4_1) \
   X(q5_0, QI_FORMAT_Q5_0) \
@@ -25,11 +25,13 @@
   X(q6_k, QI_FORMAT_Q6_K) \
   X(iq4_nl, QI_FORMAT_IQ4_NL) \
   X(iq4_xs, QI_FORMAT_IQ4_XS) \
-  X(tq1_0, QI_FORMAT_TQ1_0) \
-  X(tq2_0, QI_FORMAT_TQ2_0) \
-  X(i2_s, QI_FORMAT_I2_S) \
   X(mxfp4, QI_FORMAT_MXFP4) \
   X(qins4_k, QI_FORMAT_QINS4_K)
+#define QI__NEON_FORMATS(X) \
+  QI__NEON_BLOCK_FORMATS(X) \
+  X(tq1_0, QI_FORMAT_TQ1_0) \
+  X(tq2_0, QI_FORMAT_TQ2_0) \
+  X(i2_s, QI_FORMAT_I2_S)
 
 // Row of the table, a constant, for formats with a case.
 QI__INLINE const qi__format *qi__format_neon(qi_format id, const qi__format *bound) { return id ? &qi__formats[id] : bound; }

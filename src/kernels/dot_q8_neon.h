@@ -58,7 +58,7 @@ typedef struct qi__x_neon {
 
 QI__INLINE qi__x_neon qi__x_at_neon(const qi__q8 *x, size_t row, size_t at) {
   size_t i = row * x->k + at;
-  return (qi__x_neon){x->q + i, x->d + i / (size_t)x->block, x->sum + i / 16};
+  return (qi__x_neon){x->q + i, x->d + i / x->block, x->sum + i / 16};
 }
 
 #define QI__NEON_PAIR 2 // weight rows: chains of additions overlap
@@ -226,16 +226,18 @@ QI__FN QI__DOTPROD void qi__dot_qins8_k_dotprod(const qi__dot_q8_args *a) { qi__
   QI__FN QI__DOTPROD void qi__dot_one_##name##_dotprod(const qi__dot_q8_args *a) { \
     for (size_t r = 0; r < a->n_w; r += QI__NEON_PAIR) qi__dot_pair_neon(id, qi__dot4_dotprod, a, r); \
   }
-QI__NEON_FORMATS(QI__DOT_ONE)
+QI__NEON_BLOCK_FORMATS(QI__DOT_ONE)
 QI__DOT_ONE(any, QI_FORMAT_NONE)
 #undef QI__DOT_ONE
 
 #define QI__DOT_ONE(name, id) [id] = qi__dot_one_##name##_neon,
-static const qi__dot_q8_fn qi__dot_one_neon[QI_FORMAT_COUNT] = {QI__NEON_FORMATS(QI__DOT_ONE) QI__DOT_ONE(any, QI_FORMAT_NONE)};
+static const qi__dot_q8_fn qi__dot_one_neon[QI_FORMAT_COUNT] = {QI__NEON_BLOCK_FORMATS(QI__DOT_ONE)
+                                                                QI__DOT_ONE(any, QI_FORMAT_NONE)};
 #undef QI__DOT_ONE
 
 #define QI__DOT_ONE(name, id) [id] = qi__dot_one_##name##_dotprod,
-static const qi__dot_q8_fn qi__dot_one_dotprod[QI_FORMAT_COUNT] = {QI__NEON_FORMATS(QI__DOT_ONE) QI__DOT_ONE(any, QI_FORMAT_NONE)};
+static const qi__dot_q8_fn qi__dot_one_dotprod[QI_FORMAT_COUNT] = {QI__NEON_BLOCK_FORMATS(QI__DOT_ONE)
+                                                                   QI__DOT_ONE(any, QI_FORMAT_NONE)};
 #undef QI__DOT_ONE
 
 // ---- activations ----
@@ -260,7 +262,7 @@ QI__INLINE float qi__max_size_neon(const float *x, size_t n) {
 }
 
 QI__FN void qi__quantize_q8_neon(const float *x, const qi__q8 *out, size_t row) {
-  size_t k = out->k, block = (size_t)out->block;
+  size_t k = out->k, block = out->block;
   int8_t *q = out->q + row * k;
   float *d = out->d + row * (k / block);
   int16_t *sum = out->sum + row * (k / 16);

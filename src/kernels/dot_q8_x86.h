@@ -62,9 +62,6 @@ QI__INLINE int qi__q8_offset(qi_format id) {
   case QI_FORMAT_Q2_K:
   case QI_FORMAT_Q4_K:
   case QI_FORMAT_Q5_K: return 0;
-  case QI_FORMAT_TQ1_0:
-  case QI_FORMAT_TQ2_0:
-  case QI_FORMAT_I2_S: return 1;
   case QI_FORMAT_Q3_K: return 4;
   case QI_FORMAT_Q4_0: return 8;
   case QI_FORMAT_MXFP4: return 12;
@@ -77,13 +74,8 @@ QI__INLINE int qi__q8_offset(qi_format id) {
 // Whether the kernels below take a format; what they do not is left to the reference.
 QI__INLINE bool qi__dot_q8_x86_has(qi_format id) {
   const qi__format *f = &qi__formats[id];
-  if (!f->unpack) return false;
+  if (!f->unpack || f->ternary) return false;
   return f->info.block_len == 256 || qi__q8_offset(id) != QI__WIDE || id == QI_FORMAT_Q8_0 || id == QI_FORMAT_IQ4_NL;
-}
-
-// Ternary blocks: one scale for 256 weights.
-QI__INLINE bool qi__q8_one_scale(qi_format id) {
-  return id == QI_FORMAT_TQ1_0 || id == QI_FORMAT_TQ2_0 || id == QI_FORMAT_I2_S;
 }
 
 // Codes plus offset (compilers fold it into what the codes subtract last), or signed codes when offset is QI__WIDE.
@@ -196,9 +188,6 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
     s->scale = qi__q8_scales_iq4_avx2(src);
     s->d = qi__half_avx2(src);
     break;
-  case QI_FORMAT_TQ1_0: s->d = qi__half_avx2(src + 52); break;
-  case QI_FORMAT_TQ2_0: s->d = qi__half_avx2(src + 64); break;
-  case QI_FORMAT_I2_S: s->d = f->param[0]; break;
   case QI_FORMAT_QINS8_K:
     s->scale = qi__scales16_avx2(qi__seven_bits_avx2(src + 2), false);
     s->d = qi__half_avx2(src) * 0x1p-10f;
@@ -222,8 +211,6 @@ QI__INLINE int qi__q8_d_at(qi_format id) {
   case QI_FORMAT_IQ4_XS:
   case QI_FORMAT_QINS8_K:
   case QI_FORMAT_QINS4_K: return 0;
-  case QI_FORMAT_TQ1_0: return 52;
-  case QI_FORMAT_TQ2_0: return 64;
   case QI_FORMAT_Q2_K: return 80;
   case QI_FORMAT_Q3_K: return 108;
   case QI_FORMAT_Q6_K: return 208;
@@ -370,19 +357,6 @@ QI__INLINE QI__AVX2 __m256i qi__row_scaled_avx2(qi_format id, qi__step_fn words,
   return _mm256_sub_epi32(total, qi__offset_sums_avx2(offset, s->scale, sums));
 }
 
-// Integer lanes of a ternary block. Without VNNI: 8 pairs of products, up to 2 * 2 * 127 each, fit into int16.
-QI__INLINE QI__AVX2 __m256i qi__row_ternary_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *w, const int8_t *x,
-                                                 __m256i sums) {
-  const __m256i one = _mm256_set1_epi16(1);
-  __m256i sum[QI__HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-  QI__UNROLL for (int g = 0; g < 8; g++) {
-    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g), u = qi__q8_codes_avx2(id, w, g, NULL, 1), *to = &sum[g % QI__HALVES];
-    *to = vnni ? bytes(*to, u, xg) : _mm256_add_epi16(*to, _mm256_maddubs_epi16(u, xg));
-  }
-  __m256i total = vnni ? _mm256_add_epi32(sum[0], sum[1]) : _mm256_madd_epi16(_mm256_add_epi16(sum[0], sum[1]), one);
-  return _mm256_sub_epi32(total, _mm256_madd_epi16(sums, one));
-}
-
 // Integer lanes of a block of QINS8_K. Sizes up to 255 do not fit: they are taken as twice a half, up to 127, and a rest.
 QI__INLINE QI__AVX2 __m256i qi__row_qins8_avx2(qi__step_fn words, const uint8_t *w, const qi__q8_scales *s, const int8_t *x) {
   const __m256i one = _mm256_set1_epi8(1);
@@ -404,14 +378,13 @@ typedef struct qi__row_sums {
 } qi__row_sums;
 
 // A block of 256 at w, as number b of eight, with codes x and their sums.
-QI__INLINE QI__AVX2 void qi__row_block_avx2(qi_format id, const qi__format *bound, bool vnni, qi__step_fn words, qi__step_fn bytes,
-                                            const uint8_t *w, const int8_t *x, const int16_t *x_sums, size_t b, qi__row_sums *p) {
+QI__INLINE QI__AVX2 void qi__row_block_avx2(qi_format id, const qi__format *bound, qi__step_fn words, const uint8_t *w,
+                                            const int8_t *x, const int16_t *x_sums, size_t b, qi__row_sums *p) {
   qi__block block;
   qi__q8_scales s;
   __m256i sums = qi__bytes_avx2((const uint8_t *)x_sums);
   qi__q8_scales_avx2(id, bound, w, &block, &s);
-  if (qi__q8_one_scale(id)) p->total[b] = qi__row_ternary_avx2(id, vnni, bytes, w, x, sums);
-  else if (id == QI_FORMAT_QINS8_K) p->total[b] = qi__row_qins8_avx2(words, w, &s, x);
+  if (id == QI_FORMAT_QINS8_K) p->total[b] = qi__row_qins8_avx2(words, w, &s, x);
   else p->total[b] = qi__row_scaled_avx2(id, words, w, &block, &s, x, sums);
   if ((id ? &qi__formats[id] : bound)->has_min) p->mins[b] = _mm256_madd_epi16(s.min, sums);
   if (qi__q8_d_at(id) >= 0) return;
@@ -434,8 +407,7 @@ QI__INLINE QI__AVX2 __m256 qi__row_take_avx2(qi_format id, const qi__format *f, 
   return qi__take_blocks_avx2(lanes, _mm256_xor_ps(minus, _mm256_mul_ps(d, x)), qi__fold8_avx2(p->mins), n);
 }
 
-QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, bool vnni, qi__step_fn words, qi__step_fn bytes, const qi__dot_q8_args *a,
-                                            const uint8_t *w) {
+QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, qi__step_fn words, const qi__dot_q8_args *a, const uint8_t *w) {
   const qi__format *bound = a->format, *f = id ? &qi__formats[id] : bound;
   size_t n_blocks = a->x->k / 256, size = (size_t)f->info.block_bytes;
   qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 0);
@@ -447,7 +419,7 @@ QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, bool vnni, qi__step_fn
     const uint8_t *first = w;
     for (size_t i = 0; i < n; i++, w += size, x.q += 256, x.sum += 16) {
       qi__look_ahead_avx2(w);
-      qi__row_block_avx2(id, bound, vnni, words, bytes, w, x.q, x.sum, i, &p);
+      qi__row_block_avx2(id, bound, words, w, x.q, x.sum, i, &p);
     }
     lanes = qi__row_take_avx2(id, f, &p, first, x.d, (int)n, lanes);
   }
@@ -493,7 +465,7 @@ QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn 
   bool small = id && qi__formats[id].info.block_len == 32;
   const uint8_t *w = a->w;
   for (size_t r = 0; r < a->n_w; r++, w += a->w_stride) {
-    __m256 lanes = small ? qi__row_32_avx2(id, vnni, bytes, a, w) : qi__row_256_avx2(id, vnni, words, bytes, a, w);
+    __m256 lanes = small ? qi__row_32_avx2(id, vnni, bytes, a, w) : qi__row_256_avx2(id, words, a, w);
     a->y[r] = qi__sum_lanes_avx2(lanes);
   }
 }
@@ -519,9 +491,6 @@ QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn 
   QI__DOT_ROWS(isa, target, vnni, iq4_nl, QI_FORMAT_IQ4_NL) \
   QI__DOT_ROWS(isa, target, vnni, iq4_xs, QI_FORMAT_IQ4_XS) \
   QI__DOT_ROWS(isa, target, vnni, mxfp4, QI_FORMAT_MXFP4) \
-  QI__DOT_ROWS(isa, target, vnni, tq1_0, QI_FORMAT_TQ1_0) \
-  QI__DOT_ROWS(isa, target, vnni, tq2_0, QI_FORMAT_TQ2_0) \
-  QI__DOT_ROWS(isa, target, vnni, i2_s, QI_FORMAT_I2_S) \
   QI__DOT_ROWS(isa, target, vnni, qins8_k, QI_FORMAT_QINS8_K) \
   QI__DOT_ROWS(isa, target, vnni, qins4_k, QI_FORMAT_QINS4_K) \
   QI__DOT_ROWS(isa, target, vnni, any, QI_FORMAT_NONE) \
@@ -540,9 +509,6 @@ QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn 
     case QI_FORMAT_IQ4_NL: qi__dot_rows_iq4_nl_##isa(a); break; \
     case QI_FORMAT_IQ4_XS: qi__dot_rows_iq4_xs_##isa(a); break; \
     case QI_FORMAT_MXFP4: qi__dot_rows_mxfp4_##isa(a); break; \
-    case QI_FORMAT_TQ1_0: qi__dot_rows_tq1_0_##isa(a); break; \
-    case QI_FORMAT_TQ2_0: qi__dot_rows_tq2_0_##isa(a); break; \
-    case QI_FORMAT_I2_S: qi__dot_rows_i2_s_##isa(a); break; \
     case QI_FORMAT_QINS8_K: qi__dot_rows_qins8_k_##isa(a); break; \
     case QI_FORMAT_QINS4_K: qi__dot_rows_qins4_k_##isa(a); break; \
     default: qi__dot_rows_any_##isa(a); break; \

@@ -39,15 +39,21 @@ QI__FN qi__arithmetic qi__arithmetic_of(const qi__kernels *kernels, const qi__we
 typedef struct qi__inputs {
   float *x;    // [n, k]
   void *bf16;  // rounded to bfloat16: packed as in bf16.h, or float32 [n, k]
-  qi__q8 q8_32, q8_256;
+  qi__q8 q8[3]; // by qi__q8_form
 } qi__inputs;
 
-enum { QI__NEED_BF16 = 1, QI__NEED_Q8_32 = 2, QI__NEED_Q8_256 = 4 };
+enum { QI__Q8_32, QI__Q8_256, QI__Q8_ROW };
+enum { QI__NEED_Q8 = 1, QI__NEED_BF16 = 8 }; // QI__NEED_Q8 << form
+
+// Which form of int8 activations the integer products of a format take: scales for 32, 256 or all columns.
+QI__INLINE int qi__q8_form(const qi__format *f) {
+  return f->ternary ? QI__Q8_ROW : f->info.block_len == 256 ? QI__Q8_256 : QI__Q8_32;
+}
 
 QI__FN unsigned qi__inputs_need(const qi__weight *w, qi__arithmetic arithmetic) {
   if (arithmetic == QI__FLOAT) return 0;
   if (arithmetic == QI__BF16) return QI__NEED_BF16;
-  return w->format->info.block_len == 32 ? QI__NEED_Q8_32 : QI__NEED_Q8_256;
+  return (unsigned)QI__NEED_Q8 << qi__q8_form(w->format);
 }
 
 // Room for n rows of up to k values, in an arena. (q8 blocks: at most one scale every 32 values.)
@@ -57,24 +63,27 @@ QI__FN void qi__inputs_layout(qi__inputs *in, qi__arena *arena, size_t n, size_t
     arena->overflow = true, size = packed = 0;
   in->x = QI__ARENA_ARRAY(arena, float, size);
   in->bf16 = QI__ARENA_ARRAY(arena, float, size > packed ? size : packed);
-  qi__q8 *forms[2] = {&in->q8_32, &in->q8_256};
-  for (int i = 0; i < 2; i++) {
-    forms[i]->q = QI__ARENA_ARRAY(arena, int8_t, size);
-    forms[i]->block = i ? 256 : 32;
-    forms[i]->d = QI__ARENA_ARRAY(arena, float, size / (size_t)forms[i]->block);
-    forms[i]->sum = QI__ARENA_ARRAY(arena, int16_t, size / 16);
+  for (int form = 0; form < 3; form++) {
+    qi__q8 *q8 = &in->q8[form];
+    q8->q = QI__ARENA_ARRAY(arena, int8_t, size);
+    q8->block = form == QI__Q8_32 ? 32 : 256;
+    q8->d = QI__ARENA_ARRAY(arena, float, form == QI__Q8_ROW ? n : size / q8->block);
+    q8->sum = QI__ARENA_ARRAY(arena, int16_t, size / 16);
   }
 }
 
 // Says how long the rows of the next step are.
-QI__FN void qi__inputs_set_width(qi__inputs *in, size_t k) { in->q8_32.k = in->q8_256.k = k; }
+QI__FN void qi__inputs_set_width(qi__inputs *in, size_t k) {
+  for (int form = 0; form < 3; form++) in->q8[form].k = k;
+  in->q8[QI__Q8_ROW].block = k;
+}
 
 // Fills the needed forms of row `row` from in->x.
 QI__FN void qi__inputs_prepare(const qi__kernels *kernels, const qi__inputs *in, size_t row, unsigned need) {
-  size_t k = in->q8_32.k;
+  size_t k = in->q8[0].k;
   const float *x = in->x + row * k;
-  if (need & QI__NEED_Q8_32) kernels->quantize_q8(x, &in->q8_32, row);
-  if (need & QI__NEED_Q8_256) kernels->quantize_q8(x, &in->q8_256, row);
+  for (int form = 0; form < 3; form++)
+    if (need & (unsigned)QI__NEED_Q8 << form) kernels->quantize_q8(x, &in->q8[form], row);
   if (!(need & QI__NEED_BF16)) return;
   if (kernels->bf16.pack) kernels->bf16.pack(x, k, (uint16_t *)in->bf16, row);
   else kernels->round_bf16(x, k, (float *)in->bf16 + row * k);
@@ -157,7 +166,7 @@ QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmeti
                             const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
   bool bf16 = arithmetic == QI__BF16;
   if (arithmetic == QI__INTEGER) {
-    const qi__q8 *x = w->format->info.block_len == 32 ? &in->q8_32 : &in->q8_256;
+    const qi__q8 *x = &in->q8[qi__q8_form(w->format)];
     qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, y, y_stride, scratch};
     kernels->dot_q8[w->id](&args);
   } else if (bf16 && kernels->bf16.multiply) {

@@ -61,7 +61,7 @@ QI__FN void qi__panel_fill_neon(const qi__dot_q8_args *a, size_t n_rows, size_t 
     const uint8_t *w = first + qi__min_size(r, a->n_w - 1) * a->w_stride;
 #define QI__CASE(name, id) case id: qi__panel_row_neon(id, f, w, n, r, p); break;
     switch (qi__format_id(f)) {
-      QI__NEON_FORMATS(QI__CASE)
+      QI__NEON_BLOCK_FORMATS(QI__CASE)
     default: qi__panel_row_neon(QI_FORMAT_NONE, f, w, n, r, p); break;
     }
 #undef QI__CASE
@@ -256,8 +256,6 @@ QI__INLINE void qi__panel_run_any_neon(qi__load_x_neon load, qi__products_neon p
   if (f->info.block_len == 32) {
     if (one_scale) qi__panel_run_neon_kind((qi__panel_kind_neon){load, products, n_pairs, 32, 32, true}, run);
     else qi__panel_run_neon_kind((qi__panel_kind_neon){load, products, n_pairs, 32, 16, false}, run);
-  } else if (one_scale) {
-    qi__panel_run_neon_kind((qi__panel_kind_neon){load, products, n_pairs, 256, 32, true}, run);
   } else if (f->group == 32) {
     qi__panel_run_neon_kind((qi__panel_kind_neon){load, products, n_pairs, 256, 32, false}, run);
   } else {
@@ -284,7 +282,7 @@ QI__FN void qi__panel_finish_neon(const qi__panel_run_neon *run) {
 QI__FN bool qi__has_one_scale_neon(qi_format id) {
 #define QI__CASE(name, id) case id: return qi__one_scale_neon(id);
   switch (id) {
-    QI__NEON_FORMATS(QI__CASE)
+    QI__NEON_BLOCK_FORMATS(QI__CASE)
   default: return false;
   }
 #undef QI__CASE

@@ -27,17 +27,15 @@ typedef struct qi__q8_plan {
   qi_format id;
   int offset; // code + offset is unsigned
   int chain;  // products of pairs that fit into int16: steps of 4 codes
-  bool planes, pairs, one_scale;
+  bool planes, pairs;
 } qi__q8_plan;
 
 QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
   qi_format id = qi__format_id(f);
-  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, !vnni, qi__q8_one_scale(id)};
+  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, !vnni};
   if (p.offset == QI__WIDE) {
     p.offset = 128;
     p.planes = !vnni;
-  } else if (p.one_scale) {
-    p.chain = 32; // 32 * 2 * 127 * 2 < 2^15
   } else if (id == QI_FORMAT_Q6_K) {
     p.chain = 2; // 2 * 63 * 127 * 2
   } else if (id == QI_FORMAT_Q5_0 || id == QI_FORMAT_Q5_1 || id == QI_FORMAT_Q5_K || id == QI_FORMAT_MXFP4) {
@@ -121,7 +119,7 @@ QI__INLINE QI__AVX2 void qi__panel_row_avx2(qi_format id, const qi__q8_plan *pla
   p->minus_dmin[0][r] = -s.dmin;
   qi__store_bytes_avx2(scale, s.scale);
   qi__store_bytes_avx2(min, s.min);
-  if (!plan->one_scale) qi__panel_scales(plan, scale, min, r, p);
+  qi__panel_scales(plan, scale, min, r, p);
   QI__UNROLL for (int g = 0; g < 8; g++)
     qi__store_bytes_avx2(codes + 32 * g, _mm256_xor_si256(qi__q8_codes_avx2(id, w, g, &block, offset), wide));
 }
@@ -149,9 +147,6 @@ QI__FN QI__AVX2 void qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_
       QI__CASE(QI_FORMAT_Q5_K);
       QI__CASE(QI_FORMAT_Q6_K);
       QI__CASE(QI_FORMAT_IQ4_XS);
-      QI__CASE(QI_FORMAT_TQ1_0);
-      QI__CASE(QI_FORMAT_TQ2_0);
-      QI__CASE(QI_FORMAT_I2_S);
       QI__CASE(QI_FORMAT_QINS4_K);
     default: qi__panel_row_avx2(QI_FORMAT_NONE, plan, w, n, r, p, codes[r % 8]); break;
     }
@@ -199,13 +194,6 @@ QI__INLINE QI__AVX2 void qi__group_starts_avx2(int offset, int group, const int1
     qi__store_bytes_avx2(start, _mm256_mullo_epi32(first, minus));
     qi__store_bytes_avx2(start + 8, _mm256_mullo_epi32(last, minus));
   }
-}
-
-// -offset * sum of all 256.
-QI__INLINE int32_t qi__block_start(int offset, const int16_t *sum) {
-  int32_t all = 0;
-  for (int i = 0; i < 16; i++) all += sum[i];
-  return -offset * all;
 }
 
 // AVX2: 16 weight rows (`half`) and n rows of activations; n is a constant where this is inlined.
@@ -261,23 +249,21 @@ QI__INLINE QI__AVX2 void qi__panel_add_avx2(float *lane, const float *d_w, float
 
 // A block of 256.
 QI__INLINE QI__AVX2 void qi__panel_256_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x, int n) {
-  const int groups = plan->one_scale ? 0 : 256 / plan->format->group;
+  const int groups = 256 / plan->format->group;
   __m256i total[2][4];
   QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm256_setzero_si256();
-  if (!groups) qi__panel_group_avx2(plan, p, half, 0, 64, NULL, x, n, total);
   for (int g = 0; g < groups; g++) qi__panel_group_avx2(plan, p, half, g * 64 / groups, 64 / groups, p->scale[g], x, n, total);
   QI__UNROLL for (int i = 0; i < n; i++) {
     const int16_t *sum = x->sum + (size_t)i * (x->k / 16);
     float d_x = x->d[(size_t)i * x->blocks];
     int16_t sums[16];
-    if (groups) qi__group_sums_avx2(256 / groups, sum, sums);
+    qi__group_sums_avx2(256 / groups, sum, sums);
     QI__UNROLL for (int h = 0; h < 2; h++) {
       int row = 16 * half + 8 * h;
       float *lane = x->lane + i * QI__Q8_LANES + row;
       __m256i pairs = _mm256_setzero_si256(), offset = _mm256_set1_epi32(plan->offset);
-      if (groups && (plan->format->has_min || plan->offset)) pairs = qi__panel_pairs_avx2(p, groups / 2, row, sums);
-      if (!groups) total[h][i] = _mm256_add_epi32(total[h][i], _mm256_set1_epi32(qi__block_start(plan->offset, sum)));
-      else if (plan->offset) total[h][i] = _mm256_sub_epi32(total[h][i], _mm256_mullo_epi32(pairs, offset));
+      if (plan->format->has_min || plan->offset) pairs = qi__panel_pairs_avx2(p, groups / 2, row, sums);
+      if (plan->offset) total[h][i] = _mm256_sub_epi32(total[h][i], _mm256_mullo_epi32(pairs, offset));
       qi__panel_add_avx2(lane, p->d[0] + row, d_x, total[h][i]);
       if (plan->format->has_min) qi__panel_add_avx2(lane, p->minus_dmin[0] + row, d_x, pairs);
     }
@@ -351,16 +337,14 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_add_avx512(float *lane, const float *d
 }
 
 QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x, int n) {
-  const int groups = plan->one_scale ? 0 : 256 / plan->format->group;
+  const int groups = 256 / plan->format->group;
   int32_t start[4][16];
   __m512i total[2][4], sum[2][4];
   QI__UNROLL for (int i = 0; i < n; i++) {
     const int16_t *sums = x->sum + (size_t)i * (x->k / 16);
-    int32_t first = groups ? 0 : qi__block_start(plan->offset, sums);
     qi__group_starts_avx2(plan->offset, plan->format->group, sums, start[i]);
-    total[0][i] = total[1][i] = _mm512_set1_epi32(first);
+    total[0][i] = total[1][i] = _mm512_setzero_si512();
   }
-  if (!groups) qi__panel_steps_avx512(p, 0, 64, x, n, total);
   for (int g = 0; g < groups; g++) {
     QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm512_set1_epi32(start[i][g]);
     qi__panel_steps_avx512(p, g * 64 / groups, 64 / groups, x, n, sum);
@@ -451,7 +435,7 @@ QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan,
                               size_t n_x) {
   qi__q8_panel *panels = (qi__q8_panel *)(void *)a->scratch;
   float *lanes = a->scratch + QI__Q8_PANELS * QI__Q8_PANEL_FLOATS;
-  size_t k = a->x->k, block = (size_t)a->x->block;
+  size_t k = a->x->k, block = a->x->block;
   memset(lanes, 0, n_x * QI__Q8_LANES * sizeof *lanes);
   for (size_t slice = 0; slice < k; slice += 256 * QI__Q8_PANELS) {
     size_t n_panels = (qi__min_size(256 * QI__Q8_PANELS, k - slice) + 255) / 256;

@@ -10,6 +10,9 @@
 #include "dot_f32.h"
 #include "dot_q8.h"
 #include "dot_qins_x86.h"
+#include "dot_ternary.h"
+#include "dot_ternary_neon.h"
+#include "dot_ternary_x86.h"
 #include "panel_q8_neon.h"
 #include "panel_q8_x86.h"
 
@@ -44,7 +47,7 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_ref;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_ref;
   for (int f = 1; f < QI_FORMAT_COUNT; f++) {
-    if (qi__formats[f].unpack) k->dot_q8[f] = qi__dot_q8_ref;
+    if (qi__formats[f].unpack) k->dot_q8[f] = qi__formats[f].ternary ? qi__dot_ternary_ref : qi__dot_q8_ref;
     k->dequantize[f] = qi__dequantize_blocks;
   }
   k->rms_norm = qi__rms_norm_ref;
@@ -61,14 +64,16 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
 }
 
 #if defined(QI__X86_64)
-QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot) {
-  for (int f = 1; f < QI_FORMAT_COUNT; f++)
-    if (qi__dot_q8_x86_has((qi_format)f)) k->dot_q8[f] = dot;
+QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot, qi__dot_q8_fn dot_ternary) {
+  for (int f = 1; f < QI_FORMAT_COUNT; f++) {
+    if (qi__formats[f].ternary) k->dot_q8[f] = dot_ternary;
+    else if (qi__dot_q8_x86_has((qi_format)f)) k->dot_q8[f] = dot;
+  }
 }
 
 QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
   k->quantize_q8 = qi__quantize_q8_avx2;
-  qi__kernels_set_dot_q8(k, qi__dot_q8_avx2);
+  qi__kernels_set_dot_q8(k, qi__dot_q8_avx2, qi__dot_ternary_avx2);
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx2;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx2;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx2;
@@ -90,7 +95,7 @@ QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
 }
 
 QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
-  qi__kernels_set_dot_q8(k, qi__dot_q8_avx512);
+  qi__kernels_set_dot_q8(k, qi__dot_q8_avx512, qi__dot_ternary_avx512);
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx512;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx512;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx512;
@@ -100,14 +105,16 @@ QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
   k->attention_values = qi__attention_values_avx512;
 }
 #elif defined(QI__ARM64)
-QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot) {
-  for (int f = 1; f < QI_FORMAT_COUNT; f++)
-    if (qi__formats[f].unpack && !qi__formats[f].wide) k->dot_q8[f] = dot;
+QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot, qi__dot_q8_fn dot_ternary) {
+  for (int f = 1; f < QI_FORMAT_COUNT; f++) {
+    if (qi__formats[f].ternary) k->dot_q8[f] = dot_ternary;
+    else if (qi__formats[f].unpack && !qi__formats[f].wide) k->dot_q8[f] = dot;
+  }
 }
 
 QI__FN void qi__kernels_init_neon(qi__kernels *k) {
   k->quantize_q8 = qi__quantize_q8_neon;
-  qi__kernels_set_dot_q8(k, qi__dot_q8_neon);
+  qi__kernels_set_dot_q8(k, qi__dot_q8_neon, qi__dot_ternary_neon);
   k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_neon;
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_neon;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_neon;
@@ -137,7 +144,7 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
 #if defined(QI__X86_64)
   if (cpu->avx2) qi__kernels_init_avx2(k);
 #if defined(QI__HAS_AVX_VNNI)
-  if (cpu->avx_vnni) qi__kernels_set_dot_q8(k, qi__dot_q8_avx_vnni);
+  if (cpu->avx_vnni) qi__kernels_set_dot_q8(k, qi__dot_q8_avx_vnni, qi__dot_ternary_avx_vnni);
 #endif
   if (cpu->avx512) qi__kernels_init_avx512(k);
   if (cpu->avx512_vbmi) k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_vbmi;
@@ -150,9 +157,12 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
 #endif
 #elif defined(QI__ARM64)
   if (cpu->neon) qi__kernels_init_neon(k);
-  if (cpu->dotprod) qi__kernels_set_dot_q8(k, qi__dot_q8_dotprod), k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_dotprod;
+  if (cpu->dotprod) {
+    qi__kernels_set_dot_q8(k, qi__dot_q8_dotprod, qi__dot_ternary_dotprod);
+    k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_dotprod;
+  }
 #if defined(QI__HAS_I8MM)
-  if (cpu->i8mm) qi__kernels_set_dot_q8(k, qi__dot_q8_i8mm);
+  if (cpu->i8mm) qi__kernels_set_dot_q8(k, qi__dot_q8_i8mm, qi__dot_ternary_i8mm);
 #endif
 #if defined(QI__HAS_NEON_BF16)
   if (cpu->i8mm) k->bf16 = qi__bf16_neon;

@@ -26,7 +26,7 @@
 
 typedef struct r64_matrix {
   float *w;      // [n_rows, n_cols]
-  int block_len; // of the format it is stored in; 1 = F32, F16, BF16
+  int block_len; // activations that share a scale: a block of the format it is stored in; 1 = F32, F16, BF16; 0 = a row (ternary)
 } r64_matrix;
 
 typedef struct r64_layer {
@@ -54,7 +54,7 @@ typedef struct r64_options {
   int n_ctx;   // context length of the session: chooses between long and short rope factors
   bool kv_f16; // keys and values rounded to half floats
   int bf16;    // 1: weights and activations of matrix products rounded to bfloat16; 2: what attention multiplies, too
-  bool int8;   // activations of products with block formats to int8, one scale for as many as a block of weights has
+  bool int8;   // activations of products with block formats to int8, block_len of them with one scale
 } r64_options;
 
 // ---- metadata ----
@@ -149,7 +149,8 @@ R64_FN r64_matrix r64_load(r64_model *r, const char *name, size_t n_rows, size_t
     snprintf(r->error, sizeof r->error, "tensor %s has a wrong shape, no data or an unknown format", name);
     return m;
   }
-  m.block_len = qi_format_get(t.format)->block_len;
+  bool ternary = t.format == QI_FORMAT_TQ1_0 || t.format == QI_FORMAT_TQ2_0 || t.format == QI_FORMAT_I2_S;
+  m.block_len = ternary ? 0 : qi_format_get(t.format)->block_len;
   m.w = (float *)malloc(n_rows * n_cols * sizeof *m.w);
   if (!m.w || qi_dequantize(t.format, t.data, m.w, n_rows * n_cols, NULL) != QI_OK) {
     snprintf(r->error, sizeof r->error, "tensor %s: no memory, or qi_dequantize failed", name);
@@ -313,7 +314,7 @@ R64_FN void r64_matmul(const r64_options *o, const r64_matrix *m, const float *b
   double *xr = (double *)malloc(n_cols * sizeof *xr);
   if (!xr) return;
   memcpy(xr, x, n_cols * sizeof *xr);
-  r64_round_activations(o, (size_t)m->block_len, xr, n_cols);
+  r64_round_activations(o, m->block_len ? (size_t)m->block_len : n_cols, xr, n_cols);
   for (size_t r = 0; r < n_rows; r++) {
     const float *w = m->w + r * n_cols;
     double sum[4] = {0, 0, 0, 0}; // several, so that additions overlap

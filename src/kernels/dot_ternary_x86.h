@@ -1,0 +1,457 @@
+// ==== >>dot_ternary_x86 : products of ternary rows with AVX2, VNNI and AMX ====
+#ifndef QI__KERNELS_DOT_TERNARY_X86_H
+#define QI__KERNELS_DOT_TERNARY_X86_H
+
+#include "dot_ternary.h"
+#include "panel_q8_x86.h"
+#include "panel_ternary.h"
+
+#if defined(QI__X86_64)
+
+// Codes are multiplied as u = code + 1, and the sum of the activations is taken off again.
+
+// GCC 12 copies a sum of VNNI twice at each step while its type is that of the intrinsics, a vector of 64-bit integers.
+typedef int qi__i32x8 __attribute__((vector_size(32)));
+typedef int qi__i32x16 __attribute__((vector_size(64)));
+
+QI__INLINE QI__AVX2 int32_t qi__sum_i32_avx2(__m256i v) {
+  __m128i a = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  a = _mm_add_epi32(a, _mm_unpackhi_epi64(a, a));
+  return _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32(a, 1)));
+}
+
+// ---- one row of activations: blocks of a pair of weight rows ----
+
+// Fetches what is used 16 KB later, as much as block b of both rows, into the second-level cache: the first has too few misses at a
+// time for the bandwidth of the memory, and what the processor fetches of its own accord ends with a page. Never faults, also
+// beyond the matrix.
+QI__INLINE QI__AVX2 void qi__prefetch_far_avx2(const qi__ternary_pair *p, size_t b) {
+  size_t n = QI__TERNARY_PAIR * (size_t)p->f->info.block_bytes;
+  uintptr_t ahead = (uintptr_t)p->w[0] + b * n + 16384;
+  QI__UNROLL for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(ahead + i), _MM_HINT_T1);
+}
+
+// lanes[r] = products of row r; their total counts. Blocks from b on, until a scale changes or block `end` is reached: that is
+// returned. Constants where the loops below are inlined.
+typedef size_t (*qi__ternary_lanes_fn)(qi_format id, const qi__ternary_pair *p, size_t b, size_t end, __m256i *lanes);
+
+// Pairs of bits are multiplied where they stand, 1, 4, 16 or 64 times too large; such sums are divided at the end, exactly.
+// low_first: TQ2_0, else I2_S, whose order in a byte is the other way round.
+
+// A block adds up to 4 * 4 * 3 * 127 * 2 = 12192 and 4 * 12 * 127 * 2 = 12192 to an int16, four times its sum.
+QI__INLINE QI__AVX2 size_t qi__ternary_pairs_avx2(bool low_first, const qi__ternary_pair *p, size_t b, size_t end,
+                                                  __m256i *lanes) {
+  const __m256i mask1 = _mm256_set1_epi8(3), mask4 = _mm256_set1_epi8(12), one = _mm256_set1_epi16(1);
+  const int at[4] = {low_first ? 0 : 96, low_first ? 32 : 64, low_first ? 64 : 32, low_first ? 96 : 0}; // of bits 0, 2, 4, 6
+  __m256i total[QI__TERNARY_PAIR], x_sum = _mm256_setzero_si256();
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) total[r] = _mm256_setzero_si256();
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
+    qi__prefetch_far_avx2(p, b);
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+      __m256i sum1 = _mm256_setzero_si256(), sum4 = sum1;
+      QI__UNROLL for (int h = 0; h < 2; h++) {
+        const uint8_t *xh = (const uint8_t *)x + 128 * h;
+        __m256i low = qi__bytes_avx2(w[r] + 32 * (size_t)h), high = _mm256_srli_epi16(low, 4);
+        sum1 = _mm256_add_epi16(sum1, _mm256_maddubs_epi16(_mm256_and_si256(low, mask1), qi__bytes_avx2(xh + at[0])));
+        sum4 = _mm256_add_epi16(sum4, _mm256_maddubs_epi16(_mm256_and_si256(low, mask4), qi__bytes_avx2(xh + at[1])));
+        sum1 = _mm256_add_epi16(sum1, _mm256_maddubs_epi16(_mm256_and_si256(high, mask1), qi__bytes_avx2(xh + at[2])));
+        sum4 = _mm256_add_epi16(sum4, _mm256_maddubs_epi16(_mm256_and_si256(high, mask4), qi__bytes_avx2(xh + at[3])));
+      }
+      total[r] = _mm256_add_epi32(total[r], _mm256_madd_epi16(_mm256_add_epi16(_mm256_slli_epi16(sum1, 2), sum4), one));
+    }
+    x_sum = _mm256_add_epi32(x_sum, _mm256_madd_epi16(qi__bytes_avx2(sum), one));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) lanes[r] = _mm256_sub_epi32(_mm256_srai_epi32(total[r], 2), x_sum);
+  return b;
+}
+
+#if defined(QI__HAS_AVX_VNNI)
+QI__INLINE QI__AVX_VNNI size_t qi__ternary_pairs_avx_vnni(bool low_first, const qi__ternary_pair *p, size_t b, size_t end,
+                                                          __m256i *lanes) {
+  qi__i32x8 total[QI__TERNARY_PAIR][4], minus = {0};
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) QI__UNROLL for (int e = 0; e < 4; e++) total[r][e] = minus;
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
+    qi__prefetch_far_avx2(p, b);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      QI__UNROLL for (int e = 0; e < 4; e++) {
+        __m256i xe = qi__bytes_avx2((const uint8_t *)x + 128 * h + 32 * (low_first ? e : 3 - e));
+        QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+          __m256i pairs = _mm256_and_si256(qi__bytes_avx2(w[r] + 32 * (size_t)h), _mm256_set1_epi8((char)(3 << 2 * e)));
+          total[r][e] = (qi__i32x8)_mm256_dpbusd_avx_epi32((__m256i)total[r][e], pairs, xe);
+        }
+      }
+    }
+    minus = (qi__i32x8)_mm256_dpwssd_avx_epi32((__m256i)minus, qi__bytes_avx2(sum), _mm256_set1_epi16(-1));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+    lanes[r] = (__m256i)minus;
+    QI__UNROLL for (int e = 0; e < 4; e++) lanes[r] = _mm256_add_epi32(lanes[r], _mm256_srai_epi32((__m256i)total[r][e], 2 * e));
+  }
+  return b;
+}
+#endif
+
+// 32 bytes twice: the halves of a register mask different pairs, so that 64 activations in order meet them.
+QI__INLINE QI__AVX512_VNNI size_t qi__ternary_pairs_avx512(bool low_first, const qi__ternary_pair *p, size_t b, size_t end,
+                                                           __m256i *lanes) {
+  __m512i mask[2], shift[2];
+  qi__i32x16 total[QI__TERNARY_PAIR][2][2]; // [row][halves of a block: shorter chains][e]
+  qi__i32x8 minus = {0};
+  QI__UNROLL for (int e = 0; e < 2; e++) {
+    int low = low_first ? 4 * e : 6 - 4 * e, high = low_first ? low + 2 : low - 2;
+    mask[e] = _mm512_inserti64x4(_mm512_set1_epi8((char)(3 << low)), _mm256_set1_epi8((char)(3 << high)), 1);
+    shift[e] = _mm512_inserti64x4(_mm512_set1_epi32(low), _mm256_set1_epi32(high), 1);
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) total[r][0][e] = total[r][1][e] = (qi__i32x16)_mm512_setzero_si512();
+  }
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
+    qi__prefetch_far_avx2(p, b);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      QI__UNROLL for (int e = 0; e < 2; e++) {
+        __m512i xe = _mm512_loadu_si512((const void *)(x + 128 * h + 64 * e));
+        QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+          __m512i v = _mm512_broadcast_i64x4(qi__bytes_avx2(w[r] + 32 * (size_t)h));
+          total[r][h][e] = (qi__i32x16)_mm512_dpbusd_epi32((__m512i)total[r][h][e], _mm512_and_si512(v, mask[e]), xe);
+        }
+      }
+    }
+    minus = (qi__i32x8)_mm256_dpwssd_epi32((__m256i)minus, qi__bytes_avx2(sum), _mm256_set1_epi16(-1));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+    __m512i all = _mm512_add_epi32(_mm512_srav_epi32((__m512i)(total[r][0][0] + total[r][1][0]), shift[0]),
+                                   _mm512_srav_epi32((__m512i)(total[r][0][1] + total[r][1][1]), shift[1]));
+    lanes[r] = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+    lanes[r] = _mm256_add_epi32(lanes[r], (__m256i)minus);
+  }
+  return b;
+}
+
+// ---- TQ1_0 ----
+
+QI__INLINE QI__AVX2 __m256i qi__times3_avx2(__m256i v) { return _mm256_add_epi8(_mm256_add_epi8(v, v), v); }
+
+// 16 bytes of each row: row 0 in the lower half.
+QI__INLINE QI__AVX2 __m256i qi__both_rows_avx2(__m128i row0, __m128i row1) {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(row0), row1, 1);
+}
+
+// Bytes 32..47 of a block of both rows.
+QI__INLINE QI__AVX2 __m256i qi__tq1_0_middle_avx2(const uint8_t *w0, const uint8_t *w1) {
+  return qi__both_rows_avx2(_mm_loadu_si128((const __m128i *)(const void *)(w0 + 32)),
+                            _mm_loadu_si128((const __m128i *)(const void *)(w1 + 32)));
+}
+
+// The fractions of the four digits of bytes 48..51, digit by digit, of both rows; `top` is added to the bytes.
+QI__INLINE QI__AVX2 __m256i qi__tq1_0_rest_avx2(const uint8_t *w0, const uint8_t *w1, uint32_t top) {
+  const __m256i odd = _mm256_set1_epi64x((long long)0xffffffff00000000u);
+  uint32_t rest0 = qi__load_u32(w0 + 48) ^ top, rest1 = qi__load_u32(w1 + 48) ^ top;
+  __m256i v = qi__both_rows_avx2(_mm_set1_epi32((int)rest0), _mm_set1_epi32((int)rest1));
+  v = _mm256_blendv_epi8(v, qi__times3_avx2(v), odd); // times 1 3 1 3
+  return _mm256_blend_epi32(v, qi__times3_avx2(qi__times3_avx2(v)), 0xcc);
+}
+
+// 16 activations for both rows.
+QI__INLINE QI__AVX2 __m256i qi__x_twice_avx2(const int8_t *x) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)x));
+}
+
+// The digits of fractions + 128: 1 from 86 and 2 from 171 on.
+QI__INLINE QI__AVX2 __m256i qi__ternary_digits_avx2(__m256i f) {
+  __m256i from1 = _mm256_cmpgt_epi8(f, _mm256_set1_epi8(85 - 128)), from2 = _mm256_cmpgt_epi8(f, _mm256_set1_epi8(170 - 128));
+  return _mm256_abs_epi8(_mm256_add_epi8(from1, from2));
+}
+
+// The halves of v, which belong to two rows, to lanes of each.
+QI__INLINE QI__AVX2 void qi__add_halves_avx2(__m256i v, __m256i *lanes) {
+  const __m256i zero = _mm256_setzero_si256();
+  lanes[0] = _mm256_add_epi32(lanes[0], _mm256_blend_epi32(v, zero, 0xf0));
+  lanes[1] = _mm256_add_epi32(lanes[1], _mm256_blend_epi32(v, zero, 0x0f));
+}
+
+// Fractions have 128 added, which three times as much keeps modulo 256. A block adds up to 6 * 2 * 2 * 127 to an int16.
+QI__INLINE QI__AVX2 size_t qi__ternary_tq1_0_avx2(const qi__ternary_pair *p, size_t b, size_t end, __m256i *lanes) {
+  const __m256i one = _mm256_set1_epi16(1), top = _mm256_set1_epi8((char)-128);
+  __m256i both = _mm256_setzero_si256();
+  lanes[0] = lanes[1] = both;
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
+    qi__prefetch_far_avx2(p, b);
+    __m256i v[QI__TERNARY_PAIR], total[QI__TERNARY_PAIR], x_sum = qi__bytes_avx2(sum);
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+      v[r] = _mm256_xor_si256(qi__bytes_avx2(w[r]), top);
+      total[r] = _mm256_sub_epi16(_mm256_setzero_si256(), x_sum);
+    }
+    QI__UNROLL for (int digit = 0; digit < 5; digit++) {
+      QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+        __m256i xd = qi__bytes_avx2((const uint8_t *)x + 32 * digit);
+        total[r] = _mm256_add_epi16(total[r], _mm256_maddubs_epi16(qi__ternary_digits_avx2(v[r]), xd));
+        if (digit < 4) v[r] = qi__times3_avx2(v[r]);
+      }
+    }
+    __m256i rest = qi__ternary_digits_avx2(qi__tq1_0_rest_avx2(w[0], w[1], 0x80808080u));
+    __m256i middle = _mm256_xor_si256(qi__tq1_0_middle_avx2(w[0], w[1]), top);
+    rest = _mm256_maddubs_epi16(rest, qi__x_twice_avx2(x + 240));
+    QI__UNROLL for (int digit = 0; digit < 5; digit++) {
+      __m256i xd = qi__x_twice_avx2(x + 160 + 16 * digit);
+      rest = _mm256_add_epi16(rest, _mm256_maddubs_epi16(qi__ternary_digits_avx2(middle), xd));
+      if (digit < 4) middle = qi__times3_avx2(middle);
+    }
+    both = _mm256_add_epi32(both, _mm256_madd_epi16(rest, one));
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) lanes[r] = _mm256_add_epi32(lanes[r], _mm256_madd_epi16(total[r], one));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  qi__add_halves_avx2(both, lanes);
+  return b;
+}
+
+// A digit is (3 f - next f) / 256 of fractions that follow each other: two products, and no comparing.
+QI__INLINE QI__AVX2 size_t qi__ternary_tq1_0_vnni(qi__step_fn bytes, qi__step_fn words, const qi__ternary_pair *p, size_t b,
+                                                  size_t end, __m256i *lanes) {
+  qi__i32x8 now[QI__TERNARY_PAIR][2], next[QI__TERNARY_PAIR][2], now2[2], next2[2], minus = {0}; // [2]: odd digits, shorter chains
+  QI__UNROLL for (int e = 0; e < 2; e++) now[0][e] = now[1][e] = next[0][e] = next[1][e] = now2[e] = next2[e] = minus;
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
+    qi__prefetch_far_avx2(p, b);
+    __m256i v[QI__TERNARY_PAIR] = {qi__bytes_avx2(w[0]), qi__bytes_avx2(w[1])};
+    QI__UNROLL for (int digit = 0; digit < 5; digit++) {
+      __m256i xd = qi__bytes_avx2((const uint8_t *)x + 32 * digit);
+      QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+        now[r][digit % 2] = (qi__i32x8)bytes((__m256i)now[r][digit % 2], v[r], xd);
+        v[r] = qi__times3_avx2(v[r]);
+        next[r][digit % 2] = (qi__i32x8)bytes((__m256i)next[r][digit % 2], v[r], xd);
+      }
+    }
+    __m256i both = qi__tq1_0_middle_avx2(w[0], w[1]);
+    QI__UNROLL for (int digit = 0; digit < 6; digit++) {
+      __m256i xd = qi__x_twice_avx2(x + 160 + 16 * digit);
+      if (digit == 5) both = qi__tq1_0_rest_avx2(w[0], w[1], 0);
+      now2[digit % 2] = (qi__i32x8)bytes((__m256i)now2[digit % 2], both, xd);
+      both = qi__times3_avx2(both);
+      next2[digit % 2] = (qi__i32x8)bytes((__m256i)next2[digit % 2], both, xd);
+    }
+    minus = (qi__i32x8)words((__m256i)minus, qi__bytes_avx2(sum), _mm256_set1_epi16(-1));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+    qi__i32x8 all = 3 * (now[r][0] + now[r][1]) - (next[r][0] + next[r][1]);
+    lanes[r] = _mm256_add_epi32(_mm256_srai_epi32((__m256i)all, 8), (__m256i)minus);
+  }
+  qi__add_halves_avx2(_mm256_srai_epi32((__m256i)(3 * (now2[0] + now2[1]) - (next2[0] + next2[1])), 8), lanes);
+  return b;
+}
+
+
+// ---- one row of activations: all runs ----
+
+QI__INLINE QI__AVX2 size_t qi__ternary_lanes_avx2(qi_format id, const qi__ternary_pair *p, size_t b, size_t end, __m256i *lanes) {
+  if (id == QI_FORMAT_TQ1_0) return qi__ternary_tq1_0_avx2(p, b, end, lanes);
+  return qi__ternary_pairs_avx2(id == QI_FORMAT_TQ2_0, p, b, end, lanes);
+}
+#if defined(QI__HAS_AVX_VNNI)
+QI__INLINE QI__AVX_VNNI size_t qi__ternary_lanes_avx_vnni(qi_format id, const qi__ternary_pair *p, size_t b, size_t end,
+                                                          __m256i *lanes) {
+  if (id == QI_FORMAT_TQ1_0) return qi__ternary_tq1_0_vnni(qi__step_bytes_avx_vnni, qi__words_avx_vnni, p, b, end, lanes);
+  return qi__ternary_pairs_avx_vnni(id == QI_FORMAT_TQ2_0, p, b, end, lanes);
+}
+#endif
+QI__INLINE QI__AVX512_VNNI size_t qi__ternary_lanes_avx512(qi_format id, const qi__ternary_pair *p, size_t b, size_t end,
+                                                           __m256i *lanes) {
+  if (id == QI_FORMAT_TQ1_0) return qi__ternary_tq1_0_vnni(qi__step_bytes_avx512, qi__words_avx512, p, b, end, lanes);
+  return qi__ternary_pairs_avx512(id == QI_FORMAT_TQ2_0, p, b, end, lanes);
+}
+
+// From block b on: as far as no scale changes, or eight blocks if one does soon. Returns how far.
+QI__INLINE QI__AVX2 size_t qi__ternary_step_avx2(qi_format id, qi__ternary_lanes_fn lanes, qi__ternary_pair *p, size_t b) {
+  __m256i sum[QI__TERNARY_PAIR], blocks[QI__TERNARY_PAIR][8];
+  size_t end = qi__min_size(p->n_blocks, b / QI__TERNARY_RUN * QI__TERNARY_RUN + QI__TERNARY_RUN);
+  if (end - b < 8 || !(qi__ternary_pair_changes(p, b) || qi__ternary_pair_changes(p, b + 1))) {
+    end = lanes(id, p, b, end, sum);
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++)
+      qi__ternary_pair_add(p, r, qi__sum_i32_avx2(sum[r]), end - 1, qi__half_avx2);
+    return end;
+  }
+  for (size_t j = 0; j < 8; j++) {
+    lanes(id, p, b + j, b + j + 1, sum);
+    blocks[0][j] = sum[0];
+    blocks[1][j] = sum[1];
+  }
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+    int32_t total[8];
+    qi__store_bytes_avx2(total, qi__fold8_avx2(blocks[r]));
+    for (size_t j = 0; j < 8; j++) qi__ternary_pair_add(p, r, total[j], b + j, qi__half_avx2);
+  }
+  return b + 8;
+}
+
+QI__INLINE QI__AVX2 void qi__ternary_rows_avx2(qi_format id, qi__ternary_lanes_fn lanes, const qi__dot_q8_args *a) {
+  for (size_t r = 0; r < a->n_w; r += QI__TERNARY_PAIR) {
+    qi__ternary_pair p = qi__ternary_pair_of(id, a, r);
+    for (size_t i = 0; i < a->n_x; i++) {
+      qi__ternary_pair_start(&p, a->x, a->x_row + i);
+      for (size_t b = 0; b < p.n_blocks;) b = qi__ternary_step_avx2(id, lanes, &p, b);
+      qi__ternary_pair_finish(&p, a, r, a->y + i * a->y_stride);
+    }
+  }
+}
+
+// One row of activations, by format.
+#define QI__TERNARY_ROWS(isa, target) \
+  QI__FN target void qi__dot_tq1_0_##isa(const qi__dot_q8_args *a) { \
+    qi__ternary_rows_avx2(QI_FORMAT_TQ1_0, qi__ternary_lanes_##isa, a); \
+  } \
+  QI__FN target void qi__dot_tq2_0_##isa(const qi__dot_q8_args *a) { \
+    qi__ternary_rows_avx2(QI_FORMAT_TQ2_0, qi__ternary_lanes_##isa, a); \
+  } \
+  QI__FN target void qi__dot_i2_s_##isa(const qi__dot_q8_args *a) { \
+    qi__ternary_rows_avx2(QI_FORMAT_I2_S, qi__ternary_lanes_##isa, a); \
+  }
+QI__TERNARY_ROWS(avx2, QI__AVX2)
+#if defined(QI__HAS_AVX_VNNI)
+QI__TERNARY_ROWS(avx_vnni, QI__AVX_VNNI)
+#endif
+QI__TERNARY_ROWS(avx512, QI__AVX512_VNNI)
+#undef QI__TERNARY_ROWS
+
+// ---- many rows of activations ----
+
+// The panel holds u: [block][rows / 16][k / 4][row % 16, k % 4].
+#define QI__TERNARY_HALF (64 * 64) // bytes of 16 rows of a block
+
+QI__INLINE QI__AVX2 void qi__ternary_codes_avx2(qi_format id, const uint8_t *const *w, uint8_t (*codes)[256]) {
+  for (int r = 0; r < 8; r++)
+    QI__UNROLL for (int g = 0; g < 8; g++)
+      qi__store_bytes_avx2(codes[r] + 32 * g, _mm256_add_epi8(qi__codes_avx2(id, w[r], g, NULL), _mm256_set1_epi8(1)));
+}
+
+QI__FN QI__AVX2 void qi__ternary_pack_avx2(qi_format id, const uint8_t *const *w, size_t r, uint8_t *code) {
+  uint8_t codes[8][256];
+  if (id == QI_FORMAT_TQ1_0) qi__ternary_codes_avx2(QI_FORMAT_TQ1_0, w, codes);
+  else if (id == QI_FORMAT_TQ2_0) qi__ternary_codes_avx2(QI_FORMAT_TQ2_0, w, codes);
+  else qi__ternary_codes_avx2(QI_FORMAT_I2_S, w, codes);
+  qi__panel_interleave_avx2(codes, code + r / 16 * QI__TERNARY_HALF + r / 8 % 2 * 32);
+}
+
+QI__FN QI__AVX2 void qi__ternary_take_avx2(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x,
+                                           qi__ternary_state *s) {
+  for (size_t r = 0; r < QI__Q8_ROWS; r += 8) {
+    __m256i total = _mm256_add_epi32(qi__bytes_avx2((const uint8_t *)(s->total + r)), qi__bytes_avx2((const uint8_t *)(sums + r)));
+    total = _mm256_sub_epi32(total, _mm256_set1_epi32(x_sum));
+    __m256i ends = qi__bytes_avx2((const uint8_t *)(p->ends[b] + r));
+    __m256 y = _mm256_loadu_ps(s->y + r), d = _mm256_mul_ps(_mm256_loadu_ps(p->d[b] + r), _mm256_set1_ps(d_x));
+    __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(total), y);
+    _mm256_storeu_ps(s->y + r, _mm256_blendv_ps(y, sum, _mm256_castsi256_ps(ends)));
+    qi__store_bytes_avx2(s->total + r, _mm256_andnot_si256(ends, total));
+  }
+}
+
+QI__FN QI__AVX2 int32_t qi__ternary_x_sum_avx2(const int16_t *sum, size_t n_blocks) {
+  __m256i all = _mm256_setzero_si256();
+  for (size_t b = 0; b < n_blocks; b++)
+    all = _mm256_add_epi32(all, _mm256_madd_epi16(qi__bytes_avx2((const uint8_t *)(sum + 16 * b)), _mm256_set1_epi16(1)));
+  return qi__sum_i32_avx2(all);
+}
+
+// 16 weight rows (`half`) with n rows of activations; n is a constant where this is inlined. AVX2 adds products in int16 for half a
+// block: 32 * 2 * 3 * 127 < 2^15.
+QI__INLINE QI__AVX2 void qi__ternary_tile_avx2(bool vnni, qi__step_fn bytes, const uint8_t *code, size_t n_blocks, int half,
+                                               const int8_t *x, size_t k, int n, int32_t (*sums)[QI__Q8_ROWS]) {
+  __m256i total[2][4];
+  QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm256_setzero_si256();
+  for (size_t part = 0; part < 2 * n_blocks; part++, x += 128) {
+    const uint8_t *w = code + (part / 2 * 2 + (size_t)half) * QI__TERNARY_HALF + part % 2 * (QI__TERNARY_HALF / 2);
+    __m256i pairs[2][4];
+    QI__UNROLL for (int i = 0; i < n; i++) pairs[0][i] = pairs[1][i] = _mm256_setzero_si256();
+    for (int s = 0; s < 32; s++, w += 64) {
+      __m256i w0 = qi__bytes_avx2(w), w1 = qi__bytes_avx2(w + 32);
+      QI__UNROLL for (int i = 0; i < n; i++) {
+        __m256i v = _mm256_set1_epi32(qi__load_4(x + (size_t)i * k + 4 * s));
+        if (vnni) {
+          total[0][i] = bytes(total[0][i], w0, v);
+          total[1][i] = bytes(total[1][i], w1, v);
+        } else {
+          pairs[0][i] = _mm256_add_epi16(pairs[0][i], _mm256_maddubs_epi16(w0, v));
+          pairs[1][i] = _mm256_add_epi16(pairs[1][i], _mm256_maddubs_epi16(w1, v));
+        }
+      }
+    }
+    if (vnni) continue;
+    QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
+      total[h][i] = _mm256_add_epi32(total[h][i], _mm256_madd_epi16(pairs[h][i], _mm256_set1_epi16(1)));
+  }
+  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
+    qi__store_bytes_avx2(sums[i] + 16 * half + 8 * h, total[h][i]);
+}
+
+QI__INLINE QI__AVX2 void qi__ternary_tiles_avx2(bool vnni, qi__step_fn bytes, const uint8_t *code, size_t n_blocks, const int8_t *x,
+                                                size_t k, size_t n_x, int32_t (*sums)[QI__Q8_ROWS]) {
+  size_t i = 0;
+  for (; i + 4 <= n_x; i += 4)
+    for (int half = 0; half < 2; half++) qi__ternary_tile_avx2(vnni, bytes, code, n_blocks, half, x + i * k, k, 4, sums + i);
+  for (; i < n_x; i++)
+    for (int half = 0; half < 2; half++) qi__ternary_tile_avx2(vnni, bytes, code, n_blocks, half, x + i * k, k, 1, sums + i);
+}
+
+QI__FN QI__AVX2 void qi__ternary_multiply_avx2(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
+                                               int32_t (*sums)[QI__Q8_ROWS]) {
+  qi__ternary_tiles_avx2(false, qi__step_bytes_avx2, code, n_blocks, x, k, n_x, sums);
+}
+#if defined(QI__HAS_AVX_VNNI)
+QI__FN QI__AVX_VNNI void qi__ternary_multiply_avx_vnni(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
+                                                       int32_t (*sums)[QI__Q8_ROWS]) {
+  qi__ternary_tiles_avx2(true, qi__step_bytes_avx_vnni, code, n_blocks, x, k, n_x, sums);
+}
+#endif
+
+// 32 weight rows with n rows of activations; n is a constant where this is inlined.
+QI__INLINE QI__AVX512_VNNI void qi__ternary_tile_avx512(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, int n,
+                                                        int32_t (*sums)[QI__Q8_ROWS]) {
+  __m512i total[2][8];
+  QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm512_setzero_si512();
+  for (size_t b = 0; b < n_blocks; b++, code += QI__TERNARY_HALF)
+    for (int s = 0; s < 64; s++, x += 4, code += 64) {
+      __m512i w0 = _mm512_loadu_si512((const void *)code), w1 = _mm512_loadu_si512((const void *)(code + QI__TERNARY_HALF));
+      QI__UNROLL for (int i = 0; i < n; i++) {
+        __m512i v = _mm512_set1_epi32(qi__load_4(x + (size_t)i * k));
+        total[0][i] = _mm512_dpbusd_epi32(total[0][i], w0, v);
+        total[1][i] = _mm512_dpbusd_epi32(total[1][i], w1, v);
+      }
+    }
+  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
+    _mm512_storeu_si512((void *)(sums[i] + 16 * h), total[h][i]);
+}
+
+QI__FN QI__AVX512_VNNI void qi__ternary_multiply_avx512(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
+                                                        int32_t (*sums)[QI__Q8_ROWS]) {
+  for (size_t i = 0; i < n_x;) {
+    size_t n = n_x - i >= 8 ? 8 : n_x - i >= 4 ? 4 : 1;
+    if (n == 8) qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 8, sums + i);
+    else if (n == 4) qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 4, sums + i);
+    else qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 1, sums + i);
+    i += n;
+  }
+}
+
+// ---- the kernels ----
+
+#define QI__DOT_TERNARY(isa) \
+  QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
+    static const qi__ternary_kernels kernels = {qi__ternary_pack_avx2, qi__ternary_multiply_##isa, qi__ternary_take_avx2, \
+                                                qi__ternary_x_sum_avx2}; \
+    qi_format id = qi__format_id(a->format); \
+    if (a->n_x >= QI__PANEL_FROM) qi__dot_ternary_panels(&kernels, a); \
+    else (id == QI_FORMAT_TQ1_0 ? qi__dot_tq1_0_##isa : id == QI_FORMAT_TQ2_0 ? qi__dot_tq2_0_##isa : qi__dot_i2_s_##isa)(a); \
+  }
+QI__DOT_TERNARY(avx2)
+#if defined(QI__HAS_AVX_VNNI)
+QI__DOT_TERNARY(avx_vnni)
+#endif
+QI__DOT_TERNARY(avx512)
+#undef QI__DOT_TERNARY
+#endif
+
+#endif // QI__KERNELS_DOT_TERNARY_X86_H
