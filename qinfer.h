@@ -11226,6 +11226,45 @@ QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_
 #endif
 
 #endif // QI__KERNELS_DEQUANT_H
+// generated from src/kernels/tiles.h: edit there
+// ==== >>tiles : AMX tiles ====
+#ifndef QI__KERNELS_TILES_H
+#define QI__KERNELS_TILES_H
+
+
+#if defined(QI__HAS_AMX)
+
+// Tiles: 0..3 sums (activation half, weight half), 4 5 activations, 6 7 weights, each up to 16 rows of 64 bytes.
+typedef struct qi__tile_config {
+  uint8_t palette, start_row, reserved[14];
+  uint16_t row_bytes[16];
+  uint8_t rows[16];
+} qi__tile_config;
+
+// The compiler must have written memory before tiles are loaded, and read it after they are stored: GCC's intrinsics do not say so.
+#define QI__TILE_BARRIER() __asm__ volatile("" ::: "memory")
+
+// For n <= 32 rows of activations: what is loaded and stored ends with them. Without rows 16.. their tiles must not be used.
+QI__FN qi__tile_config qi__tile_config_of(size_t n) {
+  static const uint8_t half[8] = {0, 0, 1, 1, 0, 1, 2, 2}; // 2: weights
+  const uint8_t rows[3] = {(uint8_t)qi__min_size(n, 16), (uint8_t)(n > 16 ? n - 16 : 0), 16};
+  qi__tile_config config;
+  memset(&config, 0, sizeof config);
+  config.palette = 1;
+  for (int t = 0; t < 8; t++) {
+    config.rows[t] = rows[half[t]];
+    config.row_bytes[t] = config.rows[t] ? 64 : 0;
+  }
+  return config;
+}
+
+QI__INLINE QI__AMX void qi__tiles_begin(size_t n) {
+  qi__tile_config config = qi__tile_config_of(n);
+  __asm__ volatile("ldtilecfg %0" ::"m"(config) : "memory");
+}
+#endif
+
+#endif // QI__KERNELS_TILES_H
 
 // The BF16 path on CPUs that multiply bfloat16: weights and activations are rounded to bfloat16, products are exact, sums are
 // float32. Without such instructions the rounded values go through qi__dot_float_fn, which is the reference.
@@ -11365,27 +11404,6 @@ static const qi__bf16_kernels qi__bf16_avx512 = {QI__BF16_SLICE_MAX, qi__bf16_pa
 
 #if defined(QI__HAS_AMX)
 
-// Tiles: 0..3 sums (activation half, weight half), 4 5 activations, 6 7 weights, each 16 rows of 64 bytes.
-typedef struct qi__tile_config {
-  uint8_t palette, start_row, reserved[14];
-  uint16_t row_bytes[16];
-  uint8_t rows[16];
-} qi__tile_config;
-
-// The compiler must have written memory before tiles are loaded, and read it after they are stored: GCC's intrinsics do not say so.
-#define QI__TILE_BARRIER() __asm__ volatile("" ::: "memory")
-
-QI__INLINE QI__AMX void qi__tiles_begin(void) {
-  qi__tile_config config;
-  memset(&config, 0, sizeof config);
-  config.palette = 1;
-  for (int t = 0; t < 8; t++) {
-    config.row_bytes[t] = 64;
-    config.rows[t] = 16;
-  }
-  __asm__ volatile("ldtilecfg %0" ::"m"(config) : "memory");
-}
-
 // 16 activation rows, or 32 if `two`, times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart.
 QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_t *x, bool two, bool wide, float *c,
                                            size_t c_stride) {
@@ -11443,7 +11461,7 @@ QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
   size_t end = a->x_row + a->n_x;
   bool wide = a->n_w > 16;
   memset(sums, 0, sizeof sums);
-  qi__tiles_begin();
+  qi__tiles_begin(32);
   for (size_t row = a->x_row / 16 * 16; row < end; row += 32) {
     const uint16_t *x = a->x + row / 16 * a->x_stride;
     bool two = end - row > 16;
@@ -14698,12 +14716,12 @@ QI__INLINE QI__AVX2 int32_t qi__sum_i32_avx2(__m256i v) {
 
 // ---- one row of activations: blocks of a pair of weight rows ----
 
-// Fetches what is used 16 KB later, as much as block b of both rows, into the second-level cache: the first has too few misses at a
+// Fetches what is used 8 KB later, as much as block b of both rows, into the second-level cache: the first has too few misses at a
 // time for the bandwidth of the memory, and what the processor fetches of its own accord ends with a page. Never faults, also
 // beyond the matrix.
 QI__INLINE QI__AVX2 void qi__prefetch_far_avx2(const qi__ternary_pair *p, size_t b) {
   size_t n = QI__TERNARY_PAIR * (size_t)p->f->info.block_bytes;
-  uintptr_t ahead = (uintptr_t)p->w[0] + b * n + 16384;
+  uintptr_t ahead = (uintptr_t)p->w[0] + b * n + 8192;
   QI__UNROLL for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(ahead + i), _MM_HINT_T1);
 }
 
@@ -14975,23 +14993,19 @@ QI__INLINE QI__AVX2 void qi__ternary_rows_avx2(qi_format id, qi__ternary_lanes_f
   }
 }
 
-// One row of activations, by format.
-#define QI__TERNARY_ROWS(isa, target) \
-  QI__FN target void qi__dot_tq1_0_##isa(const qi__dot_q8_args *a) { \
-    qi__ternary_rows_avx2(QI_FORMAT_TQ1_0, qi__ternary_lanes_##isa, a); \
-  } \
-  QI__FN target void qi__dot_tq2_0_##isa(const qi__dot_q8_args *a) { \
-    qi__ternary_rows_avx2(QI_FORMAT_TQ2_0, qi__ternary_lanes_##isa, a); \
-  } \
-  QI__FN target void qi__dot_i2_s_##isa(const qi__dot_q8_args *a) { \
-    qi__ternary_rows_avx2(QI_FORMAT_I2_S, qi__ternary_lanes_##isa, a); \
+#define QI__TERNARY_ROW(isa, target) \
+  QI__FN target void qi__ternary_row_##isa(const qi__dot_q8_args *a) { \
+    qi_format id = qi__format_id(a->format); \
+    if (id == QI_FORMAT_TQ1_0) qi__ternary_rows_avx2(QI_FORMAT_TQ1_0, qi__ternary_lanes_##isa, a); \
+    else if (id == QI_FORMAT_TQ2_0) qi__ternary_rows_avx2(QI_FORMAT_TQ2_0, qi__ternary_lanes_##isa, a); \
+    else qi__ternary_rows_avx2(QI_FORMAT_I2_S, qi__ternary_lanes_##isa, a); \
   }
-QI__TERNARY_ROWS(avx2, QI__AVX2)
+QI__TERNARY_ROW(avx2, QI__AVX2)
 #if defined(QI__HAS_AVX_VNNI)
-QI__TERNARY_ROWS(avx_vnni, QI__AVX_VNNI)
+QI__TERNARY_ROW(avx_vnni, QI__AVX_VNNI)
 #endif
-QI__TERNARY_ROWS(avx512, QI__AVX512_VNNI)
-#undef QI__TERNARY_ROWS
+QI__TERNARY_ROW(avx512, QI__AVX512_VNNI)
+#undef QI__TERNARY_ROW
 
 // ---- many rows of activations ----
 
@@ -15112,21 +15126,69 @@ QI__FN QI__AVX512_VNNI void qi__ternary_multiply_avx512(const uint8_t *code, siz
   }
 }
 
+// ---- AMX ----
+
+#if defined(QI__HAS_AMX)
+
+// Tiles of the panel as they lie there, 16 weight rows and 64 columns each; tiles of activations from their rows. The
+// configuration is that of n_x rows.
+QI__INLINE QI__AMX void qi__ternary_tiles_amx(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
+                                              int32_t (*sums)[QI__Q8_ROWS]) {
+  const bool two = n_x > 16;
+  QI__TILE_BARRIER();
+  _tile_zero(0);
+  _tile_zero(1);
+  if (two) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (size_t b = 0; b < n_blocks; b++, code += QI__TERNARY_HALF)
+    for (int part = 0; part < 4; part++, code += QI__TERNARY_HALF / 4, x += 64) {
+      _tile_loadd(6, code, 64);
+      _tile_loadd(7, code + QI__TERNARY_HALF, 64);
+      _tile_loadd(4, x, k);
+      _tile_dpbsud(0, 4, 6);
+      _tile_dpbsud(1, 4, 7);
+      if (two) {
+        _tile_loadd(5, x + 16 * k, k);
+        _tile_dpbsud(2, 5, 6);
+        _tile_dpbsud(3, 5, 7);
+      }
+    }
+  _tile_stored(0, sums[0], sizeof sums[0]);
+  _tile_stored(1, sums[0] + 16, sizeof sums[0]);
+  if (two) {
+    _tile_stored(2, sums[16], sizeof sums[0]);
+    _tile_stored(3, sums[16] + 16, sizeof sums[0]);
+  }
+  QI__TILE_BARRIER();
+}
+
+QI__FN QI__AMX void qi__ternary_multiply_amx(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
+                                             int32_t (*sums)[QI__Q8_ROWS]) {
+  qi__tiles_begin(n_x);
+  qi__ternary_tiles_amx(code, n_blocks, x, k, n_x, sums);
+  _tile_release();
+}
+#endif
+
 // ---- the kernels ----
 
-#define QI__DOT_TERNARY(isa) \
+#define QI__DOT_TERNARY(isa, row) \
   QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
     static const qi__ternary_kernels kernels = {qi__ternary_pack_avx2, qi__ternary_multiply_##isa, qi__ternary_take_avx2, \
                                                 qi__ternary_x_sum_avx2}; \
-    qi_format id = qi__format_id(a->format); \
     if (a->n_x >= QI__PANEL_FROM) qi__dot_ternary_panels(&kernels, a); \
-    else (id == QI_FORMAT_TQ1_0 ? qi__dot_tq1_0_##isa : id == QI_FORMAT_TQ2_0 ? qi__dot_tq2_0_##isa : qi__dot_i2_s_##isa)(a); \
+    else row(a); \
   }
-QI__DOT_TERNARY(avx2)
+QI__DOT_TERNARY(avx2, qi__ternary_row_avx2)
 #if defined(QI__HAS_AVX_VNNI)
-QI__DOT_TERNARY(avx_vnni)
+QI__DOT_TERNARY(avx_vnni, qi__ternary_row_avx_vnni)
 #endif
-QI__DOT_TERNARY(avx512)
+QI__DOT_TERNARY(avx512, qi__ternary_row_avx512)
+#if defined(QI__HAS_AMX)
+QI__DOT_TERNARY(amx, qi__ternary_row_avx512)
+#endif
 #undef QI__DOT_TERNARY
 #endif
 
@@ -15220,6 +15282,15 @@ QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
   k->attention_softmax = qi__attention_softmax_avx512;
   k->attention_values = qi__attention_values_avx512;
 }
+
+#if defined(QI__HAS_AMX)
+QI__FN void qi__kernels_init_amx(qi__kernels *k) {
+  k->bf16 = qi__bf16_amx;
+  k->matrix_unit = true;
+  for (int f = 1; f < QI_FORMAT_COUNT; f++)
+    if (qi__formats[f].ternary) k->dot_q8[f] = qi__dot_ternary_amx;
+}
+#endif
 #elif defined(QI__ARM64)
 QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot, qi__dot_q8_fn dot_ternary) {
   for (int f = 1; f < QI_FORMAT_COUNT; f++) {
@@ -15269,7 +15340,7 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
   if (cpu->avx512_bf16) k->attention_panel = qi__attention_panel_avx512;
 #endif
 #if defined(QI__HAS_AMX)
-  if (cpu->amx) k->bf16 = qi__bf16_amx, k->matrix_unit = true;
+  if (cpu->amx) qi__kernels_init_amx(k);
 #endif
 #elif defined(QI__ARM64)
   if (cpu->neon) qi__kernels_init_neon(k);

@@ -1,4 +1,8 @@
 // Integer products: every variant that this CPU has gives the bits of the reference, for all formats and shapes.
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11) && !defined(QI_NO_SIMD)
+#define EMULATED_TILES 1
+#include "support/tiles.h"
+#endif
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 
@@ -182,6 +186,38 @@ static void test_ternary_runs(void **state) {
   for_each_variant(check_runs);
 }
 
+#if defined(EMULATED_TILES)
+// AMX where there is none: its instructions done by functions (support/tiles.h).
+static QI__AMX void multiply_in_tiles(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
+                                      int32_t (*sums)[QI__Q8_ROWS]) {
+  qi__tile_config config = qi__tile_config_of(n_x);
+  tiles_configure(&config);
+  qi__ternary_tiles_amx(code, n_blocks, x, k, n_x, sums);
+}
+
+static void dot_in_tiles(const qi__dot_q8_args *a) {
+  static const qi__ternary_kernels kernels = {qi__ternary_pack_avx2, multiply_in_tiles, qi__ternary_take_avx2,
+                                              qi__ternary_x_sum_avx2};
+  qi__dot_ternary_panels(&kernels, a);
+}
+
+static void test_ternary_tiles(void **state) {
+  (void)state;
+  qi__cpu cpu = qi__cpu_detect();
+  if (!cpu.avx512_bf16) { // code around the tiles may use it
+    print_message("note: no AVX512-BF16\n");
+    skip();
+  }
+  for (int id = 1; id < QI_FORMAT_COUNT; id++) {
+    if (!qi__formats[id].ternary) continue;
+    for (change = 0; change < 5; change += 2)
+      for (size_t n_x = 1; n_x <= 70; n_x += 1 + n_x / 9)
+        compare((qi_format)id, dot_in_tiles, &(shape){1 + n_x % MAX_W, n_x, 256 * (1 + n_x % 27), n_x % 3, 3}, RUNS);
+    compare((qi_format)id, dot_in_tiles, &(shape){MAX_W, 33, 2048, 0, 0}, EXTREME);
+  }
+}
+#endif
+
 // The reference against the definition: runs as 64-bit sums, then one fused addition each.
 static void test_ternary_reference(void **state) {
   (void)state;
@@ -327,6 +363,9 @@ int main(void) {
       cmocka_unit_test(test_contents),
       cmocka_unit_test(test_bytes),
       cmocka_unit_test(test_ternary_runs),
+#if defined(EMULATED_TILES)
+      cmocka_unit_test(test_ternary_tiles),
+#endif
       cmocka_unit_test(test_ternary_reference),
       cmocka_unit_test(test_ternary_formats),
       cmocka_unit_test(test_quantize),

@@ -3,6 +3,7 @@
 #define QI__KERNELS_BF16_H
 
 #include "dequant.h"
+#include "tiles.h"
 #include "vector.h"
 
 // The BF16 path on CPUs that multiply bfloat16: weights and activations are rounded to bfloat16, products are exact, sums are
@@ -143,27 +144,6 @@ static const qi__bf16_kernels qi__bf16_avx512 = {QI__BF16_SLICE_MAX, qi__bf16_pa
 
 #if defined(QI__HAS_AMX)
 
-// Tiles: 0..3 sums (activation half, weight half), 4 5 activations, 6 7 weights, each 16 rows of 64 bytes.
-typedef struct qi__tile_config {
-  uint8_t palette, start_row, reserved[14];
-  uint16_t row_bytes[16];
-  uint8_t rows[16];
-} qi__tile_config;
-
-// The compiler must have written memory before tiles are loaded, and read it after they are stored: GCC's intrinsics do not say so.
-#define QI__TILE_BARRIER() __asm__ volatile("" ::: "memory")
-
-QI__INLINE QI__AMX void qi__tiles_begin(void) {
-  qi__tile_config config;
-  memset(&config, 0, sizeof config);
-  config.palette = 1;
-  for (int t = 0; t < 8; t++) {
-    config.row_bytes[t] = 64;
-    config.rows[t] = 16;
-  }
-  __asm__ volatile("ldtilecfg %0" ::"m"(config) : "memory");
-}
-
 // 16 activation rows, or 32 if `two`, times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart.
 QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_t *x, bool two, bool wide, float *c,
                                            size_t c_stride) {
@@ -221,7 +201,7 @@ QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
   size_t end = a->x_row + a->n_x;
   bool wide = a->n_w > 16;
   memset(sums, 0, sizeof sums);
-  qi__tiles_begin();
+  qi__tiles_begin(32);
   for (size_t row = a->x_row / 16 * 16; row < end; row += 32) {
     const uint16_t *x = a->x + row / 16 * a->x_stride;
     bool two = end - row > 16;

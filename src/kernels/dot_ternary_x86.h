@@ -5,6 +5,7 @@
 #include "dot_ternary.h"
 #include "panel_q8_x86.h"
 #include "panel_ternary.h"
+#include "tiles.h"
 
 #if defined(QI__X86_64)
 
@@ -22,12 +23,12 @@ QI__INLINE QI__AVX2 int32_t qi__sum_i32_avx2(__m256i v) {
 
 // ---- one row of activations: blocks of a pair of weight rows ----
 
-// Fetches what is used 16 KB later, as much as block b of both rows, into the second-level cache: the first has too few misses at a
+// Fetches what is used 8 KB later, as much as block b of both rows, into the second-level cache: the first has too few misses at a
 // time for the bandwidth of the memory, and what the processor fetches of its own accord ends with a page. Never faults, also
 // beyond the matrix.
 QI__INLINE QI__AVX2 void qi__prefetch_far_avx2(const qi__ternary_pair *p, size_t b) {
   size_t n = QI__TERNARY_PAIR * (size_t)p->f->info.block_bytes;
-  uintptr_t ahead = (uintptr_t)p->w[0] + b * n + 16384;
+  uintptr_t ahead = (uintptr_t)p->w[0] + b * n + 8192;
   QI__UNROLL for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(ahead + i), _MM_HINT_T1);
 }
 
@@ -299,23 +300,19 @@ QI__INLINE QI__AVX2 void qi__ternary_rows_avx2(qi_format id, qi__ternary_lanes_f
   }
 }
 
-// One row of activations, by format.
-#define QI__TERNARY_ROWS(isa, target) \
-  QI__FN target void qi__dot_tq1_0_##isa(const qi__dot_q8_args *a) { \
-    qi__ternary_rows_avx2(QI_FORMAT_TQ1_0, qi__ternary_lanes_##isa, a); \
-  } \
-  QI__FN target void qi__dot_tq2_0_##isa(const qi__dot_q8_args *a) { \
-    qi__ternary_rows_avx2(QI_FORMAT_TQ2_0, qi__ternary_lanes_##isa, a); \
-  } \
-  QI__FN target void qi__dot_i2_s_##isa(const qi__dot_q8_args *a) { \
-    qi__ternary_rows_avx2(QI_FORMAT_I2_S, qi__ternary_lanes_##isa, a); \
+#define QI__TERNARY_ROW(isa, target) \
+  QI__FN target void qi__ternary_row_##isa(const qi__dot_q8_args *a) { \
+    qi_format id = qi__format_id(a->format); \
+    if (id == QI_FORMAT_TQ1_0) qi__ternary_rows_avx2(QI_FORMAT_TQ1_0, qi__ternary_lanes_##isa, a); \
+    else if (id == QI_FORMAT_TQ2_0) qi__ternary_rows_avx2(QI_FORMAT_TQ2_0, qi__ternary_lanes_##isa, a); \
+    else qi__ternary_rows_avx2(QI_FORMAT_I2_S, qi__ternary_lanes_##isa, a); \
   }
-QI__TERNARY_ROWS(avx2, QI__AVX2)
+QI__TERNARY_ROW(avx2, QI__AVX2)
 #if defined(QI__HAS_AVX_VNNI)
-QI__TERNARY_ROWS(avx_vnni, QI__AVX_VNNI)
+QI__TERNARY_ROW(avx_vnni, QI__AVX_VNNI)
 #endif
-QI__TERNARY_ROWS(avx512, QI__AVX512_VNNI)
-#undef QI__TERNARY_ROWS
+QI__TERNARY_ROW(avx512, QI__AVX512_VNNI)
+#undef QI__TERNARY_ROW
 
 // ---- many rows of activations ----
 
@@ -436,21 +433,69 @@ QI__FN QI__AVX512_VNNI void qi__ternary_multiply_avx512(const uint8_t *code, siz
   }
 }
 
+// ---- AMX ----
+
+#if defined(QI__HAS_AMX)
+
+// Tiles of the panel as they lie there, 16 weight rows and 64 columns each; tiles of activations from their rows. The
+// configuration is that of n_x rows.
+QI__INLINE QI__AMX void qi__ternary_tiles_amx(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
+                                              int32_t (*sums)[QI__Q8_ROWS]) {
+  const bool two = n_x > 16;
+  QI__TILE_BARRIER();
+  _tile_zero(0);
+  _tile_zero(1);
+  if (two) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (size_t b = 0; b < n_blocks; b++, code += QI__TERNARY_HALF)
+    for (int part = 0; part < 4; part++, code += QI__TERNARY_HALF / 4, x += 64) {
+      _tile_loadd(6, code, 64);
+      _tile_loadd(7, code + QI__TERNARY_HALF, 64);
+      _tile_loadd(4, x, k);
+      _tile_dpbsud(0, 4, 6);
+      _tile_dpbsud(1, 4, 7);
+      if (two) {
+        _tile_loadd(5, x + 16 * k, k);
+        _tile_dpbsud(2, 5, 6);
+        _tile_dpbsud(3, 5, 7);
+      }
+    }
+  _tile_stored(0, sums[0], sizeof sums[0]);
+  _tile_stored(1, sums[0] + 16, sizeof sums[0]);
+  if (two) {
+    _tile_stored(2, sums[16], sizeof sums[0]);
+    _tile_stored(3, sums[16] + 16, sizeof sums[0]);
+  }
+  QI__TILE_BARRIER();
+}
+
+QI__FN QI__AMX void qi__ternary_multiply_amx(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
+                                             int32_t (*sums)[QI__Q8_ROWS]) {
+  qi__tiles_begin(n_x);
+  qi__ternary_tiles_amx(code, n_blocks, x, k, n_x, sums);
+  _tile_release();
+}
+#endif
+
 // ---- the kernels ----
 
-#define QI__DOT_TERNARY(isa) \
+#define QI__DOT_TERNARY(isa, row) \
   QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
     static const qi__ternary_kernels kernels = {qi__ternary_pack_avx2, qi__ternary_multiply_##isa, qi__ternary_take_avx2, \
                                                 qi__ternary_x_sum_avx2}; \
-    qi_format id = qi__format_id(a->format); \
     if (a->n_x >= QI__PANEL_FROM) qi__dot_ternary_panels(&kernels, a); \
-    else (id == QI_FORMAT_TQ1_0 ? qi__dot_tq1_0_##isa : id == QI_FORMAT_TQ2_0 ? qi__dot_tq2_0_##isa : qi__dot_i2_s_##isa)(a); \
+    else row(a); \
   }
-QI__DOT_TERNARY(avx2)
+QI__DOT_TERNARY(avx2, qi__ternary_row_avx2)
 #if defined(QI__HAS_AVX_VNNI)
-QI__DOT_TERNARY(avx_vnni)
+QI__DOT_TERNARY(avx_vnni, qi__ternary_row_avx_vnni)
 #endif
-QI__DOT_TERNARY(avx512)
+QI__DOT_TERNARY(avx512, qi__ternary_row_avx512)
+#if defined(QI__HAS_AMX)
+QI__DOT_TERNARY(amx, qi__ternary_row_avx512)
+#endif
 #undef QI__DOT_TERNARY
 #endif
 

@@ -104,6 +104,15 @@ QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
   k->attention_softmax = qi__attention_softmax_avx512;
   k->attention_values = qi__attention_values_avx512;
 }
+
+#if defined(QI__HAS_AMX)
+QI__FN void qi__kernels_init_amx(qi__kernels *k) {
+  k->bf16 = qi__bf16_amx;
+  k->matrix_unit = true;
+  for (int f = 1; f < QI_FORMAT_COUNT; f++)
+    if (qi__formats[f].ternary) k->dot_q8[f] = qi__dot_ternary_amx;
+}
+#endif
 #elif defined(QI__ARM64)
 QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot, qi__dot_q8_fn dot_ternary) {
   for (int f = 1; f < QI_FORMAT_COUNT; f++) {
@@ -153,7 +162,7 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
   if (cpu->avx512_bf16) k->attention_panel = qi__attention_panel_avx512;
 #endif
 #if defined(QI__HAS_AMX)
-  if (cpu->amx) k->bf16 = qi__bf16_amx, k->matrix_unit = true;
+  if (cpu->amx) qi__kernels_init_amx(k);
 #endif
 #elif defined(QI__ARM64)
   if (cpu->neon) qi__kernels_init_neon(k);

@@ -1,0 +1,83 @@
+// AMX tiles for machines without: what the intrinsics of qinfer.h's INT8 kernels do, as functions. Include before qinfer.h.
+//
+// As Intel's manual (volume 2, TDPBSUD, TILELOADD, ...) defines them, with the traps: a tile that the configuration leaves out, or
+// one of more rows than its partner, is an error.
+#ifndef TILES_H
+#define TILES_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1 // what qinfer.h asks for comes too late after the headers below
+#endif
+#include <immintrin.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct tile_config {
+  uint8_t palette, start_row, reserved[14];
+  uint16_t row_bytes[16];
+  uint8_t rows[16];
+} tile_config;
+
+static tile_config tiles_config;
+static uint8_t tiles_data[8][16][64];
+
+static void tiles_need(int ok, const char *what, int t) {
+  if (ok) return;
+  fprintf(stderr, "tile %d: %s\n", t, what);
+  abort();
+}
+
+static __attribute__((unused)) void tiles_configure(const void *config) {
+  memcpy(&tiles_config, config, sizeof tiles_config);
+  memset(tiles_data, 0xaa, sizeof tiles_data);
+  tiles_need(tiles_config.palette == 1 && !tiles_config.start_row, "palette or start row", -1);
+  for (int t = 0; t < 8; t++) {
+    tiles_need(tiles_config.rows[t] <= 16 && tiles_config.row_bytes[t] <= 64, "too large", t);
+    tiles_need(!tiles_config.rows[t] == !tiles_config.row_bytes[t], "rows or bytes alone are 0", t);
+  }
+}
+
+static __attribute__((unused)) void tiles_zero(int t) {
+  tiles_need(tiles_config.rows[t], "is not configured", t);
+  memset(tiles_data[t], 0, sizeof tiles_data[t]);
+}
+
+static __attribute__((unused)) void tiles_load(int t, const void *p, size_t stride) {
+  tiles_need(tiles_config.rows[t], "is not configured", t);
+  memset(tiles_data[t], 0, sizeof tiles_data[t]);
+  for (size_t r = 0; r < tiles_config.rows[t]; r++) memcpy(tiles_data[t][r], (const uint8_t *)p + r * stride, tiles_config.row_bytes[t]);
+}
+
+static __attribute__((unused)) void tiles_store(int t, void *p, size_t stride) {
+  tiles_need(tiles_config.rows[t], "is not configured", t);
+  for (size_t r = 0; r < tiles_config.rows[t]; r++) memcpy((uint8_t *)p + r * stride, tiles_data[t][r], tiles_config.row_bytes[t]);
+}
+
+// c[m][n] += sum over k, i of signed a[m][4 k + i] * unsigned b[k][4 n + i]
+static __attribute__((unused)) void tiles_dpbsud(int c, int a, int b) {
+  const tile_config *g = &tiles_config;
+  tiles_need(g->rows[c] && g->rows[c] == g->rows[a], "sums and first factor differ in rows", c);
+  tiles_need(g->row_bytes[a] == 4 * g->rows[b], "factors do not fit", a);
+  tiles_need(g->row_bytes[c] == g->row_bytes[b], "sums and second factor differ in columns", c);
+  for (int m = 0; m < g->rows[c]; m++)
+    for (int n = 0; n < g->row_bytes[c] / 4; n++) {
+      int32_t sum;
+      memcpy(&sum, &tiles_data[c][m][4 * n], 4);
+      for (int k = 0; k < g->rows[b]; k++)
+        for (int i = 0; i < 4; i++) sum += (int8_t)tiles_data[a][m][4 * k + i] * tiles_data[b][k][4 * n + i];
+      memcpy(&tiles_data[c][m][4 * n], &sum, 4);
+    }
+}
+
+#undef _tile_zero
+#undef _tile_loadd
+#undef _tile_stored
+#undef _tile_dpbsud
+#define _tile_zero(t) tiles_zero(t)
+#define _tile_loadd(t, p, stride) tiles_load(t, p, stride)
+#define _tile_stored(t, p, stride) tiles_store(t, p, stride)
+#define _tile_dpbsud(c, a, b) tiles_dpbsud(c, a, b)
+
+#endif // TILES_H
