@@ -305,6 +305,24 @@ typedef struct qi_matrix {
 // Errors: QI_ERR_ARGUMENT, QI_ERR_OOM (scratch: the pool's allocator).
 QI_API qi_result qi_matmul(qi_pool *pool, qi_path path, const qi_matrix *w, const float *x, size_t n, float *y, qi_error *err);
 
+// A matrix made ready for many products: unpacked once instead of in each, beside its own data, which must stay. The results have
+// the same bits. What it takes: with BF16 2 bytes a weight, with FLOAT 4, with INTEGER about as many as the matrix itself; nothing
+// where there is nothing to spare (then products are those of qi_matmul). Immutable: any number of threads may use it.
+typedef struct qi_weight qi_weight;
+
+// For products on `path`, with the instruction set of `pool`, whose threads make it ready; NULL as in qi_matmul. allocator NULL =
+// malloc. Close with qi_weight_close. Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_LIMIT, QI_ERR_FORMAT (the tail of the matrix).
+QI_API qi_result qi_weight_open(qi_weight **out, qi_pool *pool, qi_path path, const qi_matrix *w, const qi_allocator *allocator,
+                                qi_error *err);
+QI_API void qi_weight_close(qi_weight *w); // NULL is fine
+
+// Bytes that qi_weight_open would ask of the allocator. Errors: QI_ERR_ARGUMENT, QI_ERR_LIMIT.
+QI_API qi_result qi_weight_memory(qi_pool *pool, qi_path path, const qi_matrix *w, uint64_t *bytes, qi_error *err);
+
+// As qi_matmul. `path` and the instruction set of `pool` may differ from those of qi_weight_open: then it spares less, or nothing.
+QI_API qi_result qi_weight_matmul(qi_pool *pool, qi_path path, const qi_weight *w, const float *x, size_t n, float *y,
+                                  qi_error *err);
+
 // ---- models ----
 
 // An open model: metadata, tokenizer and weights.
@@ -328,7 +346,12 @@ typedef struct qi_model_desc {
   bool no_mmap;               // read the file into memory of the allocator instead of mapping it
   qi_allocator allocator;     // default malloc
   qi_logger logger;           // default silent
-  qi_progress progress;       // while tensors are read (not for mappings)
+  qi_progress progress;       // while tensors are read (not for mappings), and while the cache is filled
+  uint64_t cache_bytes;       // memory beside the file's weights, at most, for weights ready to be multiplied; 0 = none,
+                              // UINT64_MAX = for all. No result changes a bit; QI_LOAD_ALL only. See qi_cache_info
+  qi_path cache_path;         // what it shall serve: the path of sessions, default AUTO
+  qi_pool *cache_pool;        // fills it, and says for which instruction set. NULL = the calling thread and the best one. Sessions
+                              // of another instruction set use what they can of it
 } qi_model_desc;
 
 // Opens a model. The desc and its path are not needed afterwards (data is). Close with qi_model_close. A Hugging Face folder looks
@@ -350,10 +373,26 @@ typedef struct qi_memory {
 } qi_memory;
 
 // What qi_model_open with this desc will take, before it is taken: walks over the file's header a few times and asks the allocator
-// for nothing (but needs some 20 KB of stack); of a Hugging Face folder it builds the index and gives it back. Errors: those of
-// qi_model_open that show in the header alone. Not looked for: names that occur twice, tensors that overlap, missing tensors, wrong
-// shapes; qi_model_validate does, with memory.
+// for nothing (but needs some 20 KB of stack); of a Hugging Face folder, or with a cache, it builds the index and gives it back.
+// Errors: those of qi_model_open that show in the header alone. Not looked for: names that occur twice, tensors that overlap,
+// missing tensors, wrong shapes; qi_model_validate does, with memory.
 QI_API qi_result qi_model_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err);
+
+// A part of the cache.
+typedef struct qi_cache_kind {
+  int n_matrices; // that it holds, whole or in part
+  uint64_t bytes;
+} qi_cache_kind;
+
+// Weights beside the file's blocks, in forms that need no unpacking. Which ones get the bytes is measured when the model is opened:
+// those come first for which a byte saves most time. What saves none is left out, so some of the bytes may stay unused.
+typedef struct qi_cache_info {
+  uint64_t bytes;        // taken, part of qi_memory.heap
+  qi_cache_kind integer; // INTEGER: rows side by side, about as large as in the file (x86; used from a few rows of activations on)
+  qi_cache_kind bf16;    // BF16: bfloat16 in the order that the CPU multiplies
+  qi_cache_kind f32;     // FLOAT: float32
+  double seconds;        // measuring and filling took
+} qi_cache_info;
 
 // What a model is.
 typedef struct qi_model_info {
@@ -370,6 +409,7 @@ typedef struct qi_model_info {
   uint64_t n_params;           // weights in all tensors
   uint64_t n_tensor_bytes;     // their bytes as stored
   qi_memory memory;            // what qi_model_memory told
+  qi_cache_info cache;         // all 0 without
 } qi_model_info;
 
 // Fields that the load level did not read are 0 or "". m NULL: all zero, texts NULL.
@@ -658,30 +698,20 @@ QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out);
 #ifndef QI__MODEL_H
 #define QI__MODEL_H
 
-// generated from src/model/hf_load.h: edit there
-// ==== >>hf_load : opening a Hugging Face folder as if it were a GGUF file ====
-#ifndef QI__MODEL_HF_LOAD_H
-#define QI__MODEL_HF_LOAD_H
+// generated from src/model/cache.h: edit there
+// ==== >>cache : weights kept ready to be multiplied, within a budget of bytes ====
+#ifndef QI__MODEL_CACHE_H
+#define QI__MODEL_CACHE_H
 
-// generated from src/model/hf_tokenizer.h: edit there
-// ==== >>hf_tokenizer : tokenizer.json of Hugging Face models ====
-#ifndef QI__MODEL_HF_TOKENIZER_H
-#define QI__MODEL_HF_TOKENIZER_H
+// generated from src/kernels/forms.h: edit there
+// ==== >>forms : weights made ready to be multiplied ====
+#ifndef QI__KERNELS_FORMS_H
+#define QI__KERNELS_FORMS_H
 
-// generated from src/model/hf_config.h: edit there
-// ==== >>hf_config : config.json of Hugging Face models, and names of their tensors ====
-#ifndef QI__MODEL_HF_CONFIG_H
-#define QI__MODEL_HF_CONFIG_H
-
-// generated from src/model/hparams.h: edit there
-// ==== >>hparams : architectures as data, and the numbers of a model ====
-#ifndef QI__MODEL_HPARAMS_H
-#define QI__MODEL_HPARAMS_H
-
-// generated from src/kernels/math.h: edit there
-// ==== >>math : exp, sine, logarithm with the same bits on every CPU ====
-#ifndef QI__KERNELS_MATH_H
-#define QI__KERNELS_MATH_H
+// generated from src/base/threads.h: edit there
+// ==== >>threads : the thread pool ====
+#ifndef QI__THREADS_H
+#define QI__THREADS_H
 
 // generated from src/base/cpu.h: edit there
 // ==== >>cpu : instruction sets, cores, clock, floating-point mode ====
@@ -1279,6 +1309,591 @@ QI__FN void qi__fp_leave(qi__fp_mode mode) {
 }
 
 #endif // QI__CPU_H
+// generated from src/base/memory.h: edit there
+// ==== >>memory : checked sizes, the allocator hook, arenas ====
+#ifndef QI__MEMORY_H
+#define QI__MEMORY_H
+
+
+// ---- sizes ----
+
+// *out = a * b or a + b; false on overflow (then *out is unchanged).
+QI__INLINE bool qi__mul_u64(uint64_t a, uint64_t b, uint64_t *out) {
+  if (b && a > UINT64_MAX / b) return false;
+  *out = a * b;
+  return true;
+}
+QI__INLINE bool qi__add_u64(uint64_t a, uint64_t b, uint64_t *out) {
+  if (a > UINT64_MAX - b) return false;
+  *out = a + b;
+  return true;
+}
+QI__INLINE bool qi__mul_size(size_t a, size_t b, size_t *out) {
+  if (b && a > SIZE_MAX / b) return false;
+  *out = a * b;
+  return true;
+}
+QI__INLINE bool qi__add_size(size_t a, size_t b, size_t *out) {
+  if (a > SIZE_MAX - b) return false;
+  *out = a + b;
+  return true;
+}
+
+// n rounded up to a power of two; false on overflow.
+QI__INLINE bool qi__align_up(size_t n, size_t align, size_t *out) {
+  if (!qi__add_size(n, align - 1, out)) return false;
+  *out &= ~(align - 1);
+  return true;
+}
+
+// ---- allocator ----
+
+// malloc aligns to 16 at most, so the default hook keeps the start of each block just below what it hands out.
+static void *qi__malloc(size_t size, size_t align, void *user) {
+  (void)user;
+  size_t total;
+  if (align < sizeof(void *)) align = sizeof(void *);
+  if (!qi__add_size(size, align + sizeof(void *), &total)) return NULL;
+  char *block = (char *)malloc(total);
+  if (!block) return NULL;
+  uintptr_t p = ((uintptr_t)block + sizeof(void *) + align - 1) & ~(uintptr_t)(align - 1);
+  ((void **)p)[-1] = block;
+  return (void *)p;
+}
+
+static void qi__malloc_free(void *ptr, size_t size, void *user) {
+  (void)size;
+  (void)user;
+  free(((void **)ptr)[-1]);
+}
+
+// The hook of a desc with its default filled in.
+QI__FN qi_result qi__allocator_resolve(const qi_allocator *hook, qi_allocator *out, qi_error *err) {
+  out->alloc = qi__malloc;
+  out->free = qi__malloc_free;
+  out->user = NULL;
+  if (hook && (!hook->alloc != !hook->free))
+    return qi__fail(err, QI_ERR_ARGUMENT, "allocator: alloc and free must be given both, or neither");
+  if (hook && hook->alloc) *out = *hook;
+  return QI_OK;
+}
+
+QI__INLINE void *qi__alloc(const qi_allocator *a, size_t size, size_t align) { return a->alloc(size ? size : 1, align, a->user); }
+QI__INLINE void qi__free(const qi_allocator *a, void *ptr, size_t size) {
+  if (ptr) a->free(ptr, size ? size : 1, a->user);
+}
+
+// ---- arenas ----
+
+// Memory of an object in one block. The same layout function runs twice: first with base NULL, which only counts, then over a block
+// of that size. So the bytes that are announced are the bytes that are used.
+typedef struct qi__arena {
+  uint8_t *base; // NULL while counting; aligned to QI__CACHE_LINE
+  size_t size;   // of the block; nothing beyond it is handed out
+  size_t used;
+  bool overflow; // a size did not fit into size_t: used means nothing
+} qi__arena;
+
+// n elements of `size` bytes, aligned to `align` (a power of two, at most QI__CACHE_LINE). NULL while counting, or
+// when the block is full.
+QI__FN void *qi__arena_take(qi__arena *a, size_t n, size_t size, size_t align) {
+  size_t bytes, start, end;
+  if (!qi__mul_size(n, size, &bytes) || !qi__align_up(a->used, align, &start) || !qi__add_size(start, bytes, &end) ||
+      (a->base && end > a->size)) {
+    a->overflow = true;
+    return NULL;
+  }
+  a->used = end;
+  return a->base ? a->base + start : NULL;
+}
+
+// Ends counting: asks for the block, so that the layout can run again. `what` names the object in the error.
+QI__FN qi_result qi__arena_open(qi__arena *a, const qi_allocator *allocator, const char *what, qi_error *err) {
+  if (a->overflow) return qi__fail(err, QI_ERR_LIMIT, "%s: does not fit into this machine's address space", what);
+  a->size = a->used;
+  a->used = 0;
+  a->base = (uint8_t *)qi__alloc(allocator, a->size, QI__CACHE_LINE);
+  return a->base ? QI_OK : qi__fail_oom(err, what, a->size);
+}
+
+QI__FN void qi__arena_close(qi__arena *a, const qi_allocator *allocator) {
+  qi__free(allocator, a->base, a->size);
+  memset(a, 0, sizeof *a);
+}
+
+#define QI__ARENA_ARRAY(arena, type, n) ((type *)qi__arena_take((arena), (n), sizeof(type), QI__CACHE_LINE))
+
+#endif // QI__MEMORY_H
+
+#ifndef QI_NO_THREADS
+#include <pthread.h>
+#include <signal.h>
+#endif
+
+#define QI__THREADS_MAX 256         // with the caller
+#define QI__THREADS_DEFAULT_MAX 8   // memory bandwidth is spent by then on nearly all machines
+#define QI__THREAD_STACK (512u << 10)
+#define QI__SPIN_US 40              // how long to wait awake for the next run: some gaps between operations of a forward pass
+
+// Work on units [begin, end). `worker` in 0..n_threads-1 is different for all that run at the same time: it picks scratch memory.
+typedef void (*qi__task_fn)(void *arg, int worker, int64_t begin, int64_t end);
+
+// One run: what workers need to take pieces of it.
+typedef struct qi__job {
+  qi__task_fn fn;
+  void *arg;
+  int64_t n_units, grain;
+  size_t n_pieces;
+} qi__job;
+
+// The gate through which workers enter a run is one word, `gate`:
+//   bits 0..8 workers inside    bit 9 open    bit 10 the caller sleeps until all are out    bit 11 the pool closes
+//   from bit 12 on: number of the run
+// The caller opens it, takes pieces itself until none is left, closes it and waits for those inside. A worker that wakes up late
+// finds it closed: nobody waits for threads that the system does not run. `job` is written only while the gate is closed and empty.
+#define QI__GATE_INSIDE 0x1ffu
+#define QI__GATE_OPEN 0x200u
+#define QI__GATE_WAITED 0x400u
+#define QI__GATE_QUIT 0x800u
+#define QI__GATE_RUN_SHIFT 12
+
+struct qi_pool {
+  qi__cpu cpu;             // kernels look at these flags
+  qi_isa isa;
+  int n_threads;           // with the caller
+  qi_parallel parallel;    // parallel_for NULL: own threads
+  qi_allocator allocator;
+  void *scratch;           // see qi__pool_scratch
+  size_t scratch_bytes;
+  qi__job job;
+  char pad0[QI__CACHE_LINE]; // what is written by many threads has a cache line of its own
+  size_t next_piece;
+  char pad1[QI__CACHE_LINE];
+#ifndef QI_NO_THREADS
+  uint32_t gate;
+  char pad2[QI__CACHE_LINE];
+  uint32_t n_asleep;
+  uint32_t n_started;
+  uint32_t run;            // number of the last run
+  bool may_spin;           // each thread can have a CPU of its own
+  int n_workers;           // threads to join
+  pthread_mutex_t mutex;
+  pthread_cond_t wake, done;
+  pthread_t threads[QI__THREADS_MAX - 1];
+#endif
+};
+
+// ---- taking pieces ----
+
+QI__INLINE void qi__cpu_pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("isb" ::: "memory"); // yield does nothing on most cores
+#else
+  __asm__ volatile("" ::: "memory");
+#endif
+}
+
+// Runs pieces until none is left.
+QI__FN void qi__job_work(const qi__job *job, size_t *next_piece, int worker) {
+  for (;;) {
+    size_t i = __atomic_fetch_add(next_piece, 1, __ATOMIC_RELAXED);
+    if (i >= job->n_pieces) return;
+    int64_t begin = (int64_t)i * job->grain;
+    job->fn(job->arg, worker, begin, begin + qi__min_i64(job->grain, job->n_units - begin));
+  }
+}
+
+// One index of the host's parallel_for.
+QI__FN void qi__pool_host_index(void *arg, int index) {
+  qi_pool *p = (qi_pool *)arg;
+  if (index < 0 || index >= p->n_threads) return;
+  qi__fp_mode mode = qi__fp_enter();
+  qi__job_work(&p->job, &p->next_piece, index);
+  qi__fp_leave(mode);
+}
+
+// ---- own threads ----
+
+#ifndef QI_NO_THREADS
+
+// Tries to enter an open run that this worker has not been in; *seen becomes its number. 1 = inside, 0 = nothing to do, -1 = quit.
+QI__FN int qi__gate_enter(qi_pool *p, uint32_t *seen) {
+  // Sequentially consistent: see qi__worker_sleep.
+  uint32_t gate = __atomic_load_n(&p->gate, __ATOMIC_SEQ_CST);
+  for (;;) {
+    if (gate & QI__GATE_QUIT) return -1;
+    if (!(gate & QI__GATE_OPEN) || gate >> QI__GATE_RUN_SHIFT == *seen) return 0;
+    if (__atomic_compare_exchange_n(&p->gate, &gate, gate + 1, false, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) break;
+  }
+  *seen = gate >> QI__GATE_RUN_SHIFT;
+  return 1;
+}
+
+QI__FN void qi__gate_leave(qi_pool *p) {
+  uint32_t before = __atomic_fetch_sub(&p->gate, 1, __ATOMIC_ACQ_REL);
+  if (!(before & QI__GATE_WAITED) || (before & QI__GATE_INSIDE) != 1) return;
+  pthread_mutex_lock(&p->mutex);
+  pthread_cond_signal(&p->done);
+  pthread_mutex_unlock(&p->mutex);
+}
+
+// Sleeps until a run is open or the pool closes; results of qi__gate_enter. No wake-up is lost: the worker counts itself in before
+// it looks at the gate, the caller opens the gate before it looks at the count, and both in one total order.
+QI__FN int qi__worker_sleep(qi_pool *p, uint32_t *seen) {
+  int entered;
+  pthread_mutex_lock(&p->mutex);
+  __atomic_fetch_add(&p->n_asleep, 1, __ATOMIC_SEQ_CST);
+  while ((entered = qi__gate_enter(p, seen)) == 0) pthread_cond_wait(&p->wake, &p->mutex);
+  __atomic_fetch_sub(&p->n_asleep, 1, __ATOMIC_SEQ_CST);
+  pthread_mutex_unlock(&p->mutex);
+  return entered;
+}
+
+// True while it is worth to stay awake; *start = 0 begins the count.
+QI__FN bool qi__spin(const qi_pool *p, uint64_t *start) {
+  if (!p->may_spin) return false;
+  uint64_t now = qi__now_us();
+  if (!*start) *start = now;
+  if (now - *start > QI__SPIN_US) return false;
+  for (int i = 0; i < 16; i++) qi__cpu_pause();
+  return true;
+}
+
+QI__FN void *qi__worker_main(void *arg) {
+  qi_pool *p = (qi_pool *)arg;
+  int worker = (int)__atomic_add_fetch(&p->n_started, 1, __ATOMIC_RELAXED);
+  uint32_t seen = 0;
+  qi__fp_enter();
+  for (;;) {
+    uint64_t start = 0;
+    int entered;
+    while ((entered = qi__gate_enter(p, &seen)) == 0 && qi__spin(p, &start)) {
+    }
+    if (entered == 0) entered = qi__worker_sleep(p, &seen);
+    if (entered < 0) return NULL;
+    qi__job_work(&p->job, &p->next_piece, worker);
+    qi__gate_leave(p);
+  }
+}
+
+// Waits until no worker is inside the closed gate.
+QI__FN void qi__gate_drain(qi_pool *p) {
+  uint64_t start = 0;
+  while (__atomic_load_n(&p->gate, __ATOMIC_ACQUIRE) & QI__GATE_INSIDE) {
+    if (qi__spin(p, &start)) continue;
+    pthread_mutex_lock(&p->mutex);
+    __atomic_fetch_or(&p->gate, QI__GATE_WAITED, __ATOMIC_ACQ_REL);
+    while (__atomic_load_n(&p->gate, __ATOMIC_ACQUIRE) & QI__GATE_INSIDE) pthread_cond_wait(&p->done, &p->mutex);
+    pthread_mutex_unlock(&p->mutex);
+    return;
+  }
+}
+
+QI__FN void qi__pool_run_threads(qi_pool *p) {
+  p->run = (p->run + 1) & (UINT32_MAX >> QI__GATE_RUN_SHIFT);
+  __atomic_store_n(&p->gate, p->run << QI__GATE_RUN_SHIFT | QI__GATE_OPEN, __ATOMIC_SEQ_CST);
+  size_t asleep = __atomic_load_n(&p->n_asleep, __ATOMIC_SEQ_CST), useful = p->job.n_pieces - 1;
+  if (asleep) {
+    pthread_mutex_lock(&p->mutex);
+    if (useful >= asleep) pthread_cond_broadcast(&p->wake);
+    for (size_t i = useful; useful < asleep && i > 0; i--) pthread_cond_signal(&p->wake);
+    pthread_mutex_unlock(&p->mutex);
+  }
+  qi__job_work(&p->job, &p->next_piece, 0);
+  __atomic_fetch_and(&p->gate, ~QI__GATE_OPEN, __ATOMIC_ACQ_REL);
+  qi__gate_drain(p);
+}
+
+// Ends and joins the workers that run.
+QI__FN void qi__pool_stop_threads(qi_pool *p) {
+  pthread_mutex_lock(&p->mutex);
+  __atomic_store_n(&p->gate, QI__GATE_QUIT, __ATOMIC_SEQ_CST);
+  pthread_cond_broadcast(&p->wake);
+  pthread_mutex_unlock(&p->mutex);
+  for (int i = 0; i < p->n_workers; i++) pthread_join(p->threads[i], NULL);
+  pthread_cond_destroy(&p->done);
+  pthread_cond_destroy(&p->wake);
+  pthread_mutex_destroy(&p->mutex);
+}
+
+// Sanitizers need larger stacks than we do.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define QI__THREAD_STACK_DEFAULT 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define QI__THREAD_STACK_DEFAULT 1
+#endif
+#endif
+
+// A small stack; the system's default where that is refused (glibc puts all thread-local data of the program on it).
+QI__FN int qi__thread_create(pthread_t *thread, qi_pool *p) {
+#ifndef QI__THREAD_STACK_DEFAULT
+  pthread_attr_t attr;
+  if (pthread_attr_init(&attr) == 0) {
+    int code = pthread_attr_setstacksize(&attr, QI__THREAD_STACK);
+    if (code == 0) code = pthread_create(thread, &attr, qi__worker_main, p);
+    pthread_attr_destroy(&attr);
+    if (code == 0) return 0;
+  }
+#endif
+  return pthread_create(thread, NULL, qi__worker_main, p);
+}
+
+// Starts n_threads - 1 workers. They leave the host's signals to the host's threads; only what a thread does to itself, and
+// profilers, reach them. On failure nothing is left behind.
+QI__FN qi_result qi__pool_start_threads(qi_pool *p, qi_error *err) {
+  int code = 0;
+  p->gate = p->n_asleep = p->n_started = p->run = 0;
+  p->n_workers = 0;
+  p->may_spin = p->n_threads <= qi__cpu_count_logical();
+  if (pthread_mutex_init(&p->mutex, NULL) != 0) return qi__fail(err, QI_ERR_OOM, "pool: no mutex could be made");
+  if (pthread_cond_init(&p->wake, NULL) != 0) {
+    pthread_mutex_destroy(&p->mutex);
+    return qi__fail(err, QI_ERR_OOM, "pool: no condition variable could be made");
+  }
+  if (pthread_cond_init(&p->done, NULL) != 0) {
+    pthread_cond_destroy(&p->wake);
+    pthread_mutex_destroy(&p->mutex);
+    return qi__fail(err, QI_ERR_OOM, "pool: no condition variable could be made");
+  }
+#ifndef _WIN32
+  static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF};
+  sigset_t blocked, before;
+  sigfillset(&blocked);
+  for (size_t i = 0; i < QI__COUNT_OF(own); i++) sigdelset(&blocked, own[i]);
+  bool masked = pthread_sigmask(SIG_SETMASK, &blocked, &before) == 0;
+#endif
+  while (code == 0 && p->n_workers < p->n_threads - 1)
+    if ((code = qi__thread_create(&p->threads[p->n_workers], p)) == 0) p->n_workers++;
+#ifndef _WIN32
+  if (masked) pthread_sigmask(SIG_SETMASK, &before, NULL);
+#endif
+  if (code == 0) return QI_OK;
+  int failed = p->n_workers + 2; // the caller is the first
+  qi__pool_stop_threads(p);
+  return qi__fail(err, QI_ERR_OOM, "pool: thread %d of %d could not be started: %s", failed, p->n_threads, strerror(code));
+}
+
+#endif // QI_NO_THREADS
+
+// ---- the pool ----
+
+// Whether the pool has threads of its own to wake and join.
+QI__INLINE bool qi__pool_has_threads(const qi_pool *p) {
+#ifdef QI_NO_THREADS
+  (void)p;
+  return false;
+#else
+  return p->n_threads > 1 && !p->parallel.parallel_for;
+#endif
+}
+
+// Runs fn over the units [0, n_units) in pieces of at most `grain` >= 1, handed out one by one so that uneven work balances;
+// returns when all are done. What fn wrote is then visible to the caller. The calling thread takes part as worker 0.
+// fn must not run the same pool. One caller at a time. Allocates nothing, cannot fail.
+QI__FN void qi__pool_run(qi_pool *p, qi__task_fn fn, void *arg, int64_t n_units, int64_t grain) {
+  if (n_units <= 0) return;
+  if (grain < 1) grain = 1;
+  uint64_t n_pieces = (uint64_t)((n_units - 1) / grain) + 1;
+  bool alone = p->n_threads == 1 || n_pieces == 1 || n_pieces > SIZE_MAX / 2;
+  p->job.fn = fn;
+  p->job.arg = arg;
+  p->job.n_units = n_units;
+  p->job.grain = grain;
+  p->job.n_pieces = (size_t)n_pieces;
+  p->next_piece = 0;
+  if (!alone && p->parallel.parallel_for) {
+    int n = n_pieces < (uint64_t)p->n_threads ? (int)n_pieces : p->n_threads;
+    p->parallel.parallel_for(p->parallel.user, qi__pool_host_index, p, n);
+    qi__pool_host_index(p, 0); // finds nothing, unless the host skipped indices
+    return;
+  }
+  qi__fp_mode mode = qi__fp_enter();
+  if (alone) {
+    for (int64_t begin = 0, n; begin < n_units; begin += n) {
+      n = qi__min_i64(grain, n_units - begin);
+      fn(arg, 0, begin, begin + n);
+    }
+  }
+#ifndef QI_NO_THREADS
+  else {
+    qi__pool_run_threads(p);
+  }
+#endif
+  qi__fp_leave(mode);
+}
+
+// Memory of at least `bytes` bytes, aligned to QI__CACHE_LINE, for the caller of qi__pool_run until the next call of this function;
+// what was in it is lost when it grows. NULL = the allocator gave none.
+QI__FN void *qi__pool_scratch(qi_pool *p, size_t bytes) {
+  if (bytes > p->scratch_bytes) {
+    qi__free(&p->allocator, p->scratch, p->scratch_bytes);
+    p->scratch_bytes = 0;
+    p->scratch = qi__alloc(&p->allocator, bytes, QI__CACHE_LINE);
+    if (p->scratch) p->scratch_bytes = bytes;
+  }
+  return p->scratch;
+}
+
+// Checks a desc (NULL = all defaults) and fills in what it leaves open; *p holds no threads yet.
+QI__FN qi_result qi__pool_configure(qi_pool *p, const qi_pool_desc *desc, qi_error *err) {
+  memset(p, 0, sizeof *p);
+  int n = desc ? desc->n_threads : 0;
+  if (n < 0) return qi__fail(err, QI_ERR_ARGUMENT, "pool: n_threads is %d, expected 0..%d", n, QI__THREADS_MAX);
+  if (n > QI__THREADS_MAX) return qi__fail(err, QI_ERR_LIMIT, "pool: n_threads is %d, expected at most %d", n, QI__THREADS_MAX);
+  if (desc) p->parallel = desc->parallel;
+  if (p->parallel.parallel_for && n == 0)
+    return qi__fail(err, QI_ERR_ARGUMENT, "pool: n_threads is 0; with parallel.parallel_for, expected how many calls run at once");
+  qi_result r = qi__allocator_resolve(desc ? &desc->allocator : NULL, &p->allocator, err);
+  if (r) return r;
+  r = qi__isa_choose(desc ? desc->isa : QI_ISA_AUTO, &p->isa, &p->cpu, err);
+  if (r) return r;
+#ifdef QI_NO_THREADS
+  if (!p->parallel.parallel_for) n = 1;
+#endif
+  p->n_threads = n ? n : (int)qi__min_i64(qi__cpu_count(), QI__THREADS_DEFAULT_MAX);
+  return QI_OK;
+}
+
+// A pool in memory of the caller's (a session embeds one). On failure nothing is left behind and *p must not be used.
+// Errors: as qi_pool_open.
+QI__FN qi_result qi__pool_init(qi_pool *p, const qi_pool_desc *desc, qi_error *err) {
+  qi_result r = qi__pool_configure(p, desc, err);
+#ifndef QI_NO_THREADS
+  if (r == QI_OK && qi__pool_has_threads(p)) r = qi__pool_start_threads(p, err);
+#endif
+  return r;
+}
+
+// Only after a successful qi__pool_init; no run may be going on.
+QI__FN void qi__pool_destroy(qi_pool *p) {
+#ifndef QI_NO_THREADS
+  if (qi__pool_has_threads(p)) qi__pool_stop_threads(p);
+#endif
+  qi__free(&p->allocator, p->scratch, p->scratch_bytes);
+}
+
+QI__FN qi_result qi__pool_open(qi_pool **out, const qi_pool_desc *desc, qi_error *err) {
+  if (!out) return qi__fail(err, QI_ERR_ARGUMENT, "pool: out is NULL");
+  *out = NULL;
+  qi_allocator allocator = {NULL, NULL, NULL};
+  qi_result r = qi__allocator_resolve(desc ? &desc->allocator : NULL, &allocator, err);
+  if (r) return r;
+  qi_pool *p = (qi_pool *)qi__alloc(&allocator, sizeof *p, QI__CACHE_LINE);
+  if (!p) return qi__fail_oom(err, "pool", sizeof *p);
+  r = qi__pool_init(p, desc, err);
+  if (r) {
+    qi__free(&allocator, p, sizeof *p);
+    return r;
+  }
+  *out = p;
+  return QI_OK;
+}
+
+QI__FN void qi__pool_close(qi_pool *p) {
+  if (!p) return;
+  qi_allocator allocator = p->allocator;
+  qi__pool_destroy(p);
+  qi__free(&allocator, p, sizeof *p);
+}
+
+#endif // QI__THREADS_H
+// generated from src/kernels/matmul.h: edit there
+// ==== >>matmul : a tile of a matrix product, by arithmetic and format ====
+#ifndef QI__KERNELS_MATMUL_H
+#define QI__KERNELS_MATMUL_H
+
+// generated from src/kernels/table.h: edit there
+// ==== >>kernels : which variant of each kernel runs ====
+#ifndef QI__KERNELS_TABLE_H
+#define QI__KERNELS_TABLE_H
+
+// generated from src/kernels/attention.h: edit there
+// ==== >>attention : query heads over a piece of the cache ====
+#ifndef QI__KERNELS_ATTENTION_H
+#define QI__KERNELS_ATTENTION_H
+
+// generated from src/formats/half.h: edit there
+// ==== >>half : 16-bit floats and power-of-two scales ====
+#ifndef QI__FORMATS_HALF_H
+#define QI__FORMATS_HALF_H
+
+
+// Everything here works on bits, so neither -ffast-math nor a processor that flushes subnormals can change a result.
+
+// ---- IEEE binary16 ----
+
+#define QI__F16_MAX 65504.0f // greatest finite value
+
+// Exact. A signalling NaN becomes quiet, as in the processors' instructions (VCVTPH2PS, FCVT).
+QI__INLINE float qi__f16_to_f32(uint16_t h) {
+  uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
+  uint32_t exponent = (h >> 10) & 0x1fu;
+  uint32_t mantissa = h & 0x3ffu;
+  if (exponent == 0x1f) return qi__bits_f32(sign | 0x7f800000u | (mantissa ? 0x400000u : 0) | mantissa << 13);
+  if (exponent) return qi__bits_f32(sign | (exponent + 112) << 23 | mantissa << 13);
+  if (!mantissa) return qi__bits_f32(sign);
+  exponent = 113; // mantissa * 2^-24: shift its highest bit to where it is implied
+  while (!(mantissa & 0x400u)) {
+    mantissa <<= 1;
+    exponent--;
+  }
+  return qi__bits_f32(sign | exponent << 23 | (mantissa & 0x3ffu) << 13);
+}
+
+// Rounds to nearest, ties to even; beyond the greatest half: infinity. NaN stays NaN (quiet, upper payload bits).
+QI__INLINE uint16_t qi__f32_to_f16(float f) {
+  uint32_t u = qi__f32_bits(f);
+  uint32_t sign = (u >> 16) & 0x8000u;
+  uint32_t a = u & 0x7fffffffu;
+  if (a > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (a >> 13 & 0x3ffu));
+  if (a >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); // 65520 and more
+  if (a <= 0x33000000u) return (uint16_t)sign;             // half of the least subnormal, 2^-25: a tie, to even
+  uint32_t exponent = a >> 23;
+  // Bits to drop: 13 for normal halves, one more for each power of two below 2^-14.
+  uint32_t drop = exponent >= 113 ? 13 : 126 - exponent;
+  uint32_t mantissa = exponent >= 113 ? a - (112u << 23) : (a & 0x7fffffu) | 0x800000u;
+  uint32_t kept = mantissa >> drop;
+  uint32_t rest = mantissa & ((1u << drop) - 1);
+  uint32_t tie = 1u << (drop - 1);
+  if (rest > tie || (rest == tie && (kept & 1))) kept++; // a carry runs into the exponent, which is right
+  return (uint16_t)(sign | kept);
+}
+
+// ---- bfloat16: the upper half of a float32 ----
+
+QI__INLINE float qi__bf16_to_f32(uint16_t b) { return qi__bits_f32((uint32_t)b << 16); }
+
+// Rounds to nearest, ties to even; NaN stays NaN and becomes quiet.
+QI__INLINE uint16_t qi__f32_to_bf16(float f) {
+  uint32_t u = qi__f32_bits(f);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40u);
+  return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+
+// ---- E8M0: an exponent alone (OCP Microscaling Formats 1.0) ----
+
+// 2^(e - 127); e = 255 (NaN in the standard) is infinity here, as in ggml.
+QI__INLINE float qi__e8m0_to_f32(uint8_t e) { return qi__bits_f32(e ? (uint32_t)e << 23 : 0x400000u); }
+
+// 2^(e - 128), subnormal for e below 2: the scale of element values that are stored doubled.
+QI__INLINE float qi__e8m0_half_to_f32(uint8_t e) {
+  return qi__bits_f32(e < 2 ? 0x200000u << e : (uint32_t)(e - 1) << 23);
+}
+
+#endif // QI__FORMATS_HALF_H
+// generated from src/kernels/vector.h: edit there
+// ==== >>vector : norms, rotary positions, gates ====
+#ifndef QI__KERNELS_VECTOR_H
+#define QI__KERNELS_VECTOR_H
+
+// generated from src/kernels/math.h: edit there
+// ==== >>math : exp, sine, logarithm with the same bits on every CPU ====
+#ifndef QI__KERNELS_MATH_H
+#define QI__KERNELS_MATH_H
+
 // generated from src/base/real.h: edit there
 // ==== >>real : exponential and logarithm in float64 with the same bits on every CPU ====
 #ifndef QI__REAL_H
@@ -1513,711 +2128,796 @@ QI__FN void qi__sincos(double x, float *s, float *c) {
 }
 
 #endif // QI__KERNELS_MATH_H
-// generated from src/model/gguf.h: edit there
-// ==== >>gguf : looking things up in an open GGUF file ====
-#ifndef QI__MODEL_GGUF_H
-#define QI__MODEL_GGUF_H
-
-// generated from src/model/gguf_load.h: edit there
-// ==== >>gguf_load : opening GGUF files, whole or split ====
-#ifndef QI__MODEL_GGUF_LOAD_H
-#define QI__MODEL_GGUF_LOAD_H
-
-// generated from src/base/map.h: edit there
-// ==== >>map : stb_ds hash maps over reserved memory ====
-#ifndef QI__MAP_H
-#define QI__MAP_H
-
-// generated from src/base/memory.h: edit there
-// ==== >>memory : checked sizes, the allocator hook, arenas ====
-#ifndef QI__MEMORY_H
-#define QI__MEMORY_H
+// generated from src/kernels/simd.h: edit there
+// ==== >>simd : what the SIMD variants of all kernels share ====
+#ifndef QI__KERNELS_SIMD_H
+#define QI__KERNELS_SIMD_H
 
 
-// ---- sizes ----
+#if defined(QI__X86_64)
+#include <immintrin.h>
+#elif defined(QI__ARM64)
+#include <arm_neon.h>
+#endif
 
-// *out = a * b or a + b; false on overflow (then *out is unchanged).
-QI__INLINE bool qi__mul_u64(uint64_t a, uint64_t b, uint64_t *out) {
-  if (b && a > UINT64_MAX / b) return false;
-  *out = a * b;
-  return true;
-}
-QI__INLINE bool qi__add_u64(uint64_t a, uint64_t b, uint64_t *out) {
-  if (a > UINT64_MAX - b) return false;
-  *out = a + b;
-  return true;
-}
-QI__INLINE bool qi__mul_size(size_t a, size_t b, size_t *out) {
-  if (b && a > SIZE_MAX / b) return false;
-  *out = a * b;
-  return true;
-}
-QI__INLINE bool qi__add_size(size_t a, size_t b, size_t *out) {
-  if (a > SIZE_MAX - b) return false;
-  *out = a + b;
-  return true;
+// The instruction sets of the levels in base/cpu.h. What an old compiler does not know is left out of the table.
+#if defined(QI__X86_64)
+#define QI__AVX2 QI__TARGET("avx2,fma,f16c")
+#define QI__AVX512 QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
+#if defined(__clang__) || __GNUC__ >= 10
+#define QI__HAS_AVX512_BF16 1
+#define QI__AVX512_BF16 QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+#endif
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define QI__HAS_AMX 1
+#define QI__AMX QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-int8,amx-bf16")
+#endif
+#endif
+
+// A sum in eight float32 lanes has the same bits in a 256-bit register, in half of a 512-bit one and in two of 128. Elements that
+// do not fill a register are taken by the reference, or by scalar code that goes on with the stored lanes.
+
+#if defined(QI__X86_64)
+
+// qi__sum_lanes of a register.
+QI__INLINE QI__AVX2 float qi__sum_lanes_avx2(__m256 v) {
+  __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); // 0+4 1+5 2+6 3+7
+  a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+  return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));
 }
 
-// n rounded up to a power of two; false on overflow.
-QI__INLINE bool qi__align_up(size_t n, size_t align, size_t *out) {
-  if (!qi__add_size(n, align - 1, out)) return false;
-  *out &= ~(align - 1);
-  return true;
+// Eight halves at p + i, or floats, as float32; `half` is a constant where this is inlined.
+QI__INLINE QI__AVX2 __m256 qi__load_kv_avx2(const void *p, size_t i, bool half) {
+  if (half) return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)((const uint16_t *)p + i)));
+  return _mm256_loadu_ps((const float *)p + i);
 }
 
-// ---- allocator ----
-
-// malloc aligns to 16 at most, so the default hook keeps the start of each block just below what it hands out.
-static void *qi__malloc(size_t size, size_t align, void *user) {
-  (void)user;
-  size_t total;
-  if (align < sizeof(void *)) align = sizeof(void *);
-  if (!qi__add_size(size, align + sizeof(void *), &total)) return NULL;
-  char *block = (char *)malloc(total);
-  if (!block) return NULL;
-  uintptr_t p = ((uintptr_t)block + sizeof(void *) + align - 1) & ~(uintptr_t)(align - 1);
-  ((void **)p)[-1] = block;
-  return (void *)p;
+QI__INLINE QI__AVX512 __m512 qi__load_kv_avx512(const void *p, size_t i, bool half) {
+  if (half) return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)((const uint16_t *)p + i)));
+  return _mm512_loadu_ps((const float *)p + i);
 }
 
-static void qi__malloc_free(void *ptr, size_t size, void *user) {
-  (void)size;
-  (void)user;
-  free(((void **)ptr)[-1]);
+// qi__sum_lanes of four registers.
+QI__INLINE QI__AVX2 __m128 qi__sum_lanes4_avx2(__m256 a, __m256 b, __m256 c, __m256 d) {
+  __m128 p = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)); // 0+4 1+5 2+6 3+7
+  __m128 q = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+  __m128 r = _mm_add_ps(_mm256_castps256_ps128(c), _mm256_extractf128_ps(c, 1));
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(d), _mm256_extractf128_ps(d, 1));
+  p = _mm_add_ps(_mm_movelh_ps(p, q), _mm_movehl_ps(q, p)); // of a and b: (0+4)+(2+6) (1+5)+(3+7)
+  r = _mm_add_ps(_mm_movelh_ps(r, s), _mm_movehl_ps(s, r));
+  return _mm_add_ps(_mm_shuffle_ps(p, r, 0x88), _mm_shuffle_ps(p, r, 0xdd));
 }
 
-// The hook of a desc with its default filled in.
-QI__FN qi_result qi__allocator_resolve(const qi_allocator *hook, qi_allocator *out, qi_error *err) {
-  out->alloc = qi__malloc;
-  out->free = qi__malloc_free;
-  out->user = NULL;
-  if (hook && (!hook->alloc != !hook->free))
-    return qi__fail(err, QI_ERR_ARGUMENT, "allocator: alloc and free must be given both, or neither");
-  if (hook && hook->alloc) *out = *hook;
-  return QI_OK;
+// Ones in the first n lanes; n may be more than 16.
+QI__INLINE QI__AVX512 __mmask16 qi__tail_mask_avx512(size_t n) { return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1); }
+#endif
+
+#if defined(QI__ARM64)
+
+// Four halves or floats at p + i as float32.
+QI__INLINE float32x4_t qi__load_kv_neon(const void *p, size_t i, bool half) {
+  if (half) return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)p + i)));
+  return vld1q_f32((const float *)p + i);
 }
+#endif
 
-QI__INLINE void *qi__alloc(const qi_allocator *a, size_t size, size_t align) { return a->alloc(size ? size : 1, align, a->user); }
-QI__INLINE void qi__free(const qi_allocator *a, void *ptr, size_t size) {
-  if (ptr) a->free(ptr, size ? size : 1, a->user);
-}
+#endif // QI__KERNELS_SIMD_H
 
-// ---- arenas ----
-
-// Memory of an object in one block. The same layout function runs twice: first with base NULL, which only counts, then over a block
-// of that size. So the bytes that are announced are the bytes that are used.
-typedef struct qi__arena {
-  uint8_t *base; // NULL while counting; aligned to QI__CACHE_LINE
-  size_t size;   // of the block; nothing beyond it is handed out
-  size_t used;
-  bool overflow; // a size did not fit into size_t: used means nothing
-} qi__arena;
-
-// n elements of `size` bytes, aligned to `align` (a power of two, at most QI__CACHE_LINE). NULL while counting, or
-// when the block is full.
-QI__FN void *qi__arena_take(qi__arena *a, size_t n, size_t size, size_t align) {
-  size_t bytes, start, end;
-  if (!qi__mul_size(n, size, &bytes) || !qi__align_up(a->used, align, &start) || !qi__add_size(start, bytes, &end) ||
-      (a->base && end > a->size)) {
-    a->overflow = true;
-    return NULL;
+// y[i] = x[i] / sqrt(mean(x^2) + eps) * w[i]      i < n; y may be x
+// The sum runs in eight lanes (element j in lane j % 8, one fma each), then qi__sum_lanes. (Zhang and Sennrich 2019)
+QI__FN void qi__rms_norm_ref(const float *x, const float *w, float eps, size_t n, float *y) {
+  float lane[8] = {0};
+  for (size_t i = 0; i < n; i++) lane[i % 8] = fmaf(x[i], x[i], lane[i % 8]);
+  float scale = 1.0f / sqrtf(qi__sum_lanes(lane) / (float)n + eps);
+  for (size_t i = 0; i < n; i++) {
+    float normed = x[i] * scale;
+    y[i] = normed * w[i];
   }
-  a->used = end;
-  return a->base ? a->base + start : NULL;
 }
 
-// Ends counting: asks for the block, so that the layout can run again. `what` names the object in the error.
-QI__FN qi_result qi__arena_open(qi__arena *a, const qi_allocator *allocator, const char *what, qi_error *err) {
-  if (a->overflow) return qi__fail(err, QI_ERR_LIMIT, "%s: does not fit into this machine's address space", what);
-  a->size = a->used;
-  a->used = 0;
-  a->base = (uint8_t *)qi__alloc(allocator, a->size, QI__CACHE_LINE);
-  return a->base ? QI_OK : qi__fail_oom(err, what, a->size);
+// y[i] += x[i]
+QI__FN void qi__add_ref(const float *x, size_t n, float *y) {
+  for (size_t i = 0; i < n; i++) y[i] += x[i];
 }
 
-QI__FN void qi__arena_close(qi__arena *a, const qi_allocator *allocator) {
-  qi__free(allocator, a->base, a->size);
-  memset(a, 0, sizeof *a);
+// SwiGLU: y[i] = silu(gate[i]) * up[i]; y may be gate or up. (Shazeer 2020)
+QI__FN void qi__swiglu_ref(const float *gate, const float *up, size_t n, float *y) {
+  for (size_t i = 0; i < n; i++) y[i] = qi__silu_ref(gate[i]) * up[i];
 }
 
-#define QI__ARENA_ARRAY(arena, type, n) ((type *)qi__arena_take((arena), (n), sizeof(type), QI__CACHE_LINE))
-
-#endif // QI__MEMORY_H
-
-// stb_ds asks for memory without saying for whom and does not look whether it got any. So every map is laid out in an arena for a
-// number of entries that is known beforehand, and stb_ds never has to ask. All its names are private to this file: a host may have
-// its own copy, before or after, implementation included.
-
-// ---- stb_ds, renamed ----
-
-#define stbds_rand_seed qi__stbds_rand_seed
-#define stbds_hash_bytes qi__stbds_hash_bytes
-#define stbds_hash_string qi__stbds_hash_string
-#define stbds_stralloc qi__stbds_stralloc
-#define stbds_strreset qi__stbds_strreset
-#define stbds_unit_tests qi__stbds_unit_tests
-#define stbds_arrgrowf qi__stbds_arrgrowf
-#define stbds_arrfreef qi__stbds_arrfreef
-#define stbds_hmfree_func qi__stbds_hmfree_func
-#define stbds_hmget_key qi__stbds_hmget_key
-#define stbds_hmget_key_ts qi__stbds_hmget_key_ts
-#define stbds_hmput_default qi__stbds_hmput_default
-#define stbds_hmput_key qi__stbds_hmput_key
-#define stbds_hmdel_key qi__stbds_hmdel_key
-#define stbds_shmode_func qi__stbds_shmode_func
-#define stbds_array_header qi__stbds_array_header
-#define stbds_string_arena qi__stbds_string_arena
-#define stbds_string_block qi__stbds_string_block
-#define stbds_hash_bucket qi__stbds_hash_bucket
-#define stbds_hash_index qi__stbds_hash_index
-#define stbds_hash_seed qi__stbds_hash_seed
-#define stbds_probe_position qi__stbds_probe_position
-#define stbds_log2 qi__stbds_log2
-#define stbds_make_hash_index qi__stbds_make_hash_index
-#define stbds_siphash_bytes qi__stbds_siphash_bytes
-#define stbds_is_key_equal qi__stbds_is_key_equal
-#define stbds_hm_find_slot qi__stbds_hm_find_slot
-#define stbds_strdup qi__stbds_strdup
-#define STBDS_SH_NONE QI__STBDS_SH_NONE
-#define STBDS_SH_DEFAULT QI__STBDS_SH_DEFAULT
-#define STBDS_SH_STRDUP QI__STBDS_SH_STRDUP
-#define STBDS_SH_ARENA QI__STBDS_SH_ARENA
-
-#ifdef __GNUC__
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wunused-function"
-#pragma GCC diagnostic ignored "-Wunused-value"
-#pragma GCC diagnostic ignored "-Wunused-parameter"
-#pragma GCC diagnostic ignored "-Wsign-compare"
-#pragma GCC diagnostic ignored "-Wsign-conversion"
-#pragma GCC diagnostic ignored "-Wconversion"
-#pragma GCC diagnostic ignored "-Wpedantic"
-#ifndef __clang__
-#pragma GCC diagnostic ignored "-Wstringop-overflow"
-#pragma GCC diagnostic ignored "-Wnull-dereference"
-#pragma GCC diagnostic ignored "-Wnonnull"
-#pragma GCC diagnostic ignored "-Warray-bounds"
-#endif
-#endif
-#pragma push_macro("INCLUDE_STB_DS_H")
-#pragma push_macro("STB_DS_IMPLEMENTATION")
-#pragma push_macro("STBDS_NO_SHORT_NAMES")
-#pragma push_macro("STBDS_REALLOC")
-#pragma push_macro("STBDS_FREE")
-#pragma push_macro("STBDS_ASSERT")
-#pragma push_macro("STBDS_UNIT_TESTS")
-#undef INCLUDE_STB_DS_H
-#undef STB_DS_IMPLEMENTATION
-#undef STBDS_NO_SHORT_NAMES
-#undef STBDS_REALLOC
-#undef STBDS_FREE
-#undef STBDS_ASSERT
-#undef STBDS_UNIT_TESTS
-#define STB_DS_IMPLEMENTATION
-#define STBDS_NO_SHORT_NAMES
-#define STBDS_REALLOC(context, ptr, size) ((void)(size), NULL) // never reached: see qi__map_reserve
-#define STBDS_FREE(context, ptr) ((void)0)
-#define STBDS_ASSERT(x) QI_ASSERT(x)
-
-// What is declared static first stays static.
-typedef struct stbds_string_arena stbds_string_arena;
-static void stbds_rand_seed(size_t seed);
-static size_t stbds_hash_bytes(void *p, size_t len, size_t seed);
-static size_t stbds_hash_string(char *str, size_t seed);
-static char *stbds_stralloc(stbds_string_arena *a, char *str);
-static void stbds_strreset(stbds_string_arena *a);
-static void *stbds_arrgrowf(void *a, size_t elemsize, size_t addlen, size_t min_cap);
-static void stbds_arrfreef(void *a);
-static void stbds_hmfree_func(void *p, size_t elemsize);
-static void *stbds_hmget_key(void *a, size_t elemsize, void *key, size_t keysize, int mode);
-static void *stbds_hmget_key_ts(void *a, size_t elemsize, void *key, size_t keysize, ptrdiff_t *temp, int mode);
-static void *stbds_hmput_default(void *a, size_t elemsize);
-static void *stbds_hmput_key(void *a, size_t elemsize, void *key, size_t keysize, int mode);
-static void *stbds_hmdel_key(void *a, size_t elemsize, void *key, size_t keysize, size_t keyoffset, int mode);
-static void *stbds_shmode_func(size_t elemsize, int mode);
-
-#if defined(__has_include)
-#if __has_include("stb_ds.h")
-#include "stb_ds.h"
-#elif __has_include(<stb/stb_ds.h>)
-#include <stb/stb_ds.h>
-#else
-#error "qinfer needs stb_ds.h: apt-get install libstb-dev, or copy it from the stb repository beside qinfer.h"
-#endif
-#else
-#include "stb_ds.h"
-#endif
-
-// ---- maps ----
-
-typedef struct qi__str_entry {
-  const char *key; // terminated; must stay as long as the map
-  int32_t value;
-} qi__str_entry;
-
-typedef struct qi__pair_entry {
-  uint64_t key; // see qi__pair_key
-  int64_t value;
-} qi__pair_entry;
-
-// Text to number, and pair of numbers to number. Putting a key twice keeps the first value. Lookups change nothing: any thread.
-typedef struct qi__str_map {
-  qi__str_entry *entries; // NULL: empty
-} qi__str_map;
-typedef struct qi__pair_map {
-  qi__pair_entry *entries;
-} qi__pair_map;
-
-// stb_ds grows an index that is three quarters full.
-QI__FN size_t qi__map_slots(size_t n) {
-  size_t slots = STBDS_BUCKET_LENGTH;
-  while (slots - (slots >> 2) <= n && slots <= SIZE_MAX / 4) slots *= 2;
-  return slots;
+// Rotates n_pairs pairs of one head by the angles of a position: cos_sin holds [n_pairs] of (cos, sin). `neighbours`: pair i is
+// (x[2i], x[2i+1]) as in llama; else (x[i], x[i + n_pairs]) as in qwen and phi. Elements beyond 2 * n_pairs stay. (Su et al. 2021)
+QI__INLINE void qi__rope_pairs(float *x, const float *cos_sin, size_t first, size_t n_pairs, bool neighbours) {
+  size_t step = neighbours ? 2 : 1, apart = neighbours ? 1 : n_pairs;
+  for (size_t i = first; i < n_pairs; i++) {
+    float c = cos_sin[2 * i], s = cos_sin[2 * i + 1], a = x[step * i], b = x[step * i + apart];
+    float as = a * s, bs = b * s;
+    x[step * i] = fmaf(a, c, -bs);
+    x[step * i + apart] = fmaf(b, c, as);
+  }
 }
 
-// Fills in what stbds_make_hash_index would, with a seed that a file's author cannot know.
-QI__FN void qi__map_index_init(stbds_hash_index *index, stbds_hash_bucket *buckets, size_t slots, int string_mode) {
-  memset(index, 0, sizeof *index);
-  index->storage = buckets;
-  index->slot_count = slots;
-  index->slot_count_log2 = stbds_log2(slots);
-  index->used_count_threshold = slots - (slots >> 2);
-  index->tombstone_count_threshold = (slots >> 3) + (slots >> 4);
-  index->seed = stbds_hash_seed ^ (size_t)(uintptr_t)buckets;
-  index->string.mode = (unsigned char)string_mode;
-  for (size_t i = 0; i < slots / STBDS_BUCKET_LENGTH; i++)
-    for (size_t j = 0; j < STBDS_BUCKET_LENGTH; j++) {
-      buckets[i].hash[j] = STBDS_HASH_EMPTY;
-      buckets[i].index[j] = STBDS_INDEX_EMPTY;
+QI__FN void qi__rope_ref(float *x, const float *cos_sin, size_t n_pairs, bool neighbours) {
+  qi__rope_pairs(x, cos_sin, 0, n_pairs, neighbours);
+}
+
+// y[i] = x[i] rounded to bfloat16, as float32; y may be x
+QI__FN void qi__round_bf16_ref(const float *x, size_t n, float *y) {
+  for (size_t i = 0; i < n; i++) y[i] = qi__bf16_to_f32(qi__f32_to_bf16(x[i]));
+}
+
+// y[i] = x[i] as a half
+QI__FN void qi__to_f16_ref(const float *x, size_t n, uint16_t *y) {
+  for (size_t i = 0; i < n; i++) y[i] = qi__f32_to_f16(x[i]);
+}
+
+#if defined(QI__X86_64)
+
+// ---- AVX2 ----
+
+QI__FN QI__AVX2 void qi__rms_norm_avx2(const float *x, const float *w, float eps, size_t n, float *y) {
+  __m256 sum = _mm256_setzero_ps();
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    __m256 v = _mm256_loadu_ps(x + i);
+    sum = _mm256_fmadd_ps(v, v, sum);
+  }
+  float lane[8];
+  _mm256_storeu_ps(lane, sum);
+  for (; i < n; i++) lane[i % 8] = fmaf(x[i], x[i], lane[i % 8]);
+  float scale = 1.0f / sqrtf(qi__sum_lanes(lane) / (float)n + eps);
+  __m256 scales = _mm256_set1_ps(scale);
+  for (i = 0; i + 8 <= n; i += 8)
+    _mm256_storeu_ps(y + i, _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), scales), _mm256_loadu_ps(w + i)));
+  for (; i < n; i++) {
+    float normed = x[i] * scale;
+    y[i] = normed * w[i];
+  }
+}
+
+QI__FN QI__AVX2 void qi__add_avx2(const float *x, size_t n, float *y) {
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, _mm256_add_ps(_mm256_loadu_ps(y + i), _mm256_loadu_ps(x + i)));
+  qi__add_ref(x + i, n - i, y + i);
+}
+
+QI__FN QI__AVX2 void qi__swiglu_avx2(const float *gate, const float *up, size_t n, float *y) {
+  const __m256 one = _mm256_set1_ps(1.0f);
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    __m256 g = _mm256_loadu_ps(gate + i);
+    __m256 e = qi__exp_avx2(_mm256_sub_ps(_mm256_setzero_ps(), g));
+    __m256 silu = _mm256_div_ps(g, _mm256_add_ps(one, e));
+    _mm256_storeu_ps(y + i, _mm256_mul_ps(silu, _mm256_loadu_ps(up + i)));
+  }
+  qi__swiglu_ref(gate + i, up + i, n - i, y + i);
+}
+
+// Four pairs (a, b) beside each other: a c - b s in even places, b c + a s in odd ones.
+QI__INLINE QI__AVX2 size_t qi__rope_neighbours_avx2(float *x, const float *cos_sin, size_t n_pairs) {
+  size_t i = 0;
+  for (; i + 4 <= n_pairs; i += 4) {
+    __m256 v = _mm256_loadu_ps(x + 2 * i), cs = _mm256_loadu_ps(cos_sin + 2 * i);
+    __m256 cross = _mm256_mul_ps(_mm256_permute_ps(v, 0xb1), _mm256_movehdup_ps(cs));
+    _mm256_storeu_ps(x + 2 * i, _mm256_fmaddsub_ps(v, _mm256_moveldup_ps(cs), cross));
+  }
+  return i;
+}
+
+QI__INLINE QI__AVX2 size_t qi__rope_halves_avx2(float *x, const float *cos_sin, size_t n_pairs) {
+  size_t i = 0;
+  for (; i + 8 <= n_pairs; i += 8) {
+    __m256 p = _mm256_loadu_ps(cos_sin + 2 * i), q = _mm256_loadu_ps(cos_sin + 2 * i + 8);
+    __m256 low = _mm256_permute2f128_ps(p, q, 0x20), high = _mm256_permute2f128_ps(p, q, 0x31);
+    __m256 c = _mm256_shuffle_ps(low, high, 0x88), s = _mm256_shuffle_ps(low, high, 0xdd);
+    __m256 a = _mm256_loadu_ps(x + i), b = _mm256_loadu_ps(x + n_pairs + i);
+    _mm256_storeu_ps(x + i, _mm256_fmsub_ps(a, c, _mm256_mul_ps(b, s)));
+    _mm256_storeu_ps(x + n_pairs + i, _mm256_fmadd_ps(b, c, _mm256_mul_ps(a, s)));
+  }
+  return i;
+}
+
+QI__FN QI__AVX2 void qi__rope_avx2(float *x, const float *cos_sin, size_t n_pairs, bool neighbours) {
+  size_t first = neighbours ? qi__rope_neighbours_avx2(x, cos_sin, n_pairs) : qi__rope_halves_avx2(x, cos_sin, n_pairs);
+  qi__rope_pairs(x, cos_sin, first, n_pairs, neighbours);
+}
+
+// The integer steps of qi__f32_to_bf16. A NaN, whose payload the addition would carry into the exponent, is taken by itself.
+QI__FN QI__AVX2 void qi__round_bf16_avx2(const float *x, size_t n, float *y) {
+  const __m256i half = _mm256_set1_epi32(0x7fff), one = _mm256_set1_epi32(1), upper = _mm256_set1_epi32((int)0xffff0000u);
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    __m256i u = _mm256_loadu_si256((const __m256i *)(const void *)(x + i));
+    __m256i nan = _mm256_cmpgt_epi32(_mm256_and_si256(u, _mm256_set1_epi32(0x7fffffff)), _mm256_set1_epi32(0x7f800000));
+    __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(u, half), _mm256_and_si256(_mm256_srli_epi32(u, 16), one));
+    __m256i result = _mm256_blendv_epi8(rounded, _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan);
+    _mm256_storeu_si256((__m256i *)(void *)(y + i), _mm256_and_si256(result, upper));
+  }
+  qi__round_bf16_ref(x + i, n - i, y + i);
+}
+
+QI__FN QI__AVX2 void qi__to_f16_avx2(const float *x, size_t n, uint16_t *y) {
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm_storeu_si128((__m128i *)(void *)(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
+  qi__to_f16_ref(x + i, n - i, y + i);
+}
+
+// ---- AVX-512 ----
+
+QI__FN QI__AVX512 void qi__swiglu_avx512(const float *gate, const float *up, size_t n, float *y) {
+  const __m512 one = _mm512_set1_ps(1.0f);
+  for (size_t i = 0; i < n; i += 16) {
+    __mmask16 mask = qi__tail_mask_avx512(n - i);
+    __m512 g = _mm512_maskz_loadu_ps(mask, gate + i);
+    __m512 e = qi__exp_avx512(_mm512_sub_ps(_mm512_setzero_ps(), g));
+    __m512 silu = _mm512_div_ps(g, _mm512_add_ps(one, e));
+    _mm512_mask_storeu_ps(y + i, mask, _mm512_mul_ps(silu, _mm512_maskz_loadu_ps(mask, up + i)));
+  }
+}
+#endif
+
+// ---- NEON ----
+
+#if defined(QI__ARM64)
+
+QI__FN void qi__rms_norm_neon(const float *x, const float *w, float eps, size_t n, float *y) {
+  float32x4_t low = vdupq_n_f32(0), high = low;
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    float32x4_t a = vld1q_f32(x + i), b = vld1q_f32(x + i + 4);
+    low = vfmaq_f32(low, a, a);
+    high = vfmaq_f32(high, b, b);
+  }
+  float lane[8];
+  vst1q_f32(lane, low);
+  vst1q_f32(lane + 4, high);
+  for (; i < n; i++) lane[i % 8] = fmaf(x[i], x[i], lane[i % 8]);
+  float scale = 1.0f / sqrtf(qi__sum_lanes(lane) / (float)n + eps);
+  for (i = 0; i + 4 <= n; i += 4) vst1q_f32(y + i, vmulq_f32(vmulq_n_f32(vld1q_f32(x + i), scale), vld1q_f32(w + i)));
+  for (; i < n; i++) {
+    float normed = x[i] * scale;
+    y[i] = normed * w[i];
+  }
+}
+
+QI__FN void qi__add_neon(const float *x, size_t n, float *y) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) vst1q_f32(y + i, vaddq_f32(vld1q_f32(y + i), vld1q_f32(x + i)));
+  qi__add_ref(x + i, n - i, y + i);
+}
+
+QI__FN void qi__swiglu_neon(const float *gate, const float *up, size_t n, float *y) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    float32x4_t g = vld1q_f32(gate + i);
+    float32x4_t e = qi__exp_neon(vsubq_f32(vdupq_n_f32(0), g));
+    float32x4_t silu = vdivq_f32(g, vaddq_f32(vdupq_n_f32(1.0f), e));
+    vst1q_f32(y + i, vmulq_f32(silu, vld1q_f32(up + i)));
+  }
+  qi__swiglu_ref(gate + i, up + i, n - i, y + i);
+}
+
+QI__FN void qi__rope_neon(float *x, const float *cos_sin, size_t n_pairs, bool neighbours) {
+  size_t i = 0;
+  for (; i + 4 <= n_pairs; i += 4) {
+    float32x4x2_t cs = vld2q_f32(cos_sin + 2 * i), v;
+    if (neighbours) v = vld2q_f32(x + 2 * i);
+    else v.val[0] = vld1q_f32(x + i), v.val[1] = vld1q_f32(x + n_pairs + i);
+    float32x4_t as = vmulq_f32(v.val[0], cs.val[1]), bs = vmulq_f32(v.val[1], cs.val[1]);
+    v.val[0] = vfmaq_f32(vnegq_f32(bs), v.val[0], cs.val[0]);
+    v.val[1] = vfmaq_f32(as, v.val[1], cs.val[0]);
+    if (neighbours) vst2q_f32(x + 2 * i, v);
+    else vst1q_f32(x + i, v.val[0]), vst1q_f32(x + n_pairs + i, v.val[1]);
+  }
+  qi__rope_pairs(x, cos_sin, i, n_pairs, neighbours);
+}
+
+QI__FN void qi__to_f16_neon(const float *x, size_t n, uint16_t *y) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) vst1_u16(y + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
+  qi__to_f16_ref(x + i, n - i, y + i);
+}
+#endif
+
+#endif // QI__KERNELS_VECTOR_H
+
+// Keys are taken in pieces of this many positions, cut at multiples of it, whatever the chunk or the batch: each piece gives a
+// maximum, a sum and a weighted value, and pieces are joined in ascending order. So bits depend on positions alone, long contexts
+// can be split over threads piece by piece, and rows that go through a piece together get what each would get alone.
+#define QI__ATTENTION_PIECE 256
+#define QI__KEY_BLOCK 16 // positions; keys are stored so that one register holds the same element of several positions
+
+// Keys and values of one head of one sequence at consecutive positions, in float32 or float16.
+typedef struct qi__kv_run {
+  const void *k; // [(n + 15) / 16][head_dim_k][16]: the first position is a multiple of 16; what lies beyond the last is ignored
+  const void *v; // [n, head_dim_v]
+  size_t n;      // at most QI__ATTENTION_PIECE
+  bool half;
+  const void *next; // keys that are wanted next, or any other memory: fetched while values are multiplied
+} qi__kv_run;
+
+// Both products of attention are sums over t of a[g, t] * b[t, lane], one chain of fused multiply-adds each, t ascending:
+//   scores: g query row, t element of the head, lane a position     values: g query row, t position, lane an element of the head
+// Query rows are heads that share a key/value head, of one or several tokens: what is loaded and converted serves several of them.
+
+// Element i; `half` is a constant where this is inlined.
+QI__INLINE float qi__kv_value(const void *p, size_t i, bool half) {
+  return half ? qi__f16_to_f32(((const uint16_t *)p)[i]) : ((const float *)p)[i];
+}
+QI__INLINE const void *qi__kv_at(const void *p, size_t i, bool half) { return (const uint8_t *)p + i * (half ? 2 : 4); }
+
+// score[g * QI__ATTENTION_PIECE + j] = dot(q[g], k[j])      g < n_q, q: [n_q, dim], j < n rounded up to QI__KEY_BLOCK
+// Scores from n on are whatever memory gives.
+QI__FN void qi__attention_scores_ref(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
+  for (size_t g = 0; g < n_q; g++, q += dim, score += QI__ATTENTION_PIECE)
+    for (size_t j = 0; j < run->n; j += QI__KEY_BLOCK) {
+      for (size_t l = 0; l < QI__KEY_BLOCK; l++) score[j + l] = 0;
+      for (size_t t = 0; t < dim; t++)
+        for (size_t l = 0; l < QI__KEY_BLOCK; l++)
+          score[j + l] = fmaf(q[t], qi__kv_value(run->k, j * dim + t * QI__KEY_BLOCK + l, run->half), score[j + l]);
     }
 }
 
-// An empty map for at most n entries of elem_size bytes; NULL while the arena counts.
-QI__FN void *qi__map_reserve(qi__arena *arena, size_t n, size_t elem_size, int string_mode) {
-  size_t slots = qi__map_slots(n);
-  stbds_hash_bucket *buckets = QI__ARENA_ARRAY(arena, stbds_hash_bucket, slots / STBDS_BUCKET_LENGTH);
-  stbds_hash_index *index = QI__ARENA_ARRAY(arena, stbds_hash_index, 1);
-  // The header ends where the elements begin; both sizes keep 16-byte alignment.
-  size_t payload;
-  if (!qi__mul_size(n + 2, elem_size, &payload) || !qi__add_size(payload, sizeof(stbds_array_header), &payload)) {
-    arena->overflow = true;
-    return NULL;
+// The greater; b when they cannot be ordered, as in MAXPS.
+QI__INLINE float qi__greater(float a, float b) { return a > b ? a : b; }
+
+// Scores that a query row does not see: those outside begin..end-1 of n become minus infinity, whose exponential is 0.
+QI__INLINE void qi__attention_mask(float *score, size_t begin, size_t end, size_t n) {
+  for (size_t j = 0; j < begin; j++) score[j] = -INFINITY;
+  for (size_t j = end; j < n; j++) score[j] = -INFINITY;
+}
+
+// *max = greatest score of begin..end-1 (NaN counts as none); score[j] = exp(score[j] - *max) there and 0 elsewhere; returns their
+// sum. Both run in lanes of j % 8. begin < end <= n, n a multiple of 16.
+QI__FN float qi__attention_softmax_ref(float *score, size_t begin, size_t end, size_t n, float *max) {
+  float lane[8] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY};
+  qi__attention_mask(score, begin, end, n);
+  for (size_t j = 0; j < n; j++) lane[j % 8] = qi__greater(score[j], lane[j % 8]);
+  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
+  *max = lane[0];
+  memset(lane, 0, sizeof lane);
+  for (size_t j = 0; j < n; j++) {
+    score[j] = qi__exp_ref(score[j] - *max);
+    lane[j % 8] += score[j];
   }
-  stbds_array_header *header = (stbds_array_header *)qi__arena_take(arena, payload, 1, QI__CACHE_LINE);
-  if (!header || !index || !buckets) return NULL;
-  qi__map_index_init(index, buckets, slots, string_mode);
-  char *elements = (char *)(header + 1);
-  memset(elements, 0, elem_size); // stb_ds keeps a default entry first
-  header->length = 1;
-  header->capacity = n + 2;
-  header->hash_table = index;
-  header->temp = 0;
-  return elements + elem_size;
+  return qi__sum_lanes(lane);
 }
 
-QI__FN void qi__str_map_init(qi__str_map *m, qi__arena *arena, size_t n) {
-  m->entries = (qi__str_entry *)qi__map_reserve(arena, n, sizeof(qi__str_entry), STBDS_SH_DEFAULT);
+// Elements from i = first on.
+QI__INLINE void qi__attention_values_from(const float *weight, size_t n_q, const void *v, size_t n, size_t dim, bool half,
+                                          size_t first, float *out) {
+  for (size_t g = 0; g < n_q; g++, weight += QI__ATTENTION_PIECE, out += dim)
+    for (size_t j = 0; j < n; j++)
+      for (size_t i = first; i < dim; i++) out[i] = fmaf(weight[j], qi__kv_value(v, j * dim + i, half), out[i]);
 }
 
-// At most as many puts as were reserved. False when the key was there already.
-QI__FN bool qi__str_map_put(qi__str_map *m, const char *key, int32_t value) {
-  stbds_array_header *header = stbds_header(m->entries - 1);
-  size_t before = header->length;
-  stbds_hmput_key(m->entries, sizeof *m->entries, (void *)(uintptr_t)key, sizeof(char *), STBDS_HM_STRING);
-  if (header->length == before) return false;
-  m->entries[header->temp].value = value;
-  return true;
+// out[g * dim + i] += sum_j weight[g * QI__ATTENTION_PIECE + j] * v[j, i]      begin <= j < end, one chain that begins with `out`
+QI__FN void qi__attention_values_ref(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
+                                     float *out) {
+  qi__attention_values_from(weight + begin, n_q, qi__kv_at(run->v, begin * dim, run->half), end - begin, dim, run->half, 0, out);
 }
 
-QI__FN bool qi__str_map_get(const qi__str_map *m, const char *key, int32_t *value) {
-  ptrdiff_t i = -1;
-  if (!m->entries) return false;
-  stbds_hmget_key_ts(m->entries, sizeof *m->entries, (void *)(uintptr_t)key, sizeof(char *), &i, STBDS_HM_STRING);
-  if (i < 0) return false;
-  *value = m->entries[i].value;
-  return true;
-}
+// Of query rows, [n] each: running maximum and sum of exponentials; what the values so far and those of the last piece are
+// multiplied by.
+typedef struct qi__softmax_state {
+  float *max, *sum, *keep, *add;
+} qi__softmax_state;
 
-QI__FN void qi__pair_map_init(qi__pair_map *m, qi__arena *arena, size_t n) {
-  m->entries = (qi__pair_entry *)qi__map_reserve(arena, n, sizeof(qi__pair_entry), STBDS_SH_NONE);
-}
-
-// Two numbers below 2^28 as eight bytes below 128: stb_ds shifts bytes as int, which is undefined for greater ones.
-QI__INLINE uint64_t qi__pair_key(uint32_t a, uint32_t b) {
-  uint64_t v = (uint64_t)a << 28 | b, key = 0;
-  for (int i = 0; i < 8; i++) key |= (v >> (7 * i) & 0x7f) << (8 * i);
-  return key;
-}
-
-QI__FN bool qi__pair_map_put(qi__pair_map *m, uint32_t a, uint32_t b, int64_t value) {
-  uint64_t key = qi__pair_key(a, b);
-  stbds_array_header *header = stbds_header(m->entries - 1);
-  size_t before = header->length;
-  stbds_hmput_key(m->entries, sizeof *m->entries, &key, sizeof key, STBDS_HM_BINARY);
-  if (header->length == before) return false;
-  m->entries[header->temp].value = value;
-  return true;
-}
-
-QI__FN bool qi__pair_map_get(const qi__pair_map *m, uint32_t a, uint32_t b, int64_t *value) {
-  uint64_t key = qi__pair_key(a, b);
-  ptrdiff_t i = -1;
-  if (!m->entries) return false;
-  stbds_hmget_key_ts(m->entries, sizeof *m->entries, &key, sizeof key, &i, STBDS_HM_BINARY);
-  if (i < 0) return false;
-  *value = m->entries[i].value;
-  return true;
-}
-
-// ---- names given back ----
-
-#undef STB_DS_IMPLEMENTATION
-#undef STBDS_NO_SHORT_NAMES
-#undef STBDS_REALLOC
-#undef STBDS_FREE
-#undef STBDS_ASSERT
-#pragma pop_macro("INCLUDE_STB_DS_H")
-#pragma pop_macro("STB_DS_IMPLEMENTATION")
-#pragma pop_macro("STBDS_NO_SHORT_NAMES")
-#pragma pop_macro("STBDS_REALLOC")
-#pragma pop_macro("STBDS_FREE")
-#pragma pop_macro("STBDS_ASSERT")
-#pragma pop_macro("STBDS_UNIT_TESTS")
-#undef stbds_rand_seed
-#undef stbds_hash_bytes
-#undef stbds_hash_string
-#undef stbds_stralloc
-#undef stbds_strreset
-#undef stbds_unit_tests
-#undef stbds_arrgrowf
-#undef stbds_arrfreef
-#undef stbds_hmfree_func
-#undef stbds_hmget_key
-#undef stbds_hmget_key_ts
-#undef stbds_hmput_default
-#undef stbds_hmput_key
-#undef stbds_hmdel_key
-#undef stbds_shmode_func
-#undef stbds_array_header
-#undef stbds_string_arena
-#undef stbds_string_block
-#undef stbds_hash_bucket
-#undef stbds_hash_index
-#undef stbds_hash_seed
-#undef stbds_probe_position
-#undef stbds_log2
-#undef stbds_make_hash_index
-#undef stbds_siphash_bytes
-#undef stbds_is_key_equal
-#undef stbds_hm_find_slot
-#undef stbds_strdup
-#undef STBDS_SH_NONE
-#undef STBDS_SH_DEFAULT
-#undef STBDS_SH_STRDUP
-#undef STBDS_SH_ARENA
-#ifdef __GNUC__
-#pragma GCC diagnostic pop
-#endif
-
-#endif // QI__MAP_H
-// generated from src/model/gguf_scan.h: edit there
-// ==== >>gguf_scan : walking over the structure of a GGUF file ====
-#ifndef QI__MODEL_GGUF_SCAN_H
-#define QI__MODEL_GGUF_SCAN_H
-
-// generated from src/base/file.h: edit there
-// ==== >>file : one source of bytes: a path, a memory block or a reader ====
-#ifndef QI__FILE_H
-#define QI__FILE_H
-
-
-// POSIX files are descriptors, read by pread and mapped by mmap; elsewhere they are streams, mapped on Windows only.
-#if !defined(QI_NO_STDIO) && (defined(__unix__) || defined(__APPLE__))
-#define QI__FILE_POSIX
-#include <errno.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <sys/types.h>
-#include <unistd.h>
-#ifndef QI_NO_MMAP
-#include <sys/mman.h>
-#endif
-#elif !defined(QI_NO_STDIO)
-#define QI__FILE_STREAM
-#include <errno.h>
-#ifdef _WIN32
-#ifndef WIN32_LEAN_AND_MEAN
-#define WIN32_LEAN_AND_MEAN
-#endif
-#ifndef NOMINMAX
-#define NOMINMAX
-#endif
-#include <io.h>
-#include <windows.h>
-#endif
-#endif
-
-// Bytes 0..size-1. With `map` they can be looked at in place, else only copied out by qi__file_read. A mapped file must not be
-// shortened while it is open: no system can make that safe.
-typedef struct qi__file {
-  const uint8_t *map; // NULL: read only
-  uint64_t size;
-  bool mapped;        // map is ours, to be unmapped
-  qi_reader reader;   // read != NULL: the source
-#if defined(QI__FILE_POSIX)
-  int fd;             // -1: none
-#elif defined(QI__FILE_STREAM)
-  FILE *stream;       // NULL: none
-#endif
-  char name[64];      // end of the path for messages, "" if there is none
-} qi__file;
-
-QI__FN void qi__file_init(qi__file *f) {
-  memset(f, 0, sizeof *f);
-#ifdef QI__FILE_POSIX
-  f->fd = -1;
-#endif
-}
-
-// The last bytes of a path that leave room for the reason in a message.
-QI__FN const char *qi__path_tail(const char *path, size_t max) {
-  size_t n = strlen(path);
-  return n > max ? path + (n - max) : path;
-}
-
-// What lies at a path.
-typedef enum qi__path_kind { QI__PATH_MISSING, QI__PATH_FILE, QI__PATH_FOLDER } qi__path_kind;
-
-// ---- memory and readers ----
-
-// `data` stays the caller's and must live as long as the file.
-QI__FN qi_result qi__file_open_memory(qi__file *f, const void *data, size_t size, qi_error *err) {
-  qi__file_init(f);
-  if (!data || !size) return qi__fail(err, QI_ERR_FORMAT, "memory block: is empty, expected a whole file");
-  f->map = (const uint8_t *)data;
-  f->size = size;
-  return QI_OK;
-}
-
-QI__FN qi_result qi__file_open_reader(qi__file *f, const qi_reader *reader, qi_error *err) {
-  qi__file_init(f);
-  if (!reader->read) return qi__fail(err, QI_ERR_ARGUMENT, "reader: read is NULL");
-  if (!reader->size) return qi__fail(err, QI_ERR_FORMAT, "reader: is empty, expected a whole file");
-  f->reader = *reader;
-  f->size = reader->size;
-  return QI_OK;
-}
-
-// ---- paths: POSIX ----
-
-#ifdef QI__FILE_POSIX
-QI__FN void qi__file_close_path(qi__file *f) {
-#ifndef QI_NO_MMAP
-  if (f->mapped) munmap((void *)(uintptr_t)f->map, (size_t)f->size);
-#endif
-  if (f->fd >= 0) close(f->fd);
-}
-
-// Leaves `map` NULL when the system cannot map: then the file is read.
-QI__FN void qi__file_map(qi__file *f) {
-#ifndef QI_NO_MMAP
-  if (f->size > SIZE_MAX) return;
-  void *map = mmap(NULL, (size_t)f->size, PROT_READ, MAP_PRIVATE, f->fd, 0);
-  if (map == MAP_FAILED) return;
-  f->map = (const uint8_t *)map;
-  f->mapped = true;
-  close(f->fd); // a mapping needs no descriptor
-  f->fd = -1;
-#else
-  (void)f;
-#endif
-}
-
-// Sets fd and size, or returns why not.
-QI__FN const char *qi__file_open_descriptor(qi__file *f, const char *path) {
-  int flags = O_RDONLY | O_NONBLOCK; // so that opening a FIFO does not wait for a writer; regular files do not care
-#ifdef O_CLOEXEC
-  flags |= O_CLOEXEC;
-#endif
-  do f->fd = open(path, flags);
-  while (f->fd < 0 && errno == EINTR);
-  if (f->fd < 0) return strerror(errno);
-  struct stat st;
-  if (fstat(f->fd, &st)) return strerror(errno);
-  if (S_ISDIR(st.st_mode)) return "it is a directory";
-  if (!S_ISREG(st.st_mode)) return "it is no regular file";
-  f->size = st.st_size > 0 ? (uint64_t)st.st_size : 0;
-  return NULL;
-}
-
-QI__FN qi__path_kind qi__path_look(const char *path) {
-  struct stat st;
-  if (stat(path, &st)) return QI__PATH_MISSING;
-  return S_ISDIR(st.st_mode) ? QI__PATH_FOLDER : QI__PATH_FILE;
-}
-
-// NULL when done, else why not.
-QI__FN const char *qi__file_pull_path(const qi__file *f, uint64_t offset, void *dst, size_t n) {
-  uint8_t *p = (uint8_t *)dst;
-  while (n) {
-    size_t part = qi__min_size(n, (size_t)1 << 30); // systems refuse, or cut, reads of 2 GiB
-    ssize_t got = pread(f->fd, p, part, (off_t)offset);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return strerror(errno);
-    if (got == 0) return "the file became shorter";
-    p += got;
-    offset += (uint64_t)got;
-    n -= (size_t)got;
+// Joins a piece (max and sum of each row) to what came before; `blend` does the same to the values with keep and add.
+QI__FN void qi__attention_join_ref(const float *max, const float *sum, size_t n, const qi__softmax_state *all) {
+  for (size_t g = 0; g < n; g++) {
+    float joint = qi__greater(max[g], all->max[g]);
+    all->keep[g] = qi__exp_ref(all->max[g] - joint);
+    all->add[g] = qi__exp_ref(max[g] - joint);
+    float kept = all->sum[g] * all->keep[g];
+    all->sum[g] = fmaf(sum[g], all->add[g], kept);
+    all->max[g] = joint;
   }
-  return NULL;
-}
-#endif
-
-// ---- paths: streams ----
-
-#ifdef QI__FILE_STREAM
-#ifdef _WIN32
-QI__INLINE int qi__stream_seek(FILE *s, int64_t offset, int origin) { return _fseeki64(s, offset, origin); }
-QI__INLINE int64_t qi__stream_tell(FILE *s) { return _ftelli64(s); }
-
-// Paths are UTF-8; the C library of Windows would take them for the system's code page.
-typedef struct qi__wide_path {
-  wchar_t s[1024];
-} qi__wide_path;
-
-QI__FN bool qi__widen(const char *path, qi__wide_path *wide) {
-  return MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide->s, (int)QI__COUNT_OF(wide->s)) != 0;
 }
 
-QI__FN FILE *qi__stream_open(const char *path) {
-  qi__wide_path wide;
-  if (qi__widen(path, &wide)) return _wfopen(wide.s, L"rb");
-  errno = EINVAL;
-  return NULL;
+// values[g, i] = values[g, i] * keep[g] + piece[g, i] * add[g]      g < n, i < dim
+QI__FN void qi__attention_blend_ref(const float *piece, const float *keep, const float *add, size_t n, size_t dim, float *values) {
+  for (size_t g = 0; g < n; g++, piece += dim, values += dim)
+    for (size_t i = 0; i < dim; i++) {
+      float old = values[i] * keep[g];
+      values[i] = fmaf(piece[i], add[g], old);
+    }
 }
 
-QI__FN qi__path_kind qi__path_look(const char *path) {
-  qi__wide_path wide;
-  DWORD found = qi__widen(path, &wide) ? GetFileAttributesW(wide.s) : INVALID_FILE_ATTRIBUTES;
-  if (found == INVALID_FILE_ATTRIBUTES) return QI__PATH_MISSING;
-  return found & FILE_ATTRIBUTE_DIRECTORY ? QI__PATH_FOLDER : QI__PATH_FILE;
+// One of the two products: out[g * out_stride + lane] = sum_t a[g * a_stride + t] * b[t, lane], n_q query rows and n_r registers.
+// b[t] lies b_step elements after b[t - 1]; each 16 lanes lie b_next elements after those before.
+typedef struct qi__attention_product {
+  const float *a;
+  size_t a_stride, n_q;
+  const void *b;
+  size_t b_step, b_next, n_r, n; // t < n
+  const void *ahead;             // see qi__attention_fetch
+  float *out;
+  size_t out_stride;
+} qi__attention_product;
+
+// `lanes` of a register divide 16.
+QI__INLINE qi__attention_product qi__attention_scores_of(const float *q, size_t n_q, const qi__kv_run *run, size_t dim,
+                                                         size_t lanes, float *score) {
+  size_t n_r = (run->n + QI__KEY_BLOCK - 1) / QI__KEY_BLOCK * (QI__KEY_BLOCK / lanes);
+  qi__attention_product p = {q,   dim,    n_q,   run->k,            QI__KEY_BLOCK, dim * QI__KEY_BLOCK, n_r,
+                             dim, run->v, score, QI__ATTENTION_PIECE};
+  return p;
 }
 
-QI__FN void qi__file_map(qi__file *f) {
-#ifndef QI_NO_MMAP
-  if (f->size > SIZE_MAX) return;
-  HANDLE mapping = CreateFileMappingW((HANDLE)_get_osfhandle(_fileno(f->stream)), NULL, PAGE_READONLY, 0, 0, NULL);
-  if (!mapping) return;
-  f->map = (const uint8_t *)MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0);
-  CloseHandle(mapping); // the view keeps it alive
-  f->mapped = f->map != NULL;
+QI__INLINE qi__attention_product qi__attention_values_of(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin,
+                                                         size_t end, size_t dim, size_t lanes, float *out) {
+  const void *v = qi__kv_at(run->v, begin * dim, run->half);
+  qi__attention_product p = {weight + begin, QI__ATTENTION_PIECE, n_q, v, dim, 16, dim / lanes, end - begin, run->next, out, dim};
+  return p;
+}
+
+// What is left of values when all registers are done.
+QI__INLINE void qi__attention_values_rest(const qi__attention_product *p, size_t lanes, bool half) {
+  if (p->n_r * lanes < p->b_step)
+    qi__attention_values_from(p->a, p->n_q, p->b, p->n, p->b_step, half, p->n_r * lanes, p->out);
+}
+
+// Values come into the cache while scores are computed, the next keys while values are: row t of a tile fetches as many bytes of
+// `ahead` as it reads. The CPU's own prefetching begins anew with each block, which costs a third of the speed.
+QI__INLINE void qi__attention_fetch(const void *ahead, size_t t, int lanes, bool half) {
+#if defined(__GNUC__)
+  const int bytes = lanes * (half ? 2 : 4);
+  QI__UNROLL for (int i = 0; i < bytes; i += QI__CACHE_LINE) __builtin_prefetch((const uint8_t *)ahead + t * (size_t)bytes + i);
 #else
-  (void)f;
+  (void)ahead, (void)t, (void)lanes, (void)half;
 #endif
 }
-#else
-QI__INLINE int qi__stream_seek(FILE *s, int64_t offset, int origin) {
-  if (offset > LONG_MAX) return -1;
-  return fseek(s, (long)offset, origin);
-}
-QI__INLINE int64_t qi__stream_tell(FILE *s) { return ftell(s); }
-QI__FN FILE *qi__stream_open(const char *path) { return fopen(path, "rb"); }
-QI__FN void qi__file_map(qi__file *f) { (void)f; }
 
-// What cannot be opened may be a folder; C alone cannot tell.
-QI__FN qi__path_kind qi__path_look(const char *path) {
-  FILE *f = fopen(path, "rb");
-  if (f) fclose(f);
-  return f ? QI__PATH_FILE : QI__PATH_MISSING;
-}
-#endif
+// A tile of n_q query rows from g on, times n_r registers from r on, has its sums in registers. Its sizes, `half` and `go_on` (sums
+// begin with what is in `out`, not with 0) are constants where it is inlined. No sum depends on the sizes.
 
-QI__FN void qi__file_close_path(qi__file *f) {
-#if defined(_WIN32) && !defined(QI_NO_MMAP)
-  if (f->mapped) UnmapViewOfFile(f->map);
-#endif
-  if (f->stream) fclose(f->stream);
-}
+#if defined(QI__X86_64)
 
-QI__FN const char *qi__file_open_descriptor(qi__file *f, const char *path) {
-  f->stream = qi__stream_open(path);
-  if (!f->stream) return strerror(errno);
-  if (qi__stream_seek(f->stream, 0, SEEK_END)) return "its end cannot be found";
-  int64_t size = qi__stream_tell(f->stream);
-  if (size < 0) return "its size cannot be told (a directory?)";
-  f->size = (uint64_t)size;
-  return NULL;
-}
+// ---- AVX2 ----
 
-QI__FN const char *qi__file_pull_path(const qi__file *f, uint64_t offset, void *dst, size_t n) {
-  if (offset > INT64_MAX || qi__stream_seek(f->stream, (int64_t)offset, SEEK_SET)) return "the position cannot be reached";
-  return fread(dst, 1, n, f->stream) == n ? NULL : "the file could not be read to the end";
-}
-#endif
-
-// ---- any source ----
-
-#ifdef QI_NO_STDIO
-QI__FN qi__path_kind qi__path_look(const char *path) {
-  (void)path;
-  return QI__PATH_MISSING;
-}
-#endif
-
-QI__FN void qi__file_close(qi__file *f) {
-#ifndef QI_NO_STDIO
-  qi__file_close_path(f);
-#endif
-  qi__file_init(f);
-}
-
-// Maps the file unless no_mmap, or the system cannot. The path is not needed afterwards.
-// Errors: QI_ERR_IO (with the system's reason), QI_ERR_FORMAT (an empty file), QI_ERR_UNSUPPORTED (QI_NO_STDIO).
-QI__FN qi_result qi__file_open_path(qi__file *f, const char *path, bool no_mmap, qi_error *err) {
-  qi__file_init(f);
-#ifdef QI_NO_STDIO
-  (void)no_mmap;
-  return qi__fail(err, QI_ERR_UNSUPPORTED, "%s: this build opens no paths (QI_NO_STDIO), only memory and readers",
-                  qi__path_tail(path, 140));
-#else
-  const char *reason = qi__file_open_descriptor(f, path);
-  if (reason || !f->size) {
-    qi__file_close(f);
-    if (!reason) return qi__fail(err, QI_ERR_FORMAT, "%s: the file is empty", qi__path_tail(path, 180));
-    return qi__fail(err, QI_ERR_IO, "%s: cannot be opened: %s", qi__path_tail(path, 160), reason);
+// n_q * n_r <= 8
+QI__INLINE QI__AVX2 void qi__attention_tile_avx2(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r, bool half,
+                                                 bool go_on) {
+  const float *a = p->a + g * p->a_stride;
+  const void *b = qi__kv_at(p->b, r / 2 * p->b_next + r % 2 * 8, half), *ahead = qi__kv_at(p->ahead, r * 8 * p->n, half);
+  float *out = p->out + g * p->out_stride + 8 * r;
+  const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
+  __m256 sum[4][8];
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    sum[i][c] = go_on ? _mm256_loadu_ps(out + (size_t)i * p->out_stride + 8 * c) : _mm256_setzero_ps();
+  for (size_t t = 0; t < p->n; t++) {
+    __m256 row[8];
+    qi__attention_fetch(ahead, t, n_r * 8, half);
+    QI__UNROLL for (int c = 0; c < n_r; c++)
+      row[c] = qi__load_kv_avx2(b, t * b_step + (size_t)(c / 2) * b_next + (size_t)(c % 2 * 8), half);
+    QI__UNROLL for (int i = 0; i < n_q; i++) {
+      __m256 v = _mm256_broadcast_ss(a + (size_t)i * a_stride + t);
+      QI__UNROLL for (int c = 0; c < n_r; c++) sum[i][c] = _mm256_fmadd_ps(v, row[c], sum[i][c]);
+    }
   }
-  const char *tail = qi__path_tail(path, sizeof f->name - 1);
-  memcpy(f->name, tail, strlen(tail) + 1);
-  if (!no_mmap) qi__file_map(f);
-  return QI_OK;
-#endif
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    _mm256_storeu_ps(out + (size_t)i * p->out_stride + 8 * c, sum[i][c]);
 }
 
-// Copies bytes offset..offset+n-1 to dst. NULL when done, else why not.
-QI__FN const char *qi__file_pull(const qi__file *f, uint64_t offset, void *dst, size_t n) {
-  if (offset > f->size || n > f->size - offset) return "beyond the end of the file";
-  if (!n) return NULL;
-  if (f->map) {
-    memcpy(dst, f->map + (size_t)offset, n);
-    return NULL;
+QI__INLINE QI__AVX2 void qi__attention_tiles_avx2(const qi__attention_product *p, bool half, bool go_on) {
+  for (size_t g = 0, rows; g < p->n_q; g += rows) {
+    rows = p->n_q - g >= 4 ? 4 : p->n_q - g >= 2 ? 2 : 1;
+    for (size_t r = 0, regs; r < p->n_r; r += regs) {
+      regs = p->n_r - r >= 8 / rows ? 8 / rows : p->n_r - r >= 2 ? 2 : 1;
+      if (rows == 4 && regs == 2) qi__attention_tile_avx2(p, g, r, 4, 2, half, go_on);
+      else if (rows == 4) qi__attention_tile_avx2(p, g, r, 4, 1, half, go_on);
+      else if (rows == 2 && regs == 4) qi__attention_tile_avx2(p, g, r, 2, 4, half, go_on);
+      else if (rows == 2 && regs == 2) qi__attention_tile_avx2(p, g, r, 2, 2, half, go_on);
+      else if (rows == 2) qi__attention_tile_avx2(p, g, r, 2, 1, half, go_on);
+      else if (regs == 8) qi__attention_tile_avx2(p, g, r, 1, 8, half, go_on);
+      else if (regs == 2) qi__attention_tile_avx2(p, g, r, 1, 2, half, go_on);
+      else qi__attention_tile_avx2(p, g, r, 1, 1, half, go_on);
+    }
   }
-  if (f->reader.read) return f->reader.read(f->reader.user, offset, dst, n) ? NULL : "the reader's callback failed";
-#ifdef QI_NO_STDIO
-  return "the file is closed";
-#else
-  return qi__file_pull_path(f, offset, dst, n);
+}
+
+QI__FN QI__AVX2 void qi__attention_scores_avx2(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
+  qi__attention_product p = qi__attention_scores_of(q, n_q, run, dim, 8, score);
+  if (run->half) qi__attention_tiles_avx2(&p, true, false);
+  else qi__attention_tiles_avx2(&p, false, false);
+}
+
+QI__FN QI__AVX2 void qi__attention_values_avx2(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end,
+                                               size_t dim, float *out) {
+  qi__attention_product p = qi__attention_values_of(weight, n_q, run, begin, end, dim, 8, out);
+  if (run->half) qi__attention_tiles_avx2(&p, true, true);
+  else qi__attention_tiles_avx2(&p, false, true);
+  qi__attention_values_rest(&p, 8, run->half);
+}
+
+QI__FN QI__AVX2 float qi__attention_softmax_avx2(float *score, size_t begin, size_t end, size_t n, float *max) {
+  float lane[8];
+  __m256 most = _mm256_set1_ps(-INFINITY), sum = _mm256_setzero_ps();
+  qi__attention_mask(score, begin, end, n);
+  for (size_t j = 0; j < n; j += 8) most = _mm256_max_ps(_mm256_loadu_ps(score + j), most);
+  _mm256_storeu_ps(lane, most);
+  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
+  *max = lane[0];
+  most = _mm256_set1_ps(*max);
+  for (size_t j = 0; j < n; j += 8) {
+    __m256 e = qi__exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(score + j), most));
+    _mm256_storeu_ps(score + j, e);
+    sum = _mm256_add_ps(sum, e);
+  }
+  return qi__sum_lanes_avx2(sum);
+}
+
+QI__FN QI__AVX2 void qi__attention_join_avx2(const float *max, const float *sum, size_t n, const qi__softmax_state *all) {
+  size_t g = 0;
+  for (; g + 8 <= n; g += 8) {
+    __m256 before = _mm256_loadu_ps(all->max + g), now = _mm256_loadu_ps(max + g), joint = _mm256_max_ps(now, before);
+    __m256 keep = qi__exp_avx2(_mm256_sub_ps(before, joint)), add = qi__exp_avx2(_mm256_sub_ps(now, joint));
+    __m256 kept = _mm256_mul_ps(_mm256_loadu_ps(all->sum + g), keep);
+    _mm256_storeu_ps(all->keep + g, keep);
+    _mm256_storeu_ps(all->add + g, add);
+    _mm256_storeu_ps(all->sum + g, _mm256_fmadd_ps(_mm256_loadu_ps(sum + g), add, kept));
+    _mm256_storeu_ps(all->max + g, joint);
+  }
+  qi__softmax_state rest = {all->max + g, all->sum + g, all->keep + g, all->add + g};
+  qi__attention_join_ref(max + g, sum + g, n - g, &rest);
+}
+
+QI__FN QI__AVX2 void qi__attention_blend_avx2(const float *piece, const float *keep, const float *add, size_t n, size_t dim,
+                                              float *values) {
+  for (size_t g = 0; g < n; g++, piece += dim, values += dim) {
+    const __m256 keeps = _mm256_set1_ps(keep[g]), adds = _mm256_set1_ps(add[g]);
+    size_t i = 0;
+    for (; i + 8 <= dim; i += 8) {
+      __m256 old = _mm256_mul_ps(_mm256_loadu_ps(values + i), keeps);
+      _mm256_storeu_ps(values + i, _mm256_fmadd_ps(_mm256_loadu_ps(piece + i), adds, old));
+    }
+    qi__attention_blend_ref(piece + i, keep + g, add + g, 1, dim - i, values + i);
+  }
+}
+
+// ---- AVX-512 ----
+
+// n_q * n_r <= 16
+QI__INLINE QI__AVX512 void qi__attention_tile_avx512(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r,
+                                                     bool half, bool go_on) {
+  const float *a = p->a + g * p->a_stride;
+  const void *b = qi__kv_at(p->b, r * p->b_next, half), *ahead = qi__kv_at(p->ahead, r * 16 * p->n, half);
+  float *out = p->out + g * p->out_stride + 16 * r;
+  const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
+  __m512 sum[8][4];
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    sum[i][c] = go_on ? _mm512_loadu_ps(out + (size_t)i * p->out_stride + 16 * c) : _mm512_setzero_ps();
+  for (size_t t = 0; t < p->n; t++) {
+    __m512 row[4];
+    qi__attention_fetch(ahead, t, n_r * 16, half);
+    QI__UNROLL for (int c = 0; c < n_r; c++) row[c] = qi__load_kv_avx512(b, t * b_step + (size_t)c * b_next, half);
+    QI__UNROLL for (int i = 0; i < n_q; i++) {
+      __m512 v = _mm512_set1_ps(a[(size_t)i * a_stride + t]);
+      QI__UNROLL for (int c = 0; c < n_r; c++) sum[i][c] = _mm512_fmadd_ps(v, row[c], sum[i][c]);
+    }
+  }
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    _mm512_storeu_ps(out + (size_t)i * p->out_stride + 16 * c, sum[i][c]);
+}
+
+QI__INLINE QI__AVX512 void qi__attention_tiles_avx512(const qi__attention_product *p, bool half, bool go_on) {
+  for (size_t g = 0, rows; g < p->n_q; g += rows) {
+    size_t left = p->n_q - g;
+    rows = left >= 8 ? 8 : left == 7 || left == 4 ? 4 : left >= 3 ? 3 : left; // 5 = 3 + 2, 6 = 3 + 3
+    for (size_t r = 0, regs; r < p->n_r; r += regs) {
+      regs = rows == 8 ? 2 : 4;
+      if (p->n_r - r < regs) regs = 1;
+      if (rows == 8 && regs == 2) qi__attention_tile_avx512(p, g, r, 8, 2, half, go_on);
+      else if (rows == 8) qi__attention_tile_avx512(p, g, r, 8, 1, half, go_on);
+      else if (rows == 4 && regs == 4) qi__attention_tile_avx512(p, g, r, 4, 4, half, go_on);
+      else if (rows == 4) qi__attention_tile_avx512(p, g, r, 4, 1, half, go_on);
+      else if (rows == 3 && regs == 4) qi__attention_tile_avx512(p, g, r, 3, 4, half, go_on);
+      else if (rows == 3) qi__attention_tile_avx512(p, g, r, 3, 1, half, go_on);
+      else if (rows == 2 && regs == 4) qi__attention_tile_avx512(p, g, r, 2, 4, half, go_on);
+      else if (rows == 2) qi__attention_tile_avx512(p, g, r, 2, 1, half, go_on);
+      else if (regs == 4) qi__attention_tile_avx512(p, g, r, 1, 4, half, go_on);
+      else qi__attention_tile_avx512(p, g, r, 1, 1, half, go_on);
+    }
+  }
+}
+
+QI__FN QI__AVX512 void qi__attention_scores_avx512(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
+  qi__attention_product p = qi__attention_scores_of(q, n_q, run, dim, 16, score);
+  if (run->half) qi__attention_tiles_avx512(&p, true, false);
+  else qi__attention_tiles_avx512(&p, false, false);
+}
+
+// Elements that do not fill a register are done as in AVX2.
+QI__FN QI__AVX512 void qi__attention_values_avx512(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end,
+                                                   size_t dim, float *out) {
+  qi__attention_product p = qi__attention_values_of(weight, n_q, run, begin, end, dim, 16, out);
+  if (run->half) qi__attention_tiles_avx512(&p, true, true);
+  else qi__attention_tiles_avx512(&p, false, true);
+  if (dim % 16 == 0) return;
+  qi__attention_product rest = p;
+  rest.b = qi__kv_at(p.b, dim / 16 * 16, run->half);
+  rest.out = out + dim / 16 * 16;
+  rest.n_r = dim % 16 / 8;
+  if (rest.n_r) run->half ? qi__attention_tiles_avx2(&rest, true, true) : qi__attention_tiles_avx2(&rest, false, true);
+  p.n_r = dim / 8;
+  qi__attention_values_rest(&p, 8, run->half);
+}
+
+// The maximum stays in eight lanes: which of two zeros it is depends on them.
+QI__FN QI__AVX512 float qi__attention_softmax_avx512(float *score, size_t begin, size_t end, size_t n, float *max) {
+  float lane[8];
+  __m256 most = _mm256_set1_ps(-INFINITY), sum = _mm256_setzero_ps();
+  qi__attention_mask(score, begin, end, n);
+  for (size_t j = 0; j < n; j += 8) most = _mm256_max_ps(_mm256_loadu_ps(score + j), most);
+  _mm256_storeu_ps(lane, most);
+  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
+  *max = lane[0];
+  const __m512 minus = _mm512_set1_ps(*max);
+  for (size_t j = 0; j < n; j += 16) {
+    __m512 e = qi__exp_avx512(_mm512_sub_ps(_mm512_loadu_ps(score + j), minus));
+    _mm512_storeu_ps(score + j, e);
+    sum = _mm256_add_ps(sum, _mm512_castps512_ps256(e));
+    sum = _mm256_add_ps(sum, _mm512_extractf32x8_ps(e, 1));
+  }
+  return qi__sum_lanes_avx2(sum);
+}
+
+#if defined(QI__HAS_AVX512_BF16)
+
+// ---- panels for the matrix unit ----
+
+// Lanes of b as weight rows of a panel of kernels/bf16.h: panel[t / 2][lane][t % 2] = b[t, lane] rounded to bfloat16, t < n rounded
+// up to 32, lane < 16; 0 where t >= n or lane >= n_lanes. `finite`: what is infinite or NaN becomes the greatest number, so that a
+// weight of 0 takes it away.
+QI__FN QI__AVX512_BF16 void qi__attention_panel_avx512(const void *b, size_t b_step, size_t n, size_t n_lanes, bool half,
+                                                       bool finite, uint16_t *panel) {
+  static const uint16_t pairs[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                     8,  24, 9,  25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i order = _mm512_loadu_si512((const void *)pairs);
+  const __m512 most = _mm512_castsi512_ps(_mm512_set1_epi32(0x7f7f0000)), least = _mm512_sub_ps(_mm512_setzero_ps(), most);
+  const __mmask16 mask = qi__tail_mask_avx512(n_lanes);
+  for (size_t t = 0; t < (n + 31) / 32 * 32; t += 2, panel += 32) {
+    __m512 two[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    for (size_t i = 0; i < 2 && t + i < n; i++) {
+      const void *row = qi__kv_at(b, (t + i) * b_step, half);
+      two[i] = half ? _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, row)) : _mm512_maskz_loadu_ps(mask, row);
+      if (finite) two[i] = _mm512_max_ps(_mm512_min_ps(two[i], most), least);
+    }
+    __m512i both = (__m512i)_mm512_cvtne2ps_pbh(two[1], two[0]);
+    _mm512_storeu_si512((void *)panel, _mm512_permutexvar_epi16(order, both));
+  }
+}
 #endif
+#endif
+
+// ---- NEON ----
+
+#if defined(QI__ARM64)
+
+// n_q * n_r <= 16
+QI__INLINE void qi__attention_tile_neon(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r, bool half,
+                                        bool go_on) {
+  const float *a = p->a + g * p->a_stride;
+  const void *b = qi__kv_at(p->b, r / 4 * p->b_next + r % 4 * 4, half), *ahead = qi__kv_at(p->ahead, r * 4 * p->n, half);
+  float *out = p->out + g * p->out_stride + 4 * r;
+  const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
+  float32x4_t sum[4][8];
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    sum[i][c] = go_on ? vld1q_f32(out + (size_t)i * p->out_stride + 4 * c) : vdupq_n_f32(0);
+  for (size_t t = 0; t < p->n; t++) {
+    float32x4_t row[8];
+    qi__attention_fetch(ahead, t, n_r * 4, half);
+    QI__UNROLL for (int c = 0; c < n_r; c++)
+      row[c] = qi__load_kv_neon(b, t * b_step + (size_t)(c / 4) * b_next + (size_t)(c % 4 * 4), half);
+    QI__UNROLL for (int i = 0; i < n_q; i++) {
+      float32x4_t v = vld1q_dup_f32(a + (size_t)i * a_stride + t);
+      QI__UNROLL for (int c = 0; c < n_r; c++) sum[i][c] = vfmaq_f32(sum[i][c], v, row[c]);
+    }
+  }
+  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
+    vst1q_f32(out + (size_t)i * p->out_stride + 4 * c, sum[i][c]);
 }
 
-// The same with a message. Errors: QI_ERR_IO.
-QI__FN qi_result qi__file_read(const qi__file *f, uint64_t offset, void *dst, size_t n, qi_error *err) {
-  const char *reason = qi__file_pull(f, offset, dst, n);
-  if (!reason) return QI_OK;
-  return qi__fail(err, QI_ERR_IO, "%s%s%zu bytes at %llu cannot be read: %s", f->name, f->name[0] ? ": " : "", n,
-                  (unsigned long long)offset, reason);
+QI__INLINE void qi__attention_tiles_neon(const qi__attention_product *p, bool half, bool go_on) {
+  for (size_t g = 0, rows; g < p->n_q; g += rows) {
+    rows = p->n_q - g >= 4 ? 4 : p->n_q - g >= 2 ? 2 : 1;
+    for (size_t r = 0, regs; r < p->n_r; r += regs) {
+      regs = rows == 4 ? 4 : 8;
+      if (p->n_r - r < regs) regs = 1;
+      if (rows == 4 && regs == 4) qi__attention_tile_neon(p, g, r, 4, 4, half, go_on);
+      else if (rows == 4) qi__attention_tile_neon(p, g, r, 4, 1, half, go_on);
+      else if (rows == 2 && regs == 8) qi__attention_tile_neon(p, g, r, 2, 8, half, go_on);
+      else if (rows == 2) qi__attention_tile_neon(p, g, r, 2, 1, half, go_on);
+      else if (regs == 8) qi__attention_tile_neon(p, g, r, 1, 8, half, go_on);
+      else qi__attention_tile_neon(p, g, r, 1, 1, half, go_on);
+    }
+  }
 }
 
-#endif // QI__FILE_H
+QI__FN void qi__attention_scores_neon(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
+  qi__attention_product p = qi__attention_scores_of(q, n_q, run, dim, 4, score);
+  if (run->half) qi__attention_tiles_neon(&p, true, false);
+  else qi__attention_tiles_neon(&p, false, false);
+}
+
+QI__FN void qi__attention_values_neon(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
+                                      float *out) {
+  qi__attention_product p = qi__attention_values_of(weight, n_q, run, begin, end, dim, 4, out);
+  if (run->half) qi__attention_tiles_neon(&p, true, true);
+  else qi__attention_tiles_neon(&p, false, true);
+  qi__attention_values_rest(&p, 4, run->half);
+}
+
+// a > b ? a : b in each lane, which FMAX is not for NaN.
+QI__INLINE float32x4_t qi__greater_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
+
+QI__FN float qi__attention_softmax_neon(float *score, size_t begin, size_t end, size_t n, float *max) {
+  float lane[8];
+  float32x4_t low = vdupq_n_f32(-INFINITY), high = low;
+  qi__attention_mask(score, begin, end, n);
+  for (size_t j = 0; j < n; j += 8) {
+    low = qi__greater_neon(vld1q_f32(score + j), low);
+    high = qi__greater_neon(vld1q_f32(score + j + 4), high);
+  }
+  vst1q_f32(lane, low);
+  vst1q_f32(lane + 4, high);
+  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
+  *max = lane[0];
+  float32x4_t most = vdupq_n_f32(*max);
+  low = high = vdupq_n_f32(0);
+  for (size_t j = 0; j < n; j += 8) {
+    float32x4_t a = qi__exp_neon(vsubq_f32(vld1q_f32(score + j), most));
+    float32x4_t b = qi__exp_neon(vsubq_f32(vld1q_f32(score + j + 4), most));
+    vst1q_f32(score + j, a);
+    vst1q_f32(score + j + 4, b);
+    low = vaddq_f32(low, a);
+    high = vaddq_f32(high, b);
+  }
+  vst1q_f32(lane, low);
+  vst1q_f32(lane + 4, high);
+  return qi__sum_lanes(lane);
+}
+
+QI__FN void qi__attention_join_neon(const float *max, const float *sum, size_t n, const qi__softmax_state *all) {
+  size_t g = 0;
+  for (; g + 4 <= n; g += 4) {
+    float32x4_t before = vld1q_f32(all->max + g), now = vld1q_f32(max + g), joint = qi__greater_neon(now, before);
+    float32x4_t keep = qi__exp_neon(vsubq_f32(before, joint)), add = qi__exp_neon(vsubq_f32(now, joint));
+    float32x4_t kept = vmulq_f32(vld1q_f32(all->sum + g), keep);
+    vst1q_f32(all->keep + g, keep);
+    vst1q_f32(all->add + g, add);
+    vst1q_f32(all->sum + g, vfmaq_f32(kept, vld1q_f32(sum + g), add));
+    vst1q_f32(all->max + g, joint);
+  }
+  qi__softmax_state rest = {all->max + g, all->sum + g, all->keep + g, all->add + g};
+  qi__attention_join_ref(max + g, sum + g, n - g, &rest);
+}
+
+QI__FN void qi__attention_blend_neon(const float *piece, const float *keep, const float *add, size_t n, size_t dim, float *values) {
+  for (size_t g = 0; g < n; g++, piece += dim, values += dim) {
+    size_t i = 0;
+    for (; i + 4 <= dim; i += 4) {
+      float32x4_t old = vmulq_n_f32(vld1q_f32(values + i), keep[g]);
+      vst1q_f32(values + i, vfmaq_f32(old, vld1q_f32(piece + i), vdupq_n_f32(add[g])));
+    }
+    qi__attention_blend_ref(piece + i, keep + g, add + g, 1, dim - i, values + i);
+  }
+}
+#endif
+
+#endif // QI__KERNELS_ATTENTION_H
+// generated from src/kernels/bf16.h: edit there
+// ==== >>bf16 : products of bfloat16 panels ====
+#ifndef QI__KERNELS_BF16_H
+#define QI__KERNELS_BF16_H
+
+// generated from src/kernels/dequant.h: edit there
+// ==== >>dequant : packed weights to float32 and bfloat16 ====
+#ifndef QI__KERNELS_DEQUANT_H
+#define QI__KERNELS_DEQUANT_H
+
 // generated from src/formats/table.h: edit there
 // ==== >>formats : the table of weight formats ====
 #ifndef QI__FORMATS_TABLE_H
@@ -2282,75 +2982,6 @@ QI__INLINE int qi__block_code(const qi__format *f, const qi__block *b, int i) { 
 #ifndef QI__FORMATS_FLOAT_H
 #define QI__FORMATS_FLOAT_H
 
-// generated from src/formats/half.h: edit there
-// ==== >>half : 16-bit floats and power-of-two scales ====
-#ifndef QI__FORMATS_HALF_H
-#define QI__FORMATS_HALF_H
-
-
-// Everything here works on bits, so neither -ffast-math nor a processor that flushes subnormals can change a result.
-
-// ---- IEEE binary16 ----
-
-#define QI__F16_MAX 65504.0f // greatest finite value
-
-// Exact. A signalling NaN becomes quiet, as in the processors' instructions (VCVTPH2PS, FCVT).
-QI__INLINE float qi__f16_to_f32(uint16_t h) {
-  uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
-  uint32_t exponent = (h >> 10) & 0x1fu;
-  uint32_t mantissa = h & 0x3ffu;
-  if (exponent == 0x1f) return qi__bits_f32(sign | 0x7f800000u | (mantissa ? 0x400000u : 0) | mantissa << 13);
-  if (exponent) return qi__bits_f32(sign | (exponent + 112) << 23 | mantissa << 13);
-  if (!mantissa) return qi__bits_f32(sign);
-  exponent = 113; // mantissa * 2^-24: shift its highest bit to where it is implied
-  while (!(mantissa & 0x400u)) {
-    mantissa <<= 1;
-    exponent--;
-  }
-  return qi__bits_f32(sign | exponent << 23 | (mantissa & 0x3ffu) << 13);
-}
-
-// Rounds to nearest, ties to even; beyond the greatest half: infinity. NaN stays NaN (quiet, upper payload bits).
-QI__INLINE uint16_t qi__f32_to_f16(float f) {
-  uint32_t u = qi__f32_bits(f);
-  uint32_t sign = (u >> 16) & 0x8000u;
-  uint32_t a = u & 0x7fffffffu;
-  if (a > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (a >> 13 & 0x3ffu));
-  if (a >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); // 65520 and more
-  if (a <= 0x33000000u) return (uint16_t)sign;             // half of the least subnormal, 2^-25: a tie, to even
-  uint32_t exponent = a >> 23;
-  // Bits to drop: 13 for normal halves, one more for each power of two below 2^-14.
-  uint32_t drop = exponent >= 113 ? 13 : 126 - exponent;
-  uint32_t mantissa = exponent >= 113 ? a - (112u << 23) : (a & 0x7fffffu) | 0x800000u;
-  uint32_t kept = mantissa >> drop;
-  uint32_t rest = mantissa & ((1u << drop) - 1);
-  uint32_t tie = 1u << (drop - 1);
-  if (rest > tie || (rest == tie && (kept & 1))) kept++; // a carry runs into the exponent, which is right
-  return (uint16_t)(sign | kept);
-}
-
-// ---- bfloat16: the upper half of a float32 ----
-
-QI__INLINE float qi__bf16_to_f32(uint16_t b) { return qi__bits_f32((uint32_t)b << 16); }
-
-// Rounds to nearest, ties to even; NaN stays NaN and becomes quiet.
-QI__INLINE uint16_t qi__f32_to_bf16(float f) {
-  uint32_t u = qi__f32_bits(f);
-  if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40u);
-  return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
-}
-
-// ---- E8M0: an exponent alone (OCP Microscaling Formats 1.0) ----
-
-// 2^(e - 127); e = 255 (NaN in the standard) is infinity here, as in ggml.
-QI__INLINE float qi__e8m0_to_f32(uint8_t e) { return qi__bits_f32(e ? (uint32_t)e << 23 : 0x400000u); }
-
-// 2^(e - 128), subnormal for e below 2: the scale of element values that are stored doubled.
-QI__INLINE float qi__e8m0_half_to_f32(uint8_t e) {
-  return qi__bits_f32(e < 2 ? 0x200000u << e : (uint32_t)(e - 1) << 23);
-}
-
-#endif // QI__FORMATS_HALF_H
 
 // Little-endian values without gaps, any alignment. Block length 1.
 
@@ -4419,6 +5050,5664 @@ QI__FN void qi__quantize(qi_format format, const float *src, uint8_t *dst, size_
 
 #endif // QI__FORMATS_TABLE_H
 
+// SIMD forms of qi__dequantize_blocks with the same bits: of each block the scales as float32, then 32 integer codes at a time.
+// `id` is a constant where these are inlined; QI_FORMAT_NONE stands for formats without a case, which their `unpack` takes apart.
+
+#if defined(QI__X86_64)
+
+// Of a block: w[i] = scale[i / group] * code[i] - offset[i / group].
+typedef struct qi__block_scales {
+  float scale[QI__BLOCK_MAX / 16], offset[QI__BLOCK_MAX / 16];
+} qi__block_scales;
+
+// ---- scales ----
+
+QI__INLINE QI__AVX2 float qi__half_avx2(const uint8_t *src) { return _cvtsh_ss(qi__load_u16(src)); }
+
+// Eight bytes times d.
+QI__INLINE QI__AVX2 void qi__scale_bytes_avx2(uint64_t bytes, float d, float *out) {
+  __m256i v = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
+  _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_set1_ps(d), _mm256_cvtepi32_ps(v)));
+}
+
+QI__INLINE QI__AVX2 void qi__scale_words_avx2(const int16_t *words, float d, float *out) {
+  __m256i v = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(const void *)words));
+  _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_set1_ps(d), _mm256_cvtepi32_ps(v)));
+}
+
+// The layout of qi__unpack_scales_k4, four bytes at a time.
+QI__INLINE QI__AVX2 void qi__scales_k4_avx2(const uint8_t *src, float d, float dmin, qi__block_scales *out) {
+  uint32_t a = qi__load_u32(src), b = qi__load_u32(src + 4), c = qi__load_u32(src + 8);
+  uint64_t scale = (a & 0x3f3f3f3fu) | (uint64_t)((c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u)) << 32;
+  uint64_t min = (b & 0x3f3f3f3fu) | (uint64_t)((c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u)) << 32;
+  qi__scale_bytes_avx2(scale, d, out->scale);
+  qi__scale_bytes_avx2(min, dmin, out->offset);
+}
+
+// The layout of qi__unpack_seven_bits: a byte a group.
+QI__INLINE QI__AVX2 __m128i qi__seven_bits_avx2(const uint8_t *src) {
+  const __m128i byte = _mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+  const __m128i bit = _mm_set1_epi64x((long long)0x8040201008040201u);
+  __m128i low = _mm_cvtsi64_si128((long long)qi__load_u64(src));
+  __m128i v = _mm_and_si128(_mm_unpacklo_epi64(low, _mm_srli_epi16(low, 4)), _mm_set1_epi8(15));
+  QI__UNROLL for (int p = 0; p < 3; p++) {
+    __m128i plane = _mm_and_si128(_mm_shuffle_epi8(_mm_cvtsi32_si128(qi__load_u16(src + 8 + 2 * p)), byte), bit);
+    v = _mm_or_si128(v, _mm_and_si128(_mm_cmpeq_epi8(plane, bit), _mm_set1_epi8((char)(16 << p))));
+  }
+  return v;
+}
+
+// QINS4_K: the signed scales of these.
+QI__INLINE QI__AVX2 __m128i qi__qins4_scales_avx2(__m128i bits) {
+  __m128i size = _mm_and_si128(bits, _mm_set1_epi8(31)), minus = _mm_slli_epi16(_mm_and_si128(bits, _mm_set1_epi8(32)), 2);
+  return _mm_sign_epi8(size, _mm_or_si128(minus, _mm_set1_epi8(1))); // -127 or 1
+}
+
+// Of a format without a case: `block` is unpacked, too.
+QI__INLINE QI__AVX2 void qi__scales_any_avx2(const qi__format *f, const uint8_t *src, qi__block *block, qi__block_scales *out) {
+  qi__unpack(f, src, block);
+  for (int g = 0; g < f->info.block_len / f->group; g++) {
+    out->scale[g] = block->d * (float)block->scale[g];
+    if (f->has_min) out->offset[g] = block->dmin * (float)block->min[g];
+  }
+}
+
+QI__INLINE QI__AVX2 void qi__block_scales_avx2(qi_format id, const qi__format *f, const uint8_t *src, qi__block *block,
+                                               qi__block_scales *out) {
+  int16_t words[16];
+  switch (id) {
+  case QI_FORMAT_Q4_0:
+  case QI_FORMAT_Q5_0:
+  case QI_FORMAT_Q8_0:
+  case QI_FORMAT_IQ4_NL: out->scale[0] = qi__half_avx2(src); break;
+  case QI_FORMAT_MXFP4: out->scale[0] = qi__e8m0_half_to_f32(src[0]); break;
+  case QI_FORMAT_Q4_1:
+  case QI_FORMAT_Q5_1:
+    out->scale[0] = qi__half_avx2(src);
+    out->offset[0] = -qi__half_avx2(src + 2);
+    break;
+  case QI_FORMAT_Q2_K: {
+    uint64_t low = qi__load_u64(src), high = qi__load_u64(src + 8), nibbles = 0x0f0f0f0f0f0f0f0fu;
+    float d = qi__half_avx2(src + 80), dmin = qi__half_avx2(src + 82);
+    qi__scale_bytes_avx2(low & nibbles, d, out->scale);
+    qi__scale_bytes_avx2(high & nibbles, d, out->scale + 8);
+    qi__scale_bytes_avx2(low >> 4 & nibbles, dmin, out->offset);
+    qi__scale_bytes_avx2(high >> 4 & nibbles, dmin, out->offset + 8);
+    break;
+  }
+  case QI_FORMAT_Q3_K:
+    qi__unpack_scales_k3(src + 96, words);
+    qi__scale_words_avx2(words, qi__half_avx2(src + 108), out->scale);
+    qi__scale_words_avx2(words + 8, qi__half_avx2(src + 108), out->scale + 8);
+    break;
+  case QI_FORMAT_Q4_K:
+  case QI_FORMAT_Q5_K: qi__scales_k4_avx2(src + 4, qi__half_avx2(src), qi__half_avx2(src + 2), out); break;
+  case QI_FORMAT_Q6_K:
+    for (int g = 0; g < 16; g++) words[g] = (int8_t)src[192 + g];
+    qi__scale_words_avx2(words, qi__half_avx2(src + 208), out->scale);
+    qi__scale_words_avx2(words + 8, qi__half_avx2(src + 208), out->scale + 8);
+    break;
+  case QI_FORMAT_IQ4_XS:
+    for (int g = 0; g < 8; g++)
+      words[g] = (int16_t)(((src[4 + g / 2] >> (g % 2 * 4) & 15) | (qi__load_u16(src + 2) >> (2 * g) & 3) << 4) - 32);
+    qi__scale_words_avx2(words, qi__half_avx2(src), out->scale);
+    break;
+  case QI_FORMAT_TQ1_0: _mm256_storeu_ps(out->scale, _mm256_set1_ps(qi__half_avx2(src + 52))); break;
+  case QI_FORMAT_TQ2_0: _mm256_storeu_ps(out->scale, _mm256_set1_ps(qi__half_avx2(src + 64))); break;
+  case QI_FORMAT_I2_S: _mm256_storeu_ps(out->scale, _mm256_set1_ps(f->param[0])); break;
+  case QI_FORMAT_QINS8_K:
+  case QI_FORMAT_QINS4_K: {
+    __m128i v = qi__seven_bits_avx2(src + 2);
+    if (id == QI_FORMAT_QINS4_K) v = qi__qins4_scales_avx2(v);
+    __m256 d = _mm256_set1_ps(qi__half_avx2(src) * 0x1p-10f);
+    _mm256_storeu_ps(out->scale, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v))));
+    _mm256_storeu_ps(out->scale + 8, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))));
+    break;
+  }
+  default: qi__scales_any_avx2(f, src, block, out); break;
+  }
+}
+
+// ---- codes ----
+
+QI__INLINE QI__AVX2 __m256i qi__bytes_avx2(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
+
+// Bits shift..shift+n-1 of each byte.
+QI__INLINE QI__AVX2 __m256i qi__bits_avx2(__m256i v, int shift, int n) {
+  return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8((char)((1 << n) - 1)));
+}
+
+// 16 bytes: the low nibbles, then the high ones.
+QI__INLINE QI__AVX2 __m256i qi__nibbles_avx2(const uint8_t *p) {
+  __m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p));
+  return _mm256_and_si256(_mm256_srlv_epi32(v, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4)), _mm256_set1_epi8(15));
+}
+
+QI__INLINE QI__AVX2 __m256i qi__lookup_avx2(const int8_t *table, __m256i nibbles) {
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)table)), nibbles);
+}
+
+// `value` where bit i of `bits` is set, for byte i.
+QI__INLINE QI__AVX2 __m256i qi__spread_bits_avx2(uint32_t bits, int value) {
+  const __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201u);
+  __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), byte), bit);
+  return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8((char)value));
+}
+
+// Bit `from` of each byte as bit `to`.
+QI__INLINE QI__AVX2 __m256i qi__move_bit_avx2(__m256i v, int from, int to) {
+  v = from < to ? _mm256_slli_epi16(v, to - from) : _mm256_srli_epi16(v, from - to);
+  return _mm256_and_si256(v, _mm256_set1_epi8((char)(1 << to)));
+}
+
+// Low bytes of the products of bytes.
+QI__INLINE QI__AVX2 __m256i qi__multiply_bytes_avx2(__m256i a, __m256i b) {
+  __m256i even = _mm256_and_si256(_mm256_mullo_epi16(a, b), _mm256_set1_epi16(0xff));
+  __m256i odd = _mm256_mullo_epi16(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8));
+  return _mm256_or_si256(even, _mm256_slli_epi16(odd, 8));
+}
+
+// TQ1_0: digit n of a byte is floor(3 f / 256) of its fraction f times 3^n; that is 1 from 86 and 2 from 171 on.
+QI__INLINE QI__AVX2 __m256i qi__digits_avx2(const uint8_t *src, int g) {
+  static const uint8_t powers[5] = {1, 3, 9, 27, 81};
+  __m256i bytes, times;
+  if (g < 5) {
+    bytes = qi__bytes_avx2(src);
+    times = _mm256_set1_epi8((char)powers[g]);
+  } else {
+    __m128i low = _mm_loadu_si128((const __m128i *)(const void *)(src + 32));
+    __m128i high = g < 7 ? low : _mm_set1_epi32((int)qi__load_u32(src + 48));
+    __m128i times_high = _mm_setr_epi32(0x01010101, 0x03030303, 0x09090909, 0x1b1b1b1b); // rest: digit by digit
+    if (g < 7) times_high = _mm_set1_epi8((char)powers[2 * (g - 5) + 1]);
+    bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+    times = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_set1_epi8((char)powers[2 * (g - 5)])), times_high, 1);
+  }
+  __m256i f = qi__multiply_bytes_avx2(bytes, times);
+  __m256i from1 = _mm256_cmpeq_epi8(_mm256_max_epu8(f, _mm256_set1_epi8(86)), f);
+  __m256i from2 = _mm256_cmpeq_epi8(_mm256_max_epu8(f, _mm256_set1_epi8((char)171)), f);
+  return _mm256_sub_epi8(_mm256_set1_epi32(-1), _mm256_add_epi8(from1, from2));
+}
+
+// Codes of weights 32 g .. 32 g + 31 of a block as int8. `block`: unpacked, for formats without a case.
+QI__INLINE QI__AVX2 __m256i qi__codes_avx2(qi_format id, const uint8_t *src, int g, const qi__block *block) {
+  int half = g / 4, quarter = g % 4;
+  switch (id) {
+  case QI_FORMAT_Q4_0: return _mm256_sub_epi8(qi__nibbles_avx2(src + 2), _mm256_set1_epi8(8));
+  case QI_FORMAT_Q4_1: return qi__nibbles_avx2(src + 4);
+  case QI_FORMAT_Q5_0:
+    return _mm256_sub_epi8(_mm256_or_si256(qi__nibbles_avx2(src + 6), qi__spread_bits_avx2(qi__load_u32(src + 2), 16)),
+                           _mm256_set1_epi8(16));
+  case QI_FORMAT_Q5_1: return _mm256_or_si256(qi__nibbles_avx2(src + 8), qi__spread_bits_avx2(qi__load_u32(src + 4), 16));
+  case QI_FORMAT_Q8_0: return qi__bytes_avx2(src + 2);
+  case QI_FORMAT_IQ4_NL: return qi__lookup_avx2(qi__iq4_values, qi__nibbles_avx2(src + 2));
+  case QI_FORMAT_IQ4_XS: return qi__lookup_avx2(qi__iq4_values, qi__nibbles_avx2(src + 8 + 16 * g));
+  case QI_FORMAT_MXFP4: return qi__lookup_avx2(qi__mxfp4_values, qi__nibbles_avx2(src + 1));
+  case QI_FORMAT_Q2_K: return qi__bits_avx2(qi__bytes_avx2(src + 16 + 32 * half), 2 * quarter, 2);
+  case QI_FORMAT_Q3_K:
+    return _mm256_sub_epi8(_mm256_or_si256(qi__bits_avx2(qi__bytes_avx2(src + 32 + 32 * half), 2 * quarter, 2),
+                                           qi__move_bit_avx2(qi__bytes_avx2(src), g, 2)),
+                           _mm256_set1_epi8(4));
+  case QI_FORMAT_Q4_K: return qi__bits_avx2(qi__bytes_avx2(src + 16 + 32 * (g / 2)), g % 2 * 4, 4);
+  case QI_FORMAT_Q5_K:
+    return _mm256_or_si256(qi__bits_avx2(qi__bytes_avx2(src + 48 + 32 * (g / 2)), g % 2 * 4, 4),
+                           qi__move_bit_avx2(qi__bytes_avx2(src + 16), g, 4));
+  case QI_FORMAT_Q6_K: {
+    __m256i low = qi__bits_avx2(qi__bytes_avx2(src + 64 * half + 32 * (quarter % 2)), quarter / 2 * 4, 4);
+    __m256i high = qi__bits_avx2(qi__bytes_avx2(src + 128 + 32 * half), 2 * quarter, 2);
+    return _mm256_sub_epi8(_mm256_or_si256(low, _mm256_slli_epi16(high, 4)), _mm256_set1_epi8(32));
+  }
+  case QI_FORMAT_TQ1_0: return qi__digits_avx2(src, g);
+  case QI_FORMAT_TQ2_0:
+    return _mm256_sub_epi8(qi__bits_avx2(qi__bytes_avx2(src + 32 * half), 2 * quarter, 2), _mm256_set1_epi8(1));
+  case QI_FORMAT_I2_S:
+    return _mm256_sub_epi8(qi__bits_avx2(qi__bytes_avx2(src + 32 * half), 6 - 2 * quarter, 2), _mm256_set1_epi8(1));
+  case QI_FORMAT_QINS4_K: {
+    __m256i tables = qi__bytes_avx2((const uint8_t *)qi__qins4_pairs[src[14 + g / 4] >> (2 * g % 8) & 3]); // t: the third plane
+    return _mm256_shuffle_epi8(tables, qi__bits_avx2(qi__bytes_avx2(src + 16 + 32 * (g / 2)), g % 2 * 4, 4));
+  }
+  default: return qi__bytes_avx2((const uint8_t *)block->q + 32 * g);
+  }
+}
+
+// ---- AVX2: to float32 ----
+
+// Weights 32 g .. 32 g + 31 of a block.
+QI__INLINE QI__AVX2 void qi__dequantize_part_avx2(qi_format id, const qi__format *f, const uint8_t *src, int g,
+                                                  const qi__block *block, const qi__block_scales *s, float *dst) {
+  __m256i codes = qi__codes_avx2(id, src, g, block);
+  QI__UNROLL for (int e = 0; e < 4; e++) {
+    int group = (32 * g + 8 * e) / f->group;
+    __m128i part = e < 2 ? _mm256_castsi256_si128(codes) : _mm256_extracti128_si256(codes, 1);
+    __m256 v = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(e % 2 ? _mm_srli_si128(part, 8) : part));
+    v = _mm256_mul_ps(_mm256_broadcast_ss(&s->scale[group]), v);
+    if (f->has_min) v = _mm256_sub_ps(v, _mm256_broadcast_ss(&s->offset[group]));
+    _mm256_storeu_ps(dst + 8 * e, v);
+  }
+}
+
+QI__INLINE QI__AVX2 void qi__dequantize_row_avx2(qi_format id, const qi__format *bound, const uint8_t *src, float *dst, size_t n) {
+  const qi__format *f = id ? &qi__formats[id] : bound; // constants
+  qi__block block;
+  qi__block_scales s;
+  int len = f->info.block_len;
+  for (size_t i = 0; i < n; i += (size_t)len, src += f->info.block_bytes) {
+    qi__block_scales_avx2(id, bound, src, &block, &s);
+    if (id && len == 256) {
+      QI__UNROLL for (int g = 0; g < 8; g++) qi__dequantize_part_avx2(id, f, src, g, &block, &s, dst + i + 32 * g);
+    } else {
+      for (int g = 0; g < len / 32; g++) qi__dequantize_part_avx2(id, f, src, g, &block, &s, dst + i + 32 * g);
+    }
+  }
+}
+
+// ---- logarithmic codes of eight bits ----
+
+// The sizes of QINS8_K for 32 codes: of 128 bytes, each 16 answer where the upper bits of the code are theirs.
+QI__INLINE QI__AVX2 __m256i qi__qins8_sizes_avx2(__m256i codes) {
+  __m256i c = _mm256_and_si256(codes, _mm256_set1_epi8(127)), sizes = _mm256_setzero_si256();
+  QI__UNROLL for (int h = 0; h < 8; h++) {
+    const uint8_t *table = qi__qins8_sizes + 16 * h;
+    __m256i at = _mm256_adds_epu8(_mm256_xor_si256(c, _mm256_set1_epi8((char)(16 * h))), _mm256_set1_epi8(0x70)); // or 128 and more
+    sizes = _mm256_or_si256(sizes, qi__lookup_avx2((const int8_t *)table, at));
+  }
+  return sizes;
+}
+
+// Weights 8 e .. 8 e + 7 of 32 sizes, with the signs of the codes.
+QI__INLINE QI__AVX2 __m256 qi__signed_sizes_avx2(__m256i sizes, __m256i codes, int e) {
+  __m128i size = e < 2 ? _mm256_castsi256_si128(sizes) : _mm256_extracti128_si256(sizes, 1);
+  __m128i code = e < 2 ? _mm256_castsi256_si128(codes) : _mm256_extracti128_si256(codes, 1);
+  if (e % 2) size = _mm_srli_si128(size, 8), code = _mm_srli_si128(code, 8);
+  return _mm256_cvtepi32_ps(_mm256_sign_epi32(_mm256_cvtepu8_epi32(size), _mm256_cvtepi8_epi32(code)));
+}
+
+QI__FN QI__AVX2 void qi__dequantize_qins8_k_avx2(const uint8_t *src, float *dst, size_t n) {
+  qi__block_scales s;
+  for (size_t i = 0; i < n; i += 256, src += 272) {
+    qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
+    for (int g = 0; g < 8; g++) {
+      __m256i codes = qi__bytes_avx2(src + 16 + 32 * g), sizes = qi__qins8_sizes_avx2(codes);
+      QI__UNROLL for (int e = 0; e < 4; e++) {
+        __m256 v = _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), qi__signed_sizes_avx2(sizes, codes, e));
+        _mm256_storeu_ps(dst + i + (size_t)(32 * g + 8 * e), v);
+      }
+    }
+  }
+}
+
+// Eight weights of QINS8 from their codes and, in the lowest bits, their signs.
+QI__INLINE QI__AVX2 __m256 qi__qins8_avx2(const float *values, const uint8_t *codes, uint32_t signs) {
+  __m256i at = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)codes));
+  __m256i minus = _mm256_sllv_epi32(_mm256_set1_epi32((int)signs), _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24));
+  minus = _mm256_and_si256(minus, _mm256_set1_epi32((int)0x80000000u));
+  return _mm256_xor_ps(_mm256_i32gather_ps(values, at, 4), _mm256_castsi256_ps(minus));
+}
+
+QI__FN QI__AVX2 void qi__dequantize_qins8_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  for (size_t i = 0; i < n; i += 32, src += 36) {
+    uint32_t signs = qi__load_u32(src);
+    QI__UNROLL for (int e = 0; e < 4; e++)
+      _mm256_storeu_ps(dst + i + 8 * e, qi__qins8_avx2(f->values, src + 4 + 8 * e, signs >> 8 * e));
+  }
+}
+
+// Quantised formats; `f` is a row of the table, or bound.
+QI__FN QI__AVX2 void qi__dequantize_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  switch (qi__format_id(f)) {
+  case QI_FORMAT_Q4_0: qi__dequantize_row_avx2(QI_FORMAT_Q4_0, f, src, dst, n); break;
+  case QI_FORMAT_Q4_1: qi__dequantize_row_avx2(QI_FORMAT_Q4_1, f, src, dst, n); break;
+  case QI_FORMAT_Q5_0: qi__dequantize_row_avx2(QI_FORMAT_Q5_0, f, src, dst, n); break;
+  case QI_FORMAT_Q5_1: qi__dequantize_row_avx2(QI_FORMAT_Q5_1, f, src, dst, n); break;
+  case QI_FORMAT_Q8_0: qi__dequantize_row_avx2(QI_FORMAT_Q8_0, f, src, dst, n); break;
+  case QI_FORMAT_Q2_K: qi__dequantize_row_avx2(QI_FORMAT_Q2_K, f, src, dst, n); break;
+  case QI_FORMAT_Q3_K: qi__dequantize_row_avx2(QI_FORMAT_Q3_K, f, src, dst, n); break;
+  case QI_FORMAT_Q4_K: qi__dequantize_row_avx2(QI_FORMAT_Q4_K, f, src, dst, n); break;
+  case QI_FORMAT_Q5_K: qi__dequantize_row_avx2(QI_FORMAT_Q5_K, f, src, dst, n); break;
+  case QI_FORMAT_Q6_K: qi__dequantize_row_avx2(QI_FORMAT_Q6_K, f, src, dst, n); break;
+  case QI_FORMAT_IQ4_NL: qi__dequantize_row_avx2(QI_FORMAT_IQ4_NL, f, src, dst, n); break;
+  case QI_FORMAT_IQ4_XS: qi__dequantize_row_avx2(QI_FORMAT_IQ4_XS, f, src, dst, n); break;
+  case QI_FORMAT_TQ1_0: qi__dequantize_row_avx2(QI_FORMAT_TQ1_0, f, src, dst, n); break;
+  case QI_FORMAT_TQ2_0: qi__dequantize_row_avx2(QI_FORMAT_TQ2_0, f, src, dst, n); break;
+  case QI_FORMAT_MXFP4: qi__dequantize_row_avx2(QI_FORMAT_MXFP4, f, src, dst, n); break;
+  case QI_FORMAT_I2_S: qi__dequantize_row_avx2(QI_FORMAT_I2_S, f, src, dst, n); break;
+  case QI_FORMAT_QINS4_K: qi__dequantize_row_avx2(QI_FORMAT_QINS4_K, f, src, dst, n); break;
+  case QI_FORMAT_QINS8_K: qi__dequantize_qins8_k_avx2(src, dst, n); break;
+  case QI_FORMAT_QINS8: qi__dequantize_qins8_avx2(f, src, dst, n); break;
+  default: qi__dequantize_row_avx2(QI_FORMAT_NONE, f, src, dst, n); break;
+  }
+}
+
+QI__FN QI__AVX2 void qi__dequantize_f16_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i))));
+  qi__dequantize_blocks(f, src + 2 * i, dst + i, n - i);
+}
+
+QI__FN QI__AVX2 void qi__dequantize_bf16_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    __m256i v = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i)));
+    _mm256_storeu_ps(dst + i, _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)));
+  }
+  qi__dequantize_blocks(f, src + 2 * i, dst + i, n - i);
+}
+
+QI__FN void qi__dequantize_f32_x86(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  (void)f;
+  memcpy(dst, src, n * sizeof *dst); // little-endian
+}
+
+// ---- AVX512-BF16: to bfloat16 ----
+
+#if defined(QI__HAS_AVX512_BF16)
+
+// 32 float32 as bfloat16, rounded to nearest even. Unlike qi__f32_to_bf16 this makes zeros of subnormals.
+QI__INLINE QI__AVX512_BF16 void qi__store_bf16_avx512(uint16_t *dst, __m512 low, __m512 high) {
+  _mm512_storeu_si512((void *)dst, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+
+// Weights 32 g .. 32 g + 31 of a block.
+QI__INLINE QI__AVX512_BF16 void qi__part_to_bf16_avx512(qi_format id, const qi__format *f, const uint8_t *src, int g,
+                                                        const qi__block *block, const qi__block_scales *s, uint16_t *dst) {
+  __m256i codes = qi__codes_avx2(id, src, g, block);
+  __m512 v[2];
+  v[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(codes)));
+  v[1] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(codes, 1)));
+  QI__UNROLL for (int e = 0; e < 2; e++) {
+    int group = (32 * g + 16 * e) / f->group;
+    v[e] = _mm512_mul_ps(_mm512_set1_ps(s->scale[group]), v[e]);
+    if (f->has_min) v[e] = _mm512_sub_ps(v[e], _mm512_set1_ps(s->offset[group]));
+  }
+  qi__store_bf16_avx512(dst, v[0], v[1]);
+}
+
+QI__INLINE QI__AVX512_BF16 void qi__row_to_bf16_avx512(qi_format id, const qi__format *bound, const uint8_t *src, size_t n,
+                                                       uint16_t *dst) {
+  const qi__format *f = id ? &qi__formats[id] : bound; // constants
+  qi__block block;
+  qi__block_scales s;
+  int len = f->info.block_len;
+  for (size_t i = 0; i < n; i += (size_t)len, src += f->info.block_bytes) {
+    qi__block_scales_avx2(id, bound, src, &block, &s);
+    if (id && len == 256) {
+      QI__UNROLL for (int g = 0; g < 8; g++) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst + i + 32 * g);
+    } else {
+      for (int g = 0; g < len / 32; g++) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst + i + 32 * g);
+    }
+  }
+}
+
+// Float formats. Reads nothing beyond n, writes up to the next multiple of 32.
+QI__INLINE QI__AVX512_BF16 void qi__floats_to_bf16_avx512(qi_format id, const uint8_t *src, size_t n, uint16_t *dst) {
+  for (size_t i = 0; i < n; i += 32) {
+    __m512 v[2];
+    QI__UNROLL for (int e = 0; e < 2; e++) {
+      size_t at = i + (size_t)(16 * e);
+      __mmask16 mask = at < n ? qi__tail_mask_avx512(n - at) : 0;
+      if (id == QI_FORMAT_F32) v[e] = _mm512_maskz_loadu_ps(mask, src + 4 * at);
+      else v[e] = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, src + 2 * at));
+    }
+    qi__store_bf16_avx512(dst + i, v[0], v[1]);
+  }
+}
+
+// Lanes e of 32 weights, eight each, as bfloat16.
+QI__INLINE QI__AVX512_BF16 void qi__lanes_to_bf16_avx512(const __m256 *v, uint16_t *dst) {
+  qi__store_bf16_avx512(dst, _mm512_insertf32x8(_mm512_castps256_ps512(v[0]), v[1], 1),
+                        _mm512_insertf32x8(_mm512_castps256_ps512(v[2]), v[3], 1));
+}
+
+QI__FN QI__AVX512_BF16 void qi__qins8_k_to_bf16_avx512(const uint8_t *src, size_t n, uint16_t *dst) {
+  qi__block_scales s;
+  for (size_t i = 0; i < n; i += 256, src += 272) {
+    qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
+    for (int g = 0; g < 8; g++) {
+      __m256i codes = qi__bytes_avx2(src + 16 + 32 * g), sizes = qi__qins8_sizes_avx2(codes);
+      __m256 v[4];
+      QI__UNROLL for (int e = 0; e < 4; e++)
+        v[e] = _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), qi__signed_sizes_avx2(sizes, codes, e));
+      qi__lanes_to_bf16_avx512(v, dst + i + 32 * g);
+    }
+  }
+}
+
+QI__FN QI__AVX512_BF16 void qi__qins8_to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
+  for (size_t i = 0; i < n; i += 32, src += 36) {
+    uint32_t signs = qi__load_u32(src);
+    __m256 v[4];
+    QI__UNROLL for (int e = 0; e < 4; e++) v[e] = qi__qins8_avx2(f->values, src + 4 + 8 * e, signs >> 8 * e);
+    qi__lanes_to_bf16_avx512(v, dst + i);
+  }
+}
+
+// n weights, whole blocks, as bfloat16; `f` is a row of the table, or bound; dst has room for the next multiple of 32.
+QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
+  switch (qi__format_id(f)) {
+  case QI_FORMAT_F32: qi__floats_to_bf16_avx512(QI_FORMAT_F32, src, n, dst); break;
+  case QI_FORMAT_F16: qi__floats_to_bf16_avx512(QI_FORMAT_F16, src, n, dst); break;
+  case QI_FORMAT_BF16: memcpy(dst, src, 2 * n); break;
+  case QI_FORMAT_Q4_0: qi__row_to_bf16_avx512(QI_FORMAT_Q4_0, f, src, n, dst); break;
+  case QI_FORMAT_Q4_1: qi__row_to_bf16_avx512(QI_FORMAT_Q4_1, f, src, n, dst); break;
+  case QI_FORMAT_Q5_0: qi__row_to_bf16_avx512(QI_FORMAT_Q5_0, f, src, n, dst); break;
+  case QI_FORMAT_Q5_1: qi__row_to_bf16_avx512(QI_FORMAT_Q5_1, f, src, n, dst); break;
+  case QI_FORMAT_Q8_0: qi__row_to_bf16_avx512(QI_FORMAT_Q8_0, f, src, n, dst); break;
+  case QI_FORMAT_Q2_K: qi__row_to_bf16_avx512(QI_FORMAT_Q2_K, f, src, n, dst); break;
+  case QI_FORMAT_Q3_K: qi__row_to_bf16_avx512(QI_FORMAT_Q3_K, f, src, n, dst); break;
+  case QI_FORMAT_Q4_K: qi__row_to_bf16_avx512(QI_FORMAT_Q4_K, f, src, n, dst); break;
+  case QI_FORMAT_Q5_K: qi__row_to_bf16_avx512(QI_FORMAT_Q5_K, f, src, n, dst); break;
+  case QI_FORMAT_Q6_K: qi__row_to_bf16_avx512(QI_FORMAT_Q6_K, f, src, n, dst); break;
+  case QI_FORMAT_IQ4_NL: qi__row_to_bf16_avx512(QI_FORMAT_IQ4_NL, f, src, n, dst); break;
+  case QI_FORMAT_IQ4_XS: qi__row_to_bf16_avx512(QI_FORMAT_IQ4_XS, f, src, n, dst); break;
+  case QI_FORMAT_TQ1_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ1_0, f, src, n, dst); break;
+  case QI_FORMAT_TQ2_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ2_0, f, src, n, dst); break;
+  case QI_FORMAT_MXFP4: qi__row_to_bf16_avx512(QI_FORMAT_MXFP4, f, src, n, dst); break;
+  case QI_FORMAT_I2_S: qi__row_to_bf16_avx512(QI_FORMAT_I2_S, f, src, n, dst); break;
+  case QI_FORMAT_QINS4_K: qi__row_to_bf16_avx512(QI_FORMAT_QINS4_K, f, src, n, dst); break;
+  case QI_FORMAT_QINS8_K: qi__qins8_k_to_bf16_avx512(src, n, dst); break;
+  case QI_FORMAT_QINS8: qi__qins8_to_bf16_avx512(f, src, n, dst); break;
+  default: qi__row_to_bf16_avx512(QI_FORMAT_NONE, f, src, n, dst); break;
+  }
+}
+#endif
+#endif
+
+#endif // QI__KERNELS_DEQUANT_H
+// generated from src/kernels/tiles.h: edit there
+// ==== >>tiles : AMX tiles ====
+#ifndef QI__KERNELS_TILES_H
+#define QI__KERNELS_TILES_H
+
+
+#if defined(QI__HAS_AMX)
+
+// Tiles: 0..3 sums (activation half, weight half), 4 5 activations, 6 7 weights, each up to 16 rows of 64 bytes.
+typedef struct qi__tile_config {
+  uint8_t palette, start_row, reserved[14];
+  uint16_t row_bytes[16];
+  uint8_t rows[16];
+} qi__tile_config;
+
+// The compiler must have written memory before tiles are loaded, and read it after they are stored: GCC's intrinsics do not say so.
+#define QI__TILE_BARRIER() __asm__ volatile("" ::: "memory")
+
+// For n <= 32 rows of activations: what is loaded and stored ends with them. Without rows 16.. their tiles must not be used.
+QI__FN qi__tile_config qi__tile_config_of(size_t n) {
+  static const uint8_t half[8] = {0, 0, 1, 1, 0, 1, 2, 2}; // 2: weights
+  const uint8_t rows[3] = {(uint8_t)qi__min_size(n, 16), (uint8_t)(n > 16 ? n - 16 : 0), 16};
+  qi__tile_config config;
+  memset(&config, 0, sizeof config);
+  config.palette = 1;
+  for (int t = 0; t < 8; t++) {
+    config.rows[t] = rows[half[t]];
+    config.row_bytes[t] = config.rows[t] ? 64 : 0;
+  }
+  return config;
+}
+
+QI__INLINE QI__AMX void qi__tiles_begin(size_t n) {
+  qi__tile_config config = qi__tile_config_of(n);
+  __asm__ volatile("ldtilecfg %0" ::"m"(config) : "memory");
+}
+#endif
+
+#endif // QI__KERNELS_TILES_H
+
+// The BF16 path on CPUs that multiply bfloat16: weights and activations are rounded to bfloat16, products are exact, sums are
+// float32. Without such instructions the rounded values go through qi__dot_float_fn, which is the reference.
+//
+//   y[i, r] = sum_j w[r, j] * x[i, j]
+//
+// Weight rows are unpacked 32 at a time, a slice of k at a time, into a panel that stays in the second-level cache while all rows
+// of activations pass it. Sums go on in y from one slice to the next. Each is a chain of its own over ascending k, so bits do not
+// depend on the rows beside it, on slices or on threads; they do depend on the instruction set, since the instructions differ in
+// the order inside their step and take subnormals for zeros. Of k additions, each off by at most half a unit:
+//
+//   |y - exact| <= k * 2^-24 / (1 - k * 2^-24) * sum_j |w[r, j] * x[i, j]| + k * 2^-126 * (1 + max |w| + max |x|)
+//
+// (Higham 2002, section 3.1; the last term is what is lost with subnormal inputs, products and sums.)
+//
+//   panel:       [2][k / 2][16][2]            two blocks of 16 weight rows; pairs of k beside each other
+//   activations: [n / 16][k / 32][16][32]     tiles of 16 rows of 64 bytes: a row fills cache lines that no other thread writes
+//
+// k is rounded up to a multiple of 32 with zeros in both; weight rows that are not there are zeros, activation rows whatever is in
+// memory: no other row sees them.
+
+#define QI__BF16_ROWS 32   // weight rows of a panel
+#define QI__BF16_SLICE_MAX 2048 // largest slice of k
+#define QI__BF16_STEP 256  // weights of a row that are unpacked at a time: the longest block
+#define QI__BF16_STRIDE (QI__BF16_STEP + 32) // of rows that are unpacked: not all into the same cache set
+
+QI__INLINE size_t qi__bf16_width(size_t k) { return (k + 31) / 32 * 32; }
+
+typedef struct qi__bf16_args {
+  const uint16_t *panel;
+  size_t n_w, n_k;   // weight rows in the panel; its width, a multiple of 32
+  const uint16_t *x; // first tile of the slice
+  size_t x_stride;   // elements from 16 rows of activations to the next 16
+  size_t x_row, n_x;
+  bool first;        // slice: y is set, later ones add to it
+  float *y;          // [n_x, n_w]
+  size_t y_stride;
+} qi__bf16_args;
+
+// `multiply` is NULL where there are no instructions.
+typedef struct qi__bf16_kernels {
+  size_t slice; // of k, a multiple of QI__BF16_STEP
+  void (*pack)(const float *x, size_t k, uint16_t *packed, size_t row);
+  void (*unpack)(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst);
+  void (*interleave)(const uint16_t *rows, size_t n_k, uint16_t *panel);
+  void (*multiply)(const qi__bf16_args *a);
+} qi__bf16_kernels;
+
+// First element of row `row` in packed activations of width k.
+QI__INLINE size_t qi__bf16_row(size_t k, size_t row) { return row / 16 * 16 * qi__bf16_width(k) + row % 16 * 32; }
+
+#if defined(QI__HAS_AVX512_BF16)
+
+// ---- layout ----
+
+// Row `row` of packed activations.
+QI__FN QI__AVX512_BF16 void qi__bf16_pack_avx512(const float *x, size_t k, uint16_t *packed, size_t row) {
+  uint16_t *dst = packed + qi__bf16_row(k, row);
+  for (size_t j = 0; j < k; j += 32, dst += 512) {
+    __m512 low = _mm512_maskz_loadu_ps(qi__tail_mask_avx512(k - j), x + j), high = _mm512_setzero_ps();
+    if (k - j > 16) high = _mm512_maskz_loadu_ps(qi__tail_mask_avx512(k - j - 16), x + j + 16);
+    qi__store_bf16_avx512(dst, low, high);
+  }
+}
+
+// Transposes pairs: panel[p][r] = rows[r][p] for 16 rows, QI__BF16_STRIDE apart, of n_k / 2 pairs.
+QI__FN QI__AVX512 void qi__bf16_interleave_avx512(const uint16_t *rows, size_t n_k, uint16_t *panel) {
+  for (size_t j = 0; j < n_k; j += 32, rows += 32, panel += 512) {
+    __m512i a[16], b[16];
+    QI__UNROLL for (int r = 0; r < 16; r++) a[r] = _mm512_loadu_si512((const void *)(rows + r * QI__BF16_STRIDE));
+    QI__UNROLL for (int r = 0; r < 16; r += 2) {
+      b[r] = _mm512_unpacklo_epi32(a[r], a[r + 1]);
+      b[r + 1] = _mm512_unpackhi_epi32(a[r], a[r + 1]);
+    }
+    // a[4i + c], 128-bit lane l: pair 4l + c of rows 4i .. 4i + 3
+    QI__UNROLL for (int r = 0; r < 16; r += 4) {
+      a[r] = _mm512_unpacklo_epi64(b[r], b[r + 2]);
+      a[r + 1] = _mm512_unpackhi_epi64(b[r], b[r + 2]);
+      a[r + 2] = _mm512_unpacklo_epi64(b[r + 1], b[r + 3]);
+      a[r + 3] = _mm512_unpackhi_epi64(b[r + 1], b[r + 3]);
+    }
+    QI__UNROLL for (int c = 0; c < 4; c++) {
+      __m512i even0 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88), even1 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
+      __m512i odd0 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd), odd1 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
+      _mm512_storeu_si512((void *)(panel + 32 * c), _mm512_shuffle_i32x4(even0, even1, 0x88));
+      _mm512_storeu_si512((void *)(panel + 32 * (c + 4)), _mm512_shuffle_i32x4(odd0, odd1, 0x88));
+      _mm512_storeu_si512((void *)(panel + 32 * (c + 8)), _mm512_shuffle_i32x4(even0, even1, 0xdd));
+      _mm512_storeu_si512((void *)(panel + 32 * (c + 12)), _mm512_shuffle_i32x4(odd0, odd1, 0xdd));
+    }
+  }
+}
+
+// ---- AVX512-BF16 ----
+
+// n <= 8 activation rows of one tile, the first at `x`; n is a constant where this is inlined. The lanes are weight rows.
+QI__INLINE QI__AVX512_BF16 void qi__bf16_rows_avx512(const qi__bf16_args *a, const uint16_t *x, int n, float *y) {
+  const uint16_t *w = a->panel, *w_end = w + a->n_k * 16;
+  const size_t second = a->n_k * 16; // block of 16 weight rows
+  __mmask16 mask[2] = {qi__tail_mask_avx512(a->n_w), a->n_w > 16 ? qi__tail_mask_avx512(a->n_w - 16) : (__mmask16)0};
+  __m512 sum[8][2];
+  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int b = 0; b < 2; b++)
+    sum[i][b] = a->first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask[b], y + (size_t)i * a->y_stride + 16 * b);
+  for (; w < w_end; x += 480)
+    for (int pair = 0; pair < 16; pair++, w += 32, x += 2) {
+      __m512bh w0 = (__m512bh)_mm512_loadu_si512((const void *)w), w1 = (__m512bh)_mm512_loadu_si512((const void *)(w + second));
+      QI__UNROLL for (int i = 0; i < n; i++) {
+        int both;
+        memcpy(&both, x + 32 * i, sizeof both);
+        __m512bh v = (__m512bh)_mm512_set1_epi32(both);
+        sum[i][0] = _mm512_dpbf16_ps(sum[i][0], w0, v);
+        sum[i][1] = _mm512_dpbf16_ps(sum[i][1], w1, v);
+      }
+    }
+  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int b = 0; b < 2; b++)
+    _mm512_mask_storeu_ps(y + (size_t)i * a->y_stride + 16 * b, mask[b], sum[i][b]);
+}
+
+QI__FN QI__AVX512_BF16 void qi__bf16_multiply_avx512(const qi__bf16_args *a) {
+  for (size_t i = 0; i < a->n_x;) {
+    size_t row = a->x_row + i, n = qi__min_size(a->n_x - i, 16 - row % 16);
+    const uint16_t *x = a->x + row / 16 * a->x_stride + row % 16 * 32;
+    float *y = a->y + i * a->y_stride;
+    n = n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
+    if (n == 8) qi__bf16_rows_avx512(a, x, 8, y);
+    else if (n == 4) qi__bf16_rows_avx512(a, x, 4, y);
+    else if (n == 2) qi__bf16_rows_avx512(a, x, 2, y);
+    else qi__bf16_rows_avx512(a, x, 1, y);
+    i += n;
+  }
+}
+
+static const qi__bf16_kernels qi__bf16_avx512 = {QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512,
+                                                 qi__bf16_interleave_avx512, qi__bf16_multiply_avx512};
+#endif
+
+// ---- AMX ----
+
+#if defined(QI__HAS_AMX)
+
+// 16 activation rows, or 32 if `two`, times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart.
+QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_t *x, bool two, bool wide, float *c,
+                                           size_t c_stride) {
+  const uint16_t *w = a->panel, *w_end = w + a->n_k * 16, *x1 = two ? x + a->x_stride : x;
+  const size_t second = a->n_k * 16, bytes = c_stride * sizeof *c;
+  float *c1 = c + 16 * c_stride;
+  QI__TILE_BARRIER();
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  if (!a->first) {
+    _tile_loadd(0, c, bytes);
+    if (wide) _tile_loadd(1, c + 16, bytes);
+    if (two) _tile_loadd(2, c1, bytes);
+    if (two && wide) _tile_loadd(3, c1 + 16, bytes);
+  }
+  for (; w < w_end; w += 512, x += 512, x1 += 512) {
+    _tile_loadd(4, x, 64);
+    _tile_loadd(6, w, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    if (wide) {
+      _tile_loadd(7, w + second, 64);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if (two) {
+      _tile_loadd(5, x1, 64);
+      _tile_dpbf16ps(2, 5, 6);
+      if (wide) _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, c, bytes);
+  if (wide) _tile_stored(1, c + 16, bytes);
+  if (two) _tile_stored(2, c1, bytes);
+  if (two && wide) _tile_stored(3, c1 + 16, bytes);
+  QI__TILE_BARRIER();
+}
+
+// Between y and sums [32, 32] of tiles that reach beyond it: the rows that y has, of those from `row` on.
+QI__INLINE QI__AMX void qi__tiles_copy(const qi__bf16_args *a, size_t row, float *sums, bool to_y) {
+  __mmask16 mask[2] = {qi__tail_mask_avx512(a->n_w), a->n_w > 16 ? qi__tail_mask_avx512(a->n_w - 16) : (__mmask16)0};
+  for (size_t i = 0; i < 32; i++, sums += 32) {
+    if (row + i < a->x_row || row + i >= a->x_row + a->n_x) continue;
+    float *y = a->y + (row + i - a->x_row) * a->y_stride;
+    for (int b = 0; b < 2; b++) {
+      if (to_y) _mm512_mask_storeu_ps(y + 16 * b, mask[b], _mm512_loadu_ps(sums + 16 * b));
+      else _mm512_storeu_ps(sums + 16 * b, _mm512_maskz_loadu_ps(mask[b], y + 16 * b));
+    }
+  }
+}
+
+// Rows of activations go 32 or 16 at a time from a multiple of 16 on; sums of rows that are not asked for are thrown away.
+QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
+  float sums[32 * 32];
+  size_t end = a->x_row + a->n_x;
+  bool wide = a->n_w > 16;
+  memset(sums, 0, sizeof sums);
+  qi__tiles_begin(32);
+  for (size_t row = a->x_row / 16 * 16; row < end; row += 32) {
+    const uint16_t *x = a->x + row / 16 * a->x_stride;
+    bool two = end - row > 16;
+    if (row >= a->x_row && row + (two ? 32 : 16) <= end && a->n_w % 16 == 0) {
+      qi__tiles_multiply(a, x, two, wide, a->y + (row - a->x_row) * a->y_stride, a->y_stride);
+    } else {
+      if (!a->first) qi__tiles_copy(a, row, sums, false);
+      qi__tiles_multiply(a, x, two, wide, sums, 32);
+      qi__tiles_copy(a, row, sums, true);
+    }
+  }
+  _tile_release();
+}
+
+// A slice of 512 leaves room in the first-level cache beside a panel of 32 KB.
+static const qi__bf16_kernels qi__bf16_amx = {512, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512,
+                                              qi__bf16_multiply_amx};
+#endif
+
+#endif // QI__KERNELS_BF16_H
+// generated from src/kernels/bf16_neon.h: edit there
+// ==== >>bf16_neon : products of bfloat16 panels with bfmmla ====
+#ifndef QI__KERNELS_BF16_NEON_H
+#define QI__KERNELS_BF16_NEON_H
+
+// generated from src/kernels/dequant_neon.h: edit there
+// ==== >>dequant_neon : packed weights to float32 with NEON ====
+#ifndef QI__KERNELS_DEQUANT_NEON_H
+#define QI__KERNELS_DEQUANT_NEON_H
+
+
+#if defined(QI__ARM64)
+
+// Blocks are taken apart in registers: their scales, then 32 integer codes at a time. Dequantisation here and the integer products
+// in dot_q8_neon.h start from these. `id` is a constant where they are inlined; QI_FORMAT_NONE stands for formats without a case,
+// which their `unpack` takes apart.
+
+// X(name, id) for all formats with a case; ternary ones have integer products of their own (dot_ternary_neon.h).
+#define QI__NEON_BLOCK_FORMATS(X) \
+  X(q4_0, QI_FORMAT_Q4_0) \
+  X(q4_1, QI_FORMAT_Q4_1) \
+  X(q5_0, QI_FORMAT_Q5_0) \
+  X(q5_1, QI_FORMAT_Q5_1) \
+  X(q8_0, QI_FORMAT_Q8_0) \
+  X(q2_k, QI_FORMAT_Q2_K) \
+  X(q3_k, QI_FORMAT_Q3_K) \
+  X(q4_k, QI_FORMAT_Q4_K) \
+  X(q5_k, QI_FORMAT_Q5_K) \
+  X(q6_k, QI_FORMAT_Q6_K) \
+  X(iq4_nl, QI_FORMAT_IQ4_NL) \
+  X(iq4_xs, QI_FORMAT_IQ4_XS) \
+  X(mxfp4, QI_FORMAT_MXFP4) \
+  X(qins4_k, QI_FORMAT_QINS4_K)
+#define QI__NEON_FORMATS(X) \
+  QI__NEON_BLOCK_FORMATS(X) \
+  X(tq1_0, QI_FORMAT_TQ1_0) \
+  X(tq2_0, QI_FORMAT_TQ2_0) \
+  X(i2_s, QI_FORMAT_I2_S)
+
+// Row of the table, a constant, for formats with a case.
+QI__INLINE const qi__format *qi__format_neon(qi_format id, const qi__format *bound) { return id ? &qi__formats[id] : bound; }
+
+// ---- scales ----
+
+// Of a block: w[i] = (d * scale[i / 16]) * code[i] - dmin * min[i / 16], also where a group has 32 codes. Formats with one scale a
+// block leave `scale` and `min` out: they are 1.
+typedef struct qi__scales_neon {
+  float d, dmin;
+  int32_t scale[QI__BLOCK_MAX / 16];
+  int16_t min[QI__BLOCK_MAX / 16];
+} qi__scales_neon;
+
+QI__INLINE bool qi__one_scale_neon(qi_format id) {
+  return id && (qi__formats[id].info.block_len == 32 || id == QI_FORMAT_TQ1_0 || id == QI_FORMAT_TQ2_0 || id == QI_FORMAT_I2_S);
+}
+
+QI__INLINE float qi__half_neon(const uint8_t *src) {
+  float16_t h;
+  memcpy(&h, src, sizeof h);
+  return (float)h;
+}
+
+QI__INLINE void qi__set_scales_neon(qi__scales_neon *s, int16x8_t low, int16x8_t high) {
+  vst1q_s32(s->scale, vmovl_s16(vget_low_s16(low)));
+  vst1q_s32(s->scale + 4, vmovl_high_s16(low));
+  vst1q_s32(s->scale + 8, vmovl_s16(vget_low_s16(high)));
+  vst1q_s32(s->scale + 12, vmovl_high_s16(high));
+}
+// 16 scales as bytes.
+QI__INLINE void qi__set_scales16_neon(qi__scales_neon *s, int8x16_t scale) {
+  qi__set_scales_neon(s, vmovl_s8(vget_low_s8(scale)), vmovl_high_s8(scale));
+}
+// 8 scales, of groups of 32.
+QI__INLINE void qi__set_scales32_neon(qi__scales_neon *s, int16x8_t scale) {
+  qi__set_scales_neon(s, vzip1q_s16(scale, scale), vzip2q_s16(scale, scale));
+}
+
+QI__INLINE int16x8_t qi__bytes_to_words_neon(uint64_t bytes) { return vreinterpretq_s16_u16(vmovl_u8(vcreate_u8(bytes))); }
+
+QI__INLINE void qi__scales_q2_k_neon(const uint8_t *src, qi__scales_neon *s) {
+  uint8x16_t v = vld1q_u8(src), min = vshrq_n_u8(v, 4);
+  qi__set_scales16_neon(s, vreinterpretq_s8_u8(vandq_u8(v, vdupq_n_u8(15))));
+  vst1q_s16(s->min, vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(min))));
+  vst1q_s16(s->min + 8, vreinterpretq_s16_u16(vmovl_high_u8(min)));
+}
+
+// The layout of qi__unpack_scales_k3, four bytes at a time.
+QI__INLINE void qi__scales_k3_neon(const uint8_t *src, qi__scales_neon *s) {
+  const uint32_t low = 0x0f0f0f0fu, top = 0x30303030u;
+  uint32_t a = qi__load_u32(src), b = qi__load_u32(src + 4), c = qi__load_u32(src + 8);
+  uint64_t first = ((a & low) | (c << 4 & top)) | (uint64_t)((b & low) | (c << 2 & top)) << 32;
+  uint64_t second = ((a >> 4 & low) | (c & top)) | (uint64_t)((b >> 4 & low) | (c >> 2 & top)) << 32;
+  qi__set_scales16_neon(s, vsubq_s8(vcombine_s8(vcreate_s8(first), vcreate_s8(second)), vdupq_n_s8(32)));
+}
+
+// The layout of qi__unpack_scales_k4, four bytes at a time.
+QI__INLINE void qi__scales_k4_neon(const uint8_t *src, qi__scales_neon *s) {
+  uint32_t a = qi__load_u32(src), b = qi__load_u32(src + 4), c = qi__load_u32(src + 8);
+  uint64_t scale = (a & 0x3f3f3f3fu) | (uint64_t)((c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u)) << 32;
+  uint64_t min = (b & 0x3f3f3f3fu) | (uint64_t)((c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u)) << 32;
+  int16x8_t mins = qi__bytes_to_words_neon(min);
+  qi__set_scales32_neon(s, qi__bytes_to_words_neon(scale));
+  vst1q_s16(s->min, vzip1q_s16(mins, mins));
+  vst1q_s16(s->min + 8, vzip2q_s16(mins, mins));
+}
+
+// IQ4_XS: low four bits in src[4..7], top two in the word at src + 2.
+QI__INLINE void qi__scales_iq4_xs_neon(const uint8_t *src, qi__scales_neon *s) {
+  static const int16_t shifts[8] = {4, 2, 0, -2, -4, -6, -8, -10}; // the pair of group g to bits 4, 5
+  uint32_t nibbles = qi__load_u32(src + 4);
+  uint8x8_t even = vcreate_u8(nibbles & 0x0f0f0f0fu), odd = vcreate_u8(nibbles >> 4 & 0x0f0f0f0fu);
+  uint16x8_t top = vandq_u16(vshlq_u16(vdupq_n_u16(qi__load_u16(src + 2)), vld1q_s16(shifts)), vdupq_n_u16(0x30));
+  uint16x8_t scale = vorrq_u16(vmovl_u8(vzip1_u8(even, odd)), top);
+  qi__set_scales32_neon(s, vsubq_s16(vreinterpretq_s16_u16(scale), vdupq_n_s16(32)));
+}
+
+// The layout of qi__unpack_seven_bits: a byte a group.
+QI__INLINE uint8x16_t qi__seven_bits_neon(const uint8_t *src) {
+  const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+  uint8x8_t low = vld1_u8(src);
+  uint8x16_t v = vcombine_u8(vand_u8(low, vdup_n_u8(15)), vshr_n_u8(low, 4));
+  QI__UNROLL for (int p = 0; p < 3; p++) {
+    uint8x16_t plane = vcombine_u8(vdup_n_u8(src[8 + 2 * p]), vdup_n_u8(src[9 + 2 * p]));
+    v = vorrq_u8(v, vandq_u8(vtstq_u8(plane, bit), vdupq_n_u8((uint8_t)(16 << p))));
+  }
+  return v;
+}
+
+// QINS4_K: the signed scales of these.
+QI__INLINE int8x16_t qi__qins4_scales_neon(uint8x16_t bits) {
+  int8x16_t size = vreinterpretq_s8_u8(vandq_u8(bits, vdupq_n_u8(31)));
+  return vbslq_s8(vtstq_u8(bits, vdupq_n_u8(32)), vnegq_s8(size), size);
+}
+
+QI__INLINE void qi__scales_block_neon(const qi__format *f, const qi__block *block, qi__scales_neon *s) {
+  s->d = block->d;
+  s->dmin = block->dmin;
+  for (int i = 0; i < f->info.block_len / 16; i++) {
+    s->scale[i] = block->scale[16 * i / f->group];
+    s->min[i] = block->min[16 * i / f->group];
+  }
+}
+
+// Of the block at src. What has no case is unpacked to `block`. f: bound, if the format has a tail.
+QI__INLINE void qi__block_scales_neon(qi_format id, const qi__format *f, const uint8_t *src, qi__block *block, qi__scales_neon *s) {
+  s->dmin = 0;
+  switch (id) {
+  case QI_FORMAT_Q4_0:
+  case QI_FORMAT_Q5_0:
+  case QI_FORMAT_Q8_0:
+  case QI_FORMAT_IQ4_NL: s->d = qi__half_neon(src); break;
+  case QI_FORMAT_MXFP4: s->d = qi__e8m0_half_to_f32(src[0]); break;
+  case QI_FORMAT_Q4_1:
+  case QI_FORMAT_Q5_1:
+    s->d = qi__half_neon(src);
+    s->dmin = -qi__half_neon(src + 2);
+    break;
+  case QI_FORMAT_Q2_K:
+    qi__scales_q2_k_neon(src, s);
+    s->d = qi__half_neon(src + 80);
+    s->dmin = qi__half_neon(src + 82);
+    break;
+  case QI_FORMAT_Q3_K:
+    qi__scales_k3_neon(src + 96, s);
+    s->d = qi__half_neon(src + 108);
+    break;
+  case QI_FORMAT_Q4_K:
+  case QI_FORMAT_Q5_K:
+    qi__scales_k4_neon(src + 4, s);
+    s->d = qi__half_neon(src);
+    s->dmin = qi__half_neon(src + 2);
+    break;
+  case QI_FORMAT_Q6_K:
+    qi__set_scales16_neon(s, vreinterpretq_s8_u8(vld1q_u8(src + 192)));
+    s->d = qi__half_neon(src + 208);
+    break;
+  case QI_FORMAT_IQ4_XS:
+    qi__scales_iq4_xs_neon(src, s);
+    s->d = qi__half_neon(src);
+    break;
+  case QI_FORMAT_TQ1_0: s->d = qi__half_neon(src + 52); break;
+  case QI_FORMAT_TQ2_0: s->d = qi__half_neon(src + 64); break;
+  case QI_FORMAT_I2_S: s->d = f->param[0]; break;
+  case QI_FORMAT_QINS4_K:
+    qi__set_scales16_neon(s, qi__qins4_scales_neon(qi__seven_bits_neon(src + 2)));
+    s->d = qi__half_neon(src) * 0x1p-10f;
+    break;
+  default:
+    qi__unpack(f, src, block);
+    qi__scales_block_neon(f, block, s);
+    break;
+  }
+}
+
+// ---- codes ----
+
+// 32 of them.
+typedef struct qi__codes32_neon {
+  int8x16_t half[2];
+} qi__codes32_neon;
+
+QI__INLINE uint8x16x2_t qi__bytes_neon(const uint8_t *p) { return (uint8x16x2_t){{vld1q_u8(p), vld1q_u8(p + 16)}}; }
+
+QI__INLINE uint8x16_t qi__shift_right_neon(uint8x16_t v, int shift) {
+  switch (shift) { // instructions want a constant
+  case 2: return vshrq_n_u8(v, 2);
+  case 4: return vshrq_n_u8(v, 4);
+  case 6: return vshrq_n_u8(v, 6);
+  default: return v;
+  }
+}
+
+// Bits shift..shift+n-1 of each of 32 bytes.
+QI__INLINE uint8x16x2_t qi__bits_neon(const uint8_t *p, int shift, int n) {
+  uint8x16x2_t v = qi__bytes_neon(p);
+  QI__UNROLL for (int h = 0; h < 2; h++) {
+    v.val[h] = qi__shift_right_neon(v.val[h], shift);
+    if (shift + n < 8) v.val[h] = vandq_u8(v.val[h], vdupq_n_u8((uint8_t)((1 << n) - 1)));
+  }
+  return v;
+}
+
+// 16 bytes: the low nibbles, then the high ones.
+QI__INLINE uint8x16x2_t qi__nibbles_neon(const uint8_t *p) {
+  uint8x16_t v = vld1q_u8(p);
+  return (uint8x16x2_t){{vandq_u8(v, vdupq_n_u8(15)), vshrq_n_u8(v, 4)}};
+}
+
+// `value` where bit i of `bits` is set, for byte i.
+QI__INLINE uint8x16x2_t qi__spread_bits_neon(uint32_t bits, int value) {
+  const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
+  uint8x16x2_t v;
+  QI__UNROLL for (int h = 0; h < 2; h++, bits >>= 16) {
+    uint8x16_t bytes = vcombine_u8(vdup_n_u8((uint8_t)bits), vdup_n_u8((uint8_t)(bits >> 8)));
+    v.val[h] = vandq_u8(vtstq_u8(bytes, bit), vdupq_n_u8((uint8_t)value));
+  }
+  return v;
+}
+
+// `value` where bit `bit` of the byte is set.
+QI__INLINE uint8x16x2_t qi__flags_neon(const uint8_t *p, int bit, int value) {
+  uint8x16x2_t v = qi__bytes_neon(p);
+  QI__UNROLL for (int h = 0; h < 2; h++)
+    v.val[h] = vandq_u8(vtstq_u8(v.val[h], vdupq_n_u8((uint8_t)(1 << bit))), vdupq_n_u8((uint8_t)value));
+  return v;
+}
+
+QI__INLINE uint8x16x2_t qi__either_neon(uint8x16x2_t a, uint8x16x2_t b) {
+  return (uint8x16x2_t){{vorrq_u8(a.val[0], b.val[0]), vorrq_u8(a.val[1], b.val[1])}};
+}
+
+QI__INLINE qi__codes32_neon qi__subtract_neon(uint8x16x2_t v, int offset) {
+  int8x16_t o = vdupq_n_s8((int8_t)offset);
+  return (qi__codes32_neon){{vsubq_s8(vreinterpretq_s8_u8(v.val[0]), o), vsubq_s8(vreinterpretq_s8_u8(v.val[1]), o)}};
+}
+
+QI__INLINE qi__codes32_neon qi__signed_neon(uint8x16x2_t v) {
+  return (qi__codes32_neon){{vreinterpretq_s8_u8(v.val[0]), vreinterpretq_s8_u8(v.val[1])}};
+}
+
+QI__INLINE qi__codes32_neon qi__lookup_neon(const int8_t *table, uint8x16x2_t nibbles) {
+  int8x16_t t = vld1q_s8(table);
+  return (qi__codes32_neon){{vqtbl1q_s8(t, nibbles.val[0]), vqtbl1q_s8(t, nibbles.val[1])}};
+}
+
+// TQ1_0: digit n of a byte is floor(3 f / 256) of its fraction f = byte * 3^n mod 256; that is 1 from 86 and 2 from 171 on.
+QI__INLINE int8x16_t qi__digit_neon(uint8x16_t bytes, uint8x16_t power) {
+  uint8x16_t f = vmulq_u8(bytes, power);
+  uint8x16_t from1 = vcgeq_u8(f, vdupq_n_u8(86)), from2 = vcgeq_u8(f, vdupq_n_u8(171));
+  return vsubq_s8(vdupq_n_s8(-1), vreinterpretq_s8_u8(vaddq_u8(from1, from2)));
+}
+
+QI__INLINE qi__codes32_neon qi__digits_neon(const uint8_t *src, int g) {
+  static const uint8_t powers[5] = {1, 3, 9, 27, 81};
+  if (g < 5) {
+    uint8x16_t power = vdupq_n_u8(powers[g]);
+    return (qi__codes32_neon){{qi__digit_neon(vld1q_u8(src), power), qi__digit_neon(vld1q_u8(src + 16), power)}};
+  }
+  uint8x16_t low = vld1q_u8(src + 32), high = low, power = vdupq_n_u8(g < 7 ? powers[2 * g - 9] : 0);
+  if (g == 7) { // rest: digit by digit
+    high = vreinterpretq_u8_u32(vdupq_n_u32(qi__load_u32(src + 48)));
+    power = vcombine_u8(vcreate_u8(0x0303030301010101u), vcreate_u8(0x1b1b1b1b09090909u));
+  }
+  return (qi__codes32_neon){{qi__digit_neon(low, vdupq_n_u8(powers[2 * g - 10])), qi__digit_neon(high, power)}};
+}
+
+// Codes of weights 32 g .. 32 g + 31 of a block. `block`: unpacked, for formats without a case.
+QI__INLINE qi__codes32_neon qi__codes_neon(qi_format id, const uint8_t *src, int g, const qi__block *block) {
+  int half = g / 4, quarter = g % 4;
+  switch (id) {
+  case QI_FORMAT_Q4_0: return qi__subtract_neon(qi__nibbles_neon(src + 2), 8);
+  case QI_FORMAT_Q4_1: return qi__signed_neon(qi__nibbles_neon(src + 4));
+  case QI_FORMAT_Q5_0:
+    return qi__subtract_neon(qi__either_neon(qi__nibbles_neon(src + 6), qi__spread_bits_neon(qi__load_u32(src + 2), 16)), 16);
+  case QI_FORMAT_Q5_1:
+    return qi__signed_neon(qi__either_neon(qi__nibbles_neon(src + 8), qi__spread_bits_neon(qi__load_u32(src + 4), 16)));
+  case QI_FORMAT_Q8_0: return qi__signed_neon(qi__bytes_neon(src + 2));
+  case QI_FORMAT_IQ4_NL: return qi__lookup_neon(qi__iq4_values, qi__nibbles_neon(src + 2));
+  case QI_FORMAT_IQ4_XS: return qi__lookup_neon(qi__iq4_values, qi__nibbles_neon(src + 8 + 16 * g));
+  case QI_FORMAT_MXFP4: return qi__lookup_neon(qi__mxfp4_values, qi__nibbles_neon(src + 1));
+  case QI_FORMAT_Q2_K: return qi__signed_neon(qi__bits_neon(src + 16 + 32 * half, 2 * quarter, 2));
+  case QI_FORMAT_Q3_K:
+    return qi__subtract_neon(qi__either_neon(qi__bits_neon(src + 32 + 32 * half, 2 * quarter, 2), qi__flags_neon(src, g, 4)), 4);
+  case QI_FORMAT_Q4_K: return qi__signed_neon(qi__bits_neon(src + 16 + 32 * (g / 2), g % 2 * 4, 4));
+  case QI_FORMAT_Q5_K:
+    return qi__signed_neon(qi__either_neon(qi__bits_neon(src + 48 + 32 * (g / 2), g % 2 * 4, 4), qi__flags_neon(src + 16, g, 16)));
+  case QI_FORMAT_Q6_K: {
+    uint8x16x2_t low = qi__bits_neon(src + 64 * half + 32 * (quarter % 2), quarter / 2 * 4, 4);
+    uint8x16x2_t high = qi__bits_neon(src + 128 + 32 * half, 2 * quarter, 2);
+    QI__UNROLL for (int h = 0; h < 2; h++) high.val[h] = vsliq_n_u8(low.val[h], high.val[h], 4);
+    return qi__subtract_neon(high, 32);
+  }
+  case QI_FORMAT_TQ1_0: return qi__digits_neon(src, g);
+  case QI_FORMAT_TQ2_0: return qi__subtract_neon(qi__bits_neon(src + 32 * half, 2 * quarter, 2), 1);
+  case QI_FORMAT_I2_S: return qi__subtract_neon(qi__bits_neon(src + 32 * half, 6 - 2 * quarter, 2), 1);
+  case QI_FORMAT_QINS4_K: {
+    uint8x16x2_t nibbles = qi__bits_neon(src + 16 + 32 * (g / 2), g % 2 * 4, 4);
+    qi__codes32_neon codes;
+    QI__UNROLL for (int h = 0; h < 2; h++) { // t: the third plane
+      const int8_t *table = qi__qins4_values[src[14 + g / 4] >> (2 * g % 8 + h) & 1];
+      codes.half[h] = vqtbl1q_s8(vld1q_s8(table), nibbles.val[h]);
+    }
+    return codes;
+  }
+  default: return qi__signed_neon(qi__bytes_neon((const uint8_t *)block->q + 32 * g));
+  }
+}
+
+// ---- dequantisation ----
+
+// Writes weights i .. i + 15 of a row as float32, or as something else.
+typedef void (*qi__store16_neon)(void *dst, size_t i, const float32x4_t *v);
+
+QI__INLINE void qi__store16_f32_neon(void *dst, size_t i, const float32x4_t *v) {
+  float *p = (float *)dst + i;
+  QI__UNROLL for (int e = 0; e < 4; e++) vst1q_f32(p + 4 * e, v[e]);
+}
+
+// Of a block: w[i] = scale[i / 16] * code[i] - offset[i / 16].
+typedef struct qi__float_scales_neon {
+  float scale[QI__BLOCK_MAX / 16], offset[QI__BLOCK_MAX / 16];
+} qi__float_scales_neon;
+
+QI__INLINE void qi__to_float_scales_neon(qi_format id, const qi__format *f, const qi__scales_neon *s, qi__float_scales_neon *out) {
+  for (int i = 0; i < f->info.block_len / 16; i++) {
+    out->scale[i] = qi__one_scale_neon(id) ? s->d : s->d * (float)s->scale[i];
+    if (f->has_min) out->offset[i] = qi__one_scale_neon(id) ? s->dmin : s->dmin * (float)s->min[i];
+  }
+}
+
+// 16 words times a scale, minus an offset if there is one.
+QI__INLINE void qi__store_words_neon(int16x8_t low, int16x8_t high, const float *scale, const float *offset, qi__store16_neon store,
+                                     void *dst, size_t i) {
+  int32x4_t words[4] = {vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)), vmovl_high_s16(high)};
+  float32x4_t v[4];
+  QI__UNROLL for (int e = 0; e < 4; e++) {
+    v[e] = vmulq_n_f32(vcvtq_f32_s32(words[e]), *scale);
+    if (offset) v[e] = vsubq_f32(v[e], vdupq_n_f32(*offset));
+  }
+  store(dst, i, v);
+}
+
+// Weights 32 g .. 32 g + 31 of a block, which become weights i .. of the row.
+QI__INLINE void qi__dequantize_part_neon(qi_format id, const qi__format *f, const uint8_t *src, int g, const qi__block *block,
+                                         const qi__float_scales_neon *s, qi__store16_neon store, void *dst, size_t i) {
+  qi__codes32_neon codes = qi__codes_neon(id, src, g, block);
+  QI__UNROLL for (int h = 0; h < 2; h++) {
+    const float *scale = &s->scale[2 * g + h], *offset = f->has_min ? &s->offset[2 * g + h] : NULL;
+    int16x8_t low = vmovl_s8(vget_low_s8(codes.half[h])), high = vmovl_high_s8(codes.half[h]);
+    qi__store_words_neon(low, high, scale, offset, store, dst, i + (size_t)(16 * h));
+  }
+}
+
+QI__INLINE void qi__dequantize_row_neon(qi_format id, const qi__format *bound, const uint8_t *src, qi__store16_neon store,
+                                        void *dst, size_t n) {
+  const qi__format *f = qi__format_neon(id, bound);
+  qi__block block;
+  qi__scales_neon s;
+  qi__float_scales_neon scales;
+  int len = f->info.block_len;
+  for (size_t i = 0; i < n; i += (size_t)len, src += f->info.block_bytes) {
+    qi__block_scales_neon(id, bound, src, &block, &s);
+    qi__to_float_scales_neon(id, f, &s, &scales);
+    if (id && len == 256) {
+      QI__UNROLL for (int g = 0; g < 8; g++)
+        qi__dequantize_part_neon(id, f, src, g, &block, &scales, store, dst, i + (size_t)(32 * g));
+    } else {
+      for (int g = 0; g < len / 32; g++)
+        qi__dequantize_part_neon(id, f, src, g, &block, &scales, store, dst, i + (size_t)(32 * g));
+    }
+  }
+}
+
+// QINS8_K: qi__qins8_sizes as two tables that both give 0 for an index of 64 or more.
+typedef struct qi__qins8_tables_neon {
+  uint8x16x4_t half[2];
+} qi__qins8_tables_neon;
+
+QI__INLINE qi__qins8_tables_neon qi__load_qins8_tables_neon(void) {
+  qi__qins8_tables_neon t;
+  QI__UNROLL for (int i = 0; i < 8; i++) t.half[i / 4].val[i % 4] = vld1q_u8(qi__qins8_sizes + 16 * i);
+  return t;
+}
+
+QI__INLINE uint8x16_t qi__qins8_sizes_neon(const qi__qins8_tables_neon *tables, uint8x16_t codes) {
+  uint8x16_t at = vandq_u8(codes, vdupq_n_u8(127));
+  return vorrq_u8(vqtbl4q_u8(tables->half[0], at), vqtbl4q_u8(tables->half[1], vsubq_u8(at, vdupq_n_u8(64))));
+}
+
+// Eight of these with the signs of their codes.
+QI__INLINE int16x8_t qi__signed_sizes_neon(uint8x8_t sizes, int8x8_t codes) {
+  int16x8_t minus = vshrq_n_s16(vmovl_s8(codes), 15), v = vreinterpretq_s16_u16(vmovl_u8(sizes));
+  return vsubq_s16(veorq_s16(v, minus), minus);
+}
+
+QI__INLINE void qi__dequantize_qins8_k_neon(const uint8_t *src, qi__store16_neon store, void *dst, size_t n) {
+  const qi__qins8_tables_neon tables = qi__load_qins8_tables_neon();
+  for (size_t i = 0; i < n; i += 256, src += 272) {
+    uint8_t scale[16];
+    float d = qi__half_neon(src) * 0x1p-10f;
+    vst1q_u8(scale, qi__seven_bits_neon(src + 2));
+    for (size_t g = 0; g < 16; g++) {
+      float scale_d = d * (float)scale[g];
+      uint8x16_t codes = vld1q_u8(src + 16 + 16 * g), sizes = qi__qins8_sizes_neon(&tables, codes);
+      int8x16_t sign = vreinterpretq_s8_u8(codes);
+      qi__store_words_neon(qi__signed_sizes_neon(vget_low_u8(sizes), vget_low_s8(sign)),
+                           qi__signed_sizes_neon(vget_high_u8(sizes), vget_high_s8(sign)), &scale_d, NULL, store, dst, i + 16 * g);
+    }
+  }
+}
+
+// Whether qi__dequantize_rows_neon takes a format.
+QI__INLINE bool qi__dequantize_neon_has(qi_format id) {
+  return qi__formats[id].unpack && (!qi__formats[id].wide || id == QI_FORMAT_QINS8_K);
+}
+
+// `f` is a row of the table, or bound.
+QI__INLINE void qi__dequantize_rows_neon(const qi__format *f, const uint8_t *src, qi__store16_neon store, void *dst, size_t n) {
+#define QI__CASE(name, id) case id: qi__dequantize_row_neon(id, f, src, store, dst, n); break;
+  switch (qi__format_id(f)) {
+    QI__NEON_FORMATS(QI__CASE)
+  case QI_FORMAT_QINS8_K: qi__dequantize_qins8_k_neon(src, store, dst, n); break;
+  default: qi__dequantize_row_neon(QI_FORMAT_NONE, f, src, store, dst, n); break;
+  }
+#undef QI__CASE
+}
+
+QI__FN void qi__dequantize_neon(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  qi__dequantize_rows_neon(f, src, qi__store16_f32_neon, dst, n);
+}
+
+QI__FN void qi__dequantize_f16_neon(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4)
+    vst1q_f32(dst + i, vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(src + 2 * i))));
+  qi__dequantize_blocks(f, src + 2 * i, dst + i, n - i);
+}
+
+QI__FN void qi__dequantize_bf16_neon(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4)
+    vst1q_f32(dst + i, vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(src + 2 * i)), 16)));
+  qi__dequantize_blocks(f, src + 2 * i, dst + i, n - i);
+}
+
+QI__FN void qi__dequantize_f32_neon(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
+  (void)f;
+  memcpy(dst, src, n * sizeof *dst); // little-endian
+}
+#endif
+
+#endif // QI__KERNELS_DEQUANT_NEON_H
+
+#if defined(QI__ARM64)
+
+// The integer steps of qi__f32_to_bf16. A NaN, whose payload the addition would carry into the exponent, is taken by itself.
+QI__FN void qi__round_bf16_neon(const float *x, size_t n, float *y) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    float32x4_t v = vld1q_f32(x + i);
+    uint32x4_t u = vreinterpretq_u32_f32(v), odd = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
+    uint32x4_t nan = vcgtq_u32(vandq_u32(u, vdupq_n_u32(0x7fffffffu)), vdupq_n_u32(0x7f800000u));
+    uint32x4_t rounded = vaddq_u32(vaddq_u32(u, vdupq_n_u32(0x7fff)), odd);
+    u = vbslq_u32(nan, vorrq_u32(u, vdupq_n_u32(0x400000)), rounded);
+    vst1q_f32(y + i, vreinterpretq_f32_u32(vandq_u32(u, vdupq_n_u32(0xffff0000u))));
+  }
+  qi__round_bf16_ref(x + i, n - i, y + i);
+}
+
+#if defined(__clang__) || __GNUC__ >= 10
+#define QI__HAS_NEON_BF16 1
+#if defined(__clang__)
+#define QI__NEON_BF16 QI__TARGET("bf16")
+#else
+#define QI__NEON_BF16 QI__TARGET("+bf16")
+#endif
+
+// The contract of bf16.h with bfmmla: it adds, for each of 2 x 2 sums, the products of k, k + 1, then those of k + 2, k + 3. A pair
+// of products is added up first; pairs and sums round to odd, each off by less than a unit. That is half as many roundings as
+// additions, each twice as large: the bound is the same. (Arm ARM, BFMMLA with FPCR.EBF = 0, which qi__fp_enter sees to: all CPUs
+// give the same bits.) The layout of a panel is what the instruction wants:
+//
+//   panel: [2][k / 4][8][2][4]      two blocks of 16 weight rows, in pairs; four of k beside each other
+
+// ---- instructions; their intrinsics are hidden, see dot_q8_neon.h ----
+
+// sum[2 i + j] + products of row i of a [2, 4] and row j of b [2, 4]
+QI__INLINE QI__NEON_BF16 float32x4_t qi__bfmmla_neon(float32x4_t sum, uint16x8_t a, uint16x8_t b) {
+  __asm__("bfmmla %0.4s, %1.8h, %2.8h" : "+w"(sum) : "w"(a), "w"(b));
+  return sum;
+}
+
+// Rounds to nearest, ties to even: qi__f32_to_bf16.
+QI__INLINE QI__NEON_BF16 uint16x8_t qi__to_bf16x8_neon(float32x4_t low, float32x4_t high) {
+  uint16x8_t v;
+  __asm__("bfcvtn %0.4h, %1.4s\n\tbfcvtn2 %0.8h, %2.4s" : "=&w"(v) : "w"(low), "w"(high));
+  return v;
+}
+
+// ---- layout ----
+
+QI__INLINE QI__NEON_BF16 void qi__store16_bf16_neon(void *dst, size_t i, const float32x4_t *v) {
+  uint16_t *p = (uint16_t *)dst + i;
+  vst1q_u16(p, qi__to_bf16x8_neon(v[0], v[1]));
+  vst1q_u16(p + 8, qi__to_bf16x8_neon(v[2], v[3]));
+}
+
+QI__INLINE QI__NEON_BF16 void qi__f32_to_bf16_neon(const float *src, size_t n, uint16_t *dst) {
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) vst1q_u16(dst + i, qi__to_bf16x8_neon(vld1q_f32(src + i), vld1q_f32(src + i + 4)));
+  for (; i < n; i++) dst[i] = qi__f32_to_bf16(src[i]);
+}
+
+// Row `row` of packed activations.
+QI__FN QI__NEON_BF16 void qi__bf16_pack_neon(const float *x, size_t k, uint16_t *packed, size_t row) {
+  uint16_t *dst = packed + qi__bf16_row(k, row);
+  for (size_t j = 0; j < k; j += 32, dst += 512) {
+    size_t n = qi__min_size(32, k - j);
+    qi__f32_to_bf16_neon(x + j, n, dst);
+    memset(dst + n, 0, (32 - n) * sizeof *dst);
+  }
+}
+
+// n weights, whole blocks, as bfloat16; `f` is a row of the table, or bound.
+QI__FN QI__NEON_BF16 void qi__to_bf16_neon(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
+  qi_format id = qi__format_id(f);
+  if (id == QI_FORMAT_BF16) {
+    memcpy(dst, src, 2 * n);
+  } else if (qi__dequantize_neon_has(id)) {
+    qi__dequantize_rows_neon(f, src, qi__store16_bf16_neon, dst, n);
+  } else {
+    float v[QI__BF16_STEP];
+    for (size_t i = 0, part; i < n; i += part, src += part / (size_t)f->info.block_len * (size_t)f->info.block_bytes) {
+      part = qi__min_size(QI__BF16_STEP, n - i);
+      if (id == QI_FORMAT_F16) qi__dequantize_f16_neon(f, src, v, part);
+      else qi__dequantize_blocks(f, src, v, part);
+      qi__f32_to_bf16_neon(v, part, dst + i);
+    }
+  }
+}
+
+// First and second halves of two registers.
+QI__INLINE void qi__transpose_halves_neon(uint16x8_t a, uint16x8_t b, uint16x8_t *first, uint16x8_t *second) {
+  uint64x2_t a2 = vreinterpretq_u64_u16(a), b2 = vreinterpretq_u64_u16(b);
+  *first = vreinterpretq_u16_u64(vtrn1q_u64(a2, b2));
+  *second = vreinterpretq_u16_u64(vtrn2q_u64(a2, b2));
+}
+
+// One block of the panel from 16 rows of n_k, QI__BF16_STRIDE apart.
+QI__FN void qi__bf16_interleave_neon(const uint16_t *rows, size_t n_k, uint16_t *panel) {
+  for (size_t j = 0; j < n_k; j += 8, rows += 8, panel += 128)
+    QI__UNROLL for (size_t pair = 0; pair < 8; pair++) {
+      const uint16_t *row = rows + 2 * pair * QI__BF16_STRIDE;
+      uint16x8_t first, second;
+      qi__transpose_halves_neon(vld1q_u16(row), vld1q_u16(row + QI__BF16_STRIDE), &first, &second);
+      vst1q_u16(panel + 8 * pair, first);
+      vst1q_u16(panel + 64 + 8 * pair, second);
+    }
+}
+
+// ---- product ----
+
+// Sums of two weight rows; `n` of them are there.
+QI__INLINE float32x2_t qi__load_sums_neon(const float *y, size_t n) {
+  if (n >= 2) return vld1_f32(y);
+  return n ? vset_lane_f32(*y, vdup_n_f32(0), 0) : vdup_n_f32(0);
+}
+QI__INLINE void qi__store_sums_neon(float *y, size_t n, float32x2_t v) {
+  if (n >= 2) vst1_f32(y, v);
+  else if (n) *y = vget_lane_f32(v, 0);
+}
+
+// n activation rows of one tile (a constant: 8, 4, 2 or 1), the first at `x`, times weight rows first .. first + 7. A row alone is
+// its own partner.
+QI__INLINE QI__NEON_BF16 void qi__bf16_rows_neon(const qi__bf16_args *a, const uint16_t *x, int n, size_t first, float *y) {
+  const uint16_t *w = a->panel + first / 16 * 16 * a->n_k + first % 16 * 4, *x_end = x + a->n_k * 16;
+  const int n_pairs = (n + 1) / 2, n_both = n > 1 ? 2 : 1;
+  float32x4_t sum[4][4];
+  QI__UNROLL for (int i = 0; i < n_pairs; i++) QI__UNROLL for (size_t p = 0; p < 4; p++) {
+    float32x2_t row[2] = {vdup_n_f32(0), vdup_n_f32(0)};
+    size_t left = a->n_w > first + 2 * p ? a->n_w - first - 2 * p : 0;
+    if (!a->first)
+      QI__UNROLL for (int e = 0; e < n_both; e++)
+        row[e] = qi__load_sums_neon(y + (size_t)(2 * i + e) * a->y_stride + first + 2 * p, left);
+    sum[i][p] = vcombine_f32(row[0], row[1]);
+  }
+  for (; x < x_end; x += 480)
+    for (int j = 0; j < 4; j++, x += 8, w += 128) { // eight of k
+      uint16x8_t v[4][2];
+      QI__UNROLL for (int i = 0; i < n_pairs; i++)
+        qi__transpose_halves_neon(vld1q_u16(x + 64 * i), vld1q_u16(x + 64 * i + 32 * (n_both - 1)), &v[i][0], &v[i][1]);
+      QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int p = 0; p < 4; p++) {
+        uint16x8_t weights = vld1q_u16(w + 64 * h + 8 * p);
+        QI__UNROLL for (int i = 0; i < n_pairs; i++) sum[i][p] = qi__bfmmla_neon(sum[i][p], v[i][h], weights);
+      }
+    }
+  QI__UNROLL for (int i = 0; i < n_pairs; i++) QI__UNROLL for (size_t p = 0; p < 4; p++) {
+    float32x2_t row[2] = {vget_low_f32(sum[i][p]), vget_high_f32(sum[i][p])};
+    size_t left = a->n_w > first + 2 * p ? a->n_w - first - 2 * p : 0;
+    QI__UNROLL for (int e = 0; e < n_both; e++)
+      qi__store_sums_neon(y + (size_t)(2 * i + e) * a->y_stride + first + 2 * p, left, row[e]);
+  }
+}
+
+QI__FN QI__NEON_BF16 void qi__bf16_multiply_neon(const qi__bf16_args *a) {
+  for (size_t i = 0; i < a->n_x;) {
+    size_t row = a->x_row + i, n = qi__min_size(a->n_x - i, 16 - row % 16);
+    const uint16_t *x = a->x + row / 16 * a->x_stride + row % 16 * 32;
+    float *y = a->y + i * a->y_stride;
+    n = n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
+    for (size_t first = 0; first < a->n_w; first += 8) {
+      if (n == 8) qi__bf16_rows_neon(a, x, 8, first, y);
+      else if (n == 4) qi__bf16_rows_neon(a, x, 4, first, y);
+      else if (n == 2) qi__bf16_rows_neon(a, x, 2, first, y);
+      else qi__bf16_rows_neon(a, x, 1, first, y);
+    }
+    i += n;
+  }
+}
+
+// A slice of 512 leaves room in the first-level cache beside a panel of 32 KB.
+static const qi__bf16_kernels qi__bf16_neon = {512, qi__bf16_pack_neon, qi__to_bf16_neon, qi__bf16_interleave_neon,
+                                               qi__bf16_multiply_neon};
+#endif
+#endif
+
+#endif // QI__KERNELS_BF16_NEON_H
+// generated from src/kernels/dot_f32.h: edit there
+// ==== >>dot_f32 : products of float rows ====
+#ifndef QI__KERNELS_DOT_F32_H
+#define QI__KERNELS_DOT_F32_H
+
+
+// Every sum over k runs in eight float32 lanes that qi__sum_lanes adds up, so that 256-bit registers, halves of 512-bit ones and
+// pairs of 128-bit ones give the bits of the reference.
+
+// y[i * y_stride + r] = sum_j w[r, j] * x[i * x_stride + j]      i < n_x, r < n_w, j < k
+// w: rows w_stride bytes apart, any alignment, of float32, float16 or bfloat16, which float32 holds exactly. y overlaps nothing.
+// In each piece of QI__FLOAT_PIECE columns, lane j % 8 takes product j with one fused multiply-add, j ascending; lanes of pieces are
+// added up in order; then qi__sum_lanes. Pieces do not wait for each other: one row of weights, read as one stream, keeps up with
+// the memory, where a single chain of additions would not.
+#define QI__FLOAT_PIECE 128
+typedef void (*qi__dot_float_fn)(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
+                                 float *y, size_t y_stride);
+
+// Weight j of a row; `kind` (F32, F16 or BF16) is a constant where these are inlined.
+QI__INLINE float qi__float_weight(qi_format kind, const uint8_t *row, size_t j) {
+  if (kind == QI_FORMAT_F16) return qi__f16_to_f32(qi__load_u16(row + 2 * j));
+  if (kind == QI_FORMAT_BF16) return qi__bf16_to_f32(qi__load_u16(row + 2 * j));
+  return qi__bits_f32(qi__load_u32(row + 4 * j));
+}
+
+QI__INLINE void qi__dot_float_rows_ref(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
+                                       size_t n_x, size_t k, float *y, size_t y_stride) {
+  for (size_t i = 0; i < n_x; i++)
+    for (size_t r = 0; r < n_w; r++) {
+      const uint8_t *a = (const uint8_t *)w + r * w_stride;
+      const float *b = x + i * x_stride;
+      float total[8] = {0};
+      for (size_t piece = 0; piece < k; piece += QI__FLOAT_PIECE) {
+        size_t end = qi__min_size(piece + QI__FLOAT_PIECE, k);
+        float lane[8] = {0};
+        for (size_t j = piece; j < end; j++) lane[j % 8] = fmaf(qi__float_weight(kind, a, j), b[j], lane[j % 8]);
+        for (int l = 0; l < 8; l++) total[l] += lane[l];
+      }
+      y[i * y_stride + r] = qi__sum_lanes(total);
+    }
+}
+
+// The lanes at j, a multiple of 8, take the last products before k.
+QI__INLINE void qi__dot_float_tail(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t k, float *lane) {
+  for (size_t t = j; t < k; t++) lane[t - j] = fmaf(qi__float_weight(kind, w, t), x[t], lane[t - j]);
+}
+
+QI__FN void qi__dot_f32_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                            size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_ref(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN void qi__dot_f16_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                            size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_ref(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN void qi__dot_bf16_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                             size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_ref(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+
+// Tiles of weight rows times activation rows live in registers. What does not fill a tile goes through a smaller one: each sum is a
+// lane of its own, so tiles do not change bits. The sizes of a tile are constants where it is inlined.
+
+#if defined(QI__X86_64)
+
+// ---- AVX2 ----
+
+QI__INLINE QI__AVX2 __m256 qi__load_weights_avx2(qi_format kind, const uint8_t *row, size_t j) {
+  if (kind == QI_FORMAT_F32) return _mm256_loadu_ps((const float *)(const void *)(row + 4 * j));
+  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(row + 2 * j));
+  return kind == QI_FORMAT_F16 ? _mm256_cvtph_ps(v) : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
+}
+
+QI__INLINE QI__AVX2 __m256 qi__dot_float_tail_avx2(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t k, __m256 sum) {
+  float lane[8];
+  _mm256_storeu_ps(lane, sum);
+  qi__dot_float_tail(kind, w, x, j, k, lane);
+  return _mm256_loadu_ps(lane);
+}
+
+// n_w <= 4 weight rows times n_x <= 3 activation rows: 12 sums, 3 registers of x and one of w are all there are.
+QI__INLINE QI__AVX2 void qi__dot_float_tile_avx2(qi_format kind, const uint8_t *w, size_t w_stride, int n_w, const float *x,
+                                                 size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
+  __m256 total[3][4];
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) total[i][r] = _mm256_setzero_ps();
+  for (size_t j = 0; j < k;) {
+    size_t end = qi__min_size(j + QI__FLOAT_PIECE, k);
+    __m256 sum[3][4];
+    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r] = _mm256_setzero_ps();
+    for (; j + 8 <= end; j += 8) {
+      __m256 b[3];
+      QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = _mm256_loadu_ps(x + (size_t)i * x_stride + j);
+      QI__UNROLL for (int r = 0; r < n_w; r++) {
+        __m256 a = qi__load_weights_avx2(kind, w + (size_t)r * w_stride, j);
+        QI__UNROLL for (int i = 0; i < n_x; i++) sum[i][r] = _mm256_fmadd_ps(a, b[i], sum[i][r]);
+      }
+    }
+    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
+      const uint8_t *row = w + (size_t)r * w_stride;
+      if (j < end) sum[i][r] = qi__dot_float_tail_avx2(kind, row, x + (size_t)i * x_stride, j, end, sum[i][r]);
+      total[i][r] = _mm256_add_ps(total[i][r], sum[i][r]);
+    }
+    j = end;
+  }
+  QI__UNROLL for (int i = 0; i < n_x; i++) {
+    float *out = y + (size_t)i * y_stride;
+    if (n_w == 4) _mm_storeu_ps(out, qi__sum_lanes4_avx2(total[i][0], total[i][1], total[i][2], total[i][3]));
+    else QI__UNROLL for (int r = 0; r < n_w; r++) out[r] = qi__sum_lanes_avx2(total[i][r]);
+  }
+}
+
+// One row of activations takes one weight row after the other: rows beside each other are no stream for the hardware prefetcher.
+QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x,
+                                                 size_t x_stride, size_t n_x, size_t k, float *y, size_t y_stride) {
+  for (size_t i = 0; i < n_x;) {
+    size_t rows = n_x - i >= 3 ? 3 : 1;
+    const float *xi = x + i * x_stride;
+    for (size_t r = 0; r < n_w;) {
+      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
+      float *out = y + i * y_stride + r;
+      bool four = n_w - r >= 4 && n_x > 1;
+      if (four && rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 3, k, out, y_stride);
+      else if (four) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
+      else if (rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 3, k, out, y_stride);
+      else qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 1, k, out, y_stride);
+      r += four ? 4 : 1;
+    }
+    i += rows;
+  }
+}
+
+QI__FN QI__AVX2 void qi__dot_f32_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                      size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx2(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN QI__AVX2 void qi__dot_f16_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                      size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx2(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN QI__AVX2 void qi__dot_bf16_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                       size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx2(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+
+// ---- AVX-512 ----
+
+// Weights j.. of a row in the lower half, of the next one in the upper.
+QI__INLINE QI__AVX512 __m512 qi__load_weights_avx512(qi_format kind, const uint8_t *row, size_t w_stride, size_t j) {
+  const uint8_t *next = row + w_stride;
+  if (kind == QI_FORMAT_F32)
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps((const float *)(const void *)(row + 4 * j))),
+                              _mm256_loadu_ps((const float *)(const void *)(next + 4 * j)), 1);
+  __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(row + 2 * j))),
+                                      _mm_loadu_si128((const __m128i *)(const void *)(next + 2 * j)), 1);
+  return kind == QI_FORMAT_F16 ? _mm512_cvtph_ps(v) : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
+}
+
+QI__INLINE QI__AVX512 __m512 qi__join_avx512(__m256 low, __m256 high) {
+  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+}
+
+// Two weight rows share a register, so that the eight lanes of each sum stay: 8 weight rows times n_x <= 6 activation rows.
+QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8_t *w, size_t w_stride, const float *x,
+                                                     size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
+  __m512 total[6][4];
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) total[i][p] = _mm512_setzero_ps();
+  for (size_t j = 0; j < k;) {
+    size_t end = qi__min_size(j + QI__FLOAT_PIECE, k);
+    __m512 sum[6][4];
+    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_setzero_ps();
+    for (; j + 8 <= end; j += 8) {
+      __m512 a[4];
+      QI__UNROLL for (int p = 0; p < 4; p++) a[p] = qi__load_weights_avx512(kind, w + (size_t)(2 * p) * w_stride, w_stride, j);
+      QI__UNROLL for (int i = 0; i < n_x; i++) {
+        __m512 b = _mm512_broadcast_f32x8(_mm256_loadu_ps(x + (size_t)i * x_stride + j));
+        QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_fmadd_ps(a[p], b, sum[i][p]);
+      }
+    }
+    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) {
+      if (j < end) {
+        const uint8_t *row = w + (size_t)(2 * p) * w_stride;
+        const float *xi = x + (size_t)i * x_stride;
+        __m256 low = qi__dot_float_tail_avx2(kind, row, xi, j, end, _mm512_castps512_ps256(sum[i][p]));
+        __m256 high = qi__dot_float_tail_avx2(kind, row + w_stride, xi, j, end, _mm512_extractf32x8_ps(sum[i][p], 1));
+        sum[i][p] = qi__join_avx512(low, high);
+      }
+      total[i][p] = _mm512_add_ps(total[i][p], sum[i][p]);
+    }
+    j = end;
+  }
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p += 2) {
+    __m128 four = qi__sum_lanes4_avx2(_mm512_castps512_ps256(total[i][p]), _mm512_extractf32x8_ps(total[i][p], 1),
+                                      _mm512_castps512_ps256(total[i][p + 1]), _mm512_extractf32x8_ps(total[i][p + 1], 1));
+    _mm_storeu_ps(y + (size_t)i * y_stride + 2 * p, four);
+  }
+}
+
+// `rest` takes the rows that do not fill a tile, and all of them for one row of activations.
+QI__INLINE QI__AVX512 void qi__dot_float_rows_avx512(qi_format kind, qi__dot_float_fn rest, const void *w, size_t w_stride,
+                                                     size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k, float *y,
+                                                     size_t y_stride) {
+  size_t whole = n_x == 1 ? 0 : n_w / 8 * 8;
+  for (size_t i = 0; i < n_x && whole;) {
+    size_t rows = n_x - i >= 6 ? 6 : n_x - i >= 2 ? 2 : 1;
+    const float *xi = x + i * x_stride;
+    for (size_t r = 0; r < whole; r += 8) {
+      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
+      float *out = y + i * y_stride + r;
+      if (rows == 6) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 6, k, out, y_stride);
+      else if (rows == 2) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 2, k, out, y_stride);
+      else qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 1, k, out, y_stride);
+    }
+    i += rows;
+  }
+  if (whole < n_w) rest((const uint8_t *)w + whole * w_stride, w_stride, n_w - whole, x, x_stride, n_x, k, y + whole, y_stride);
+}
+
+QI__FN QI__AVX512 void qi__dot_f32_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                          size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx512(QI_FORMAT_F32, qi__dot_f32_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN QI__AVX512 void qi__dot_f16_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                          size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx512(QI_FORMAT_F16, qi__dot_f16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN QI__AVX512 void qi__dot_bf16_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                                           size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_avx512(QI_FORMAT_BF16, qi__dot_bf16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+#endif
+
+// ---- NEON ----
+
+#if defined(QI__ARM64)
+
+QI__INLINE float32x4_t qi__load_weights_neon(qi_format kind, const uint8_t *row, size_t j) {
+  if (kind == QI_FORMAT_F32) return vreinterpretq_f32_u8(vld1q_u8(row + 4 * j));
+  uint16x4_t v = vreinterpret_u16_u8(vld1_u8(row + 2 * j));
+  return kind == QI_FORMAT_F16 ? vcvt_f32_f16(vreinterpret_f16_u16(v)) : vreinterpretq_f32_u32(vshll_n_u16(v, 16));
+}
+
+// n_w <= 4 weight rows times n_x <= 2 activation rows, two registers a sum.
+QI__INLINE void qi__dot_float_tile_neon(qi_format kind, const uint8_t *w, size_t w_stride, int n_w, const float *x, size_t x_stride,
+                                        int n_x, size_t k, float *y, size_t y_stride) {
+  float total[2][4][8] = {{{0}}};
+  for (size_t j = 0; j < k;) {
+    size_t end = qi__min_size(j + QI__FLOAT_PIECE, k);
+    float32x4_t sum[2][4][2];
+    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r][0] = sum[i][r][1] = vdupq_n_f32(0);
+    for (; j + 8 <= end; j += 8) {
+      QI__UNROLL for (int half = 0; half < 2; half++) {
+        size_t at = j + (size_t)(4 * half);
+        float32x4_t b[2];
+        QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = vld1q_f32(x + (size_t)i * x_stride + at);
+        QI__UNROLL for (int r = 0; r < n_w; r++) {
+          float32x4_t a = qi__load_weights_neon(kind, w + (size_t)r * w_stride, at);
+          QI__UNROLL for (int i = 0; i < n_x; i++) sum[i][r][half] = vfmaq_f32(sum[i][r][half], a, b[i]);
+        }
+      }
+    }
+    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
+      float lane[8];
+      vst1q_f32(lane, sum[i][r][0]);
+      vst1q_f32(lane + 4, sum[i][r][1]);
+      qi__dot_float_tail(kind, w + (size_t)r * w_stride, x + (size_t)i * x_stride, j, end, lane);
+      for (int l = 0; l < 8; l++) total[i][r][l] += lane[l];
+    }
+    j = end;
+  }
+  for (int i = 0; i < n_x; i++)
+    for (int r = 0; r < n_w; r++) y[(size_t)i * y_stride + (size_t)r] = qi__sum_lanes(total[i][r]);
+}
+
+QI__INLINE void qi__dot_float_rows_neon(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
+                                        size_t n_x, size_t k, float *y, size_t y_stride) {
+  for (size_t i = 0; i < n_x;) {
+    size_t rows = n_x - i >= 2 ? 2 : 1;
+    const float *xi = x + i * x_stride;
+    for (size_t r = 0; r < n_w;) {
+      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
+      float *out = y + i * y_stride + r;
+      bool four = n_w - r >= 4 && n_x > 1;
+      if (four && rows == 2) qi__dot_float_tile_neon(kind, wr, w_stride, 4, xi, x_stride, 2, k, out, y_stride);
+      else if (four) qi__dot_float_tile_neon(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
+      else if (rows == 2) qi__dot_float_tile_neon(kind, wr, w_stride, 1, xi, x_stride, 2, k, out, y_stride);
+      else qi__dot_float_tile_neon(kind, wr, w_stride, 1, xi, x_stride, 1, k, out, y_stride);
+      r += four ? 4 : 1;
+    }
+    i += rows;
+  }
+}
+
+QI__FN void qi__dot_f32_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                             size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_neon(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN void qi__dot_f16_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                             size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_neon(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+QI__FN void qi__dot_bf16_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
+                              size_t k, float *y, size_t y_stride) {
+  qi__dot_float_rows_neon(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+}
+#endif
+
+#endif // QI__KERNELS_DOT_F32_H
+// generated from src/kernels/dot_q8.h: edit there
+// ==== >>dot_q8 : products of packed weight rows and int8 activations ====
+#ifndef QI__KERNELS_DOT_Q8_H
+#define QI__KERNELS_DOT_Q8_H
+
+// generated from src/kernels/activation.h: edit there
+// ==== >>activation : activations as int8 ====
+#ifndef QI__KERNELS_ACTIVATION_H
+#define QI__KERNELS_ACTIVATION_H
+
+
+// Rows of activations in the form that integer products take: in each block of `block` values (the block length of the weight
+// format, 32 or 256; with ternary weights the whole row)
+//
+//   d = max |x| / 127      q = round(x * (127 / max |x|)), ties to even      x ~ d * q
+//
+// with the sums of each 16 codes, which the offsets of formats with a minimum need.
+typedef struct qi__q8 {
+  int8_t *q;    // [n, k]
+  float *d;     // [n, k / block]
+  int16_t *sum; // [n, k / 16]
+  size_t block; // a multiple of 32
+  size_t k;     // a multiple of block
+} qi__q8;
+
+// Adding 1.5 * 2^23 leaves the rounded integer in the low bits of a float32 below 2^22 in size: what SIMD conversions do.
+QI__INLINE int32_t qi__round_even(float x) {
+  return (int32_t)(qi__f32_bits(x + 12582912.0f) - 0x4b400000u);
+}
+
+QI__INLINE int8_t qi__clamp_i8(int32_t v) { return (int8_t)(v < -127 ? -127 : v > 127 ? 127 : v); }
+
+// Row `row` of `out` from x [k].
+QI__FN void qi__quantize_q8_ref(const float *x, const qi__q8 *out, size_t row) {
+  size_t k = out->k, block = out->block;
+  int8_t *q = out->q + row * k;
+  float *d = out->d + row * (k / block);
+  int16_t *sum = out->sum + row * (k / 16);
+  for (size_t b = 0; b < k / block; b++, x += block, q += block, sum += block / 16) {
+    float max = 0;
+    for (size_t i = 0; i < block; i++) {
+      float a = fabsf(x[i]);
+      if (a > max) max = a;
+    }
+    float inverse = max > 0 ? 127.0f / max : 0;
+    d[b] = max / 127.0f;
+    if (!qi__is_finite(inverse)) inverse = d[b] = 0; // subnormal maximum: as good as zero
+    for (size_t i = 0; i < block; i++) q[i] = qi__clamp_i8(qi__round_even(x[i] * inverse));
+    for (size_t g = 0; g < block / 16; g++) {
+      int s = 0;
+      for (size_t i = 0; i < 16; i++) s += q[16 * g + i];
+      sum[g] = (int16_t)s;
+    }
+  }
+}
+
+#if defined(QI__X86_64)
+
+// qi__round_even and qi__clamp_i8 of eight x * inverse, step by step, so that NaN also gives the same.
+QI__INLINE QI__AVX2 __m256i qi__codes8_avx2(const float *x, __m256 inverse) {
+  __m256 v = _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(x), inverse), _mm256_set1_ps(12582912.0f));
+  __m256i q = _mm256_sub_epi32(_mm256_castps_si256(v), _mm256_set1_epi32(0x4b400000));
+  return _mm256_min_epi32(_mm256_max_epi32(q, _mm256_set1_epi32(-127)), _mm256_set1_epi32(127));
+}
+
+// max |x|; NaN does not count.
+QI__INLINE QI__AVX2 float qi__max_size_avx2(const float *x, size_t n) {
+  const __m256 no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+  __m256 max = _mm256_setzero_ps();
+  for (size_t i = 0; i < n; i += 8) max = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(x + i), no_sign), max);
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(max), _mm256_extractf128_ps(max, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
+}
+
+QI__FN QI__AVX2 void qi__quantize_q8_avx2(const float *x, const qi__q8 *out, size_t row) {
+  const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), ones8 = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
+  size_t k = out->k, block = out->block;
+  int8_t *q = out->q + row * k;
+  float *d = out->d + row * (k / block);
+  int16_t *sum = out->sum + row * (k / 16);
+  for (size_t b = 0; b < k / block; b++) {
+    float max = qi__max_size_avx2(x + b * block, block);
+    float inverse = max > 0 ? 127.0f / max : 0;
+    d[b] = max / 127.0f;
+    if (!qi__is_finite(inverse)) inverse = d[b] = 0;
+    __m256 scale = _mm256_set1_ps(inverse);
+    for (size_t i = b * block; i < (b + 1) * block; i += 32) {
+      __m256i low = _mm256_packs_epi32(qi__codes8_avx2(x + i, scale), qi__codes8_avx2(x + i + 8, scale));
+      __m256i high = _mm256_packs_epi32(qi__codes8_avx2(x + i + 16, scale), qi__codes8_avx2(x + i + 24, scale));
+      __m256i codes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), in_order); // packs work in halves
+      _mm256_storeu_si256((__m256i *)(void *)(q + i), codes);
+      __m256i four = _mm256_madd_epi16(_mm256_maddubs_epi16(ones8, codes), ones16); // sums of 4
+      four = _mm256_add_epi32(four, _mm256_srli_epi64(four, 32));
+      four = _mm256_add_epi32(four, _mm256_bsrli_epi128(four, 8));
+      sum[i / 16] = (int16_t)_mm256_extract_epi16(four, 0);
+      sum[i / 16 + 1] = (int16_t)_mm256_extract_epi16(four, 8);
+    }
+  }
+}
+#endif
+
+#endif // QI__KERNELS_ACTIVATION_H
+
+// The integer path: y[i * y_stride + r] = weight row r times activation row x_row + i. In block b, exactly (int32):
+//
+//   total = sum over codes of scale_w[group] * code_w * code_x
+//   mins  = sum over groups of min_w[group] * (sum of the group's code_x)       formats with a minimum
+//
+// and then in float32, blocks ascending:
+//
+//   lane[b % 8] = fma(d_w * d_x, (float)total, lane[b % 8])
+//   lane[b % 8] = fma(-(dmin_w * d_x), (float)mins, lane[b % 8])                formats with a minimum
+//
+// The result is qi__sum_lanes(lane). Because the sum in a block is exact, it may be made in any order and by any unit; the lanes
+// keep additions independent and let eight blocks be taken at once.
+#define QI__Q8_ROWS 32   // weight rows of one call, at most
+#define QI__Q8_BATCH 256 // rows of activations that variants take at a time, at most
+
+#define QI__Q8_LANES (8 * QI__Q8_ROWS) // sums of one row of activations
+
+// Room for variants that take weights apart once for many rows of activations: some panels of 256 columns of all weight rows (see
+// panel_q8_x86.h), and sums.
+#define QI__Q8_PANEL_FLOATS 7168
+#define QI__Q8_PANELS 4
+QI__INLINE size_t qi__q8_scratch(size_t n_x) {
+  return QI__Q8_PANELS * QI__Q8_PANEL_FLOATS + qi__min_size(n_x, QI__Q8_BATCH) * QI__Q8_LANES;
+}
+
+typedef struct qi__dot_q8_args {
+  const qi__format *format;
+  const uint8_t *w; // [n_w] rows, w_stride bytes apart, any alignment
+  size_t w_stride, n_w; // n_w <= QI__Q8_ROWS
+  const qi__q8 *x;
+  size_t x_row, n_x;
+  float *y;
+  size_t y_stride;
+  float *scratch; // [qi__q8_scratch(n_x)], aligned to a cache line; the reference needs none
+} qi__dot_q8_args;
+
+typedef void (*qi__dot_q8_fn)(const qi__dot_q8_args *a);
+
+// Products with weights that a cache stores in another order, in tiles of QI__Q8_ROWS rows by chunks of 256 columns: the same bits.
+// All NULL where there are none.
+typedef struct qi__stored_q8_kernels {
+  size_t (*chunk_bytes)(const qi__format *f);                          // 0 = not for this format
+  void (*store)(const qi__dot_q8_args *a, size_t k, uint8_t *dst);     // rows a->w of k columns to the chunks of a tile
+  void (*dot)(const qi__dot_q8_args *a);                               // a->w: a tile, a->w_stride: bytes of a chunk
+  size_t from;                                                         // rows of activations from which this pays
+} qi__stored_q8_kernels;
+
+// One block with one row of activations: d_x, codes q and their sums by 16.
+QI__FN float qi__dot_block_ref(const qi__format *f, const qi__block *w, float d_x, const int8_t *q, const int16_t *sum,
+                              float lane) {
+  int32_t total = 0, mins = 0;
+  for (int i = 0; i < f->info.block_len; i++) total += w->scale[i / f->group] * (qi__block_code(f, w, i) * q[i]);
+  lane = fmaf(w->d * d_x, (float)total, lane);
+  if (!f->has_min) return lane;
+  for (int i = 0; i < f->info.block_len; i += 16) mins += w->min[i / f->group] * sum[i / 16];
+  return fmaf(-(w->dmin * d_x), (float)mins, lane);
+}
+
+// Takes each block of weights apart once for up to 16 rows of activations.
+QI__FN void qi__dot_q8_row_ref(const qi__dot_q8_args *a, const uint8_t *w, size_t first, size_t n, float *y) {
+  const qi__format *f = a->format;
+  size_t block = (size_t)f->info.block_len, n_blocks = a->x->k / block;
+  float lane[16][8] = {{0}};
+  for (size_t b = 0; b < n_blocks; b++) {
+    qi__block unpacked;
+    qi__unpack(f, w + b * (size_t)f->info.block_bytes, &unpacked);
+    for (size_t i = 0; i < n; i++) {
+      size_t at = (first + i) * a->x->k + b * block;
+      lane[i][b % 8] =
+          qi__dot_block_ref(f, &unpacked, a->x->d[at / block], a->x->q + at, a->x->sum + at / 16, lane[i][b % 8]);
+    }
+  }
+  for (size_t i = 0; i < n; i++) y[i * a->y_stride] = qi__sum_lanes(lane[i]);
+}
+
+QI__FN void qi__dot_q8_ref(const qi__dot_q8_args *a) {
+  for (size_t r = 0; r < a->n_w; r++)
+    for (size_t i = 0; i < a->n_x; i += 16)
+      qi__dot_q8_row_ref(a, a->w + r * a->w_stride, a->x_row + i, qi__min_size(16, a->n_x - i), a->y + i * a->y_stride + r);
+}
+
+#endif // QI__KERNELS_DOT_Q8_H
+// generated from src/kernels/dot_qins_x86.h: edit there
+// ==== >>dot_qins_x86 : integer products of QINS8_K with VBMI ====
+#ifndef QI__KERNELS_DOT_QINS_X86_H
+#define QI__KERNELS_DOT_QINS_X86_H
+
+// generated from src/kernels/dot_q8_x86.h: edit there
+// ==== >>dot_q8_x86 : integer products with AVX2 and VNNI ====
+#ifndef QI__KERNELS_DOT_Q8_X86_H
+#define QI__KERNELS_DOT_Q8_X86_H
+
+
+#if defined(QI__X86_64)
+
+// The instructions multiply unsigned by signed bytes, so
+//
+//   small codes   u = q + offset, and offset * sum x is taken off again; that term is shared by all weight rows
+//   wide codes    |q| times x with the sign of q; 128 * 127 * 2 still fits into int16
+//
+// One row of activations: blocks are taken apart in registers, one weight row after the other: the hardware prefetcher follows one
+// stream; rows beside each other reach three quarters of its speed. The integer sums of a block lie in eight
+// lanes of a register; those of eight blocks are folded into one, which is the eight lanes of the contract. More rows:
+// panel_q8_x86.h.
+//
+// All works in chunks: one block of 256 weights, or up to eight of 32.
+
+#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
+#define QI__HAS_AVX_VNNI 1
+#define QI__AVX_VNNI QI__TARGET("avx2,fma,f16c,avxvnni")
+#endif
+#define QI__AVX512_VNNI QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+
+// ---- what differs between the instruction sets ----
+
+// Two steps, which the loops below get as constants and inline.
+typedef __m256i (*qi__step_fn)(__m256i sum, __m256i a, __m256i b);
+
+
+QI__INLINE QI__AVX2 __m256i qi__words_avx2(__m256i sum, __m256i a, __m256i b) {
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
+QI__INLINE QI__AVX2 __m256i qi__step_bytes_avx2(__m256i sum, __m256i a, __m256i b) {
+  return qi__words_avx2(sum, _mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1));
+}
+
+#if defined(QI__HAS_AVX_VNNI)
+QI__INLINE QI__AVX_VNNI __m256i qi__words_avx_vnni(__m256i sum, __m256i a, __m256i b) { return _mm256_dpwssd_avx_epi32(sum, a, b); }
+QI__INLINE QI__AVX_VNNI __m256i qi__step_bytes_avx_vnni(__m256i sum, __m256i a, __m256i b) {
+  return _mm256_dpbusd_avx_epi32(sum, a, b);
+}
+#endif
+
+QI__INLINE QI__AVX512_VNNI __m256i qi__words_avx512(__m256i sum, __m256i a, __m256i b) { return _mm256_dpwssd_epi32(sum, a, b); }
+QI__INLINE QI__AVX512_VNNI __m256i qi__step_bytes_avx512(__m256i sum, __m256i a, __m256i b) {
+  return _mm256_dpbusd_epi32(sum, a, b);
+}
+
+// ---- formats ----
+
+#define QI__WIDE (-1)
+
+// What makes codes unsigned; QI__WIDE = codes of any size, also of formats without a case in qi__codes_avx2.
+QI__INLINE int qi__q8_offset(qi_format id) {
+  switch (id) {
+  case QI_FORMAT_Q4_1:
+  case QI_FORMAT_Q5_1:
+  case QI_FORMAT_Q2_K:
+  case QI_FORMAT_Q4_K:
+  case QI_FORMAT_Q5_K: return 0;
+  case QI_FORMAT_Q3_K: return 4;
+  case QI_FORMAT_Q4_0: return 8;
+  case QI_FORMAT_MXFP4: return 12;
+  case QI_FORMAT_Q5_0: return 16;
+  case QI_FORMAT_Q6_K: return 32;
+  default: return QI__WIDE;
+  }
+}
+
+// Whether the kernels below take a format; what they do not is left to the reference.
+QI__INLINE bool qi__dot_q8_x86_has(qi_format id) {
+  const qi__format *f = &qi__formats[id];
+  if (!f->unpack || f->ternary) return false;
+  return f->info.block_len == 256 || qi__q8_offset(id) != QI__WIDE || id == QI_FORMAT_Q8_0 || id == QI_FORMAT_IQ4_NL;
+}
+
+// Codes plus offset (compilers fold it into what the codes subtract last), or signed codes when offset is QI__WIDE.
+QI__INLINE QI__AVX2 __m256i qi__q8_codes_avx2(qi_format id, const uint8_t *src, int g, const qi__block *block, int offset) {
+  __m256i q = qi__codes_avx2(id, src, g, block);
+  return offset > 0 ? _mm256_add_epi8(q, _mm256_set1_epi8((char)offset)) : q;
+}
+
+// Integer scales and mins of a block of 256 weights, and their floats.
+typedef struct qi__q8_scales {
+  __m256i scale; // int16: word g of the lower half belongs to integer lanes 0..3 of group g (of 32 codes), of the upper to 4..7
+  __m256i min;   // int16: word j belongs to codes 16 j..
+  float d, dmin;
+} qi__q8_scales;
+
+// 16 bytes, one for each 16 codes, signed or not, to the order of `scale`.
+QI__INLINE QI__AVX2 __m256i qi__scales16_avx2(__m128i bytes, bool is_signed) {
+  __m128i even = is_signed ? _mm_srai_epi16(_mm_slli_epi16(bytes, 8), 8) : _mm_and_si128(bytes, _mm_set1_epi16(0xff));
+  __m128i odd = is_signed ? _mm_srai_epi16(bytes, 8) : _mm_srli_epi16(bytes, 8);
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(even), odd, 1);
+}
+
+// Eight words, one for each 32 codes.
+QI__INLINE QI__AVX2 __m256i qi__scales32_avx2(__m128i words) { return _mm256_broadcastsi128_si256(words); }
+
+// Q3_K: sixteen scales of the block at src, in the layout of qi__unpack_scales_k3. Bytes 94 and 95 are only loaded along.
+QI__INLINE QI__AVX2 __m128i qi__scale_bytes_k3_avx2(const uint8_t *src) {
+  const __m128i low_bytes = _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9);
+  const __m128i high_bytes = _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13);
+  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(src + 94));
+  __m128i low = _mm_srlv_epi32(_mm_shuffle_epi8(v, low_bytes), _mm_setr_epi32(0, 0, 4, 4));
+  __m128i high = _mm_sllv_epi32(_mm_shuffle_epi8(v, high_bytes), _mm_setr_epi32(4, 2, 0, 0));
+  high = _mm_srlv_epi32(high, _mm_setr_epi32(0, 0, 0, 2));
+  v = _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(0x0f)), _mm_and_si128(high, _mm_set1_epi8(0x30)));
+  return _mm_sub_epi8(v, _mm_set1_epi8(32));
+}
+
+// Q4_K, Q5_K: eight scales and eight mins of the block at src, in the layout of qi__unpack_scales_k4.
+QI__INLINE QI__AVX2 void qi__q8_scales_k4_avx2(const uint8_t *src, qi__q8_scales *s) {
+  const __m128i low_bytes = _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m128i high_bytes = _mm_setr_epi8(-1, -1, -1, -1, 4, 5, 6, 7, -1, -1, -1, -1, 8, 9, 10, 11);
+  const __m256i scale_words = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 1, -1, 2, -1, 3, -1, 4, -1, 5, -1, 6, -1, 7, -1));
+  const __m256i min_words = _mm256_setr_epi8(8, -1, 8, -1, 9, -1, 9, -1, 10, -1, 10, -1, 11, -1, 11, -1, 12, -1, 12, -1, 13, -1, 13,
+                                             -1, 14, -1, 14, -1, 15, -1, 15, -1);
+  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)src);
+  __m128i low = _mm_srlv_epi32(_mm_shuffle_epi8(v, low_bytes), _mm_setr_epi32(0, 0, 0, 4));
+  __m128i high = _mm_srli_epi32(_mm_shuffle_epi8(v, high_bytes), 2);
+  low = _mm_and_si128(low, _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f));
+  __m256i both = _mm256_broadcastsi128_si256(_mm_or_si128(low, _mm_and_si128(high, _mm_set1_epi8(0x30))));
+  s->scale = _mm256_shuffle_epi8(both, scale_words);
+  s->min = _mm256_shuffle_epi8(both, min_words);
+}
+
+// IQ4_XS: low four bits in src[4..7], top two in the word at src + 2.
+QI__INLINE QI__AVX2 __m256i qi__q8_scales_iq4_avx2(const uint8_t *src) {
+  uint32_t nibbles = qi__load_u32(src + 4);
+  __m128i even = _mm_cvtsi32_si128((int)(nibbles & 0x0f0f0f0fu)), odd = _mm_cvtsi32_si128((int)(nibbles >> 4 & 0x0f0f0f0fu));
+  __m128i low = _mm_cvtepu8_epi16(_mm_unpacklo_epi8(even, odd));
+  // Times 2^(14 - 2 g): the pair of group g comes to the top.
+  const __m128i lift = _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 64, 16, 4, 1);
+  __m128i top = _mm_mullo_epi16(_mm_set1_epi16((short)qi__load_u16(src + 2)), lift);
+  top = _mm_and_si128(_mm_srli_epi16(top, 10), _mm_set1_epi16(0x30));
+  return qi__scales32_avx2(_mm_sub_epi16(_mm_or_si128(low, top), _mm_set1_epi16(32)));
+}
+
+QI__INLINE QI__AVX2 void qi__q8_scales_block_avx2(const qi__format *f, const qi__block *block, qi__q8_scales *s) {
+  __m256i v = qi__bytes_avx2((const uint8_t *)block->scale), m = qi__bytes_avx2((const uint8_t *)block->min);
+  if (f->group == 32) {
+    __m128i low = _mm256_castsi256_si128(m);
+    s->scale = qi__scales32_avx2(_mm256_castsi256_si128(v));
+    s->min = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_unpacklo_epi16(low, low)), _mm_unpackhi_epi16(low, low), 1);
+  } else {
+    const __m256i apart = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    s->scale = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(v, apart), 0xd8);
+    s->min = m;
+  }
+  s->d = block->d;
+  s->dmin = block->dmin;
+}
+
+// Of the block of 256 at src. What has no case is unpacked to `block`.
+QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, const uint8_t *src, qi__block *block,
+                                            qi__q8_scales *s) {
+  s->min = s->scale = _mm256_setzero_si256();
+  s->dmin = 0;
+  switch (id) {
+  case QI_FORMAT_Q2_K: {
+    __m128i v = _mm_loadu_si128((const __m128i *)(const void *)src), low = _mm_set1_epi8(15);
+    s->scale = qi__scales16_avx2(_mm_and_si128(v, low), false);
+    s->min = _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(v, 4), low));
+    s->d = qi__half_avx2(src + 80);
+    s->dmin = qi__half_avx2(src + 82);
+    break;
+  }
+  case QI_FORMAT_Q3_K:
+    s->scale = qi__scales16_avx2(qi__scale_bytes_k3_avx2(src), true);
+    s->d = qi__half_avx2(src + 108);
+    break;
+  case QI_FORMAT_Q4_K:
+  case QI_FORMAT_Q5_K:
+    qi__q8_scales_k4_avx2(src, s);
+    s->d = qi__half_avx2(src);
+    s->dmin = qi__half_avx2(src + 2);
+    break;
+  case QI_FORMAT_Q6_K:
+    s->scale = qi__scales16_avx2(_mm_loadu_si128((const __m128i *)(const void *)(src + 192)), true);
+    s->d = qi__half_avx2(src + 208);
+    break;
+  case QI_FORMAT_IQ4_XS:
+    s->scale = qi__q8_scales_iq4_avx2(src);
+    s->d = qi__half_avx2(src);
+    break;
+  case QI_FORMAT_QINS8_K:
+    s->scale = qi__scales16_avx2(qi__seven_bits_avx2(src + 2), false);
+    s->d = qi__half_avx2(src) * 0x1p-10f;
+    break;
+  case QI_FORMAT_QINS4_K:
+    s->scale = qi__scales16_avx2(qi__qins4_scales_avx2(qi__seven_bits_avx2(src + 2)), true);
+    s->d = qi__half_avx2(src) * 0x1p-10f;
+    break;
+  default:
+    qi__unpack(f, src, block);
+    qi__q8_scales_block_avx2(f, block, s);
+    break;
+  }
+}
+
+// Where a block of 256 has d as float16, and after it dmin if it has one; -1 = not there, or no case above.
+QI__INLINE int qi__q8_d_at(qi_format id) {
+  switch (id) {
+  case QI_FORMAT_Q4_K:
+  case QI_FORMAT_Q5_K:
+  case QI_FORMAT_IQ4_XS:
+  case QI_FORMAT_QINS8_K:
+  case QI_FORMAT_QINS4_K: return 0;
+  case QI_FORMAT_Q2_K: return 80;
+  case QI_FORMAT_Q3_K: return 108;
+  case QI_FORMAT_Q6_K: return 208;
+  default: return -1;
+  }
+}
+
+// ---- scales of blocks of 32 ----
+
+// Words of eight blocks, `at` bytes into each; zero for those from n on.
+QI__INLINE QI__AVX2 __m128i qi__block_words_avx2(const uint8_t *src, size_t size, int n, size_t at) {
+  src += at;
+  if (n < 8) {
+    uint16_t words[8] = {0};
+    for (int b = 0; b < n; b++) words[b] = qi__load_u16(src + (size_t)b * size);
+    return _mm_loadu_si128((const __m128i *)(const void *)words);
+  }
+  __m128i v = _mm_cvtsi32_si128(qi__load_u16(src));
+  v = _mm_insert_epi16(v, (short)qi__load_u16(src + size), 1);
+  v = _mm_insert_epi16(v, (short)qi__load_u16(src + 2 * size), 2);
+  v = _mm_insert_epi16(v, (short)qi__load_u16(src + 3 * size), 3);
+  v = _mm_insert_epi16(v, (short)qi__load_u16(src + 4 * size), 4);
+  v = _mm_insert_epi16(v, (short)qi__load_u16(src + 5 * size), 5);
+  v = _mm_insert_epi16(v, (short)qi__load_u16(src + 6 * size), 6);
+  return _mm_insert_epi16(v, (short)qi__load_u16(src + 7 * size), 7);
+}
+
+// d of n <= 8 blocks.
+QI__INLINE QI__AVX2 __m256 qi__block_d_avx2(qi_format id, const qi__format *f, const uint8_t *src, int n) {
+  __m128i words = qi__block_words_avx2(src, (size_t)f->info.block_bytes, n, 0);
+  if (id != QI_FORMAT_MXFP4) return _mm256_cvtph_ps(words);
+  __m256i e = _mm256_cvtepu16_epi32(_mm_and_si128(words, _mm_set1_epi16(0xff))); // qi__e8m0_half_to_f32
+  __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
+  __m256i tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x200000), e);
+  return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, tiny, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e)));
+}
+
+// -dmin of n <= 8 blocks of Q4_1 or Q5_1, whose integer min is 1: the half that they hold.
+QI__INLINE QI__AVX2 __m256 qi__block_offset_avx2(const qi__format *f, const uint8_t *src, int n) {
+  return _mm256_cvtph_ps(qi__block_words_avx2(src, (size_t)f->info.block_bytes, n, 2));
+}
+
+// ---- activations of a chunk ----
+
+typedef struct qi__q8_chunk {
+  const int8_t *q;
+  const float *d;
+  const int16_t *sum;
+} qi__q8_chunk;
+
+// Of activation row `row`, from column `at` on.
+QI__INLINE qi__q8_chunk qi__q8_chunk_at(const qi__q8 *x, size_t row, size_t at) {
+  size_t i = row * x->k + at;
+  return (qi__q8_chunk){x->q + i, x->d + (i >> (x->block == 32 ? 5 : 8)), x->sum + i / 16};
+}
+
+// Ones in the first n of eight lanes.
+QI__INLINE QI__AVX2 __m256i qi__first_lanes_avx2(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+// d of n <= 8 blocks; nothing beyond is read, and zero.
+QI__INLINE QI__AVX2 __m256 qi__chunk_d_avx2(const float *d, int n) {
+  return n == 8 ? _mm256_loadu_ps(d) : _mm256_maskload_ps(d, qi__first_lanes_avx2(n));
+}
+
+// The sums of the codes of n <= 8 blocks of 32.
+QI__INLINE QI__AVX2 __m256i qi__chunk_sums_avx2(const int16_t *sum, int n) {
+  const int *pairs = (const int *)(const void *)sum;
+  __m256i v = n == 8 ? qi__bytes_avx2((const uint8_t *)pairs) : _mm256_maskload_epi32(pairs, qi__first_lanes_avx2(n));
+  return _mm256_madd_epi16(v, _mm256_set1_epi16(1));
+}
+
+// ---- products of 32 codes ----
+
+// The scale of group g for the pairs of products in each lane.
+QI__INLINE QI__AVX2 __m256i qi__group_scale_avx2(__m256i scale, int g) {
+  return _mm256_shuffle_epi8(scale, _mm256_set1_epi16((short)(2 * g | (2 * g + 1) << 8)));
+}
+
+// sum + scale * (products of 32 codes).
+QI__INLINE QI__AVX2 __m256i qi__add_scaled_avx2(qi__step_fn words, int offset, __m256i sum, __m256i code, __m256i x,
+                                                __m256i scale) {
+  if (offset == QI__WIDE) return words(sum, _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_sign_epi8(x, code)), scale);
+  return words(sum, _mm256_maddubs_epi16(code, x), scale);
+}
+
+// offset * scales * sums of the activations, which `sums` has in the order of the scales.
+QI__INLINE QI__AVX2 __m256i qi__offset_sums_avx2(int offset, __m256i scale, __m256i sums) {
+  return _mm256_mullo_epi32(_mm256_madd_epi16(scale, sums), _mm256_set1_epi32(offset));
+}
+
+// The sums of the lanes of eight registers, in order. Blends and one shuffle a step: half the time of horizontal additions.
+QI__INLINE QI__AVX2 __m256i qi__fold8_avx2(const __m256i *v) {
+  __m256i two[4], four[2];
+  QI__UNROLL for (int i = 0; i < 4; i++) { // a0+a1 b0+b1 a2+a3 b2+b3 ..
+    __m256i a = v[2 * i], b = v[2 * i + 1];
+    two[i] = _mm256_add_epi32(_mm256_blend_epi32(a, b, 0xaa), _mm256_shuffle_epi32(_mm256_blend_epi32(b, a, 0xaa), 0xb1));
+  }
+  QI__UNROLL for (int i = 0; i < 2; i++) {
+    __m256i a = two[2 * i], b = two[2 * i + 1];
+    four[i] = _mm256_add_epi32(_mm256_blend_epi32(a, b, 0xcc), _mm256_shuffle_epi32(_mm256_blend_epi32(b, a, 0xcc), 0x4e));
+  }
+  return _mm256_add_epi32(_mm256_blend_epi32(four[0], four[1], 0xf0), _mm256_permute2x128_si256(four[0], four[1], 0x21));
+}
+
+// Blocks 0..n-1 into lanes 0..n-1: fma(d, integers, lanes). What lies beyond n does not count.
+QI__INLINE QI__AVX2 __m256 qi__take_blocks_avx2(__m256 lanes, __m256 d, __m256i integers, int n) {
+  __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(integers), lanes);
+  return n == 8 ? sum : _mm256_blendv_ps(lanes, sum, _mm256_castsi256_ps(qi__first_lanes_avx2(n)));
+}
+
+// VNNI has room for wide codes as unsigned bytes.
+QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
+  int offset = qi__q8_offset(id);
+  return vnni && offset == QI__WIDE ? 128 : offset;
+}
+
+// ---- one row of activations ----
+
+// Two halves of a sum: shorter chains.
+#define QI__HALVES 2
+
+// The hardware prefetcher follows a row, but stops where a page of memory ends: one line for each block is asked for this far ahead,
+// so that the next page is known, and its stream begun, when its turn comes. More lines would only take the places of its own.
+#define QI__ROW_AHEAD 3072
+QI__INLINE QI__AVX2 void qi__look_ahead_avx2(const uint8_t *w) { // never faults, also beyond the matrix
+  _mm_prefetch((const char *)((uintptr_t)w + QI__ROW_AHEAD), _MM_HINT_T1);
+}
+
+// Integer lanes of a block of 256 with integer scales; sums: of the activations.
+QI__INLINE QI__AVX2 __m256i qi__row_scaled_avx2(qi_format id, qi__step_fn words, const uint8_t *w, const qi__block *block,
+                                                const qi__q8_scales *s, const int8_t *x, __m256i sums) {
+  const __m256i apart = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+  int offset = qi__q8_offset(id);
+  __m256i sum[QI__HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  QI__UNROLL for (int g = 0; g < 8; g++) {
+    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g), code = qi__q8_codes_avx2(id, w, g, block, offset);
+    sum[g % QI__HALVES] = qi__add_scaled_avx2(words, offset, sum[g % QI__HALVES], code, xg, qi__group_scale_avx2(s->scale, g));
+  }
+  __m256i total = _mm256_add_epi32(sum[0], sum[1]);
+  if (offset <= 0) return total;
+  sums = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(sums, apart), 0xd8); // to the order of the scales
+  return _mm256_sub_epi32(total, qi__offset_sums_avx2(offset, s->scale, sums));
+}
+
+// Integer lanes of a block of QINS8_K. Sizes up to 255 do not fit: they are taken as twice a half, up to 127, and a rest.
+QI__INLINE QI__AVX2 __m256i qi__row_qins8_avx2(qi__step_fn words, const uint8_t *w, const qi__q8_scales *s, const int8_t *x) {
+  const __m256i one = _mm256_set1_epi8(1);
+  __m256i sum = _mm256_setzero_si256();
+  QI__UNROLL for (int g = 0; g < 8; g++) {
+    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g), codes = qi__bytes_avx2(w + 16 + 32 * g);
+    __m256i sizes = qi__qins8_sizes_avx2(codes), signed_x = _mm256_sign_epi8(xg, _mm256_or_si256(codes, one));
+    __m256i half = qi__bits_avx2(sizes, 1, 7), rest = _mm256_and_si256(sizes, one), scale = qi__group_scale_avx2(s->scale, g);
+    sum = words(sum, _mm256_maddubs_epi16(half, signed_x), _mm256_add_epi16(scale, scale));
+    sum = words(sum, _mm256_maddubs_epi16(rest, signed_x), scale);
+  }
+  return sum;
+}
+
+// What blocks of a row have added up to, until eight of them are taken to the lanes.
+typedef struct qi__row_sums {
+  __m256i total[8], mins[8];
+  float d[8], dmin[8]; // of formats without qi__q8_d_at
+} qi__row_sums;
+
+// A block of 256 at w, as number b of eight, with codes x and their sums.
+QI__INLINE QI__AVX2 void qi__row_block_avx2(qi_format id, const qi__format *bound, qi__step_fn words, const uint8_t *w,
+                                            const int8_t *x, const int16_t *x_sums, size_t b, qi__row_sums *p) {
+  qi__block block;
+  qi__q8_scales s;
+  __m256i sums = qi__bytes_avx2((const uint8_t *)x_sums);
+  qi__q8_scales_avx2(id, bound, w, &block, &s);
+  if (id == QI_FORMAT_QINS8_K) p->total[b] = qi__row_qins8_avx2(words, w, &s, x);
+  else p->total[b] = qi__row_scaled_avx2(id, words, w, &block, &s, x, sums);
+  if ((id ? &qi__formats[id] : bound)->has_min) p->mins[b] = _mm256_madd_epi16(s.min, sums);
+  if (qi__q8_d_at(id) >= 0) return;
+  p->d[b] = s.d;
+  p->dmin[b] = s.dmin;
+}
+
+// Lanes after n blocks of 256 at w, which p has added up; d_x: of the activations.
+QI__INLINE QI__AVX2 __m256 qi__row_take_avx2(qi_format id, const qi__format *f, const qi__row_sums *p, const uint8_t *w,
+                                             const float *d_x, int n, __m256 lanes) {
+  const __m256 minus = _mm256_set1_ps(-0.0f);
+  size_t size = (size_t)f->info.block_bytes, at = (size_t)qi__q8_d_at(id);
+  bool half = qi__q8_d_at(id) >= 0, qins = id == QI_FORMAT_QINS8_K || id == QI_FORMAT_QINS4_K;
+  __m256 x = qi__chunk_d_avx2(d_x, n);
+  __m256 d = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n, at)) : _mm256_loadu_ps(p->d);
+  if (qins) d = _mm256_mul_ps(d, _mm256_set1_ps(0x1p-10f));
+  lanes = qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, x), qi__fold8_avx2(p->total), n);
+  if (!f->has_min) return lanes;
+  d = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n, at + 2)) : _mm256_loadu_ps(p->dmin);
+  return qi__take_blocks_avx2(lanes, _mm256_xor_ps(minus, _mm256_mul_ps(d, x)), qi__fold8_avx2(p->mins), n);
+}
+
+QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, qi__step_fn words, const qi__dot_q8_args *a, const uint8_t *w) {
+  const qi__format *bound = a->format, *f = id ? &qi__formats[id] : bound;
+  size_t n_blocks = a->x->k / 256, size = (size_t)f->info.block_bytes;
+  qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 0);
+  __m256 lanes = _mm256_setzero_ps();
+  qi__row_sums p;
+  if (n_blocks % 8) memset(&p, 0, sizeof p); // blocks that are not there
+  for (size_t b = 0; b < n_blocks; b += 8, x.d += 8) {
+    size_t n = qi__min_size(8, n_blocks - b);
+    const uint8_t *first = w;
+    for (size_t i = 0; i < n; i++, w += size, x.q += 256, x.sum += 16) {
+      qi__look_ahead_avx2(w);
+      qi__row_block_avx2(id, bound, words, w, x.q, x.sum, i, &p);
+    }
+    lanes = qi__row_take_avx2(id, f, &p, first, x.d, (int)n, lanes);
+  }
+  return lanes;
+}
+
+// Lanes after n <= 8 blocks of 32 at w. A float minimum has the integer 1, so its sum is that of the codes.
+QI__INLINE QI__AVX2 __m256 qi__row_chunk_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *w, const qi__q8_chunk *x,
+                                              int n, __m256 lanes) {
+  const qi__format *f = &qi__formats[id];
+  int offset = qi__q8_offset32(id, vnni);
+  __m256i totals[8], zero = _mm256_setzero_si256();
+  QI__UNROLL for (int b = 0; b < 8; b++) {
+    totals[b] = zero;
+    if (b >= n) continue;
+    __m256i code = qi__q8_codes_avx2(id, w + b * f->info.block_bytes, 0, NULL, offset);
+    __m256i xb = qi__bytes_avx2((const uint8_t *)x->q + 32 * b);
+    if (offset == QI__WIDE) totals[b] = bytes(zero, _mm256_abs_epi8(code), _mm256_sign_epi8(xb, code));
+    else totals[b] = bytes(zero, code, xb);
+  }
+  __m256 d = qi__chunk_d_avx2(x->d, n);
+  __m256i total = qi__fold8_avx2(totals), sums = qi__chunk_sums_avx2(x->sum, n);
+  if (offset > 0) total = _mm256_sub_epi32(total, _mm256_mullo_epi32(sums, _mm256_set1_epi32(offset)));
+  lanes = qi__take_blocks_avx2(lanes, _mm256_mul_ps(qi__block_d_avx2(id, f, w, n), d), total, n);
+  if (f->has_min) lanes = qi__take_blocks_avx2(lanes, _mm256_mul_ps(qi__block_offset_avx2(f, w, n), d), sums, n);
+  return lanes;
+}
+
+QI__INLINE QI__AVX2 __m256 qi__row_32_avx2(qi_format id, bool vnni, qi__step_fn bytes, const qi__dot_q8_args *a, const uint8_t *w) {
+  qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 0);
+  size_t size = (size_t)qi__formats[id].info.block_bytes, n_blocks = a->x->k / 32;
+  __m256 lanes = _mm256_setzero_ps();
+  for (; n_blocks >= 8; n_blocks -= 8, w += 8 * size, x.q += 256, x.d += 8, x.sum += 16) {
+    qi__look_ahead_avx2(w);
+    lanes = qi__row_chunk_avx2(id, vnni, bytes, w, &x, 8, lanes);
+  }
+  return n_blocks ? qi__row_chunk_avx2(id, vnni, bytes, w, &x, (int)n_blocks, lanes) : lanes;
+}
+
+// All weight rows with one row of activations. id = NONE: a format with blocks of 256 and no case above.
+QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn words, qi__step_fn bytes,
+                                           const qi__dot_q8_args *a) {
+  bool small = id && qi__formats[id].info.block_len == 32;
+  const uint8_t *w = a->w;
+  for (size_t r = 0; r < a->n_w; r++, w += a->w_stride) {
+    __m256 lanes = small ? qi__row_32_avx2(id, vnni, bytes, a, w) : qi__row_256_avx2(id, words, a, w);
+    a->y[r] = qi__sum_lanes_avx2(lanes);
+  }
+}
+
+// ---- one row of activations, by format ----
+
+// One function a format, and the choice between them. `any` is for formats with blocks of 256 that have no case above.
+#define QI__DOT_ROWS(isa, target, vnni, name, ID) \
+  QI__FN target void qi__dot_rows_##name##_##isa(const qi__dot_q8_args *a) { \
+    qi__dot_rows_avx2(ID, vnni, qi__words_##isa, qi__step_bytes_##isa, a); \
+  }
+#define QI__DOT_ROW(isa, target, vnni) \
+  QI__DOT_ROWS(isa, target, vnni, q4_0, QI_FORMAT_Q4_0) \
+  QI__DOT_ROWS(isa, target, vnni, q4_1, QI_FORMAT_Q4_1) \
+  QI__DOT_ROWS(isa, target, vnni, q5_0, QI_FORMAT_Q5_0) \
+  QI__DOT_ROWS(isa, target, vnni, q5_1, QI_FORMAT_Q5_1) \
+  QI__DOT_ROWS(isa, target, vnni, q8_0, QI_FORMAT_Q8_0) \
+  QI__DOT_ROWS(isa, target, vnni, q2_k, QI_FORMAT_Q2_K) \
+  QI__DOT_ROWS(isa, target, vnni, q3_k, QI_FORMAT_Q3_K) \
+  QI__DOT_ROWS(isa, target, vnni, q4_k, QI_FORMAT_Q4_K) \
+  QI__DOT_ROWS(isa, target, vnni, q5_k, QI_FORMAT_Q5_K) \
+  QI__DOT_ROWS(isa, target, vnni, q6_k, QI_FORMAT_Q6_K) \
+  QI__DOT_ROWS(isa, target, vnni, iq4_nl, QI_FORMAT_IQ4_NL) \
+  QI__DOT_ROWS(isa, target, vnni, iq4_xs, QI_FORMAT_IQ4_XS) \
+  QI__DOT_ROWS(isa, target, vnni, mxfp4, QI_FORMAT_MXFP4) \
+  QI__DOT_ROWS(isa, target, vnni, qins8_k, QI_FORMAT_QINS8_K) \
+  QI__DOT_ROWS(isa, target, vnni, qins4_k, QI_FORMAT_QINS4_K) \
+  QI__DOT_ROWS(isa, target, vnni, any, QI_FORMAT_NONE) \
+  QI__FN void qi__dot_row_##isa(const qi__dot_q8_args *a) { \
+    switch (qi__format_id(a->format)) { \
+    case QI_FORMAT_Q4_0: qi__dot_rows_q4_0_##isa(a); break; \
+    case QI_FORMAT_Q4_1: qi__dot_rows_q4_1_##isa(a); break; \
+    case QI_FORMAT_Q5_0: qi__dot_rows_q5_0_##isa(a); break; \
+    case QI_FORMAT_Q5_1: qi__dot_rows_q5_1_##isa(a); break; \
+    case QI_FORMAT_Q8_0: qi__dot_rows_q8_0_##isa(a); break; \
+    case QI_FORMAT_Q2_K: qi__dot_rows_q2_k_##isa(a); break; \
+    case QI_FORMAT_Q3_K: qi__dot_rows_q3_k_##isa(a); break; \
+    case QI_FORMAT_Q4_K: qi__dot_rows_q4_k_##isa(a); break; \
+    case QI_FORMAT_Q5_K: qi__dot_rows_q5_k_##isa(a); break; \
+    case QI_FORMAT_Q6_K: qi__dot_rows_q6_k_##isa(a); break; \
+    case QI_FORMAT_IQ4_NL: qi__dot_rows_iq4_nl_##isa(a); break; \
+    case QI_FORMAT_IQ4_XS: qi__dot_rows_iq4_xs_##isa(a); break; \
+    case QI_FORMAT_MXFP4: qi__dot_rows_mxfp4_##isa(a); break; \
+    case QI_FORMAT_QINS8_K: qi__dot_rows_qins8_k_##isa(a); break; \
+    case QI_FORMAT_QINS4_K: qi__dot_rows_qins4_k_##isa(a); break; \
+    default: qi__dot_rows_any_##isa(a); break; \
+    } \
+  }
+
+QI__DOT_ROW(avx2, QI__AVX2, false)
+#if defined(QI__HAS_AVX_VNNI)
+QI__DOT_ROW(avx_vnni, QI__AVX_VNNI, true)
+#endif
+QI__DOT_ROW(avx512, QI__AVX512_VNNI, true)
+#endif
+
+#endif // QI__KERNELS_DOT_Q8_X86_H
+
+#if defined(QI__X86_64)
+
+// VPERMI2B looks up 64 codes at once in a table of 128 bytes, two registers; it takes no notice of the sign in bit 7.
+#define QI__AVX512_VBMI QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
+
+// Integer lanes of a block, as qi__row_qins8_avx2.
+QI__INLINE QI__AVX512_VBMI __m256i qi__block_qins8_vbmi(const uint8_t *w, const int8_t *x, const __m512i *table) {
+  const __m512i zero = _mm512_setzero_si512(), group = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  __m512i scale = _mm512_cvtepu8_epi32(qi__seven_bits_avx2(w + 2)), total = zero;
+  QI__UNROLL for (int j = 0; j < 4; j++) {
+    __m512i xj = _mm512_loadu_si512((const void *)(x + 64 * j)), groups = _mm512_add_epi32(group, _mm512_set1_epi32(4 * j));
+    __m512i codes = _mm512_loadu_si512((const void *)(w + 16 + 64 * j));
+    __m512i sizes = _mm512_permutex2var_epi8(table[0], codes, table[1]);
+    __m512i products = _mm512_dpbusd_epi32(zero, sizes, _mm512_mask_sub_epi8(xj, _mm512_movepi8_mask(codes), zero, xj));
+    total = _mm512_add_epi32(total, _mm512_mullo_epi32(products, _mm512_permutexvar_epi32(groups, scale)));
+  }
+  return _mm256_add_epi32(_mm512_castsi512_si256(total), _mm512_extracti64x4_epi64(total, 1));
+}
+
+// The lanes of weight row w and activation row `row`.
+QI__INLINE QI__AVX512_VBMI __m256 qi__row_qins8_vbmi(const qi__dot_q8_args *a, const uint8_t *w, size_t row) {
+  const size_t n_blocks = a->x->k / 256;
+  const uint8_t *sizes = qi__qins8_sizes;
+  const __m512i table[2] = {_mm512_loadu_si512((const void *)sizes), _mm512_loadu_si512((const void *)(sizes + 64))};
+  qi__q8_chunk x = qi__q8_chunk_at(a->x, row, 0);
+  __m256 lanes = _mm256_setzero_ps();
+  qi__row_sums p;
+  memset(&p, 0, sizeof p);
+  for (size_t b = 0; b < n_blocks; b += 8, x.d += 8) {
+    size_t n = qi__min_size(8, n_blocks - b);
+    const uint8_t *first = w;
+    for (size_t i = 0; i < n; i++, w += 272, x.q += 256) p.total[i] = qi__block_qins8_vbmi(w, x.q, table);
+    lanes = qi__row_take_avx2(QI_FORMAT_QINS8_K, a->format, &p, first, x.d, (int)n, lanes);
+  }
+  return lanes;
+}
+
+QI__FN QI__AVX512_VBMI void qi__dot_qins8_k_vbmi(const qi__dot_q8_args *a) {
+  for (size_t r = 0; r < a->n_w; r++)
+    for (size_t i = 0; i < a->n_x; i++)
+      a->y[i * a->y_stride + r] = qi__sum_lanes_avx2(qi__row_qins8_vbmi(a, a->w + r * a->w_stride, a->x_row + i));
+}
+#endif
+
+#endif // QI__KERNELS_DOT_QINS_X86_H
+// generated from src/kernels/dot_ternary.h: edit there
+// ==== >>dot_ternary : products of ternary weight rows and int8 activations ====
+#ifndef QI__KERNELS_DOT_TERNARY_H
+#define QI__KERNELS_DOT_TERNARY_H
+
+
+// TQ1_0, TQ2_0 and I2_S with BitNet's own arithmetic: one scale d_x for a whole row of activations (qi__q8 whose block is k), and a
+// weight row as one exact integer sum for as long as its scale stays the same. Blocks beside each other whose scales have the same
+// bits form a run, which also ends after each QI__TERNARY_RUN blocks of the row. In each run, exactly (int32):
+//
+//   total = sum of code_w * code_x        code_w: -1, 0, 1; also 2, since a pair of bits may be 3
+//
+// and then in float32, runs ascending, from y = 0 on:
+//
+//   y = fma(d_w * d_x, (float)total, y)
+//
+// Rows of real ternary models are one run: equal weights give equal bits in all three formats.
+
+// Variants may hold sums of (code + 1) * 127 times up to 256 in eight lanes (the digits of TQ1_0 as fractions):
+// 512 * 256 / 8 * 255 * 127 * 3 < 2^31.
+#define QI__TERNARY_RUN 512
+
+// Whether the scales of blocks b and b + 1 of `row` differ.
+QI__INLINE bool qi__ternary_scale_changes(const qi__format *f, const uint8_t *row, size_t b) {
+  if (f->info.tail_bytes) return false; // one scale for the tensor
+  size_t size = (size_t)f->info.block_bytes;
+  const uint8_t *d = row + (b + 1) * size - 2; // the last two bytes of a block
+  return qi__load_u16(d) != qi__load_u16(d + size);
+}
+
+// Whether a run ends after block b of the n_blocks of `row`.
+QI__INLINE bool qi__ternary_run_ends(const qi__format *f, const uint8_t *row, size_t b, size_t n_blocks) {
+  return b + 1 == n_blocks || (b + 1) % QI__TERNARY_RUN == 0 || qi__ternary_scale_changes(f, row, b);
+}
+
+QI__FN int32_t qi__ternary_total_ref(const int8_t *code, const int8_t *x) {
+  int32_t total = 0;
+  for (int i = 0; i < 256; i++) total += code[i] * x[i];
+  return total;
+}
+
+// Takes each block of weights apart once for up to 16 rows of activations.
+QI__FN void qi__dot_ternary_row_ref(const qi__dot_q8_args *a, const uint8_t *w, size_t first, size_t n, float *y) {
+  const qi__format *f = a->format;
+  size_t k = a->x->k, n_blocks = k / 256;
+  int32_t total[16] = {0};
+  float sum[16] = {0};
+  for (size_t b = 0; b < n_blocks; b++) {
+    qi__block block;
+    qi__unpack(f, w + b * (size_t)f->info.block_bytes, &block);
+    bool ends = qi__ternary_run_ends(f, w, b, n_blocks);
+    for (size_t i = 0; i < n; i++) {
+      total[i] += qi__ternary_total_ref(block.q, a->x->q + (first + i) * k + 256 * b);
+      if (!ends) continue;
+      sum[i] = fmaf(block.d * a->x->d[first + i], (float)total[i], sum[i]);
+      total[i] = 0;
+    }
+  }
+  for (size_t i = 0; i < n; i++) y[i * a->y_stride] = sum[i];
+}
+
+QI__FN void qi__dot_ternary_ref(const qi__dot_q8_args *a) {
+  for (size_t r = 0; r < a->n_w; r++)
+    for (size_t i = 0; i < a->n_x; i += 16)
+      qi__dot_ternary_row_ref(a, a->w + r * a->w_stride, a->x_row + i, qi__min_size(16, a->n_x - i), a->y + i * a->y_stride + r);
+}
+
+// ---- one row of activations: pairs of weight rows ----
+
+#define QI__TERNARY_PAIR 2
+
+// A pair of weight rows with a row of activations.
+typedef struct qi__ternary_pair {
+  const qi__format *f; // of the table
+  const uint8_t *w[QI__TERNARY_PAIR];
+  const int8_t *x;
+  const int16_t *sum;
+  size_t n_blocks;
+  float d, d_x; // d: of the tensor
+  int32_t total[QI__TERNARY_PAIR]; // of the run
+  float y[QI__TERNARY_PAIR];
+} qi__ternary_pair;
+
+// Weight rows r, r + 1 of `a`, of format id; beyond the last row the last again.
+QI__INLINE qi__ternary_pair qi__ternary_pair_of(qi_format id, const qi__dot_q8_args *a, size_t r) {
+  const uint8_t *w = a->w + r * a->w_stride;
+  qi__ternary_pair p = {&qi__formats[id], {w, w}, NULL, NULL, a->x->k / 256, a->format->param[0], 0, {0}, {0}};
+  if (r + 1 < a->n_w) p.w[1] += a->w_stride;
+  return p;
+}
+
+// Begins with activation row `row`.
+QI__INLINE void qi__ternary_pair_start(qi__ternary_pair *p, const qi__q8 *x, size_t row) {
+  p->x = x->q + row * x->k;
+  p->sum = x->sum + row * (x->k / 16);
+  p->d_x = x->d[row];
+  p->y[0] = p->y[1] = 0;
+}
+
+QI__INLINE const uint8_t *qi__ternary_block(const qi__ternary_pair *p, int r, size_t b) {
+  return p->w[r] + b * (size_t)p->f->info.block_bytes;
+}
+
+QI__INLINE bool qi__ternary_pair_changes(const qi__ternary_pair *p, size_t b) {
+  return qi__ternary_scale_changes(p->f, p->w[0], b) || qi__ternary_scale_changes(p->f, p->w[1], b);
+}
+
+// Adds the sum of blocks up to b of row r. half: makes a float of one
+QI__INLINE void qi__ternary_pair_add(qi__ternary_pair *p, int r, int32_t total, size_t b, float (*half)(const uint8_t *)) {
+  p->total[r] += total;
+  if (!qi__ternary_run_ends(p->f, p->w[r], b, p->n_blocks)) return;
+  float d = p->f->info.tail_bytes ? p->d : half(qi__ternary_block(p, r, b + 1) - 2);
+  p->y[r] = fmaf(d * p->d_x, (float)p->total[r], p->y[r]);
+  p->total[r] = 0;
+}
+
+QI__INLINE void qi__ternary_pair_finish(const qi__ternary_pair *p, const qi__dot_q8_args *a, size_t r, float *y) {
+  y[r] = p->y[0];
+  if (r + 1 < a->n_w) y[r + 1] = p->y[1];
+}
+
+#endif // QI__KERNELS_DOT_TERNARY_H
+// generated from src/kernels/dot_ternary_neon.h: edit there
+// ==== >>dot_ternary_neon : products of ternary rows with NEON, sdot and smmla ====
+#ifndef QI__KERNELS_DOT_TERNARY_NEON_H
+#define QI__KERNELS_DOT_TERNARY_NEON_H
+
+// generated from src/kernels/panel_q8_neon.h: edit there
+// ==== >>panel_q8_neon : integer products with NEON and many rows of activations ====
+#ifndef QI__KERNELS_PANEL_Q8_NEON_H
+#define QI__KERNELS_PANEL_Q8_NEON_H
+
+// generated from src/kernels/dot_q8_neon.h: edit there
+// ==== >>dot_q8_neon : integer products with NEON and sdot ====
+#ifndef QI__KERNELS_DOT_Q8_NEON_H
+#define QI__KERNELS_DOT_Q8_NEON_H
+
+
+#if defined(QI__ARM64)
+
+// One row of activations: blocks are taken apart in registers, two weight rows beside each other. Codes are signed, as they are
+// multiplied. More rows: panel_q8_neon.h.
+
+// ---- four products by four ----
+
+// sum[l] + a[4 l] * b[4 l] + .. + a[4 l + 3] * b[4 l + 3] for b in -127..127; a constant where the loops below are inlined.
+typedef int32x4_t (*qi__dot4_fn)(int32x4_t sum, int8x16_t a, int8x16_t b);
+
+// Two products are at most 2 * 128 * 127, which fits into int16.
+QI__INLINE int32x4_t qi__dot4_neon(int32x4_t sum, int8x16_t a, int8x16_t b) {
+  int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b)), high = vmull_high_s8(a, b);
+  return vpadalq_s16(sum, vpaddq_s16(low, high));
+}
+
+// Intrinsics are hidden by clang before 16 unless the whole file is compiled for such a CPU; in GCC before 14 they ask for more of
+// their caller than the feature. GNU's assembler wants Armv8.2 besides sdot and smmla: an architecture that is new enough is named
+// before each, and the compiler names its own again at the next function.
+#if defined(__clang__)
+#define QI__DOTPROD QI__TARGET("dotprod")
+#define QI__I8MM QI__TARGET("i8mm")
+#else
+#define QI__DOTPROD QI__TARGET("+dotprod")
+#define QI__I8MM QI__TARGET("+i8mm")
+#endif
+#if defined(__clang__) || __GNUC__ >= 10
+#define QI__HAS_I8MM 1
+#endif
+#if defined(__clang__) || defined(__ARM_FEATURE_DOTPROD) || defined(__ARM_FEATURE_SVE)
+#define QI__ASM_SDOT "sdot"
+#define QI__ASM_SMMLA "smmla"
+#else
+#define QI__ASM_SDOT ".arch armv8.4-a+crypto+fp16\n\tsdot"
+#define QI__ASM_SMMLA ".arch armv8.6-a+crypto+fp16\n\tsmmla"
+#endif
+
+QI__INLINE QI__DOTPROD int32x4_t qi__dot4_dotprod(int32x4_t sum, int8x16_t a, int8x16_t b) {
+  __asm__(QI__ASM_SDOT " %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(a), "w"(b));
+  return sum;
+}
+
+// ---- one row of activations ----
+
+// The row from some block on.
+typedef struct qi__x_neon {
+  const int8_t *q;
+  const float *d;
+  const int16_t *sum;
+} qi__x_neon;
+
+QI__INLINE qi__x_neon qi__x_at_neon(const qi__q8 *x, size_t row, size_t at) {
+  size_t i = row * x->k + at;
+  return (qi__x_neon){x->q + i, x->d + i / x->block, x->sum + i / 16};
+}
+
+#define QI__NEON_PAIR 2 // weight rows: chains of additions overlap
+
+// Adds the products of codes 32 g .. 32 g + 31 of a block, times their scales.
+QI__INLINE void qi__pair_part_neon(qi_format id, const qi__format *f, qi__dot4_fn dot, const uint8_t *const *w,
+                                   const qi__block *block, const qi__scales_neon *s, const int8_t *x, int g, int32x4_t *sum) {
+  const int32x4_t zero = vdupq_n_s32(0);
+  int8x16_t xg[2] = {vld1q_s8(x + 32 * g), vld1q_s8(x + 32 * g + 16)};
+  QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) {
+    qi__codes32_neon codes = qi__codes_neon(id, w[r], g, &block[r]);
+    if (qi__one_scale_neon(id)) {
+      sum[r] = dot(dot(sum[r], codes.half[0], xg[0]), codes.half[1], xg[1]);
+    } else if (f->group == 32) {
+      sum[r] = vmlaq_n_s32(sum[r], dot(dot(zero, codes.half[0], xg[0]), codes.half[1], xg[1]), s[r].scale[2 * g]);
+    } else {
+      sum[r] = vmlaq_n_s32(sum[r], dot(zero, codes.half[0], xg[0]), s[r].scale[2 * g]);
+      sum[r] = vmlaq_n_s32(sum[r], dot(zero, codes.half[1], xg[1]), s[r].scale[2 * g + 1]);
+    }
+  }
+}
+
+// mins of the contract.
+QI__INLINE int32_t qi__total_mins_neon(qi_format id, const qi__format *f, const qi__scales_neon *s, const int16_t *sum) {
+  if (f->info.block_len == 32) return qi__one_scale_neon(id) ? sum[0] + sum[1] : s->min[0] * sum[0] + s->min[1] * sum[1];
+  int16x8_t m[2] = {vld1q_s16(s->min), vld1q_s16(s->min + 8)}, v[2] = {vld1q_s16(sum), vld1q_s16(sum + 8)};
+  int32x4_t total = vmull_s16(vget_low_s16(m[0]), vget_low_s16(v[0]));
+  total = vmlal_high_s16(total, m[0], v[0]);
+  total = vmlal_s16(total, vget_low_s16(m[1]), vget_low_s16(v[1]));
+  return vaddvq_s32(vmlal_high_s16(total, m[1], v[1]));
+}
+
+// Block b of both rows.
+QI__INLINE void qi__pair_block_neon(qi_format id, const qi__format *bound, qi__dot4_fn dot, const uint8_t *const *w,
+                                    const qi__x_neon *x, size_t b, float (*lanes)[8]) {
+  const qi__format *f = qi__format_neon(id, bound);
+  const int len = f->info.block_len;
+  qi__block block[QI__NEON_PAIR];
+  qi__scales_neon s[QI__NEON_PAIR];
+  int32x4_t sum[QI__NEON_PAIR];
+  QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) {
+    qi__block_scales_neon(id, bound, w[r], &block[r], &s[r]);
+    sum[r] = vdupq_n_s32(0);
+  }
+  if (id && len == 256) {
+    QI__UNROLL for (int g = 0; g < 8; g++) qi__pair_part_neon(id, f, dot, w, block, s, x->q, g, sum);
+  } else {
+    for (int g = 0; g < len / 32; g++) qi__pair_part_neon(id, f, dot, w, block, s, x->q, g, sum);
+  }
+  QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) {
+    float *lane = &lanes[r][b % 8];
+    *lane = fmaf(s[r].d * *x->d, (float)vaddvq_s32(sum[r]), *lane);
+    if (f->has_min) *lane = fmaf(-(s[r].dmin * *x->d), (float)qi__total_mins_neon(id, f, &s[r], x->sum), *lane);
+  }
+}
+
+// Four blocks of 32, which end in four lanes, with one scale each.
+QI__INLINE void qi__pair_quad_neon(qi_format id, const qi__format *f, qi__dot4_fn dot, const uint8_t *const *w, const qi__x_neon *x,
+                                   float32x4_t *lane) {
+  qi__block block[QI__NEON_PAIR]; // unused: these formats have a case
+  qi__scales_neon s[4][QI__NEON_PAIR];
+  int32x4_t sum[4][QI__NEON_PAIR];
+  QI__UNROLL for (int b = 0; b < 4; b++) {
+    const uint8_t *wb[QI__NEON_PAIR];
+    QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) {
+      wb[r] = w[r] + b * f->info.block_bytes;
+      qi__block_scales_neon(id, f, wb[r], &block[r], &s[b][r]);
+      sum[b][r] = vdupq_n_s32(0);
+    }
+    qi__pair_part_neon(id, f, dot, wb, block, s[b], x->q + 32 * b, 0, sum[b]);
+  }
+  float32x4_t d_x = vld1q_f32(x->d);
+  QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) {
+    int32x4_t totals = vpaddq_s32(vpaddq_s32(sum[0][r], sum[1][r]), vpaddq_s32(sum[2][r], sum[3][r]));
+    float32x4_t d = {s[0][r].d, s[1][r].d, s[2][r].d, s[3][r].d};
+    lane[r] = vfmaq_f32(lane[r], vmulq_f32(d, d_x), vcvtq_f32_s32(totals));
+    if (f->has_min) {
+      float32x4_t dmin = {s[0][r].dmin, s[1][r].dmin, s[2][r].dmin, s[3][r].dmin};
+      lane[r] = vfmsq_f32(lane[r], vmulq_f32(dmin, d_x), vcvtq_f32_s32(vpaddlq_s16(vld1q_s16(x->sum))));
+    }
+  }
+}
+
+QI__INLINE void qi__x_advance_neon(qi__x_neon *x, size_t n_blocks, size_t len) {
+  x->q += n_blocks * len;
+  x->d += n_blocks;
+  x->sum += n_blocks * len / 16;
+}
+
+// Weight rows first, first + 1; beyond the last row the last again.
+QI__INLINE void qi__dot_pair_neon(qi_format id, qi__dot4_fn dot, const qi__dot_q8_args *a, size_t first) {
+  const qi__format *f = qi__format_neon(id, a->format);
+  const size_t len = (size_t)f->info.block_len, size = (size_t)f->info.block_bytes, n_blocks = a->x->k / len;
+  const uint8_t *w[QI__NEON_PAIR];
+  float lanes[QI__NEON_PAIR][8] = {{0}};
+  qi__x_neon x = qi__x_at_neon(a->x, a->x_row, 0);
+  size_t b = 0;
+  QI__UNROLL for (size_t r = 0; r < QI__NEON_PAIR; r++) w[r] = a->w + qi__min_size(first + r, a->n_w - 1) * a->w_stride;
+  if (id && len == 32) {
+    float32x4_t lane[2][QI__NEON_PAIR];
+    QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) lane[h][r] = vdupq_n_f32(0);
+    for (; b + 8 <= n_blocks; b += 8)
+      QI__UNROLL for (int h = 0; h < 2; h++) {
+        qi__pair_quad_neon(id, f, dot, w, &x, lane[h]);
+        qi__x_advance_neon(&x, 4, len);
+        QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) w[r] += 4 * size;
+      }
+    QI__UNROLL for (int h = 0; h < 2; h++)
+      QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) vst1q_f32(lanes[r] + 4 * h, lane[h][r]);
+  }
+  for (; b < n_blocks; b++) {
+    qi__pair_block_neon(id, a->format, dot, w, &x, b, lanes);
+    qi__x_advance_neon(&x, 1, len);
+    QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) w[r] += size;
+  }
+  QI__UNROLL for (size_t r = 0; r < QI__NEON_PAIR; r++)
+    if (first + r < a->n_w) a->y[first + r] = qi__sum_lanes(lanes[r]);
+}
+
+// ---- QINS8_K ----
+
+// Its codes need nine bits: the sign goes to x, sizes 0..255 are 2 * (size / 2) + size % 2. For 16 codes.
+QI__INLINE int32x4_t qi__qins8_products_neon(qi__dot4_fn dot, const qi__qins8_tables_neon *tables, uint8x16_t codes, int8x16_t x) {
+  uint8x16_t sizes = qi__qins8_sizes_neon(tables, codes);
+  int8x16_t minus = vshrq_n_s8(vreinterpretq_s8_u8(codes), 7), v = vsubq_s8(veorq_s8(x, minus), minus);
+  int32x4_t halves = dot(vdupq_n_s32(0), vreinterpretq_s8_u8(vshrq_n_u8(sizes, 1)), v);
+  return dot(vaddq_s32(halves, halves), vreinterpretq_s8_u8(vandq_u8(sizes, vdupq_n_u8(1))), v);
+}
+
+// One weight row with one row of activations.
+QI__INLINE float qi__dot_qins8_k_row_neon(qi__dot4_fn dot, const qi__qins8_tables_neon *tables, const uint8_t *w, qi__x_neon x,
+                                          size_t n_blocks) {
+  float lane[8] = {0};
+  for (size_t b = 0; b < n_blocks; b++, w += 272) {
+    uint8_t scale[16];
+    int32x4_t sum = vdupq_n_s32(0);
+    vst1q_u8(scale, qi__seven_bits_neon(w + 2));
+    for (int g = 0; g < 16; g++)
+      sum = vmlaq_n_s32(sum, qi__qins8_products_neon(dot, tables, vld1q_u8(w + 16 + 16 * g), vld1q_s8(x.q + 16 * g)), scale[g]);
+    lane[b % 8] = fmaf(qi__half_neon(w) * 0x1p-10f * *x.d, (float)vaddvq_s32(sum), lane[b % 8]);
+    qi__x_advance_neon(&x, 1, 256);
+  }
+  return qi__sum_lanes(lane);
+}
+
+QI__INLINE void qi__dot_qins8_k_rows_neon(qi__dot4_fn dot, const qi__dot_q8_args *a) {
+  const qi__qins8_tables_neon tables = qi__load_qins8_tables_neon();
+  for (size_t r = 0; r < a->n_w; r++)
+    for (size_t i = 0; i < a->n_x; i++) {
+      qi__x_neon x = qi__x_at_neon(a->x, a->x_row + i, 0);
+      a->y[i * a->y_stride + r] = qi__dot_qins8_k_row_neon(dot, &tables, a->w + r * a->w_stride, x, a->x->k / 256);
+    }
+}
+
+QI__FN void qi__dot_qins8_k_neon(const qi__dot_q8_args *a) { qi__dot_qins8_k_rows_neon(qi__dot4_neon, a); }
+QI__FN QI__DOTPROD void qi__dot_qins8_k_dotprod(const qi__dot_q8_args *a) { qi__dot_qins8_k_rows_neon(qi__dot4_dotprod, a); }
+
+// ---- the other formats ----
+
+// All weight rows, one function a format; [QI_FORMAT_NONE] takes all formats that have no other.
+#define QI__DOT_ONE(name, id) \
+  QI__FN void qi__dot_one_##name##_neon(const qi__dot_q8_args *a) { \
+    for (size_t r = 0; r < a->n_w; r += QI__NEON_PAIR) qi__dot_pair_neon(id, qi__dot4_neon, a, r); \
+  } \
+  QI__FN QI__DOTPROD void qi__dot_one_##name##_dotprod(const qi__dot_q8_args *a) { \
+    for (size_t r = 0; r < a->n_w; r += QI__NEON_PAIR) qi__dot_pair_neon(id, qi__dot4_dotprod, a, r); \
+  }
+QI__NEON_BLOCK_FORMATS(QI__DOT_ONE)
+QI__DOT_ONE(any, QI_FORMAT_NONE)
+#undef QI__DOT_ONE
+
+#define QI__DOT_ONE(name, id) [id] = qi__dot_one_##name##_neon,
+static const qi__dot_q8_fn qi__dot_one_neon[QI_FORMAT_COUNT] = {QI__NEON_BLOCK_FORMATS(QI__DOT_ONE)
+                                                                QI__DOT_ONE(any, QI_FORMAT_NONE)};
+#undef QI__DOT_ONE
+
+#define QI__DOT_ONE(name, id) [id] = qi__dot_one_##name##_dotprod,
+static const qi__dot_q8_fn qi__dot_one_dotprod[QI_FORMAT_COUNT] = {QI__NEON_BLOCK_FORMATS(QI__DOT_ONE)
+                                                                   QI__DOT_ONE(any, QI_FORMAT_NONE)};
+#undef QI__DOT_ONE
+
+// ---- activations ----
+
+// qi__round_even of four x * inverse, limited to -127..127.
+QI__INLINE int16x4_t qi__codes4_neon(const float *x, float inverse) {
+  float32x4_t v = vaddq_f32(vmulq_n_f32(vld1q_f32(x), inverse), vdupq_n_f32(12582912.0f));
+  int32x4_t q = vsubq_s32(vreinterpretq_s32_f32(v), vdupq_n_s32(0x4b400000));
+  return vmovn_s32(vminq_s32(vmaxq_s32(q, vdupq_n_s32(-127)), vdupq_n_s32(127)));
+}
+
+// max |x|; NaN does not count. n: a multiple of 16
+QI__INLINE float qi__max_size_neon(const float *x, size_t n) {
+  float32x4_t max[4];
+  QI__UNROLL for (int e = 0; e < 4; e++) max[e] = vdupq_n_f32(0);
+  for (size_t i = 0; i < n; i += 16)
+    QI__UNROLL for (size_t e = 0; e < 4; e++) {
+      float32x4_t v = vabsq_f32(vld1q_f32(x + i + 4 * e));
+      max[e] = vbslq_f32(vcgtq_f32(v, max[e]), v, max[e]);
+    }
+  return vmaxvq_f32(vmaxq_f32(vmaxq_f32(max[0], max[1]), vmaxq_f32(max[2], max[3])));
+}
+
+QI__FN void qi__quantize_q8_neon(const float *x, const qi__q8 *out, size_t row) {
+  size_t k = out->k, block = out->block;
+  int8_t *q = out->q + row * k;
+  float *d = out->d + row * (k / block);
+  int16_t *sum = out->sum + row * (k / 16);
+  for (size_t b = 0; b < k / block; b++) {
+    float max = qi__max_size_neon(x + b * block, block);
+    float inverse = max > 0 ? 127.0f / max : 0;
+    d[b] = max / 127.0f;
+    if (!qi__is_finite(inverse)) inverse = d[b] = 0;
+    for (size_t i = b * block; i < (b + 1) * block; i += 16) {
+      int16x8_t low = vcombine_s16(qi__codes4_neon(x + i, inverse), qi__codes4_neon(x + i + 4, inverse));
+      int16x8_t high = vcombine_s16(qi__codes4_neon(x + i + 8, inverse), qi__codes4_neon(x + i + 12, inverse));
+      vst1q_s8(q + i, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+      sum[i / 16] = vaddvq_s16(vaddq_s16(low, high));
+    }
+  }
+}
+#endif
+
+#endif // QI__KERNELS_DOT_Q8_NEON_H
+
+#if defined(QI__ARM64)
+
+// A chunk of 256 columns (one block, or up to eight of 32) of all weight rows is taken apart into a panel, which meets all rows of
+// activations; their sums wait in eight lanes each until the next chunk. Everything goes in tiles of 2 x 2 sums
+//
+//   (x0 w0) (x0 w1) (x1 w0) (x1 w1)       w0, w1: weight rows, x0, x1: rows of activations
+//
+// which is what smmla makes of eight codes of x0 and eight of x1 with eight of w0 and eight of w1. With sdot a register of weights
+// meets eight codes of x0, twice, then of x1, and neighbours are added.
+typedef struct qi__panel_neon {
+  int8_t code[8][QI__Q8_ROWS / 2][64];                  // [k / 32][row / 2]: eight codes of one row, eight of the other, and so on
+  int32_t scale[16][QI__Q8_ROWS], min[16][QI__Q8_ROWS]; // [k / 16]; formats with one scale a block leave `scale` out
+  float d[8][QI__Q8_ROWS], dmin[8][QI__Q8_ROWS];        // [block]
+} qi__panel_neon;
+
+// [2 rows of activations][lane][weight rows / 2]: tiles
+typedef float qi__tiles_neon[8][QI__Q8_ROWS / 2][4];
+
+// An odd last row of activations has a partner beyond the rows that qi__q8_scratch counts.
+QI__STATIC_ASSERT(sizeof(qi__panel_neon) + sizeof(qi__tiles_neon) / 2 <= QI__Q8_PANEL_FLOATS * sizeof(float), panel_neon);
+
+// ---- weights to a panel ----
+
+// Row r of the panel: n blocks at w.
+QI__INLINE void qi__panel_row_neon(qi_format id, const qi__format *bound, const uint8_t *w, int n, size_t r, qi__panel_neon *p) {
+  const qi__format *f = qi__format_neon(id, bound);
+  const int len = f->info.block_len;
+  qi__block block;
+  qi__scales_neon s;
+  for (int b = 0; b < n; b++, w += f->info.block_bytes) {
+    qi__block_scales_neon(id, bound, w, &block, &s);
+    p->d[b][r] = s.d;
+    p->dmin[b][r] = s.dmin;
+    for (int i = 0; i < len / 16; i++) {
+      int at = b * (len / 16) + i;
+      if (!qi__one_scale_neon(id)) p->scale[at][r] = s.scale[i];
+      if (f->has_min) p->min[at][r] = qi__one_scale_neon(id) ? 1 : s.min[i];
+    }
+    for (int g = 0; g < len / 32; g++) {
+      qi__codes32_neon codes = qi__codes_neon(id, w, g, &block);
+      int8_t *dst = p->code[b * (len / 32) + g][r / 2] + r % 2 * 8;
+      QI__UNROLL for (int h = 0; h < 2; h++) {
+        vst1_s8(dst + 32 * h, vget_low_s8(codes.half[h]));
+        vst1_s8(dst + 32 * h + 16, vget_high_s8(codes.half[h]));
+      }
+    }
+  }
+}
+
+// n blocks at column `at` of all weight rows, and of the last one again until there are `n_rows`.
+QI__FN void qi__panel_fill_neon(const qi__dot_q8_args *a, size_t n_rows, size_t at, int n, qi__panel_neon *p) {
+  const qi__format *f = a->format;
+  const uint8_t *first = a->w + at / (size_t)f->info.block_len * (size_t)f->info.block_bytes;
+  for (size_t r = 0; r < n_rows; r++) {
+    const uint8_t *w = first + qi__min_size(r, a->n_w - 1) * a->w_stride;
+#define QI__CASE(name, id) case id: qi__panel_row_neon(id, f, w, n, r, p); break;
+    switch (qi__format_id(f)) {
+      QI__NEON_BLOCK_FORMATS(QI__CASE)
+    default: qi__panel_row_neon(QI_FORMAT_NONE, f, w, n, r, p); break;
+    }
+#undef QI__CASE
+  }
+}
+
+// ---- what differs between the instruction sets; constants where the loops below are inlined ----
+
+// Codes 32 g .. 32 g + 31 of two rows of activations, as `products` wants them.
+typedef void (*qi__load_x_neon)(const int8_t *const *q, int g, int8x16_t *x);
+
+// sum + products of codes 8 first .. 8 (first + n) - 1 of 32: a tile.
+typedef int32x4_t (*qi__products_neon)(int32x4_t sum, const int8_t *code, const int8x16_t *x, int first, int n);
+
+// Eight codes twice; x0, then x1.
+QI__INLINE void qi__load_x_twice_neon(const int8_t *const *q, int g, int8x16_t *x) {
+  QI__UNROLL for (int i = 0; i < 8; i++) {
+    int8x8_t v = vld1_s8(q[i / 4] + 32 * g + i % 4 * 8);
+    x[i] = vcombine_s8(v, v);
+  }
+}
+
+QI__INLINE int32x4_t qi__products_dot4_neon(qi__dot4_fn dot, int32x4_t sum, const int8_t *code, const int8x16_t *x, int first,
+                                            int n) {
+  int32x4_t part[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
+  QI__UNROLL for (int i = first; i < first + n; i++) {
+    int8x16_t w = vld1q_s8(code + 16 * i);
+    part[0] = dot(part[0], w, x[i]);
+    part[1] = dot(part[1], w, x[4 + i]);
+  }
+  return vaddq_s32(sum, vpaddq_s32(part[0], part[1]));
+}
+
+QI__INLINE int32x4_t qi__products_plain_neon(int32x4_t sum, const int8_t *code, const int8x16_t *x, int first, int n) {
+  return qi__products_dot4_neon(qi__dot4_neon, sum, code, x, first, n);
+}
+
+QI__INLINE QI__DOTPROD int32x4_t qi__products_dotprod_neon(int32x4_t sum, const int8_t *code, const int8x16_t *x, int first,
+                                                           int n) {
+  return qi__products_dot4_neon(qi__dot4_dotprod, sum, code, x, first, n);
+}
+
+#if defined(QI__HAS_I8MM)
+
+// Eight codes of x0 and eight of x1.
+QI__INLINE void qi__load_x_pairs_neon(const int8_t *const *q, int g, int8x16_t *x) {
+  QI__UNROLL for (int i = 0; i < 2; i++) {
+    int64x2_t a = vreinterpretq_s64_s8(vld1q_s8(q[0] + 32 * g + 16 * i));
+    int64x2_t b = vreinterpretq_s64_s8(vld1q_s8(q[1] + 32 * g + 16 * i));
+    x[2 * i] = vreinterpretq_s8_s64(vtrn1q_s64(a, b));
+    x[2 * i + 1] = vreinterpretq_s8_s64(vtrn2q_s64(a, b));
+  }
+}
+
+QI__INLINE QI__I8MM int32x4_t qi__products_i8mm_neon(int32x4_t sum, const int8_t *code, const int8x16_t *x, int first, int n) {
+  QI__UNROLL for (int i = first; i < first + n; i++)
+    __asm__(QI__ASM_SMMLA " %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(x[i]), "w"(vld1q_s8(code + 16 * i)));
+  return sum;
+}
+#endif
+
+// ---- tiles ----
+
+// Two values, twice.
+QI__INLINE int32x4_t qi__twice_s32_neon(const int32_t *p) {
+  int32x2_t v = vld1_s32(p);
+  return vcombine_s32(v, v);
+}
+QI__INLINE float32x4_t qi__twice_f32_neon(const float *p) {
+  float32x2_t v = vld1_f32(p);
+  return vcombine_f32(v, v);
+}
+
+// Two rows of activations: a chunk of them.
+typedef struct qi__x_pair_neon {
+  const int8_t *q[2];
+  float d[8][4];       // [block]: of x0, x0, x1, x1
+  int32_t sum[16][4];  // the same of each group of 16, or of 32, if the format has a minimum
+  qi__tiles_neon *tiles;
+} qi__x_pair_neon;
+
+QI__INLINE void qi__x_pair_at_neon(const qi__dot_q8_args *a, size_t row, size_t partner, size_t at, int n, int group,
+                                   qi__x_pair_neon *out) {
+  qi__x_neon x[2] = {qi__x_at_neon(a->x, row, at), qi__x_at_neon(a->x, partner, at)};
+  for (int j = 0; j < 2; j++) {
+    out->q[j] = x[j].q;
+    for (int b = 0; b < n; b++) out->d[b][2 * j] = out->d[b][2 * j + 1] = x[j].d[b];
+    if (!a->format->has_min) continue;
+    for (int i = 0; i < n * a->format->info.block_len / group; i++) {
+      int32_t sum = group == 16 ? x[j].sum[i] : x[j].sum[2 * i] + x[j].sum[2 * i + 1];
+      out->sum[i][2 * j] = out->sum[i][2 * j + 1] = sum;
+    }
+  }
+}
+
+// What is a constant where loops are inlined.
+typedef struct qi__panel_kind_neon {
+  qi__load_x_neon load;
+  qi__products_neon products;
+  int n_pairs; // of rows of activations at a time: 1, or 2 where registers suffice
+  int block_len, group;
+  bool one_scale;
+} qi__panel_kind_neon;
+
+#define QI__NEON_TILES 4 // pairs of weight rows that are multiplied at a time
+
+// Integer sums of block b: pairs of weight rows first .. first + 3, times n_pairs of rows of activations.
+QI__INLINE void qi__panel_products_neon(qi__panel_kind_neon kind, const qi__panel_neon *p, size_t first, int b,
+                                        const qi__x_pair_neon *x, int32x4_t (*sum)[QI__NEON_TILES]) {
+  const int32x4_t zero = vdupq_n_s32(0);
+  const int n = kind.block_len / 32;
+  QI__UNROLL for (int j = 0; j < kind.n_pairs; j++) QI__UNROLL for (int t = 0; t < QI__NEON_TILES; t++) sum[j][t] = zero;
+  for (int g = b * n; g < (b + 1) * n; g++) {
+    int8x16_t v[2][8];
+    QI__UNROLL for (int j = 0; j < kind.n_pairs; j++) kind.load(x[j].q, g, v[j]);
+    QI__UNROLL for (size_t t = 0; t < QI__NEON_TILES; t++) {
+      const int8_t *code = p->code[g][first + t];
+      const int32_t *scale = &p->scale[2 * g][2 * (first + t)];
+      QI__UNROLL for (int j = 0; j < kind.n_pairs; j++) {
+        if (kind.one_scale) {
+          sum[j][t] = kind.products(sum[j][t], code, v[j], 0, 4);
+        } else if (kind.group == 32) {
+          sum[j][t] = vmlaq_s32(sum[j][t], kind.products(zero, code, v[j], 0, 4), qi__twice_s32_neon(scale));
+        } else {
+          sum[j][t] = vmlaq_s32(sum[j][t], kind.products(zero, code, v[j], 0, 2), qi__twice_s32_neon(scale));
+          sum[j][t] = vmlaq_s32(sum[j][t], kind.products(zero, code, v[j], 2, 2), qi__twice_s32_neon(scale + QI__Q8_ROWS));
+        }
+      }
+    }
+  }
+}
+
+// Adds block b to lane `lane`.
+QI__INLINE void qi__panel_block_neon(qi__panel_kind_neon kind, bool has_min, const qi__panel_neon *p, size_t first, int b,
+                                     size_t lane, const qi__x_pair_neon *x) {
+  const int n_mins = kind.block_len / kind.group;
+  int32x4_t sum[2][QI__NEON_TILES];
+  qi__panel_products_neon(kind, p, first, b, x, sum);
+  QI__UNROLL for (int j = 0; j < kind.n_pairs; j++) QI__UNROLL for (size_t t = 0; t < QI__NEON_TILES; t++) {
+    float *at = (*x[j].tiles)[lane][first + t];
+    size_t row = 2 * (first + t);
+    float32x4_t d_x = vld1q_f32(x[j].d[b]), y = vld1q_f32(at);
+    y = vfmaq_f32(y, vmulq_f32(qi__twice_f32_neon(p->d[b] + row), d_x), vcvtq_f32_s32(sum[j][t]));
+    if (has_min) {
+      int32x4_t mins = vdupq_n_s32(0);
+      for (int i = b * n_mins; i < (b + 1) * n_mins; i++)
+        mins = vmlaq_s32(mins, qi__twice_s32_neon(&p->min[i * (kind.group / 16)][row]), vld1q_s32(x[j].sum[i]));
+      y = vfmsq_f32(y, vmulq_f32(qi__twice_f32_neon(p->dmin[b] + row), d_x), vcvtq_f32_s32(mins));
+    }
+    vst1q_f32(at, y);
+  }
+}
+
+// ---- all rows ----
+
+// What a batch of rows of activations meets.
+typedef struct qi__panel_run_neon {
+  const qi__dot_q8_args *a;
+  size_t begin, n_x; // rows of activations a->x_row + begin ..
+  size_t at;         // column
+  int n;             // blocks
+  size_t n_tiles;
+  const qi__panel_neon *panel;
+  qi__tiles_neon *tiles; // [n_x / 2]
+} qi__panel_run_neon;
+
+// kind.n_pairs pairs of rows, from i on. An odd last row is its own partner.
+QI__INLINE void qi__panel_pairs_neon(qi__panel_kind_neon kind, const qi__panel_run_neon *run, size_t i) {
+  qi__x_pair_neon x[2];
+  size_t row = run->a->x_row + run->begin, n = (size_t)(256 / kind.block_len);
+  for (int j = 0; j < kind.n_pairs; j++, i += 2) {
+    qi__x_pair_at_neon(run->a, row + i, row + qi__min_size(i + 1, run->n_x - 1), run->at, run->n, kind.group, &x[j]);
+    x[j].tiles = &run->tiles[i / 2];
+  }
+  for (int b = 0; b < run->n; b++)
+    for (size_t first = 0; first < run->n_tiles; first += QI__NEON_TILES)
+      qi__panel_block_neon(kind, run->a->format->has_min, run->panel, first, b, (run->at / 256 * n + (size_t)b) % 8, x);
+}
+
+QI__INLINE void qi__panel_run_neon_kind(qi__panel_kind_neon kind, const qi__panel_run_neon *run) {
+  size_t i = 0;
+  if (kind.n_pairs == 2)
+    for (; i + 2 < run->n_x; i += 4) qi__panel_pairs_neon(kind, run, i);
+  kind.n_pairs = 1;
+  for (; i < run->n_x; i += 2) qi__panel_pairs_neon(kind, run, i);
+}
+
+// One scale a block: none in the loops. Blocks of 32 without a case: theirs are kept for each 16 codes.
+QI__INLINE void qi__panel_run_any_neon(qi__load_x_neon load, qi__products_neon products, int n_pairs, bool one_scale,
+                                       const qi__panel_run_neon *run) {
+  const qi__format *f = run->a->format;
+  if (f->info.block_len == 32) {
+    if (one_scale) qi__panel_run_neon_kind((qi__panel_kind_neon){load, products, n_pairs, 32, 32, true}, run);
+    else qi__panel_run_neon_kind((qi__panel_kind_neon){load, products, n_pairs, 32, 16, false}, run);
+  } else if (f->group == 32) {
+    qi__panel_run_neon_kind((qi__panel_kind_neon){load, products, n_pairs, 256, 32, false}, run);
+  } else {
+    qi__panel_run_neon_kind((qi__panel_kind_neon){load, products, n_pairs, 256, 16, false}, run);
+  }
+}
+
+// y of the batch: qi__sum_lanes of each tile.
+QI__FN void qi__panel_finish_neon(const qi__panel_run_neon *run) {
+  for (size_t i = 0; i < run->n_x; i += 2)
+    for (size_t r = 0; r < run->a->n_w; r += 2) {
+      float32x4_t lane[8];
+      float sum[4];
+      for (int l = 0; l < 8; l++) lane[l] = vld1q_f32(run->tiles[i / 2][l][r / 2]);
+      float32x4_t even = vaddq_f32(vaddq_f32(lane[0], lane[4]), vaddq_f32(lane[2], lane[6]));
+      float32x4_t odd = vaddq_f32(vaddq_f32(lane[1], lane[5]), vaddq_f32(lane[3], lane[7]));
+      vst1q_f32(sum, vaddq_f32(even, odd));
+      for (size_t j = 0; j < 4; j++)
+        if (i + j / 2 < run->n_x && r + j % 2 < run->a->n_w)
+          run->a->y[(run->begin + i + j / 2) * run->a->y_stride + r + j % 2] = sum[j];
+    }
+}
+
+QI__FN bool qi__has_one_scale_neon(qi_format id) {
+#define QI__CASE(name, id) case id: return qi__one_scale_neon(id);
+  switch (id) {
+    QI__NEON_BLOCK_FORMATS(QI__CASE)
+  default: return false;
+  }
+#undef QI__CASE
+}
+
+QI__INLINE void qi__dot_panels_neon(qi__load_x_neon load, qi__products_neon products, int n_pairs, const qi__dot_q8_args *a) {
+  qi__panel_neon *panel = (qi__panel_neon *)(void *)a->scratch;
+  qi__tiles_neon *tiles = (qi__tiles_neon *)(void *)(panel + 1);
+  size_t len = (size_t)a->format->info.block_len;
+  size_t n_tiles = (a->n_w + 2 * QI__NEON_TILES - 1) / (2 * QI__NEON_TILES) * QI__NEON_TILES;
+  bool one_scale = qi__has_one_scale_neon(qi__format_id(a->format));
+  for (size_t begin = 0; begin < a->n_x; begin += QI__Q8_BATCH) {
+    qi__panel_run_neon run = {a, begin, qi__min_size(QI__Q8_BATCH, a->n_x - begin), 0, 0, n_tiles, panel, tiles};
+    memset(tiles, 0, (run.n_x + 1) / 2 * sizeof *tiles);
+    for (run.at = 0; run.at < a->x->k; run.at += 256) {
+      run.n = (int)(qi__min_size(256, a->x->k - run.at) / len);
+      qi__panel_fill_neon(a, 2 * n_tiles, run.at, run.n, panel);
+      qi__panel_run_any_neon(load, products, n_pairs, one_scale, &run);
+    }
+    qi__panel_finish_neon(&run);
+  }
+}
+
+// ---- the kernels ----
+
+QI__FN void qi__dot_several_neon(const qi__dot_q8_args *a) {
+  qi__dot_panels_neon(qi__load_x_twice_neon, qi__products_plain_neon, 1, a);
+}
+
+QI__FN QI__DOTPROD void qi__dot_several_dotprod(const qi__dot_q8_args *a) {
+  qi__dot_panels_neon(qi__load_x_twice_neon, qi__products_dotprod_neon, 1, a);
+}
+
+QI__FN void qi__dot_one_of_neon(const qi__dot_q8_fn *kernels, const qi__dot_q8_args *a) {
+  qi__dot_q8_fn kernel = kernels[qi__format_id(a->format)];
+  (kernel ? kernel : kernels[QI_FORMAT_NONE])(a);
+}
+
+QI__FN void qi__dot_q8_neon(const qi__dot_q8_args *a) {
+  if (a->n_x == 1) qi__dot_one_of_neon(qi__dot_one_neon, a);
+  else qi__dot_several_neon(a);
+}
+
+QI__FN void qi__dot_q8_dotprod(const qi__dot_q8_args *a) {
+  if (a->n_x == 1) qi__dot_one_of_neon(qi__dot_one_dotprod, a);
+  else qi__dot_several_dotprod(a);
+}
+
+#if defined(QI__HAS_I8MM)
+QI__FN QI__I8MM void qi__dot_several_i8mm(const qi__dot_q8_args *a) {
+  qi__dot_panels_neon(qi__load_x_pairs_neon, qi__products_i8mm_neon, 2, a);
+}
+
+// One row leaves half of smmla without work.
+QI__FN void qi__dot_q8_i8mm(const qi__dot_q8_args *a) {
+  if (a->n_x == 1) qi__dot_one_of_neon(qi__dot_one_dotprod, a);
+  else qi__dot_several_i8mm(a);
+}
+#endif
+#endif
+
+#endif // QI__KERNELS_PANEL_Q8_NEON_H
+// generated from src/kernels/panel_ternary.h: edit there
+// ==== >>panel_ternary : products of ternary rows and many rows of activations ====
+#ifndef QI__KERNELS_PANEL_TERNARY_H
+#define QI__KERNELS_PANEL_TERNARY_H
+
+
+// 32 weight rows are taken apart a slice of columns at a time; the panel stays in the second-level cache while all rows of
+// activations pass it. Columns without the end of a run inside are a segment: there the product is one of integers alone.
+
+#define QI__TERNARY_SLICE 12 // blocks
+#define QI__TERNARY_X 32     // rows of activations at a time
+
+typedef struct qi__ternary_panel {
+  uint8_t code[QI__TERNARY_SLICE][QI__Q8_ROWS * 256]; // as the variant likes it
+  float d[QI__TERNARY_SLICE][QI__Q8_ROWS];
+  int32_t ends[QI__TERNARY_SLICE][QI__Q8_ROWS]; // -1: a run ends after this block
+  bool any_ends[QI__TERNARY_SLICE];
+  int32_t sums[QI__TERNARY_X][QI__Q8_ROWS]; // of a segment
+} qi__ternary_panel;
+
+// What a row of activations has added up to.
+typedef struct qi__ternary_state {
+  float y[QI__Q8_ROWS];
+  int32_t total[QI__Q8_ROWS]; // of the run
+} qi__ternary_state;
+
+QI__STATIC_ASSERT(sizeof(qi__ternary_panel) <= QI__Q8_PANELS * QI__Q8_PANEL_FLOATS * sizeof(float), ternary_panel);
+QI__STATIC_ASSERT(sizeof(qi__ternary_state) <= QI__Q8_LANES * sizeof(float), ternary_state);
+
+// What differs between instruction sets.
+typedef struct qi__ternary_kernels {
+  // One block of weight rows r .. r + 7 to the panel.
+  void (*pack)(qi_format id, const uint8_t *const *w, size_t r, uint8_t *code);
+  // sums[i][r] = products of n_blocks blocks with n_x <= QI__TERNARY_X rows of activations, k bytes apart.
+  void (*multiply)(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x, int32_t (*sums)[QI__Q8_ROWS]);
+  // Adds such sums, less x_sum, to a state; the segment ends with block b of the panel.
+  void (*take)(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x, qi__ternary_state *s);
+  // The sum of the activations of n_blocks blocks, from their sums by 16, if the panel holds code + 1; else NULL.
+  int32_t (*x_sum)(const int16_t *sum, size_t n_blocks);
+} qi__ternary_kernels;
+
+// Blocks first .. first + n - 1 of all weight rows, and of the last one again until there are 32.
+QI__FN void qi__ternary_fill(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, size_t first, size_t n,
+                             qi__ternary_panel *p) {
+  const qi__format *f = a->format;
+  size_t size = (size_t)f->info.block_bytes, n_blocks = a->x->k / 256;
+  for (size_t b = 0; b < n; b++) {
+    const uint8_t *w[8];
+    p->any_ends[b] = false;
+    for (size_t r = 0; r < QI__Q8_ROWS; r++) {
+      const uint8_t *row = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride;
+      bool ends = qi__ternary_run_ends(f, row, first + b, n_blocks);
+      w[r % 8] = row + (first + b) * size;
+      p->d[b][r] = f->info.tail_bytes ? f->param[0] : qi__f16_to_f32(qi__load_u16(w[r % 8] + size - 2));
+      p->ends[b][r] = -ends;
+      if (ends) p->any_ends[b] = true;
+      if (r % 8 == 7) kernels->pack(qi__format_id(f), w, r - 7, p->code[b]);
+    }
+  }
+}
+
+// Blocks first .. first + n - 1, which are in the panel, with n_x rows of activations from `row` on.
+QI__FN void qi__ternary_segments(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, qi__ternary_panel *p, size_t first,
+                                 size_t n, size_t row, size_t n_x, qi__ternary_state *state) {
+  size_t k = a->x->k;
+  for (size_t b = 0, end; b < n; b = end) {
+    for (end = b + 1; end < n && !p->any_ends[end - 1];) end++;
+    kernels->multiply(p->code[b], end - b, a->x->q + row * k + 256 * (first + b), k, n_x, p->sums);
+    for (size_t i = 0; i < n_x; i++) {
+      const int16_t *sum = a->x->sum + (row + i) * (k / 16) + 16 * (first + b);
+      int32_t x_sum = kernels->x_sum ? kernels->x_sum(sum, end - b) : 0;
+      kernels->take(p, end - 1, p->sums[i], x_sum, a->x->d[row + i], &state[i]);
+    }
+  }
+}
+
+QI__FN void qi__ternary_batch(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, size_t row, size_t n_x, float *y) {
+  qi__ternary_panel *p = (qi__ternary_panel *)(void *)a->scratch;
+  qi__ternary_state *state = (qi__ternary_state *)(void *)(a->scratch + QI__Q8_PANELS * QI__Q8_PANEL_FLOATS);
+  size_t n_blocks = a->x->k / 256;
+  memset(state, 0, n_x * sizeof *state);
+  for (size_t first = 0; first < n_blocks; first += QI__TERNARY_SLICE) {
+    size_t n = qi__min_size(QI__TERNARY_SLICE, n_blocks - first);
+    qi__ternary_fill(kernels, a, first, n, p);
+    for (size_t i = 0; i < n_x; i += QI__TERNARY_X)
+      qi__ternary_segments(kernels, a, p, first, n, row + i, qi__min_size(QI__TERNARY_X, n_x - i), state + i);
+  }
+  for (size_t i = 0; i < n_x; i++) memcpy(y + i * a->y_stride, state[i].y, a->n_w * sizeof *y);
+}
+
+QI__FN void qi__dot_ternary_panels(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a) {
+  for (size_t i = 0; i < a->n_x; i += QI__Q8_BATCH)
+    qi__ternary_batch(kernels, a, a->x_row + i, qi__min_size(QI__Q8_BATCH, a->n_x - i), a->y + i * a->y_stride);
+}
+
+#endif // QI__KERNELS_PANEL_TERNARY_H
+
+#if defined(QI__ARM64)
+
+// ---- one row of activations ----
+
+// 16 bytes of row r times activations: pairs of bits are multiplied where they stand, 1, 4 or 16 times too large; such sums are
+// divided at the end, exactly. x: what the lowest bits meet; step: from there to the next.
+QI__INLINE void qi__ternary_pairs_neon(qi__dot4_fn dot, uint8x16_t v, const int8_t *x, int step, int32x4_t *sum) {
+  int8x16_t low = vreinterpretq_s8_u8(vandq_u8(v, vdupq_n_u8(3))), second = vreinterpretq_s8_u8(vandq_u8(v, vdupq_n_u8(12)));
+  int8x16_t third = vreinterpretq_s8_u8(vandq_u8(v, vdupq_n_u8(48))), top = vreinterpretq_s8_u8(vshrq_n_u8(v, 6));
+  sum[0] = dot(sum[0], low, vld1q_s8(x));
+  sum[1] = dot(sum[1], second, vld1q_s8(x + step));
+  sum[2] = dot(sum[2], third, vld1q_s8(x + 2 * step));
+  sum[3] = dot(sum[3], top, vld1q_s8(x + 3 * step));
+}
+
+// total[r] = products of row r; blocks from b on, until a scale changes: how far is returned.
+QI__INLINE size_t qi__ternary_run_neon(qi_format id, qi__dot4_fn dot, const qi__ternary_pair *p, size_t b, int32_t *total) {
+  size_t end = qi__min_size(p->n_blocks, b / QI__TERNARY_RUN * QI__TERNARY_RUN + QI__TERNARY_RUN);
+  int32x4_t sum[QI__TERNARY_PAIR][4], x_sum = vdupq_n_s32(0);
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) QI__UNROLL for (int e = 0; e < 4; e++) sum[r][e] = x_sum;
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const int16_t *sums = p->sum + 16 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)};
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+      if (id == QI_FORMAT_TQ1_0) {
+        QI__UNROLL for (int g = 0; g < 8; g++) {
+          qi__codes32_neon codes = qi__codes_neon(id, w[r], g, NULL);
+          sum[r][g % 4] = dot(sum[r][g % 4], codes.half[0], vld1q_s8(x + 32 * g));
+          sum[r][g % 4] = dot(sum[r][g % 4], codes.half[1], vld1q_s8(x + 32 * g + 16));
+        }
+      } else {
+        QI__UNROLL for (int i = 0; i < 4; i++) {
+          const int8_t *xi = x + i / 2 * 128 + i % 2 * 16;
+          if (id == QI_FORMAT_TQ2_0) qi__ternary_pairs_neon(dot, vld1q_u8(w[r] + 16 * i), xi, 32, sum[r]);
+          else qi__ternary_pairs_neon(dot, vld1q_u8(w[r] + 16 * i), xi + 96, -32, sum[r]);
+        }
+      }
+    }
+    x_sum = vpadalq_s16(vpadalq_s16(x_sum, vld1q_s16(sums)), vld1q_s16(sums + 8));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+    if (id != QI_FORMAT_TQ1_0) { // u = code + 1 was multiplied
+      sum[r][0] = vsubq_s32(sum[r][0], x_sum);
+      sum[r][1] = vshrq_n_s32(sum[r][1], 2);
+      sum[r][2] = vshrq_n_s32(sum[r][2], 4);
+    }
+    total[r] = vaddvq_s32(vaddq_s32(vaddq_s32(sum[r][0], sum[r][1]), vaddq_s32(sum[r][2], sum[r][3])));
+  }
+  return b;
+}
+
+QI__INLINE void qi__ternary_rows_neon(qi_format id, qi__dot4_fn dot, const qi__dot_q8_args *a) {
+  for (size_t r = 0; r < a->n_w; r += QI__TERNARY_PAIR) {
+    qi__ternary_pair p = qi__ternary_pair_of(id, a, r);
+    for (size_t i = 0; i < a->n_x; i++) {
+      qi__ternary_pair_start(&p, a->x, a->x_row + i);
+      for (size_t b = 0; b < p.n_blocks;) {
+        int32_t total[QI__TERNARY_PAIR];
+        b = qi__ternary_run_neon(id, dot, &p, b, total);
+        for (int j = 0; j < QI__TERNARY_PAIR; j++) qi__ternary_pair_add(&p, j, total[j], b - 1, qi__half_neon);
+      }
+      qi__ternary_pair_finish(&p, a, r, a->y + i * a->y_stride);
+    }
+  }
+}
+
+// ---- many rows of activations ----
+
+// The panel holds signed codes: [k / 32][row / 2][64] as in panel_q8_neon.h.
+QI__INLINE void qi__ternary_pack_neon_of(qi_format id, const uint8_t *const *w, size_t first, uint8_t *code) {
+  for (size_t r = 0; r < 8; r++)
+    for (int g = 0; g < 8; g++) {
+      qi__codes32_neon codes = qi__codes_neon(id, w[r], g, NULL);
+      int8_t *dst = (int8_t *)code + ((size_t)g * (QI__Q8_ROWS / 2) + (first + r) / 2) * 64 + r % 2 * 8;
+      QI__UNROLL for (int h = 0; h < 2; h++) {
+        vst1_s8(dst + 32 * h, vget_low_s8(codes.half[h]));
+        vst1_s8(dst + 32 * h + 16, vget_high_s8(codes.half[h]));
+      }
+    }
+}
+
+QI__FN void qi__ternary_pack_neon(qi_format id, const uint8_t *const *w, size_t r, uint8_t *code) {
+  if (id == QI_FORMAT_TQ1_0) qi__ternary_pack_neon_of(QI_FORMAT_TQ1_0, w, r, code);
+  else if (id == QI_FORMAT_TQ2_0) qi__ternary_pack_neon_of(QI_FORMAT_TQ2_0, w, r, code);
+  else qi__ternary_pack_neon_of(QI_FORMAT_I2_S, w, r, code);
+}
+
+QI__FN void qi__ternary_take_neon(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x,
+                                  qi__ternary_state *s) {
+  for (size_t r = 0; r < QI__Q8_ROWS; r += 4) {
+    int32x4_t total = vsubq_s32(vaddq_s32(vld1q_s32(s->total + r), vld1q_s32(sums + r)), vdupq_n_s32(x_sum));
+    uint32x4_t ends = vreinterpretq_u32_s32(vld1q_s32(p->ends[b] + r));
+    float32x4_t y = vld1q_f32(s->y + r), sum = vfmaq_f32(y, vmulq_n_f32(vld1q_f32(p->d[b] + r), d_x), vcvtq_f32_s32(total));
+    vst1q_f32(s->y + r, vbslq_f32(ends, sum, y));
+    vst1q_s32(s->total + r, vbicq_s32(total, vreinterpretq_s32_u32(ends)));
+  }
+}
+
+// n_pairs of rows of activations at a time, in tiles as in panel_q8_neon.h; beyond the last row the last again.
+QI__INLINE void qi__ternary_tiles_neon(qi__load_x_neon load, qi__products_neon products, int n_pairs, const uint8_t *code,
+                                       size_t n_blocks, const int8_t *x, size_t k, size_t n_x, int32_t (*sums)[QI__Q8_ROWS]) {
+  for (size_t i = 0; i < n_x; i += 2 * (size_t)n_pairs) {
+    size_t row[2][2];
+    const int8_t *q[2][2];
+    for (size_t j = 0; j < 2 * (size_t)n_pairs; j++) {
+      row[j / 2][j % 2] = qi__min_size(i + j, n_x - 1);
+      q[j / 2][j % 2] = x + row[j / 2][j % 2] * k;
+    }
+    for (size_t first = 0; first < QI__Q8_ROWS / 2; first += QI__NEON_TILES) {
+      int32x4_t sum[2][QI__NEON_TILES];
+      QI__UNROLL for (int j = 0; j < n_pairs; j++) QI__UNROLL for (int t = 0; t < QI__NEON_TILES; t++) sum[j][t] = vdupq_n_s32(0);
+      for (size_t g = 0; g < 8 * n_blocks; g++) {
+        int8x16_t v[2][8];
+        QI__UNROLL for (int j = 0; j < n_pairs; j++) load(q[j], (int)g, v[j]);
+        QI__UNROLL for (size_t t = 0; t < QI__NEON_TILES; t++) {
+          const int8_t *w = (const int8_t *)code + (g * (QI__Q8_ROWS / 2) + first + t) * 64;
+          QI__UNROLL for (int j = 0; j < n_pairs; j++) sum[j][t] = products(sum[j][t], w, v[j], 0, 4);
+        }
+      }
+      QI__UNROLL for (int j = 0; j < n_pairs; j++) QI__UNROLL for (size_t t = 0; t < QI__NEON_TILES; t++) {
+        vst1_s32(sums[row[j][0]] + 2 * (first + t), vget_low_s32(sum[j][t]));
+        vst1_s32(sums[row[j][1]] + 2 * (first + t), vget_high_s32(sum[j][t]));
+      }
+    }
+  }
+}
+
+// ---- the kernels ----
+
+#define QI__TERNARY_MULTIPLY(isa, target, load, products, n_pairs) \
+  QI__FN target void qi__ternary_multiply_##isa(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x, \
+                                                int32_t (*sums)[QI__Q8_ROWS]) { \
+    qi__ternary_tiles_neon(load, products, n_pairs, code, n_blocks, x, k, n_x, sums); \
+  }
+QI__TERNARY_MULTIPLY(neon, , qi__load_x_twice_neon, qi__products_plain_neon, 1)
+QI__TERNARY_MULTIPLY(dotprod, QI__DOTPROD, qi__load_x_twice_neon, qi__products_dotprod_neon, 1)
+#if defined(QI__HAS_I8MM)
+QI__TERNARY_MULTIPLY(i8mm, QI__I8MM, qi__load_x_pairs_neon, qi__products_i8mm_neon, 2)
+#endif
+#undef QI__TERNARY_MULTIPLY
+
+#define QI__TERNARY_ROW(isa, target, dot) \
+  QI__FN target void qi__ternary_row_##isa(const qi__dot_q8_args *a) { \
+    qi_format id = qi__format_id(a->format); \
+    if (id == QI_FORMAT_TQ1_0) qi__ternary_rows_neon(QI_FORMAT_TQ1_0, dot, a); \
+    else if (id == QI_FORMAT_TQ2_0) qi__ternary_rows_neon(QI_FORMAT_TQ2_0, dot, a); \
+    else qi__ternary_rows_neon(QI_FORMAT_I2_S, dot, a); \
+  }
+QI__TERNARY_ROW(neon, , qi__dot4_neon)
+QI__TERNARY_ROW(dotprod, QI__DOTPROD, qi__dot4_dotprod)
+#undef QI__TERNARY_ROW
+
+// One row leaves half of smmla without work.
+#define QI__DOT_TERNARY(isa, row) \
+  QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
+    static const qi__ternary_kernels kernels = {qi__ternary_pack_neon, qi__ternary_multiply_##isa, qi__ternary_take_neon, NULL}; \
+    if (a->n_x == 1) row(a); \
+    else qi__dot_ternary_panels(&kernels, a); \
+  }
+QI__DOT_TERNARY(neon, qi__ternary_row_neon)
+QI__DOT_TERNARY(dotprod, qi__ternary_row_dotprod)
+#if defined(QI__HAS_I8MM)
+QI__DOT_TERNARY(i8mm, qi__ternary_row_dotprod)
+#endif
+#undef QI__DOT_TERNARY
+#endif
+
+#endif // QI__KERNELS_DOT_TERNARY_NEON_H
+// generated from src/kernels/dot_ternary_x86.h: edit there
+// ==== >>dot_ternary_x86 : products of ternary rows with AVX2, VNNI and AMX ====
+#ifndef QI__KERNELS_DOT_TERNARY_X86_H
+#define QI__KERNELS_DOT_TERNARY_X86_H
+
+// generated from src/kernels/panel_q8_x86.h: edit there
+// ==== >>panel_q8_x86 : integer products with many rows of activations ====
+#ifndef QI__KERNELS_PANEL_Q8_X86_H
+#define QI__KERNELS_PANEL_Q8_X86_H
+
+
+#if defined(QI__X86_64)
+
+// A chunk of 32 weight rows is taken apart into a panel, whose lanes are weight rows, and meets all rows of activations; sums wait
+// in eight float32 lanes a row until the next chunk. Codes are unsigned, code + offset; the offset times the sum of the
+// activations is taken off again, either before (VNNI: sums start from it) or after.
+//
+// AVX2 adds products of two bytes in int16 for as many steps as fit (`chain`). Wide codes, up to 255, do not fit even once: they
+// are cut into two planes of four bits, the second counting 16 times.
+typedef struct qi__q8_panel {
+  const uint8_t (*code)[64];      // [plane][rows / 16][k / 4] lines of [row % 16, k % 4]: `own`, or in a cache
+  bool nibbles;                   // of a cache: two steps of k a line, the first in the low halves of its bytes (AVX-512)
+  uint8_t own[2][2][64][64];
+  int32_t scale[16][QI__Q8_ROWS]; // [group]: int32 for VNNI, a pair of equal int16 for AVX2; all 1 in formats without
+  int32_t pair[8][QI__Q8_ROWS];   // [group / 2]: of two groups, what meets the sums of their activations: mins, or scales (AVX2)
+  float d[8][QI__Q8_ROWS], minus_dmin[8][QI__Q8_ROWS]; // [block of 32], or [0]
+} qi__q8_panel;
+
+QI__STATIC_ASSERT(sizeof(qi__q8_panel) <= QI__Q8_PANEL_FLOATS * sizeof(float), q8_panel);
+
+// What the variants need to know of a format.
+typedef struct qi__q8_plan {
+  const qi__format *format;
+  qi_format id;
+  int offset; // code + offset is unsigned
+  int chain;  // products of pairs that fit into int16: steps of 4 codes
+  bool planes, pairs;
+} qi__q8_plan;
+
+QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
+  qi_format id = qi__format_id(f);
+  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, !vnni};
+  if (p.offset == QI__WIDE) {
+    p.offset = 128;
+    p.planes = !vnni;
+  } else if (id == QI_FORMAT_Q6_K) {
+    p.chain = 2; // 2 * 63 * 127 * 2
+  } else if (id == QI_FORMAT_Q5_0 || id == QI_FORMAT_Q5_1 || id == QI_FORMAT_Q5_K || id == QI_FORMAT_MXFP4) {
+    p.chain = 4; // 4 * 31 * 127 * 2
+  }
+  if (f->group == 16 && p.chain > 4) p.chain = 4;
+  return p;
+}
+
+// ---- weights to a panel ----
+
+QI__INLINE QI__AVX2 void qi__store_bytes_avx2(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
+
+// Eight rows of 256 codes, 4 at a time, to one half of the lines of a plane: dst[k / 4][row, k % 4].
+QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *dst) {
+  for (int k = 0; k < 256; k += 32, dst += 8 * 64) {
+    __m256i a[8], b[8];
+    QI__UNROLL for (int r = 0; r < 8; r++) a[r] = qi__bytes_avx2(rows[r] + k);
+    QI__UNROLL for (int r = 0; r < 8; r += 2) {
+      b[r] = _mm256_unpacklo_epi32(a[r], a[r + 1]);
+      b[r + 1] = _mm256_unpackhi_epi32(a[r], a[r + 1]);
+    }
+    // a[4 i + c], half l: dword 4 l + c of rows 4 i .. 4 i + 3
+    QI__UNROLL for (int r = 0; r < 8; r += 4) {
+      a[r] = _mm256_unpacklo_epi64(b[r], b[r + 2]);
+      a[r + 1] = _mm256_unpackhi_epi64(b[r], b[r + 2]);
+      a[r + 2] = _mm256_unpacklo_epi64(b[r + 1], b[r + 3]);
+      a[r + 3] = _mm256_unpackhi_epi64(b[r + 1], b[r + 3]);
+    }
+    QI__UNROLL for (int c = 0; c < 4; c++) {
+      qi__store_bytes_avx2(dst + 64 * c, _mm256_permute2x128_si256(a[c], a[4 + c], 0x20));
+      qi__store_bytes_avx2(dst + 64 * (c + 4), _mm256_permute2x128_si256(a[c], a[4 + c], 0x31));
+    }
+  }
+}
+
+QI__INLINE int32_t qi__pair_i16(int low, int high) { return (int32_t)((uint32_t)low & 0xffff) | (int32_t)((uint32_t)high << 16); }
+
+// Scales and mins of row r, from the words of its block.
+QI__INLINE void qi__panel_scales(const qi__q8_plan *plan, const int16_t *scale, const int16_t *min, size_t r, qi__q8_panel *p) {
+  // scale[g], scale[8 + g] belong to the first and second 16 codes of group g of 32
+  for (int g = 0; g < 8; g++) {
+    int first = scale[g], second = scale[8 + g];
+    if (plan->format->group == 32) {
+      p->scale[g][r] = plan->pairs ? qi__pair_i16(first, first) : first;
+    } else {
+      p->scale[2 * g][r] = plan->pairs ? qi__pair_i16(first, first) : first;
+      p->scale[2 * g + 1][r] = plan->pairs ? qi__pair_i16(second, second) : second;
+    }
+  }
+  // Words of min are in order, one for each 16 codes.
+  for (int g = 0; g < 128 / plan->format->group; g++) {
+    int step = plan->format->group / 16, next = step == 1 ? 8 : 1;
+    if (plan->format->has_min) p->pair[g][r] = qi__pair_i16(min[2 * step * g], min[2 * step * g + step]);
+    else p->pair[g][r] = qi__pair_i16(scale[step * g], scale[step * g + next]);
+  }
+}
+
+// Row r: scales to the panel, codes to `codes`; n blocks of 32 or one of 256 at w. id is a constant where this is inlined.
+QI__INLINE QI__AVX2 void qi__panel_row_avx2(qi_format id, const qi__q8_plan *plan, const uint8_t *w, int n, size_t r,
+                                            qi__q8_panel *p, uint8_t *codes) {
+  const qi__format *f = id ? &qi__formats[id] : plan->format;
+  int offset = qi__q8_offset(id);
+  const __m256i wide = _mm256_set1_epi8(offset == QI__WIDE ? (char)-128 : 0);
+  if (id && f->info.block_len == 32) {
+    float d[8], minus_dmin[8] = {0};
+    _mm256_storeu_ps(d, qi__block_d_avx2(id, f, w, n));
+    if (f->has_min) _mm256_storeu_ps(minus_dmin, qi__block_offset_avx2(f, w, n));
+    for (int b = 0; b < n; b++, w += f->info.block_bytes) {
+      p->d[b][r] = d[b];
+      p->minus_dmin[b][r] = minus_dmin[b];
+      qi__store_bytes_avx2(codes + 32 * b, _mm256_xor_si256(qi__q8_codes_avx2(id, w, 0, NULL, offset), wide));
+    }
+    return;
+  }
+  qi__block block;
+  qi__q8_scales s;
+  int16_t scale[16], min[16];
+  qi__q8_scales_avx2(id, plan->format, w, &block, &s);
+  p->d[0][r] = s.d;
+  p->minus_dmin[0][r] = -s.dmin;
+  qi__store_bytes_avx2(scale, s.scale);
+  qi__store_bytes_avx2(min, s.min);
+  qi__panel_scales(plan, scale, min, r, p);
+  QI__UNROLL for (int g = 0; g < 8; g++)
+    qi__store_bytes_avx2(codes + 32 * g, _mm256_xor_si256(qi__q8_codes_avx2(id, w, g, &block, offset), wide));
+}
+
+// The chunk at column `at`: n blocks of 32, or one of 256. Rows beyond the last are the last again.
+QI__FN QI__AVX2 void qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, qi__q8_panel *p) {
+  const qi__format *f = plan->format;
+  uint8_t codes[8][256], high[8][256];
+  const __m256i low4 = _mm256_set1_epi8(15);
+  for (size_t r = 0; r < QI__Q8_ROWS; r++) {
+    const uint8_t *w = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride;
+    w += at / (size_t)f->info.block_len * (size_t)f->info.block_bytes;
+#define QI__CASE(ID) case ID: qi__panel_row_avx2(ID, plan, w, n, r, p, codes[r % 8]); break
+    switch (plan->id) {
+      QI__CASE(QI_FORMAT_Q4_0);
+      QI__CASE(QI_FORMAT_Q4_1);
+      QI__CASE(QI_FORMAT_Q5_0);
+      QI__CASE(QI_FORMAT_Q5_1);
+      QI__CASE(QI_FORMAT_Q8_0);
+      QI__CASE(QI_FORMAT_IQ4_NL);
+      QI__CASE(QI_FORMAT_MXFP4);
+      QI__CASE(QI_FORMAT_Q2_K);
+      QI__CASE(QI_FORMAT_Q3_K);
+      QI__CASE(QI_FORMAT_Q4_K);
+      QI__CASE(QI_FORMAT_Q5_K);
+      QI__CASE(QI_FORMAT_Q6_K);
+      QI__CASE(QI_FORMAT_IQ4_XS);
+      QI__CASE(QI_FORMAT_QINS4_K);
+    default: qi__panel_row_avx2(QI_FORMAT_NONE, plan, w, n, r, p, codes[r % 8]); break;
+    }
+#undef QI__CASE
+    if (r % 8 != 7) continue;
+    size_t half = r / 16, place = r / 8 % 2 * 32;
+    if (plan->planes) {
+      for (int i = 0; i < 8 * 256; i += 32) {
+        uint8_t *code = codes[i / 256] + i % 256;
+        __m256i v = qi__bytes_avx2(code);
+        qi__store_bytes_avx2(high[i / 256] + i % 256, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
+        qi__store_bytes_avx2(code, _mm256_and_si256(v, low4));
+      }
+      qi__panel_interleave_avx2(high, p->own[1][half][0] + place);
+    }
+    qi__panel_interleave_avx2(codes, p->own[0][half][0] + place);
+  }
+  p->code = (const uint8_t (*)[64])p->own[0][0];
+  p->nibbles = false;
+}
+
+// ---- a panel with rows of activations ----
+
+// Rows of activations at one chunk, and where their sums wait.
+typedef struct qi__panel_x {
+  const int8_t *q;    // rows `k` apart
+  const int16_t *sum; // rows k / 16 apart
+  const float *d;     // rows `blocks` apart
+  size_t k, blocks;
+  float *lane;        // rows QI__Q8_LANES apart: [8][32], from the lane of the chunk's first block on
+} qi__panel_x;
+
+QI__INLINE int qi__load_4(const void *p) {
+  int v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// start[g] = -offset * (sum of the codes in group g) of a row, groups of 16 or 32.
+QI__INLINE QI__AVX2 void qi__group_starts_avx2(int offset, int group, const int16_t *sum, int32_t *start) {
+  __m256i sums = qi__bytes_avx2((const uint8_t *)sum), minus = _mm256_set1_epi32(-offset);
+  if (group == 32) {
+    qi__store_bytes_avx2(start, _mm256_madd_epi16(sums, _mm256_set1_epi16((short)-offset)));
+  } else {
+    __m256i first = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums));
+    __m256i last = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sums, 1));
+    qi__store_bytes_avx2(start, _mm256_mullo_epi32(first, minus));
+    qi__store_bytes_avx2(start + 8, _mm256_mullo_epi32(last, minus));
+  }
+}
+
+// AVX2: 16 weight rows (`half`) and n rows of activations; n is a constant where this is inlined.
+// total[h][i] += products of `steps` steps from `step` on, times the scales of a group, or 1.
+QI__INLINE QI__AVX2 void qi__panel_group_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, int step, int steps,
+                                              const int32_t *scale, const qi__panel_x *x, int n, __m256i (*total)[4]) {
+  for (int plane = 0; plane <= plan->planes; plane++)
+    for (int s = step; s < step + steps; s += plan->chain) {
+      const uint8_t *w = p->code[(2 * plane + half) * 64 + s];
+      __m256i pairs[2][4];
+      QI__UNROLL for (int i = 0; i < n; i++) pairs[0][i] = pairs[1][i] = _mm256_setzero_si256();
+      for (int c = 0; c < plan->chain; c++) {
+        __m256i w0 = qi__bytes_avx2(w + 64 * c), w1 = qi__bytes_avx2(w + 64 * c + 32);
+        QI__UNROLL for (int i = 0; i < n; i++) {
+          __m256i v = _mm256_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * (s + c)));
+          __m256i v0 = _mm256_maddubs_epi16(w0, v), v1 = _mm256_maddubs_epi16(w1, v);
+          pairs[0][i] = _mm256_add_epi16(pairs[0][i], v0);
+          pairs[1][i] = _mm256_add_epi16(pairs[1][i], v1);
+        }
+      }
+      QI__UNROLL for (int h = 0; h < 2; h++) {
+        __m256i weight = scale ? qi__bytes_avx2((const uint8_t *)(scale + 16 * half + 8 * h)) : _mm256_set1_epi16(1);
+        QI__UNROLL for (int i = 0; i < n; i++) {
+          __m256i v = _mm256_madd_epi16(pairs[h][i], weight);
+          total[h][i] = _mm256_add_epi32(total[h][i], plane ? _mm256_slli_epi32(v, 4) : v);
+        }
+      }
+    }
+}
+
+// Sums of the activations in each group of 16 or 32.
+QI__INLINE QI__AVX2 void qi__group_sums_avx2(int group, const int16_t *sum, int16_t *out) {
+  __m256i sums = qi__bytes_avx2((const uint8_t *)sum);
+  if (group == 32) sums = _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)), sums), 0x08);
+  qi__store_bytes_avx2(out, sums);
+}
+
+// The sums with the pairs of the panel.
+QI__INLINE QI__AVX2 __m256i qi__panel_pairs_avx2(const qi__q8_panel *p, int n_pairs, int row, const int16_t *sums) {
+  __m256i all = _mm256_setzero_si256();
+  for (int g = 0; g < n_pairs; g++) {
+    __m256i pair = qi__bytes_avx2((const uint8_t *)(p->pair[g] + row));
+    all = _mm256_add_epi32(all, _mm256_madd_epi16(pair, _mm256_set1_epi32(qi__load_4(sums + 2 * g))));
+  }
+  return all;
+}
+
+// lane = fma(d_w * d_x, integers, lane) for eight weight rows.
+QI__INLINE QI__AVX2 void qi__panel_add_avx2(float *lane, const float *d_w, float d_x, __m256i integers) {
+  __m256 d = _mm256_mul_ps(_mm256_loadu_ps(d_w), _mm256_set1_ps(d_x));
+  _mm256_storeu_ps(lane, _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(integers), _mm256_loadu_ps(lane)));
+}
+
+// A block of 256.
+QI__INLINE QI__AVX2 void qi__panel_256_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x, int n) {
+  const int groups = 256 / plan->format->group;
+  __m256i total[2][4];
+  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm256_setzero_si256();
+  for (int g = 0; g < groups; g++) qi__panel_group_avx2(plan, p, half, g * 64 / groups, 64 / groups, p->scale[g], x, n, total);
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    const int16_t *sum = x->sum + (size_t)i * (x->k / 16);
+    float d_x = x->d[(size_t)i * x->blocks];
+    int16_t sums[16];
+    qi__group_sums_avx2(256 / groups, sum, sums);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      int row = 16 * half + 8 * h;
+      float *lane = x->lane + i * QI__Q8_LANES + row;
+      __m256i pairs = _mm256_setzero_si256(), offset = _mm256_set1_epi32(plan->offset);
+      if (plan->format->has_min || plan->offset) pairs = qi__panel_pairs_avx2(p, groups / 2, row, sums);
+      if (plan->offset) total[h][i] = _mm256_sub_epi32(total[h][i], _mm256_mullo_epi32(pairs, offset));
+      qi__panel_add_avx2(lane, p->d[0] + row, d_x, total[h][i]);
+      if (plan->format->has_min) qi__panel_add_avx2(lane, p->minus_dmin[0] + row, d_x, pairs);
+    }
+  }
+}
+
+// Blocks of 32.
+QI__INLINE QI__AVX2 void qi__panel_32_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
+                                           int n_blocks, int n) {
+  for (int b = 0; b < n_blocks; b++) {
+    __m256i total[2][4];
+    int32_t sums[4];
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      const int16_t *sum = x->sum + (size_t)i * (x->k / 16) + 2 * b;
+      sums[i] = sum[0] + sum[1];
+      total[0][i] = total[1][i] = _mm256_set1_epi32(-plan->offset * sums[i]);
+    }
+    qi__panel_group_avx2(plan, p, half, 8 * b, 8, NULL, x, n, total);
+    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
+      int row = 16 * half + 8 * h;
+      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + row, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
+      qi__panel_add_avx2(lane, p->d[b] + row, d_x, total[h][i]);
+      if (plan->format->has_min) qi__panel_add_avx2(lane, p->minus_dmin[b] + row, d_x, _mm256_set1_epi32(sums[i]));
+    }
+  }
+}
+
+QI__INLINE QI__AVX2 void qi__panel_rows_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
+                                             int n_blocks, int n) {
+  if (plan->format->info.block_len == 32) qi__panel_32_avx2(plan, p, half, x, n_blocks, n);
+  else qi__panel_256_avx2(plan, p, half, x, n);
+}
+
+// The panel with n_x rows of activations.
+QI__FN QI__AVX2 void qi__panel_multiply_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
+                                             size_t n_x, bool two_halves) {
+  for (size_t i = 0; i < n_x;) {
+    int n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
+    for (int half = 0; half < (two_halves ? 2 : 1); half++) {
+      if (n == 4) qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 4);
+      else if (n == 2) qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 2);
+      else qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 1);
+    }
+    i += (size_t)n;
+    x.q += (size_t)n * x.k;
+    x.sum += (size_t)n * (x.k / 16);
+    x.d += (size_t)n * x.blocks;
+    x.lane += n * QI__Q8_LANES;
+  }
+}
+
+// ---- AVX-512 VNNI ----
+
+// sum[h][i] += products of step `step`, of 32 weight rows and n rows of activations.
+QI__INLINE QI__AVX512_VNNI void qi__panel_step_avx512(__m512i w0, __m512i w1, int step, const qi__panel_x *x, int n,
+                                                      __m512i (*sum)[4]) {
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    __m512i v = _mm512_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * step));
+    sum[0][i] = _mm512_dpbusd_epi32(sum[0][i], w0, v);
+    sum[1][i] = _mm512_dpbusd_epi32(sum[1][i], w1, v);
+  }
+}
+
+// The same for `steps` steps; nibbles is a constant where this is inlined.
+QI__INLINE QI__AVX512_VNNI void qi__panel_steps_avx512(const qi__q8_panel *p, bool nibbles, int step, int steps,
+                                                       const qi__panel_x *x, int n, __m512i (*sum)[4]) {
+  const __m512i low4 = _mm512_set1_epi8(15);
+  const uint8_t(*half0)[64] = p->code + (nibbles ? step / 2 : step), (*half1)[64] = half0 + (nibbles ? 32 : 64);
+  for (int s = 0; s < steps; s += nibbles ? 2 : 1, half0++, half1++) {
+    __m512i w0 = _mm512_loadu_si512((const void *)*half0), w1 = _mm512_loadu_si512((const void *)*half1);
+    if (!nibbles) {
+      qi__panel_step_avx512(w0, w1, step + s, x, n, sum);
+      continue;
+    }
+    qi__panel_step_avx512(_mm512_and_si512(w0, low4), _mm512_and_si512(w1, low4), step + s, x, n, sum);
+    w0 = _mm512_and_si512(_mm512_srli_epi16(w0, 4), low4);
+    w1 = _mm512_and_si512(_mm512_srli_epi16(w1, 4), low4);
+    qi__panel_step_avx512(w0, w1, step + s + 1, x, n, sum);
+  }
+}
+
+QI__INLINE QI__AVX512_VNNI void qi__panel_add_avx512(float *lane, const float *d_w, float d_x, __m512i integers) {
+  __m512 d = _mm512_mul_ps(_mm512_loadu_ps(d_w), _mm512_set1_ps(d_x));
+  _mm512_storeu_ps(lane, _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(integers), _mm512_loadu_ps(lane)));
+}
+
+QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles,
+                                                     const qi__panel_x *x, int n) {
+  const int groups = 256 / plan->format->group;
+  int32_t start[4][16];
+  __m512i total[2][4], sum[2][4];
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    const int16_t *sums = x->sum + (size_t)i * (x->k / 16);
+    qi__group_starts_avx2(plan->offset, plan->format->group, sums, start[i]);
+    total[0][i] = total[1][i] = _mm512_setzero_si512();
+  }
+  for (int g = 0; g < groups; g++) {
+    QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm512_set1_epi32(start[i][g]);
+    qi__panel_steps_avx512(p, nibbles, g * 64 / groups, 64 / groups, x, n, sum);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      __m512i scale = _mm512_loadu_si512((const void *)(p->scale[g] + 16 * h));
+      QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm512_add_epi32(total[h][i], _mm512_mullo_epi32(sum[h][i], scale));
+    }
+  }
+  bool has_min = plan->format->has_min;
+  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) sum[h][i] = _mm512_setzero_si512();
+  if (has_min) {
+    int16_t sums[4][16];
+    QI__UNROLL for (int i = 0; i < n; i++) qi__group_sums_avx2(256 / groups, x->sum + (size_t)i * (x->k / 16), sums[i]);
+    for (int g = 0; g < groups / 2; g++) QI__UNROLL for (int h = 0; h < 2; h++) {
+      __m512i pair = _mm512_loadu_si512((const void *)(p->pair[g] + 16 * h));
+      QI__UNROLL for (int i = 0; i < n; i++)
+        sum[h][i] = _mm512_dpwssd_epi32(sum[h][i], pair, _mm512_set1_epi32(qi__load_4(sums[i] + 2 * g)));
+    }
+  }
+  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
+    float *lane = x->lane + i * QI__Q8_LANES + 16 * h, d_x = x->d[(size_t)i * x->blocks];
+    qi__panel_add_avx512(lane, p->d[0] + 16 * h, d_x, total[h][i]);
+    if (has_min) qi__panel_add_avx512(lane, p->minus_dmin[0] + 16 * h, d_x, sum[h][i]);
+  }
+}
+
+QI__INLINE QI__AVX512_VNNI void qi__panel_32_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles,
+                                                    const qi__panel_x *x, int n_blocks, int n) {
+  for (int b = 0; b < n_blocks; b++) {
+    __m512i total[2][4];
+    int32_t sums[4];
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      const int16_t *sum = x->sum + (size_t)i * (x->k / 16) + 2 * b;
+      sums[i] = sum[0] + sum[1];
+      total[0][i] = total[1][i] = _mm512_set1_epi32(-plan->offset * sums[i]);
+    }
+    qi__panel_steps_avx512(p, nibbles, 8 * b, 8, x, n, total);
+    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
+      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + 16 * h, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
+      qi__panel_add_avx512(lane, p->d[b] + 16 * h, d_x, total[h][i]);
+      if (plan->format->has_min) qi__panel_add_avx512(lane, p->minus_dmin[b] + 16 * h, d_x, _mm512_set1_epi32(sums[i]));
+    }
+  }
+}
+
+QI__INLINE QI__AVX512_VNNI void qi__panel_rows_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x,
+                                                      int n_blocks, int n) {
+  bool short_blocks = plan->format->info.block_len == 32;
+  if (short_blocks && p->nibbles) qi__panel_32_avx512(plan, p, true, x, n_blocks, n);
+  else if (short_blocks) qi__panel_32_avx512(plan, p, false, x, n_blocks, n);
+  else if (p->nibbles) qi__panel_256_avx512(plan, p, true, x, n);
+  else qi__panel_256_avx512(plan, p, false, x, n);
+}
+
+QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
+                                                      size_t n_x, bool two_halves) {
+  (void)two_halves;
+  for (size_t i = 0; i < n_x;) {
+    size_t n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
+    if (n == 4) qi__panel_rows_avx512(plan, p, &x, n_blocks, 4);
+    else if (n == 2) qi__panel_rows_avx512(plan, p, &x, n_blocks, 2);
+    else qi__panel_rows_avx512(plan, p, &x, n_blocks, 1);
+    i += n;
+    x.q += n * x.k;
+    x.sum += n * (x.k / 16);
+    x.d += n * x.blocks;
+    x.lane += n * QI__Q8_LANES;
+  }
+}
+
+// ---- stored panels ----
+
+// Panels of a cache: as few bytes as hold them, the same for all variants. A tile of 32 weight rows is a row of chunks of 256
+// columns, each of these parts one after another:
+//   codes   [rows / 16][k / 4][row % 16, k % 4] code + offset; below 16 in formats with `nibbles`: two steps of k a line, the first
+//           in the low halves of its bytes
+//   scales  int8 [256 / group][32], then mins the same; none in formats with one scale a block, or without mins
+//   d       float32 [256 / block][32], then -dmin the same
+typedef struct qi__q8_stored {
+  bool nibbles;
+  size_t scale, min, d, minus_dmin, bytes; // where parts begin; min = d, minus_dmin = bytes where there are none
+} qi__q8_stored;
+
+QI__FN qi__q8_stored qi__q8_stored_of(const qi__format *f) {
+  qi_format id = qi__format_id(f);
+  qi__q8_stored s;
+  bool scales = f->info.block_len == 256;
+  size_t row = QI__Q8_ROWS, groups = scales ? 256 / (size_t)f->group : 0, floats = 256 / (size_t)f->info.block_len * sizeof(float);
+  s.nibbles = id == QI_FORMAT_Q4_0 || id == QI_FORMAT_Q4_1 || id == QI_FORMAT_Q2_K || id == QI_FORMAT_Q3_K ||
+              id == QI_FORMAT_Q4_K;
+  s.scale = row * (s.nibbles ? 128 : 256);
+  s.min = s.scale + row * groups;
+  s.d = s.min + (f->has_min ? row * groups : 0);
+  s.minus_dmin = s.d + row * floats;
+  s.bytes = s.minus_dmin + (f->has_min ? row * floats : 0);
+  return s;
+}
+
+// Bytes of a chunk; 0 = not for panels.
+QI__FN size_t qi__q8_stored_bytes(const qi__format *f) {
+  return f->wide || !qi__dot_q8_x86_has(qi__format_id(f)) ? 0 : qi__q8_stored_of(f).bytes;
+}
+
+// Groups of one line each from int32 to int8.
+QI__INLINE void qi__store_scales(const int32_t (*src)[QI__Q8_ROWS], size_t n, uint8_t *dst) {
+  for (size_t i = 0; i < n * QI__Q8_ROWS; i++) dst[i] = (uint8_t)src[i / QI__Q8_ROWS][i % QI__Q8_ROWS];
+}
+
+// Chunks of the tile a->w, a->n_w, a->w_stride of rows of k columns to `dst`.
+QI__FN QI__AVX2 void qi__q8_store_avx2(const qi__dot_q8_args *a, size_t k, uint8_t *dst) {
+  qi__q8_panel p;
+  qi__q8_plan plan = qi__q8_plan_of(a->format, true);
+  qi__q8_stored s = qi__q8_stored_of(a->format);
+  memset(&p, 0, sizeof p);
+  for (size_t at = 0; at < k; at += 256, dst += s.bytes) {
+    qi__panel_fill_avx2(a, &plan, at, (int)qi__min_size(8, (k - at) / 32), &p);
+    const uint8_t *line = p.own[0][0][0];
+    for (size_t i = 0; i < 2 * 64 * 64; i += 64)
+      for (size_t j = i; j < i + 64; j += 32) {
+        if (!s.nibbles) qi__store_bytes_avx2(dst + j, qi__bytes_avx2(line + j));
+        else if (i % 128 == 0)
+          qi__store_bytes_avx2(dst + i / 2 + j % 64, _mm256_or_si256(qi__bytes_avx2(line + j),
+                                                                     _mm256_slli_epi16(qi__bytes_avx2(line + j + 64), 4)));
+      }
+    qi__store_scales((const int32_t (*)[QI__Q8_ROWS])p.scale, (s.min - s.scale) / QI__Q8_ROWS, dst + s.scale);
+    for (size_t g = 0; g < (s.d - s.min) / QI__Q8_ROWS; g++)
+      for (size_t r = 0; r < QI__Q8_ROWS; r++) dst[s.min + g * QI__Q8_ROWS + r] = (uint8_t)(p.pair[g / 2][r] >> (g % 2 ? 16 : 0));
+    memcpy(dst + s.d, p.d, s.minus_dmin - s.d);
+    memcpy(dst + s.minus_dmin, p.minus_dmin, s.bytes - s.minus_dmin);
+  }
+}
+
+// Eight int8 as int32.
+QI__INLINE QI__AVX2 __m256i qi__widen_avx2(const uint8_t *src) {
+  return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)src));
+}
+
+// Pairs of int16 from two int32: the first in the low halves.
+QI__INLINE QI__AVX2 __m256i qi__pairs_avx2(__m256i first, __m256i second) {
+  return _mm256_blend_epi16(first, _mm256_slli_epi32(second, 16), 0xaa);
+}
+
+// Codes of a stored chunk to p->own: nibbles to a line each, or the halves of wide codes to a plane each.
+QI__FN QI__AVX2 void qi__panel_load_codes_avx2(const qi__q8_plan *plan, bool nibbles, const uint8_t *src, qi__q8_panel *p) {
+  const __m256i low4 = _mm256_set1_epi8(15);
+  uint8_t *first = p->own[0][0][0], *second = nibbles ? first + 64 : p->own[1][0][0];
+  for (size_t i = 0; i < (nibbles ? 64u : 128u) * 64; i += 32) {
+    __m256i v = qi__bytes_avx2(src + i);
+    size_t to = nibbles ? i / 64 * 128 + i % 64 : i;
+    if (nibbles || plan->planes) {
+      qi__store_bytes_avx2(second + to, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
+      v = _mm256_and_si256(v, low4);
+    }
+    qi__store_bytes_avx2(first + to, v);
+  }
+}
+
+// A stored chunk to a panel. With VNNI (no `pairs`) the codes stay where they are.
+QI__FN QI__AVX2 void qi__panel_load_avx2(const qi__q8_plan *plan, const uint8_t *src, qi__q8_panel *p) {
+  qi__q8_stored s = qi__q8_stored_of(plan->format);
+  size_t groups = (s.min - s.scale) / QI__Q8_ROWS;
+  const uint8_t *pairs = src + (plan->format->has_min ? s.min : s.scale);
+  p->nibbles = s.nibbles && !plan->pairs;
+  p->code = (const uint8_t (*)[64])(plan->pairs ? p->own[0][0][0] : src);
+  if (plan->pairs) qi__panel_load_codes_avx2(plan, s.nibbles, src, p);
+  for (size_t g = 0; g < groups; g++)
+    for (size_t r = 0; r < QI__Q8_ROWS; r += 8) {
+      __m256i v = qi__widen_avx2(src + s.scale + g * QI__Q8_ROWS + r);
+      qi__store_bytes_avx2(p->scale[g] + r, plan->pairs ? qi__pairs_avx2(v, v) : v);
+      if (g % 2 || !(plan->format->has_min || plan->pairs)) continue;
+      const uint8_t *pair = pairs + g * QI__Q8_ROWS + r;
+      qi__store_bytes_avx2(p->pair[g / 2] + r, qi__pairs_avx2(qi__widen_avx2(pair), qi__widen_avx2(pair + QI__Q8_ROWS)));
+    }
+  memcpy(p->d, src + s.d, s.minus_dmin - s.d);
+  memcpy(p->minus_dmin, src + s.minus_dmin, s.bytes - s.minus_dmin);
+}
+
+// ---- all columns ----
+
+// y[r] = qi__sum_lanes of each weight row, r < n_w.
+QI__FN QI__AVX2 void qi__panel_sums_avx2(const float *lane, size_t n_w, float *y) {
+  float sums[QI__Q8_ROWS];
+  for (size_t r = 0; r < n_w; r += 8) {
+    __m256 v[4];
+    QI__UNROLL for (size_t l = 0; l < 4; l++)
+      v[l] = _mm256_add_ps(_mm256_loadu_ps(lane + l * QI__Q8_ROWS + r), _mm256_loadu_ps(lane + (l + 4) * QI__Q8_ROWS + r));
+    _mm256_storeu_ps(sums + r, _mm256_add_ps(_mm256_add_ps(v[0], v[2]), _mm256_add_ps(v[1], v[3])));
+  }
+  memcpy(y, sums, n_w * sizeof *y);
+}
+
+typedef void (*qi__panel_multiply_fn)(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks, size_t n_x,
+                                      bool two_halves);
+
+// All weight rows with n_x rows of activations from `first` on. The panels of a slice lie in the second-level cache; the sums of 16
+// rows stay in the first while the slice passes. stored: a->w is a tile of stored panels (below), else weights as in their file.
+QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, bool stored, qi__panel_multiply_fn multiply,
+                              size_t first, size_t n_x) {
+  qi__q8_panel *panels = (qi__q8_panel *)(void *)a->scratch;
+  float *lanes = a->scratch + QI__Q8_PANELS * QI__Q8_PANEL_FLOATS;
+  size_t k = a->x->k, block = a->x->block;
+  memset(lanes, 0, n_x * QI__Q8_LANES * sizeof *lanes);
+  for (size_t slice = 0; slice < k; slice += 256 * QI__Q8_PANELS) {
+    size_t n_panels = (qi__min_size(256 * QI__Q8_PANELS, k - slice) + 255) / 256;
+    for (size_t c = 0; c < n_panels; c++) {
+      size_t at = slice + 256 * c;
+      if (stored) qi__panel_load_avx2(plan, a->w + at / 256 * a->w_stride, &panels[c]);
+      else qi__panel_fill_avx2(a, plan, at, (int)qi__min_size(8, (k - at) / 32), &panels[c]);
+    }
+    for (size_t i = 0; i < n_x; i += 16)
+      for (size_t c = 0; c < n_panels; c++) {
+        size_t at = slice + 256 * c;
+        qi__q8_chunk q = qi__q8_chunk_at(a->x, a->x_row + first + i, at);
+        float *lane = lanes + i * QI__Q8_LANES + at / block % 8 * QI__Q8_ROWS;
+        qi__panel_x x = {q.q, q.sum, q.d, k, k / block, lane};
+        multiply(plan, &panels[c], x, (int)qi__min_size(8, (k - at) / 32), qi__min_size(16, n_x - i), a->n_w > 16);
+      }
+  }
+  for (size_t i = 0; i < n_x; i++) qi__panel_sums_avx2(lanes + i * QI__Q8_LANES, a->n_w, a->y + (first + i) * a->y_stride);
+}
+
+QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, bool stored, qi__panel_multiply_fn multiply) {
+  qi__q8_plan plan = qi__q8_plan_of(a->format, vnni);
+  for (size_t first = 0; first < a->n_x; first += QI__Q8_BATCH)
+    qi__dot_batch_x86(a, &plan, stored, multiply, first, qi__min_size(QI__Q8_BATCH, a->n_x - first));
+}
+
+// ---- the kernels ----
+
+#define QI__PANEL_FROM 4 // rows of activations from which a panel pays
+
+#define QI__DOT_Q8(isa, vnni, multiply) \
+  QI__FN void qi__dot_q8_##isa(const qi__dot_q8_args *a) { \
+    if (a->n_x >= QI__PANEL_FROM && !a->format->wide) { \
+      qi__dot_panels_x86(a, vnni, false, multiply); \
+      return; \
+    } \
+    qi__dot_q8_args row = *a; \
+    for (size_t i = 0; i < a->n_x; i++, row.x_row++, row.y += a->y_stride) qi__dot_row_##isa(&row); \
+  }
+
+QI__DOT_Q8(avx2, false, qi__panel_multiply_avx2)
+#if defined(QI__HAS_AVX_VNNI)
+QI__DOT_Q8(avx_vnni, false, qi__panel_multiply_avx2) // these need no VNNI
+#endif
+QI__DOT_Q8(avx512, true, qi__panel_multiply_avx512)
+
+QI__FN void qi__dot_stored_avx2(const qi__dot_q8_args *a) { qi__dot_panels_x86(a, false, true, qi__panel_multiply_avx2); }
+QI__FN void qi__dot_stored_avx512(const qi__dot_q8_args *a) { qi__dot_panels_x86(a, true, true, qi__panel_multiply_avx512); }
+
+static const qi__stored_q8_kernels qi__stored_q8_avx2 = {qi__q8_stored_bytes, qi__q8_store_avx2, qi__dot_stored_avx2, 4};
+static const qi__stored_q8_kernels qi__stored_q8_avx512 = {qi__q8_stored_bytes, qi__q8_store_avx2, qi__dot_stored_avx512, 4};
+#endif
+
+#endif // QI__KERNELS_PANEL_Q8_X86_H
+
+#if defined(QI__X86_64)
+
+// Codes are multiplied as u = code + 1, and the sum of the activations is taken off again.
+
+// GCC 12 copies a sum of VNNI twice at each step while its type is that of the intrinsics, a vector of 64-bit integers.
+typedef int qi__i32x8 __attribute__((vector_size(32)));
+typedef int qi__i32x16 __attribute__((vector_size(64)));
+
+QI__INLINE QI__AVX2 int32_t qi__sum_i32_avx2(__m256i v) {
+  __m128i a = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  a = _mm_add_epi32(a, _mm_unpackhi_epi64(a, a));
+  return _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32(a, 1)));
+}
+
+// ---- one row of activations: blocks of a pair of weight rows ----
+
+// Fetches what is used 8 KB later, as much as block b of both rows, into the second-level cache: the first has too few misses at a
+// time for the bandwidth of the memory, and what the processor fetches of its own accord ends with a page. Never faults, also
+// beyond the matrix.
+QI__INLINE QI__AVX2 void qi__prefetch_far_avx2(const qi__ternary_pair *p, size_t b) {
+  size_t n = QI__TERNARY_PAIR * (size_t)p->f->info.block_bytes;
+  uintptr_t ahead = (uintptr_t)p->w[0] + b * n + 8192;
+  QI__UNROLL for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(ahead + i), _MM_HINT_T1);
+}
+
+// lanes[r] = products of row r; their total counts. Blocks from b on, until a scale changes or block `end` is reached: that is
+// returned. Constants where the loops below are inlined.
+typedef size_t (*qi__ternary_lanes_fn)(qi_format id, const qi__ternary_pair *p, size_t b, size_t end, __m256i *lanes);
+
+// Pairs of bits are multiplied where they stand, 1, 4, 16 or 64 times too large; such sums are divided at the end, exactly.
+// low_first: TQ2_0, else I2_S, whose order in a byte is the other way round.
+
+// A block adds up to 4 * 4 * 3 * 127 * 2 = 12192 and 4 * 12 * 127 * 2 = 12192 to an int16, four times its sum.
+QI__INLINE QI__AVX2 size_t qi__ternary_pairs_avx2(bool low_first, const qi__ternary_pair *p, size_t b, size_t end,
+                                                  __m256i *lanes) {
+  const __m256i mask1 = _mm256_set1_epi8(3), mask4 = _mm256_set1_epi8(12), one = _mm256_set1_epi16(1);
+  const int at[4] = {low_first ? 0 : 96, low_first ? 32 : 64, low_first ? 64 : 32, low_first ? 96 : 0}; // of bits 0, 2, 4, 6
+  __m256i total[QI__TERNARY_PAIR], x_sum = _mm256_setzero_si256();
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) total[r] = _mm256_setzero_si256();
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
+    qi__prefetch_far_avx2(p, b);
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+      __m256i sum1 = _mm256_setzero_si256(), sum4 = sum1;
+      QI__UNROLL for (int h = 0; h < 2; h++) {
+        const uint8_t *xh = (const uint8_t *)x + 128 * h;
+        __m256i low = qi__bytes_avx2(w[r] + 32 * (size_t)h), high = _mm256_srli_epi16(low, 4);
+        sum1 = _mm256_add_epi16(sum1, _mm256_maddubs_epi16(_mm256_and_si256(low, mask1), qi__bytes_avx2(xh + at[0])));
+        sum4 = _mm256_add_epi16(sum4, _mm256_maddubs_epi16(_mm256_and_si256(low, mask4), qi__bytes_avx2(xh + at[1])));
+        sum1 = _mm256_add_epi16(sum1, _mm256_maddubs_epi16(_mm256_and_si256(high, mask1), qi__bytes_avx2(xh + at[2])));
+        sum4 = _mm256_add_epi16(sum4, _mm256_maddubs_epi16(_mm256_and_si256(high, mask4), qi__bytes_avx2(xh + at[3])));
+      }
+      total[r] = _mm256_add_epi32(total[r], _mm256_madd_epi16(_mm256_add_epi16(_mm256_slli_epi16(sum1, 2), sum4), one));
+    }
+    x_sum = _mm256_add_epi32(x_sum, _mm256_madd_epi16(qi__bytes_avx2(sum), one));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) lanes[r] = _mm256_sub_epi32(_mm256_srai_epi32(total[r], 2), x_sum);
+  return b;
+}
+
+#if defined(QI__HAS_AVX_VNNI)
+QI__INLINE QI__AVX_VNNI size_t qi__ternary_pairs_avx_vnni(bool low_first, const qi__ternary_pair *p, size_t b, size_t end,
+                                                          __m256i *lanes) {
+  qi__i32x8 total[QI__TERNARY_PAIR][4], minus = {0};
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) QI__UNROLL for (int e = 0; e < 4; e++) total[r][e] = minus;
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
+    qi__prefetch_far_avx2(p, b);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      QI__UNROLL for (int e = 0; e < 4; e++) {
+        __m256i xe = qi__bytes_avx2((const uint8_t *)x + 128 * h + 32 * (low_first ? e : 3 - e));
+        QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+          __m256i pairs = _mm256_and_si256(qi__bytes_avx2(w[r] + 32 * (size_t)h), _mm256_set1_epi8((char)(3 << 2 * e)));
+          total[r][e] = (qi__i32x8)_mm256_dpbusd_avx_epi32((__m256i)total[r][e], pairs, xe);
+        }
+      }
+    }
+    minus = (qi__i32x8)_mm256_dpwssd_avx_epi32((__m256i)minus, qi__bytes_avx2(sum), _mm256_set1_epi16(-1));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+    lanes[r] = (__m256i)minus;
+    QI__UNROLL for (int e = 0; e < 4; e++) lanes[r] = _mm256_add_epi32(lanes[r], _mm256_srai_epi32((__m256i)total[r][e], 2 * e));
+  }
+  return b;
+}
+#endif
+
+// 32 bytes twice: the halves of a register mask different pairs, so that 64 activations in order meet them.
+QI__INLINE QI__AVX512_VNNI size_t qi__ternary_pairs_avx512(bool low_first, const qi__ternary_pair *p, size_t b, size_t end,
+                                                           __m256i *lanes) {
+  __m512i mask[2], shift[2];
+  qi__i32x16 total[QI__TERNARY_PAIR][2][2]; // [row][halves of a block: shorter chains][e]
+  qi__i32x8 minus = {0};
+  QI__UNROLL for (int e = 0; e < 2; e++) {
+    int low = low_first ? 4 * e : 6 - 4 * e, high = low_first ? low + 2 : low - 2;
+    mask[e] = _mm512_inserti64x4(_mm512_set1_epi8((char)(3 << low)), _mm256_set1_epi8((char)(3 << high)), 1);
+    shift[e] = _mm512_inserti64x4(_mm512_set1_epi32(low), _mm256_set1_epi32(high), 1);
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) total[r][0][e] = total[r][1][e] = (qi__i32x16)_mm512_setzero_si512();
+  }
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
+    qi__prefetch_far_avx2(p, b);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      QI__UNROLL for (int e = 0; e < 2; e++) {
+        __m512i xe = _mm512_loadu_si512((const void *)(x + 128 * h + 64 * e));
+        QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+          __m512i v = _mm512_broadcast_i64x4(qi__bytes_avx2(w[r] + 32 * (size_t)h));
+          total[r][h][e] = (qi__i32x16)_mm512_dpbusd_epi32((__m512i)total[r][h][e], _mm512_and_si512(v, mask[e]), xe);
+        }
+      }
+    }
+    minus = (qi__i32x8)_mm256_dpwssd_epi32((__m256i)minus, qi__bytes_avx2(sum), _mm256_set1_epi16(-1));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+    __m512i all = _mm512_add_epi32(_mm512_srav_epi32((__m512i)(total[r][0][0] + total[r][1][0]), shift[0]),
+                                   _mm512_srav_epi32((__m512i)(total[r][0][1] + total[r][1][1]), shift[1]));
+    lanes[r] = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+    lanes[r] = _mm256_add_epi32(lanes[r], (__m256i)minus);
+  }
+  return b;
+}
+
+// ---- TQ1_0 ----
+
+QI__INLINE QI__AVX2 __m256i qi__times3_avx2(__m256i v) { return _mm256_add_epi8(_mm256_add_epi8(v, v), v); }
+
+// 16 bytes of each row: row 0 in the lower half.
+QI__INLINE QI__AVX2 __m256i qi__both_rows_avx2(__m128i row0, __m128i row1) {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(row0), row1, 1);
+}
+
+// Bytes 32..47 of a block of both rows.
+QI__INLINE QI__AVX2 __m256i qi__tq1_0_middle_avx2(const uint8_t *w0, const uint8_t *w1) {
+  return qi__both_rows_avx2(_mm_loadu_si128((const __m128i *)(const void *)(w0 + 32)),
+                            _mm_loadu_si128((const __m128i *)(const void *)(w1 + 32)));
+}
+
+// The fractions of the four digits of bytes 48..51, digit by digit, of both rows; `top` is added to the bytes.
+QI__INLINE QI__AVX2 __m256i qi__tq1_0_rest_avx2(const uint8_t *w0, const uint8_t *w1, uint32_t top) {
+  const __m256i odd = _mm256_set1_epi64x((long long)0xffffffff00000000u);
+  uint32_t rest0 = qi__load_u32(w0 + 48) ^ top, rest1 = qi__load_u32(w1 + 48) ^ top;
+  __m256i v = qi__both_rows_avx2(_mm_set1_epi32((int)rest0), _mm_set1_epi32((int)rest1));
+  v = _mm256_blendv_epi8(v, qi__times3_avx2(v), odd); // times 1 3 1 3
+  return _mm256_blend_epi32(v, qi__times3_avx2(qi__times3_avx2(v)), 0xcc);
+}
+
+// 16 activations for both rows.
+QI__INLINE QI__AVX2 __m256i qi__x_twice_avx2(const int8_t *x) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)x));
+}
+
+// The digits of fractions + 128: 1 from 86 and 2 from 171 on.
+QI__INLINE QI__AVX2 __m256i qi__ternary_digits_avx2(__m256i f) {
+  __m256i from1 = _mm256_cmpgt_epi8(f, _mm256_set1_epi8(85 - 128)), from2 = _mm256_cmpgt_epi8(f, _mm256_set1_epi8(170 - 128));
+  return _mm256_abs_epi8(_mm256_add_epi8(from1, from2));
+}
+
+// The halves of v, which belong to two rows, to lanes of each.
+QI__INLINE QI__AVX2 void qi__add_halves_avx2(__m256i v, __m256i *lanes) {
+  const __m256i zero = _mm256_setzero_si256();
+  lanes[0] = _mm256_add_epi32(lanes[0], _mm256_blend_epi32(v, zero, 0xf0));
+  lanes[1] = _mm256_add_epi32(lanes[1], _mm256_blend_epi32(v, zero, 0x0f));
+}
+
+// Fractions have 128 added, which three times as much keeps modulo 256. A block adds up to 6 * 2 * 2 * 127 to an int16.
+QI__INLINE QI__AVX2 size_t qi__ternary_tq1_0_avx2(const qi__ternary_pair *p, size_t b, size_t end, __m256i *lanes) {
+  const __m256i one = _mm256_set1_epi16(1), top = _mm256_set1_epi8((char)-128);
+  __m256i both = _mm256_setzero_si256();
+  lanes[0] = lanes[1] = both;
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
+    qi__prefetch_far_avx2(p, b);
+    __m256i v[QI__TERNARY_PAIR], total[QI__TERNARY_PAIR], x_sum = qi__bytes_avx2(sum);
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+      v[r] = _mm256_xor_si256(qi__bytes_avx2(w[r]), top);
+      total[r] = _mm256_sub_epi16(_mm256_setzero_si256(), x_sum);
+    }
+    QI__UNROLL for (int digit = 0; digit < 5; digit++) {
+      QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+        __m256i xd = qi__bytes_avx2((const uint8_t *)x + 32 * digit);
+        total[r] = _mm256_add_epi16(total[r], _mm256_maddubs_epi16(qi__ternary_digits_avx2(v[r]), xd));
+        if (digit < 4) v[r] = qi__times3_avx2(v[r]);
+      }
+    }
+    __m256i rest = qi__ternary_digits_avx2(qi__tq1_0_rest_avx2(w[0], w[1], 0x80808080u));
+    __m256i middle = _mm256_xor_si256(qi__tq1_0_middle_avx2(w[0], w[1]), top);
+    rest = _mm256_maddubs_epi16(rest, qi__x_twice_avx2(x + 240));
+    QI__UNROLL for (int digit = 0; digit < 5; digit++) {
+      __m256i xd = qi__x_twice_avx2(x + 160 + 16 * digit);
+      rest = _mm256_add_epi16(rest, _mm256_maddubs_epi16(qi__ternary_digits_avx2(middle), xd));
+      if (digit < 4) middle = qi__times3_avx2(middle);
+    }
+    both = _mm256_add_epi32(both, _mm256_madd_epi16(rest, one));
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) lanes[r] = _mm256_add_epi32(lanes[r], _mm256_madd_epi16(total[r], one));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  qi__add_halves_avx2(both, lanes);
+  return b;
+}
+
+// A digit is (3 f - next f) / 256 of fractions that follow each other: two products, and no comparing.
+QI__INLINE QI__AVX2 size_t qi__ternary_tq1_0_vnni(qi__step_fn bytes, qi__step_fn words, const qi__ternary_pair *p, size_t b,
+                                                  size_t end, __m256i *lanes) {
+  qi__i32x8 now[QI__TERNARY_PAIR][2], next[QI__TERNARY_PAIR][2], now2[2], next2[2], minus = {0}; // [2]: odd digits, shorter chains
+  QI__UNROLL for (int e = 0; e < 2; e++) now[0][e] = now[1][e] = next[0][e] = next[1][e] = now2[e] = next2[e] = minus;
+  do {
+    const int8_t *x = p->x + 256 * b;
+    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
+    qi__prefetch_far_avx2(p, b);
+    __m256i v[QI__TERNARY_PAIR] = {qi__bytes_avx2(w[0]), qi__bytes_avx2(w[1])};
+    QI__UNROLL for (int digit = 0; digit < 5; digit++) {
+      __m256i xd = qi__bytes_avx2((const uint8_t *)x + 32 * digit);
+      QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+        now[r][digit % 2] = (qi__i32x8)bytes((__m256i)now[r][digit % 2], v[r], xd);
+        v[r] = qi__times3_avx2(v[r]);
+        next[r][digit % 2] = (qi__i32x8)bytes((__m256i)next[r][digit % 2], v[r], xd);
+      }
+    }
+    __m256i both = qi__tq1_0_middle_avx2(w[0], w[1]);
+    QI__UNROLL for (int digit = 0; digit < 6; digit++) {
+      __m256i xd = qi__x_twice_avx2(x + 160 + 16 * digit);
+      if (digit == 5) both = qi__tq1_0_rest_avx2(w[0], w[1], 0);
+      now2[digit % 2] = (qi__i32x8)bytes((__m256i)now2[digit % 2], both, xd);
+      both = qi__times3_avx2(both);
+      next2[digit % 2] = (qi__i32x8)bytes((__m256i)next2[digit % 2], both, xd);
+    }
+    minus = (qi__i32x8)words((__m256i)minus, qi__bytes_avx2(sum), _mm256_set1_epi16(-1));
+  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+    qi__i32x8 all = 3 * (now[r][0] + now[r][1]) - (next[r][0] + next[r][1]);
+    lanes[r] = _mm256_add_epi32(_mm256_srai_epi32((__m256i)all, 8), (__m256i)minus);
+  }
+  qi__add_halves_avx2(_mm256_srai_epi32((__m256i)(3 * (now2[0] + now2[1]) - (next2[0] + next2[1])), 8), lanes);
+  return b;
+}
+
+
+// ---- one row of activations: all runs ----
+
+QI__INLINE QI__AVX2 size_t qi__ternary_lanes_avx2(qi_format id, const qi__ternary_pair *p, size_t b, size_t end, __m256i *lanes) {
+  if (id == QI_FORMAT_TQ1_0) return qi__ternary_tq1_0_avx2(p, b, end, lanes);
+  return qi__ternary_pairs_avx2(id == QI_FORMAT_TQ2_0, p, b, end, lanes);
+}
+#if defined(QI__HAS_AVX_VNNI)
+QI__INLINE QI__AVX_VNNI size_t qi__ternary_lanes_avx_vnni(qi_format id, const qi__ternary_pair *p, size_t b, size_t end,
+                                                          __m256i *lanes) {
+  if (id == QI_FORMAT_TQ1_0) return qi__ternary_tq1_0_vnni(qi__step_bytes_avx_vnni, qi__words_avx_vnni, p, b, end, lanes);
+  return qi__ternary_pairs_avx_vnni(id == QI_FORMAT_TQ2_0, p, b, end, lanes);
+}
+#endif
+QI__INLINE QI__AVX512_VNNI size_t qi__ternary_lanes_avx512(qi_format id, const qi__ternary_pair *p, size_t b, size_t end,
+                                                           __m256i *lanes) {
+  if (id == QI_FORMAT_TQ1_0) return qi__ternary_tq1_0_vnni(qi__step_bytes_avx512, qi__words_avx512, p, b, end, lanes);
+  return qi__ternary_pairs_avx512(id == QI_FORMAT_TQ2_0, p, b, end, lanes);
+}
+
+// From block b on: as far as no scale changes, or eight blocks if one does soon. Returns how far.
+QI__INLINE QI__AVX2 size_t qi__ternary_step_avx2(qi_format id, qi__ternary_lanes_fn lanes, qi__ternary_pair *p, size_t b) {
+  __m256i sum[QI__TERNARY_PAIR], blocks[QI__TERNARY_PAIR][8];
+  size_t end = qi__min_size(p->n_blocks, b / QI__TERNARY_RUN * QI__TERNARY_RUN + QI__TERNARY_RUN);
+  if (end - b < 8 || !(qi__ternary_pair_changes(p, b) || qi__ternary_pair_changes(p, b + 1))) {
+    end = lanes(id, p, b, end, sum);
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++)
+      qi__ternary_pair_add(p, r, qi__sum_i32_avx2(sum[r]), end - 1, qi__half_avx2);
+    return end;
+  }
+  for (size_t j = 0; j < 8; j++) {
+    lanes(id, p, b + j, b + j + 1, sum);
+    blocks[0][j] = sum[0];
+    blocks[1][j] = sum[1];
+  }
+  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+    int32_t total[8];
+    qi__store_bytes_avx2(total, qi__fold8_avx2(blocks[r]));
+    for (size_t j = 0; j < 8; j++) qi__ternary_pair_add(p, r, total[j], b + j, qi__half_avx2);
+  }
+  return b + 8;
+}
+
+QI__INLINE QI__AVX2 void qi__ternary_rows_avx2(qi_format id, qi__ternary_lanes_fn lanes, const qi__dot_q8_args *a) {
+  for (size_t r = 0; r < a->n_w; r += QI__TERNARY_PAIR) {
+    qi__ternary_pair p = qi__ternary_pair_of(id, a, r);
+    for (size_t i = 0; i < a->n_x; i++) {
+      qi__ternary_pair_start(&p, a->x, a->x_row + i);
+      for (size_t b = 0; b < p.n_blocks;) b = qi__ternary_step_avx2(id, lanes, &p, b);
+      qi__ternary_pair_finish(&p, a, r, a->y + i * a->y_stride);
+    }
+  }
+}
+
+#define QI__TERNARY_ROW(isa, target) \
+  QI__FN target void qi__ternary_row_##isa(const qi__dot_q8_args *a) { \
+    qi_format id = qi__format_id(a->format); \
+    if (id == QI_FORMAT_TQ1_0) qi__ternary_rows_avx2(QI_FORMAT_TQ1_0, qi__ternary_lanes_##isa, a); \
+    else if (id == QI_FORMAT_TQ2_0) qi__ternary_rows_avx2(QI_FORMAT_TQ2_0, qi__ternary_lanes_##isa, a); \
+    else qi__ternary_rows_avx2(QI_FORMAT_I2_S, qi__ternary_lanes_##isa, a); \
+  }
+QI__TERNARY_ROW(avx2, QI__AVX2)
+#if defined(QI__HAS_AVX_VNNI)
+QI__TERNARY_ROW(avx_vnni, QI__AVX_VNNI)
+#endif
+QI__TERNARY_ROW(avx512, QI__AVX512_VNNI)
+#undef QI__TERNARY_ROW
+
+// ---- many rows of activations ----
+
+// The panel holds u: [block][rows / 16][k / 4][row % 16, k % 4].
+#define QI__TERNARY_HALF (64 * 64) // bytes of 16 rows of a block
+
+QI__INLINE QI__AVX2 void qi__ternary_codes_avx2(qi_format id, const uint8_t *const *w, uint8_t (*codes)[256]) {
+  for (int r = 0; r < 8; r++)
+    QI__UNROLL for (int g = 0; g < 8; g++)
+      qi__store_bytes_avx2(codes[r] + 32 * g, _mm256_add_epi8(qi__codes_avx2(id, w[r], g, NULL), _mm256_set1_epi8(1)));
+}
+
+QI__FN QI__AVX2 void qi__ternary_pack_avx2(qi_format id, const uint8_t *const *w, size_t r, uint8_t *code) {
+  uint8_t codes[8][256];
+  if (id == QI_FORMAT_TQ1_0) qi__ternary_codes_avx2(QI_FORMAT_TQ1_0, w, codes);
+  else if (id == QI_FORMAT_TQ2_0) qi__ternary_codes_avx2(QI_FORMAT_TQ2_0, w, codes);
+  else qi__ternary_codes_avx2(QI_FORMAT_I2_S, w, codes);
+  qi__panel_interleave_avx2(codes, code + r / 16 * QI__TERNARY_HALF + r / 8 % 2 * 32);
+}
+
+QI__FN QI__AVX2 void qi__ternary_take_avx2(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x,
+                                           qi__ternary_state *s) {
+  for (size_t r = 0; r < QI__Q8_ROWS; r += 8) {
+    __m256i total = _mm256_add_epi32(qi__bytes_avx2((const uint8_t *)(s->total + r)), qi__bytes_avx2((const uint8_t *)(sums + r)));
+    total = _mm256_sub_epi32(total, _mm256_set1_epi32(x_sum));
+    __m256i ends = qi__bytes_avx2((const uint8_t *)(p->ends[b] + r));
+    __m256 y = _mm256_loadu_ps(s->y + r), d = _mm256_mul_ps(_mm256_loadu_ps(p->d[b] + r), _mm256_set1_ps(d_x));
+    __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(total), y);
+    _mm256_storeu_ps(s->y + r, _mm256_blendv_ps(y, sum, _mm256_castsi256_ps(ends)));
+    qi__store_bytes_avx2(s->total + r, _mm256_andnot_si256(ends, total));
+  }
+}
+
+QI__FN QI__AVX2 int32_t qi__ternary_x_sum_avx2(const int16_t *sum, size_t n_blocks) {
+  __m256i all = _mm256_setzero_si256();
+  for (size_t b = 0; b < n_blocks; b++)
+    all = _mm256_add_epi32(all, _mm256_madd_epi16(qi__bytes_avx2((const uint8_t *)(sum + 16 * b)), _mm256_set1_epi16(1)));
+  return qi__sum_i32_avx2(all);
+}
+
+// 16 weight rows (`half`) with n rows of activations; n is a constant where this is inlined. AVX2 adds products in int16 for half a
+// block: 32 * 2 * 3 * 127 < 2^15.
+QI__INLINE QI__AVX2 void qi__ternary_tile_avx2(bool vnni, qi__step_fn bytes, const uint8_t *code, size_t n_blocks, int half,
+                                               const int8_t *x, size_t k, int n, int32_t (*sums)[QI__Q8_ROWS]) {
+  __m256i total[2][4];
+  QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm256_setzero_si256();
+  for (size_t part = 0; part < 2 * n_blocks; part++, x += 128) {
+    const uint8_t *w = code + (part / 2 * 2 + (size_t)half) * QI__TERNARY_HALF + part % 2 * (QI__TERNARY_HALF / 2);
+    __m256i pairs[2][4];
+    QI__UNROLL for (int i = 0; i < n; i++) pairs[0][i] = pairs[1][i] = _mm256_setzero_si256();
+    for (int s = 0; s < 32; s++, w += 64) {
+      __m256i w0 = qi__bytes_avx2(w), w1 = qi__bytes_avx2(w + 32);
+      QI__UNROLL for (int i = 0; i < n; i++) {
+        __m256i v = _mm256_set1_epi32(qi__load_4(x + (size_t)i * k + 4 * s));
+        if (vnni) {
+          total[0][i] = bytes(total[0][i], w0, v);
+          total[1][i] = bytes(total[1][i], w1, v);
+        } else {
+          pairs[0][i] = _mm256_add_epi16(pairs[0][i], _mm256_maddubs_epi16(w0, v));
+          pairs[1][i] = _mm256_add_epi16(pairs[1][i], _mm256_maddubs_epi16(w1, v));
+        }
+      }
+    }
+    if (vnni) continue;
+    QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
+      total[h][i] = _mm256_add_epi32(total[h][i], _mm256_madd_epi16(pairs[h][i], _mm256_set1_epi16(1)));
+  }
+  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
+    qi__store_bytes_avx2(sums[i] + 16 * half + 8 * h, total[h][i]);
+}
+
+QI__INLINE QI__AVX2 void qi__ternary_tiles_avx2(bool vnni, qi__step_fn bytes, const uint8_t *code, size_t n_blocks, const int8_t *x,
+                                                size_t k, size_t n_x, int32_t (*sums)[QI__Q8_ROWS]) {
+  size_t i = 0;
+  for (; i + 4 <= n_x; i += 4)
+    for (int half = 0; half < 2; half++) qi__ternary_tile_avx2(vnni, bytes, code, n_blocks, half, x + i * k, k, 4, sums + i);
+  for (; i < n_x; i++)
+    for (int half = 0; half < 2; half++) qi__ternary_tile_avx2(vnni, bytes, code, n_blocks, half, x + i * k, k, 1, sums + i);
+}
+
+QI__FN QI__AVX2 void qi__ternary_multiply_avx2(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
+                                               int32_t (*sums)[QI__Q8_ROWS]) {
+  qi__ternary_tiles_avx2(false, qi__step_bytes_avx2, code, n_blocks, x, k, n_x, sums);
+}
+#if defined(QI__HAS_AVX_VNNI)
+QI__FN QI__AVX_VNNI void qi__ternary_multiply_avx_vnni(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
+                                                       int32_t (*sums)[QI__Q8_ROWS]) {
+  qi__ternary_tiles_avx2(true, qi__step_bytes_avx_vnni, code, n_blocks, x, k, n_x, sums);
+}
+#endif
+
+// 32 weight rows with n rows of activations; n is a constant where this is inlined.
+QI__INLINE QI__AVX512_VNNI void qi__ternary_tile_avx512(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, int n,
+                                                        int32_t (*sums)[QI__Q8_ROWS]) {
+  __m512i total[2][8];
+  QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm512_setzero_si512();
+  for (size_t b = 0; b < n_blocks; b++, code += QI__TERNARY_HALF)
+    for (int s = 0; s < 64; s++, x += 4, code += 64) {
+      __m512i w0 = _mm512_loadu_si512((const void *)code), w1 = _mm512_loadu_si512((const void *)(code + QI__TERNARY_HALF));
+      QI__UNROLL for (int i = 0; i < n; i++) {
+        __m512i v = _mm512_set1_epi32(qi__load_4(x + (size_t)i * k));
+        total[0][i] = _mm512_dpbusd_epi32(total[0][i], w0, v);
+        total[1][i] = _mm512_dpbusd_epi32(total[1][i], w1, v);
+      }
+    }
+  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
+    _mm512_storeu_si512((void *)(sums[i] + 16 * h), total[h][i]);
+}
+
+QI__FN QI__AVX512_VNNI void qi__ternary_multiply_avx512(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
+                                                        int32_t (*sums)[QI__Q8_ROWS]) {
+  for (size_t i = 0; i < n_x;) {
+    size_t n = n_x - i >= 8 ? 8 : n_x - i >= 4 ? 4 : 1;
+    if (n == 8) qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 8, sums + i);
+    else if (n == 4) qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 4, sums + i);
+    else qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 1, sums + i);
+    i += n;
+  }
+}
+
+// ---- AMX ----
+
+#if defined(QI__HAS_AMX)
+
+// Tiles of the panel as they lie there, 16 weight rows and 64 columns each; tiles of activations from their rows. The
+// configuration is that of n_x rows.
+QI__INLINE QI__AMX void qi__ternary_tiles_amx(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
+                                              int32_t (*sums)[QI__Q8_ROWS]) {
+  const bool two = n_x > 16;
+  QI__TILE_BARRIER();
+  _tile_zero(0);
+  _tile_zero(1);
+  if (two) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (size_t b = 0; b < n_blocks; b++, code += QI__TERNARY_HALF)
+    for (int part = 0; part < 4; part++, code += QI__TERNARY_HALF / 4, x += 64) {
+      _tile_loadd(6, code, 64);
+      _tile_loadd(7, code + QI__TERNARY_HALF, 64);
+      _tile_loadd(4, x, k);
+      _tile_dpbsud(0, 4, 6);
+      _tile_dpbsud(1, 4, 7);
+      if (two) {
+        _tile_loadd(5, x + 16 * k, k);
+        _tile_dpbsud(2, 5, 6);
+        _tile_dpbsud(3, 5, 7);
+      }
+    }
+  _tile_stored(0, sums[0], sizeof sums[0]);
+  _tile_stored(1, sums[0] + 16, sizeof sums[0]);
+  if (two) {
+    _tile_stored(2, sums[16], sizeof sums[0]);
+    _tile_stored(3, sums[16] + 16, sizeof sums[0]);
+  }
+  QI__TILE_BARRIER();
+}
+
+QI__FN QI__AMX void qi__ternary_multiply_amx(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
+                                             int32_t (*sums)[QI__Q8_ROWS]) {
+  qi__tiles_begin(n_x);
+  qi__ternary_tiles_amx(code, n_blocks, x, k, n_x, sums);
+  _tile_release();
+}
+#endif
+
+// ---- the kernels ----
+
+#define QI__DOT_TERNARY(isa, row) \
+  QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
+    static const qi__ternary_kernels kernels = {qi__ternary_pack_avx2, qi__ternary_multiply_##isa, qi__ternary_take_avx2, \
+                                                qi__ternary_x_sum_avx2}; \
+    if (a->n_x >= QI__PANEL_FROM) qi__dot_ternary_panels(&kernels, a); \
+    else row(a); \
+  }
+QI__DOT_TERNARY(avx2, qi__ternary_row_avx2)
+#if defined(QI__HAS_AVX_VNNI)
+QI__DOT_TERNARY(avx_vnni, qi__ternary_row_avx_vnni)
+#endif
+QI__DOT_TERNARY(avx512, qi__ternary_row_avx512)
+#if defined(QI__HAS_AMX)
+QI__DOT_TERNARY(amx, qi__ternary_row_avx512)
+#endif
+#undef QI__DOT_TERNARY
+#endif
+
+#endif // QI__KERNELS_DOT_TERNARY_X86_H
+
+// One pointer a kernel family; contracts stand at the reference of each.
+typedef struct qi__kernels {
+  void (*quantize_q8)(const float *x, const qi__q8 *out, size_t row);
+  qi__dot_float_fn dot_float[QI_FORMAT_BF16 + 1]; // by format of the weights: F32, F16, BF16
+  qi__dot_q8_fn dot_q8[QI_FORMAT_COUNT]; // NULL for float formats
+  void (*dequantize[QI_FORMAT_COUNT])(const qi__format *f, const uint8_t *src, float *dst, size_t n);
+  void (*rms_norm)(const float *x, const float *w, float eps, size_t n, float *y);
+  void (*add)(const float *x, size_t n, float *y);
+  void (*swiglu)(const float *gate, const float *up, size_t n, float *y);
+  void (*rope)(float *x, const float *cos_sin, size_t n_pairs, bool neighbours);
+  void (*round_bf16)(const float *x, size_t n, float *y);
+  void (*to_f16)(const float *x, size_t n, uint16_t *y);
+  void (*attention_scores)(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score);
+  float (*attention_softmax)(float *score, size_t begin, size_t end, size_t n, float *max);
+  void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
+                           float *out);
+  void (*attention_join)(const float *max, const float *sum, size_t n, const qi__softmax_state *all);
+  void (*attention_blend)(const float *piece, const float *keep, const float *add, size_t n, size_t dim, float *values);
+  void (*attention_panel)(const void *b, size_t b_step, size_t n, size_t n_lanes, bool half, bool finite,
+                          uint16_t *panel); // NULL: prompts have no attention on a matrix unit
+  bool matrix_unit;      // bf16 runs on one
+  qi__bf16_kernels bf16; // all NULL where there are no such instructions
+  qi__stored_q8_kernels stored_q8;
+} qi__kernels;
+
+QI__FN void qi__kernels_init_ref(qi__kernels *k) {
+  memset(k, 0, sizeof *k);
+  k->quantize_q8 = qi__quantize_q8_ref;
+  k->dot_float[QI_FORMAT_F32] = qi__dot_f32_ref;
+  k->dot_float[QI_FORMAT_F16] = qi__dot_f16_ref;
+  k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_ref;
+  for (int f = 1; f < QI_FORMAT_COUNT; f++) {
+    if (qi__formats[f].unpack) k->dot_q8[f] = qi__formats[f].ternary ? qi__dot_ternary_ref : qi__dot_q8_ref;
+    k->dequantize[f] = qi__dequantize_blocks;
+  }
+  k->rms_norm = qi__rms_norm_ref;
+  k->add = qi__add_ref;
+  k->swiglu = qi__swiglu_ref;
+  k->rope = qi__rope_ref;
+  k->round_bf16 = qi__round_bf16_ref;
+  k->to_f16 = qi__to_f16_ref;
+  k->attention_scores = qi__attention_scores_ref;
+  k->attention_softmax = qi__attention_softmax_ref;
+  k->attention_values = qi__attention_values_ref;
+  k->attention_join = qi__attention_join_ref;
+  k->attention_blend = qi__attention_blend_ref;
+}
+
+#if defined(QI__X86_64)
+QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot, qi__dot_q8_fn dot_ternary) {
+  for (int f = 1; f < QI_FORMAT_COUNT; f++) {
+    if (qi__formats[f].ternary) k->dot_q8[f] = dot_ternary;
+    else if (qi__dot_q8_x86_has((qi_format)f)) k->dot_q8[f] = dot;
+  }
+}
+
+QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
+  k->quantize_q8 = qi__quantize_q8_avx2;
+  qi__kernels_set_dot_q8(k, qi__dot_q8_avx2, qi__dot_ternary_avx2);
+  k->stored_q8 = qi__stored_q8_avx2;
+  k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx2;
+  k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx2;
+  k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx2;
+  k->rms_norm = qi__rms_norm_avx2;
+  k->add = qi__add_avx2;
+  k->swiglu = qi__swiglu_avx2;
+  k->rope = qi__rope_avx2;
+  k->round_bf16 = qi__round_bf16_avx2;
+  k->to_f16 = qi__to_f16_avx2;
+  k->attention_scores = qi__attention_scores_avx2;
+  k->attention_softmax = qi__attention_softmax_avx2;
+  k->attention_values = qi__attention_values_avx2;
+  k->attention_join = qi__attention_join_avx2;
+  k->attention_blend = qi__attention_blend_avx2;
+  for (int f = QI_FORMAT_F32; f < QI_FORMAT_COUNT; f++) k->dequantize[f] = qi__dequantize_avx2;
+  k->dequantize[QI_FORMAT_F32] = qi__dequantize_f32_x86;
+  k->dequantize[QI_FORMAT_F16] = qi__dequantize_f16_avx2;
+  k->dequantize[QI_FORMAT_BF16] = qi__dequantize_bf16_avx2;
+}
+
+QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
+  qi__kernels_set_dot_q8(k, qi__dot_q8_avx512, qi__dot_ternary_avx512);
+  k->stored_q8 = qi__stored_q8_avx512;
+  k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx512;
+  k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx512;
+  k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx512;
+  k->swiglu = qi__swiglu_avx512;
+  k->attention_scores = qi__attention_scores_avx512;
+  k->attention_softmax = qi__attention_softmax_avx512;
+  k->attention_values = qi__attention_values_avx512;
+}
+
+#if defined(QI__HAS_AMX)
+QI__FN void qi__kernels_init_amx(qi__kernels *k) {
+  k->bf16 = qi__bf16_amx;
+  k->matrix_unit = true;
+  for (int f = 1; f < QI_FORMAT_COUNT; f++)
+    if (qi__formats[f].ternary) k->dot_q8[f] = qi__dot_ternary_amx;
+}
+#endif
+#elif defined(QI__ARM64)
+QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot, qi__dot_q8_fn dot_ternary) {
+  for (int f = 1; f < QI_FORMAT_COUNT; f++) {
+    if (qi__formats[f].ternary) k->dot_q8[f] = dot_ternary;
+    else if (qi__formats[f].unpack && !qi__formats[f].wide) k->dot_q8[f] = dot;
+  }
+}
+
+QI__FN void qi__kernels_init_neon(qi__kernels *k) {
+  k->quantize_q8 = qi__quantize_q8_neon;
+  qi__kernels_set_dot_q8(k, qi__dot_q8_neon, qi__dot_ternary_neon);
+  k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_neon;
+  k->dot_float[QI_FORMAT_F32] = qi__dot_f32_neon;
+  k->dot_float[QI_FORMAT_F16] = qi__dot_f16_neon;
+  k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_neon;
+  k->rms_norm = qi__rms_norm_neon;
+  k->add = qi__add_neon;
+  k->swiglu = qi__swiglu_neon;
+  k->rope = qi__rope_neon;
+  k->round_bf16 = qi__round_bf16_neon;
+  k->to_f16 = qi__to_f16_neon;
+  k->attention_scores = qi__attention_scores_neon;
+  k->attention_softmax = qi__attention_softmax_neon;
+  k->attention_values = qi__attention_values_neon;
+  k->attention_join = qi__attention_join_neon;
+  k->attention_blend = qi__attention_blend_neon;
+  for (int f = QI_FORMAT_F32; f < QI_FORMAT_COUNT; f++)
+    if (qi__dequantize_neon_has((qi_format)f)) k->dequantize[f] = qi__dequantize_neon;
+  k->dequantize[QI_FORMAT_F32] = qi__dequantize_f32_neon;
+  k->dequantize[QI_FORMAT_F16] = qi__dequantize_f16_neon;
+  k->dequantize[QI_FORMAT_BF16] = qi__dequantize_bf16_neon;
+}
+#endif
+
+// References first; then each variant that `cpu` allows replaces what it improves.
+QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
+  qi__kernels_init_ref(k);
+#if defined(QI__X86_64)
+  if (cpu->avx2) qi__kernels_init_avx2(k);
+#if defined(QI__HAS_AVX_VNNI)
+  if (cpu->avx_vnni) qi__kernels_set_dot_q8(k, qi__dot_q8_avx_vnni, qi__dot_ternary_avx_vnni);
+#endif
+  if (cpu->avx512) qi__kernels_init_avx512(k);
+  if (cpu->avx512_vbmi) k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_vbmi;
+#if defined(QI__HAS_AVX512_BF16)
+  if (cpu->avx512_bf16) k->bf16 = qi__bf16_avx512;
+  if (cpu->avx512_bf16) k->attention_panel = qi__attention_panel_avx512;
+#endif
+#if defined(QI__HAS_AMX)
+  if (cpu->amx) qi__kernels_init_amx(k);
+#endif
+#elif defined(QI__ARM64)
+  if (cpu->neon) qi__kernels_init_neon(k);
+  if (cpu->dotprod) {
+    qi__kernels_set_dot_q8(k, qi__dot_q8_dotprod, qi__dot_ternary_dotprod);
+    k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_dotprod;
+  }
+#if defined(QI__HAS_I8MM)
+  if (cpu->i8mm) qi__kernels_set_dot_q8(k, qi__dot_q8_i8mm, qi__dot_ternary_i8mm);
+#endif
+#if defined(QI__HAS_NEON_BF16)
+  if (cpu->i8mm) k->bf16 = qi__bf16_neon;
+#endif
+#else
+  (void)cpu;
+#endif
+}
+
+#endif // QI__KERNELS_TABLE_H
+
+// Work is handed out in tiles of this many weight rows. No result depends on it.
+#define QI__TILE_ROWS 32
+#define QI__FLOAT_ROWS 16 // of these as float32 at a time
+
+QI__STATIC_ASSERT(QI__TILE_ROWS == QI__BF16_ROWS && QI__TILE_ROWS == QI__Q8_ROWS, tile_rows);
+
+typedef enum qi__arithmetic { QI__INTEGER, QI__FLOAT, QI__BF16, QI__ARITHMETICS } qi__arithmetic;
+
+// A matrix in the form that an arithmetic multiplies without unpacking, in tiles of QI__TILE_ROWS rows; the last may be less. The
+// results have the same bits.
+//   FLOAT    rows of float32, qi__float_stride apart
+//   BF16     panels as in bf16.h, slice after slice; where there are no instructions for bfloat16, rows of it
+//   INTEGER  as qi__stored_q8_kernels says
+typedef struct qi__form {
+  const uint8_t *data; // tiles 0..n_tiles-1
+  size_t n_tiles, tile_bytes;
+} qi__form;
+
+typedef struct qi__forms {
+  qi__bf16_kernels bf16; // whose layout panels have
+  qi__form of[QI__ARITHMETICS];
+} qi__forms;
+
+// A weight matrix [n_rows, n_cols]: each row gives one output.
+typedef struct qi__weight {
+  qi_format id;
+  const qi__format *format;
+  const uint8_t *data;
+  size_t n_rows, n_cols, row_bytes;
+  const float *bias; // [n_rows], or NULL
+  const qi__forms *forms; // ready to be multiplied, or NULL
+} qi__weight;
+
+// The rule of qi_path in api.h. Float formats have no integer form: INTEGER multiplies them in float32. Many rows in bfloat16 are
+// faster than in integers only where a matrix unit does it.
+QI__FN qi__arithmetic qi__arithmetic_of(const qi__kernels *kernels, const qi__weight *w, qi_path path, bool generated) {
+  bool exact = w->id == QI_FORMAT_F32 || w->id == QI_FORMAT_F16;
+  if (path == QI_PATH_AUTO) {
+    bool integer = generated || (w->format->unpack && !kernels->matrix_unit);
+    path = exact ? QI_PATH_FLOAT : integer ? QI_PATH_INTEGER : QI_PATH_BF16;
+  }
+  if (path == QI_PATH_INTEGER) return w->format->unpack ? QI__INTEGER : QI__FLOAT;
+  return path == QI_PATH_BF16 ? QI__BF16 : QI__FLOAT;
+}
+
+// ---- inputs ----
+
+// Activations in the forms that the weights of one step want. Each form has room for all rows; a row is filled where it is needed.
+typedef struct qi__inputs {
+  float *x;    // [n, k]
+  void *bf16;  // rounded to bfloat16: packed as in bf16.h, or float32 [n, k]
+  qi__q8 q8[3]; // by qi__q8_form
+} qi__inputs;
+
+enum { QI__Q8_32, QI__Q8_256, QI__Q8_ROW };
+enum { QI__NEED_Q8 = 1, QI__NEED_BF16 = 8 }; // QI__NEED_Q8 << form
+
+// Which form of int8 activations the integer products of a format take: scales for 32, 256 or all columns.
+QI__INLINE int qi__q8_form(const qi__format *f) {
+  return f->ternary ? QI__Q8_ROW : f->info.block_len == 256 ? QI__Q8_256 : QI__Q8_32;
+}
+
+QI__FN unsigned qi__inputs_need(const qi__weight *w, qi__arithmetic arithmetic) {
+  if (arithmetic == QI__FLOAT) return 0;
+  if (arithmetic == QI__BF16) return QI__NEED_BF16;
+  return (unsigned)QI__NEED_Q8 << qi__q8_form(w->format);
+}
+
+// Room for n rows of up to k values, in an arena. (q8 blocks: at most one scale every 32 values.)
+QI__FN void qi__inputs_layout(qi__inputs *in, qi__arena *arena, size_t n, size_t k) {
+  size_t size, packed;
+  if (!qi__mul_size(n, k, &size) || !qi__mul_size((n + 15) / 16 * 8, qi__bf16_width(k), &packed))
+    arena->overflow = true, size = packed = 0;
+  in->x = QI__ARENA_ARRAY(arena, float, size);
+  in->bf16 = QI__ARENA_ARRAY(arena, float, size > packed ? size : packed);
+  for (int form = 0; form < 3; form++) {
+    qi__q8 *q8 = &in->q8[form];
+    q8->q = QI__ARENA_ARRAY(arena, int8_t, size);
+    q8->block = form == QI__Q8_32 ? 32 : 256;
+    q8->d = QI__ARENA_ARRAY(arena, float, form == QI__Q8_ROW ? n : size / q8->block);
+    q8->sum = QI__ARENA_ARRAY(arena, int16_t, size / 16);
+  }
+}
+
+// Says how long the rows of the next step are.
+QI__FN void qi__inputs_set_width(qi__inputs *in, size_t k) {
+  for (int form = 0; form < 3; form++) in->q8[form].k = k;
+  in->q8[QI__Q8_ROW].block = k;
+}
+
+// Fills the needed forms of row `row` from in->x.
+QI__FN void qi__inputs_prepare(const qi__kernels *kernels, const qi__inputs *in, size_t row, unsigned need) {
+  size_t k = in->q8[0].k;
+  const float *x = in->x + row * k;
+  for (int form = 0; form < 3; form++)
+    if (need & (unsigned)QI__NEED_Q8 << form) kernels->quantize_q8(x, &in->q8[form], row);
+  if (!(need & QI__NEED_BF16)) return;
+  if (kernels->bf16.pack) kernels->bf16.pack(x, k, (uint16_t *)in->bf16, row);
+  else kernels->round_bf16(x, k, (float *)in->bf16 + row * k);
+}
+
+// ---- tiles ----
+
+// Floats from one float32 row in scratch to the next: not all rows of a power of two into the same cache set.
+QI__INLINE size_t qi__float_stride(size_t n_cols) { return (n_cols + 15) / 16 * 16 + 16; }
+
+// Floats of scratch that a tile of a matrix of n_cols needs with up to n_x rows of activations: weight rows as float32; a panel and
+// the rows that go into it; a panel and sums of integer products.
+QI__INLINE size_t qi__tile_scratch(size_t n_cols, size_t n_x) {
+  size_t panel = QI__BF16_ROWS * qi__bf16_width(qi__min_size(n_cols, QI__BF16_SLICE_MAX)) / 2 + 16 * QI__BF16_STRIDE / 2;
+  size_t rows = QI__FLOAT_ROWS * qi__float_stride(n_cols), q8 = qi__q8_scratch(n_x);
+  if (panel < rows) panel = rows;
+  return panel > q8 ? panel : q8;
+}
+
+// FLOAT, and BF16 without instructions for it: rows are dequantised to scratch, rounded to bfloat16 if asked. Those of float
+// formats are taken as they are for few rows of activations: to write them down would take longer.
+QI__FN void qi__tile_float(const qi__kernels *kernels, bool bf16, const qi__weight *w, size_t first, size_t n_w, const float *x,
+                           size_t n_x, float *y, size_t y_stride, float *scratch) {
+  size_t k = w->n_cols, stride = qi__float_stride(k);
+  const uint8_t *src = w->data + first * w->row_bytes;
+  bool round = bf16 && w->id != QI_FORMAT_BF16;
+  if (w->id <= QI_FORMAT_BF16 && !round && n_x < 8) {
+    kernels->dot_float[w->id](src, w->row_bytes, n_w, x, k, n_x, k, y, y_stride);
+    return;
+  }
+  for (size_t r = 0; r < n_w; r += QI__FLOAT_ROWS) {
+    size_t n = qi__min_size(QI__FLOAT_ROWS, n_w - r);
+    for (size_t i = 0; i < n; i++, src += w->row_bytes) {
+      kernels->dequantize[w->id](w->format, src, scratch + i * stride, k);
+      if (round) kernels->round_bf16(scratch + i * stride, k, scratch + i * stride);
+    }
+    kernels->dot_float[QI_FORMAT_F32](scratch, stride * sizeof *scratch, n, x, k, n_x, k, y + r, y_stride);
+  }
+}
+
+// Columns k..k+n_k-1 of weight rows first..first+n_w-1 as a panel. rows: [16, QI__BF16_STRIDE]
+QI__FN void qi__tile_panel(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, size_t k, size_t n_k,
+                           uint16_t *rows, uint16_t *panel) {
+  const qi_format_info *info = &w->format->info;
+  size_t width = qi__bf16_width(n_k);
+  for (size_t block = 0; block < QI__BF16_ROWS; block += 16, panel += 16 * width) {
+    size_t n = block < n_w ? qi__min_size(16, n_w - block) : 0;
+    if (n < 16) memset(rows, 0, 16 * QI__BF16_STRIDE * sizeof *rows);
+    for (size_t j = 0; j < n_k; j += QI__BF16_STEP) {
+      size_t step = qi__min_size(QI__BF16_STEP, n_k - j), step_width = qi__bf16_width(step);
+      const uint8_t *src = w->data + (first + block) * w->row_bytes + (k + j) / (size_t)info->block_len * (size_t)info->block_bytes;
+      for (size_t r = 0; r < n; r++) {
+        uint16_t *row = rows + r * QI__BF16_STRIDE;
+        kernels->bf16.unpack(w->format, src + r * w->row_bytes, step, row);
+        memset(row + step, 0, (step_width - step) * sizeof *row);
+      }
+      kernels->bf16.interleave(rows, step_width, panel + 16 * j);
+    }
+  }
+}
+
+// ready: the panels of all slices, or NULL.
+QI__FN void qi__tile_bf16(const qi__kernels *kernels, const qi__weight *w, const uint16_t *ready, size_t first, size_t n_w,
+                          const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
+  uint16_t *rows = (uint16_t *)(void *)scratch, *panel = rows + 16 * QI__BF16_STRIDE;
+  const uint16_t *x = (const uint16_t *)in->bf16;
+  size_t slice = ready ? w->forms->bf16.slice : kernels->bf16.slice;
+  qi__bf16_args a = {panel, n_w, 0, x, 16 * qi__bf16_width(w->n_cols), x_row, n_x, true, y, y_stride};
+  for (size_t k = 0; k < w->n_cols; k += slice) {
+    size_t n_k = qi__min_size(slice, w->n_cols - k);
+    if (ready) a.panel = ready + QI__BF16_ROWS * k;
+    else qi__tile_panel(kernels, w, first, n_w, k, n_k, rows, panel);
+    a.n_k = qi__bf16_width(n_k);
+    a.x = x + 16 * k;
+    a.first = k == 0;
+    kernels->bf16.multiply(&a);
+  }
+}
+
+// The tile of rows `first` on in the form of an arithmetic; NULL when there is none that these kernels can use for n_x rows.
+QI__FN const uint8_t *qi__tile_ready(const qi__kernels *kernels, qi__arithmetic arithmetic, const qi__weight *w, size_t first,
+                                     size_t n_x) {
+  if (!w->forms) return NULL;
+  const qi__form *f = &w->forms->of[arithmetic];
+  if (first / QI__TILE_ROWS >= f->n_tiles) return NULL;
+  if (arithmetic == QI__INTEGER && (!kernels->stored_q8.dot || n_x < kernels->stored_q8.from)) return NULL;
+  bool fits = kernels->bf16.unpack == w->forms->bf16.unpack && kernels->bf16.interleave == w->forms->bf16.interleave;
+  if (arithmetic == QI__BF16 && !fits) return NULL;
+  return f->data + first / QI__TILE_ROWS * f->tile_bytes;
+}
+
+// A tile that is rows of float32 or bfloat16, as a weight matrix.
+QI__FN qi__weight qi__tile_rows(const qi__weight *w, qi__arithmetic arithmetic, const uint8_t *ready, size_t n_w) {
+  qi_format id = arithmetic == QI__BF16 ? QI_FORMAT_BF16 : QI_FORMAT_F32;
+  size_t stride = arithmetic == QI__BF16 ? 2 * w->n_cols : sizeof(float) * qi__float_stride(w->n_cols);
+  return (qi__weight){id, &qi__formats[id], ready, n_w, w->n_cols, stride, NULL, NULL};
+}
+
+// Rows of float32 that are ready: as many at a time as stay in the cache while all activations pass.
+QI__FN void qi__tile_f32(const qi__kernels *kernels, const qi__weight *rows, size_t n_w, const float *x, size_t n_x, float *y,
+                         size_t y_stride) {
+  for (size_t r = 0; r < n_w; r += QI__FLOAT_ROWS)
+    kernels->dot_float[QI_FORMAT_F32](rows->data + r * rows->row_bytes, rows->row_bytes, qi__min_size(QI__FLOAT_ROWS, n_w - r), x,
+                                      rows->n_cols, n_x, rows->n_cols, y + r, y_stride);
+}
+
+// y[i * y_stride + r] = weight row first + r times activation row x_row + i, plus bias;  r < n_w <= QI__TILE_ROWS, i < n_x.
+// first: a multiple of QI__TILE_ROWS.
+// scratch: float32 [qi__tile_scratch(n_cols, n_x)], one for each thread, aligned to a cache line.
+QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmetic, const qi__weight *w, size_t first, size_t n_w,
+                            const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
+  bool bf16 = arithmetic == QI__BF16;
+  const uint8_t *ready = qi__tile_ready(kernels, arithmetic, w, first, n_x);
+  if (arithmetic == QI__INTEGER) {
+    const qi__q8 *x = &in->q8[qi__q8_form(w->format)];
+    qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, y, y_stride, scratch};
+    if (ready) args.w = ready, args.w_stride = kernels->stored_q8.chunk_bytes(w->format);
+    if (ready) kernels->stored_q8.dot(&args);
+    else kernels->dot_q8[w->id](&args);
+  } else if (bf16 && kernels->bf16.multiply) {
+    qi__tile_bf16(kernels, w, (const uint16_t *)(const void *)ready, first, n_w, in, x_row, n_x, y, y_stride, scratch);
+  } else {
+    const float *x = (bf16 ? (const float *)in->bf16 : in->x) + x_row * w->n_cols;
+    qi__weight rows = *w;
+    if (ready) rows = qi__tile_rows(w, arithmetic, ready, n_w);
+    if (ready && !bf16) qi__tile_f32(kernels, &rows, n_w, x, n_x, y, y_stride);
+    else qi__tile_float(kernels, bf16, &rows, ready ? 0 : first, n_w, x, n_x, y, y_stride, scratch);
+  }
+  if (w->bias)
+    for (size_t i = 0; i < n_x; i++) kernels->add(w->bias + first, n_w, y + i * y_stride);
+}
+
+#endif // QI__KERNELS_MATMUL_H
+
+// Bytes of a tile of a matrix in the form of an arithmetic, a multiple of the cache line; 0 = it has none with these kernels, or
+// none that spares any work. Overflow: SIZE_MAX.
+QI__FN size_t qi__form_tile_bytes(const qi__kernels *kernels, qi__arithmetic arithmetic, qi_format id, size_t n_cols) {
+  const qi__format *f = &qi__formats[id];
+  size_t row, bytes;
+  if (!n_cols || n_cols > SIZE_MAX / (64 * QI__TILE_ROWS)) return n_cols ? SIZE_MAX : 0;
+  switch (arithmetic) {
+  case QI__INTEGER:
+    if (!f->unpack || !kernels->stored_q8.dot) return 0;
+    bytes = (n_cols + 255) / 256 * kernels->stored_q8.chunk_bytes(f);
+    break;
+  case QI__FLOAT:
+    if (id <= QI_FORMAT_BF16) return 0;
+    bytes = QI__TILE_ROWS * qi__float_stride(n_cols) * sizeof(float);
+    break;
+  case QI__BF16:
+    if (id == QI_FORMAT_BF16 && !kernels->bf16.multiply) return 0;
+    row = kernels->bf16.multiply ? qi__bf16_width(n_cols) : n_cols;
+    bytes = QI__TILE_ROWS * row * sizeof(uint16_t);
+    break;
+  default: return 0;
+  }
+  return qi__align_up(bytes, QI__CACHE_LINE, &bytes) ? bytes : SIZE_MAX;
+}
+
+QI__INLINE size_t qi__n_tiles(size_t n_rows) { return n_rows / QI__TILE_ROWS + (n_rows % QI__TILE_ROWS != 0); }
+
+// One row of n_cols weights rounded to bfloat16.
+QI__FN void qi__form_bf16_row(const qi__kernels *kernels, const qi__weight *w, const uint8_t *src, uint8_t *dst) {
+  float values[QI__BF16_STEP];
+  for (size_t k = 0; k < w->n_cols; k += QI__BF16_STEP) {
+    size_t n = qi__min_size(QI__BF16_STEP, w->n_cols - k);
+    kernels->dequantize[w->id](w->format, src + qi__row_bytes(w->id, k), values, n);
+    kernels->round_bf16(values, n, values);
+    qi__formats[QI_FORMAT_BF16].quantize(values, dst + 2 * k, n, NULL);
+  }
+}
+
+// Tile `tile` of w in the form of an arithmetic, to `dst`.
+QI__FN void qi__form_fill(const qi__kernels *kernels, qi__arithmetic arithmetic, const qi__weight *w, size_t tile, uint8_t *dst) {
+  size_t first = tile * QI__TILE_ROWS, n_w = qi__min_size(QI__TILE_ROWS, w->n_rows - first);
+  const uint8_t *src = w->data + first * w->row_bytes;
+  if (arithmetic == QI__INTEGER) {
+    qi__dot_q8_args rows = {w->format, src, w->row_bytes, n_w, NULL, 0, 0, NULL, 0, NULL};
+    kernels->stored_q8.store(&rows, w->n_cols, dst);
+  } else if (arithmetic == QI__BF16 && kernels->bf16.multiply) {
+    uint16_t rows[16 * QI__BF16_STRIDE];
+    for (size_t k = 0; k < w->n_cols; k += kernels->bf16.slice)
+      qi__tile_panel(kernels, w, first, n_w, k, qi__min_size(kernels->bf16.slice, w->n_cols - k), rows,
+                     (uint16_t *)(void *)dst + QI__BF16_ROWS * k);
+  } else {
+    qi__weight rows = qi__tile_rows(w, arithmetic, dst, n_w);
+    for (size_t r = 0; r < n_w; r++, src += w->row_bytes, dst += rows.row_bytes) {
+      if (arithmetic == QI__BF16) qi__form_bf16_row(kernels, w, src, dst);
+      else kernels->dequantize[w->id](w->format, src, (float *)(void *)dst, w->n_cols);
+    }
+  }
+}
+
+// ---- threaded ----
+
+// Tiles begin..end-1 of one form.
+typedef struct qi__form_job {
+  const qi__kernels *kernels;
+  const qi__weight *w;
+  qi__arithmetic arithmetic;
+  uint8_t *data; // of tile 0
+  size_t tile_bytes, begin;
+} qi__form_job;
+
+QI__FN void qi__form_task(void *arg, int worker, int64_t begin, int64_t end) {
+  const qi__form_job *j = (const qi__form_job *)arg;
+  (void)worker;
+  for (size_t i = j->begin + (size_t)begin; i < j->begin + (size_t)end; i++)
+    qi__form_fill(j->kernels, j->arithmetic, j->w, i, j->data + i * j->tile_bytes);
+}
+
+#endif // QI__KERNELS_FORMS_H
+// generated from src/model/weights.h: edit there
+// ==== >>weights : which tensors a model has, and where they lie ====
+#ifndef QI__MODEL_WEIGHTS_H
+#define QI__MODEL_WEIGHTS_H
+
+// generated from src/model/hparams.h: edit there
+// ==== >>hparams : architectures as data, and the numbers of a model ====
+#ifndef QI__MODEL_HPARAMS_H
+#define QI__MODEL_HPARAMS_H
+
+// generated from src/model/gguf.h: edit there
+// ==== >>gguf : looking things up in an open GGUF file ====
+#ifndef QI__MODEL_GGUF_H
+#define QI__MODEL_GGUF_H
+
+// generated from src/model/gguf_load.h: edit there
+// ==== >>gguf_load : opening GGUF files, whole or split ====
+#ifndef QI__MODEL_GGUF_LOAD_H
+#define QI__MODEL_GGUF_LOAD_H
+
+// generated from src/base/map.h: edit there
+// ==== >>map : stb_ds hash maps over reserved memory ====
+#ifndef QI__MAP_H
+#define QI__MAP_H
+
+
+// stb_ds asks for memory without saying for whom and does not look whether it got any. So every map is laid out in an arena for a
+// number of entries that is known beforehand, and stb_ds never has to ask. All its names are private to this file: a host may have
+// its own copy, before or after, implementation included.
+
+// ---- stb_ds, renamed ----
+
+#define stbds_rand_seed qi__stbds_rand_seed
+#define stbds_hash_bytes qi__stbds_hash_bytes
+#define stbds_hash_string qi__stbds_hash_string
+#define stbds_stralloc qi__stbds_stralloc
+#define stbds_strreset qi__stbds_strreset
+#define stbds_unit_tests qi__stbds_unit_tests
+#define stbds_arrgrowf qi__stbds_arrgrowf
+#define stbds_arrfreef qi__stbds_arrfreef
+#define stbds_hmfree_func qi__stbds_hmfree_func
+#define stbds_hmget_key qi__stbds_hmget_key
+#define stbds_hmget_key_ts qi__stbds_hmget_key_ts
+#define stbds_hmput_default qi__stbds_hmput_default
+#define stbds_hmput_key qi__stbds_hmput_key
+#define stbds_hmdel_key qi__stbds_hmdel_key
+#define stbds_shmode_func qi__stbds_shmode_func
+#define stbds_array_header qi__stbds_array_header
+#define stbds_string_arena qi__stbds_string_arena
+#define stbds_string_block qi__stbds_string_block
+#define stbds_hash_bucket qi__stbds_hash_bucket
+#define stbds_hash_index qi__stbds_hash_index
+#define stbds_hash_seed qi__stbds_hash_seed
+#define stbds_probe_position qi__stbds_probe_position
+#define stbds_log2 qi__stbds_log2
+#define stbds_make_hash_index qi__stbds_make_hash_index
+#define stbds_siphash_bytes qi__stbds_siphash_bytes
+#define stbds_is_key_equal qi__stbds_is_key_equal
+#define stbds_hm_find_slot qi__stbds_hm_find_slot
+#define stbds_strdup qi__stbds_strdup
+#define STBDS_SH_NONE QI__STBDS_SH_NONE
+#define STBDS_SH_DEFAULT QI__STBDS_SH_DEFAULT
+#define STBDS_SH_STRDUP QI__STBDS_SH_STRDUP
+#define STBDS_SH_ARENA QI__STBDS_SH_ARENA
+
+#ifdef __GNUC__
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-function"
+#pragma GCC diagnostic ignored "-Wunused-value"
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#pragma GCC diagnostic ignored "-Wsign-compare"
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+#pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wpedantic"
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wstringop-overflow"
+#pragma GCC diagnostic ignored "-Wnull-dereference"
+#pragma GCC diagnostic ignored "-Wnonnull"
+#pragma GCC diagnostic ignored "-Warray-bounds"
+#endif
+#endif
+#pragma push_macro("INCLUDE_STB_DS_H")
+#pragma push_macro("STB_DS_IMPLEMENTATION")
+#pragma push_macro("STBDS_NO_SHORT_NAMES")
+#pragma push_macro("STBDS_REALLOC")
+#pragma push_macro("STBDS_FREE")
+#pragma push_macro("STBDS_ASSERT")
+#pragma push_macro("STBDS_UNIT_TESTS")
+#undef INCLUDE_STB_DS_H
+#undef STB_DS_IMPLEMENTATION
+#undef STBDS_NO_SHORT_NAMES
+#undef STBDS_REALLOC
+#undef STBDS_FREE
+#undef STBDS_ASSERT
+#undef STBDS_UNIT_TESTS
+#define STB_DS_IMPLEMENTATION
+#define STBDS_NO_SHORT_NAMES
+#define STBDS_REALLOC(context, ptr, size) ((void)(size), NULL) // never reached: see qi__map_reserve
+#define STBDS_FREE(context, ptr) ((void)0)
+#define STBDS_ASSERT(x) QI_ASSERT(x)
+
+// What is declared static first stays static.
+typedef struct stbds_string_arena stbds_string_arena;
+static void stbds_rand_seed(size_t seed);
+static size_t stbds_hash_bytes(void *p, size_t len, size_t seed);
+static size_t stbds_hash_string(char *str, size_t seed);
+static char *stbds_stralloc(stbds_string_arena *a, char *str);
+static void stbds_strreset(stbds_string_arena *a);
+static void *stbds_arrgrowf(void *a, size_t elemsize, size_t addlen, size_t min_cap);
+static void stbds_arrfreef(void *a);
+static void stbds_hmfree_func(void *p, size_t elemsize);
+static void *stbds_hmget_key(void *a, size_t elemsize, void *key, size_t keysize, int mode);
+static void *stbds_hmget_key_ts(void *a, size_t elemsize, void *key, size_t keysize, ptrdiff_t *temp, int mode);
+static void *stbds_hmput_default(void *a, size_t elemsize);
+static void *stbds_hmput_key(void *a, size_t elemsize, void *key, size_t keysize, int mode);
+static void *stbds_hmdel_key(void *a, size_t elemsize, void *key, size_t keysize, size_t keyoffset, int mode);
+static void *stbds_shmode_func(size_t elemsize, int mode);
+
+#if defined(__has_include)
+#if __has_include("stb_ds.h")
+#include "stb_ds.h"
+#elif __has_include(<stb/stb_ds.h>)
+#include <stb/stb_ds.h>
+#else
+#error "qinfer needs stb_ds.h: apt-get install libstb-dev, or copy it from the stb repository beside qinfer.h"
+#endif
+#else
+#include "stb_ds.h"
+#endif
+
+// ---- maps ----
+
+typedef struct qi__str_entry {
+  const char *key; // terminated; must stay as long as the map
+  int32_t value;
+} qi__str_entry;
+
+typedef struct qi__pair_entry {
+  uint64_t key; // see qi__pair_key
+  int64_t value;
+} qi__pair_entry;
+
+// Text to number, and pair of numbers to number. Putting a key twice keeps the first value. Lookups change nothing: any thread.
+typedef struct qi__str_map {
+  qi__str_entry *entries; // NULL: empty
+} qi__str_map;
+typedef struct qi__pair_map {
+  qi__pair_entry *entries;
+} qi__pair_map;
+
+// stb_ds grows an index that is three quarters full.
+QI__FN size_t qi__map_slots(size_t n) {
+  size_t slots = STBDS_BUCKET_LENGTH;
+  while (slots - (slots >> 2) <= n && slots <= SIZE_MAX / 4) slots *= 2;
+  return slots;
+}
+
+// Fills in what stbds_make_hash_index would, with a seed that a file's author cannot know.
+QI__FN void qi__map_index_init(stbds_hash_index *index, stbds_hash_bucket *buckets, size_t slots, int string_mode) {
+  memset(index, 0, sizeof *index);
+  index->storage = buckets;
+  index->slot_count = slots;
+  index->slot_count_log2 = stbds_log2(slots);
+  index->used_count_threshold = slots - (slots >> 2);
+  index->tombstone_count_threshold = (slots >> 3) + (slots >> 4);
+  index->seed = stbds_hash_seed ^ (size_t)(uintptr_t)buckets;
+  index->string.mode = (unsigned char)string_mode;
+  for (size_t i = 0; i < slots / STBDS_BUCKET_LENGTH; i++)
+    for (size_t j = 0; j < STBDS_BUCKET_LENGTH; j++) {
+      buckets[i].hash[j] = STBDS_HASH_EMPTY;
+      buckets[i].index[j] = STBDS_INDEX_EMPTY;
+    }
+}
+
+// An empty map for at most n entries of elem_size bytes; NULL while the arena counts.
+QI__FN void *qi__map_reserve(qi__arena *arena, size_t n, size_t elem_size, int string_mode) {
+  size_t slots = qi__map_slots(n);
+  stbds_hash_bucket *buckets = QI__ARENA_ARRAY(arena, stbds_hash_bucket, slots / STBDS_BUCKET_LENGTH);
+  stbds_hash_index *index = QI__ARENA_ARRAY(arena, stbds_hash_index, 1);
+  // The header ends where the elements begin; both sizes keep 16-byte alignment.
+  size_t payload;
+  if (!qi__mul_size(n + 2, elem_size, &payload) || !qi__add_size(payload, sizeof(stbds_array_header), &payload)) {
+    arena->overflow = true;
+    return NULL;
+  }
+  stbds_array_header *header = (stbds_array_header *)qi__arena_take(arena, payload, 1, QI__CACHE_LINE);
+  if (!header || !index || !buckets) return NULL;
+  qi__map_index_init(index, buckets, slots, string_mode);
+  char *elements = (char *)(header + 1);
+  memset(elements, 0, elem_size); // stb_ds keeps a default entry first
+  header->length = 1;
+  header->capacity = n + 2;
+  header->hash_table = index;
+  header->temp = 0;
+  return elements + elem_size;
+}
+
+QI__FN void qi__str_map_init(qi__str_map *m, qi__arena *arena, size_t n) {
+  m->entries = (qi__str_entry *)qi__map_reserve(arena, n, sizeof(qi__str_entry), STBDS_SH_DEFAULT);
+}
+
+// At most as many puts as were reserved. False when the key was there already.
+QI__FN bool qi__str_map_put(qi__str_map *m, const char *key, int32_t value) {
+  stbds_array_header *header = stbds_header(m->entries - 1);
+  size_t before = header->length;
+  stbds_hmput_key(m->entries, sizeof *m->entries, (void *)(uintptr_t)key, sizeof(char *), STBDS_HM_STRING);
+  if (header->length == before) return false;
+  m->entries[header->temp].value = value;
+  return true;
+}
+
+QI__FN bool qi__str_map_get(const qi__str_map *m, const char *key, int32_t *value) {
+  ptrdiff_t i = -1;
+  if (!m->entries) return false;
+  stbds_hmget_key_ts(m->entries, sizeof *m->entries, (void *)(uintptr_t)key, sizeof(char *), &i, STBDS_HM_STRING);
+  if (i < 0) return false;
+  *value = m->entries[i].value;
+  return true;
+}
+
+QI__FN void qi__pair_map_init(qi__pair_map *m, qi__arena *arena, size_t n) {
+  m->entries = (qi__pair_entry *)qi__map_reserve(arena, n, sizeof(qi__pair_entry), STBDS_SH_NONE);
+}
+
+// Two numbers below 2^28 as eight bytes below 128: stb_ds shifts bytes as int, which is undefined for greater ones.
+QI__INLINE uint64_t qi__pair_key(uint32_t a, uint32_t b) {
+  uint64_t v = (uint64_t)a << 28 | b, key = 0;
+  for (int i = 0; i < 8; i++) key |= (v >> (7 * i) & 0x7f) << (8 * i);
+  return key;
+}
+
+QI__FN bool qi__pair_map_put(qi__pair_map *m, uint32_t a, uint32_t b, int64_t value) {
+  uint64_t key = qi__pair_key(a, b);
+  stbds_array_header *header = stbds_header(m->entries - 1);
+  size_t before = header->length;
+  stbds_hmput_key(m->entries, sizeof *m->entries, &key, sizeof key, STBDS_HM_BINARY);
+  if (header->length == before) return false;
+  m->entries[header->temp].value = value;
+  return true;
+}
+
+QI__FN bool qi__pair_map_get(const qi__pair_map *m, uint32_t a, uint32_t b, int64_t *value) {
+  uint64_t key = qi__pair_key(a, b);
+  ptrdiff_t i = -1;
+  if (!m->entries) return false;
+  stbds_hmget_key_ts(m->entries, sizeof *m->entries, &key, sizeof key, &i, STBDS_HM_BINARY);
+  if (i < 0) return false;
+  *value = m->entries[i].value;
+  return true;
+}
+
+// ---- names given back ----
+
+#undef STB_DS_IMPLEMENTATION
+#undef STBDS_NO_SHORT_NAMES
+#undef STBDS_REALLOC
+#undef STBDS_FREE
+#undef STBDS_ASSERT
+#pragma pop_macro("INCLUDE_STB_DS_H")
+#pragma pop_macro("STB_DS_IMPLEMENTATION")
+#pragma pop_macro("STBDS_NO_SHORT_NAMES")
+#pragma pop_macro("STBDS_REALLOC")
+#pragma pop_macro("STBDS_FREE")
+#pragma pop_macro("STBDS_ASSERT")
+#pragma pop_macro("STBDS_UNIT_TESTS")
+#undef stbds_rand_seed
+#undef stbds_hash_bytes
+#undef stbds_hash_string
+#undef stbds_stralloc
+#undef stbds_strreset
+#undef stbds_unit_tests
+#undef stbds_arrgrowf
+#undef stbds_arrfreef
+#undef stbds_hmfree_func
+#undef stbds_hmget_key
+#undef stbds_hmget_key_ts
+#undef stbds_hmput_default
+#undef stbds_hmput_key
+#undef stbds_hmdel_key
+#undef stbds_shmode_func
+#undef stbds_array_header
+#undef stbds_string_arena
+#undef stbds_string_block
+#undef stbds_hash_bucket
+#undef stbds_hash_index
+#undef stbds_hash_seed
+#undef stbds_probe_position
+#undef stbds_log2
+#undef stbds_make_hash_index
+#undef stbds_siphash_bytes
+#undef stbds_is_key_equal
+#undef stbds_hm_find_slot
+#undef stbds_strdup
+#undef STBDS_SH_NONE
+#undef STBDS_SH_DEFAULT
+#undef STBDS_SH_STRDUP
+#undef STBDS_SH_ARENA
+#ifdef __GNUC__
+#pragma GCC diagnostic pop
+#endif
+
+#endif // QI__MAP_H
+// generated from src/model/gguf_scan.h: edit there
+// ==== >>gguf_scan : walking over the structure of a GGUF file ====
+#ifndef QI__MODEL_GGUF_SCAN_H
+#define QI__MODEL_GGUF_SCAN_H
+
+// generated from src/base/file.h: edit there
+// ==== >>file : one source of bytes: a path, a memory block or a reader ====
+#ifndef QI__FILE_H
+#define QI__FILE_H
+
+
+// POSIX files are descriptors, read by pread and mapped by mmap; elsewhere they are streams, mapped on Windows only.
+#if !defined(QI_NO_STDIO) && (defined(__unix__) || defined(__APPLE__))
+#define QI__FILE_POSIX
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
+#ifndef QI_NO_MMAP
+#include <sys/mman.h>
+#endif
+#elif !defined(QI_NO_STDIO)
+#define QI__FILE_STREAM
+#include <errno.h>
+#ifdef _WIN32
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#ifndef NOMINMAX
+#define NOMINMAX
+#endif
+#include <io.h>
+#include <windows.h>
+#endif
+#endif
+
+// Bytes 0..size-1. With `map` they can be looked at in place, else only copied out by qi__file_read. A mapped file must not be
+// shortened while it is open: no system can make that safe.
+typedef struct qi__file {
+  const uint8_t *map; // NULL: read only
+  uint64_t size;
+  bool mapped;        // map is ours, to be unmapped
+  qi_reader reader;   // read != NULL: the source
+#if defined(QI__FILE_POSIX)
+  int fd;             // -1: none
+#elif defined(QI__FILE_STREAM)
+  FILE *stream;       // NULL: none
+#endif
+  char name[64];      // end of the path for messages, "" if there is none
+} qi__file;
+
+QI__FN void qi__file_init(qi__file *f) {
+  memset(f, 0, sizeof *f);
+#ifdef QI__FILE_POSIX
+  f->fd = -1;
+#endif
+}
+
+// The last bytes of a path that leave room for the reason in a message.
+QI__FN const char *qi__path_tail(const char *path, size_t max) {
+  size_t n = strlen(path);
+  return n > max ? path + (n - max) : path;
+}
+
+// What lies at a path.
+typedef enum qi__path_kind { QI__PATH_MISSING, QI__PATH_FILE, QI__PATH_FOLDER } qi__path_kind;
+
+// ---- memory and readers ----
+
+// `data` stays the caller's and must live as long as the file.
+QI__FN qi_result qi__file_open_memory(qi__file *f, const void *data, size_t size, qi_error *err) {
+  qi__file_init(f);
+  if (!data || !size) return qi__fail(err, QI_ERR_FORMAT, "memory block: is empty, expected a whole file");
+  f->map = (const uint8_t *)data;
+  f->size = size;
+  return QI_OK;
+}
+
+QI__FN qi_result qi__file_open_reader(qi__file *f, const qi_reader *reader, qi_error *err) {
+  qi__file_init(f);
+  if (!reader->read) return qi__fail(err, QI_ERR_ARGUMENT, "reader: read is NULL");
+  if (!reader->size) return qi__fail(err, QI_ERR_FORMAT, "reader: is empty, expected a whole file");
+  f->reader = *reader;
+  f->size = reader->size;
+  return QI_OK;
+}
+
+// ---- paths: POSIX ----
+
+#ifdef QI__FILE_POSIX
+QI__FN void qi__file_close_path(qi__file *f) {
+#ifndef QI_NO_MMAP
+  if (f->mapped) munmap((void *)(uintptr_t)f->map, (size_t)f->size);
+#endif
+  if (f->fd >= 0) close(f->fd);
+}
+
+// Leaves `map` NULL when the system cannot map: then the file is read.
+QI__FN void qi__file_map(qi__file *f) {
+#ifndef QI_NO_MMAP
+  if (f->size > SIZE_MAX) return;
+  void *map = mmap(NULL, (size_t)f->size, PROT_READ, MAP_PRIVATE, f->fd, 0);
+  if (map == MAP_FAILED) return;
+  f->map = (const uint8_t *)map;
+  f->mapped = true;
+  close(f->fd); // a mapping needs no descriptor
+  f->fd = -1;
+#else
+  (void)f;
+#endif
+}
+
+// Sets fd and size, or returns why not.
+QI__FN const char *qi__file_open_descriptor(qi__file *f, const char *path) {
+  int flags = O_RDONLY | O_NONBLOCK; // so that opening a FIFO does not wait for a writer; regular files do not care
+#ifdef O_CLOEXEC
+  flags |= O_CLOEXEC;
+#endif
+  do f->fd = open(path, flags);
+  while (f->fd < 0 && errno == EINTR);
+  if (f->fd < 0) return strerror(errno);
+  struct stat st;
+  if (fstat(f->fd, &st)) return strerror(errno);
+  if (S_ISDIR(st.st_mode)) return "it is a directory";
+  if (!S_ISREG(st.st_mode)) return "it is no regular file";
+  f->size = st.st_size > 0 ? (uint64_t)st.st_size : 0;
+  return NULL;
+}
+
+QI__FN qi__path_kind qi__path_look(const char *path) {
+  struct stat st;
+  if (stat(path, &st)) return QI__PATH_MISSING;
+  return S_ISDIR(st.st_mode) ? QI__PATH_FOLDER : QI__PATH_FILE;
+}
+
+// NULL when done, else why not.
+QI__FN const char *qi__file_pull_path(const qi__file *f, uint64_t offset, void *dst, size_t n) {
+  uint8_t *p = (uint8_t *)dst;
+  while (n) {
+    size_t part = qi__min_size(n, (size_t)1 << 30); // systems refuse, or cut, reads of 2 GiB
+    ssize_t got = pread(f->fd, p, part, (off_t)offset);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return strerror(errno);
+    if (got == 0) return "the file became shorter";
+    p += got;
+    offset += (uint64_t)got;
+    n -= (size_t)got;
+  }
+  return NULL;
+}
+#endif
+
+// ---- paths: streams ----
+
+#ifdef QI__FILE_STREAM
+#ifdef _WIN32
+QI__INLINE int qi__stream_seek(FILE *s, int64_t offset, int origin) { return _fseeki64(s, offset, origin); }
+QI__INLINE int64_t qi__stream_tell(FILE *s) { return _ftelli64(s); }
+
+// Paths are UTF-8; the C library of Windows would take them for the system's code page.
+typedef struct qi__wide_path {
+  wchar_t s[1024];
+} qi__wide_path;
+
+QI__FN bool qi__widen(const char *path, qi__wide_path *wide) {
+  return MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, wide->s, (int)QI__COUNT_OF(wide->s)) != 0;
+}
+
+QI__FN FILE *qi__stream_open(const char *path) {
+  qi__wide_path wide;
+  if (qi__widen(path, &wide)) return _wfopen(wide.s, L"rb");
+  errno = EINVAL;
+  return NULL;
+}
+
+QI__FN qi__path_kind qi__path_look(const char *path) {
+  qi__wide_path wide;
+  DWORD found = qi__widen(path, &wide) ? GetFileAttributesW(wide.s) : INVALID_FILE_ATTRIBUTES;
+  if (found == INVALID_FILE_ATTRIBUTES) return QI__PATH_MISSING;
+  return found & FILE_ATTRIBUTE_DIRECTORY ? QI__PATH_FOLDER : QI__PATH_FILE;
+}
+
+QI__FN void qi__file_map(qi__file *f) {
+#ifndef QI_NO_MMAP
+  if (f->size > SIZE_MAX) return;
+  HANDLE mapping = CreateFileMappingW((HANDLE)_get_osfhandle(_fileno(f->stream)), NULL, PAGE_READONLY, 0, 0, NULL);
+  if (!mapping) return;
+  f->map = (const uint8_t *)MapViewOfFile(mapping, FILE_MAP_READ, 0, 0, 0);
+  CloseHandle(mapping); // the view keeps it alive
+  f->mapped = f->map != NULL;
+#else
+  (void)f;
+#endif
+}
+#else
+QI__INLINE int qi__stream_seek(FILE *s, int64_t offset, int origin) {
+  if (offset > LONG_MAX) return -1;
+  return fseek(s, (long)offset, origin);
+}
+QI__INLINE int64_t qi__stream_tell(FILE *s) { return ftell(s); }
+QI__FN FILE *qi__stream_open(const char *path) { return fopen(path, "rb"); }
+QI__FN void qi__file_map(qi__file *f) { (void)f; }
+
+// What cannot be opened may be a folder; C alone cannot tell.
+QI__FN qi__path_kind qi__path_look(const char *path) {
+  FILE *f = fopen(path, "rb");
+  if (f) fclose(f);
+  return f ? QI__PATH_FILE : QI__PATH_MISSING;
+}
+#endif
+
+QI__FN void qi__file_close_path(qi__file *f) {
+#if defined(_WIN32) && !defined(QI_NO_MMAP)
+  if (f->mapped) UnmapViewOfFile(f->map);
+#endif
+  if (f->stream) fclose(f->stream);
+}
+
+QI__FN const char *qi__file_open_descriptor(qi__file *f, const char *path) {
+  f->stream = qi__stream_open(path);
+  if (!f->stream) return strerror(errno);
+  if (qi__stream_seek(f->stream, 0, SEEK_END)) return "its end cannot be found";
+  int64_t size = qi__stream_tell(f->stream);
+  if (size < 0) return "its size cannot be told (a directory?)";
+  f->size = (uint64_t)size;
+  return NULL;
+}
+
+QI__FN const char *qi__file_pull_path(const qi__file *f, uint64_t offset, void *dst, size_t n) {
+  if (offset > INT64_MAX || qi__stream_seek(f->stream, (int64_t)offset, SEEK_SET)) return "the position cannot be reached";
+  return fread(dst, 1, n, f->stream) == n ? NULL : "the file could not be read to the end";
+}
+#endif
+
+// ---- any source ----
+
+#ifdef QI_NO_STDIO
+QI__FN qi__path_kind qi__path_look(const char *path) {
+  (void)path;
+  return QI__PATH_MISSING;
+}
+#endif
+
+QI__FN void qi__file_close(qi__file *f) {
+#ifndef QI_NO_STDIO
+  qi__file_close_path(f);
+#endif
+  qi__file_init(f);
+}
+
+// Maps the file unless no_mmap, or the system cannot. The path is not needed afterwards.
+// Errors: QI_ERR_IO (with the system's reason), QI_ERR_FORMAT (an empty file), QI_ERR_UNSUPPORTED (QI_NO_STDIO).
+QI__FN qi_result qi__file_open_path(qi__file *f, const char *path, bool no_mmap, qi_error *err) {
+  qi__file_init(f);
+#ifdef QI_NO_STDIO
+  (void)no_mmap;
+  return qi__fail(err, QI_ERR_UNSUPPORTED, "%s: this build opens no paths (QI_NO_STDIO), only memory and readers",
+                  qi__path_tail(path, 140));
+#else
+  const char *reason = qi__file_open_descriptor(f, path);
+  if (reason || !f->size) {
+    qi__file_close(f);
+    if (!reason) return qi__fail(err, QI_ERR_FORMAT, "%s: the file is empty", qi__path_tail(path, 180));
+    return qi__fail(err, QI_ERR_IO, "%s: cannot be opened: %s", qi__path_tail(path, 160), reason);
+  }
+  const char *tail = qi__path_tail(path, sizeof f->name - 1);
+  memcpy(f->name, tail, strlen(tail) + 1);
+  if (!no_mmap) qi__file_map(f);
+  return QI_OK;
+#endif
+}
+
+// Copies bytes offset..offset+n-1 to dst. NULL when done, else why not.
+QI__FN const char *qi__file_pull(const qi__file *f, uint64_t offset, void *dst, size_t n) {
+  if (offset > f->size || n > f->size - offset) return "beyond the end of the file";
+  if (!n) return NULL;
+  if (f->map) {
+    memcpy(dst, f->map + (size_t)offset, n);
+    return NULL;
+  }
+  if (f->reader.read) return f->reader.read(f->reader.user, offset, dst, n) ? NULL : "the reader's callback failed";
+#ifdef QI_NO_STDIO
+  return "the file is closed";
+#else
+  return qi__file_pull_path(f, offset, dst, n);
+#endif
+}
+
+// The same with a message. Errors: QI_ERR_IO.
+QI__FN qi_result qi__file_read(const qi__file *f, uint64_t offset, void *dst, size_t n, qi_error *err) {
+  const char *reason = qi__file_pull(f, offset, dst, n);
+  if (!reason) return QI_OK;
+  return qi__fail(err, QI_ERR_IO, "%s%s%zu bytes at %llu cannot be read: %s", f->name, f->name[0] ? ": " : "", n,
+                  (unsigned long long)offset, reason);
+}
+
+#endif // QI__FILE_H
+
 // A GGUF file, versions 2 and 3, all numbers little-endian:
 //
 //   char magic[4] = "GGUF"    u32 version    u64 n_tensors    u64 n_metas
@@ -5815,6 +12104,557 @@ QI__FN double qi__rope_frequencies(const qi__hparams *h, const float *factors, d
 }
 
 #endif // QI__MODEL_HPARAMS_H
+
+// One block. Vectors are float32 copies; matrices stay as stored. Biases are NULL where the model has none.
+typedef struct qi__layer {
+  const float *attn_norm; // [n_embd]
+  qi__weight wq;          // [n_heads * head_dim_k, n_embd]
+  qi__weight wk;          // [n_kv_heads * head_dim_k, n_embd]
+  qi__weight wv;          // [n_kv_heads * head_dim_v, n_embd]
+  const float *q_norm;    // [head_dim_k], QI__HAS_QK_NORM
+  const float *k_norm;    // [head_dim_k]
+  const float *attn_sub_norm; // [n_heads * head_dim_v], of what goes into wo; NULL = none
+  qi__weight wo;          // [n_embd, n_heads * head_dim_v]
+  const float *ffn_norm;  // [n_embd]
+  qi__weight gate;        // [n_ff, n_embd]
+  qi__weight up;          // [n_ff, n_embd]
+  const float *ffn_sub_norm; // [n_ff], of what goes into down; NULL = none
+  qi__weight down;        // [n_embd, n_ff]
+} qi__layer;
+
+typedef struct qi__weights {
+  qi__weight embedding;      // [n_vocab, n_embd]
+  const float *output_norm;  // [n_embd]
+  qi__weight output;         // [n_vocab, n_embd]; the embedding when tied
+  const float *rope_factors; // [n_rot / 2], NULL if none: Llama-3, one for all contexts
+  const float *rope_long;    // [n_rot / 2], NULL if none: phi-3, contexts beyond rope_n_ctx_orig
+  const float *rope_short;   // [n_rot / 2], NULL if none: phi-3, up to it
+  qi__layer *layers;         // [n_layers]
+} qi__weights;
+
+// ---- slots ----
+
+// Lengths that shapes are made of.
+typedef enum qi__dim {
+  QI__DIM_ONE, QI__DIM_EMBD, QI__DIM_Q, QI__DIM_K, QI__DIM_V, QI__DIM_ATTN, QI__DIM_FF, QI__DIM_VOCAB, QI__DIM_HEAD, QI__DIM_ROT
+} qi__dim;
+
+QI__FN size_t qi__dim_length(const qi__hparams *h, qi__dim dim) {
+  switch (dim) {
+  case QI__DIM_ONE: return 1;
+  case QI__DIM_EMBD: return h->n_embd;
+  case QI__DIM_Q: return h->n_heads * h->head_dim_k;
+  case QI__DIM_K: return h->n_kv_heads * h->head_dim_k;
+  case QI__DIM_V: return h->n_kv_heads * h->head_dim_v;
+  case QI__DIM_ATTN: return h->n_heads * h->head_dim_v;
+  case QI__DIM_FF: return h->n_ff;
+  case QI__DIM_VOCAB: return h->n_vocab;
+  case QI__DIM_HEAD: return h->head_dim_k;
+  case QI__DIM_ROT: return h->n_rot / 2;
+  }
+  return 0;
+}
+
+typedef enum qi__slot_kind { QI__MATRIX, QI__VECTOR, QI__BIAS } qi__slot_kind;
+
+// One tensor of the file and the places it goes to: a matrix, or the rows of up to three matrices one after another (fused), or a
+// vector. `at` is the offset of the qi__weight or of the float pointer in qi__layer or qi__weights.
+typedef struct qi__slot {
+  const char *name;
+  qi__slot_kind kind;
+  qi__dim cols;
+  unsigned needed; // required by architectures with one of these features; ~0u = by all; 0 = may be missing
+  struct {
+    qi__dim rows;
+    size_t at;
+  } part[3]; // ends at the first QI__DIM_ONE; vectors have one part, their length is `cols`
+} qi__slot;
+
+#define QI__AT(member) offsetof(qi__layer, member)
+static const qi__slot qi__layer_slots[] = {
+    {"attn_norm.weight", QI__VECTOR, QI__DIM_EMBD, ~0u, {{QI__DIM_ONE, QI__AT(attn_norm)}}},
+    {"attn_q.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_SPLIT_QKV, {{QI__DIM_Q, QI__AT(wq)}}},
+    {"attn_k.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_SPLIT_QKV, {{QI__DIM_K, QI__AT(wk)}}},
+    {"attn_v.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_SPLIT_QKV, {{QI__DIM_V, QI__AT(wv)}}},
+    {"attn_qkv.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_FUSED_QKV,
+     {{QI__DIM_Q, QI__AT(wq)}, {QI__DIM_K, QI__AT(wk)}, {QI__DIM_V, QI__AT(wv)}}},
+    {"attn_q.bias", QI__BIAS, QI__DIM_Q, QI__HAS_QKV_BIAS, {{QI__DIM_Q, QI__AT(wq)}}},
+    {"attn_k.bias", QI__BIAS, QI__DIM_K, QI__HAS_QKV_BIAS, {{QI__DIM_K, QI__AT(wk)}}},
+    {"attn_v.bias", QI__BIAS, QI__DIM_V, QI__HAS_QKV_BIAS, {{QI__DIM_V, QI__AT(wv)}}},
+    {"attn_q_norm.weight", QI__VECTOR, QI__DIM_HEAD, QI__HAS_QK_NORM, {{QI__DIM_ONE, QI__AT(q_norm)}}},
+    {"attn_k_norm.weight", QI__VECTOR, QI__DIM_HEAD, QI__HAS_QK_NORM, {{QI__DIM_ONE, QI__AT(k_norm)}}},
+    {"attn_sub_norm.weight", QI__VECTOR, QI__DIM_ATTN, QI__SUB_NORMS, {{QI__DIM_ONE, QI__AT(attn_sub_norm)}}},
+    {"attn_output.weight", QI__MATRIX, QI__DIM_ATTN, ~0u, {{QI__DIM_EMBD, QI__AT(wo)}}},
+    {"attn_output.bias", QI__BIAS, QI__DIM_EMBD, 0, {{QI__DIM_EMBD, QI__AT(wo)}}},
+    {"ffn_norm.weight", QI__VECTOR, QI__DIM_EMBD, ~0u, {{QI__DIM_ONE, QI__AT(ffn_norm)}}},
+    {"ffn_gate.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_GATE, {{QI__DIM_FF, QI__AT(gate)}}},
+    {"ffn_up.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_GATE, {{QI__DIM_FF, QI__AT(up)}}},
+    {"ffn_up.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_FUSED_GATE, {{QI__DIM_FF, QI__AT(gate)}, {QI__DIM_FF, QI__AT(up)}}},
+    {"ffn_gate.bias", QI__BIAS, QI__DIM_FF, 0, {{QI__DIM_FF, QI__AT(gate)}}},
+    {"ffn_up.bias", QI__BIAS, QI__DIM_FF, 0, {{QI__DIM_FF, QI__AT(up)}}},
+    {"ffn_sub_norm.weight", QI__VECTOR, QI__DIM_FF, QI__SUB_NORMS, {{QI__DIM_ONE, QI__AT(ffn_sub_norm)}}},
+    {"ffn_down.weight", QI__MATRIX, QI__DIM_FF, ~0u, {{QI__DIM_EMBD, QI__AT(down)}}},
+    {"ffn_down.bias", QI__BIAS, QI__DIM_EMBD, 0, {{QI__DIM_EMBD, QI__AT(down)}}},
+};
+#undef QI__AT
+#define QI__AT(member) offsetof(qi__weights, member)
+static const qi__slot qi__model_slots[] = {
+    {"token_embd.weight", QI__MATRIX, QI__DIM_EMBD, ~0u, {{QI__DIM_VOCAB, QI__AT(embedding)}}},
+    {"output_norm.weight", QI__VECTOR, QI__DIM_EMBD, ~0u, {{QI__DIM_ONE, QI__AT(output_norm)}}},
+    {"output.weight", QI__MATRIX, QI__DIM_EMBD, 0, {{QI__DIM_VOCAB, QI__AT(output)}}},
+    {"rope_freqs.weight", QI__VECTOR, QI__DIM_ROT, 0, {{QI__DIM_ONE, QI__AT(rope_factors)}}},
+    {"rope_factors_long.weight", QI__VECTOR, QI__DIM_ROT, 0, {{QI__DIM_ONE, QI__AT(rope_long)}}},
+    {"rope_factors_short.weight", QI__VECTOR, QI__DIM_ROT, 0, {{QI__DIM_ONE, QI__AT(rope_short)}}},
+};
+#undef QI__AT
+
+// Whether architectures like this one keep these matrices in this slot, not fused with others or apart from them.
+QI__FN bool qi__slot_in_layout(const qi__slot *slot, const qi__hparams *h) {
+  return slot->kind != QI__MATRIX || !slot->needed || slot->needed == ~0u || (slot->needed & h->arch->features);
+}
+
+// ---- loading ----
+
+// Where vectors are copied to, and tensor bytes where files are not mapped.
+typedef struct qi__weights_loader {
+  const qi__gguf *gguf;
+  const qi__hparams *h;
+  qi__arena *arena;
+  const uint8_t *const *data; // [n_tensors] bytes of each tensor; NULL = only check
+  qi_error *err;
+} qi__weights_loader;
+
+QI__FN qi_result qi__tensor_shape_error(qi_error *err, const qi__tensor_info *t, size_t cols, size_t rows) {
+  char found[96] = "";
+  size_t used = 0;
+  for (int i = 0; i < t->n_dims && used < sizeof found; i++) {
+    int n = snprintf(found + used, sizeof found - used, "%s%llu", i ? ", " : "", (unsigned long long)t->shape[i]);
+    if (n > 0) used += (size_t)n;
+  }
+  return qi__fail(err, QI_ERR_FORMAT, "tensor %s: shape [%s], expected [%zu, %zu]", t->name, found, cols, rows);
+}
+
+QI__FN qi_result qi__tensor_expect(const qi__weights_loader *l, const qi__tensor_info *t, size_t cols, size_t rows) {
+  if (t->shape[0] != cols || t->shape[1] != rows || t->shape[2] != 1 || t->shape[3] != 1)
+    return qi__tensor_shape_error(l->err, t, cols, rows);
+  if (t->format == QI_FORMAT_NONE && t->dtype)
+    return qi__fail(l->err, QI_ERR_UNSUPPORTED, "tensor %s: weight type %s is not supported", t->name, t->dtype);
+  if (t->format == QI_FORMAT_NONE)
+    return qi__fail(l->err, QI_ERR_UNSUPPORTED, "tensor %s: weight type %d is not supported", t->name, t->gguf_id);
+  return QI_OK;
+}
+
+// The format of a tensor with what its tail says.
+QI__FN qi_result qi__bind_tensor(const qi__weights_loader *l, const qi__tensor_info *t, qi__bound *out) {
+  const uint8_t *data = l->data[t - l->gguf->tensors];
+  char name[QI__GGUF_MAX_NAME + 16];
+  snprintf(name, sizeof name, "tensor %s", t->name);
+  if (data) data += (size_t)t->n_bytes - (size_t)qi__formats[t->format].info.tail_bytes;
+  return qi__format_bind(out, t->format, data, name, l->err);
+}
+
+// Vectors are few and small: float32 copies spare the forward pass their formats.
+QI__FN qi_result qi__load_vector(const qi__weights_loader *l, const qi__tensor_info *t, size_t n, const float **out) {
+  qi_result r = qi__tensor_expect(l, t, n, 1);
+  if (r) return r;
+  float *v = QI__ARENA_ARRAY(l->arena, float, n);
+  if (!v) return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: more vectors than the file's index tells", t->name);
+  const uint8_t *data = l->data[t - l->gguf->tensors];
+  for (size_t i = 0; i < n && !data; i++) v[i] = 1; // only checked: any sound value
+  qi__bound bound;
+  if ((r = qi__bind_tensor(l, t, &bound))) return r;
+  if (data) qi__dequantize_blocks(&bound.format, data, v, n);
+  for (size_t i = 0; i < n; i++)
+    if (!qi__is_finite(v[i])) return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: element %zu is not finite", t->name, i);
+  *out = v;
+  return QI_OK;
+}
+
+QI__FN qi_result qi__load_matrix(const qi__weights_loader *l, const qi__tensor_info *t, const qi__slot *slot, char *base) {
+  size_t cols = qi__dim_length(l->h, slot->cols), rows = 0;
+  for (int p = 0; p < 3 && slot->part[p].rows != QI__DIM_ONE; p++) rows += qi__dim_length(l->h, slot->part[p].rows);
+  qi_result r = qi__tensor_expect(l, t, cols, rows);
+  if (r) return r;
+  const uint8_t *data = l->data[t - l->gguf->tensors];
+  const qi__format *format = qi__format_get(t->format);
+  if (format->info.tail_bytes) {
+    qi__bound *bound = QI__ARENA_ARRAY(l->arena, qi__bound, 1);
+    if (!bound) return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: more matrices than the file's index tells", t->name);
+    if ((r = qi__bind_tensor(l, t, bound))) return r;
+    format = &bound->format;
+  }
+  size_t row_bytes = qi__row_bytes(t->format, cols);
+  for (int p = 0; p < 3 && slot->part[p].rows != QI__DIM_ONE; p++) {
+    qi__weight *w = (qi__weight *)(void *)(base + slot->part[p].at);
+    w->id = t->format;
+    w->format = format;
+    w->data = data;
+    w->n_rows = qi__dim_length(l->h, slot->part[p].rows);
+    w->n_cols = cols;
+    w->row_bytes = row_bytes;
+    if (data) data += w->n_rows * row_bytes;
+  }
+  return QI_OK;
+}
+
+// One slot of the structure at `base`, named prefix + slot name.
+QI__FN qi_result qi__load_slot(const qi__weights_loader *l, const qi__slot *slot, const char *prefix, void *base) {
+  char name[64];
+  snprintf(name, sizeof name, "%s%s", prefix, slot->name);
+  unsigned features = l->h->arch->features;
+  if (!qi__slot_in_layout(slot, l->h)) return QI_OK;
+  const qi__tensor_info *t = qi__gguf_tensor(l->gguf, name);
+  if (!t) {
+    if (slot->needed & features) return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: missing", name);
+    return QI_OK;
+  }
+  size_t n = qi__dim_length(l->h, slot->cols);
+  char *at = (char *)base + slot->part[0].at;
+  if (slot->kind == QI__VECTOR) return qi__load_vector(l, t, n, (const float **)(void *)at);
+  if (slot->kind == QI__BIAS) return qi__load_vector(l, t, n, &((qi__weight *)(void *)at)->bias);
+  // Ternary files of 2024 have the scale of a matrix beside it: "blk.0.attn_q.scale".
+  size_t stem = strlen(name) - strlen(".weight");
+  snprintf(name + stem, sizeof name - stem, ".scale");
+  if (qi__gguf_tensor(l->gguf, name))
+    return qi__fail(l->err, QI_ERR_UNSUPPORTED, "tensor %s: a scale beside its matrix is not supported; newer files have it inside",
+                    name);
+  return qi__load_matrix(l, t, slot, (char *)base);
+}
+
+// A factor divides a frequency.
+QI__FN qi_result qi__check_rope_factors(const qi__weights_loader *l, const char *name, const float *factors) {
+  for (size_t i = 0; factors && i < l->h->n_rot / 2; i++)
+    if (!(factors[i] > 0))
+      return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: factor %zu is %g, expected above 0", name, i, (double)factors[i]);
+  return QI_OK;
+}
+
+// Fills `w`; the arena has room for its layers and vectors (qi__weights_heap).
+QI__FN qi_result qi__weights_load(qi__weights *w, const qi__weights_loader *l) {
+  qi_result r;
+  memset(w, 0, sizeof *w);
+  w->layers = QI__ARENA_ARRAY(l->arena, qi__layer, l->h->n_layers);
+  if (!w->layers) return qi__fail(l->err, QI_ERR_FORMAT, "%zu layers: more than the file's index tells", l->h->n_layers);
+  memset(w->layers, 0, l->h->n_layers * sizeof *w->layers);
+  for (size_t i = 0; i < QI__COUNT_OF(qi__model_slots); i++)
+    if ((r = qi__load_slot(l, &qi__model_slots[i], "", w))) return r;
+  if (!w->output.format) w->output = w->embedding;
+  if ((r = qi__check_rope_factors(l, "rope_freqs.weight", w->rope_factors))) return r;
+  if ((r = qi__check_rope_factors(l, "rope_factors_long.weight", w->rope_long))) return r;
+  if ((r = qi__check_rope_factors(l, "rope_factors_short.weight", w->rope_short))) return r;
+  for (size_t layer = 0; layer < l->h->n_layers; layer++) {
+    char prefix[32];
+    snprintf(prefix, sizeof prefix, "blk.%zu.", layer);
+    for (size_t i = 0; i < QI__COUNT_OF(qi__layer_slots); i++)
+      if ((r = qi__load_slot(l, &qi__layer_slots[i], prefix, &w->layers[layer]))) return r;
+  }
+  return QI_OK;
+}
+
+#endif // QI__MODEL_WEIGHTS_H
+
+// One block of memory: a qi__forms for each matrix, then tiles. Its size follows from the index of the file, the path and the
+// instruction set alone, so that it is known before anything is read; what goes into it is decided by measuring.
+typedef struct qi__cache {
+  qi_pool *pool;   // the caller's; NULL = the calling thread and the best instruction set
+  qi_path path;
+  uint64_t budget, bytes; // granted; of the block
+  uint8_t *block;
+  qi_cache_info info;
+} qi__cache;
+
+#define QI__CACHE_PART (8u << 20) // bytes that are filled between two calls of the host
+#define QI__CACHE_TRIAL_ROWS 16   // rows of activations that gains are measured with
+#define QI__CACHE_TRIAL_TILES 2
+
+// ---- bytes ----
+
+// The arithmetics that the path takes for matrices of a format, one for each role; false when both take the same.
+QI__FN bool qi__cache_arithmetics(const qi__kernels *kernels, qi_path path, qi_format id, qi__arithmetic out[2]) {
+  qi__weight w;
+  memset(&w, 0, sizeof w);
+  w.id = id;
+  w.format = &qi__formats[id];
+  for (int role = 0; role < 2; role++) out[role] = qi__arithmetic_of(kernels, &w, path, role == 1);
+  return out[0] != out[1];
+}
+
+#define QI__LAYER_MATRICES 7
+
+// Bytes of all forms of a matrix that the path takes, UINT64_MAX if too many.
+QI__FN uint64_t qi__cache_matrix_bytes(const qi__kernels *kernels, qi_path path, qi_format id, uint64_t n_rows, uint64_t n_cols) {
+  qi__arithmetic a[2];
+  int n = qi__cache_arithmetics(kernels, path, id, a) ? 2 : 1;
+  uint64_t sum = 0;
+  for (int i = 0; i < n; i++) {
+    uint64_t bytes = n_cols > SIZE_MAX ? SIZE_MAX : qi__form_tile_bytes(kernels, a[i], id, (size_t)n_cols);
+    uint64_t n_tiles = n_rows / QI__TILE_ROWS + (n_rows % QI__TILE_ROWS != 0);
+    if (!qi__mul_u64(bytes, n_tiles, &bytes) || !qi__add_u64(sum, bytes, &sum)) return UINT64_MAX;
+  }
+  return sum;
+}
+
+// Adds what the matrices of a slot take; false when the file has no such tensor.
+QI__FN bool qi__cache_count_slot(const qi__cache *c, const qi__kernels *kernels, const qi__gguf *g, const qi__hparams *h,
+                                 const char *prefix, const qi__slot *slot, uint64_t *sum) {
+  char name[64];
+  snprintf(name, sizeof name, "%s%s", prefix, slot->name);
+  const qi__tensor_info *t = slot->kind == QI__MATRIX && qi__slot_in_layout(slot, h) ? qi__gguf_tensor(g, name) : NULL;
+  if (!t || t->format == QI_FORMAT_NONE) return false;
+  bool fused = slot->part[1].rows != QI__DIM_ONE;
+  for (int p = 0; p < 3 && slot->part[p].rows != QI__DIM_ONE; p++) {
+    uint64_t rows = fused ? qi__dim_length(h, slot->part[p].rows) : t->shape[1];
+    uint64_t bytes = qi__cache_matrix_bytes(kernels, c->path, t->format, rows, t->shape[0]);
+    if (!qi__add_u64(*sum, bytes, sum)) *sum = UINT64_MAX;
+  }
+  return true;
+}
+
+QI__FN void qi__cache_kernels(const qi__cache *c, qi__kernels *kernels) {
+  qi__cpu cpu;
+  qi_isa isa;
+  if (c->pool) cpu = c->pool->cpu;
+  else qi__isa_choose(QI_ISA_AUTO, &isa, &cpu, NULL);
+  qi__kernels_init(kernels, &cpu);
+}
+
+// Sets c->bytes: the budget, or what all matrices take if that is less.
+QI__FN void qi__cache_count(qi__cache *c, const qi__gguf *g, const qi__hparams *h) {
+  qi__kernels kernels;
+  uint64_t sum, forms = sizeof(qi__forms) * QI__LAYER_MATRICES;
+  c->bytes = 0;
+  if (!c->budget) return;
+  if (!qi__mul_u64(h->n_layers, forms, &sum) || !qi__add_u64(sum, sizeof(qi__forms) + QI__CACHE_LINE, &sum)) sum = UINT64_MAX;
+  qi__cache_kernels(c, &kernels);
+  bool tied = !qi__gguf_tensor(g, "output.weight");
+  for (size_t i = 0; i < QI__COUNT_OF(qi__model_slots); i++) {
+    bool embedding = qi__model_slots[i].part[0].at == offsetof(qi__weights, embedding);
+    if (tied || !embedding) qi__cache_count_slot(c, &kernels, g, h, "", &qi__model_slots[i], &sum);
+  }
+  bool more = true;
+  for (size_t layer = 0; layer < h->n_layers && more; layer++) { // of layers that are missing no more than one is looked for
+    char prefix[32];
+    snprintf(prefix, sizeof prefix, "blk.%zu.", layer);
+    more = false;
+    for (size_t i = 0; i < QI__COUNT_OF(qi__layer_slots); i++)
+      if (qi__cache_count_slot(c, &kernels, g, h, prefix, &qi__layer_slots[i], &sum)) more = true;
+  }
+  c->bytes = sum < c->budget ? sum : c->budget;
+}
+
+// ---- what goes into it ----
+
+// The i-th matrix that takes part in products; the output comes first. NULL beyond the last.
+QI__FN qi__weight *qi__weights_matrix(qi__weights *w, size_t n_layers, size_t i) {
+  if (i == 0) return &w->output;
+  if ((i - 1) / QI__LAYER_MATRICES >= n_layers) return NULL;
+  qi__layer *l = &w->layers[(i - 1) / QI__LAYER_MATRICES];
+  qi__weight *all[QI__LAYER_MATRICES] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->gate, &l->up, &l->down};
+  return all[(i - 1) % QI__LAYER_MATRICES];
+}
+
+// Matrices of one format in one form.
+typedef struct qi__cache_class {
+  const qi__weight *example;
+  qi__arithmetic arithmetic;
+  double gain; // seconds saved in a product, for each byte
+} qi__cache_class;
+
+#define QI__CACHE_CLASSES (2 * QI_FORMAT_COUNT)
+
+// A cache while it is filled.
+typedef struct qi__cache_fill {
+  qi__cache *c;
+  qi__kernels kernels;
+  qi_pool *pool;
+  qi__weights *w;
+  size_t n_layers;
+  qi_progress progress;
+  uint64_t done, total; // of progress
+  qi__forms *forms;     // next free
+  size_t used;          // of the block
+  qi__cache_class classes[QI__CACHE_CLASSES];
+  size_t n_classes;
+} qi__cache_fill;
+
+QI__FN void qi__cache_add_class(qi__cache_fill *f, const qi__weight *w, qi__arithmetic a) {
+  for (size_t i = 0; i < f->n_classes; i++)
+    if (f->classes[i].example->id == w->id && f->classes[i].arithmetic == a) return;
+  size_t bytes = qi__form_tile_bytes(&f->kernels, a, w->id, w->n_cols);
+  // Until something is measured: all forms spare the same work for each weight.
+  if (bytes) f->classes[f->n_classes++] = (qi__cache_class){w, a, (double)(QI__TILE_ROWS * w->n_cols) / (double)bytes};
+}
+
+// What a trial needs, in the block that is empty yet.
+typedef struct qi__cache_trial {
+  qi__inputs in;
+  float *y, *scratch;
+  uint8_t *tiles;
+} qi__cache_trial;
+
+QI__FN void qi__cache_trial_layout(qi__cache_trial *t, qi__arena *arena, size_t n_cols, size_t tile_bytes) {
+  const size_t n = QI__CACHE_TRIAL_ROWS;
+  qi__inputs_layout(&t->in, arena, n, n_cols);
+  t->y = QI__ARENA_ARRAY(arena, float, n * QI__TILE_ROWS);
+  t->scratch = QI__ARENA_ARRAY(arena, float, qi__tile_scratch(n_cols, n));
+  t->tiles = QI__ARENA_ARRAY(arena, uint8_t, QI__CACHE_TRIAL_TILES * tile_bytes);
+}
+
+// Seconds for n_tiles tiles of w: the least of some runs.
+QI__FN double qi__cache_time(const qi__cache_fill *f, const qi__cache_trial *t, qi__arithmetic a, const qi__weight *w,
+                             size_t n_tiles) {
+  double best = 0;
+  for (int run = 0; run < 4; run++) {
+    uint64_t start = qi__now_us();
+    for (size_t i = 0; i < 2 * n_tiles; i++)
+      qi__matmul_tile(&f->kernels, a, w, i % n_tiles * QI__TILE_ROWS, QI__TILE_ROWS, &t->in, 0, QI__CACHE_TRIAL_ROWS, t->y,
+                      QI__TILE_ROWS, t->scratch);
+    double seconds = (double)(qi__now_us() - start) * 1e-6 / 2;
+    if (run == 1 || (run > 1 && seconds < best)) best = seconds; // the first brings weights into the caches
+  }
+  return best;
+}
+
+// Measures the gain of a class with its first matrix; false when the block has no room for that, or the matrix too few rows.
+QI__FN bool qi__cache_measure(const qi__cache_fill *f, qi__cache_class *class) {
+  qi__weight w = *class->example;
+  qi__cache_trial t;
+  size_t tile_bytes = qi__form_tile_bytes(&f->kernels, class->arithmetic, w.id, w.n_cols);
+  size_t n_tiles = qi__min_size(w.n_rows / QI__TILE_ROWS, QI__CACHE_TRIAL_TILES);
+  qi__arena arena = {f->c->block, (size_t)f->c->bytes, f->used, false};
+  qi__cache_trial_layout(&t, &arena, w.n_cols, tile_bytes);
+  if (arena.overflow || !n_tiles) return false;
+  qi__inputs_set_width(&t.in, w.n_cols);
+  for (size_t i = 0; i < QI__CACHE_TRIAL_ROWS * w.n_cols; i++) t.in.x[i] = (float)(i % 17) - 8.0f;
+  for (size_t i = 0; i < QI__CACHE_TRIAL_ROWS; i++)
+    qi__inputs_prepare(&f->kernels, &t.in, i, qi__inputs_need(&w, class->arithmetic));
+  qi__forms forms;
+  memset(&forms, 0, sizeof forms);
+  forms.bf16 = f->kernels.bf16;
+  forms.of[class->arithmetic] = (qi__form){t.tiles, n_tiles, tile_bytes};
+  for (size_t i = 0; i < n_tiles; i++) qi__form_fill(&f->kernels, class->arithmetic, &w, i, t.tiles + i * tile_bytes);
+  w.bias = NULL;
+  double plain = qi__cache_time(f, &t, class->arithmetic, &w, n_tiles);
+  w.forms = &forms;
+  double ready = qi__cache_time(f, &t, class->arithmetic, &w, n_tiles);
+  class->gain = (plain - ready) / (double)(n_tiles * tile_bytes);
+  return true;
+}
+
+// Finds the classes and orders them by gain; those without are dropped.
+QI__FN void qi__cache_choose(qi__cache_fill *f) {
+  qi__weight *w;
+  qi__arithmetic a[2];
+  for (size_t i = 0; (w = qi__weights_matrix(f->w, f->n_layers, i)) != NULL; i++) {
+    int n = qi__cache_arithmetics(&f->kernels, f->c->path, w->id, a) ? 2 : 1;
+    for (int k = 0; k < n; k++) qi__cache_add_class(f, w, a[k]);
+  }
+  qi__cache_class measured[QI__CACHE_CLASSES];
+  memcpy(measured, f->classes, sizeof measured);
+  bool all = true;
+  for (size_t i = 0; i < f->n_classes && all; i++) all = qi__cache_measure(f, &measured[i]);
+  if (all) memcpy(f->classes, measured, sizeof measured);
+  size_t n = 0;
+  for (size_t i = 0; i < f->n_classes; i++) {
+    qi__cache_class class = f->classes[i];
+    if (!(class.gain > 0)) continue;
+    size_t at = n++;
+    for (; at > 0 && f->classes[at - 1].gain < class.gain; at--) f->classes[at] = f->classes[at - 1];
+    f->classes[at] = class;
+  }
+  f->n_classes = n;
+}
+
+// ---- filling ----
+
+QI__FN qi_cache_kind *qi__cache_kind(qi__cache *c, qi__arithmetic a) {
+  return a == QI__INTEGER ? &c->info.integer : a == QI__FLOAT ? &c->info.f32 : &c->info.bf16;
+}
+
+// As many tiles of w as there is room for.
+QI__FN qi_result qi__cache_fill_matrix(qi__cache_fill *f, qi__weight *w, qi__arithmetic a, qi_error *err) {
+  qi__cache *c = f->c;
+  qi__form_job job = {&f->kernels, w, a, c->block + f->used, qi__form_tile_bytes(&f->kernels, a, w->id, w->n_cols), 0};
+  size_t n_tiles = qi__min_size(qi__n_tiles(w->n_rows), ((size_t)c->bytes - f->used) / job.tile_bytes);
+  size_t part = 1 + QI__CACHE_PART / job.tile_bytes;
+  if (!n_tiles) return QI_OK;
+  for (; job.begin < n_tiles; job.begin += part) {
+    size_t n = qi__min_size(part, n_tiles - job.begin);
+    qi__pool_run(f->pool, qi__form_task, &job, (int64_t)n, 1);
+    f->done += n * job.tile_bytes;
+    if (f->progress.fn && !f->progress.fn(f->progress.user, (float)((double)f->done / (double)f->total)))
+      return qi__fail(err, QI_ERR_CANCELLED, "loading was stopped by the progress callback");
+  }
+  qi__forms *forms = w->forms ? (qi__forms *)(uintptr_t)w->forms : f->forms++;
+  forms->bf16 = f->kernels.bf16;
+  forms->of[a] = (qi__form){job.data, n_tiles, job.tile_bytes};
+  w->forms = forms;
+  f->used += n_tiles * job.tile_bytes;
+  qi__cache_kind(c, a)->n_matrices++;
+  qi__cache_kind(c, a)->bytes += n_tiles * job.tile_bytes;
+  return QI_OK;
+}
+
+QI__FN qi_result qi__cache_fill_all(qi__cache_fill *f, qi_error *err) {
+  qi__weight *w;
+  size_t n_matrices = 1 + f->n_layers * QI__LAYER_MATRICES;
+  qi__arena arena = {f->c->block, (size_t)f->c->bytes, 0, false};
+  f->forms = QI__ARENA_ARRAY(&arena, qi__forms, n_matrices);
+  if (!f->forms || !qi__align_up(arena.used, QI__CACHE_LINE, &f->used) || f->used > f->c->bytes) return QI_OK;
+  memset(f->forms, 0, n_matrices * sizeof *f->forms);
+  qi__cache_choose(f);
+  for (size_t k = 0; k < f->n_classes; k++)
+    for (size_t i = 0; (w = qi__weights_matrix(f->w, f->n_layers, i)) != NULL; i++) {
+      if (w->id != f->classes[k].example->id) continue;
+      qi_result r = qi__cache_fill_matrix(f, w, f->classes[k].arithmetic, err);
+      if (r) return r;
+    }
+  return QI_OK;
+}
+
+// Fills the block and wires it to the weights. `done` of the progress is counted in bytes, of which `before` are done.
+// Errors: QI_ERR_CANCELLED, QI_ERR_OOM.
+QI__FN qi_result qi__cache_open(qi__cache *c, qi__weights *w, size_t n_layers, const qi_progress *progress, uint64_t before,
+                                qi_error *err) {
+  if (!c->bytes) return QI_OK;
+  qi_pool own;
+  const qi_pool_desc one = {1, QI_ISA_AUTO, {NULL, NULL}, {NULL, NULL, NULL}};
+  qi_result r = c->pool ? QI_OK : qi__pool_init(&own, &one, err);
+  if (r) return r;
+  uint64_t start = qi__now_us();
+  qi__cache_fill f;
+  memset(&f, 0, sizeof f);
+  f.c = c;
+  f.pool = c->pool ? c->pool : &own;
+  f.w = w;
+  f.n_layers = n_layers;
+  f.progress = *progress;
+  f.done = before;
+  f.total = before + c->bytes;
+  qi__kernels_init(&f.kernels, &f.pool->cpu);
+  r = qi__cache_fill_all(&f, err);
+  if (!c->pool) qi__pool_destroy(&own);
+  c->info.bytes = c->bytes;
+  c->info.seconds = (double)(qi__now_us() - start) * 1e-6;
+  return r;
+}
+
+#endif // QI__MODEL_CACHE_H
+// generated from src/model/hf_load.h: edit there
+// ==== >>hf_load : opening a Hugging Face folder as if it were a GGUF file ====
+#ifndef QI__MODEL_HF_LOAD_H
+#define QI__MODEL_HF_LOAD_H
+
+// generated from src/model/hf_tokenizer.h: edit there
+// ==== >>hf_tokenizer : tokenizer.json of Hugging Face models ====
+#ifndef QI__MODEL_HF_TOKENIZER_H
+#define QI__MODEL_HF_TOKENIZER_H
+
+// generated from src/model/hf_config.h: edit there
+// ==== >>hf_config : config.json of Hugging Face models, and names of their tensors ====
+#ifndef QI__MODEL_HF_CONFIG_H
+#define QI__MODEL_HF_CONFIG_H
+
 // generated from src/model/meta_write.h: edit there
 // ==== >>meta_write : metadata of other containers, written as GGUF has it ====
 #ifndef QI__MODEL_META_WRITE_H
@@ -9946,5841 +16786,6 @@ QI__FN qi_result qi__detokenize(const qi__vocab *v, const qi_token *ids, size_t 
 }
 
 #endif // QI__TOKENIZE_H
-// generated from src/model/weights.h: edit there
-// ==== >>weights : which tensors a model has, and where they lie ====
-#ifndef QI__MODEL_WEIGHTS_H
-#define QI__MODEL_WEIGHTS_H
-
-// generated from src/kernels/matmul.h: edit there
-// ==== >>matmul : a tile of a matrix product, by arithmetic and format ====
-#ifndef QI__KERNELS_MATMUL_H
-#define QI__KERNELS_MATMUL_H
-
-// generated from src/kernels/table.h: edit there
-// ==== >>kernels : which variant of each kernel runs ====
-#ifndef QI__KERNELS_TABLE_H
-#define QI__KERNELS_TABLE_H
-
-// generated from src/kernels/attention.h: edit there
-// ==== >>attention : query heads over a piece of the cache ====
-#ifndef QI__KERNELS_ATTENTION_H
-#define QI__KERNELS_ATTENTION_H
-
-// generated from src/kernels/vector.h: edit there
-// ==== >>vector : norms, rotary positions, gates ====
-#ifndef QI__KERNELS_VECTOR_H
-#define QI__KERNELS_VECTOR_H
-
-// generated from src/kernels/simd.h: edit there
-// ==== >>simd : what the SIMD variants of all kernels share ====
-#ifndef QI__KERNELS_SIMD_H
-#define QI__KERNELS_SIMD_H
-
-
-#if defined(QI__X86_64)
-#include <immintrin.h>
-#elif defined(QI__ARM64)
-#include <arm_neon.h>
-#endif
-
-// The instruction sets of the levels in base/cpu.h. What an old compiler does not know is left out of the table.
-#if defined(QI__X86_64)
-#define QI__AVX2 QI__TARGET("avx2,fma,f16c")
-#define QI__AVX512 QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
-#if defined(__clang__) || __GNUC__ >= 10
-#define QI__HAS_AVX512_BF16 1
-#define QI__AVX512_BF16 QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
-#endif
-#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
-#define QI__HAS_AMX 1
-#define QI__AMX QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-int8,amx-bf16")
-#endif
-#endif
-
-// A sum in eight float32 lanes has the same bits in a 256-bit register, in half of a 512-bit one and in two of 128. Elements that
-// do not fill a register are taken by the reference, or by scalar code that goes on with the stored lanes.
-
-#if defined(QI__X86_64)
-
-// qi__sum_lanes of a register.
-QI__INLINE QI__AVX2 float qi__sum_lanes_avx2(__m256 v) {
-  __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1)); // 0+4 1+5 2+6 3+7
-  a = _mm_add_ps(a, _mm_movehl_ps(a, a));
-  return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));
-}
-
-// Eight halves at p + i, or floats, as float32; `half` is a constant where this is inlined.
-QI__INLINE QI__AVX2 __m256 qi__load_kv_avx2(const void *p, size_t i, bool half) {
-  if (half) return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)((const uint16_t *)p + i)));
-  return _mm256_loadu_ps((const float *)p + i);
-}
-
-QI__INLINE QI__AVX512 __m512 qi__load_kv_avx512(const void *p, size_t i, bool half) {
-  if (half) return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)((const uint16_t *)p + i)));
-  return _mm512_loadu_ps((const float *)p + i);
-}
-
-// qi__sum_lanes of four registers.
-QI__INLINE QI__AVX2 __m128 qi__sum_lanes4_avx2(__m256 a, __m256 b, __m256 c, __m256 d) {
-  __m128 p = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1)); // 0+4 1+5 2+6 3+7
-  __m128 q = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
-  __m128 r = _mm_add_ps(_mm256_castps256_ps128(c), _mm256_extractf128_ps(c, 1));
-  __m128 s = _mm_add_ps(_mm256_castps256_ps128(d), _mm256_extractf128_ps(d, 1));
-  p = _mm_add_ps(_mm_movelh_ps(p, q), _mm_movehl_ps(q, p)); // of a and b: (0+4)+(2+6) (1+5)+(3+7)
-  r = _mm_add_ps(_mm_movelh_ps(r, s), _mm_movehl_ps(s, r));
-  return _mm_add_ps(_mm_shuffle_ps(p, r, 0x88), _mm_shuffle_ps(p, r, 0xdd));
-}
-
-// Ones in the first n lanes; n may be more than 16.
-QI__INLINE QI__AVX512 __mmask16 qi__tail_mask_avx512(size_t n) { return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1); }
-#endif
-
-#if defined(QI__ARM64)
-
-// Four halves or floats at p + i as float32.
-QI__INLINE float32x4_t qi__load_kv_neon(const void *p, size_t i, bool half) {
-  if (half) return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)p + i)));
-  return vld1q_f32((const float *)p + i);
-}
-#endif
-
-#endif // QI__KERNELS_SIMD_H
-
-// y[i] = x[i] / sqrt(mean(x^2) + eps) * w[i]      i < n; y may be x
-// The sum runs in eight lanes (element j in lane j % 8, one fma each), then qi__sum_lanes. (Zhang and Sennrich 2019)
-QI__FN void qi__rms_norm_ref(const float *x, const float *w, float eps, size_t n, float *y) {
-  float lane[8] = {0};
-  for (size_t i = 0; i < n; i++) lane[i % 8] = fmaf(x[i], x[i], lane[i % 8]);
-  float scale = 1.0f / sqrtf(qi__sum_lanes(lane) / (float)n + eps);
-  for (size_t i = 0; i < n; i++) {
-    float normed = x[i] * scale;
-    y[i] = normed * w[i];
-  }
-}
-
-// y[i] += x[i]
-QI__FN void qi__add_ref(const float *x, size_t n, float *y) {
-  for (size_t i = 0; i < n; i++) y[i] += x[i];
-}
-
-// SwiGLU: y[i] = silu(gate[i]) * up[i]; y may be gate or up. (Shazeer 2020)
-QI__FN void qi__swiglu_ref(const float *gate, const float *up, size_t n, float *y) {
-  for (size_t i = 0; i < n; i++) y[i] = qi__silu_ref(gate[i]) * up[i];
-}
-
-// Rotates n_pairs pairs of one head by the angles of a position: cos_sin holds [n_pairs] of (cos, sin). `neighbours`: pair i is
-// (x[2i], x[2i+1]) as in llama; else (x[i], x[i + n_pairs]) as in qwen and phi. Elements beyond 2 * n_pairs stay. (Su et al. 2021)
-QI__INLINE void qi__rope_pairs(float *x, const float *cos_sin, size_t first, size_t n_pairs, bool neighbours) {
-  size_t step = neighbours ? 2 : 1, apart = neighbours ? 1 : n_pairs;
-  for (size_t i = first; i < n_pairs; i++) {
-    float c = cos_sin[2 * i], s = cos_sin[2 * i + 1], a = x[step * i], b = x[step * i + apart];
-    float as = a * s, bs = b * s;
-    x[step * i] = fmaf(a, c, -bs);
-    x[step * i + apart] = fmaf(b, c, as);
-  }
-}
-
-QI__FN void qi__rope_ref(float *x, const float *cos_sin, size_t n_pairs, bool neighbours) {
-  qi__rope_pairs(x, cos_sin, 0, n_pairs, neighbours);
-}
-
-// y[i] = x[i] rounded to bfloat16, as float32; y may be x
-QI__FN void qi__round_bf16_ref(const float *x, size_t n, float *y) {
-  for (size_t i = 0; i < n; i++) y[i] = qi__bf16_to_f32(qi__f32_to_bf16(x[i]));
-}
-
-// y[i] = x[i] as a half
-QI__FN void qi__to_f16_ref(const float *x, size_t n, uint16_t *y) {
-  for (size_t i = 0; i < n; i++) y[i] = qi__f32_to_f16(x[i]);
-}
-
-#if defined(QI__X86_64)
-
-// ---- AVX2 ----
-
-QI__FN QI__AVX2 void qi__rms_norm_avx2(const float *x, const float *w, float eps, size_t n, float *y) {
-  __m256 sum = _mm256_setzero_ps();
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    __m256 v = _mm256_loadu_ps(x + i);
-    sum = _mm256_fmadd_ps(v, v, sum);
-  }
-  float lane[8];
-  _mm256_storeu_ps(lane, sum);
-  for (; i < n; i++) lane[i % 8] = fmaf(x[i], x[i], lane[i % 8]);
-  float scale = 1.0f / sqrtf(qi__sum_lanes(lane) / (float)n + eps);
-  __m256 scales = _mm256_set1_ps(scale);
-  for (i = 0; i + 8 <= n; i += 8)
-    _mm256_storeu_ps(y + i, _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), scales), _mm256_loadu_ps(w + i)));
-  for (; i < n; i++) {
-    float normed = x[i] * scale;
-    y[i] = normed * w[i];
-  }
-}
-
-QI__FN QI__AVX2 void qi__add_avx2(const float *x, size_t n, float *y) {
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, _mm256_add_ps(_mm256_loadu_ps(y + i), _mm256_loadu_ps(x + i)));
-  qi__add_ref(x + i, n - i, y + i);
-}
-
-QI__FN QI__AVX2 void qi__swiglu_avx2(const float *gate, const float *up, size_t n, float *y) {
-  const __m256 one = _mm256_set1_ps(1.0f);
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    __m256 g = _mm256_loadu_ps(gate + i);
-    __m256 e = qi__exp_avx2(_mm256_sub_ps(_mm256_setzero_ps(), g));
-    __m256 silu = _mm256_div_ps(g, _mm256_add_ps(one, e));
-    _mm256_storeu_ps(y + i, _mm256_mul_ps(silu, _mm256_loadu_ps(up + i)));
-  }
-  qi__swiglu_ref(gate + i, up + i, n - i, y + i);
-}
-
-// Four pairs (a, b) beside each other: a c - b s in even places, b c + a s in odd ones.
-QI__INLINE QI__AVX2 size_t qi__rope_neighbours_avx2(float *x, const float *cos_sin, size_t n_pairs) {
-  size_t i = 0;
-  for (; i + 4 <= n_pairs; i += 4) {
-    __m256 v = _mm256_loadu_ps(x + 2 * i), cs = _mm256_loadu_ps(cos_sin + 2 * i);
-    __m256 cross = _mm256_mul_ps(_mm256_permute_ps(v, 0xb1), _mm256_movehdup_ps(cs));
-    _mm256_storeu_ps(x + 2 * i, _mm256_fmaddsub_ps(v, _mm256_moveldup_ps(cs), cross));
-  }
-  return i;
-}
-
-QI__INLINE QI__AVX2 size_t qi__rope_halves_avx2(float *x, const float *cos_sin, size_t n_pairs) {
-  size_t i = 0;
-  for (; i + 8 <= n_pairs; i += 8) {
-    __m256 p = _mm256_loadu_ps(cos_sin + 2 * i), q = _mm256_loadu_ps(cos_sin + 2 * i + 8);
-    __m256 low = _mm256_permute2f128_ps(p, q, 0x20), high = _mm256_permute2f128_ps(p, q, 0x31);
-    __m256 c = _mm256_shuffle_ps(low, high, 0x88), s = _mm256_shuffle_ps(low, high, 0xdd);
-    __m256 a = _mm256_loadu_ps(x + i), b = _mm256_loadu_ps(x + n_pairs + i);
-    _mm256_storeu_ps(x + i, _mm256_fmsub_ps(a, c, _mm256_mul_ps(b, s)));
-    _mm256_storeu_ps(x + n_pairs + i, _mm256_fmadd_ps(b, c, _mm256_mul_ps(a, s)));
-  }
-  return i;
-}
-
-QI__FN QI__AVX2 void qi__rope_avx2(float *x, const float *cos_sin, size_t n_pairs, bool neighbours) {
-  size_t first = neighbours ? qi__rope_neighbours_avx2(x, cos_sin, n_pairs) : qi__rope_halves_avx2(x, cos_sin, n_pairs);
-  qi__rope_pairs(x, cos_sin, first, n_pairs, neighbours);
-}
-
-// The integer steps of qi__f32_to_bf16. A NaN, whose payload the addition would carry into the exponent, is taken by itself.
-QI__FN QI__AVX2 void qi__round_bf16_avx2(const float *x, size_t n, float *y) {
-  const __m256i half = _mm256_set1_epi32(0x7fff), one = _mm256_set1_epi32(1), upper = _mm256_set1_epi32((int)0xffff0000u);
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    __m256i u = _mm256_loadu_si256((const __m256i *)(const void *)(x + i));
-    __m256i nan = _mm256_cmpgt_epi32(_mm256_and_si256(u, _mm256_set1_epi32(0x7fffffff)), _mm256_set1_epi32(0x7f800000));
-    __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(u, half), _mm256_and_si256(_mm256_srli_epi32(u, 16), one));
-    __m256i result = _mm256_blendv_epi8(rounded, _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan);
-    _mm256_storeu_si256((__m256i *)(void *)(y + i), _mm256_and_si256(result, upper));
-  }
-  qi__round_bf16_ref(x + i, n - i, y + i);
-}
-
-QI__FN QI__AVX2 void qi__to_f16_avx2(const float *x, size_t n, uint16_t *y) {
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8)
-    _mm_storeu_si128((__m128i *)(void *)(y + i), _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT));
-  qi__to_f16_ref(x + i, n - i, y + i);
-}
-
-// ---- AVX-512 ----
-
-QI__FN QI__AVX512 void qi__swiglu_avx512(const float *gate, const float *up, size_t n, float *y) {
-  const __m512 one = _mm512_set1_ps(1.0f);
-  for (size_t i = 0; i < n; i += 16) {
-    __mmask16 mask = qi__tail_mask_avx512(n - i);
-    __m512 g = _mm512_maskz_loadu_ps(mask, gate + i);
-    __m512 e = qi__exp_avx512(_mm512_sub_ps(_mm512_setzero_ps(), g));
-    __m512 silu = _mm512_div_ps(g, _mm512_add_ps(one, e));
-    _mm512_mask_storeu_ps(y + i, mask, _mm512_mul_ps(silu, _mm512_maskz_loadu_ps(mask, up + i)));
-  }
-}
-#endif
-
-// ---- NEON ----
-
-#if defined(QI__ARM64)
-
-QI__FN void qi__rms_norm_neon(const float *x, const float *w, float eps, size_t n, float *y) {
-  float32x4_t low = vdupq_n_f32(0), high = low;
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    float32x4_t a = vld1q_f32(x + i), b = vld1q_f32(x + i + 4);
-    low = vfmaq_f32(low, a, a);
-    high = vfmaq_f32(high, b, b);
-  }
-  float lane[8];
-  vst1q_f32(lane, low);
-  vst1q_f32(lane + 4, high);
-  for (; i < n; i++) lane[i % 8] = fmaf(x[i], x[i], lane[i % 8]);
-  float scale = 1.0f / sqrtf(qi__sum_lanes(lane) / (float)n + eps);
-  for (i = 0; i + 4 <= n; i += 4) vst1q_f32(y + i, vmulq_f32(vmulq_n_f32(vld1q_f32(x + i), scale), vld1q_f32(w + i)));
-  for (; i < n; i++) {
-    float normed = x[i] * scale;
-    y[i] = normed * w[i];
-  }
-}
-
-QI__FN void qi__add_neon(const float *x, size_t n, float *y) {
-  size_t i = 0;
-  for (; i + 4 <= n; i += 4) vst1q_f32(y + i, vaddq_f32(vld1q_f32(y + i), vld1q_f32(x + i)));
-  qi__add_ref(x + i, n - i, y + i);
-}
-
-QI__FN void qi__swiglu_neon(const float *gate, const float *up, size_t n, float *y) {
-  size_t i = 0;
-  for (; i + 4 <= n; i += 4) {
-    float32x4_t g = vld1q_f32(gate + i);
-    float32x4_t e = qi__exp_neon(vsubq_f32(vdupq_n_f32(0), g));
-    float32x4_t silu = vdivq_f32(g, vaddq_f32(vdupq_n_f32(1.0f), e));
-    vst1q_f32(y + i, vmulq_f32(silu, vld1q_f32(up + i)));
-  }
-  qi__swiglu_ref(gate + i, up + i, n - i, y + i);
-}
-
-QI__FN void qi__rope_neon(float *x, const float *cos_sin, size_t n_pairs, bool neighbours) {
-  size_t i = 0;
-  for (; i + 4 <= n_pairs; i += 4) {
-    float32x4x2_t cs = vld2q_f32(cos_sin + 2 * i), v;
-    if (neighbours) v = vld2q_f32(x + 2 * i);
-    else v.val[0] = vld1q_f32(x + i), v.val[1] = vld1q_f32(x + n_pairs + i);
-    float32x4_t as = vmulq_f32(v.val[0], cs.val[1]), bs = vmulq_f32(v.val[1], cs.val[1]);
-    v.val[0] = vfmaq_f32(vnegq_f32(bs), v.val[0], cs.val[0]);
-    v.val[1] = vfmaq_f32(as, v.val[1], cs.val[0]);
-    if (neighbours) vst2q_f32(x + 2 * i, v);
-    else vst1q_f32(x + i, v.val[0]), vst1q_f32(x + n_pairs + i, v.val[1]);
-  }
-  qi__rope_pairs(x, cos_sin, i, n_pairs, neighbours);
-}
-
-QI__FN void qi__to_f16_neon(const float *x, size_t n, uint16_t *y) {
-  size_t i = 0;
-  for (; i + 4 <= n; i += 4) vst1_u16(y + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(x + i))));
-  qi__to_f16_ref(x + i, n - i, y + i);
-}
-#endif
-
-#endif // QI__KERNELS_VECTOR_H
-
-// Keys are taken in pieces of this many positions, cut at multiples of it, whatever the chunk or the batch: each piece gives a
-// maximum, a sum and a weighted value, and pieces are joined in ascending order. So bits depend on positions alone, long contexts
-// can be split over threads piece by piece, and rows that go through a piece together get what each would get alone.
-#define QI__ATTENTION_PIECE 256
-#define QI__KEY_BLOCK 16 // positions; keys are stored so that one register holds the same element of several positions
-
-// Keys and values of one head of one sequence at consecutive positions, in float32 or float16.
-typedef struct qi__kv_run {
-  const void *k; // [(n + 15) / 16][head_dim_k][16]: the first position is a multiple of 16; what lies beyond the last is ignored
-  const void *v; // [n, head_dim_v]
-  size_t n;      // at most QI__ATTENTION_PIECE
-  bool half;
-  const void *next; // keys that are wanted next, or any other memory: fetched while values are multiplied
-} qi__kv_run;
-
-// Both products of attention are sums over t of a[g, t] * b[t, lane], one chain of fused multiply-adds each, t ascending:
-//   scores: g query row, t element of the head, lane a position     values: g query row, t position, lane an element of the head
-// Query rows are heads that share a key/value head, of one or several tokens: what is loaded and converted serves several of them.
-
-// Element i; `half` is a constant where this is inlined.
-QI__INLINE float qi__kv_value(const void *p, size_t i, bool half) {
-  return half ? qi__f16_to_f32(((const uint16_t *)p)[i]) : ((const float *)p)[i];
-}
-QI__INLINE const void *qi__kv_at(const void *p, size_t i, bool half) { return (const uint8_t *)p + i * (half ? 2 : 4); }
-
-// score[g * QI__ATTENTION_PIECE + j] = dot(q[g], k[j])      g < n_q, q: [n_q, dim], j < n rounded up to QI__KEY_BLOCK
-// Scores from n on are whatever memory gives.
-QI__FN void qi__attention_scores_ref(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
-  for (size_t g = 0; g < n_q; g++, q += dim, score += QI__ATTENTION_PIECE)
-    for (size_t j = 0; j < run->n; j += QI__KEY_BLOCK) {
-      for (size_t l = 0; l < QI__KEY_BLOCK; l++) score[j + l] = 0;
-      for (size_t t = 0; t < dim; t++)
-        for (size_t l = 0; l < QI__KEY_BLOCK; l++)
-          score[j + l] = fmaf(q[t], qi__kv_value(run->k, j * dim + t * QI__KEY_BLOCK + l, run->half), score[j + l]);
-    }
-}
-
-// The greater; b when they cannot be ordered, as in MAXPS.
-QI__INLINE float qi__greater(float a, float b) { return a > b ? a : b; }
-
-// Scores that a query row does not see: those outside begin..end-1 of n become minus infinity, whose exponential is 0.
-QI__INLINE void qi__attention_mask(float *score, size_t begin, size_t end, size_t n) {
-  for (size_t j = 0; j < begin; j++) score[j] = -INFINITY;
-  for (size_t j = end; j < n; j++) score[j] = -INFINITY;
-}
-
-// *max = greatest score of begin..end-1 (NaN counts as none); score[j] = exp(score[j] - *max) there and 0 elsewhere; returns their
-// sum. Both run in lanes of j % 8. begin < end <= n, n a multiple of 16.
-QI__FN float qi__attention_softmax_ref(float *score, size_t begin, size_t end, size_t n, float *max) {
-  float lane[8] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY};
-  qi__attention_mask(score, begin, end, n);
-  for (size_t j = 0; j < n; j++) lane[j % 8] = qi__greater(score[j], lane[j % 8]);
-  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
-  *max = lane[0];
-  memset(lane, 0, sizeof lane);
-  for (size_t j = 0; j < n; j++) {
-    score[j] = qi__exp_ref(score[j] - *max);
-    lane[j % 8] += score[j];
-  }
-  return qi__sum_lanes(lane);
-}
-
-// Elements from i = first on.
-QI__INLINE void qi__attention_values_from(const float *weight, size_t n_q, const void *v, size_t n, size_t dim, bool half,
-                                          size_t first, float *out) {
-  for (size_t g = 0; g < n_q; g++, weight += QI__ATTENTION_PIECE, out += dim)
-    for (size_t j = 0; j < n; j++)
-      for (size_t i = first; i < dim; i++) out[i] = fmaf(weight[j], qi__kv_value(v, j * dim + i, half), out[i]);
-}
-
-// out[g * dim + i] += sum_j weight[g * QI__ATTENTION_PIECE + j] * v[j, i]      begin <= j < end, one chain that begins with `out`
-QI__FN void qi__attention_values_ref(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
-                                     float *out) {
-  qi__attention_values_from(weight + begin, n_q, qi__kv_at(run->v, begin * dim, run->half), end - begin, dim, run->half, 0, out);
-}
-
-// Of query rows, [n] each: running maximum and sum of exponentials; what the values so far and those of the last piece are
-// multiplied by.
-typedef struct qi__softmax_state {
-  float *max, *sum, *keep, *add;
-} qi__softmax_state;
-
-// Joins a piece (max and sum of each row) to what came before; `blend` does the same to the values with keep and add.
-QI__FN void qi__attention_join_ref(const float *max, const float *sum, size_t n, const qi__softmax_state *all) {
-  for (size_t g = 0; g < n; g++) {
-    float joint = qi__greater(max[g], all->max[g]);
-    all->keep[g] = qi__exp_ref(all->max[g] - joint);
-    all->add[g] = qi__exp_ref(max[g] - joint);
-    float kept = all->sum[g] * all->keep[g];
-    all->sum[g] = fmaf(sum[g], all->add[g], kept);
-    all->max[g] = joint;
-  }
-}
-
-// values[g, i] = values[g, i] * keep[g] + piece[g, i] * add[g]      g < n, i < dim
-QI__FN void qi__attention_blend_ref(const float *piece, const float *keep, const float *add, size_t n, size_t dim, float *values) {
-  for (size_t g = 0; g < n; g++, piece += dim, values += dim)
-    for (size_t i = 0; i < dim; i++) {
-      float old = values[i] * keep[g];
-      values[i] = fmaf(piece[i], add[g], old);
-    }
-}
-
-// One of the two products: out[g * out_stride + lane] = sum_t a[g * a_stride + t] * b[t, lane], n_q query rows and n_r registers.
-// b[t] lies b_step elements after b[t - 1]; each 16 lanes lie b_next elements after those before.
-typedef struct qi__attention_product {
-  const float *a;
-  size_t a_stride, n_q;
-  const void *b;
-  size_t b_step, b_next, n_r, n; // t < n
-  const void *ahead;             // see qi__attention_fetch
-  float *out;
-  size_t out_stride;
-} qi__attention_product;
-
-// `lanes` of a register divide 16.
-QI__INLINE qi__attention_product qi__attention_scores_of(const float *q, size_t n_q, const qi__kv_run *run, size_t dim,
-                                                         size_t lanes, float *score) {
-  size_t n_r = (run->n + QI__KEY_BLOCK - 1) / QI__KEY_BLOCK * (QI__KEY_BLOCK / lanes);
-  qi__attention_product p = {q,   dim,    n_q,   run->k,            QI__KEY_BLOCK, dim * QI__KEY_BLOCK, n_r,
-                             dim, run->v, score, QI__ATTENTION_PIECE};
-  return p;
-}
-
-QI__INLINE qi__attention_product qi__attention_values_of(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin,
-                                                         size_t end, size_t dim, size_t lanes, float *out) {
-  const void *v = qi__kv_at(run->v, begin * dim, run->half);
-  qi__attention_product p = {weight + begin, QI__ATTENTION_PIECE, n_q, v, dim, 16, dim / lanes, end - begin, run->next, out, dim};
-  return p;
-}
-
-// What is left of values when all registers are done.
-QI__INLINE void qi__attention_values_rest(const qi__attention_product *p, size_t lanes, bool half) {
-  if (p->n_r * lanes < p->b_step)
-    qi__attention_values_from(p->a, p->n_q, p->b, p->n, p->b_step, half, p->n_r * lanes, p->out);
-}
-
-// Values come into the cache while scores are computed, the next keys while values are: row t of a tile fetches as many bytes of
-// `ahead` as it reads. The CPU's own prefetching begins anew with each block, which costs a third of the speed.
-QI__INLINE void qi__attention_fetch(const void *ahead, size_t t, int lanes, bool half) {
-#if defined(__GNUC__)
-  const int bytes = lanes * (half ? 2 : 4);
-  QI__UNROLL for (int i = 0; i < bytes; i += QI__CACHE_LINE) __builtin_prefetch((const uint8_t *)ahead + t * (size_t)bytes + i);
-#else
-  (void)ahead, (void)t, (void)lanes, (void)half;
-#endif
-}
-
-// A tile of n_q query rows from g on, times n_r registers from r on, has its sums in registers. Its sizes, `half` and `go_on` (sums
-// begin with what is in `out`, not with 0) are constants where it is inlined. No sum depends on the sizes.
-
-#if defined(QI__X86_64)
-
-// ---- AVX2 ----
-
-// n_q * n_r <= 8
-QI__INLINE QI__AVX2 void qi__attention_tile_avx2(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r, bool half,
-                                                 bool go_on) {
-  const float *a = p->a + g * p->a_stride;
-  const void *b = qi__kv_at(p->b, r / 2 * p->b_next + r % 2 * 8, half), *ahead = qi__kv_at(p->ahead, r * 8 * p->n, half);
-  float *out = p->out + g * p->out_stride + 8 * r;
-  const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
-  __m256 sum[4][8];
-  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
-    sum[i][c] = go_on ? _mm256_loadu_ps(out + (size_t)i * p->out_stride + 8 * c) : _mm256_setzero_ps();
-  for (size_t t = 0; t < p->n; t++) {
-    __m256 row[8];
-    qi__attention_fetch(ahead, t, n_r * 8, half);
-    QI__UNROLL for (int c = 0; c < n_r; c++)
-      row[c] = qi__load_kv_avx2(b, t * b_step + (size_t)(c / 2) * b_next + (size_t)(c % 2 * 8), half);
-    QI__UNROLL for (int i = 0; i < n_q; i++) {
-      __m256 v = _mm256_broadcast_ss(a + (size_t)i * a_stride + t);
-      QI__UNROLL for (int c = 0; c < n_r; c++) sum[i][c] = _mm256_fmadd_ps(v, row[c], sum[i][c]);
-    }
-  }
-  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
-    _mm256_storeu_ps(out + (size_t)i * p->out_stride + 8 * c, sum[i][c]);
-}
-
-QI__INLINE QI__AVX2 void qi__attention_tiles_avx2(const qi__attention_product *p, bool half, bool go_on) {
-  for (size_t g = 0, rows; g < p->n_q; g += rows) {
-    rows = p->n_q - g >= 4 ? 4 : p->n_q - g >= 2 ? 2 : 1;
-    for (size_t r = 0, regs; r < p->n_r; r += regs) {
-      regs = p->n_r - r >= 8 / rows ? 8 / rows : p->n_r - r >= 2 ? 2 : 1;
-      if (rows == 4 && regs == 2) qi__attention_tile_avx2(p, g, r, 4, 2, half, go_on);
-      else if (rows == 4) qi__attention_tile_avx2(p, g, r, 4, 1, half, go_on);
-      else if (rows == 2 && regs == 4) qi__attention_tile_avx2(p, g, r, 2, 4, half, go_on);
-      else if (rows == 2 && regs == 2) qi__attention_tile_avx2(p, g, r, 2, 2, half, go_on);
-      else if (rows == 2) qi__attention_tile_avx2(p, g, r, 2, 1, half, go_on);
-      else if (regs == 8) qi__attention_tile_avx2(p, g, r, 1, 8, half, go_on);
-      else if (regs == 2) qi__attention_tile_avx2(p, g, r, 1, 2, half, go_on);
-      else qi__attention_tile_avx2(p, g, r, 1, 1, half, go_on);
-    }
-  }
-}
-
-QI__FN QI__AVX2 void qi__attention_scores_avx2(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
-  qi__attention_product p = qi__attention_scores_of(q, n_q, run, dim, 8, score);
-  if (run->half) qi__attention_tiles_avx2(&p, true, false);
-  else qi__attention_tiles_avx2(&p, false, false);
-}
-
-QI__FN QI__AVX2 void qi__attention_values_avx2(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end,
-                                               size_t dim, float *out) {
-  qi__attention_product p = qi__attention_values_of(weight, n_q, run, begin, end, dim, 8, out);
-  if (run->half) qi__attention_tiles_avx2(&p, true, true);
-  else qi__attention_tiles_avx2(&p, false, true);
-  qi__attention_values_rest(&p, 8, run->half);
-}
-
-QI__FN QI__AVX2 float qi__attention_softmax_avx2(float *score, size_t begin, size_t end, size_t n, float *max) {
-  float lane[8];
-  __m256 most = _mm256_set1_ps(-INFINITY), sum = _mm256_setzero_ps();
-  qi__attention_mask(score, begin, end, n);
-  for (size_t j = 0; j < n; j += 8) most = _mm256_max_ps(_mm256_loadu_ps(score + j), most);
-  _mm256_storeu_ps(lane, most);
-  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
-  *max = lane[0];
-  most = _mm256_set1_ps(*max);
-  for (size_t j = 0; j < n; j += 8) {
-    __m256 e = qi__exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(score + j), most));
-    _mm256_storeu_ps(score + j, e);
-    sum = _mm256_add_ps(sum, e);
-  }
-  return qi__sum_lanes_avx2(sum);
-}
-
-QI__FN QI__AVX2 void qi__attention_join_avx2(const float *max, const float *sum, size_t n, const qi__softmax_state *all) {
-  size_t g = 0;
-  for (; g + 8 <= n; g += 8) {
-    __m256 before = _mm256_loadu_ps(all->max + g), now = _mm256_loadu_ps(max + g), joint = _mm256_max_ps(now, before);
-    __m256 keep = qi__exp_avx2(_mm256_sub_ps(before, joint)), add = qi__exp_avx2(_mm256_sub_ps(now, joint));
-    __m256 kept = _mm256_mul_ps(_mm256_loadu_ps(all->sum + g), keep);
-    _mm256_storeu_ps(all->keep + g, keep);
-    _mm256_storeu_ps(all->add + g, add);
-    _mm256_storeu_ps(all->sum + g, _mm256_fmadd_ps(_mm256_loadu_ps(sum + g), add, kept));
-    _mm256_storeu_ps(all->max + g, joint);
-  }
-  qi__softmax_state rest = {all->max + g, all->sum + g, all->keep + g, all->add + g};
-  qi__attention_join_ref(max + g, sum + g, n - g, &rest);
-}
-
-QI__FN QI__AVX2 void qi__attention_blend_avx2(const float *piece, const float *keep, const float *add, size_t n, size_t dim,
-                                              float *values) {
-  for (size_t g = 0; g < n; g++, piece += dim, values += dim) {
-    const __m256 keeps = _mm256_set1_ps(keep[g]), adds = _mm256_set1_ps(add[g]);
-    size_t i = 0;
-    for (; i + 8 <= dim; i += 8) {
-      __m256 old = _mm256_mul_ps(_mm256_loadu_ps(values + i), keeps);
-      _mm256_storeu_ps(values + i, _mm256_fmadd_ps(_mm256_loadu_ps(piece + i), adds, old));
-    }
-    qi__attention_blend_ref(piece + i, keep + g, add + g, 1, dim - i, values + i);
-  }
-}
-
-// ---- AVX-512 ----
-
-// n_q * n_r <= 16
-QI__INLINE QI__AVX512 void qi__attention_tile_avx512(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r,
-                                                     bool half, bool go_on) {
-  const float *a = p->a + g * p->a_stride;
-  const void *b = qi__kv_at(p->b, r * p->b_next, half), *ahead = qi__kv_at(p->ahead, r * 16 * p->n, half);
-  float *out = p->out + g * p->out_stride + 16 * r;
-  const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
-  __m512 sum[8][4];
-  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
-    sum[i][c] = go_on ? _mm512_loadu_ps(out + (size_t)i * p->out_stride + 16 * c) : _mm512_setzero_ps();
-  for (size_t t = 0; t < p->n; t++) {
-    __m512 row[4];
-    qi__attention_fetch(ahead, t, n_r * 16, half);
-    QI__UNROLL for (int c = 0; c < n_r; c++) row[c] = qi__load_kv_avx512(b, t * b_step + (size_t)c * b_next, half);
-    QI__UNROLL for (int i = 0; i < n_q; i++) {
-      __m512 v = _mm512_set1_ps(a[(size_t)i * a_stride + t]);
-      QI__UNROLL for (int c = 0; c < n_r; c++) sum[i][c] = _mm512_fmadd_ps(v, row[c], sum[i][c]);
-    }
-  }
-  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
-    _mm512_storeu_ps(out + (size_t)i * p->out_stride + 16 * c, sum[i][c]);
-}
-
-QI__INLINE QI__AVX512 void qi__attention_tiles_avx512(const qi__attention_product *p, bool half, bool go_on) {
-  for (size_t g = 0, rows; g < p->n_q; g += rows) {
-    size_t left = p->n_q - g;
-    rows = left >= 8 ? 8 : left == 7 || left == 4 ? 4 : left >= 3 ? 3 : left; // 5 = 3 + 2, 6 = 3 + 3
-    for (size_t r = 0, regs; r < p->n_r; r += regs) {
-      regs = rows == 8 ? 2 : 4;
-      if (p->n_r - r < regs) regs = 1;
-      if (rows == 8 && regs == 2) qi__attention_tile_avx512(p, g, r, 8, 2, half, go_on);
-      else if (rows == 8) qi__attention_tile_avx512(p, g, r, 8, 1, half, go_on);
-      else if (rows == 4 && regs == 4) qi__attention_tile_avx512(p, g, r, 4, 4, half, go_on);
-      else if (rows == 4) qi__attention_tile_avx512(p, g, r, 4, 1, half, go_on);
-      else if (rows == 3 && regs == 4) qi__attention_tile_avx512(p, g, r, 3, 4, half, go_on);
-      else if (rows == 3) qi__attention_tile_avx512(p, g, r, 3, 1, half, go_on);
-      else if (rows == 2 && regs == 4) qi__attention_tile_avx512(p, g, r, 2, 4, half, go_on);
-      else if (rows == 2) qi__attention_tile_avx512(p, g, r, 2, 1, half, go_on);
-      else if (regs == 4) qi__attention_tile_avx512(p, g, r, 1, 4, half, go_on);
-      else qi__attention_tile_avx512(p, g, r, 1, 1, half, go_on);
-    }
-  }
-}
-
-QI__FN QI__AVX512 void qi__attention_scores_avx512(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
-  qi__attention_product p = qi__attention_scores_of(q, n_q, run, dim, 16, score);
-  if (run->half) qi__attention_tiles_avx512(&p, true, false);
-  else qi__attention_tiles_avx512(&p, false, false);
-}
-
-// Elements that do not fill a register are done as in AVX2.
-QI__FN QI__AVX512 void qi__attention_values_avx512(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end,
-                                                   size_t dim, float *out) {
-  qi__attention_product p = qi__attention_values_of(weight, n_q, run, begin, end, dim, 16, out);
-  if (run->half) qi__attention_tiles_avx512(&p, true, true);
-  else qi__attention_tiles_avx512(&p, false, true);
-  if (dim % 16 == 0) return;
-  qi__attention_product rest = p;
-  rest.b = qi__kv_at(p.b, dim / 16 * 16, run->half);
-  rest.out = out + dim / 16 * 16;
-  rest.n_r = dim % 16 / 8;
-  if (rest.n_r) run->half ? qi__attention_tiles_avx2(&rest, true, true) : qi__attention_tiles_avx2(&rest, false, true);
-  p.n_r = dim / 8;
-  qi__attention_values_rest(&p, 8, run->half);
-}
-
-// The maximum stays in eight lanes: which of two zeros it is depends on them.
-QI__FN QI__AVX512 float qi__attention_softmax_avx512(float *score, size_t begin, size_t end, size_t n, float *max) {
-  float lane[8];
-  __m256 most = _mm256_set1_ps(-INFINITY), sum = _mm256_setzero_ps();
-  qi__attention_mask(score, begin, end, n);
-  for (size_t j = 0; j < n; j += 8) most = _mm256_max_ps(_mm256_loadu_ps(score + j), most);
-  _mm256_storeu_ps(lane, most);
-  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
-  *max = lane[0];
-  const __m512 minus = _mm512_set1_ps(*max);
-  for (size_t j = 0; j < n; j += 16) {
-    __m512 e = qi__exp_avx512(_mm512_sub_ps(_mm512_loadu_ps(score + j), minus));
-    _mm512_storeu_ps(score + j, e);
-    sum = _mm256_add_ps(sum, _mm512_castps512_ps256(e));
-    sum = _mm256_add_ps(sum, _mm512_extractf32x8_ps(e, 1));
-  }
-  return qi__sum_lanes_avx2(sum);
-}
-
-#if defined(QI__HAS_AVX512_BF16)
-
-// ---- panels for the matrix unit ----
-
-// Lanes of b as weight rows of a panel of kernels/bf16.h: panel[t / 2][lane][t % 2] = b[t, lane] rounded to bfloat16, t < n rounded
-// up to 32, lane < 16; 0 where t >= n or lane >= n_lanes. `finite`: what is infinite or NaN becomes the greatest number, so that a
-// weight of 0 takes it away.
-QI__FN QI__AVX512_BF16 void qi__attention_panel_avx512(const void *b, size_t b_step, size_t n, size_t n_lanes, bool half,
-                                                       bool finite, uint16_t *panel) {
-  static const uint16_t pairs[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                     8,  24, 9,  25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const __m512i order = _mm512_loadu_si512((const void *)pairs);
-  const __m512 most = _mm512_castsi512_ps(_mm512_set1_epi32(0x7f7f0000)), least = _mm512_sub_ps(_mm512_setzero_ps(), most);
-  const __mmask16 mask = qi__tail_mask_avx512(n_lanes);
-  for (size_t t = 0; t < (n + 31) / 32 * 32; t += 2, panel += 32) {
-    __m512 two[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    for (size_t i = 0; i < 2 && t + i < n; i++) {
-      const void *row = qi__kv_at(b, (t + i) * b_step, half);
-      two[i] = half ? _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, row)) : _mm512_maskz_loadu_ps(mask, row);
-      if (finite) two[i] = _mm512_max_ps(_mm512_min_ps(two[i], most), least);
-    }
-    __m512i both = (__m512i)_mm512_cvtne2ps_pbh(two[1], two[0]);
-    _mm512_storeu_si512((void *)panel, _mm512_permutexvar_epi16(order, both));
-  }
-}
-#endif
-#endif
-
-// ---- NEON ----
-
-#if defined(QI__ARM64)
-
-// n_q * n_r <= 16
-QI__INLINE void qi__attention_tile_neon(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r, bool half,
-                                        bool go_on) {
-  const float *a = p->a + g * p->a_stride;
-  const void *b = qi__kv_at(p->b, r / 4 * p->b_next + r % 4 * 4, half), *ahead = qi__kv_at(p->ahead, r * 4 * p->n, half);
-  float *out = p->out + g * p->out_stride + 4 * r;
-  const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
-  float32x4_t sum[4][8];
-  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
-    sum[i][c] = go_on ? vld1q_f32(out + (size_t)i * p->out_stride + 4 * c) : vdupq_n_f32(0);
-  for (size_t t = 0; t < p->n; t++) {
-    float32x4_t row[8];
-    qi__attention_fetch(ahead, t, n_r * 4, half);
-    QI__UNROLL for (int c = 0; c < n_r; c++)
-      row[c] = qi__load_kv_neon(b, t * b_step + (size_t)(c / 4) * b_next + (size_t)(c % 4 * 4), half);
-    QI__UNROLL for (int i = 0; i < n_q; i++) {
-      float32x4_t v = vld1q_dup_f32(a + (size_t)i * a_stride + t);
-      QI__UNROLL for (int c = 0; c < n_r; c++) sum[i][c] = vfmaq_f32(sum[i][c], v, row[c]);
-    }
-  }
-  QI__UNROLL for (int i = 0; i < n_q; i++) QI__UNROLL for (int c = 0; c < n_r; c++)
-    vst1q_f32(out + (size_t)i * p->out_stride + 4 * c, sum[i][c]);
-}
-
-QI__INLINE void qi__attention_tiles_neon(const qi__attention_product *p, bool half, bool go_on) {
-  for (size_t g = 0, rows; g < p->n_q; g += rows) {
-    rows = p->n_q - g >= 4 ? 4 : p->n_q - g >= 2 ? 2 : 1;
-    for (size_t r = 0, regs; r < p->n_r; r += regs) {
-      regs = rows == 4 ? 4 : 8;
-      if (p->n_r - r < regs) regs = 1;
-      if (rows == 4 && regs == 4) qi__attention_tile_neon(p, g, r, 4, 4, half, go_on);
-      else if (rows == 4) qi__attention_tile_neon(p, g, r, 4, 1, half, go_on);
-      else if (rows == 2 && regs == 8) qi__attention_tile_neon(p, g, r, 2, 8, half, go_on);
-      else if (rows == 2) qi__attention_tile_neon(p, g, r, 2, 1, half, go_on);
-      else if (regs == 8) qi__attention_tile_neon(p, g, r, 1, 8, half, go_on);
-      else qi__attention_tile_neon(p, g, r, 1, 1, half, go_on);
-    }
-  }
-}
-
-QI__FN void qi__attention_scores_neon(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
-  qi__attention_product p = qi__attention_scores_of(q, n_q, run, dim, 4, score);
-  if (run->half) qi__attention_tiles_neon(&p, true, false);
-  else qi__attention_tiles_neon(&p, false, false);
-}
-
-QI__FN void qi__attention_values_neon(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
-                                      float *out) {
-  qi__attention_product p = qi__attention_values_of(weight, n_q, run, begin, end, dim, 4, out);
-  if (run->half) qi__attention_tiles_neon(&p, true, true);
-  else qi__attention_tiles_neon(&p, false, true);
-  qi__attention_values_rest(&p, 4, run->half);
-}
-
-// a > b ? a : b in each lane, which FMAX is not for NaN.
-QI__INLINE float32x4_t qi__greater_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
-
-QI__FN float qi__attention_softmax_neon(float *score, size_t begin, size_t end, size_t n, float *max) {
-  float lane[8];
-  float32x4_t low = vdupq_n_f32(-INFINITY), high = low;
-  qi__attention_mask(score, begin, end, n);
-  for (size_t j = 0; j < n; j += 8) {
-    low = qi__greater_neon(vld1q_f32(score + j), low);
-    high = qi__greater_neon(vld1q_f32(score + j + 4), high);
-  }
-  vst1q_f32(lane, low);
-  vst1q_f32(lane + 4, high);
-  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
-  *max = lane[0];
-  float32x4_t most = vdupq_n_f32(*max);
-  low = high = vdupq_n_f32(0);
-  for (size_t j = 0; j < n; j += 8) {
-    float32x4_t a = qi__exp_neon(vsubq_f32(vld1q_f32(score + j), most));
-    float32x4_t b = qi__exp_neon(vsubq_f32(vld1q_f32(score + j + 4), most));
-    vst1q_f32(score + j, a);
-    vst1q_f32(score + j + 4, b);
-    low = vaddq_f32(low, a);
-    high = vaddq_f32(high, b);
-  }
-  vst1q_f32(lane, low);
-  vst1q_f32(lane + 4, high);
-  return qi__sum_lanes(lane);
-}
-
-QI__FN void qi__attention_join_neon(const float *max, const float *sum, size_t n, const qi__softmax_state *all) {
-  size_t g = 0;
-  for (; g + 4 <= n; g += 4) {
-    float32x4_t before = vld1q_f32(all->max + g), now = vld1q_f32(max + g), joint = qi__greater_neon(now, before);
-    float32x4_t keep = qi__exp_neon(vsubq_f32(before, joint)), add = qi__exp_neon(vsubq_f32(now, joint));
-    float32x4_t kept = vmulq_f32(vld1q_f32(all->sum + g), keep);
-    vst1q_f32(all->keep + g, keep);
-    vst1q_f32(all->add + g, add);
-    vst1q_f32(all->sum + g, vfmaq_f32(kept, vld1q_f32(sum + g), add));
-    vst1q_f32(all->max + g, joint);
-  }
-  qi__softmax_state rest = {all->max + g, all->sum + g, all->keep + g, all->add + g};
-  qi__attention_join_ref(max + g, sum + g, n - g, &rest);
-}
-
-QI__FN void qi__attention_blend_neon(const float *piece, const float *keep, const float *add, size_t n, size_t dim, float *values) {
-  for (size_t g = 0; g < n; g++, piece += dim, values += dim) {
-    size_t i = 0;
-    for (; i + 4 <= dim; i += 4) {
-      float32x4_t old = vmulq_n_f32(vld1q_f32(values + i), keep[g]);
-      vst1q_f32(values + i, vfmaq_f32(old, vld1q_f32(piece + i), vdupq_n_f32(add[g])));
-    }
-    qi__attention_blend_ref(piece + i, keep + g, add + g, 1, dim - i, values + i);
-  }
-}
-#endif
-
-#endif // QI__KERNELS_ATTENTION_H
-// generated from src/kernels/bf16.h: edit there
-// ==== >>bf16 : products of bfloat16 panels ====
-#ifndef QI__KERNELS_BF16_H
-#define QI__KERNELS_BF16_H
-
-// generated from src/kernels/dequant.h: edit there
-// ==== >>dequant : packed weights to float32 and bfloat16 ====
-#ifndef QI__KERNELS_DEQUANT_H
-#define QI__KERNELS_DEQUANT_H
-
-
-// SIMD forms of qi__dequantize_blocks with the same bits: of each block the scales as float32, then 32 integer codes at a time.
-// `id` is a constant where these are inlined; QI_FORMAT_NONE stands for formats without a case, which their `unpack` takes apart.
-
-#if defined(QI__X86_64)
-
-// Of a block: w[i] = scale[i / group] * code[i] - offset[i / group].
-typedef struct qi__block_scales {
-  float scale[QI__BLOCK_MAX / 16], offset[QI__BLOCK_MAX / 16];
-} qi__block_scales;
-
-// ---- scales ----
-
-QI__INLINE QI__AVX2 float qi__half_avx2(const uint8_t *src) { return _cvtsh_ss(qi__load_u16(src)); }
-
-// Eight bytes times d.
-QI__INLINE QI__AVX2 void qi__scale_bytes_avx2(uint64_t bytes, float d, float *out) {
-  __m256i v = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)bytes));
-  _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_set1_ps(d), _mm256_cvtepi32_ps(v)));
-}
-
-QI__INLINE QI__AVX2 void qi__scale_words_avx2(const int16_t *words, float d, float *out) {
-  __m256i v = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(const void *)words));
-  _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_set1_ps(d), _mm256_cvtepi32_ps(v)));
-}
-
-// The layout of qi__unpack_scales_k4, four bytes at a time.
-QI__INLINE QI__AVX2 void qi__scales_k4_avx2(const uint8_t *src, float d, float dmin, qi__block_scales *out) {
-  uint32_t a = qi__load_u32(src), b = qi__load_u32(src + 4), c = qi__load_u32(src + 8);
-  uint64_t scale = (a & 0x3f3f3f3fu) | (uint64_t)((c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u)) << 32;
-  uint64_t min = (b & 0x3f3f3f3fu) | (uint64_t)((c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u)) << 32;
-  qi__scale_bytes_avx2(scale, d, out->scale);
-  qi__scale_bytes_avx2(min, dmin, out->offset);
-}
-
-// The layout of qi__unpack_seven_bits: a byte a group.
-QI__INLINE QI__AVX2 __m128i qi__seven_bits_avx2(const uint8_t *src) {
-  const __m128i byte = _mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-  const __m128i bit = _mm_set1_epi64x((long long)0x8040201008040201u);
-  __m128i low = _mm_cvtsi64_si128((long long)qi__load_u64(src));
-  __m128i v = _mm_and_si128(_mm_unpacklo_epi64(low, _mm_srli_epi16(low, 4)), _mm_set1_epi8(15));
-  QI__UNROLL for (int p = 0; p < 3; p++) {
-    __m128i plane = _mm_and_si128(_mm_shuffle_epi8(_mm_cvtsi32_si128(qi__load_u16(src + 8 + 2 * p)), byte), bit);
-    v = _mm_or_si128(v, _mm_and_si128(_mm_cmpeq_epi8(plane, bit), _mm_set1_epi8((char)(16 << p))));
-  }
-  return v;
-}
-
-// QINS4_K: the signed scales of these.
-QI__INLINE QI__AVX2 __m128i qi__qins4_scales_avx2(__m128i bits) {
-  __m128i size = _mm_and_si128(bits, _mm_set1_epi8(31)), minus = _mm_slli_epi16(_mm_and_si128(bits, _mm_set1_epi8(32)), 2);
-  return _mm_sign_epi8(size, _mm_or_si128(minus, _mm_set1_epi8(1))); // -127 or 1
-}
-
-// Of a format without a case: `block` is unpacked, too.
-QI__INLINE QI__AVX2 void qi__scales_any_avx2(const qi__format *f, const uint8_t *src, qi__block *block, qi__block_scales *out) {
-  qi__unpack(f, src, block);
-  for (int g = 0; g < f->info.block_len / f->group; g++) {
-    out->scale[g] = block->d * (float)block->scale[g];
-    if (f->has_min) out->offset[g] = block->dmin * (float)block->min[g];
-  }
-}
-
-QI__INLINE QI__AVX2 void qi__block_scales_avx2(qi_format id, const qi__format *f, const uint8_t *src, qi__block *block,
-                                               qi__block_scales *out) {
-  int16_t words[16];
-  switch (id) {
-  case QI_FORMAT_Q4_0:
-  case QI_FORMAT_Q5_0:
-  case QI_FORMAT_Q8_0:
-  case QI_FORMAT_IQ4_NL: out->scale[0] = qi__half_avx2(src); break;
-  case QI_FORMAT_MXFP4: out->scale[0] = qi__e8m0_half_to_f32(src[0]); break;
-  case QI_FORMAT_Q4_1:
-  case QI_FORMAT_Q5_1:
-    out->scale[0] = qi__half_avx2(src);
-    out->offset[0] = -qi__half_avx2(src + 2);
-    break;
-  case QI_FORMAT_Q2_K: {
-    uint64_t low = qi__load_u64(src), high = qi__load_u64(src + 8), nibbles = 0x0f0f0f0f0f0f0f0fu;
-    float d = qi__half_avx2(src + 80), dmin = qi__half_avx2(src + 82);
-    qi__scale_bytes_avx2(low & nibbles, d, out->scale);
-    qi__scale_bytes_avx2(high & nibbles, d, out->scale + 8);
-    qi__scale_bytes_avx2(low >> 4 & nibbles, dmin, out->offset);
-    qi__scale_bytes_avx2(high >> 4 & nibbles, dmin, out->offset + 8);
-    break;
-  }
-  case QI_FORMAT_Q3_K:
-    qi__unpack_scales_k3(src + 96, words);
-    qi__scale_words_avx2(words, qi__half_avx2(src + 108), out->scale);
-    qi__scale_words_avx2(words + 8, qi__half_avx2(src + 108), out->scale + 8);
-    break;
-  case QI_FORMAT_Q4_K:
-  case QI_FORMAT_Q5_K: qi__scales_k4_avx2(src + 4, qi__half_avx2(src), qi__half_avx2(src + 2), out); break;
-  case QI_FORMAT_Q6_K:
-    for (int g = 0; g < 16; g++) words[g] = (int8_t)src[192 + g];
-    qi__scale_words_avx2(words, qi__half_avx2(src + 208), out->scale);
-    qi__scale_words_avx2(words + 8, qi__half_avx2(src + 208), out->scale + 8);
-    break;
-  case QI_FORMAT_IQ4_XS:
-    for (int g = 0; g < 8; g++)
-      words[g] = (int16_t)(((src[4 + g / 2] >> (g % 2 * 4) & 15) | (qi__load_u16(src + 2) >> (2 * g) & 3) << 4) - 32);
-    qi__scale_words_avx2(words, qi__half_avx2(src), out->scale);
-    break;
-  case QI_FORMAT_TQ1_0: _mm256_storeu_ps(out->scale, _mm256_set1_ps(qi__half_avx2(src + 52))); break;
-  case QI_FORMAT_TQ2_0: _mm256_storeu_ps(out->scale, _mm256_set1_ps(qi__half_avx2(src + 64))); break;
-  case QI_FORMAT_I2_S: _mm256_storeu_ps(out->scale, _mm256_set1_ps(f->param[0])); break;
-  case QI_FORMAT_QINS8_K:
-  case QI_FORMAT_QINS4_K: {
-    __m128i v = qi__seven_bits_avx2(src + 2);
-    if (id == QI_FORMAT_QINS4_K) v = qi__qins4_scales_avx2(v);
-    __m256 d = _mm256_set1_ps(qi__half_avx2(src) * 0x1p-10f);
-    _mm256_storeu_ps(out->scale, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v))));
-    _mm256_storeu_ps(out->scale + 8, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))));
-    break;
-  }
-  default: qi__scales_any_avx2(f, src, block, out); break;
-  }
-}
-
-// ---- codes ----
-
-QI__INLINE QI__AVX2 __m256i qi__bytes_avx2(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
-
-// Bits shift..shift+n-1 of each byte.
-QI__INLINE QI__AVX2 __m256i qi__bits_avx2(__m256i v, int shift, int n) {
-  return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8((char)((1 << n) - 1)));
-}
-
-// 16 bytes: the low nibbles, then the high ones.
-QI__INLINE QI__AVX2 __m256i qi__nibbles_avx2(const uint8_t *p) {
-  __m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p));
-  return _mm256_and_si256(_mm256_srlv_epi32(v, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4)), _mm256_set1_epi8(15));
-}
-
-QI__INLINE QI__AVX2 __m256i qi__lookup_avx2(const int8_t *table, __m256i nibbles) {
-  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)table)), nibbles);
-}
-
-// `value` where bit i of `bits` is set, for byte i.
-QI__INLINE QI__AVX2 __m256i qi__spread_bits_avx2(uint32_t bits, int value) {
-  const __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-  const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201u);
-  __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), byte), bit);
-  return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8((char)value));
-}
-
-// Bit `from` of each byte as bit `to`.
-QI__INLINE QI__AVX2 __m256i qi__move_bit_avx2(__m256i v, int from, int to) {
-  v = from < to ? _mm256_slli_epi16(v, to - from) : _mm256_srli_epi16(v, from - to);
-  return _mm256_and_si256(v, _mm256_set1_epi8((char)(1 << to)));
-}
-
-// Low bytes of the products of bytes.
-QI__INLINE QI__AVX2 __m256i qi__multiply_bytes_avx2(__m256i a, __m256i b) {
-  __m256i even = _mm256_and_si256(_mm256_mullo_epi16(a, b), _mm256_set1_epi16(0xff));
-  __m256i odd = _mm256_mullo_epi16(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8));
-  return _mm256_or_si256(even, _mm256_slli_epi16(odd, 8));
-}
-
-// TQ1_0: digit n of a byte is floor(3 f / 256) of its fraction f times 3^n; that is 1 from 86 and 2 from 171 on.
-QI__INLINE QI__AVX2 __m256i qi__digits_avx2(const uint8_t *src, int g) {
-  static const uint8_t powers[5] = {1, 3, 9, 27, 81};
-  __m256i bytes, times;
-  if (g < 5) {
-    bytes = qi__bytes_avx2(src);
-    times = _mm256_set1_epi8((char)powers[g]);
-  } else {
-    __m128i low = _mm_loadu_si128((const __m128i *)(const void *)(src + 32));
-    __m128i high = g < 7 ? low : _mm_set1_epi32((int)qi__load_u32(src + 48));
-    __m128i times_high = _mm_setr_epi32(0x01010101, 0x03030303, 0x09090909, 0x1b1b1b1b); // rest: digit by digit
-    if (g < 7) times_high = _mm_set1_epi8((char)powers[2 * (g - 5) + 1]);
-    bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
-    times = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_set1_epi8((char)powers[2 * (g - 5)])), times_high, 1);
-  }
-  __m256i f = qi__multiply_bytes_avx2(bytes, times);
-  __m256i from1 = _mm256_cmpeq_epi8(_mm256_max_epu8(f, _mm256_set1_epi8(86)), f);
-  __m256i from2 = _mm256_cmpeq_epi8(_mm256_max_epu8(f, _mm256_set1_epi8((char)171)), f);
-  return _mm256_sub_epi8(_mm256_set1_epi32(-1), _mm256_add_epi8(from1, from2));
-}
-
-// Codes of weights 32 g .. 32 g + 31 of a block as int8. `block`: unpacked, for formats without a case.
-QI__INLINE QI__AVX2 __m256i qi__codes_avx2(qi_format id, const uint8_t *src, int g, const qi__block *block) {
-  int half = g / 4, quarter = g % 4;
-  switch (id) {
-  case QI_FORMAT_Q4_0: return _mm256_sub_epi8(qi__nibbles_avx2(src + 2), _mm256_set1_epi8(8));
-  case QI_FORMAT_Q4_1: return qi__nibbles_avx2(src + 4);
-  case QI_FORMAT_Q5_0:
-    return _mm256_sub_epi8(_mm256_or_si256(qi__nibbles_avx2(src + 6), qi__spread_bits_avx2(qi__load_u32(src + 2), 16)),
-                           _mm256_set1_epi8(16));
-  case QI_FORMAT_Q5_1: return _mm256_or_si256(qi__nibbles_avx2(src + 8), qi__spread_bits_avx2(qi__load_u32(src + 4), 16));
-  case QI_FORMAT_Q8_0: return qi__bytes_avx2(src + 2);
-  case QI_FORMAT_IQ4_NL: return qi__lookup_avx2(qi__iq4_values, qi__nibbles_avx2(src + 2));
-  case QI_FORMAT_IQ4_XS: return qi__lookup_avx2(qi__iq4_values, qi__nibbles_avx2(src + 8 + 16 * g));
-  case QI_FORMAT_MXFP4: return qi__lookup_avx2(qi__mxfp4_values, qi__nibbles_avx2(src + 1));
-  case QI_FORMAT_Q2_K: return qi__bits_avx2(qi__bytes_avx2(src + 16 + 32 * half), 2 * quarter, 2);
-  case QI_FORMAT_Q3_K:
-    return _mm256_sub_epi8(_mm256_or_si256(qi__bits_avx2(qi__bytes_avx2(src + 32 + 32 * half), 2 * quarter, 2),
-                                           qi__move_bit_avx2(qi__bytes_avx2(src), g, 2)),
-                           _mm256_set1_epi8(4));
-  case QI_FORMAT_Q4_K: return qi__bits_avx2(qi__bytes_avx2(src + 16 + 32 * (g / 2)), g % 2 * 4, 4);
-  case QI_FORMAT_Q5_K:
-    return _mm256_or_si256(qi__bits_avx2(qi__bytes_avx2(src + 48 + 32 * (g / 2)), g % 2 * 4, 4),
-                           qi__move_bit_avx2(qi__bytes_avx2(src + 16), g, 4));
-  case QI_FORMAT_Q6_K: {
-    __m256i low = qi__bits_avx2(qi__bytes_avx2(src + 64 * half + 32 * (quarter % 2)), quarter / 2 * 4, 4);
-    __m256i high = qi__bits_avx2(qi__bytes_avx2(src + 128 + 32 * half), 2 * quarter, 2);
-    return _mm256_sub_epi8(_mm256_or_si256(low, _mm256_slli_epi16(high, 4)), _mm256_set1_epi8(32));
-  }
-  case QI_FORMAT_TQ1_0: return qi__digits_avx2(src, g);
-  case QI_FORMAT_TQ2_0:
-    return _mm256_sub_epi8(qi__bits_avx2(qi__bytes_avx2(src + 32 * half), 2 * quarter, 2), _mm256_set1_epi8(1));
-  case QI_FORMAT_I2_S:
-    return _mm256_sub_epi8(qi__bits_avx2(qi__bytes_avx2(src + 32 * half), 6 - 2 * quarter, 2), _mm256_set1_epi8(1));
-  case QI_FORMAT_QINS4_K: {
-    __m256i tables = qi__bytes_avx2((const uint8_t *)qi__qins4_pairs[src[14 + g / 4] >> (2 * g % 8) & 3]); // t: the third plane
-    return _mm256_shuffle_epi8(tables, qi__bits_avx2(qi__bytes_avx2(src + 16 + 32 * (g / 2)), g % 2 * 4, 4));
-  }
-  default: return qi__bytes_avx2((const uint8_t *)block->q + 32 * g);
-  }
-}
-
-// ---- AVX2: to float32 ----
-
-// Weights 32 g .. 32 g + 31 of a block.
-QI__INLINE QI__AVX2 void qi__dequantize_part_avx2(qi_format id, const qi__format *f, const uint8_t *src, int g,
-                                                  const qi__block *block, const qi__block_scales *s, float *dst) {
-  __m256i codes = qi__codes_avx2(id, src, g, block);
-  QI__UNROLL for (int e = 0; e < 4; e++) {
-    int group = (32 * g + 8 * e) / f->group;
-    __m128i part = e < 2 ? _mm256_castsi256_si128(codes) : _mm256_extracti128_si256(codes, 1);
-    __m256 v = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(e % 2 ? _mm_srli_si128(part, 8) : part));
-    v = _mm256_mul_ps(_mm256_broadcast_ss(&s->scale[group]), v);
-    if (f->has_min) v = _mm256_sub_ps(v, _mm256_broadcast_ss(&s->offset[group]));
-    _mm256_storeu_ps(dst + 8 * e, v);
-  }
-}
-
-QI__INLINE QI__AVX2 void qi__dequantize_row_avx2(qi_format id, const qi__format *bound, const uint8_t *src, float *dst, size_t n) {
-  const qi__format *f = id ? &qi__formats[id] : bound; // constants
-  qi__block block;
-  qi__block_scales s;
-  int len = f->info.block_len;
-  for (size_t i = 0; i < n; i += (size_t)len, src += f->info.block_bytes) {
-    qi__block_scales_avx2(id, bound, src, &block, &s);
-    if (id && len == 256) {
-      QI__UNROLL for (int g = 0; g < 8; g++) qi__dequantize_part_avx2(id, f, src, g, &block, &s, dst + i + 32 * g);
-    } else {
-      for (int g = 0; g < len / 32; g++) qi__dequantize_part_avx2(id, f, src, g, &block, &s, dst + i + 32 * g);
-    }
-  }
-}
-
-// ---- logarithmic codes of eight bits ----
-
-// The sizes of QINS8_K for 32 codes: of 128 bytes, each 16 answer where the upper bits of the code are theirs.
-QI__INLINE QI__AVX2 __m256i qi__qins8_sizes_avx2(__m256i codes) {
-  __m256i c = _mm256_and_si256(codes, _mm256_set1_epi8(127)), sizes = _mm256_setzero_si256();
-  QI__UNROLL for (int h = 0; h < 8; h++) {
-    const uint8_t *table = qi__qins8_sizes + 16 * h;
-    __m256i at = _mm256_adds_epu8(_mm256_xor_si256(c, _mm256_set1_epi8((char)(16 * h))), _mm256_set1_epi8(0x70)); // or 128 and more
-    sizes = _mm256_or_si256(sizes, qi__lookup_avx2((const int8_t *)table, at));
-  }
-  return sizes;
-}
-
-// Weights 8 e .. 8 e + 7 of 32 sizes, with the signs of the codes.
-QI__INLINE QI__AVX2 __m256 qi__signed_sizes_avx2(__m256i sizes, __m256i codes, int e) {
-  __m128i size = e < 2 ? _mm256_castsi256_si128(sizes) : _mm256_extracti128_si256(sizes, 1);
-  __m128i code = e < 2 ? _mm256_castsi256_si128(codes) : _mm256_extracti128_si256(codes, 1);
-  if (e % 2) size = _mm_srli_si128(size, 8), code = _mm_srli_si128(code, 8);
-  return _mm256_cvtepi32_ps(_mm256_sign_epi32(_mm256_cvtepu8_epi32(size), _mm256_cvtepi8_epi32(code)));
-}
-
-QI__FN QI__AVX2 void qi__dequantize_qins8_k_avx2(const uint8_t *src, float *dst, size_t n) {
-  qi__block_scales s;
-  for (size_t i = 0; i < n; i += 256, src += 272) {
-    qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
-    for (int g = 0; g < 8; g++) {
-      __m256i codes = qi__bytes_avx2(src + 16 + 32 * g), sizes = qi__qins8_sizes_avx2(codes);
-      QI__UNROLL for (int e = 0; e < 4; e++) {
-        __m256 v = _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), qi__signed_sizes_avx2(sizes, codes, e));
-        _mm256_storeu_ps(dst + i + (size_t)(32 * g + 8 * e), v);
-      }
-    }
-  }
-}
-
-// Eight weights of QINS8 from their codes and, in the lowest bits, their signs.
-QI__INLINE QI__AVX2 __m256 qi__qins8_avx2(const float *values, const uint8_t *codes, uint32_t signs) {
-  __m256i at = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)codes));
-  __m256i minus = _mm256_sllv_epi32(_mm256_set1_epi32((int)signs), _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24));
-  minus = _mm256_and_si256(minus, _mm256_set1_epi32((int)0x80000000u));
-  return _mm256_xor_ps(_mm256_i32gather_ps(values, at, 4), _mm256_castsi256_ps(minus));
-}
-
-QI__FN QI__AVX2 void qi__dequantize_qins8_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
-  for (size_t i = 0; i < n; i += 32, src += 36) {
-    uint32_t signs = qi__load_u32(src);
-    QI__UNROLL for (int e = 0; e < 4; e++)
-      _mm256_storeu_ps(dst + i + 8 * e, qi__qins8_avx2(f->values, src + 4 + 8 * e, signs >> 8 * e));
-  }
-}
-
-// Quantised formats; `f` is a row of the table, or bound.
-QI__FN QI__AVX2 void qi__dequantize_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
-  switch (qi__format_id(f)) {
-  case QI_FORMAT_Q4_0: qi__dequantize_row_avx2(QI_FORMAT_Q4_0, f, src, dst, n); break;
-  case QI_FORMAT_Q4_1: qi__dequantize_row_avx2(QI_FORMAT_Q4_1, f, src, dst, n); break;
-  case QI_FORMAT_Q5_0: qi__dequantize_row_avx2(QI_FORMAT_Q5_0, f, src, dst, n); break;
-  case QI_FORMAT_Q5_1: qi__dequantize_row_avx2(QI_FORMAT_Q5_1, f, src, dst, n); break;
-  case QI_FORMAT_Q8_0: qi__dequantize_row_avx2(QI_FORMAT_Q8_0, f, src, dst, n); break;
-  case QI_FORMAT_Q2_K: qi__dequantize_row_avx2(QI_FORMAT_Q2_K, f, src, dst, n); break;
-  case QI_FORMAT_Q3_K: qi__dequantize_row_avx2(QI_FORMAT_Q3_K, f, src, dst, n); break;
-  case QI_FORMAT_Q4_K: qi__dequantize_row_avx2(QI_FORMAT_Q4_K, f, src, dst, n); break;
-  case QI_FORMAT_Q5_K: qi__dequantize_row_avx2(QI_FORMAT_Q5_K, f, src, dst, n); break;
-  case QI_FORMAT_Q6_K: qi__dequantize_row_avx2(QI_FORMAT_Q6_K, f, src, dst, n); break;
-  case QI_FORMAT_IQ4_NL: qi__dequantize_row_avx2(QI_FORMAT_IQ4_NL, f, src, dst, n); break;
-  case QI_FORMAT_IQ4_XS: qi__dequantize_row_avx2(QI_FORMAT_IQ4_XS, f, src, dst, n); break;
-  case QI_FORMAT_TQ1_0: qi__dequantize_row_avx2(QI_FORMAT_TQ1_0, f, src, dst, n); break;
-  case QI_FORMAT_TQ2_0: qi__dequantize_row_avx2(QI_FORMAT_TQ2_0, f, src, dst, n); break;
-  case QI_FORMAT_MXFP4: qi__dequantize_row_avx2(QI_FORMAT_MXFP4, f, src, dst, n); break;
-  case QI_FORMAT_I2_S: qi__dequantize_row_avx2(QI_FORMAT_I2_S, f, src, dst, n); break;
-  case QI_FORMAT_QINS4_K: qi__dequantize_row_avx2(QI_FORMAT_QINS4_K, f, src, dst, n); break;
-  case QI_FORMAT_QINS8_K: qi__dequantize_qins8_k_avx2(src, dst, n); break;
-  case QI_FORMAT_QINS8: qi__dequantize_qins8_avx2(f, src, dst, n); break;
-  default: qi__dequantize_row_avx2(QI_FORMAT_NONE, f, src, dst, n); break;
-  }
-}
-
-QI__FN QI__AVX2 void qi__dequantize_f16_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8)
-    _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i))));
-  qi__dequantize_blocks(f, src + 2 * i, dst + i, n - i);
-}
-
-QI__FN QI__AVX2 void qi__dequantize_bf16_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    __m256i v = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(src + 2 * i)));
-    _mm256_storeu_ps(dst + i, _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)));
-  }
-  qi__dequantize_blocks(f, src + 2 * i, dst + i, n - i);
-}
-
-QI__FN void qi__dequantize_f32_x86(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
-  (void)f;
-  memcpy(dst, src, n * sizeof *dst); // little-endian
-}
-
-// ---- AVX512-BF16: to bfloat16 ----
-
-#if defined(QI__HAS_AVX512_BF16)
-
-// 32 float32 as bfloat16, rounded to nearest even. Unlike qi__f32_to_bf16 this makes zeros of subnormals.
-QI__INLINE QI__AVX512_BF16 void qi__store_bf16_avx512(uint16_t *dst, __m512 low, __m512 high) {
-  _mm512_storeu_si512((void *)dst, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-}
-
-// Weights 32 g .. 32 g + 31 of a block.
-QI__INLINE QI__AVX512_BF16 void qi__part_to_bf16_avx512(qi_format id, const qi__format *f, const uint8_t *src, int g,
-                                                        const qi__block *block, const qi__block_scales *s, uint16_t *dst) {
-  __m256i codes = qi__codes_avx2(id, src, g, block);
-  __m512 v[2];
-  v[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(codes)));
-  v[1] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(codes, 1)));
-  QI__UNROLL for (int e = 0; e < 2; e++) {
-    int group = (32 * g + 16 * e) / f->group;
-    v[e] = _mm512_mul_ps(_mm512_set1_ps(s->scale[group]), v[e]);
-    if (f->has_min) v[e] = _mm512_sub_ps(v[e], _mm512_set1_ps(s->offset[group]));
-  }
-  qi__store_bf16_avx512(dst, v[0], v[1]);
-}
-
-QI__INLINE QI__AVX512_BF16 void qi__row_to_bf16_avx512(qi_format id, const qi__format *bound, const uint8_t *src, size_t n,
-                                                       uint16_t *dst) {
-  const qi__format *f = id ? &qi__formats[id] : bound; // constants
-  qi__block block;
-  qi__block_scales s;
-  int len = f->info.block_len;
-  for (size_t i = 0; i < n; i += (size_t)len, src += f->info.block_bytes) {
-    qi__block_scales_avx2(id, bound, src, &block, &s);
-    if (id && len == 256) {
-      QI__UNROLL for (int g = 0; g < 8; g++) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst + i + 32 * g);
-    } else {
-      for (int g = 0; g < len / 32; g++) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst + i + 32 * g);
-    }
-  }
-}
-
-// Float formats. Reads nothing beyond n, writes up to the next multiple of 32.
-QI__INLINE QI__AVX512_BF16 void qi__floats_to_bf16_avx512(qi_format id, const uint8_t *src, size_t n, uint16_t *dst) {
-  for (size_t i = 0; i < n; i += 32) {
-    __m512 v[2];
-    QI__UNROLL for (int e = 0; e < 2; e++) {
-      size_t at = i + (size_t)(16 * e);
-      __mmask16 mask = at < n ? qi__tail_mask_avx512(n - at) : 0;
-      if (id == QI_FORMAT_F32) v[e] = _mm512_maskz_loadu_ps(mask, src + 4 * at);
-      else v[e] = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, src + 2 * at));
-    }
-    qi__store_bf16_avx512(dst + i, v[0], v[1]);
-  }
-}
-
-// Lanes e of 32 weights, eight each, as bfloat16.
-QI__INLINE QI__AVX512_BF16 void qi__lanes_to_bf16_avx512(const __m256 *v, uint16_t *dst) {
-  qi__store_bf16_avx512(dst, _mm512_insertf32x8(_mm512_castps256_ps512(v[0]), v[1], 1),
-                        _mm512_insertf32x8(_mm512_castps256_ps512(v[2]), v[3], 1));
-}
-
-QI__FN QI__AVX512_BF16 void qi__qins8_k_to_bf16_avx512(const uint8_t *src, size_t n, uint16_t *dst) {
-  qi__block_scales s;
-  for (size_t i = 0; i < n; i += 256, src += 272) {
-    qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
-    for (int g = 0; g < 8; g++) {
-      __m256i codes = qi__bytes_avx2(src + 16 + 32 * g), sizes = qi__qins8_sizes_avx2(codes);
-      __m256 v[4];
-      QI__UNROLL for (int e = 0; e < 4; e++)
-        v[e] = _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), qi__signed_sizes_avx2(sizes, codes, e));
-      qi__lanes_to_bf16_avx512(v, dst + i + 32 * g);
-    }
-  }
-}
-
-QI__FN QI__AVX512_BF16 void qi__qins8_to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
-  for (size_t i = 0; i < n; i += 32, src += 36) {
-    uint32_t signs = qi__load_u32(src);
-    __m256 v[4];
-    QI__UNROLL for (int e = 0; e < 4; e++) v[e] = qi__qins8_avx2(f->values, src + 4 + 8 * e, signs >> 8 * e);
-    qi__lanes_to_bf16_avx512(v, dst + i);
-  }
-}
-
-// n weights, whole blocks, as bfloat16; `f` is a row of the table, or bound; dst has room for the next multiple of 32.
-QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
-  switch (qi__format_id(f)) {
-  case QI_FORMAT_F32: qi__floats_to_bf16_avx512(QI_FORMAT_F32, src, n, dst); break;
-  case QI_FORMAT_F16: qi__floats_to_bf16_avx512(QI_FORMAT_F16, src, n, dst); break;
-  case QI_FORMAT_BF16: memcpy(dst, src, 2 * n); break;
-  case QI_FORMAT_Q4_0: qi__row_to_bf16_avx512(QI_FORMAT_Q4_0, f, src, n, dst); break;
-  case QI_FORMAT_Q4_1: qi__row_to_bf16_avx512(QI_FORMAT_Q4_1, f, src, n, dst); break;
-  case QI_FORMAT_Q5_0: qi__row_to_bf16_avx512(QI_FORMAT_Q5_0, f, src, n, dst); break;
-  case QI_FORMAT_Q5_1: qi__row_to_bf16_avx512(QI_FORMAT_Q5_1, f, src, n, dst); break;
-  case QI_FORMAT_Q8_0: qi__row_to_bf16_avx512(QI_FORMAT_Q8_0, f, src, n, dst); break;
-  case QI_FORMAT_Q2_K: qi__row_to_bf16_avx512(QI_FORMAT_Q2_K, f, src, n, dst); break;
-  case QI_FORMAT_Q3_K: qi__row_to_bf16_avx512(QI_FORMAT_Q3_K, f, src, n, dst); break;
-  case QI_FORMAT_Q4_K: qi__row_to_bf16_avx512(QI_FORMAT_Q4_K, f, src, n, dst); break;
-  case QI_FORMAT_Q5_K: qi__row_to_bf16_avx512(QI_FORMAT_Q5_K, f, src, n, dst); break;
-  case QI_FORMAT_Q6_K: qi__row_to_bf16_avx512(QI_FORMAT_Q6_K, f, src, n, dst); break;
-  case QI_FORMAT_IQ4_NL: qi__row_to_bf16_avx512(QI_FORMAT_IQ4_NL, f, src, n, dst); break;
-  case QI_FORMAT_IQ4_XS: qi__row_to_bf16_avx512(QI_FORMAT_IQ4_XS, f, src, n, dst); break;
-  case QI_FORMAT_TQ1_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ1_0, f, src, n, dst); break;
-  case QI_FORMAT_TQ2_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ2_0, f, src, n, dst); break;
-  case QI_FORMAT_MXFP4: qi__row_to_bf16_avx512(QI_FORMAT_MXFP4, f, src, n, dst); break;
-  case QI_FORMAT_I2_S: qi__row_to_bf16_avx512(QI_FORMAT_I2_S, f, src, n, dst); break;
-  case QI_FORMAT_QINS4_K: qi__row_to_bf16_avx512(QI_FORMAT_QINS4_K, f, src, n, dst); break;
-  case QI_FORMAT_QINS8_K: qi__qins8_k_to_bf16_avx512(src, n, dst); break;
-  case QI_FORMAT_QINS8: qi__qins8_to_bf16_avx512(f, src, n, dst); break;
-  default: qi__row_to_bf16_avx512(QI_FORMAT_NONE, f, src, n, dst); break;
-  }
-}
-#endif
-#endif
-
-#endif // QI__KERNELS_DEQUANT_H
-// generated from src/kernels/tiles.h: edit there
-// ==== >>tiles : AMX tiles ====
-#ifndef QI__KERNELS_TILES_H
-#define QI__KERNELS_TILES_H
-
-
-#if defined(QI__HAS_AMX)
-
-// Tiles: 0..3 sums (activation half, weight half), 4 5 activations, 6 7 weights, each up to 16 rows of 64 bytes.
-typedef struct qi__tile_config {
-  uint8_t palette, start_row, reserved[14];
-  uint16_t row_bytes[16];
-  uint8_t rows[16];
-} qi__tile_config;
-
-// The compiler must have written memory before tiles are loaded, and read it after they are stored: GCC's intrinsics do not say so.
-#define QI__TILE_BARRIER() __asm__ volatile("" ::: "memory")
-
-// For n <= 32 rows of activations: what is loaded and stored ends with them. Without rows 16.. their tiles must not be used.
-QI__FN qi__tile_config qi__tile_config_of(size_t n) {
-  static const uint8_t half[8] = {0, 0, 1, 1, 0, 1, 2, 2}; // 2: weights
-  const uint8_t rows[3] = {(uint8_t)qi__min_size(n, 16), (uint8_t)(n > 16 ? n - 16 : 0), 16};
-  qi__tile_config config;
-  memset(&config, 0, sizeof config);
-  config.palette = 1;
-  for (int t = 0; t < 8; t++) {
-    config.rows[t] = rows[half[t]];
-    config.row_bytes[t] = config.rows[t] ? 64 : 0;
-  }
-  return config;
-}
-
-QI__INLINE QI__AMX void qi__tiles_begin(size_t n) {
-  qi__tile_config config = qi__tile_config_of(n);
-  __asm__ volatile("ldtilecfg %0" ::"m"(config) : "memory");
-}
-#endif
-
-#endif // QI__KERNELS_TILES_H
-
-// The BF16 path on CPUs that multiply bfloat16: weights and activations are rounded to bfloat16, products are exact, sums are
-// float32. Without such instructions the rounded values go through qi__dot_float_fn, which is the reference.
-//
-//   y[i, r] = sum_j w[r, j] * x[i, j]
-//
-// Weight rows are unpacked 32 at a time, a slice of k at a time, into a panel that stays in the second-level cache while all rows
-// of activations pass it. Sums go on in y from one slice to the next. Each is a chain of its own over ascending k, so bits do not
-// depend on the rows beside it, on slices or on threads; they do depend on the instruction set, since the instructions differ in
-// the order inside their step and take subnormals for zeros. Of k additions, each off by at most half a unit:
-//
-//   |y - exact| <= k * 2^-24 / (1 - k * 2^-24) * sum_j |w[r, j] * x[i, j]| + k * 2^-126 * (1 + max |w| + max |x|)
-//
-// (Higham 2002, section 3.1; the last term is what is lost with subnormal inputs, products and sums.)
-//
-//   panel:       [2][k / 2][16][2]            two blocks of 16 weight rows; pairs of k beside each other
-//   activations: [n / 16][k / 32][16][32]     tiles of 16 rows of 64 bytes: a row fills cache lines that no other thread writes
-//
-// k is rounded up to a multiple of 32 with zeros in both; weight rows that are not there are zeros, activation rows whatever is in
-// memory: no other row sees them.
-
-#define QI__BF16_ROWS 32   // weight rows of a panel
-#define QI__BF16_SLICE_MAX 2048 // largest slice of k
-#define QI__BF16_STEP 256  // weights of a row that are unpacked at a time: the longest block
-#define QI__BF16_STRIDE (QI__BF16_STEP + 32) // of rows that are unpacked: not all into the same cache set
-
-QI__INLINE size_t qi__bf16_width(size_t k) { return (k + 31) / 32 * 32; }
-
-typedef struct qi__bf16_args {
-  const uint16_t *panel;
-  size_t n_w, n_k;   // weight rows in the panel; its width, a multiple of 32
-  const uint16_t *x; // first tile of the slice
-  size_t x_stride;   // elements from 16 rows of activations to the next 16
-  size_t x_row, n_x;
-  bool first;        // slice: y is set, later ones add to it
-  float *y;          // [n_x, n_w]
-  size_t y_stride;
-} qi__bf16_args;
-
-// `multiply` is NULL where there are no instructions.
-typedef struct qi__bf16_kernels {
-  size_t slice; // of k, a multiple of QI__BF16_STEP
-  void (*pack)(const float *x, size_t k, uint16_t *packed, size_t row);
-  void (*unpack)(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst);
-  void (*interleave)(const uint16_t *rows, size_t n_k, uint16_t *panel);
-  void (*multiply)(const qi__bf16_args *a);
-} qi__bf16_kernels;
-
-// First element of row `row` in packed activations of width k.
-QI__INLINE size_t qi__bf16_row(size_t k, size_t row) { return row / 16 * 16 * qi__bf16_width(k) + row % 16 * 32; }
-
-#if defined(QI__HAS_AVX512_BF16)
-
-// ---- layout ----
-
-// Row `row` of packed activations.
-QI__FN QI__AVX512_BF16 void qi__bf16_pack_avx512(const float *x, size_t k, uint16_t *packed, size_t row) {
-  uint16_t *dst = packed + qi__bf16_row(k, row);
-  for (size_t j = 0; j < k; j += 32, dst += 512) {
-    __m512 low = _mm512_maskz_loadu_ps(qi__tail_mask_avx512(k - j), x + j), high = _mm512_setzero_ps();
-    if (k - j > 16) high = _mm512_maskz_loadu_ps(qi__tail_mask_avx512(k - j - 16), x + j + 16);
-    qi__store_bf16_avx512(dst, low, high);
-  }
-}
-
-// Transposes pairs: panel[p][r] = rows[r][p] for 16 rows, QI__BF16_STRIDE apart, of n_k / 2 pairs.
-QI__FN QI__AVX512 void qi__bf16_interleave_avx512(const uint16_t *rows, size_t n_k, uint16_t *panel) {
-  for (size_t j = 0; j < n_k; j += 32, rows += 32, panel += 512) {
-    __m512i a[16], b[16];
-    QI__UNROLL for (int r = 0; r < 16; r++) a[r] = _mm512_loadu_si512((const void *)(rows + r * QI__BF16_STRIDE));
-    QI__UNROLL for (int r = 0; r < 16; r += 2) {
-      b[r] = _mm512_unpacklo_epi32(a[r], a[r + 1]);
-      b[r + 1] = _mm512_unpackhi_epi32(a[r], a[r + 1]);
-    }
-    // a[4i + c], 128-bit lane l: pair 4l + c of rows 4i .. 4i + 3
-    QI__UNROLL for (int r = 0; r < 16; r += 4) {
-      a[r] = _mm512_unpacklo_epi64(b[r], b[r + 2]);
-      a[r + 1] = _mm512_unpackhi_epi64(b[r], b[r + 2]);
-      a[r + 2] = _mm512_unpacklo_epi64(b[r + 1], b[r + 3]);
-      a[r + 3] = _mm512_unpackhi_epi64(b[r + 1], b[r + 3]);
-    }
-    QI__UNROLL for (int c = 0; c < 4; c++) {
-      __m512i even0 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88), even1 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
-      __m512i odd0 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd), odd1 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
-      _mm512_storeu_si512((void *)(panel + 32 * c), _mm512_shuffle_i32x4(even0, even1, 0x88));
-      _mm512_storeu_si512((void *)(panel + 32 * (c + 4)), _mm512_shuffle_i32x4(odd0, odd1, 0x88));
-      _mm512_storeu_si512((void *)(panel + 32 * (c + 8)), _mm512_shuffle_i32x4(even0, even1, 0xdd));
-      _mm512_storeu_si512((void *)(panel + 32 * (c + 12)), _mm512_shuffle_i32x4(odd0, odd1, 0xdd));
-    }
-  }
-}
-
-// ---- AVX512-BF16 ----
-
-// n <= 8 activation rows of one tile, the first at `x`; n is a constant where this is inlined. The lanes are weight rows.
-QI__INLINE QI__AVX512_BF16 void qi__bf16_rows_avx512(const qi__bf16_args *a, const uint16_t *x, int n, float *y) {
-  const uint16_t *w = a->panel, *w_end = w + a->n_k * 16;
-  const size_t second = a->n_k * 16; // block of 16 weight rows
-  __mmask16 mask[2] = {qi__tail_mask_avx512(a->n_w), a->n_w > 16 ? qi__tail_mask_avx512(a->n_w - 16) : (__mmask16)0};
-  __m512 sum[8][2];
-  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int b = 0; b < 2; b++)
-    sum[i][b] = a->first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask[b], y + (size_t)i * a->y_stride + 16 * b);
-  for (; w < w_end; x += 480)
-    for (int pair = 0; pair < 16; pair++, w += 32, x += 2) {
-      __m512bh w0 = (__m512bh)_mm512_loadu_si512((const void *)w), w1 = (__m512bh)_mm512_loadu_si512((const void *)(w + second));
-      QI__UNROLL for (int i = 0; i < n; i++) {
-        int both;
-        memcpy(&both, x + 32 * i, sizeof both);
-        __m512bh v = (__m512bh)_mm512_set1_epi32(both);
-        sum[i][0] = _mm512_dpbf16_ps(sum[i][0], w0, v);
-        sum[i][1] = _mm512_dpbf16_ps(sum[i][1], w1, v);
-      }
-    }
-  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int b = 0; b < 2; b++)
-    _mm512_mask_storeu_ps(y + (size_t)i * a->y_stride + 16 * b, mask[b], sum[i][b]);
-}
-
-QI__FN QI__AVX512_BF16 void qi__bf16_multiply_avx512(const qi__bf16_args *a) {
-  for (size_t i = 0; i < a->n_x;) {
-    size_t row = a->x_row + i, n = qi__min_size(a->n_x - i, 16 - row % 16);
-    const uint16_t *x = a->x + row / 16 * a->x_stride + row % 16 * 32;
-    float *y = a->y + i * a->y_stride;
-    n = n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
-    if (n == 8) qi__bf16_rows_avx512(a, x, 8, y);
-    else if (n == 4) qi__bf16_rows_avx512(a, x, 4, y);
-    else if (n == 2) qi__bf16_rows_avx512(a, x, 2, y);
-    else qi__bf16_rows_avx512(a, x, 1, y);
-    i += n;
-  }
-}
-
-static const qi__bf16_kernels qi__bf16_avx512 = {QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512,
-                                                 qi__bf16_interleave_avx512, qi__bf16_multiply_avx512};
-#endif
-
-// ---- AMX ----
-
-#if defined(QI__HAS_AMX)
-
-// 16 activation rows, or 32 if `two`, times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart.
-QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_t *x, bool two, bool wide, float *c,
-                                           size_t c_stride) {
-  const uint16_t *w = a->panel, *w_end = w + a->n_k * 16, *x1 = two ? x + a->x_stride : x;
-  const size_t second = a->n_k * 16, bytes = c_stride * sizeof *c;
-  float *c1 = c + 16 * c_stride;
-  QI__TILE_BARRIER();
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  if (!a->first) {
-    _tile_loadd(0, c, bytes);
-    if (wide) _tile_loadd(1, c + 16, bytes);
-    if (two) _tile_loadd(2, c1, bytes);
-    if (two && wide) _tile_loadd(3, c1 + 16, bytes);
-  }
-  for (; w < w_end; w += 512, x += 512, x1 += 512) {
-    _tile_loadd(4, x, 64);
-    _tile_loadd(6, w, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    if (wide) {
-      _tile_loadd(7, w + second, 64);
-      _tile_dpbf16ps(1, 4, 7);
-    }
-    if (two) {
-      _tile_loadd(5, x1, 64);
-      _tile_dpbf16ps(2, 5, 6);
-      if (wide) _tile_dpbf16ps(3, 5, 7);
-    }
-  }
-  _tile_stored(0, c, bytes);
-  if (wide) _tile_stored(1, c + 16, bytes);
-  if (two) _tile_stored(2, c1, bytes);
-  if (two && wide) _tile_stored(3, c1 + 16, bytes);
-  QI__TILE_BARRIER();
-}
-
-// Between y and sums [32, 32] of tiles that reach beyond it: the rows that y has, of those from `row` on.
-QI__INLINE QI__AMX void qi__tiles_copy(const qi__bf16_args *a, size_t row, float *sums, bool to_y) {
-  __mmask16 mask[2] = {qi__tail_mask_avx512(a->n_w), a->n_w > 16 ? qi__tail_mask_avx512(a->n_w - 16) : (__mmask16)0};
-  for (size_t i = 0; i < 32; i++, sums += 32) {
-    if (row + i < a->x_row || row + i >= a->x_row + a->n_x) continue;
-    float *y = a->y + (row + i - a->x_row) * a->y_stride;
-    for (int b = 0; b < 2; b++) {
-      if (to_y) _mm512_mask_storeu_ps(y + 16 * b, mask[b], _mm512_loadu_ps(sums + 16 * b));
-      else _mm512_storeu_ps(sums + 16 * b, _mm512_maskz_loadu_ps(mask[b], y + 16 * b));
-    }
-  }
-}
-
-// Rows of activations go 32 or 16 at a time from a multiple of 16 on; sums of rows that are not asked for are thrown away.
-QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
-  float sums[32 * 32];
-  size_t end = a->x_row + a->n_x;
-  bool wide = a->n_w > 16;
-  memset(sums, 0, sizeof sums);
-  qi__tiles_begin(32);
-  for (size_t row = a->x_row / 16 * 16; row < end; row += 32) {
-    const uint16_t *x = a->x + row / 16 * a->x_stride;
-    bool two = end - row > 16;
-    if (row >= a->x_row && row + (two ? 32 : 16) <= end && a->n_w % 16 == 0) {
-      qi__tiles_multiply(a, x, two, wide, a->y + (row - a->x_row) * a->y_stride, a->y_stride);
-    } else {
-      if (!a->first) qi__tiles_copy(a, row, sums, false);
-      qi__tiles_multiply(a, x, two, wide, sums, 32);
-      qi__tiles_copy(a, row, sums, true);
-    }
-  }
-  _tile_release();
-}
-
-// A slice of 512 leaves room in the first-level cache beside a panel of 32 KB.
-static const qi__bf16_kernels qi__bf16_amx = {512, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512,
-                                              qi__bf16_multiply_amx};
-#endif
-
-#endif // QI__KERNELS_BF16_H
-// generated from src/kernels/bf16_neon.h: edit there
-// ==== >>bf16_neon : products of bfloat16 panels with bfmmla ====
-#ifndef QI__KERNELS_BF16_NEON_H
-#define QI__KERNELS_BF16_NEON_H
-
-// generated from src/kernels/dequant_neon.h: edit there
-// ==== >>dequant_neon : packed weights to float32 with NEON ====
-#ifndef QI__KERNELS_DEQUANT_NEON_H
-#define QI__KERNELS_DEQUANT_NEON_H
-
-
-#if defined(QI__ARM64)
-
-// Blocks are taken apart in registers: their scales, then 32 integer codes at a time. Dequantisation here and the integer products
-// in dot_q8_neon.h start from these. `id` is a constant where they are inlined; QI_FORMAT_NONE stands for formats without a case,
-// which their `unpack` takes apart.
-
-// X(name, id) for all formats with a case; ternary ones have integer products of their own (dot_ternary_neon.h).
-#define QI__NEON_BLOCK_FORMATS(X) \
-  X(q4_0, QI_FORMAT_Q4_0) \
-  X(q4_1, QI_FORMAT_Q4_1) \
-  X(q5_0, QI_FORMAT_Q5_0) \
-  X(q5_1, QI_FORMAT_Q5_1) \
-  X(q8_0, QI_FORMAT_Q8_0) \
-  X(q2_k, QI_FORMAT_Q2_K) \
-  X(q3_k, QI_FORMAT_Q3_K) \
-  X(q4_k, QI_FORMAT_Q4_K) \
-  X(q5_k, QI_FORMAT_Q5_K) \
-  X(q6_k, QI_FORMAT_Q6_K) \
-  X(iq4_nl, QI_FORMAT_IQ4_NL) \
-  X(iq4_xs, QI_FORMAT_IQ4_XS) \
-  X(mxfp4, QI_FORMAT_MXFP4) \
-  X(qins4_k, QI_FORMAT_QINS4_K)
-#define QI__NEON_FORMATS(X) \
-  QI__NEON_BLOCK_FORMATS(X) \
-  X(tq1_0, QI_FORMAT_TQ1_0) \
-  X(tq2_0, QI_FORMAT_TQ2_0) \
-  X(i2_s, QI_FORMAT_I2_S)
-
-// Row of the table, a constant, for formats with a case.
-QI__INLINE const qi__format *qi__format_neon(qi_format id, const qi__format *bound) { return id ? &qi__formats[id] : bound; }
-
-// ---- scales ----
-
-// Of a block: w[i] = (d * scale[i / 16]) * code[i] - dmin * min[i / 16], also where a group has 32 codes. Formats with one scale a
-// block leave `scale` and `min` out: they are 1.
-typedef struct qi__scales_neon {
-  float d, dmin;
-  int32_t scale[QI__BLOCK_MAX / 16];
-  int16_t min[QI__BLOCK_MAX / 16];
-} qi__scales_neon;
-
-QI__INLINE bool qi__one_scale_neon(qi_format id) {
-  return id && (qi__formats[id].info.block_len == 32 || id == QI_FORMAT_TQ1_0 || id == QI_FORMAT_TQ2_0 || id == QI_FORMAT_I2_S);
-}
-
-QI__INLINE float qi__half_neon(const uint8_t *src) {
-  float16_t h;
-  memcpy(&h, src, sizeof h);
-  return (float)h;
-}
-
-QI__INLINE void qi__set_scales_neon(qi__scales_neon *s, int16x8_t low, int16x8_t high) {
-  vst1q_s32(s->scale, vmovl_s16(vget_low_s16(low)));
-  vst1q_s32(s->scale + 4, vmovl_high_s16(low));
-  vst1q_s32(s->scale + 8, vmovl_s16(vget_low_s16(high)));
-  vst1q_s32(s->scale + 12, vmovl_high_s16(high));
-}
-// 16 scales as bytes.
-QI__INLINE void qi__set_scales16_neon(qi__scales_neon *s, int8x16_t scale) {
-  qi__set_scales_neon(s, vmovl_s8(vget_low_s8(scale)), vmovl_high_s8(scale));
-}
-// 8 scales, of groups of 32.
-QI__INLINE void qi__set_scales32_neon(qi__scales_neon *s, int16x8_t scale) {
-  qi__set_scales_neon(s, vzip1q_s16(scale, scale), vzip2q_s16(scale, scale));
-}
-
-QI__INLINE int16x8_t qi__bytes_to_words_neon(uint64_t bytes) { return vreinterpretq_s16_u16(vmovl_u8(vcreate_u8(bytes))); }
-
-QI__INLINE void qi__scales_q2_k_neon(const uint8_t *src, qi__scales_neon *s) {
-  uint8x16_t v = vld1q_u8(src), min = vshrq_n_u8(v, 4);
-  qi__set_scales16_neon(s, vreinterpretq_s8_u8(vandq_u8(v, vdupq_n_u8(15))));
-  vst1q_s16(s->min, vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(min))));
-  vst1q_s16(s->min + 8, vreinterpretq_s16_u16(vmovl_high_u8(min)));
-}
-
-// The layout of qi__unpack_scales_k3, four bytes at a time.
-QI__INLINE void qi__scales_k3_neon(const uint8_t *src, qi__scales_neon *s) {
-  const uint32_t low = 0x0f0f0f0fu, top = 0x30303030u;
-  uint32_t a = qi__load_u32(src), b = qi__load_u32(src + 4), c = qi__load_u32(src + 8);
-  uint64_t first = ((a & low) | (c << 4 & top)) | (uint64_t)((b & low) | (c << 2 & top)) << 32;
-  uint64_t second = ((a >> 4 & low) | (c & top)) | (uint64_t)((b >> 4 & low) | (c >> 2 & top)) << 32;
-  qi__set_scales16_neon(s, vsubq_s8(vcombine_s8(vcreate_s8(first), vcreate_s8(second)), vdupq_n_s8(32)));
-}
-
-// The layout of qi__unpack_scales_k4, four bytes at a time.
-QI__INLINE void qi__scales_k4_neon(const uint8_t *src, qi__scales_neon *s) {
-  uint32_t a = qi__load_u32(src), b = qi__load_u32(src + 4), c = qi__load_u32(src + 8);
-  uint64_t scale = (a & 0x3f3f3f3fu) | (uint64_t)((c & 0x0f0f0f0fu) | (a >> 2 & 0x30303030u)) << 32;
-  uint64_t min = (b & 0x3f3f3f3fu) | (uint64_t)((c >> 4 & 0x0f0f0f0fu) | (b >> 2 & 0x30303030u)) << 32;
-  int16x8_t mins = qi__bytes_to_words_neon(min);
-  qi__set_scales32_neon(s, qi__bytes_to_words_neon(scale));
-  vst1q_s16(s->min, vzip1q_s16(mins, mins));
-  vst1q_s16(s->min + 8, vzip2q_s16(mins, mins));
-}
-
-// IQ4_XS: low four bits in src[4..7], top two in the word at src + 2.
-QI__INLINE void qi__scales_iq4_xs_neon(const uint8_t *src, qi__scales_neon *s) {
-  static const int16_t shifts[8] = {4, 2, 0, -2, -4, -6, -8, -10}; // the pair of group g to bits 4, 5
-  uint32_t nibbles = qi__load_u32(src + 4);
-  uint8x8_t even = vcreate_u8(nibbles & 0x0f0f0f0fu), odd = vcreate_u8(nibbles >> 4 & 0x0f0f0f0fu);
-  uint16x8_t top = vandq_u16(vshlq_u16(vdupq_n_u16(qi__load_u16(src + 2)), vld1q_s16(shifts)), vdupq_n_u16(0x30));
-  uint16x8_t scale = vorrq_u16(vmovl_u8(vzip1_u8(even, odd)), top);
-  qi__set_scales32_neon(s, vsubq_s16(vreinterpretq_s16_u16(scale), vdupq_n_s16(32)));
-}
-
-// The layout of qi__unpack_seven_bits: a byte a group.
-QI__INLINE uint8x16_t qi__seven_bits_neon(const uint8_t *src) {
-  const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
-  uint8x8_t low = vld1_u8(src);
-  uint8x16_t v = vcombine_u8(vand_u8(low, vdup_n_u8(15)), vshr_n_u8(low, 4));
-  QI__UNROLL for (int p = 0; p < 3; p++) {
-    uint8x16_t plane = vcombine_u8(vdup_n_u8(src[8 + 2 * p]), vdup_n_u8(src[9 + 2 * p]));
-    v = vorrq_u8(v, vandq_u8(vtstq_u8(plane, bit), vdupq_n_u8((uint8_t)(16 << p))));
-  }
-  return v;
-}
-
-// QINS4_K: the signed scales of these.
-QI__INLINE int8x16_t qi__qins4_scales_neon(uint8x16_t bits) {
-  int8x16_t size = vreinterpretq_s8_u8(vandq_u8(bits, vdupq_n_u8(31)));
-  return vbslq_s8(vtstq_u8(bits, vdupq_n_u8(32)), vnegq_s8(size), size);
-}
-
-QI__INLINE void qi__scales_block_neon(const qi__format *f, const qi__block *block, qi__scales_neon *s) {
-  s->d = block->d;
-  s->dmin = block->dmin;
-  for (int i = 0; i < f->info.block_len / 16; i++) {
-    s->scale[i] = block->scale[16 * i / f->group];
-    s->min[i] = block->min[16 * i / f->group];
-  }
-}
-
-// Of the block at src. What has no case is unpacked to `block`. f: bound, if the format has a tail.
-QI__INLINE void qi__block_scales_neon(qi_format id, const qi__format *f, const uint8_t *src, qi__block *block, qi__scales_neon *s) {
-  s->dmin = 0;
-  switch (id) {
-  case QI_FORMAT_Q4_0:
-  case QI_FORMAT_Q5_0:
-  case QI_FORMAT_Q8_0:
-  case QI_FORMAT_IQ4_NL: s->d = qi__half_neon(src); break;
-  case QI_FORMAT_MXFP4: s->d = qi__e8m0_half_to_f32(src[0]); break;
-  case QI_FORMAT_Q4_1:
-  case QI_FORMAT_Q5_1:
-    s->d = qi__half_neon(src);
-    s->dmin = -qi__half_neon(src + 2);
-    break;
-  case QI_FORMAT_Q2_K:
-    qi__scales_q2_k_neon(src, s);
-    s->d = qi__half_neon(src + 80);
-    s->dmin = qi__half_neon(src + 82);
-    break;
-  case QI_FORMAT_Q3_K:
-    qi__scales_k3_neon(src + 96, s);
-    s->d = qi__half_neon(src + 108);
-    break;
-  case QI_FORMAT_Q4_K:
-  case QI_FORMAT_Q5_K:
-    qi__scales_k4_neon(src + 4, s);
-    s->d = qi__half_neon(src);
-    s->dmin = qi__half_neon(src + 2);
-    break;
-  case QI_FORMAT_Q6_K:
-    qi__set_scales16_neon(s, vreinterpretq_s8_u8(vld1q_u8(src + 192)));
-    s->d = qi__half_neon(src + 208);
-    break;
-  case QI_FORMAT_IQ4_XS:
-    qi__scales_iq4_xs_neon(src, s);
-    s->d = qi__half_neon(src);
-    break;
-  case QI_FORMAT_TQ1_0: s->d = qi__half_neon(src + 52); break;
-  case QI_FORMAT_TQ2_0: s->d = qi__half_neon(src + 64); break;
-  case QI_FORMAT_I2_S: s->d = f->param[0]; break;
-  case QI_FORMAT_QINS4_K:
-    qi__set_scales16_neon(s, qi__qins4_scales_neon(qi__seven_bits_neon(src + 2)));
-    s->d = qi__half_neon(src) * 0x1p-10f;
-    break;
-  default:
-    qi__unpack(f, src, block);
-    qi__scales_block_neon(f, block, s);
-    break;
-  }
-}
-
-// ---- codes ----
-
-// 32 of them.
-typedef struct qi__codes32_neon {
-  int8x16_t half[2];
-} qi__codes32_neon;
-
-QI__INLINE uint8x16x2_t qi__bytes_neon(const uint8_t *p) { return (uint8x16x2_t){{vld1q_u8(p), vld1q_u8(p + 16)}}; }
-
-QI__INLINE uint8x16_t qi__shift_right_neon(uint8x16_t v, int shift) {
-  switch (shift) { // instructions want a constant
-  case 2: return vshrq_n_u8(v, 2);
-  case 4: return vshrq_n_u8(v, 4);
-  case 6: return vshrq_n_u8(v, 6);
-  default: return v;
-  }
-}
-
-// Bits shift..shift+n-1 of each of 32 bytes.
-QI__INLINE uint8x16x2_t qi__bits_neon(const uint8_t *p, int shift, int n) {
-  uint8x16x2_t v = qi__bytes_neon(p);
-  QI__UNROLL for (int h = 0; h < 2; h++) {
-    v.val[h] = qi__shift_right_neon(v.val[h], shift);
-    if (shift + n < 8) v.val[h] = vandq_u8(v.val[h], vdupq_n_u8((uint8_t)((1 << n) - 1)));
-  }
-  return v;
-}
-
-// 16 bytes: the low nibbles, then the high ones.
-QI__INLINE uint8x16x2_t qi__nibbles_neon(const uint8_t *p) {
-  uint8x16_t v = vld1q_u8(p);
-  return (uint8x16x2_t){{vandq_u8(v, vdupq_n_u8(15)), vshrq_n_u8(v, 4)}};
-}
-
-// `value` where bit i of `bits` is set, for byte i.
-QI__INLINE uint8x16x2_t qi__spread_bits_neon(uint32_t bits, int value) {
-  const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
-  uint8x16x2_t v;
-  QI__UNROLL for (int h = 0; h < 2; h++, bits >>= 16) {
-    uint8x16_t bytes = vcombine_u8(vdup_n_u8((uint8_t)bits), vdup_n_u8((uint8_t)(bits >> 8)));
-    v.val[h] = vandq_u8(vtstq_u8(bytes, bit), vdupq_n_u8((uint8_t)value));
-  }
-  return v;
-}
-
-// `value` where bit `bit` of the byte is set.
-QI__INLINE uint8x16x2_t qi__flags_neon(const uint8_t *p, int bit, int value) {
-  uint8x16x2_t v = qi__bytes_neon(p);
-  QI__UNROLL for (int h = 0; h < 2; h++)
-    v.val[h] = vandq_u8(vtstq_u8(v.val[h], vdupq_n_u8((uint8_t)(1 << bit))), vdupq_n_u8((uint8_t)value));
-  return v;
-}
-
-QI__INLINE uint8x16x2_t qi__either_neon(uint8x16x2_t a, uint8x16x2_t b) {
-  return (uint8x16x2_t){{vorrq_u8(a.val[0], b.val[0]), vorrq_u8(a.val[1], b.val[1])}};
-}
-
-QI__INLINE qi__codes32_neon qi__subtract_neon(uint8x16x2_t v, int offset) {
-  int8x16_t o = vdupq_n_s8((int8_t)offset);
-  return (qi__codes32_neon){{vsubq_s8(vreinterpretq_s8_u8(v.val[0]), o), vsubq_s8(vreinterpretq_s8_u8(v.val[1]), o)}};
-}
-
-QI__INLINE qi__codes32_neon qi__signed_neon(uint8x16x2_t v) {
-  return (qi__codes32_neon){{vreinterpretq_s8_u8(v.val[0]), vreinterpretq_s8_u8(v.val[1])}};
-}
-
-QI__INLINE qi__codes32_neon qi__lookup_neon(const int8_t *table, uint8x16x2_t nibbles) {
-  int8x16_t t = vld1q_s8(table);
-  return (qi__codes32_neon){{vqtbl1q_s8(t, nibbles.val[0]), vqtbl1q_s8(t, nibbles.val[1])}};
-}
-
-// TQ1_0: digit n of a byte is floor(3 f / 256) of its fraction f = byte * 3^n mod 256; that is 1 from 86 and 2 from 171 on.
-QI__INLINE int8x16_t qi__digit_neon(uint8x16_t bytes, uint8x16_t power) {
-  uint8x16_t f = vmulq_u8(bytes, power);
-  uint8x16_t from1 = vcgeq_u8(f, vdupq_n_u8(86)), from2 = vcgeq_u8(f, vdupq_n_u8(171));
-  return vsubq_s8(vdupq_n_s8(-1), vreinterpretq_s8_u8(vaddq_u8(from1, from2)));
-}
-
-QI__INLINE qi__codes32_neon qi__digits_neon(const uint8_t *src, int g) {
-  static const uint8_t powers[5] = {1, 3, 9, 27, 81};
-  if (g < 5) {
-    uint8x16_t power = vdupq_n_u8(powers[g]);
-    return (qi__codes32_neon){{qi__digit_neon(vld1q_u8(src), power), qi__digit_neon(vld1q_u8(src + 16), power)}};
-  }
-  uint8x16_t low = vld1q_u8(src + 32), high = low, power = vdupq_n_u8(g < 7 ? powers[2 * g - 9] : 0);
-  if (g == 7) { // rest: digit by digit
-    high = vreinterpretq_u8_u32(vdupq_n_u32(qi__load_u32(src + 48)));
-    power = vcombine_u8(vcreate_u8(0x0303030301010101u), vcreate_u8(0x1b1b1b1b09090909u));
-  }
-  return (qi__codes32_neon){{qi__digit_neon(low, vdupq_n_u8(powers[2 * g - 10])), qi__digit_neon(high, power)}};
-}
-
-// Codes of weights 32 g .. 32 g + 31 of a block. `block`: unpacked, for formats without a case.
-QI__INLINE qi__codes32_neon qi__codes_neon(qi_format id, const uint8_t *src, int g, const qi__block *block) {
-  int half = g / 4, quarter = g % 4;
-  switch (id) {
-  case QI_FORMAT_Q4_0: return qi__subtract_neon(qi__nibbles_neon(src + 2), 8);
-  case QI_FORMAT_Q4_1: return qi__signed_neon(qi__nibbles_neon(src + 4));
-  case QI_FORMAT_Q5_0:
-    return qi__subtract_neon(qi__either_neon(qi__nibbles_neon(src + 6), qi__spread_bits_neon(qi__load_u32(src + 2), 16)), 16);
-  case QI_FORMAT_Q5_1:
-    return qi__signed_neon(qi__either_neon(qi__nibbles_neon(src + 8), qi__spread_bits_neon(qi__load_u32(src + 4), 16)));
-  case QI_FORMAT_Q8_0: return qi__signed_neon(qi__bytes_neon(src + 2));
-  case QI_FORMAT_IQ4_NL: return qi__lookup_neon(qi__iq4_values, qi__nibbles_neon(src + 2));
-  case QI_FORMAT_IQ4_XS: return qi__lookup_neon(qi__iq4_values, qi__nibbles_neon(src + 8 + 16 * g));
-  case QI_FORMAT_MXFP4: return qi__lookup_neon(qi__mxfp4_values, qi__nibbles_neon(src + 1));
-  case QI_FORMAT_Q2_K: return qi__signed_neon(qi__bits_neon(src + 16 + 32 * half, 2 * quarter, 2));
-  case QI_FORMAT_Q3_K:
-    return qi__subtract_neon(qi__either_neon(qi__bits_neon(src + 32 + 32 * half, 2 * quarter, 2), qi__flags_neon(src, g, 4)), 4);
-  case QI_FORMAT_Q4_K: return qi__signed_neon(qi__bits_neon(src + 16 + 32 * (g / 2), g % 2 * 4, 4));
-  case QI_FORMAT_Q5_K:
-    return qi__signed_neon(qi__either_neon(qi__bits_neon(src + 48 + 32 * (g / 2), g % 2 * 4, 4), qi__flags_neon(src + 16, g, 16)));
-  case QI_FORMAT_Q6_K: {
-    uint8x16x2_t low = qi__bits_neon(src + 64 * half + 32 * (quarter % 2), quarter / 2 * 4, 4);
-    uint8x16x2_t high = qi__bits_neon(src + 128 + 32 * half, 2 * quarter, 2);
-    QI__UNROLL for (int h = 0; h < 2; h++) high.val[h] = vsliq_n_u8(low.val[h], high.val[h], 4);
-    return qi__subtract_neon(high, 32);
-  }
-  case QI_FORMAT_TQ1_0: return qi__digits_neon(src, g);
-  case QI_FORMAT_TQ2_0: return qi__subtract_neon(qi__bits_neon(src + 32 * half, 2 * quarter, 2), 1);
-  case QI_FORMAT_I2_S: return qi__subtract_neon(qi__bits_neon(src + 32 * half, 6 - 2 * quarter, 2), 1);
-  case QI_FORMAT_QINS4_K: {
-    uint8x16x2_t nibbles = qi__bits_neon(src + 16 + 32 * (g / 2), g % 2 * 4, 4);
-    qi__codes32_neon codes;
-    QI__UNROLL for (int h = 0; h < 2; h++) { // t: the third plane
-      const int8_t *table = qi__qins4_values[src[14 + g / 4] >> (2 * g % 8 + h) & 1];
-      codes.half[h] = vqtbl1q_s8(vld1q_s8(table), nibbles.val[h]);
-    }
-    return codes;
-  }
-  default: return qi__signed_neon(qi__bytes_neon((const uint8_t *)block->q + 32 * g));
-  }
-}
-
-// ---- dequantisation ----
-
-// Writes weights i .. i + 15 of a row as float32, or as something else.
-typedef void (*qi__store16_neon)(void *dst, size_t i, const float32x4_t *v);
-
-QI__INLINE void qi__store16_f32_neon(void *dst, size_t i, const float32x4_t *v) {
-  float *p = (float *)dst + i;
-  QI__UNROLL for (int e = 0; e < 4; e++) vst1q_f32(p + 4 * e, v[e]);
-}
-
-// Of a block: w[i] = scale[i / 16] * code[i] - offset[i / 16].
-typedef struct qi__float_scales_neon {
-  float scale[QI__BLOCK_MAX / 16], offset[QI__BLOCK_MAX / 16];
-} qi__float_scales_neon;
-
-QI__INLINE void qi__to_float_scales_neon(qi_format id, const qi__format *f, const qi__scales_neon *s, qi__float_scales_neon *out) {
-  for (int i = 0; i < f->info.block_len / 16; i++) {
-    out->scale[i] = qi__one_scale_neon(id) ? s->d : s->d * (float)s->scale[i];
-    if (f->has_min) out->offset[i] = qi__one_scale_neon(id) ? s->dmin : s->dmin * (float)s->min[i];
-  }
-}
-
-// 16 words times a scale, minus an offset if there is one.
-QI__INLINE void qi__store_words_neon(int16x8_t low, int16x8_t high, const float *scale, const float *offset, qi__store16_neon store,
-                                     void *dst, size_t i) {
-  int32x4_t words[4] = {vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)), vmovl_high_s16(high)};
-  float32x4_t v[4];
-  QI__UNROLL for (int e = 0; e < 4; e++) {
-    v[e] = vmulq_n_f32(vcvtq_f32_s32(words[e]), *scale);
-    if (offset) v[e] = vsubq_f32(v[e], vdupq_n_f32(*offset));
-  }
-  store(dst, i, v);
-}
-
-// Weights 32 g .. 32 g + 31 of a block, which become weights i .. of the row.
-QI__INLINE void qi__dequantize_part_neon(qi_format id, const qi__format *f, const uint8_t *src, int g, const qi__block *block,
-                                         const qi__float_scales_neon *s, qi__store16_neon store, void *dst, size_t i) {
-  qi__codes32_neon codes = qi__codes_neon(id, src, g, block);
-  QI__UNROLL for (int h = 0; h < 2; h++) {
-    const float *scale = &s->scale[2 * g + h], *offset = f->has_min ? &s->offset[2 * g + h] : NULL;
-    int16x8_t low = vmovl_s8(vget_low_s8(codes.half[h])), high = vmovl_high_s8(codes.half[h]);
-    qi__store_words_neon(low, high, scale, offset, store, dst, i + (size_t)(16 * h));
-  }
-}
-
-QI__INLINE void qi__dequantize_row_neon(qi_format id, const qi__format *bound, const uint8_t *src, qi__store16_neon store,
-                                        void *dst, size_t n) {
-  const qi__format *f = qi__format_neon(id, bound);
-  qi__block block;
-  qi__scales_neon s;
-  qi__float_scales_neon scales;
-  int len = f->info.block_len;
-  for (size_t i = 0; i < n; i += (size_t)len, src += f->info.block_bytes) {
-    qi__block_scales_neon(id, bound, src, &block, &s);
-    qi__to_float_scales_neon(id, f, &s, &scales);
-    if (id && len == 256) {
-      QI__UNROLL for (int g = 0; g < 8; g++)
-        qi__dequantize_part_neon(id, f, src, g, &block, &scales, store, dst, i + (size_t)(32 * g));
-    } else {
-      for (int g = 0; g < len / 32; g++)
-        qi__dequantize_part_neon(id, f, src, g, &block, &scales, store, dst, i + (size_t)(32 * g));
-    }
-  }
-}
-
-// QINS8_K: qi__qins8_sizes as two tables that both give 0 for an index of 64 or more.
-typedef struct qi__qins8_tables_neon {
-  uint8x16x4_t half[2];
-} qi__qins8_tables_neon;
-
-QI__INLINE qi__qins8_tables_neon qi__load_qins8_tables_neon(void) {
-  qi__qins8_tables_neon t;
-  QI__UNROLL for (int i = 0; i < 8; i++) t.half[i / 4].val[i % 4] = vld1q_u8(qi__qins8_sizes + 16 * i);
-  return t;
-}
-
-QI__INLINE uint8x16_t qi__qins8_sizes_neon(const qi__qins8_tables_neon *tables, uint8x16_t codes) {
-  uint8x16_t at = vandq_u8(codes, vdupq_n_u8(127));
-  return vorrq_u8(vqtbl4q_u8(tables->half[0], at), vqtbl4q_u8(tables->half[1], vsubq_u8(at, vdupq_n_u8(64))));
-}
-
-// Eight of these with the signs of their codes.
-QI__INLINE int16x8_t qi__signed_sizes_neon(uint8x8_t sizes, int8x8_t codes) {
-  int16x8_t minus = vshrq_n_s16(vmovl_s8(codes), 15), v = vreinterpretq_s16_u16(vmovl_u8(sizes));
-  return vsubq_s16(veorq_s16(v, minus), minus);
-}
-
-QI__INLINE void qi__dequantize_qins8_k_neon(const uint8_t *src, qi__store16_neon store, void *dst, size_t n) {
-  const qi__qins8_tables_neon tables = qi__load_qins8_tables_neon();
-  for (size_t i = 0; i < n; i += 256, src += 272) {
-    uint8_t scale[16];
-    float d = qi__half_neon(src) * 0x1p-10f;
-    vst1q_u8(scale, qi__seven_bits_neon(src + 2));
-    for (size_t g = 0; g < 16; g++) {
-      float scale_d = d * (float)scale[g];
-      uint8x16_t codes = vld1q_u8(src + 16 + 16 * g), sizes = qi__qins8_sizes_neon(&tables, codes);
-      int8x16_t sign = vreinterpretq_s8_u8(codes);
-      qi__store_words_neon(qi__signed_sizes_neon(vget_low_u8(sizes), vget_low_s8(sign)),
-                           qi__signed_sizes_neon(vget_high_u8(sizes), vget_high_s8(sign)), &scale_d, NULL, store, dst, i + 16 * g);
-    }
-  }
-}
-
-// Whether qi__dequantize_rows_neon takes a format.
-QI__INLINE bool qi__dequantize_neon_has(qi_format id) {
-  return qi__formats[id].unpack && (!qi__formats[id].wide || id == QI_FORMAT_QINS8_K);
-}
-
-// `f` is a row of the table, or bound.
-QI__INLINE void qi__dequantize_rows_neon(const qi__format *f, const uint8_t *src, qi__store16_neon store, void *dst, size_t n) {
-#define QI__CASE(name, id) case id: qi__dequantize_row_neon(id, f, src, store, dst, n); break;
-  switch (qi__format_id(f)) {
-    QI__NEON_FORMATS(QI__CASE)
-  case QI_FORMAT_QINS8_K: qi__dequantize_qins8_k_neon(src, store, dst, n); break;
-  default: qi__dequantize_row_neon(QI_FORMAT_NONE, f, src, store, dst, n); break;
-  }
-#undef QI__CASE
-}
-
-QI__FN void qi__dequantize_neon(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
-  qi__dequantize_rows_neon(f, src, qi__store16_f32_neon, dst, n);
-}
-
-QI__FN void qi__dequantize_f16_neon(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
-  size_t i = 0;
-  for (; i + 4 <= n; i += 4)
-    vst1q_f32(dst + i, vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(src + 2 * i))));
-  qi__dequantize_blocks(f, src + 2 * i, dst + i, n - i);
-}
-
-QI__FN void qi__dequantize_bf16_neon(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
-  size_t i = 0;
-  for (; i + 4 <= n; i += 4)
-    vst1q_f32(dst + i, vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(src + 2 * i)), 16)));
-  qi__dequantize_blocks(f, src + 2 * i, dst + i, n - i);
-}
-
-QI__FN void qi__dequantize_f32_neon(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
-  (void)f;
-  memcpy(dst, src, n * sizeof *dst); // little-endian
-}
-#endif
-
-#endif // QI__KERNELS_DEQUANT_NEON_H
-
-#if defined(QI__ARM64)
-
-// The integer steps of qi__f32_to_bf16. A NaN, whose payload the addition would carry into the exponent, is taken by itself.
-QI__FN void qi__round_bf16_neon(const float *x, size_t n, float *y) {
-  size_t i = 0;
-  for (; i + 4 <= n; i += 4) {
-    float32x4_t v = vld1q_f32(x + i);
-    uint32x4_t u = vreinterpretq_u32_f32(v), odd = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
-    uint32x4_t nan = vcgtq_u32(vandq_u32(u, vdupq_n_u32(0x7fffffffu)), vdupq_n_u32(0x7f800000u));
-    uint32x4_t rounded = vaddq_u32(vaddq_u32(u, vdupq_n_u32(0x7fff)), odd);
-    u = vbslq_u32(nan, vorrq_u32(u, vdupq_n_u32(0x400000)), rounded);
-    vst1q_f32(y + i, vreinterpretq_f32_u32(vandq_u32(u, vdupq_n_u32(0xffff0000u))));
-  }
-  qi__round_bf16_ref(x + i, n - i, y + i);
-}
-
-#if defined(__clang__) || __GNUC__ >= 10
-#define QI__HAS_NEON_BF16 1
-#if defined(__clang__)
-#define QI__NEON_BF16 QI__TARGET("bf16")
-#else
-#define QI__NEON_BF16 QI__TARGET("+bf16")
-#endif
-
-// The contract of bf16.h with bfmmla: it adds, for each of 2 x 2 sums, the products of k, k + 1, then those of k + 2, k + 3. A pair
-// of products is added up first; pairs and sums round to odd, each off by less than a unit. That is half as many roundings as
-// additions, each twice as large: the bound is the same. (Arm ARM, BFMMLA with FPCR.EBF = 0, which qi__fp_enter sees to: all CPUs
-// give the same bits.) The layout of a panel is what the instruction wants:
-//
-//   panel: [2][k / 4][8][2][4]      two blocks of 16 weight rows, in pairs; four of k beside each other
-
-// ---- instructions; their intrinsics are hidden, see dot_q8_neon.h ----
-
-// sum[2 i + j] + products of row i of a [2, 4] and row j of b [2, 4]
-QI__INLINE QI__NEON_BF16 float32x4_t qi__bfmmla_neon(float32x4_t sum, uint16x8_t a, uint16x8_t b) {
-  __asm__("bfmmla %0.4s, %1.8h, %2.8h" : "+w"(sum) : "w"(a), "w"(b));
-  return sum;
-}
-
-// Rounds to nearest, ties to even: qi__f32_to_bf16.
-QI__INLINE QI__NEON_BF16 uint16x8_t qi__to_bf16x8_neon(float32x4_t low, float32x4_t high) {
-  uint16x8_t v;
-  __asm__("bfcvtn %0.4h, %1.4s\n\tbfcvtn2 %0.8h, %2.4s" : "=&w"(v) : "w"(low), "w"(high));
-  return v;
-}
-
-// ---- layout ----
-
-QI__INLINE QI__NEON_BF16 void qi__store16_bf16_neon(void *dst, size_t i, const float32x4_t *v) {
-  uint16_t *p = (uint16_t *)dst + i;
-  vst1q_u16(p, qi__to_bf16x8_neon(v[0], v[1]));
-  vst1q_u16(p + 8, qi__to_bf16x8_neon(v[2], v[3]));
-}
-
-QI__INLINE QI__NEON_BF16 void qi__f32_to_bf16_neon(const float *src, size_t n, uint16_t *dst) {
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) vst1q_u16(dst + i, qi__to_bf16x8_neon(vld1q_f32(src + i), vld1q_f32(src + i + 4)));
-  for (; i < n; i++) dst[i] = qi__f32_to_bf16(src[i]);
-}
-
-// Row `row` of packed activations.
-QI__FN QI__NEON_BF16 void qi__bf16_pack_neon(const float *x, size_t k, uint16_t *packed, size_t row) {
-  uint16_t *dst = packed + qi__bf16_row(k, row);
-  for (size_t j = 0; j < k; j += 32, dst += 512) {
-    size_t n = qi__min_size(32, k - j);
-    qi__f32_to_bf16_neon(x + j, n, dst);
-    memset(dst + n, 0, (32 - n) * sizeof *dst);
-  }
-}
-
-// n weights, whole blocks, as bfloat16; `f` is a row of the table, or bound.
-QI__FN QI__NEON_BF16 void qi__to_bf16_neon(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
-  qi_format id = qi__format_id(f);
-  if (id == QI_FORMAT_BF16) {
-    memcpy(dst, src, 2 * n);
-  } else if (qi__dequantize_neon_has(id)) {
-    qi__dequantize_rows_neon(f, src, qi__store16_bf16_neon, dst, n);
-  } else {
-    float v[QI__BF16_STEP];
-    for (size_t i = 0, part; i < n; i += part, src += part / (size_t)f->info.block_len * (size_t)f->info.block_bytes) {
-      part = qi__min_size(QI__BF16_STEP, n - i);
-      if (id == QI_FORMAT_F16) qi__dequantize_f16_neon(f, src, v, part);
-      else qi__dequantize_blocks(f, src, v, part);
-      qi__f32_to_bf16_neon(v, part, dst + i);
-    }
-  }
-}
-
-// First and second halves of two registers.
-QI__INLINE void qi__transpose_halves_neon(uint16x8_t a, uint16x8_t b, uint16x8_t *first, uint16x8_t *second) {
-  uint64x2_t a2 = vreinterpretq_u64_u16(a), b2 = vreinterpretq_u64_u16(b);
-  *first = vreinterpretq_u16_u64(vtrn1q_u64(a2, b2));
-  *second = vreinterpretq_u16_u64(vtrn2q_u64(a2, b2));
-}
-
-// One block of the panel from 16 rows of n_k, QI__BF16_STRIDE apart.
-QI__FN void qi__bf16_interleave_neon(const uint16_t *rows, size_t n_k, uint16_t *panel) {
-  for (size_t j = 0; j < n_k; j += 8, rows += 8, panel += 128)
-    QI__UNROLL for (size_t pair = 0; pair < 8; pair++) {
-      const uint16_t *row = rows + 2 * pair * QI__BF16_STRIDE;
-      uint16x8_t first, second;
-      qi__transpose_halves_neon(vld1q_u16(row), vld1q_u16(row + QI__BF16_STRIDE), &first, &second);
-      vst1q_u16(panel + 8 * pair, first);
-      vst1q_u16(panel + 64 + 8 * pair, second);
-    }
-}
-
-// ---- product ----
-
-// Sums of two weight rows; `n` of them are there.
-QI__INLINE float32x2_t qi__load_sums_neon(const float *y, size_t n) {
-  if (n >= 2) return vld1_f32(y);
-  return n ? vset_lane_f32(*y, vdup_n_f32(0), 0) : vdup_n_f32(0);
-}
-QI__INLINE void qi__store_sums_neon(float *y, size_t n, float32x2_t v) {
-  if (n >= 2) vst1_f32(y, v);
-  else if (n) *y = vget_lane_f32(v, 0);
-}
-
-// n activation rows of one tile (a constant: 8, 4, 2 or 1), the first at `x`, times weight rows first .. first + 7. A row alone is
-// its own partner.
-QI__INLINE QI__NEON_BF16 void qi__bf16_rows_neon(const qi__bf16_args *a, const uint16_t *x, int n, size_t first, float *y) {
-  const uint16_t *w = a->panel + first / 16 * 16 * a->n_k + first % 16 * 4, *x_end = x + a->n_k * 16;
-  const int n_pairs = (n + 1) / 2, n_both = n > 1 ? 2 : 1;
-  float32x4_t sum[4][4];
-  QI__UNROLL for (int i = 0; i < n_pairs; i++) QI__UNROLL for (size_t p = 0; p < 4; p++) {
-    float32x2_t row[2] = {vdup_n_f32(0), vdup_n_f32(0)};
-    size_t left = a->n_w > first + 2 * p ? a->n_w - first - 2 * p : 0;
-    if (!a->first)
-      QI__UNROLL for (int e = 0; e < n_both; e++)
-        row[e] = qi__load_sums_neon(y + (size_t)(2 * i + e) * a->y_stride + first + 2 * p, left);
-    sum[i][p] = vcombine_f32(row[0], row[1]);
-  }
-  for (; x < x_end; x += 480)
-    for (int j = 0; j < 4; j++, x += 8, w += 128) { // eight of k
-      uint16x8_t v[4][2];
-      QI__UNROLL for (int i = 0; i < n_pairs; i++)
-        qi__transpose_halves_neon(vld1q_u16(x + 64 * i), vld1q_u16(x + 64 * i + 32 * (n_both - 1)), &v[i][0], &v[i][1]);
-      QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int p = 0; p < 4; p++) {
-        uint16x8_t weights = vld1q_u16(w + 64 * h + 8 * p);
-        QI__UNROLL for (int i = 0; i < n_pairs; i++) sum[i][p] = qi__bfmmla_neon(sum[i][p], v[i][h], weights);
-      }
-    }
-  QI__UNROLL for (int i = 0; i < n_pairs; i++) QI__UNROLL for (size_t p = 0; p < 4; p++) {
-    float32x2_t row[2] = {vget_low_f32(sum[i][p]), vget_high_f32(sum[i][p])};
-    size_t left = a->n_w > first + 2 * p ? a->n_w - first - 2 * p : 0;
-    QI__UNROLL for (int e = 0; e < n_both; e++)
-      qi__store_sums_neon(y + (size_t)(2 * i + e) * a->y_stride + first + 2 * p, left, row[e]);
-  }
-}
-
-QI__FN QI__NEON_BF16 void qi__bf16_multiply_neon(const qi__bf16_args *a) {
-  for (size_t i = 0; i < a->n_x;) {
-    size_t row = a->x_row + i, n = qi__min_size(a->n_x - i, 16 - row % 16);
-    const uint16_t *x = a->x + row / 16 * a->x_stride + row % 16 * 32;
-    float *y = a->y + i * a->y_stride;
-    n = n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
-    for (size_t first = 0; first < a->n_w; first += 8) {
-      if (n == 8) qi__bf16_rows_neon(a, x, 8, first, y);
-      else if (n == 4) qi__bf16_rows_neon(a, x, 4, first, y);
-      else if (n == 2) qi__bf16_rows_neon(a, x, 2, first, y);
-      else qi__bf16_rows_neon(a, x, 1, first, y);
-    }
-    i += n;
-  }
-}
-
-// A slice of 512 leaves room in the first-level cache beside a panel of 32 KB.
-static const qi__bf16_kernels qi__bf16_neon = {512, qi__bf16_pack_neon, qi__to_bf16_neon, qi__bf16_interleave_neon,
-                                               qi__bf16_multiply_neon};
-#endif
-#endif
-
-#endif // QI__KERNELS_BF16_NEON_H
-// generated from src/kernels/dot_f32.h: edit there
-// ==== >>dot_f32 : products of float rows ====
-#ifndef QI__KERNELS_DOT_F32_H
-#define QI__KERNELS_DOT_F32_H
-
-
-// Every sum over k runs in eight float32 lanes that qi__sum_lanes adds up, so that 256-bit registers, halves of 512-bit ones and
-// pairs of 128-bit ones give the bits of the reference.
-
-// y[i * y_stride + r] = sum_j w[r, j] * x[i * x_stride + j]      i < n_x, r < n_w, j < k
-// w: rows w_stride bytes apart, any alignment, of float32, float16 or bfloat16, which float32 holds exactly. y overlaps nothing.
-// In each piece of QI__FLOAT_PIECE columns, lane j % 8 takes product j with one fused multiply-add, j ascending; lanes of pieces are
-// added up in order; then qi__sum_lanes. Pieces do not wait for each other: one row of weights, read as one stream, keeps up with
-// the memory, where a single chain of additions would not.
-#define QI__FLOAT_PIECE 128
-typedef void (*qi__dot_float_fn)(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
-                                 float *y, size_t y_stride);
-
-// Weight j of a row; `kind` (F32, F16 or BF16) is a constant where these are inlined.
-QI__INLINE float qi__float_weight(qi_format kind, const uint8_t *row, size_t j) {
-  if (kind == QI_FORMAT_F16) return qi__f16_to_f32(qi__load_u16(row + 2 * j));
-  if (kind == QI_FORMAT_BF16) return qi__bf16_to_f32(qi__load_u16(row + 2 * j));
-  return qi__bits_f32(qi__load_u32(row + 4 * j));
-}
-
-QI__INLINE void qi__dot_float_rows_ref(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
-                                       size_t n_x, size_t k, float *y, size_t y_stride) {
-  for (size_t i = 0; i < n_x; i++)
-    for (size_t r = 0; r < n_w; r++) {
-      const uint8_t *a = (const uint8_t *)w + r * w_stride;
-      const float *b = x + i * x_stride;
-      float total[8] = {0};
-      for (size_t piece = 0; piece < k; piece += QI__FLOAT_PIECE) {
-        size_t end = qi__min_size(piece + QI__FLOAT_PIECE, k);
-        float lane[8] = {0};
-        for (size_t j = piece; j < end; j++) lane[j % 8] = fmaf(qi__float_weight(kind, a, j), b[j], lane[j % 8]);
-        for (int l = 0; l < 8; l++) total[l] += lane[l];
-      }
-      y[i * y_stride + r] = qi__sum_lanes(total);
-    }
-}
-
-// The lanes at j, a multiple of 8, take the last products before k.
-QI__INLINE void qi__dot_float_tail(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t k, float *lane) {
-  for (size_t t = j; t < k; t++) lane[t - j] = fmaf(qi__float_weight(kind, w, t), x[t], lane[t - j]);
-}
-
-QI__FN void qi__dot_f32_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                            size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_ref(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-QI__FN void qi__dot_f16_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                            size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_ref(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-QI__FN void qi__dot_bf16_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                             size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_ref(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-
-// Tiles of weight rows times activation rows live in registers. What does not fill a tile goes through a smaller one: each sum is a
-// lane of its own, so tiles do not change bits. The sizes of a tile are constants where it is inlined.
-
-#if defined(QI__X86_64)
-
-// ---- AVX2 ----
-
-QI__INLINE QI__AVX2 __m256 qi__load_weights_avx2(qi_format kind, const uint8_t *row, size_t j) {
-  if (kind == QI_FORMAT_F32) return _mm256_loadu_ps((const float *)(const void *)(row + 4 * j));
-  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(row + 2 * j));
-  return kind == QI_FORMAT_F16 ? _mm256_cvtph_ps(v) : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
-}
-
-QI__INLINE QI__AVX2 __m256 qi__dot_float_tail_avx2(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t k, __m256 sum) {
-  float lane[8];
-  _mm256_storeu_ps(lane, sum);
-  qi__dot_float_tail(kind, w, x, j, k, lane);
-  return _mm256_loadu_ps(lane);
-}
-
-// n_w <= 4 weight rows times n_x <= 3 activation rows: 12 sums, 3 registers of x and one of w are all there are.
-QI__INLINE QI__AVX2 void qi__dot_float_tile_avx2(qi_format kind, const uint8_t *w, size_t w_stride, int n_w, const float *x,
-                                                 size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
-  __m256 total[3][4];
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) total[i][r] = _mm256_setzero_ps();
-  for (size_t j = 0; j < k;) {
-    size_t end = qi__min_size(j + QI__FLOAT_PIECE, k);
-    __m256 sum[3][4];
-    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r] = _mm256_setzero_ps();
-    for (; j + 8 <= end; j += 8) {
-      __m256 b[3];
-      QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = _mm256_loadu_ps(x + (size_t)i * x_stride + j);
-      QI__UNROLL for (int r = 0; r < n_w; r++) {
-        __m256 a = qi__load_weights_avx2(kind, w + (size_t)r * w_stride, j);
-        QI__UNROLL for (int i = 0; i < n_x; i++) sum[i][r] = _mm256_fmadd_ps(a, b[i], sum[i][r]);
-      }
-    }
-    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
-      const uint8_t *row = w + (size_t)r * w_stride;
-      if (j < end) sum[i][r] = qi__dot_float_tail_avx2(kind, row, x + (size_t)i * x_stride, j, end, sum[i][r]);
-      total[i][r] = _mm256_add_ps(total[i][r], sum[i][r]);
-    }
-    j = end;
-  }
-  QI__UNROLL for (int i = 0; i < n_x; i++) {
-    float *out = y + (size_t)i * y_stride;
-    if (n_w == 4) _mm_storeu_ps(out, qi__sum_lanes4_avx2(total[i][0], total[i][1], total[i][2], total[i][3]));
-    else QI__UNROLL for (int r = 0; r < n_w; r++) out[r] = qi__sum_lanes_avx2(total[i][r]);
-  }
-}
-
-// One row of activations takes one weight row after the other: rows beside each other are no stream for the hardware prefetcher.
-QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x,
-                                                 size_t x_stride, size_t n_x, size_t k, float *y, size_t y_stride) {
-  for (size_t i = 0; i < n_x;) {
-    size_t rows = n_x - i >= 3 ? 3 : 1;
-    const float *xi = x + i * x_stride;
-    for (size_t r = 0; r < n_w;) {
-      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
-      float *out = y + i * y_stride + r;
-      bool four = n_w - r >= 4 && n_x > 1;
-      if (four && rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 3, k, out, y_stride);
-      else if (four) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
-      else if (rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 3, k, out, y_stride);
-      else qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 1, k, out, y_stride);
-      r += four ? 4 : 1;
-    }
-    i += rows;
-  }
-}
-
-QI__FN QI__AVX2 void qi__dot_f32_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                      size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx2(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-QI__FN QI__AVX2 void qi__dot_f16_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                      size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx2(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-QI__FN QI__AVX2 void qi__dot_bf16_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                       size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx2(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-
-// ---- AVX-512 ----
-
-// Weights j.. of a row in the lower half, of the next one in the upper.
-QI__INLINE QI__AVX512 __m512 qi__load_weights_avx512(qi_format kind, const uint8_t *row, size_t w_stride, size_t j) {
-  const uint8_t *next = row + w_stride;
-  if (kind == QI_FORMAT_F32)
-    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps((const float *)(const void *)(row + 4 * j))),
-                              _mm256_loadu_ps((const float *)(const void *)(next + 4 * j)), 1);
-  __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(row + 2 * j))),
-                                      _mm_loadu_si128((const __m128i *)(const void *)(next + 2 * j)), 1);
-  return kind == QI_FORMAT_F16 ? _mm512_cvtph_ps(v) : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16));
-}
-
-QI__INLINE QI__AVX512 __m512 qi__join_avx512(__m256 low, __m256 high) {
-  return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
-}
-
-// Two weight rows share a register, so that the eight lanes of each sum stay: 8 weight rows times n_x <= 6 activation rows.
-QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8_t *w, size_t w_stride, const float *x,
-                                                     size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
-  __m512 total[6][4];
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) total[i][p] = _mm512_setzero_ps();
-  for (size_t j = 0; j < k;) {
-    size_t end = qi__min_size(j + QI__FLOAT_PIECE, k);
-    __m512 sum[6][4];
-    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_setzero_ps();
-    for (; j + 8 <= end; j += 8) {
-      __m512 a[4];
-      QI__UNROLL for (int p = 0; p < 4; p++) a[p] = qi__load_weights_avx512(kind, w + (size_t)(2 * p) * w_stride, w_stride, j);
-      QI__UNROLL for (int i = 0; i < n_x; i++) {
-        __m512 b = _mm512_broadcast_f32x8(_mm256_loadu_ps(x + (size_t)i * x_stride + j));
-        QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_fmadd_ps(a[p], b, sum[i][p]);
-      }
-    }
-    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) {
-      if (j < end) {
-        const uint8_t *row = w + (size_t)(2 * p) * w_stride;
-        const float *xi = x + (size_t)i * x_stride;
-        __m256 low = qi__dot_float_tail_avx2(kind, row, xi, j, end, _mm512_castps512_ps256(sum[i][p]));
-        __m256 high = qi__dot_float_tail_avx2(kind, row + w_stride, xi, j, end, _mm512_extractf32x8_ps(sum[i][p], 1));
-        sum[i][p] = qi__join_avx512(low, high);
-      }
-      total[i][p] = _mm512_add_ps(total[i][p], sum[i][p]);
-    }
-    j = end;
-  }
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p += 2) {
-    __m128 four = qi__sum_lanes4_avx2(_mm512_castps512_ps256(total[i][p]), _mm512_extractf32x8_ps(total[i][p], 1),
-                                      _mm512_castps512_ps256(total[i][p + 1]), _mm512_extractf32x8_ps(total[i][p + 1], 1));
-    _mm_storeu_ps(y + (size_t)i * y_stride + 2 * p, four);
-  }
-}
-
-// `rest` takes the rows that do not fill a tile, and all of them for one row of activations.
-QI__INLINE QI__AVX512 void qi__dot_float_rows_avx512(qi_format kind, qi__dot_float_fn rest, const void *w, size_t w_stride,
-                                                     size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k, float *y,
-                                                     size_t y_stride) {
-  size_t whole = n_x == 1 ? 0 : n_w / 8 * 8;
-  for (size_t i = 0; i < n_x && whole;) {
-    size_t rows = n_x - i >= 6 ? 6 : n_x - i >= 2 ? 2 : 1;
-    const float *xi = x + i * x_stride;
-    for (size_t r = 0; r < whole; r += 8) {
-      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
-      float *out = y + i * y_stride + r;
-      if (rows == 6) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 6, k, out, y_stride);
-      else if (rows == 2) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 2, k, out, y_stride);
-      else qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 1, k, out, y_stride);
-    }
-    i += rows;
-  }
-  if (whole < n_w) rest((const uint8_t *)w + whole * w_stride, w_stride, n_w - whole, x, x_stride, n_x, k, y + whole, y_stride);
-}
-
-QI__FN QI__AVX512 void qi__dot_f32_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                          size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx512(QI_FORMAT_F32, qi__dot_f32_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-QI__FN QI__AVX512 void qi__dot_f16_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                          size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx512(QI_FORMAT_F16, qi__dot_f16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-QI__FN QI__AVX512 void qi__dot_bf16_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                           size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx512(QI_FORMAT_BF16, qi__dot_bf16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-#endif
-
-// ---- NEON ----
-
-#if defined(QI__ARM64)
-
-QI__INLINE float32x4_t qi__load_weights_neon(qi_format kind, const uint8_t *row, size_t j) {
-  if (kind == QI_FORMAT_F32) return vreinterpretq_f32_u8(vld1q_u8(row + 4 * j));
-  uint16x4_t v = vreinterpret_u16_u8(vld1_u8(row + 2 * j));
-  return kind == QI_FORMAT_F16 ? vcvt_f32_f16(vreinterpret_f16_u16(v)) : vreinterpretq_f32_u32(vshll_n_u16(v, 16));
-}
-
-// n_w <= 4 weight rows times n_x <= 2 activation rows, two registers a sum.
-QI__INLINE void qi__dot_float_tile_neon(qi_format kind, const uint8_t *w, size_t w_stride, int n_w, const float *x, size_t x_stride,
-                                        int n_x, size_t k, float *y, size_t y_stride) {
-  float total[2][4][8] = {{{0}}};
-  for (size_t j = 0; j < k;) {
-    size_t end = qi__min_size(j + QI__FLOAT_PIECE, k);
-    float32x4_t sum[2][4][2];
-    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r][0] = sum[i][r][1] = vdupq_n_f32(0);
-    for (; j + 8 <= end; j += 8) {
-      QI__UNROLL for (int half = 0; half < 2; half++) {
-        size_t at = j + (size_t)(4 * half);
-        float32x4_t b[2];
-        QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = vld1q_f32(x + (size_t)i * x_stride + at);
-        QI__UNROLL for (int r = 0; r < n_w; r++) {
-          float32x4_t a = qi__load_weights_neon(kind, w + (size_t)r * w_stride, at);
-          QI__UNROLL for (int i = 0; i < n_x; i++) sum[i][r][half] = vfmaq_f32(sum[i][r][half], a, b[i]);
-        }
-      }
-    }
-    QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) {
-      float lane[8];
-      vst1q_f32(lane, sum[i][r][0]);
-      vst1q_f32(lane + 4, sum[i][r][1]);
-      qi__dot_float_tail(kind, w + (size_t)r * w_stride, x + (size_t)i * x_stride, j, end, lane);
-      for (int l = 0; l < 8; l++) total[i][r][l] += lane[l];
-    }
-    j = end;
-  }
-  for (int i = 0; i < n_x; i++)
-    for (int r = 0; r < n_w; r++) y[(size_t)i * y_stride + (size_t)r] = qi__sum_lanes(total[i][r]);
-}
-
-QI__INLINE void qi__dot_float_rows_neon(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride,
-                                        size_t n_x, size_t k, float *y, size_t y_stride) {
-  for (size_t i = 0; i < n_x;) {
-    size_t rows = n_x - i >= 2 ? 2 : 1;
-    const float *xi = x + i * x_stride;
-    for (size_t r = 0; r < n_w;) {
-      const uint8_t *wr = (const uint8_t *)w + r * w_stride;
-      float *out = y + i * y_stride + r;
-      bool four = n_w - r >= 4 && n_x > 1;
-      if (four && rows == 2) qi__dot_float_tile_neon(kind, wr, w_stride, 4, xi, x_stride, 2, k, out, y_stride);
-      else if (four) qi__dot_float_tile_neon(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
-      else if (rows == 2) qi__dot_float_tile_neon(kind, wr, w_stride, 1, xi, x_stride, 2, k, out, y_stride);
-      else qi__dot_float_tile_neon(kind, wr, w_stride, 1, xi, x_stride, 1, k, out, y_stride);
-      r += four ? 4 : 1;
-    }
-    i += rows;
-  }
-}
-
-QI__FN void qi__dot_f32_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                             size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_neon(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-QI__FN void qi__dot_f16_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                             size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_neon(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-QI__FN void qi__dot_bf16_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                              size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_neon(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
-}
-#endif
-
-#endif // QI__KERNELS_DOT_F32_H
-// generated from src/kernels/dot_q8.h: edit there
-// ==== >>dot_q8 : products of packed weight rows and int8 activations ====
-#ifndef QI__KERNELS_DOT_Q8_H
-#define QI__KERNELS_DOT_Q8_H
-
-// generated from src/kernels/activation.h: edit there
-// ==== >>activation : activations as int8 ====
-#ifndef QI__KERNELS_ACTIVATION_H
-#define QI__KERNELS_ACTIVATION_H
-
-
-// Rows of activations in the form that integer products take: in each block of `block` values (the block length of the weight
-// format, 32 or 256; with ternary weights the whole row)
-//
-//   d = max |x| / 127      q = round(x * (127 / max |x|)), ties to even      x ~ d * q
-//
-// with the sums of each 16 codes, which the offsets of formats with a minimum need.
-typedef struct qi__q8 {
-  int8_t *q;    // [n, k]
-  float *d;     // [n, k / block]
-  int16_t *sum; // [n, k / 16]
-  size_t block; // a multiple of 32
-  size_t k;     // a multiple of block
-} qi__q8;
-
-// Adding 1.5 * 2^23 leaves the rounded integer in the low bits of a float32 below 2^22 in size: what SIMD conversions do.
-QI__INLINE int32_t qi__round_even(float x) {
-  return (int32_t)(qi__f32_bits(x + 12582912.0f) - 0x4b400000u);
-}
-
-QI__INLINE int8_t qi__clamp_i8(int32_t v) { return (int8_t)(v < -127 ? -127 : v > 127 ? 127 : v); }
-
-// Row `row` of `out` from x [k].
-QI__FN void qi__quantize_q8_ref(const float *x, const qi__q8 *out, size_t row) {
-  size_t k = out->k, block = out->block;
-  int8_t *q = out->q + row * k;
-  float *d = out->d + row * (k / block);
-  int16_t *sum = out->sum + row * (k / 16);
-  for (size_t b = 0; b < k / block; b++, x += block, q += block, sum += block / 16) {
-    float max = 0;
-    for (size_t i = 0; i < block; i++) {
-      float a = fabsf(x[i]);
-      if (a > max) max = a;
-    }
-    float inverse = max > 0 ? 127.0f / max : 0;
-    d[b] = max / 127.0f;
-    if (!qi__is_finite(inverse)) inverse = d[b] = 0; // subnormal maximum: as good as zero
-    for (size_t i = 0; i < block; i++) q[i] = qi__clamp_i8(qi__round_even(x[i] * inverse));
-    for (size_t g = 0; g < block / 16; g++) {
-      int s = 0;
-      for (size_t i = 0; i < 16; i++) s += q[16 * g + i];
-      sum[g] = (int16_t)s;
-    }
-  }
-}
-
-#if defined(QI__X86_64)
-
-// qi__round_even and qi__clamp_i8 of eight x * inverse, step by step, so that NaN also gives the same.
-QI__INLINE QI__AVX2 __m256i qi__codes8_avx2(const float *x, __m256 inverse) {
-  __m256 v = _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(x), inverse), _mm256_set1_ps(12582912.0f));
-  __m256i q = _mm256_sub_epi32(_mm256_castps_si256(v), _mm256_set1_epi32(0x4b400000));
-  return _mm256_min_epi32(_mm256_max_epi32(q, _mm256_set1_epi32(-127)), _mm256_set1_epi32(127));
-}
-
-// max |x|; NaN does not count.
-QI__INLINE QI__AVX2 float qi__max_size_avx2(const float *x, size_t n) {
-  const __m256 no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-  __m256 max = _mm256_setzero_ps();
-  for (size_t i = 0; i < n; i += 8) max = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(x + i), no_sign), max);
-  __m128 m = _mm_max_ps(_mm256_castps256_ps128(max), _mm256_extractf128_ps(max, 1));
-  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
-  return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
-}
-
-QI__FN QI__AVX2 void qi__quantize_q8_avx2(const float *x, const qi__q8 *out, size_t row) {
-  const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), ones8 = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
-  size_t k = out->k, block = out->block;
-  int8_t *q = out->q + row * k;
-  float *d = out->d + row * (k / block);
-  int16_t *sum = out->sum + row * (k / 16);
-  for (size_t b = 0; b < k / block; b++) {
-    float max = qi__max_size_avx2(x + b * block, block);
-    float inverse = max > 0 ? 127.0f / max : 0;
-    d[b] = max / 127.0f;
-    if (!qi__is_finite(inverse)) inverse = d[b] = 0;
-    __m256 scale = _mm256_set1_ps(inverse);
-    for (size_t i = b * block; i < (b + 1) * block; i += 32) {
-      __m256i low = _mm256_packs_epi32(qi__codes8_avx2(x + i, scale), qi__codes8_avx2(x + i + 8, scale));
-      __m256i high = _mm256_packs_epi32(qi__codes8_avx2(x + i + 16, scale), qi__codes8_avx2(x + i + 24, scale));
-      __m256i codes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), in_order); // packs work in halves
-      _mm256_storeu_si256((__m256i *)(void *)(q + i), codes);
-      __m256i four = _mm256_madd_epi16(_mm256_maddubs_epi16(ones8, codes), ones16); // sums of 4
-      four = _mm256_add_epi32(four, _mm256_srli_epi64(four, 32));
-      four = _mm256_add_epi32(four, _mm256_bsrli_epi128(four, 8));
-      sum[i / 16] = (int16_t)_mm256_extract_epi16(four, 0);
-      sum[i / 16 + 1] = (int16_t)_mm256_extract_epi16(four, 8);
-    }
-  }
-}
-#endif
-
-#endif // QI__KERNELS_ACTIVATION_H
-
-// The integer path: y[i * y_stride + r] = weight row r times activation row x_row + i. In block b, exactly (int32):
-//
-//   total = sum over codes of scale_w[group] * code_w * code_x
-//   mins  = sum over groups of min_w[group] * (sum of the group's code_x)       formats with a minimum
-//
-// and then in float32, blocks ascending:
-//
-//   lane[b % 8] = fma(d_w * d_x, (float)total, lane[b % 8])
-//   lane[b % 8] = fma(-(dmin_w * d_x), (float)mins, lane[b % 8])                formats with a minimum
-//
-// The result is qi__sum_lanes(lane). Because the sum in a block is exact, it may be made in any order and by any unit; the lanes
-// keep additions independent and let eight blocks be taken at once.
-#define QI__Q8_ROWS 32   // weight rows of one call, at most
-#define QI__Q8_BATCH 256 // rows of activations that variants take at a time, at most
-
-#define QI__Q8_LANES (8 * QI__Q8_ROWS) // sums of one row of activations
-
-// Room for variants that take weights apart once for many rows of activations: some panels of 256 columns of all weight rows (see
-// panel_q8_x86.h), and sums.
-#define QI__Q8_PANEL_FLOATS 7168
-#define QI__Q8_PANELS 4
-QI__INLINE size_t qi__q8_scratch(size_t n_x) {
-  return QI__Q8_PANELS * QI__Q8_PANEL_FLOATS + qi__min_size(n_x, QI__Q8_BATCH) * QI__Q8_LANES;
-}
-
-typedef struct qi__dot_q8_args {
-  const qi__format *format;
-  const uint8_t *w; // [n_w] rows, w_stride bytes apart, any alignment
-  size_t w_stride, n_w; // n_w <= QI__Q8_ROWS
-  const qi__q8 *x;
-  size_t x_row, n_x;
-  float *y;
-  size_t y_stride;
-  float *scratch; // [qi__q8_scratch(n_x)], aligned to a cache line; the reference needs none
-} qi__dot_q8_args;
-
-typedef void (*qi__dot_q8_fn)(const qi__dot_q8_args *a);
-
-// One block with one row of activations: d_x, codes q and their sums by 16.
-QI__FN float qi__dot_block_ref(const qi__format *f, const qi__block *w, float d_x, const int8_t *q, const int16_t *sum,
-                              float lane) {
-  int32_t total = 0, mins = 0;
-  for (int i = 0; i < f->info.block_len; i++) total += w->scale[i / f->group] * (qi__block_code(f, w, i) * q[i]);
-  lane = fmaf(w->d * d_x, (float)total, lane);
-  if (!f->has_min) return lane;
-  for (int i = 0; i < f->info.block_len; i += 16) mins += w->min[i / f->group] * sum[i / 16];
-  return fmaf(-(w->dmin * d_x), (float)mins, lane);
-}
-
-// Takes each block of weights apart once for up to 16 rows of activations.
-QI__FN void qi__dot_q8_row_ref(const qi__dot_q8_args *a, const uint8_t *w, size_t first, size_t n, float *y) {
-  const qi__format *f = a->format;
-  size_t block = (size_t)f->info.block_len, n_blocks = a->x->k / block;
-  float lane[16][8] = {{0}};
-  for (size_t b = 0; b < n_blocks; b++) {
-    qi__block unpacked;
-    qi__unpack(f, w + b * (size_t)f->info.block_bytes, &unpacked);
-    for (size_t i = 0; i < n; i++) {
-      size_t at = (first + i) * a->x->k + b * block;
-      lane[i][b % 8] =
-          qi__dot_block_ref(f, &unpacked, a->x->d[at / block], a->x->q + at, a->x->sum + at / 16, lane[i][b % 8]);
-    }
-  }
-  for (size_t i = 0; i < n; i++) y[i * a->y_stride] = qi__sum_lanes(lane[i]);
-}
-
-QI__FN void qi__dot_q8_ref(const qi__dot_q8_args *a) {
-  for (size_t r = 0; r < a->n_w; r++)
-    for (size_t i = 0; i < a->n_x; i += 16)
-      qi__dot_q8_row_ref(a, a->w + r * a->w_stride, a->x_row + i, qi__min_size(16, a->n_x - i), a->y + i * a->y_stride + r);
-}
-
-#endif // QI__KERNELS_DOT_Q8_H
-// generated from src/kernels/dot_qins_x86.h: edit there
-// ==== >>dot_qins_x86 : integer products of QINS8_K with VBMI ====
-#ifndef QI__KERNELS_DOT_QINS_X86_H
-#define QI__KERNELS_DOT_QINS_X86_H
-
-// generated from src/kernels/dot_q8_x86.h: edit there
-// ==== >>dot_q8_x86 : integer products with AVX2 and VNNI ====
-#ifndef QI__KERNELS_DOT_Q8_X86_H
-#define QI__KERNELS_DOT_Q8_X86_H
-
-
-#if defined(QI__X86_64)
-
-// The instructions multiply unsigned by signed bytes, so
-//
-//   small codes   u = q + offset, and offset * sum x is taken off again; that term is shared by all weight rows
-//   wide codes    |q| times x with the sign of q; 128 * 127 * 2 still fits into int16
-//
-// One row of activations: blocks are taken apart in registers, one weight row after the other: the hardware prefetcher follows one
-// stream; rows beside each other reach three quarters of its speed. The integer sums of a block lie in eight
-// lanes of a register; those of eight blocks are folded into one, which is the eight lanes of the contract. More rows:
-// panel_q8_x86.h.
-//
-// All works in chunks: one block of 256 weights, or up to eight of 32.
-
-#if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
-#define QI__HAS_AVX_VNNI 1
-#define QI__AVX_VNNI QI__TARGET("avx2,fma,f16c,avxvnni")
-#endif
-#define QI__AVX512_VNNI QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
-
-// ---- what differs between the instruction sets ----
-
-// Two steps, which the loops below get as constants and inline.
-typedef __m256i (*qi__step_fn)(__m256i sum, __m256i a, __m256i b);
-
-
-QI__INLINE QI__AVX2 __m256i qi__words_avx2(__m256i sum, __m256i a, __m256i b) {
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
-}
-QI__INLINE QI__AVX2 __m256i qi__step_bytes_avx2(__m256i sum, __m256i a, __m256i b) {
-  return qi__words_avx2(sum, _mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1));
-}
-
-#if defined(QI__HAS_AVX_VNNI)
-QI__INLINE QI__AVX_VNNI __m256i qi__words_avx_vnni(__m256i sum, __m256i a, __m256i b) { return _mm256_dpwssd_avx_epi32(sum, a, b); }
-QI__INLINE QI__AVX_VNNI __m256i qi__step_bytes_avx_vnni(__m256i sum, __m256i a, __m256i b) {
-  return _mm256_dpbusd_avx_epi32(sum, a, b);
-}
-#endif
-
-QI__INLINE QI__AVX512_VNNI __m256i qi__words_avx512(__m256i sum, __m256i a, __m256i b) { return _mm256_dpwssd_epi32(sum, a, b); }
-QI__INLINE QI__AVX512_VNNI __m256i qi__step_bytes_avx512(__m256i sum, __m256i a, __m256i b) {
-  return _mm256_dpbusd_epi32(sum, a, b);
-}
-
-// ---- formats ----
-
-#define QI__WIDE (-1)
-
-// What makes codes unsigned; QI__WIDE = codes of any size, also of formats without a case in qi__codes_avx2.
-QI__INLINE int qi__q8_offset(qi_format id) {
-  switch (id) {
-  case QI_FORMAT_Q4_1:
-  case QI_FORMAT_Q5_1:
-  case QI_FORMAT_Q2_K:
-  case QI_FORMAT_Q4_K:
-  case QI_FORMAT_Q5_K: return 0;
-  case QI_FORMAT_Q3_K: return 4;
-  case QI_FORMAT_Q4_0: return 8;
-  case QI_FORMAT_MXFP4: return 12;
-  case QI_FORMAT_Q5_0: return 16;
-  case QI_FORMAT_Q6_K: return 32;
-  default: return QI__WIDE;
-  }
-}
-
-// Whether the kernels below take a format; what they do not is left to the reference.
-QI__INLINE bool qi__dot_q8_x86_has(qi_format id) {
-  const qi__format *f = &qi__formats[id];
-  if (!f->unpack || f->ternary) return false;
-  return f->info.block_len == 256 || qi__q8_offset(id) != QI__WIDE || id == QI_FORMAT_Q8_0 || id == QI_FORMAT_IQ4_NL;
-}
-
-// Codes plus offset (compilers fold it into what the codes subtract last), or signed codes when offset is QI__WIDE.
-QI__INLINE QI__AVX2 __m256i qi__q8_codes_avx2(qi_format id, const uint8_t *src, int g, const qi__block *block, int offset) {
-  __m256i q = qi__codes_avx2(id, src, g, block);
-  return offset > 0 ? _mm256_add_epi8(q, _mm256_set1_epi8((char)offset)) : q;
-}
-
-// Integer scales and mins of a block of 256 weights, and their floats.
-typedef struct qi__q8_scales {
-  __m256i scale; // int16: word g of the lower half belongs to integer lanes 0..3 of group g (of 32 codes), of the upper to 4..7
-  __m256i min;   // int16: word j belongs to codes 16 j..
-  float d, dmin;
-} qi__q8_scales;
-
-// 16 bytes, one for each 16 codes, signed or not, to the order of `scale`.
-QI__INLINE QI__AVX2 __m256i qi__scales16_avx2(__m128i bytes, bool is_signed) {
-  __m128i even = is_signed ? _mm_srai_epi16(_mm_slli_epi16(bytes, 8), 8) : _mm_and_si128(bytes, _mm_set1_epi16(0xff));
-  __m128i odd = is_signed ? _mm_srai_epi16(bytes, 8) : _mm_srli_epi16(bytes, 8);
-  return _mm256_inserti128_si256(_mm256_castsi128_si256(even), odd, 1);
-}
-
-// Eight words, one for each 32 codes.
-QI__INLINE QI__AVX2 __m256i qi__scales32_avx2(__m128i words) { return _mm256_broadcastsi128_si256(words); }
-
-// Q3_K: sixteen scales of the block at src, in the layout of qi__unpack_scales_k3. Bytes 94 and 95 are only loaded along.
-QI__INLINE QI__AVX2 __m128i qi__scale_bytes_k3_avx2(const uint8_t *src) {
-  const __m128i low_bytes = _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9);
-  const __m128i high_bytes = _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13);
-  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(src + 94));
-  __m128i low = _mm_srlv_epi32(_mm_shuffle_epi8(v, low_bytes), _mm_setr_epi32(0, 0, 4, 4));
-  __m128i high = _mm_sllv_epi32(_mm_shuffle_epi8(v, high_bytes), _mm_setr_epi32(4, 2, 0, 0));
-  high = _mm_srlv_epi32(high, _mm_setr_epi32(0, 0, 0, 2));
-  v = _mm_or_si128(_mm_and_si128(low, _mm_set1_epi8(0x0f)), _mm_and_si128(high, _mm_set1_epi8(0x30)));
-  return _mm_sub_epi8(v, _mm_set1_epi8(32));
-}
-
-// Q4_K, Q5_K: eight scales and eight mins of the block at src, in the layout of qi__unpack_scales_k4.
-QI__INLINE QI__AVX2 void qi__q8_scales_k4_avx2(const uint8_t *src, qi__q8_scales *s) {
-  const __m128i low_bytes = _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m128i high_bytes = _mm_setr_epi8(-1, -1, -1, -1, 4, 5, 6, 7, -1, -1, -1, -1, 8, 9, 10, 11);
-  const __m256i scale_words = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 1, -1, 2, -1, 3, -1, 4, -1, 5, -1, 6, -1, 7, -1));
-  const __m256i min_words = _mm256_setr_epi8(8, -1, 8, -1, 9, -1, 9, -1, 10, -1, 10, -1, 11, -1, 11, -1, 12, -1, 12, -1, 13, -1, 13,
-                                             -1, 14, -1, 14, -1, 15, -1, 15, -1);
-  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)src);
-  __m128i low = _mm_srlv_epi32(_mm_shuffle_epi8(v, low_bytes), _mm_setr_epi32(0, 0, 0, 4));
-  __m128i high = _mm_srli_epi32(_mm_shuffle_epi8(v, high_bytes), 2);
-  low = _mm_and_si128(low, _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f));
-  __m256i both = _mm256_broadcastsi128_si256(_mm_or_si128(low, _mm_and_si128(high, _mm_set1_epi8(0x30))));
-  s->scale = _mm256_shuffle_epi8(both, scale_words);
-  s->min = _mm256_shuffle_epi8(both, min_words);
-}
-
-// IQ4_XS: low four bits in src[4..7], top two in the word at src + 2.
-QI__INLINE QI__AVX2 __m256i qi__q8_scales_iq4_avx2(const uint8_t *src) {
-  uint32_t nibbles = qi__load_u32(src + 4);
-  __m128i even = _mm_cvtsi32_si128((int)(nibbles & 0x0f0f0f0fu)), odd = _mm_cvtsi32_si128((int)(nibbles >> 4 & 0x0f0f0f0fu));
-  __m128i low = _mm_cvtepu8_epi16(_mm_unpacklo_epi8(even, odd));
-  // Times 2^(14 - 2 g): the pair of group g comes to the top.
-  const __m128i lift = _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 64, 16, 4, 1);
-  __m128i top = _mm_mullo_epi16(_mm_set1_epi16((short)qi__load_u16(src + 2)), lift);
-  top = _mm_and_si128(_mm_srli_epi16(top, 10), _mm_set1_epi16(0x30));
-  return qi__scales32_avx2(_mm_sub_epi16(_mm_or_si128(low, top), _mm_set1_epi16(32)));
-}
-
-QI__INLINE QI__AVX2 void qi__q8_scales_block_avx2(const qi__format *f, const qi__block *block, qi__q8_scales *s) {
-  __m256i v = qi__bytes_avx2((const uint8_t *)block->scale), m = qi__bytes_avx2((const uint8_t *)block->min);
-  if (f->group == 32) {
-    __m128i low = _mm256_castsi256_si128(m);
-    s->scale = qi__scales32_avx2(_mm256_castsi256_si128(v));
-    s->min = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_unpacklo_epi16(low, low)), _mm_unpackhi_epi16(low, low), 1);
-  } else {
-    const __m256i apart = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
-    s->scale = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(v, apart), 0xd8);
-    s->min = m;
-  }
-  s->d = block->d;
-  s->dmin = block->dmin;
-}
-
-// Of the block of 256 at src. What has no case is unpacked to `block`.
-QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, const uint8_t *src, qi__block *block,
-                                            qi__q8_scales *s) {
-  s->min = s->scale = _mm256_setzero_si256();
-  s->dmin = 0;
-  switch (id) {
-  case QI_FORMAT_Q2_K: {
-    __m128i v = _mm_loadu_si128((const __m128i *)(const void *)src), low = _mm_set1_epi8(15);
-    s->scale = qi__scales16_avx2(_mm_and_si128(v, low), false);
-    s->min = _mm256_cvtepu8_epi16(_mm_and_si128(_mm_srli_epi16(v, 4), low));
-    s->d = qi__half_avx2(src + 80);
-    s->dmin = qi__half_avx2(src + 82);
-    break;
-  }
-  case QI_FORMAT_Q3_K:
-    s->scale = qi__scales16_avx2(qi__scale_bytes_k3_avx2(src), true);
-    s->d = qi__half_avx2(src + 108);
-    break;
-  case QI_FORMAT_Q4_K:
-  case QI_FORMAT_Q5_K:
-    qi__q8_scales_k4_avx2(src, s);
-    s->d = qi__half_avx2(src);
-    s->dmin = qi__half_avx2(src + 2);
-    break;
-  case QI_FORMAT_Q6_K:
-    s->scale = qi__scales16_avx2(_mm_loadu_si128((const __m128i *)(const void *)(src + 192)), true);
-    s->d = qi__half_avx2(src + 208);
-    break;
-  case QI_FORMAT_IQ4_XS:
-    s->scale = qi__q8_scales_iq4_avx2(src);
-    s->d = qi__half_avx2(src);
-    break;
-  case QI_FORMAT_QINS8_K:
-    s->scale = qi__scales16_avx2(qi__seven_bits_avx2(src + 2), false);
-    s->d = qi__half_avx2(src) * 0x1p-10f;
-    break;
-  case QI_FORMAT_QINS4_K:
-    s->scale = qi__scales16_avx2(qi__qins4_scales_avx2(qi__seven_bits_avx2(src + 2)), true);
-    s->d = qi__half_avx2(src) * 0x1p-10f;
-    break;
-  default:
-    qi__unpack(f, src, block);
-    qi__q8_scales_block_avx2(f, block, s);
-    break;
-  }
-}
-
-// Where a block of 256 has d as float16, and after it dmin if it has one; -1 = not there, or no case above.
-QI__INLINE int qi__q8_d_at(qi_format id) {
-  switch (id) {
-  case QI_FORMAT_Q4_K:
-  case QI_FORMAT_Q5_K:
-  case QI_FORMAT_IQ4_XS:
-  case QI_FORMAT_QINS8_K:
-  case QI_FORMAT_QINS4_K: return 0;
-  case QI_FORMAT_Q2_K: return 80;
-  case QI_FORMAT_Q3_K: return 108;
-  case QI_FORMAT_Q6_K: return 208;
-  default: return -1;
-  }
-}
-
-// ---- scales of blocks of 32 ----
-
-// Words of eight blocks, `at` bytes into each; zero for those from n on.
-QI__INLINE QI__AVX2 __m128i qi__block_words_avx2(const uint8_t *src, size_t size, int n, size_t at) {
-  src += at;
-  if (n < 8) {
-    uint16_t words[8] = {0};
-    for (int b = 0; b < n; b++) words[b] = qi__load_u16(src + (size_t)b * size);
-    return _mm_loadu_si128((const __m128i *)(const void *)words);
-  }
-  __m128i v = _mm_cvtsi32_si128(qi__load_u16(src));
-  v = _mm_insert_epi16(v, (short)qi__load_u16(src + size), 1);
-  v = _mm_insert_epi16(v, (short)qi__load_u16(src + 2 * size), 2);
-  v = _mm_insert_epi16(v, (short)qi__load_u16(src + 3 * size), 3);
-  v = _mm_insert_epi16(v, (short)qi__load_u16(src + 4 * size), 4);
-  v = _mm_insert_epi16(v, (short)qi__load_u16(src + 5 * size), 5);
-  v = _mm_insert_epi16(v, (short)qi__load_u16(src + 6 * size), 6);
-  return _mm_insert_epi16(v, (short)qi__load_u16(src + 7 * size), 7);
-}
-
-// d of n <= 8 blocks.
-QI__INLINE QI__AVX2 __m256 qi__block_d_avx2(qi_format id, const qi__format *f, const uint8_t *src, int n) {
-  __m128i words = qi__block_words_avx2(src, (size_t)f->info.block_bytes, n, 0);
-  if (id != QI_FORMAT_MXFP4) return _mm256_cvtph_ps(words);
-  __m256i e = _mm256_cvtepu16_epi32(_mm_and_si128(words, _mm_set1_epi16(0xff))); // qi__e8m0_half_to_f32
-  __m256i normal = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
-  __m256i tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x200000), e);
-  return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, tiny, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e)));
-}
-
-// -dmin of n <= 8 blocks of Q4_1 or Q5_1, whose integer min is 1: the half that they hold.
-QI__INLINE QI__AVX2 __m256 qi__block_offset_avx2(const qi__format *f, const uint8_t *src, int n) {
-  return _mm256_cvtph_ps(qi__block_words_avx2(src, (size_t)f->info.block_bytes, n, 2));
-}
-
-// ---- activations of a chunk ----
-
-typedef struct qi__q8_chunk {
-  const int8_t *q;
-  const float *d;
-  const int16_t *sum;
-} qi__q8_chunk;
-
-// Of activation row `row`, from column `at` on.
-QI__INLINE qi__q8_chunk qi__q8_chunk_at(const qi__q8 *x, size_t row, size_t at) {
-  size_t i = row * x->k + at;
-  return (qi__q8_chunk){x->q + i, x->d + (i >> (x->block == 32 ? 5 : 8)), x->sum + i / 16};
-}
-
-// Ones in the first n of eight lanes.
-QI__INLINE QI__AVX2 __m256i qi__first_lanes_avx2(int n) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-
-// d of n <= 8 blocks; nothing beyond is read, and zero.
-QI__INLINE QI__AVX2 __m256 qi__chunk_d_avx2(const float *d, int n) {
-  return n == 8 ? _mm256_loadu_ps(d) : _mm256_maskload_ps(d, qi__first_lanes_avx2(n));
-}
-
-// The sums of the codes of n <= 8 blocks of 32.
-QI__INLINE QI__AVX2 __m256i qi__chunk_sums_avx2(const int16_t *sum, int n) {
-  const int *pairs = (const int *)(const void *)sum;
-  __m256i v = n == 8 ? qi__bytes_avx2((const uint8_t *)pairs) : _mm256_maskload_epi32(pairs, qi__first_lanes_avx2(n));
-  return _mm256_madd_epi16(v, _mm256_set1_epi16(1));
-}
-
-// ---- products of 32 codes ----
-
-// The scale of group g for the pairs of products in each lane.
-QI__INLINE QI__AVX2 __m256i qi__group_scale_avx2(__m256i scale, int g) {
-  return _mm256_shuffle_epi8(scale, _mm256_set1_epi16((short)(2 * g | (2 * g + 1) << 8)));
-}
-
-// sum + scale * (products of 32 codes).
-QI__INLINE QI__AVX2 __m256i qi__add_scaled_avx2(qi__step_fn words, int offset, __m256i sum, __m256i code, __m256i x,
-                                                __m256i scale) {
-  if (offset == QI__WIDE) return words(sum, _mm256_maddubs_epi16(_mm256_abs_epi8(code), _mm256_sign_epi8(x, code)), scale);
-  return words(sum, _mm256_maddubs_epi16(code, x), scale);
-}
-
-// offset * scales * sums of the activations, which `sums` has in the order of the scales.
-QI__INLINE QI__AVX2 __m256i qi__offset_sums_avx2(int offset, __m256i scale, __m256i sums) {
-  return _mm256_mullo_epi32(_mm256_madd_epi16(scale, sums), _mm256_set1_epi32(offset));
-}
-
-// The sums of the lanes of eight registers, in order. Blends and one shuffle a step: half the time of horizontal additions.
-QI__INLINE QI__AVX2 __m256i qi__fold8_avx2(const __m256i *v) {
-  __m256i two[4], four[2];
-  QI__UNROLL for (int i = 0; i < 4; i++) { // a0+a1 b0+b1 a2+a3 b2+b3 ..
-    __m256i a = v[2 * i], b = v[2 * i + 1];
-    two[i] = _mm256_add_epi32(_mm256_blend_epi32(a, b, 0xaa), _mm256_shuffle_epi32(_mm256_blend_epi32(b, a, 0xaa), 0xb1));
-  }
-  QI__UNROLL for (int i = 0; i < 2; i++) {
-    __m256i a = two[2 * i], b = two[2 * i + 1];
-    four[i] = _mm256_add_epi32(_mm256_blend_epi32(a, b, 0xcc), _mm256_shuffle_epi32(_mm256_blend_epi32(b, a, 0xcc), 0x4e));
-  }
-  return _mm256_add_epi32(_mm256_blend_epi32(four[0], four[1], 0xf0), _mm256_permute2x128_si256(four[0], four[1], 0x21));
-}
-
-// Blocks 0..n-1 into lanes 0..n-1: fma(d, integers, lanes). What lies beyond n does not count.
-QI__INLINE QI__AVX2 __m256 qi__take_blocks_avx2(__m256 lanes, __m256 d, __m256i integers, int n) {
-  __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(integers), lanes);
-  return n == 8 ? sum : _mm256_blendv_ps(lanes, sum, _mm256_castsi256_ps(qi__first_lanes_avx2(n)));
-}
-
-// VNNI has room for wide codes as unsigned bytes.
-QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
-  int offset = qi__q8_offset(id);
-  return vnni && offset == QI__WIDE ? 128 : offset;
-}
-
-// ---- one row of activations ----
-
-// Two halves of a sum: shorter chains.
-#define QI__HALVES 2
-
-// The hardware prefetcher follows a row, but stops where a page of memory ends: one line for each block is asked for this far ahead,
-// so that the next page is known, and its stream begun, when its turn comes. More lines would only take the places of its own.
-#define QI__ROW_AHEAD 3072
-QI__INLINE QI__AVX2 void qi__look_ahead_avx2(const uint8_t *w) { // never faults, also beyond the matrix
-  _mm_prefetch((const char *)((uintptr_t)w + QI__ROW_AHEAD), _MM_HINT_T1);
-}
-
-// Integer lanes of a block of 256 with integer scales; sums: of the activations.
-QI__INLINE QI__AVX2 __m256i qi__row_scaled_avx2(qi_format id, qi__step_fn words, const uint8_t *w, const qi__block *block,
-                                                const qi__q8_scales *s, const int8_t *x, __m256i sums) {
-  const __m256i apart = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
-  int offset = qi__q8_offset(id);
-  __m256i sum[QI__HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-  QI__UNROLL for (int g = 0; g < 8; g++) {
-    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g), code = qi__q8_codes_avx2(id, w, g, block, offset);
-    sum[g % QI__HALVES] = qi__add_scaled_avx2(words, offset, sum[g % QI__HALVES], code, xg, qi__group_scale_avx2(s->scale, g));
-  }
-  __m256i total = _mm256_add_epi32(sum[0], sum[1]);
-  if (offset <= 0) return total;
-  sums = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(sums, apart), 0xd8); // to the order of the scales
-  return _mm256_sub_epi32(total, qi__offset_sums_avx2(offset, s->scale, sums));
-}
-
-// Integer lanes of a block of QINS8_K. Sizes up to 255 do not fit: they are taken as twice a half, up to 127, and a rest.
-QI__INLINE QI__AVX2 __m256i qi__row_qins8_avx2(qi__step_fn words, const uint8_t *w, const qi__q8_scales *s, const int8_t *x) {
-  const __m256i one = _mm256_set1_epi8(1);
-  __m256i sum = _mm256_setzero_si256();
-  QI__UNROLL for (int g = 0; g < 8; g++) {
-    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g), codes = qi__bytes_avx2(w + 16 + 32 * g);
-    __m256i sizes = qi__qins8_sizes_avx2(codes), signed_x = _mm256_sign_epi8(xg, _mm256_or_si256(codes, one));
-    __m256i half = qi__bits_avx2(sizes, 1, 7), rest = _mm256_and_si256(sizes, one), scale = qi__group_scale_avx2(s->scale, g);
-    sum = words(sum, _mm256_maddubs_epi16(half, signed_x), _mm256_add_epi16(scale, scale));
-    sum = words(sum, _mm256_maddubs_epi16(rest, signed_x), scale);
-  }
-  return sum;
-}
-
-// What blocks of a row have added up to, until eight of them are taken to the lanes.
-typedef struct qi__row_sums {
-  __m256i total[8], mins[8];
-  float d[8], dmin[8]; // of formats without qi__q8_d_at
-} qi__row_sums;
-
-// A block of 256 at w, as number b of eight, with codes x and their sums.
-QI__INLINE QI__AVX2 void qi__row_block_avx2(qi_format id, const qi__format *bound, qi__step_fn words, const uint8_t *w,
-                                            const int8_t *x, const int16_t *x_sums, size_t b, qi__row_sums *p) {
-  qi__block block;
-  qi__q8_scales s;
-  __m256i sums = qi__bytes_avx2((const uint8_t *)x_sums);
-  qi__q8_scales_avx2(id, bound, w, &block, &s);
-  if (id == QI_FORMAT_QINS8_K) p->total[b] = qi__row_qins8_avx2(words, w, &s, x);
-  else p->total[b] = qi__row_scaled_avx2(id, words, w, &block, &s, x, sums);
-  if ((id ? &qi__formats[id] : bound)->has_min) p->mins[b] = _mm256_madd_epi16(s.min, sums);
-  if (qi__q8_d_at(id) >= 0) return;
-  p->d[b] = s.d;
-  p->dmin[b] = s.dmin;
-}
-
-// Lanes after n blocks of 256 at w, which p has added up; d_x: of the activations.
-QI__INLINE QI__AVX2 __m256 qi__row_take_avx2(qi_format id, const qi__format *f, const qi__row_sums *p, const uint8_t *w,
-                                             const float *d_x, int n, __m256 lanes) {
-  const __m256 minus = _mm256_set1_ps(-0.0f);
-  size_t size = (size_t)f->info.block_bytes, at = (size_t)qi__q8_d_at(id);
-  bool half = qi__q8_d_at(id) >= 0, qins = id == QI_FORMAT_QINS8_K || id == QI_FORMAT_QINS4_K;
-  __m256 x = qi__chunk_d_avx2(d_x, n);
-  __m256 d = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n, at)) : _mm256_loadu_ps(p->d);
-  if (qins) d = _mm256_mul_ps(d, _mm256_set1_ps(0x1p-10f));
-  lanes = qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, x), qi__fold8_avx2(p->total), n);
-  if (!f->has_min) return lanes;
-  d = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n, at + 2)) : _mm256_loadu_ps(p->dmin);
-  return qi__take_blocks_avx2(lanes, _mm256_xor_ps(minus, _mm256_mul_ps(d, x)), qi__fold8_avx2(p->mins), n);
-}
-
-QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, qi__step_fn words, const qi__dot_q8_args *a, const uint8_t *w) {
-  const qi__format *bound = a->format, *f = id ? &qi__formats[id] : bound;
-  size_t n_blocks = a->x->k / 256, size = (size_t)f->info.block_bytes;
-  qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 0);
-  __m256 lanes = _mm256_setzero_ps();
-  qi__row_sums p;
-  if (n_blocks % 8) memset(&p, 0, sizeof p); // blocks that are not there
-  for (size_t b = 0; b < n_blocks; b += 8, x.d += 8) {
-    size_t n = qi__min_size(8, n_blocks - b);
-    const uint8_t *first = w;
-    for (size_t i = 0; i < n; i++, w += size, x.q += 256, x.sum += 16) {
-      qi__look_ahead_avx2(w);
-      qi__row_block_avx2(id, bound, words, w, x.q, x.sum, i, &p);
-    }
-    lanes = qi__row_take_avx2(id, f, &p, first, x.d, (int)n, lanes);
-  }
-  return lanes;
-}
-
-// Lanes after n <= 8 blocks of 32 at w. A float minimum has the integer 1, so its sum is that of the codes.
-QI__INLINE QI__AVX2 __m256 qi__row_chunk_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *w, const qi__q8_chunk *x,
-                                              int n, __m256 lanes) {
-  const qi__format *f = &qi__formats[id];
-  int offset = qi__q8_offset32(id, vnni);
-  __m256i totals[8], zero = _mm256_setzero_si256();
-  QI__UNROLL for (int b = 0; b < 8; b++) {
-    totals[b] = zero;
-    if (b >= n) continue;
-    __m256i code = qi__q8_codes_avx2(id, w + b * f->info.block_bytes, 0, NULL, offset);
-    __m256i xb = qi__bytes_avx2((const uint8_t *)x->q + 32 * b);
-    if (offset == QI__WIDE) totals[b] = bytes(zero, _mm256_abs_epi8(code), _mm256_sign_epi8(xb, code));
-    else totals[b] = bytes(zero, code, xb);
-  }
-  __m256 d = qi__chunk_d_avx2(x->d, n);
-  __m256i total = qi__fold8_avx2(totals), sums = qi__chunk_sums_avx2(x->sum, n);
-  if (offset > 0) total = _mm256_sub_epi32(total, _mm256_mullo_epi32(sums, _mm256_set1_epi32(offset)));
-  lanes = qi__take_blocks_avx2(lanes, _mm256_mul_ps(qi__block_d_avx2(id, f, w, n), d), total, n);
-  if (f->has_min) lanes = qi__take_blocks_avx2(lanes, _mm256_mul_ps(qi__block_offset_avx2(f, w, n), d), sums, n);
-  return lanes;
-}
-
-QI__INLINE QI__AVX2 __m256 qi__row_32_avx2(qi_format id, bool vnni, qi__step_fn bytes, const qi__dot_q8_args *a, const uint8_t *w) {
-  qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 0);
-  size_t size = (size_t)qi__formats[id].info.block_bytes, n_blocks = a->x->k / 32;
-  __m256 lanes = _mm256_setzero_ps();
-  for (; n_blocks >= 8; n_blocks -= 8, w += 8 * size, x.q += 256, x.d += 8, x.sum += 16) {
-    qi__look_ahead_avx2(w);
-    lanes = qi__row_chunk_avx2(id, vnni, bytes, w, &x, 8, lanes);
-  }
-  return n_blocks ? qi__row_chunk_avx2(id, vnni, bytes, w, &x, (int)n_blocks, lanes) : lanes;
-}
-
-// All weight rows with one row of activations. id = NONE: a format with blocks of 256 and no case above.
-QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn words, qi__step_fn bytes,
-                                           const qi__dot_q8_args *a) {
-  bool small = id && qi__formats[id].info.block_len == 32;
-  const uint8_t *w = a->w;
-  for (size_t r = 0; r < a->n_w; r++, w += a->w_stride) {
-    __m256 lanes = small ? qi__row_32_avx2(id, vnni, bytes, a, w) : qi__row_256_avx2(id, words, a, w);
-    a->y[r] = qi__sum_lanes_avx2(lanes);
-  }
-}
-
-// ---- one row of activations, by format ----
-
-// One function a format, and the choice between them. `any` is for formats with blocks of 256 that have no case above.
-#define QI__DOT_ROWS(isa, target, vnni, name, ID) \
-  QI__FN target void qi__dot_rows_##name##_##isa(const qi__dot_q8_args *a) { \
-    qi__dot_rows_avx2(ID, vnni, qi__words_##isa, qi__step_bytes_##isa, a); \
-  }
-#define QI__DOT_ROW(isa, target, vnni) \
-  QI__DOT_ROWS(isa, target, vnni, q4_0, QI_FORMAT_Q4_0) \
-  QI__DOT_ROWS(isa, target, vnni, q4_1, QI_FORMAT_Q4_1) \
-  QI__DOT_ROWS(isa, target, vnni, q5_0, QI_FORMAT_Q5_0) \
-  QI__DOT_ROWS(isa, target, vnni, q5_1, QI_FORMAT_Q5_1) \
-  QI__DOT_ROWS(isa, target, vnni, q8_0, QI_FORMAT_Q8_0) \
-  QI__DOT_ROWS(isa, target, vnni, q2_k, QI_FORMAT_Q2_K) \
-  QI__DOT_ROWS(isa, target, vnni, q3_k, QI_FORMAT_Q3_K) \
-  QI__DOT_ROWS(isa, target, vnni, q4_k, QI_FORMAT_Q4_K) \
-  QI__DOT_ROWS(isa, target, vnni, q5_k, QI_FORMAT_Q5_K) \
-  QI__DOT_ROWS(isa, target, vnni, q6_k, QI_FORMAT_Q6_K) \
-  QI__DOT_ROWS(isa, target, vnni, iq4_nl, QI_FORMAT_IQ4_NL) \
-  QI__DOT_ROWS(isa, target, vnni, iq4_xs, QI_FORMAT_IQ4_XS) \
-  QI__DOT_ROWS(isa, target, vnni, mxfp4, QI_FORMAT_MXFP4) \
-  QI__DOT_ROWS(isa, target, vnni, qins8_k, QI_FORMAT_QINS8_K) \
-  QI__DOT_ROWS(isa, target, vnni, qins4_k, QI_FORMAT_QINS4_K) \
-  QI__DOT_ROWS(isa, target, vnni, any, QI_FORMAT_NONE) \
-  QI__FN void qi__dot_row_##isa(const qi__dot_q8_args *a) { \
-    switch (qi__format_id(a->format)) { \
-    case QI_FORMAT_Q4_0: qi__dot_rows_q4_0_##isa(a); break; \
-    case QI_FORMAT_Q4_1: qi__dot_rows_q4_1_##isa(a); break; \
-    case QI_FORMAT_Q5_0: qi__dot_rows_q5_0_##isa(a); break; \
-    case QI_FORMAT_Q5_1: qi__dot_rows_q5_1_##isa(a); break; \
-    case QI_FORMAT_Q8_0: qi__dot_rows_q8_0_##isa(a); break; \
-    case QI_FORMAT_Q2_K: qi__dot_rows_q2_k_##isa(a); break; \
-    case QI_FORMAT_Q3_K: qi__dot_rows_q3_k_##isa(a); break; \
-    case QI_FORMAT_Q4_K: qi__dot_rows_q4_k_##isa(a); break; \
-    case QI_FORMAT_Q5_K: qi__dot_rows_q5_k_##isa(a); break; \
-    case QI_FORMAT_Q6_K: qi__dot_rows_q6_k_##isa(a); break; \
-    case QI_FORMAT_IQ4_NL: qi__dot_rows_iq4_nl_##isa(a); break; \
-    case QI_FORMAT_IQ4_XS: qi__dot_rows_iq4_xs_##isa(a); break; \
-    case QI_FORMAT_MXFP4: qi__dot_rows_mxfp4_##isa(a); break; \
-    case QI_FORMAT_QINS8_K: qi__dot_rows_qins8_k_##isa(a); break; \
-    case QI_FORMAT_QINS4_K: qi__dot_rows_qins4_k_##isa(a); break; \
-    default: qi__dot_rows_any_##isa(a); break; \
-    } \
-  }
-
-QI__DOT_ROW(avx2, QI__AVX2, false)
-#if defined(QI__HAS_AVX_VNNI)
-QI__DOT_ROW(avx_vnni, QI__AVX_VNNI, true)
-#endif
-QI__DOT_ROW(avx512, QI__AVX512_VNNI, true)
-#endif
-
-#endif // QI__KERNELS_DOT_Q8_X86_H
-
-#if defined(QI__X86_64)
-
-// VPERMI2B looks up 64 codes at once in a table of 128 bytes, two registers; it takes no notice of the sign in bit 7.
-#define QI__AVX512_VBMI QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
-
-// Integer lanes of a block, as qi__row_qins8_avx2.
-QI__INLINE QI__AVX512_VBMI __m256i qi__block_qins8_vbmi(const uint8_t *w, const int8_t *x, const __m512i *table) {
-  const __m512i zero = _mm512_setzero_si512(), group = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  __m512i scale = _mm512_cvtepu8_epi32(qi__seven_bits_avx2(w + 2)), total = zero;
-  QI__UNROLL for (int j = 0; j < 4; j++) {
-    __m512i xj = _mm512_loadu_si512((const void *)(x + 64 * j)), groups = _mm512_add_epi32(group, _mm512_set1_epi32(4 * j));
-    __m512i codes = _mm512_loadu_si512((const void *)(w + 16 + 64 * j));
-    __m512i sizes = _mm512_permutex2var_epi8(table[0], codes, table[1]);
-    __m512i products = _mm512_dpbusd_epi32(zero, sizes, _mm512_mask_sub_epi8(xj, _mm512_movepi8_mask(codes), zero, xj));
-    total = _mm512_add_epi32(total, _mm512_mullo_epi32(products, _mm512_permutexvar_epi32(groups, scale)));
-  }
-  return _mm256_add_epi32(_mm512_castsi512_si256(total), _mm512_extracti64x4_epi64(total, 1));
-}
-
-// The lanes of weight row w and activation row `row`.
-QI__INLINE QI__AVX512_VBMI __m256 qi__row_qins8_vbmi(const qi__dot_q8_args *a, const uint8_t *w, size_t row) {
-  const size_t n_blocks = a->x->k / 256;
-  const uint8_t *sizes = qi__qins8_sizes;
-  const __m512i table[2] = {_mm512_loadu_si512((const void *)sizes), _mm512_loadu_si512((const void *)(sizes + 64))};
-  qi__q8_chunk x = qi__q8_chunk_at(a->x, row, 0);
-  __m256 lanes = _mm256_setzero_ps();
-  qi__row_sums p;
-  memset(&p, 0, sizeof p);
-  for (size_t b = 0; b < n_blocks; b += 8, x.d += 8) {
-    size_t n = qi__min_size(8, n_blocks - b);
-    const uint8_t *first = w;
-    for (size_t i = 0; i < n; i++, w += 272, x.q += 256) p.total[i] = qi__block_qins8_vbmi(w, x.q, table);
-    lanes = qi__row_take_avx2(QI_FORMAT_QINS8_K, a->format, &p, first, x.d, (int)n, lanes);
-  }
-  return lanes;
-}
-
-QI__FN QI__AVX512_VBMI void qi__dot_qins8_k_vbmi(const qi__dot_q8_args *a) {
-  for (size_t r = 0; r < a->n_w; r++)
-    for (size_t i = 0; i < a->n_x; i++)
-      a->y[i * a->y_stride + r] = qi__sum_lanes_avx2(qi__row_qins8_vbmi(a, a->w + r * a->w_stride, a->x_row + i));
-}
-#endif
-
-#endif // QI__KERNELS_DOT_QINS_X86_H
-// generated from src/kernels/dot_ternary.h: edit there
-// ==== >>dot_ternary : products of ternary weight rows and int8 activations ====
-#ifndef QI__KERNELS_DOT_TERNARY_H
-#define QI__KERNELS_DOT_TERNARY_H
-
-
-// TQ1_0, TQ2_0 and I2_S with BitNet's own arithmetic: one scale d_x for a whole row of activations (qi__q8 whose block is k), and a
-// weight row as one exact integer sum for as long as its scale stays the same. Blocks beside each other whose scales have the same
-// bits form a run, which also ends after each QI__TERNARY_RUN blocks of the row. In each run, exactly (int32):
-//
-//   total = sum of code_w * code_x        code_w: -1, 0, 1; also 2, since a pair of bits may be 3
-//
-// and then in float32, runs ascending, from y = 0 on:
-//
-//   y = fma(d_w * d_x, (float)total, y)
-//
-// Rows of real ternary models are one run: equal weights give equal bits in all three formats.
-
-// Variants may hold sums of (code + 1) * 127 times up to 256 in eight lanes (the digits of TQ1_0 as fractions):
-// 512 * 256 / 8 * 255 * 127 * 3 < 2^31.
-#define QI__TERNARY_RUN 512
-
-// Whether the scales of blocks b and b + 1 of `row` differ.
-QI__INLINE bool qi__ternary_scale_changes(const qi__format *f, const uint8_t *row, size_t b) {
-  if (f->info.tail_bytes) return false; // one scale for the tensor
-  size_t size = (size_t)f->info.block_bytes;
-  const uint8_t *d = row + (b + 1) * size - 2; // the last two bytes of a block
-  return qi__load_u16(d) != qi__load_u16(d + size);
-}
-
-// Whether a run ends after block b of the n_blocks of `row`.
-QI__INLINE bool qi__ternary_run_ends(const qi__format *f, const uint8_t *row, size_t b, size_t n_blocks) {
-  return b + 1 == n_blocks || (b + 1) % QI__TERNARY_RUN == 0 || qi__ternary_scale_changes(f, row, b);
-}
-
-QI__FN int32_t qi__ternary_total_ref(const int8_t *code, const int8_t *x) {
-  int32_t total = 0;
-  for (int i = 0; i < 256; i++) total += code[i] * x[i];
-  return total;
-}
-
-// Takes each block of weights apart once for up to 16 rows of activations.
-QI__FN void qi__dot_ternary_row_ref(const qi__dot_q8_args *a, const uint8_t *w, size_t first, size_t n, float *y) {
-  const qi__format *f = a->format;
-  size_t k = a->x->k, n_blocks = k / 256;
-  int32_t total[16] = {0};
-  float sum[16] = {0};
-  for (size_t b = 0; b < n_blocks; b++) {
-    qi__block block;
-    qi__unpack(f, w + b * (size_t)f->info.block_bytes, &block);
-    bool ends = qi__ternary_run_ends(f, w, b, n_blocks);
-    for (size_t i = 0; i < n; i++) {
-      total[i] += qi__ternary_total_ref(block.q, a->x->q + (first + i) * k + 256 * b);
-      if (!ends) continue;
-      sum[i] = fmaf(block.d * a->x->d[first + i], (float)total[i], sum[i]);
-      total[i] = 0;
-    }
-  }
-  for (size_t i = 0; i < n; i++) y[i * a->y_stride] = sum[i];
-}
-
-QI__FN void qi__dot_ternary_ref(const qi__dot_q8_args *a) {
-  for (size_t r = 0; r < a->n_w; r++)
-    for (size_t i = 0; i < a->n_x; i += 16)
-      qi__dot_ternary_row_ref(a, a->w + r * a->w_stride, a->x_row + i, qi__min_size(16, a->n_x - i), a->y + i * a->y_stride + r);
-}
-
-// ---- one row of activations: pairs of weight rows ----
-
-#define QI__TERNARY_PAIR 2
-
-// A pair of weight rows with a row of activations.
-typedef struct qi__ternary_pair {
-  const qi__format *f; // of the table
-  const uint8_t *w[QI__TERNARY_PAIR];
-  const int8_t *x;
-  const int16_t *sum;
-  size_t n_blocks;
-  float d, d_x; // d: of the tensor
-  int32_t total[QI__TERNARY_PAIR]; // of the run
-  float y[QI__TERNARY_PAIR];
-} qi__ternary_pair;
-
-// Weight rows r, r + 1 of `a`, of format id; beyond the last row the last again.
-QI__INLINE qi__ternary_pair qi__ternary_pair_of(qi_format id, const qi__dot_q8_args *a, size_t r) {
-  const uint8_t *w = a->w + r * a->w_stride;
-  qi__ternary_pair p = {&qi__formats[id], {w, w}, NULL, NULL, a->x->k / 256, a->format->param[0], 0, {0}, {0}};
-  if (r + 1 < a->n_w) p.w[1] += a->w_stride;
-  return p;
-}
-
-// Begins with activation row `row`.
-QI__INLINE void qi__ternary_pair_start(qi__ternary_pair *p, const qi__q8 *x, size_t row) {
-  p->x = x->q + row * x->k;
-  p->sum = x->sum + row * (x->k / 16);
-  p->d_x = x->d[row];
-  p->y[0] = p->y[1] = 0;
-}
-
-QI__INLINE const uint8_t *qi__ternary_block(const qi__ternary_pair *p, int r, size_t b) {
-  return p->w[r] + b * (size_t)p->f->info.block_bytes;
-}
-
-QI__INLINE bool qi__ternary_pair_changes(const qi__ternary_pair *p, size_t b) {
-  return qi__ternary_scale_changes(p->f, p->w[0], b) || qi__ternary_scale_changes(p->f, p->w[1], b);
-}
-
-// Adds the sum of blocks up to b of row r. half: makes a float of one
-QI__INLINE void qi__ternary_pair_add(qi__ternary_pair *p, int r, int32_t total, size_t b, float (*half)(const uint8_t *)) {
-  p->total[r] += total;
-  if (!qi__ternary_run_ends(p->f, p->w[r], b, p->n_blocks)) return;
-  float d = p->f->info.tail_bytes ? p->d : half(qi__ternary_block(p, r, b + 1) - 2);
-  p->y[r] = fmaf(d * p->d_x, (float)p->total[r], p->y[r]);
-  p->total[r] = 0;
-}
-
-QI__INLINE void qi__ternary_pair_finish(const qi__ternary_pair *p, const qi__dot_q8_args *a, size_t r, float *y) {
-  y[r] = p->y[0];
-  if (r + 1 < a->n_w) y[r + 1] = p->y[1];
-}
-
-#endif // QI__KERNELS_DOT_TERNARY_H
-// generated from src/kernels/dot_ternary_neon.h: edit there
-// ==== >>dot_ternary_neon : products of ternary rows with NEON, sdot and smmla ====
-#ifndef QI__KERNELS_DOT_TERNARY_NEON_H
-#define QI__KERNELS_DOT_TERNARY_NEON_H
-
-// generated from src/kernels/panel_q8_neon.h: edit there
-// ==== >>panel_q8_neon : integer products with NEON and many rows of activations ====
-#ifndef QI__KERNELS_PANEL_Q8_NEON_H
-#define QI__KERNELS_PANEL_Q8_NEON_H
-
-// generated from src/kernels/dot_q8_neon.h: edit there
-// ==== >>dot_q8_neon : integer products with NEON and sdot ====
-#ifndef QI__KERNELS_DOT_Q8_NEON_H
-#define QI__KERNELS_DOT_Q8_NEON_H
-
-
-#if defined(QI__ARM64)
-
-// One row of activations: blocks are taken apart in registers, two weight rows beside each other. Codes are signed, as they are
-// multiplied. More rows: panel_q8_neon.h.
-
-// ---- four products by four ----
-
-// sum[l] + a[4 l] * b[4 l] + .. + a[4 l + 3] * b[4 l + 3] for b in -127..127; a constant where the loops below are inlined.
-typedef int32x4_t (*qi__dot4_fn)(int32x4_t sum, int8x16_t a, int8x16_t b);
-
-// Two products are at most 2 * 128 * 127, which fits into int16.
-QI__INLINE int32x4_t qi__dot4_neon(int32x4_t sum, int8x16_t a, int8x16_t b) {
-  int16x8_t low = vmull_s8(vget_low_s8(a), vget_low_s8(b)), high = vmull_high_s8(a, b);
-  return vpadalq_s16(sum, vpaddq_s16(low, high));
-}
-
-// Intrinsics are hidden by clang before 16 unless the whole file is compiled for such a CPU; in GCC before 14 they ask for more of
-// their caller than the feature. GNU's assembler wants Armv8.2 besides sdot and smmla: an architecture that is new enough is named
-// before each, and the compiler names its own again at the next function.
-#if defined(__clang__)
-#define QI__DOTPROD QI__TARGET("dotprod")
-#define QI__I8MM QI__TARGET("i8mm")
-#else
-#define QI__DOTPROD QI__TARGET("+dotprod")
-#define QI__I8MM QI__TARGET("+i8mm")
-#endif
-#if defined(__clang__) || __GNUC__ >= 10
-#define QI__HAS_I8MM 1
-#endif
-#if defined(__clang__) || defined(__ARM_FEATURE_DOTPROD) || defined(__ARM_FEATURE_SVE)
-#define QI__ASM_SDOT "sdot"
-#define QI__ASM_SMMLA "smmla"
-#else
-#define QI__ASM_SDOT ".arch armv8.4-a+crypto+fp16\n\tsdot"
-#define QI__ASM_SMMLA ".arch armv8.6-a+crypto+fp16\n\tsmmla"
-#endif
-
-QI__INLINE QI__DOTPROD int32x4_t qi__dot4_dotprod(int32x4_t sum, int8x16_t a, int8x16_t b) {
-  __asm__(QI__ASM_SDOT " %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(a), "w"(b));
-  return sum;
-}
-
-// ---- one row of activations ----
-
-// The row from some block on.
-typedef struct qi__x_neon {
-  const int8_t *q;
-  const float *d;
-  const int16_t *sum;
-} qi__x_neon;
-
-QI__INLINE qi__x_neon qi__x_at_neon(const qi__q8 *x, size_t row, size_t at) {
-  size_t i = row * x->k + at;
-  return (qi__x_neon){x->q + i, x->d + i / x->block, x->sum + i / 16};
-}
-
-#define QI__NEON_PAIR 2 // weight rows: chains of additions overlap
-
-// Adds the products of codes 32 g .. 32 g + 31 of a block, times their scales.
-QI__INLINE void qi__pair_part_neon(qi_format id, const qi__format *f, qi__dot4_fn dot, const uint8_t *const *w,
-                                   const qi__block *block, const qi__scales_neon *s, const int8_t *x, int g, int32x4_t *sum) {
-  const int32x4_t zero = vdupq_n_s32(0);
-  int8x16_t xg[2] = {vld1q_s8(x + 32 * g), vld1q_s8(x + 32 * g + 16)};
-  QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) {
-    qi__codes32_neon codes = qi__codes_neon(id, w[r], g, &block[r]);
-    if (qi__one_scale_neon(id)) {
-      sum[r] = dot(dot(sum[r], codes.half[0], xg[0]), codes.half[1], xg[1]);
-    } else if (f->group == 32) {
-      sum[r] = vmlaq_n_s32(sum[r], dot(dot(zero, codes.half[0], xg[0]), codes.half[1], xg[1]), s[r].scale[2 * g]);
-    } else {
-      sum[r] = vmlaq_n_s32(sum[r], dot(zero, codes.half[0], xg[0]), s[r].scale[2 * g]);
-      sum[r] = vmlaq_n_s32(sum[r], dot(zero, codes.half[1], xg[1]), s[r].scale[2 * g + 1]);
-    }
-  }
-}
-
-// mins of the contract.
-QI__INLINE int32_t qi__total_mins_neon(qi_format id, const qi__format *f, const qi__scales_neon *s, const int16_t *sum) {
-  if (f->info.block_len == 32) return qi__one_scale_neon(id) ? sum[0] + sum[1] : s->min[0] * sum[0] + s->min[1] * sum[1];
-  int16x8_t m[2] = {vld1q_s16(s->min), vld1q_s16(s->min + 8)}, v[2] = {vld1q_s16(sum), vld1q_s16(sum + 8)};
-  int32x4_t total = vmull_s16(vget_low_s16(m[0]), vget_low_s16(v[0]));
-  total = vmlal_high_s16(total, m[0], v[0]);
-  total = vmlal_s16(total, vget_low_s16(m[1]), vget_low_s16(v[1]));
-  return vaddvq_s32(vmlal_high_s16(total, m[1], v[1]));
-}
-
-// Block b of both rows.
-QI__INLINE void qi__pair_block_neon(qi_format id, const qi__format *bound, qi__dot4_fn dot, const uint8_t *const *w,
-                                    const qi__x_neon *x, size_t b, float (*lanes)[8]) {
-  const qi__format *f = qi__format_neon(id, bound);
-  const int len = f->info.block_len;
-  qi__block block[QI__NEON_PAIR];
-  qi__scales_neon s[QI__NEON_PAIR];
-  int32x4_t sum[QI__NEON_PAIR];
-  QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) {
-    qi__block_scales_neon(id, bound, w[r], &block[r], &s[r]);
-    sum[r] = vdupq_n_s32(0);
-  }
-  if (id && len == 256) {
-    QI__UNROLL for (int g = 0; g < 8; g++) qi__pair_part_neon(id, f, dot, w, block, s, x->q, g, sum);
-  } else {
-    for (int g = 0; g < len / 32; g++) qi__pair_part_neon(id, f, dot, w, block, s, x->q, g, sum);
-  }
-  QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) {
-    float *lane = &lanes[r][b % 8];
-    *lane = fmaf(s[r].d * *x->d, (float)vaddvq_s32(sum[r]), *lane);
-    if (f->has_min) *lane = fmaf(-(s[r].dmin * *x->d), (float)qi__total_mins_neon(id, f, &s[r], x->sum), *lane);
-  }
-}
-
-// Four blocks of 32, which end in four lanes, with one scale each.
-QI__INLINE void qi__pair_quad_neon(qi_format id, const qi__format *f, qi__dot4_fn dot, const uint8_t *const *w, const qi__x_neon *x,
-                                   float32x4_t *lane) {
-  qi__block block[QI__NEON_PAIR]; // unused: these formats have a case
-  qi__scales_neon s[4][QI__NEON_PAIR];
-  int32x4_t sum[4][QI__NEON_PAIR];
-  QI__UNROLL for (int b = 0; b < 4; b++) {
-    const uint8_t *wb[QI__NEON_PAIR];
-    QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) {
-      wb[r] = w[r] + b * f->info.block_bytes;
-      qi__block_scales_neon(id, f, wb[r], &block[r], &s[b][r]);
-      sum[b][r] = vdupq_n_s32(0);
-    }
-    qi__pair_part_neon(id, f, dot, wb, block, s[b], x->q + 32 * b, 0, sum[b]);
-  }
-  float32x4_t d_x = vld1q_f32(x->d);
-  QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) {
-    int32x4_t totals = vpaddq_s32(vpaddq_s32(sum[0][r], sum[1][r]), vpaddq_s32(sum[2][r], sum[3][r]));
-    float32x4_t d = {s[0][r].d, s[1][r].d, s[2][r].d, s[3][r].d};
-    lane[r] = vfmaq_f32(lane[r], vmulq_f32(d, d_x), vcvtq_f32_s32(totals));
-    if (f->has_min) {
-      float32x4_t dmin = {s[0][r].dmin, s[1][r].dmin, s[2][r].dmin, s[3][r].dmin};
-      lane[r] = vfmsq_f32(lane[r], vmulq_f32(dmin, d_x), vcvtq_f32_s32(vpaddlq_s16(vld1q_s16(x->sum))));
-    }
-  }
-}
-
-QI__INLINE void qi__x_advance_neon(qi__x_neon *x, size_t n_blocks, size_t len) {
-  x->q += n_blocks * len;
-  x->d += n_blocks;
-  x->sum += n_blocks * len / 16;
-}
-
-// Weight rows first, first + 1; beyond the last row the last again.
-QI__INLINE void qi__dot_pair_neon(qi_format id, qi__dot4_fn dot, const qi__dot_q8_args *a, size_t first) {
-  const qi__format *f = qi__format_neon(id, a->format);
-  const size_t len = (size_t)f->info.block_len, size = (size_t)f->info.block_bytes, n_blocks = a->x->k / len;
-  const uint8_t *w[QI__NEON_PAIR];
-  float lanes[QI__NEON_PAIR][8] = {{0}};
-  qi__x_neon x = qi__x_at_neon(a->x, a->x_row, 0);
-  size_t b = 0;
-  QI__UNROLL for (size_t r = 0; r < QI__NEON_PAIR; r++) w[r] = a->w + qi__min_size(first + r, a->n_w - 1) * a->w_stride;
-  if (id && len == 32) {
-    float32x4_t lane[2][QI__NEON_PAIR];
-    QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) lane[h][r] = vdupq_n_f32(0);
-    for (; b + 8 <= n_blocks; b += 8)
-      QI__UNROLL for (int h = 0; h < 2; h++) {
-        qi__pair_quad_neon(id, f, dot, w, &x, lane[h]);
-        qi__x_advance_neon(&x, 4, len);
-        QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) w[r] += 4 * size;
-      }
-    QI__UNROLL for (int h = 0; h < 2; h++)
-      QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) vst1q_f32(lanes[r] + 4 * h, lane[h][r]);
-  }
-  for (; b < n_blocks; b++) {
-    qi__pair_block_neon(id, a->format, dot, w, &x, b, lanes);
-    qi__x_advance_neon(&x, 1, len);
-    QI__UNROLL for (int r = 0; r < QI__NEON_PAIR; r++) w[r] += size;
-  }
-  QI__UNROLL for (size_t r = 0; r < QI__NEON_PAIR; r++)
-    if (first + r < a->n_w) a->y[first + r] = qi__sum_lanes(lanes[r]);
-}
-
-// ---- QINS8_K ----
-
-// Its codes need nine bits: the sign goes to x, sizes 0..255 are 2 * (size / 2) + size % 2. For 16 codes.
-QI__INLINE int32x4_t qi__qins8_products_neon(qi__dot4_fn dot, const qi__qins8_tables_neon *tables, uint8x16_t codes, int8x16_t x) {
-  uint8x16_t sizes = qi__qins8_sizes_neon(tables, codes);
-  int8x16_t minus = vshrq_n_s8(vreinterpretq_s8_u8(codes), 7), v = vsubq_s8(veorq_s8(x, minus), minus);
-  int32x4_t halves = dot(vdupq_n_s32(0), vreinterpretq_s8_u8(vshrq_n_u8(sizes, 1)), v);
-  return dot(vaddq_s32(halves, halves), vreinterpretq_s8_u8(vandq_u8(sizes, vdupq_n_u8(1))), v);
-}
-
-// One weight row with one row of activations.
-QI__INLINE float qi__dot_qins8_k_row_neon(qi__dot4_fn dot, const qi__qins8_tables_neon *tables, const uint8_t *w, qi__x_neon x,
-                                          size_t n_blocks) {
-  float lane[8] = {0};
-  for (size_t b = 0; b < n_blocks; b++, w += 272) {
-    uint8_t scale[16];
-    int32x4_t sum = vdupq_n_s32(0);
-    vst1q_u8(scale, qi__seven_bits_neon(w + 2));
-    for (int g = 0; g < 16; g++)
-      sum = vmlaq_n_s32(sum, qi__qins8_products_neon(dot, tables, vld1q_u8(w + 16 + 16 * g), vld1q_s8(x.q + 16 * g)), scale[g]);
-    lane[b % 8] = fmaf(qi__half_neon(w) * 0x1p-10f * *x.d, (float)vaddvq_s32(sum), lane[b % 8]);
-    qi__x_advance_neon(&x, 1, 256);
-  }
-  return qi__sum_lanes(lane);
-}
-
-QI__INLINE void qi__dot_qins8_k_rows_neon(qi__dot4_fn dot, const qi__dot_q8_args *a) {
-  const qi__qins8_tables_neon tables = qi__load_qins8_tables_neon();
-  for (size_t r = 0; r < a->n_w; r++)
-    for (size_t i = 0; i < a->n_x; i++) {
-      qi__x_neon x = qi__x_at_neon(a->x, a->x_row + i, 0);
-      a->y[i * a->y_stride + r] = qi__dot_qins8_k_row_neon(dot, &tables, a->w + r * a->w_stride, x, a->x->k / 256);
-    }
-}
-
-QI__FN void qi__dot_qins8_k_neon(const qi__dot_q8_args *a) { qi__dot_qins8_k_rows_neon(qi__dot4_neon, a); }
-QI__FN QI__DOTPROD void qi__dot_qins8_k_dotprod(const qi__dot_q8_args *a) { qi__dot_qins8_k_rows_neon(qi__dot4_dotprod, a); }
-
-// ---- the other formats ----
-
-// All weight rows, one function a format; [QI_FORMAT_NONE] takes all formats that have no other.
-#define QI__DOT_ONE(name, id) \
-  QI__FN void qi__dot_one_##name##_neon(const qi__dot_q8_args *a) { \
-    for (size_t r = 0; r < a->n_w; r += QI__NEON_PAIR) qi__dot_pair_neon(id, qi__dot4_neon, a, r); \
-  } \
-  QI__FN QI__DOTPROD void qi__dot_one_##name##_dotprod(const qi__dot_q8_args *a) { \
-    for (size_t r = 0; r < a->n_w; r += QI__NEON_PAIR) qi__dot_pair_neon(id, qi__dot4_dotprod, a, r); \
-  }
-QI__NEON_BLOCK_FORMATS(QI__DOT_ONE)
-QI__DOT_ONE(any, QI_FORMAT_NONE)
-#undef QI__DOT_ONE
-
-#define QI__DOT_ONE(name, id) [id] = qi__dot_one_##name##_neon,
-static const qi__dot_q8_fn qi__dot_one_neon[QI_FORMAT_COUNT] = {QI__NEON_BLOCK_FORMATS(QI__DOT_ONE)
-                                                                QI__DOT_ONE(any, QI_FORMAT_NONE)};
-#undef QI__DOT_ONE
-
-#define QI__DOT_ONE(name, id) [id] = qi__dot_one_##name##_dotprod,
-static const qi__dot_q8_fn qi__dot_one_dotprod[QI_FORMAT_COUNT] = {QI__NEON_BLOCK_FORMATS(QI__DOT_ONE)
-                                                                   QI__DOT_ONE(any, QI_FORMAT_NONE)};
-#undef QI__DOT_ONE
-
-// ---- activations ----
-
-// qi__round_even of four x * inverse, limited to -127..127.
-QI__INLINE int16x4_t qi__codes4_neon(const float *x, float inverse) {
-  float32x4_t v = vaddq_f32(vmulq_n_f32(vld1q_f32(x), inverse), vdupq_n_f32(12582912.0f));
-  int32x4_t q = vsubq_s32(vreinterpretq_s32_f32(v), vdupq_n_s32(0x4b400000));
-  return vmovn_s32(vminq_s32(vmaxq_s32(q, vdupq_n_s32(-127)), vdupq_n_s32(127)));
-}
-
-// max |x|; NaN does not count. n: a multiple of 16
-QI__INLINE float qi__max_size_neon(const float *x, size_t n) {
-  float32x4_t max[4];
-  QI__UNROLL for (int e = 0; e < 4; e++) max[e] = vdupq_n_f32(0);
-  for (size_t i = 0; i < n; i += 16)
-    QI__UNROLL for (size_t e = 0; e < 4; e++) {
-      float32x4_t v = vabsq_f32(vld1q_f32(x + i + 4 * e));
-      max[e] = vbslq_f32(vcgtq_f32(v, max[e]), v, max[e]);
-    }
-  return vmaxvq_f32(vmaxq_f32(vmaxq_f32(max[0], max[1]), vmaxq_f32(max[2], max[3])));
-}
-
-QI__FN void qi__quantize_q8_neon(const float *x, const qi__q8 *out, size_t row) {
-  size_t k = out->k, block = out->block;
-  int8_t *q = out->q + row * k;
-  float *d = out->d + row * (k / block);
-  int16_t *sum = out->sum + row * (k / 16);
-  for (size_t b = 0; b < k / block; b++) {
-    float max = qi__max_size_neon(x + b * block, block);
-    float inverse = max > 0 ? 127.0f / max : 0;
-    d[b] = max / 127.0f;
-    if (!qi__is_finite(inverse)) inverse = d[b] = 0;
-    for (size_t i = b * block; i < (b + 1) * block; i += 16) {
-      int16x8_t low = vcombine_s16(qi__codes4_neon(x + i, inverse), qi__codes4_neon(x + i + 4, inverse));
-      int16x8_t high = vcombine_s16(qi__codes4_neon(x + i + 8, inverse), qi__codes4_neon(x + i + 12, inverse));
-      vst1q_s8(q + i, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
-      sum[i / 16] = vaddvq_s16(vaddq_s16(low, high));
-    }
-  }
-}
-#endif
-
-#endif // QI__KERNELS_DOT_Q8_NEON_H
-
-#if defined(QI__ARM64)
-
-// A chunk of 256 columns (one block, or up to eight of 32) of all weight rows is taken apart into a panel, which meets all rows of
-// activations; their sums wait in eight lanes each until the next chunk. Everything goes in tiles of 2 x 2 sums
-//
-//   (x0 w0) (x0 w1) (x1 w0) (x1 w1)       w0, w1: weight rows, x0, x1: rows of activations
-//
-// which is what smmla makes of eight codes of x0 and eight of x1 with eight of w0 and eight of w1. With sdot a register of weights
-// meets eight codes of x0, twice, then of x1, and neighbours are added.
-typedef struct qi__panel_neon {
-  int8_t code[8][QI__Q8_ROWS / 2][64];                  // [k / 32][row / 2]: eight codes of one row, eight of the other, and so on
-  int32_t scale[16][QI__Q8_ROWS], min[16][QI__Q8_ROWS]; // [k / 16]; formats with one scale a block leave `scale` out
-  float d[8][QI__Q8_ROWS], dmin[8][QI__Q8_ROWS];        // [block]
-} qi__panel_neon;
-
-// [2 rows of activations][lane][weight rows / 2]: tiles
-typedef float qi__tiles_neon[8][QI__Q8_ROWS / 2][4];
-
-// An odd last row of activations has a partner beyond the rows that qi__q8_scratch counts.
-QI__STATIC_ASSERT(sizeof(qi__panel_neon) + sizeof(qi__tiles_neon) / 2 <= QI__Q8_PANEL_FLOATS * sizeof(float), panel_neon);
-
-// ---- weights to a panel ----
-
-// Row r of the panel: n blocks at w.
-QI__INLINE void qi__panel_row_neon(qi_format id, const qi__format *bound, const uint8_t *w, int n, size_t r, qi__panel_neon *p) {
-  const qi__format *f = qi__format_neon(id, bound);
-  const int len = f->info.block_len;
-  qi__block block;
-  qi__scales_neon s;
-  for (int b = 0; b < n; b++, w += f->info.block_bytes) {
-    qi__block_scales_neon(id, bound, w, &block, &s);
-    p->d[b][r] = s.d;
-    p->dmin[b][r] = s.dmin;
-    for (int i = 0; i < len / 16; i++) {
-      int at = b * (len / 16) + i;
-      if (!qi__one_scale_neon(id)) p->scale[at][r] = s.scale[i];
-      if (f->has_min) p->min[at][r] = qi__one_scale_neon(id) ? 1 : s.min[i];
-    }
-    for (int g = 0; g < len / 32; g++) {
-      qi__codes32_neon codes = qi__codes_neon(id, w, g, &block);
-      int8_t *dst = p->code[b * (len / 32) + g][r / 2] + r % 2 * 8;
-      QI__UNROLL for (int h = 0; h < 2; h++) {
-        vst1_s8(dst + 32 * h, vget_low_s8(codes.half[h]));
-        vst1_s8(dst + 32 * h + 16, vget_high_s8(codes.half[h]));
-      }
-    }
-  }
-}
-
-// n blocks at column `at` of all weight rows, and of the last one again until there are `n_rows`.
-QI__FN void qi__panel_fill_neon(const qi__dot_q8_args *a, size_t n_rows, size_t at, int n, qi__panel_neon *p) {
-  const qi__format *f = a->format;
-  const uint8_t *first = a->w + at / (size_t)f->info.block_len * (size_t)f->info.block_bytes;
-  for (size_t r = 0; r < n_rows; r++) {
-    const uint8_t *w = first + qi__min_size(r, a->n_w - 1) * a->w_stride;
-#define QI__CASE(name, id) case id: qi__panel_row_neon(id, f, w, n, r, p); break;
-    switch (qi__format_id(f)) {
-      QI__NEON_BLOCK_FORMATS(QI__CASE)
-    default: qi__panel_row_neon(QI_FORMAT_NONE, f, w, n, r, p); break;
-    }
-#undef QI__CASE
-  }
-}
-
-// ---- what differs between the instruction sets; constants where the loops below are inlined ----
-
-// Codes 32 g .. 32 g + 31 of two rows of activations, as `products` wants them.
-typedef void (*qi__load_x_neon)(const int8_t *const *q, int g, int8x16_t *x);
-
-// sum + products of codes 8 first .. 8 (first + n) - 1 of 32: a tile.
-typedef int32x4_t (*qi__products_neon)(int32x4_t sum, const int8_t *code, const int8x16_t *x, int first, int n);
-
-// Eight codes twice; x0, then x1.
-QI__INLINE void qi__load_x_twice_neon(const int8_t *const *q, int g, int8x16_t *x) {
-  QI__UNROLL for (int i = 0; i < 8; i++) {
-    int8x8_t v = vld1_s8(q[i / 4] + 32 * g + i % 4 * 8);
-    x[i] = vcombine_s8(v, v);
-  }
-}
-
-QI__INLINE int32x4_t qi__products_dot4_neon(qi__dot4_fn dot, int32x4_t sum, const int8_t *code, const int8x16_t *x, int first,
-                                            int n) {
-  int32x4_t part[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
-  QI__UNROLL for (int i = first; i < first + n; i++) {
-    int8x16_t w = vld1q_s8(code + 16 * i);
-    part[0] = dot(part[0], w, x[i]);
-    part[1] = dot(part[1], w, x[4 + i]);
-  }
-  return vaddq_s32(sum, vpaddq_s32(part[0], part[1]));
-}
-
-QI__INLINE int32x4_t qi__products_plain_neon(int32x4_t sum, const int8_t *code, const int8x16_t *x, int first, int n) {
-  return qi__products_dot4_neon(qi__dot4_neon, sum, code, x, first, n);
-}
-
-QI__INLINE QI__DOTPROD int32x4_t qi__products_dotprod_neon(int32x4_t sum, const int8_t *code, const int8x16_t *x, int first,
-                                                           int n) {
-  return qi__products_dot4_neon(qi__dot4_dotprod, sum, code, x, first, n);
-}
-
-#if defined(QI__HAS_I8MM)
-
-// Eight codes of x0 and eight of x1.
-QI__INLINE void qi__load_x_pairs_neon(const int8_t *const *q, int g, int8x16_t *x) {
-  QI__UNROLL for (int i = 0; i < 2; i++) {
-    int64x2_t a = vreinterpretq_s64_s8(vld1q_s8(q[0] + 32 * g + 16 * i));
-    int64x2_t b = vreinterpretq_s64_s8(vld1q_s8(q[1] + 32 * g + 16 * i));
-    x[2 * i] = vreinterpretq_s8_s64(vtrn1q_s64(a, b));
-    x[2 * i + 1] = vreinterpretq_s8_s64(vtrn2q_s64(a, b));
-  }
-}
-
-QI__INLINE QI__I8MM int32x4_t qi__products_i8mm_neon(int32x4_t sum, const int8_t *code, const int8x16_t *x, int first, int n) {
-  QI__UNROLL for (int i = first; i < first + n; i++)
-    __asm__(QI__ASM_SMMLA " %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(x[i]), "w"(vld1q_s8(code + 16 * i)));
-  return sum;
-}
-#endif
-
-// ---- tiles ----
-
-// Two values, twice.
-QI__INLINE int32x4_t qi__twice_s32_neon(const int32_t *p) {
-  int32x2_t v = vld1_s32(p);
-  return vcombine_s32(v, v);
-}
-QI__INLINE float32x4_t qi__twice_f32_neon(const float *p) {
-  float32x2_t v = vld1_f32(p);
-  return vcombine_f32(v, v);
-}
-
-// Two rows of activations: a chunk of them.
-typedef struct qi__x_pair_neon {
-  const int8_t *q[2];
-  float d[8][4];       // [block]: of x0, x0, x1, x1
-  int32_t sum[16][4];  // the same of each group of 16, or of 32, if the format has a minimum
-  qi__tiles_neon *tiles;
-} qi__x_pair_neon;
-
-QI__INLINE void qi__x_pair_at_neon(const qi__dot_q8_args *a, size_t row, size_t partner, size_t at, int n, int group,
-                                   qi__x_pair_neon *out) {
-  qi__x_neon x[2] = {qi__x_at_neon(a->x, row, at), qi__x_at_neon(a->x, partner, at)};
-  for (int j = 0; j < 2; j++) {
-    out->q[j] = x[j].q;
-    for (int b = 0; b < n; b++) out->d[b][2 * j] = out->d[b][2 * j + 1] = x[j].d[b];
-    if (!a->format->has_min) continue;
-    for (int i = 0; i < n * a->format->info.block_len / group; i++) {
-      int32_t sum = group == 16 ? x[j].sum[i] : x[j].sum[2 * i] + x[j].sum[2 * i + 1];
-      out->sum[i][2 * j] = out->sum[i][2 * j + 1] = sum;
-    }
-  }
-}
-
-// What is a constant where loops are inlined.
-typedef struct qi__panel_kind_neon {
-  qi__load_x_neon load;
-  qi__products_neon products;
-  int n_pairs; // of rows of activations at a time: 1, or 2 where registers suffice
-  int block_len, group;
-  bool one_scale;
-} qi__panel_kind_neon;
-
-#define QI__NEON_TILES 4 // pairs of weight rows that are multiplied at a time
-
-// Integer sums of block b: pairs of weight rows first .. first + 3, times n_pairs of rows of activations.
-QI__INLINE void qi__panel_products_neon(qi__panel_kind_neon kind, const qi__panel_neon *p, size_t first, int b,
-                                        const qi__x_pair_neon *x, int32x4_t (*sum)[QI__NEON_TILES]) {
-  const int32x4_t zero = vdupq_n_s32(0);
-  const int n = kind.block_len / 32;
-  QI__UNROLL for (int j = 0; j < kind.n_pairs; j++) QI__UNROLL for (int t = 0; t < QI__NEON_TILES; t++) sum[j][t] = zero;
-  for (int g = b * n; g < (b + 1) * n; g++) {
-    int8x16_t v[2][8];
-    QI__UNROLL for (int j = 0; j < kind.n_pairs; j++) kind.load(x[j].q, g, v[j]);
-    QI__UNROLL for (size_t t = 0; t < QI__NEON_TILES; t++) {
-      const int8_t *code = p->code[g][first + t];
-      const int32_t *scale = &p->scale[2 * g][2 * (first + t)];
-      QI__UNROLL for (int j = 0; j < kind.n_pairs; j++) {
-        if (kind.one_scale) {
-          sum[j][t] = kind.products(sum[j][t], code, v[j], 0, 4);
-        } else if (kind.group == 32) {
-          sum[j][t] = vmlaq_s32(sum[j][t], kind.products(zero, code, v[j], 0, 4), qi__twice_s32_neon(scale));
-        } else {
-          sum[j][t] = vmlaq_s32(sum[j][t], kind.products(zero, code, v[j], 0, 2), qi__twice_s32_neon(scale));
-          sum[j][t] = vmlaq_s32(sum[j][t], kind.products(zero, code, v[j], 2, 2), qi__twice_s32_neon(scale + QI__Q8_ROWS));
-        }
-      }
-    }
-  }
-}
-
-// Adds block b to lane `lane`.
-QI__INLINE void qi__panel_block_neon(qi__panel_kind_neon kind, bool has_min, const qi__panel_neon *p, size_t first, int b,
-                                     size_t lane, const qi__x_pair_neon *x) {
-  const int n_mins = kind.block_len / kind.group;
-  int32x4_t sum[2][QI__NEON_TILES];
-  qi__panel_products_neon(kind, p, first, b, x, sum);
-  QI__UNROLL for (int j = 0; j < kind.n_pairs; j++) QI__UNROLL for (size_t t = 0; t < QI__NEON_TILES; t++) {
-    float *at = (*x[j].tiles)[lane][first + t];
-    size_t row = 2 * (first + t);
-    float32x4_t d_x = vld1q_f32(x[j].d[b]), y = vld1q_f32(at);
-    y = vfmaq_f32(y, vmulq_f32(qi__twice_f32_neon(p->d[b] + row), d_x), vcvtq_f32_s32(sum[j][t]));
-    if (has_min) {
-      int32x4_t mins = vdupq_n_s32(0);
-      for (int i = b * n_mins; i < (b + 1) * n_mins; i++)
-        mins = vmlaq_s32(mins, qi__twice_s32_neon(&p->min[i * (kind.group / 16)][row]), vld1q_s32(x[j].sum[i]));
-      y = vfmsq_f32(y, vmulq_f32(qi__twice_f32_neon(p->dmin[b] + row), d_x), vcvtq_f32_s32(mins));
-    }
-    vst1q_f32(at, y);
-  }
-}
-
-// ---- all rows ----
-
-// What a batch of rows of activations meets.
-typedef struct qi__panel_run_neon {
-  const qi__dot_q8_args *a;
-  size_t begin, n_x; // rows of activations a->x_row + begin ..
-  size_t at;         // column
-  int n;             // blocks
-  size_t n_tiles;
-  const qi__panel_neon *panel;
-  qi__tiles_neon *tiles; // [n_x / 2]
-} qi__panel_run_neon;
-
-// kind.n_pairs pairs of rows, from i on. An odd last row is its own partner.
-QI__INLINE void qi__panel_pairs_neon(qi__panel_kind_neon kind, const qi__panel_run_neon *run, size_t i) {
-  qi__x_pair_neon x[2];
-  size_t row = run->a->x_row + run->begin, n = (size_t)(256 / kind.block_len);
-  for (int j = 0; j < kind.n_pairs; j++, i += 2) {
-    qi__x_pair_at_neon(run->a, row + i, row + qi__min_size(i + 1, run->n_x - 1), run->at, run->n, kind.group, &x[j]);
-    x[j].tiles = &run->tiles[i / 2];
-  }
-  for (int b = 0; b < run->n; b++)
-    for (size_t first = 0; first < run->n_tiles; first += QI__NEON_TILES)
-      qi__panel_block_neon(kind, run->a->format->has_min, run->panel, first, b, (run->at / 256 * n + (size_t)b) % 8, x);
-}
-
-QI__INLINE void qi__panel_run_neon_kind(qi__panel_kind_neon kind, const qi__panel_run_neon *run) {
-  size_t i = 0;
-  if (kind.n_pairs == 2)
-    for (; i + 2 < run->n_x; i += 4) qi__panel_pairs_neon(kind, run, i);
-  kind.n_pairs = 1;
-  for (; i < run->n_x; i += 2) qi__panel_pairs_neon(kind, run, i);
-}
-
-// One scale a block: none in the loops. Blocks of 32 without a case: theirs are kept for each 16 codes.
-QI__INLINE void qi__panel_run_any_neon(qi__load_x_neon load, qi__products_neon products, int n_pairs, bool one_scale,
-                                       const qi__panel_run_neon *run) {
-  const qi__format *f = run->a->format;
-  if (f->info.block_len == 32) {
-    if (one_scale) qi__panel_run_neon_kind((qi__panel_kind_neon){load, products, n_pairs, 32, 32, true}, run);
-    else qi__panel_run_neon_kind((qi__panel_kind_neon){load, products, n_pairs, 32, 16, false}, run);
-  } else if (f->group == 32) {
-    qi__panel_run_neon_kind((qi__panel_kind_neon){load, products, n_pairs, 256, 32, false}, run);
-  } else {
-    qi__panel_run_neon_kind((qi__panel_kind_neon){load, products, n_pairs, 256, 16, false}, run);
-  }
-}
-
-// y of the batch: qi__sum_lanes of each tile.
-QI__FN void qi__panel_finish_neon(const qi__panel_run_neon *run) {
-  for (size_t i = 0; i < run->n_x; i += 2)
-    for (size_t r = 0; r < run->a->n_w; r += 2) {
-      float32x4_t lane[8];
-      float sum[4];
-      for (int l = 0; l < 8; l++) lane[l] = vld1q_f32(run->tiles[i / 2][l][r / 2]);
-      float32x4_t even = vaddq_f32(vaddq_f32(lane[0], lane[4]), vaddq_f32(lane[2], lane[6]));
-      float32x4_t odd = vaddq_f32(vaddq_f32(lane[1], lane[5]), vaddq_f32(lane[3], lane[7]));
-      vst1q_f32(sum, vaddq_f32(even, odd));
-      for (size_t j = 0; j < 4; j++)
-        if (i + j / 2 < run->n_x && r + j % 2 < run->a->n_w)
-          run->a->y[(run->begin + i + j / 2) * run->a->y_stride + r + j % 2] = sum[j];
-    }
-}
-
-QI__FN bool qi__has_one_scale_neon(qi_format id) {
-#define QI__CASE(name, id) case id: return qi__one_scale_neon(id);
-  switch (id) {
-    QI__NEON_BLOCK_FORMATS(QI__CASE)
-  default: return false;
-  }
-#undef QI__CASE
-}
-
-QI__INLINE void qi__dot_panels_neon(qi__load_x_neon load, qi__products_neon products, int n_pairs, const qi__dot_q8_args *a) {
-  qi__panel_neon *panel = (qi__panel_neon *)(void *)a->scratch;
-  qi__tiles_neon *tiles = (qi__tiles_neon *)(void *)(panel + 1);
-  size_t len = (size_t)a->format->info.block_len;
-  size_t n_tiles = (a->n_w + 2 * QI__NEON_TILES - 1) / (2 * QI__NEON_TILES) * QI__NEON_TILES;
-  bool one_scale = qi__has_one_scale_neon(qi__format_id(a->format));
-  for (size_t begin = 0; begin < a->n_x; begin += QI__Q8_BATCH) {
-    qi__panel_run_neon run = {a, begin, qi__min_size(QI__Q8_BATCH, a->n_x - begin), 0, 0, n_tiles, panel, tiles};
-    memset(tiles, 0, (run.n_x + 1) / 2 * sizeof *tiles);
-    for (run.at = 0; run.at < a->x->k; run.at += 256) {
-      run.n = (int)(qi__min_size(256, a->x->k - run.at) / len);
-      qi__panel_fill_neon(a, 2 * n_tiles, run.at, run.n, panel);
-      qi__panel_run_any_neon(load, products, n_pairs, one_scale, &run);
-    }
-    qi__panel_finish_neon(&run);
-  }
-}
-
-// ---- the kernels ----
-
-QI__FN void qi__dot_several_neon(const qi__dot_q8_args *a) {
-  qi__dot_panels_neon(qi__load_x_twice_neon, qi__products_plain_neon, 1, a);
-}
-
-QI__FN QI__DOTPROD void qi__dot_several_dotprod(const qi__dot_q8_args *a) {
-  qi__dot_panels_neon(qi__load_x_twice_neon, qi__products_dotprod_neon, 1, a);
-}
-
-QI__FN void qi__dot_one_of_neon(const qi__dot_q8_fn *kernels, const qi__dot_q8_args *a) {
-  qi__dot_q8_fn kernel = kernels[qi__format_id(a->format)];
-  (kernel ? kernel : kernels[QI_FORMAT_NONE])(a);
-}
-
-QI__FN void qi__dot_q8_neon(const qi__dot_q8_args *a) {
-  if (a->n_x == 1) qi__dot_one_of_neon(qi__dot_one_neon, a);
-  else qi__dot_several_neon(a);
-}
-
-QI__FN void qi__dot_q8_dotprod(const qi__dot_q8_args *a) {
-  if (a->n_x == 1) qi__dot_one_of_neon(qi__dot_one_dotprod, a);
-  else qi__dot_several_dotprod(a);
-}
-
-#if defined(QI__HAS_I8MM)
-QI__FN QI__I8MM void qi__dot_several_i8mm(const qi__dot_q8_args *a) {
-  qi__dot_panels_neon(qi__load_x_pairs_neon, qi__products_i8mm_neon, 2, a);
-}
-
-// One row leaves half of smmla without work.
-QI__FN void qi__dot_q8_i8mm(const qi__dot_q8_args *a) {
-  if (a->n_x == 1) qi__dot_one_of_neon(qi__dot_one_dotprod, a);
-  else qi__dot_several_i8mm(a);
-}
-#endif
-#endif
-
-#endif // QI__KERNELS_PANEL_Q8_NEON_H
-// generated from src/kernels/panel_ternary.h: edit there
-// ==== >>panel_ternary : products of ternary rows and many rows of activations ====
-#ifndef QI__KERNELS_PANEL_TERNARY_H
-#define QI__KERNELS_PANEL_TERNARY_H
-
-
-// 32 weight rows are taken apart a slice of columns at a time; the panel stays in the second-level cache while all rows of
-// activations pass it. Columns without the end of a run inside are a segment: there the product is one of integers alone.
-
-#define QI__TERNARY_SLICE 12 // blocks
-#define QI__TERNARY_X 32     // rows of activations at a time
-
-typedef struct qi__ternary_panel {
-  uint8_t code[QI__TERNARY_SLICE][QI__Q8_ROWS * 256]; // as the variant likes it
-  float d[QI__TERNARY_SLICE][QI__Q8_ROWS];
-  int32_t ends[QI__TERNARY_SLICE][QI__Q8_ROWS]; // -1: a run ends after this block
-  bool any_ends[QI__TERNARY_SLICE];
-  int32_t sums[QI__TERNARY_X][QI__Q8_ROWS]; // of a segment
-} qi__ternary_panel;
-
-// What a row of activations has added up to.
-typedef struct qi__ternary_state {
-  float y[QI__Q8_ROWS];
-  int32_t total[QI__Q8_ROWS]; // of the run
-} qi__ternary_state;
-
-QI__STATIC_ASSERT(sizeof(qi__ternary_panel) <= QI__Q8_PANELS * QI__Q8_PANEL_FLOATS * sizeof(float), ternary_panel);
-QI__STATIC_ASSERT(sizeof(qi__ternary_state) <= QI__Q8_LANES * sizeof(float), ternary_state);
-
-// What differs between instruction sets.
-typedef struct qi__ternary_kernels {
-  // One block of weight rows r .. r + 7 to the panel.
-  void (*pack)(qi_format id, const uint8_t *const *w, size_t r, uint8_t *code);
-  // sums[i][r] = products of n_blocks blocks with n_x <= QI__TERNARY_X rows of activations, k bytes apart.
-  void (*multiply)(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x, int32_t (*sums)[QI__Q8_ROWS]);
-  // Adds such sums, less x_sum, to a state; the segment ends with block b of the panel.
-  void (*take)(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x, qi__ternary_state *s);
-  // The sum of the activations of n_blocks blocks, from their sums by 16, if the panel holds code + 1; else NULL.
-  int32_t (*x_sum)(const int16_t *sum, size_t n_blocks);
-} qi__ternary_kernels;
-
-// Blocks first .. first + n - 1 of all weight rows, and of the last one again until there are 32.
-QI__FN void qi__ternary_fill(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, size_t first, size_t n,
-                             qi__ternary_panel *p) {
-  const qi__format *f = a->format;
-  size_t size = (size_t)f->info.block_bytes, n_blocks = a->x->k / 256;
-  for (size_t b = 0; b < n; b++) {
-    const uint8_t *w[8];
-    p->any_ends[b] = false;
-    for (size_t r = 0; r < QI__Q8_ROWS; r++) {
-      const uint8_t *row = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride;
-      bool ends = qi__ternary_run_ends(f, row, first + b, n_blocks);
-      w[r % 8] = row + (first + b) * size;
-      p->d[b][r] = f->info.tail_bytes ? f->param[0] : qi__f16_to_f32(qi__load_u16(w[r % 8] + size - 2));
-      p->ends[b][r] = -ends;
-      if (ends) p->any_ends[b] = true;
-      if (r % 8 == 7) kernels->pack(qi__format_id(f), w, r - 7, p->code[b]);
-    }
-  }
-}
-
-// Blocks first .. first + n - 1, which are in the panel, with n_x rows of activations from `row` on.
-QI__FN void qi__ternary_segments(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, qi__ternary_panel *p, size_t first,
-                                 size_t n, size_t row, size_t n_x, qi__ternary_state *state) {
-  size_t k = a->x->k;
-  for (size_t b = 0, end; b < n; b = end) {
-    for (end = b + 1; end < n && !p->any_ends[end - 1];) end++;
-    kernels->multiply(p->code[b], end - b, a->x->q + row * k + 256 * (first + b), k, n_x, p->sums);
-    for (size_t i = 0; i < n_x; i++) {
-      const int16_t *sum = a->x->sum + (row + i) * (k / 16) + 16 * (first + b);
-      int32_t x_sum = kernels->x_sum ? kernels->x_sum(sum, end - b) : 0;
-      kernels->take(p, end - 1, p->sums[i], x_sum, a->x->d[row + i], &state[i]);
-    }
-  }
-}
-
-QI__FN void qi__ternary_batch(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, size_t row, size_t n_x, float *y) {
-  qi__ternary_panel *p = (qi__ternary_panel *)(void *)a->scratch;
-  qi__ternary_state *state = (qi__ternary_state *)(void *)(a->scratch + QI__Q8_PANELS * QI__Q8_PANEL_FLOATS);
-  size_t n_blocks = a->x->k / 256;
-  memset(state, 0, n_x * sizeof *state);
-  for (size_t first = 0; first < n_blocks; first += QI__TERNARY_SLICE) {
-    size_t n = qi__min_size(QI__TERNARY_SLICE, n_blocks - first);
-    qi__ternary_fill(kernels, a, first, n, p);
-    for (size_t i = 0; i < n_x; i += QI__TERNARY_X)
-      qi__ternary_segments(kernels, a, p, first, n, row + i, qi__min_size(QI__TERNARY_X, n_x - i), state + i);
-  }
-  for (size_t i = 0; i < n_x; i++) memcpy(y + i * a->y_stride, state[i].y, a->n_w * sizeof *y);
-}
-
-QI__FN void qi__dot_ternary_panels(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a) {
-  for (size_t i = 0; i < a->n_x; i += QI__Q8_BATCH)
-    qi__ternary_batch(kernels, a, a->x_row + i, qi__min_size(QI__Q8_BATCH, a->n_x - i), a->y + i * a->y_stride);
-}
-
-#endif // QI__KERNELS_PANEL_TERNARY_H
-
-#if defined(QI__ARM64)
-
-// ---- one row of activations ----
-
-// 16 bytes of row r times activations: pairs of bits are multiplied where they stand, 1, 4 or 16 times too large; such sums are
-// divided at the end, exactly. x: what the lowest bits meet; step: from there to the next.
-QI__INLINE void qi__ternary_pairs_neon(qi__dot4_fn dot, uint8x16_t v, const int8_t *x, int step, int32x4_t *sum) {
-  int8x16_t low = vreinterpretq_s8_u8(vandq_u8(v, vdupq_n_u8(3))), second = vreinterpretq_s8_u8(vandq_u8(v, vdupq_n_u8(12)));
-  int8x16_t third = vreinterpretq_s8_u8(vandq_u8(v, vdupq_n_u8(48))), top = vreinterpretq_s8_u8(vshrq_n_u8(v, 6));
-  sum[0] = dot(sum[0], low, vld1q_s8(x));
-  sum[1] = dot(sum[1], second, vld1q_s8(x + step));
-  sum[2] = dot(sum[2], third, vld1q_s8(x + 2 * step));
-  sum[3] = dot(sum[3], top, vld1q_s8(x + 3 * step));
-}
-
-// total[r] = products of row r; blocks from b on, until a scale changes: how far is returned.
-QI__INLINE size_t qi__ternary_run_neon(qi_format id, qi__dot4_fn dot, const qi__ternary_pair *p, size_t b, int32_t *total) {
-  size_t end = qi__min_size(p->n_blocks, b / QI__TERNARY_RUN * QI__TERNARY_RUN + QI__TERNARY_RUN);
-  int32x4_t sum[QI__TERNARY_PAIR][4], x_sum = vdupq_n_s32(0);
-  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) QI__UNROLL for (int e = 0; e < 4; e++) sum[r][e] = x_sum;
-  do {
-    const int8_t *x = p->x + 256 * b;
-    const int16_t *sums = p->sum + 16 * b;
-    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)};
-    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
-      if (id == QI_FORMAT_TQ1_0) {
-        QI__UNROLL for (int g = 0; g < 8; g++) {
-          qi__codes32_neon codes = qi__codes_neon(id, w[r], g, NULL);
-          sum[r][g % 4] = dot(sum[r][g % 4], codes.half[0], vld1q_s8(x + 32 * g));
-          sum[r][g % 4] = dot(sum[r][g % 4], codes.half[1], vld1q_s8(x + 32 * g + 16));
-        }
-      } else {
-        QI__UNROLL for (int i = 0; i < 4; i++) {
-          const int8_t *xi = x + i / 2 * 128 + i % 2 * 16;
-          if (id == QI_FORMAT_TQ2_0) qi__ternary_pairs_neon(dot, vld1q_u8(w[r] + 16 * i), xi, 32, sum[r]);
-          else qi__ternary_pairs_neon(dot, vld1q_u8(w[r] + 16 * i), xi + 96, -32, sum[r]);
-        }
-      }
-    }
-    x_sum = vpadalq_s16(vpadalq_s16(x_sum, vld1q_s16(sums)), vld1q_s16(sums + 8));
-  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
-  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
-    if (id != QI_FORMAT_TQ1_0) { // u = code + 1 was multiplied
-      sum[r][0] = vsubq_s32(sum[r][0], x_sum);
-      sum[r][1] = vshrq_n_s32(sum[r][1], 2);
-      sum[r][2] = vshrq_n_s32(sum[r][2], 4);
-    }
-    total[r] = vaddvq_s32(vaddq_s32(vaddq_s32(sum[r][0], sum[r][1]), vaddq_s32(sum[r][2], sum[r][3])));
-  }
-  return b;
-}
-
-QI__INLINE void qi__ternary_rows_neon(qi_format id, qi__dot4_fn dot, const qi__dot_q8_args *a) {
-  for (size_t r = 0; r < a->n_w; r += QI__TERNARY_PAIR) {
-    qi__ternary_pair p = qi__ternary_pair_of(id, a, r);
-    for (size_t i = 0; i < a->n_x; i++) {
-      qi__ternary_pair_start(&p, a->x, a->x_row + i);
-      for (size_t b = 0; b < p.n_blocks;) {
-        int32_t total[QI__TERNARY_PAIR];
-        b = qi__ternary_run_neon(id, dot, &p, b, total);
-        for (int j = 0; j < QI__TERNARY_PAIR; j++) qi__ternary_pair_add(&p, j, total[j], b - 1, qi__half_neon);
-      }
-      qi__ternary_pair_finish(&p, a, r, a->y + i * a->y_stride);
-    }
-  }
-}
-
-// ---- many rows of activations ----
-
-// The panel holds signed codes: [k / 32][row / 2][64] as in panel_q8_neon.h.
-QI__INLINE void qi__ternary_pack_neon_of(qi_format id, const uint8_t *const *w, size_t first, uint8_t *code) {
-  for (size_t r = 0; r < 8; r++)
-    for (int g = 0; g < 8; g++) {
-      qi__codes32_neon codes = qi__codes_neon(id, w[r], g, NULL);
-      int8_t *dst = (int8_t *)code + ((size_t)g * (QI__Q8_ROWS / 2) + (first + r) / 2) * 64 + r % 2 * 8;
-      QI__UNROLL for (int h = 0; h < 2; h++) {
-        vst1_s8(dst + 32 * h, vget_low_s8(codes.half[h]));
-        vst1_s8(dst + 32 * h + 16, vget_high_s8(codes.half[h]));
-      }
-    }
-}
-
-QI__FN void qi__ternary_pack_neon(qi_format id, const uint8_t *const *w, size_t r, uint8_t *code) {
-  if (id == QI_FORMAT_TQ1_0) qi__ternary_pack_neon_of(QI_FORMAT_TQ1_0, w, r, code);
-  else if (id == QI_FORMAT_TQ2_0) qi__ternary_pack_neon_of(QI_FORMAT_TQ2_0, w, r, code);
-  else qi__ternary_pack_neon_of(QI_FORMAT_I2_S, w, r, code);
-}
-
-QI__FN void qi__ternary_take_neon(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x,
-                                  qi__ternary_state *s) {
-  for (size_t r = 0; r < QI__Q8_ROWS; r += 4) {
-    int32x4_t total = vsubq_s32(vaddq_s32(vld1q_s32(s->total + r), vld1q_s32(sums + r)), vdupq_n_s32(x_sum));
-    uint32x4_t ends = vreinterpretq_u32_s32(vld1q_s32(p->ends[b] + r));
-    float32x4_t y = vld1q_f32(s->y + r), sum = vfmaq_f32(y, vmulq_n_f32(vld1q_f32(p->d[b] + r), d_x), vcvtq_f32_s32(total));
-    vst1q_f32(s->y + r, vbslq_f32(ends, sum, y));
-    vst1q_s32(s->total + r, vbicq_s32(total, vreinterpretq_s32_u32(ends)));
-  }
-}
-
-// n_pairs of rows of activations at a time, in tiles as in panel_q8_neon.h; beyond the last row the last again.
-QI__INLINE void qi__ternary_tiles_neon(qi__load_x_neon load, qi__products_neon products, int n_pairs, const uint8_t *code,
-                                       size_t n_blocks, const int8_t *x, size_t k, size_t n_x, int32_t (*sums)[QI__Q8_ROWS]) {
-  for (size_t i = 0; i < n_x; i += 2 * (size_t)n_pairs) {
-    size_t row[2][2];
-    const int8_t *q[2][2];
-    for (size_t j = 0; j < 2 * (size_t)n_pairs; j++) {
-      row[j / 2][j % 2] = qi__min_size(i + j, n_x - 1);
-      q[j / 2][j % 2] = x + row[j / 2][j % 2] * k;
-    }
-    for (size_t first = 0; first < QI__Q8_ROWS / 2; first += QI__NEON_TILES) {
-      int32x4_t sum[2][QI__NEON_TILES];
-      QI__UNROLL for (int j = 0; j < n_pairs; j++) QI__UNROLL for (int t = 0; t < QI__NEON_TILES; t++) sum[j][t] = vdupq_n_s32(0);
-      for (size_t g = 0; g < 8 * n_blocks; g++) {
-        int8x16_t v[2][8];
-        QI__UNROLL for (int j = 0; j < n_pairs; j++) load(q[j], (int)g, v[j]);
-        QI__UNROLL for (size_t t = 0; t < QI__NEON_TILES; t++) {
-          const int8_t *w = (const int8_t *)code + (g * (QI__Q8_ROWS / 2) + first + t) * 64;
-          QI__UNROLL for (int j = 0; j < n_pairs; j++) sum[j][t] = products(sum[j][t], w, v[j], 0, 4);
-        }
-      }
-      QI__UNROLL for (int j = 0; j < n_pairs; j++) QI__UNROLL for (size_t t = 0; t < QI__NEON_TILES; t++) {
-        vst1_s32(sums[row[j][0]] + 2 * (first + t), vget_low_s32(sum[j][t]));
-        vst1_s32(sums[row[j][1]] + 2 * (first + t), vget_high_s32(sum[j][t]));
-      }
-    }
-  }
-}
-
-// ---- the kernels ----
-
-#define QI__TERNARY_MULTIPLY(isa, target, load, products, n_pairs) \
-  QI__FN target void qi__ternary_multiply_##isa(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x, \
-                                                int32_t (*sums)[QI__Q8_ROWS]) { \
-    qi__ternary_tiles_neon(load, products, n_pairs, code, n_blocks, x, k, n_x, sums); \
-  }
-QI__TERNARY_MULTIPLY(neon, , qi__load_x_twice_neon, qi__products_plain_neon, 1)
-QI__TERNARY_MULTIPLY(dotprod, QI__DOTPROD, qi__load_x_twice_neon, qi__products_dotprod_neon, 1)
-#if defined(QI__HAS_I8MM)
-QI__TERNARY_MULTIPLY(i8mm, QI__I8MM, qi__load_x_pairs_neon, qi__products_i8mm_neon, 2)
-#endif
-#undef QI__TERNARY_MULTIPLY
-
-#define QI__TERNARY_ROW(isa, target, dot) \
-  QI__FN target void qi__ternary_row_##isa(const qi__dot_q8_args *a) { \
-    qi_format id = qi__format_id(a->format); \
-    if (id == QI_FORMAT_TQ1_0) qi__ternary_rows_neon(QI_FORMAT_TQ1_0, dot, a); \
-    else if (id == QI_FORMAT_TQ2_0) qi__ternary_rows_neon(QI_FORMAT_TQ2_0, dot, a); \
-    else qi__ternary_rows_neon(QI_FORMAT_I2_S, dot, a); \
-  }
-QI__TERNARY_ROW(neon, , qi__dot4_neon)
-QI__TERNARY_ROW(dotprod, QI__DOTPROD, qi__dot4_dotprod)
-#undef QI__TERNARY_ROW
-
-// One row leaves half of smmla without work.
-#define QI__DOT_TERNARY(isa, row) \
-  QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
-    static const qi__ternary_kernels kernels = {qi__ternary_pack_neon, qi__ternary_multiply_##isa, qi__ternary_take_neon, NULL}; \
-    if (a->n_x == 1) row(a); \
-    else qi__dot_ternary_panels(&kernels, a); \
-  }
-QI__DOT_TERNARY(neon, qi__ternary_row_neon)
-QI__DOT_TERNARY(dotprod, qi__ternary_row_dotprod)
-#if defined(QI__HAS_I8MM)
-QI__DOT_TERNARY(i8mm, qi__ternary_row_dotprod)
-#endif
-#undef QI__DOT_TERNARY
-#endif
-
-#endif // QI__KERNELS_DOT_TERNARY_NEON_H
-// generated from src/kernels/dot_ternary_x86.h: edit there
-// ==== >>dot_ternary_x86 : products of ternary rows with AVX2, VNNI and AMX ====
-#ifndef QI__KERNELS_DOT_TERNARY_X86_H
-#define QI__KERNELS_DOT_TERNARY_X86_H
-
-// generated from src/kernels/panel_q8_x86.h: edit there
-// ==== >>panel_q8_x86 : integer products with many rows of activations ====
-#ifndef QI__KERNELS_PANEL_Q8_X86_H
-#define QI__KERNELS_PANEL_Q8_X86_H
-
-
-#if defined(QI__X86_64)
-
-// A chunk of 32 weight rows is taken apart into a panel, whose lanes are weight rows, and meets all rows of activations; sums wait
-// in eight float32 lanes a row until the next chunk. Codes are unsigned, code + offset; the offset times the sum of the
-// activations is taken off again, either before (VNNI: sums start from it) or after.
-//
-// AVX2 adds products of two bytes in int16 for as many steps as fit (`chain`). Wide codes, up to 255, do not fit even once: they
-// are cut into two planes of four bits, the second counting 16 times.
-typedef struct qi__q8_panel {
-  uint8_t code[2][2][64][64];     // [plane][rows / 16][k / 4][row % 16, k % 4]
-  int32_t scale[16][QI__Q8_ROWS]; // [group]: int32 for VNNI, a pair of equal int16 for AVX2; all 1 in formats without
-  int32_t pair[8][QI__Q8_ROWS];   // [group / 2]: of two groups, what meets the sums of their activations: mins, or scales (AVX2)
-  float d[8][QI__Q8_ROWS], minus_dmin[8][QI__Q8_ROWS]; // [block of 32], or [0]
-} qi__q8_panel;
-
-QI__STATIC_ASSERT(sizeof(qi__q8_panel) <= QI__Q8_PANEL_FLOATS * sizeof(float), q8_panel);
-
-// What the variants need to know of a format.
-typedef struct qi__q8_plan {
-  const qi__format *format;
-  qi_format id;
-  int offset; // code + offset is unsigned
-  int chain;  // products of pairs that fit into int16: steps of 4 codes
-  bool planes, pairs;
-} qi__q8_plan;
-
-QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
-  qi_format id = qi__format_id(f);
-  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, !vnni};
-  if (p.offset == QI__WIDE) {
-    p.offset = 128;
-    p.planes = !vnni;
-  } else if (id == QI_FORMAT_Q6_K) {
-    p.chain = 2; // 2 * 63 * 127 * 2
-  } else if (id == QI_FORMAT_Q5_0 || id == QI_FORMAT_Q5_1 || id == QI_FORMAT_Q5_K || id == QI_FORMAT_MXFP4) {
-    p.chain = 4; // 4 * 31 * 127 * 2
-  }
-  if (f->group == 16 && p.chain > 4) p.chain = 4;
-  return p;
-}
-
-// ---- weights to a panel ----
-
-QI__INLINE QI__AVX2 void qi__store_bytes_avx2(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
-
-// Eight rows of 256 codes, 4 at a time, to one half of the lines of a plane: dst[k / 4][row, k % 4].
-QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *dst) {
-  for (int k = 0; k < 256; k += 32, dst += 8 * 64) {
-    __m256i a[8], b[8];
-    QI__UNROLL for (int r = 0; r < 8; r++) a[r] = qi__bytes_avx2(rows[r] + k);
-    QI__UNROLL for (int r = 0; r < 8; r += 2) {
-      b[r] = _mm256_unpacklo_epi32(a[r], a[r + 1]);
-      b[r + 1] = _mm256_unpackhi_epi32(a[r], a[r + 1]);
-    }
-    // a[4 i + c], half l: dword 4 l + c of rows 4 i .. 4 i + 3
-    QI__UNROLL for (int r = 0; r < 8; r += 4) {
-      a[r] = _mm256_unpacklo_epi64(b[r], b[r + 2]);
-      a[r + 1] = _mm256_unpackhi_epi64(b[r], b[r + 2]);
-      a[r + 2] = _mm256_unpacklo_epi64(b[r + 1], b[r + 3]);
-      a[r + 3] = _mm256_unpackhi_epi64(b[r + 1], b[r + 3]);
-    }
-    QI__UNROLL for (int c = 0; c < 4; c++) {
-      qi__store_bytes_avx2(dst + 64 * c, _mm256_permute2x128_si256(a[c], a[4 + c], 0x20));
-      qi__store_bytes_avx2(dst + 64 * (c + 4), _mm256_permute2x128_si256(a[c], a[4 + c], 0x31));
-    }
-  }
-}
-
-QI__INLINE int32_t qi__pair_i16(int low, int high) { return (int32_t)((uint32_t)low & 0xffff) | (int32_t)((uint32_t)high << 16); }
-
-// Scales and mins of row r, from the words of its block.
-QI__INLINE void qi__panel_scales(const qi__q8_plan *plan, const int16_t *scale, const int16_t *min, size_t r, qi__q8_panel *p) {
-  // scale[g], scale[8 + g] belong to the first and second 16 codes of group g of 32
-  for (int g = 0; g < 8; g++) {
-    int first = scale[g], second = scale[8 + g];
-    if (plan->format->group == 32) {
-      p->scale[g][r] = plan->pairs ? qi__pair_i16(first, first) : first;
-    } else {
-      p->scale[2 * g][r] = plan->pairs ? qi__pair_i16(first, first) : first;
-      p->scale[2 * g + 1][r] = plan->pairs ? qi__pair_i16(second, second) : second;
-    }
-  }
-  // Words of min are in order, one for each 16 codes.
-  for (int g = 0; g < 128 / plan->format->group; g++) {
-    int step = plan->format->group / 16, next = step == 1 ? 8 : 1;
-    if (plan->format->has_min) p->pair[g][r] = qi__pair_i16(min[2 * step * g], min[2 * step * g + step]);
-    else p->pair[g][r] = qi__pair_i16(scale[step * g], scale[step * g + next]);
-  }
-}
-
-// Row r: scales to the panel, codes to `codes`; n blocks of 32 or one of 256 at w. id is a constant where this is inlined.
-QI__INLINE QI__AVX2 void qi__panel_row_avx2(qi_format id, const qi__q8_plan *plan, const uint8_t *w, int n, size_t r,
-                                            qi__q8_panel *p, uint8_t *codes) {
-  const qi__format *f = id ? &qi__formats[id] : plan->format;
-  int offset = qi__q8_offset(id);
-  const __m256i wide = _mm256_set1_epi8(offset == QI__WIDE ? (char)-128 : 0);
-  if (id && f->info.block_len == 32) {
-    float d[8], minus_dmin[8] = {0};
-    _mm256_storeu_ps(d, qi__block_d_avx2(id, f, w, n));
-    if (f->has_min) _mm256_storeu_ps(minus_dmin, qi__block_offset_avx2(f, w, n));
-    for (int b = 0; b < n; b++, w += f->info.block_bytes) {
-      p->d[b][r] = d[b];
-      p->minus_dmin[b][r] = minus_dmin[b];
-      qi__store_bytes_avx2(codes + 32 * b, _mm256_xor_si256(qi__q8_codes_avx2(id, w, 0, NULL, offset), wide));
-    }
-    return;
-  }
-  qi__block block;
-  qi__q8_scales s;
-  int16_t scale[16], min[16];
-  qi__q8_scales_avx2(id, plan->format, w, &block, &s);
-  p->d[0][r] = s.d;
-  p->minus_dmin[0][r] = -s.dmin;
-  qi__store_bytes_avx2(scale, s.scale);
-  qi__store_bytes_avx2(min, s.min);
-  qi__panel_scales(plan, scale, min, r, p);
-  QI__UNROLL for (int g = 0; g < 8; g++)
-    qi__store_bytes_avx2(codes + 32 * g, _mm256_xor_si256(qi__q8_codes_avx2(id, w, g, &block, offset), wide));
-}
-
-// The chunk at column `at`: n blocks of 32, or one of 256. Rows beyond the last are the last again.
-QI__FN QI__AVX2 void qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, qi__q8_panel *p) {
-  const qi__format *f = plan->format;
-  uint8_t codes[8][256], high[8][256];
-  const __m256i low4 = _mm256_set1_epi8(15);
-  for (size_t r = 0; r < QI__Q8_ROWS; r++) {
-    const uint8_t *w = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride;
-    w += at / (size_t)f->info.block_len * (size_t)f->info.block_bytes;
-#define QI__CASE(ID) case ID: qi__panel_row_avx2(ID, plan, w, n, r, p, codes[r % 8]); break
-    switch (plan->id) {
-      QI__CASE(QI_FORMAT_Q4_0);
-      QI__CASE(QI_FORMAT_Q4_1);
-      QI__CASE(QI_FORMAT_Q5_0);
-      QI__CASE(QI_FORMAT_Q5_1);
-      QI__CASE(QI_FORMAT_Q8_0);
-      QI__CASE(QI_FORMAT_IQ4_NL);
-      QI__CASE(QI_FORMAT_MXFP4);
-      QI__CASE(QI_FORMAT_Q2_K);
-      QI__CASE(QI_FORMAT_Q3_K);
-      QI__CASE(QI_FORMAT_Q4_K);
-      QI__CASE(QI_FORMAT_Q5_K);
-      QI__CASE(QI_FORMAT_Q6_K);
-      QI__CASE(QI_FORMAT_IQ4_XS);
-      QI__CASE(QI_FORMAT_QINS4_K);
-    default: qi__panel_row_avx2(QI_FORMAT_NONE, plan, w, n, r, p, codes[r % 8]); break;
-    }
-#undef QI__CASE
-    if (r % 8 != 7) continue;
-    size_t half = r / 16, place = r / 8 % 2 * 32;
-    if (plan->planes) {
-      for (int i = 0; i < 8 * 256; i += 32) {
-        uint8_t *code = codes[i / 256] + i % 256;
-        __m256i v = qi__bytes_avx2(code);
-        qi__store_bytes_avx2(high[i / 256] + i % 256, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
-        qi__store_bytes_avx2(code, _mm256_and_si256(v, low4));
-      }
-      qi__panel_interleave_avx2(high, p->code[1][half][0] + place);
-    }
-    qi__panel_interleave_avx2(codes, p->code[0][half][0] + place);
-  }
-}
-
-// ---- a panel with rows of activations ----
-
-// Rows of activations at one chunk, and where their sums wait.
-typedef struct qi__panel_x {
-  const int8_t *q;    // rows `k` apart
-  const int16_t *sum; // rows k / 16 apart
-  const float *d;     // rows `blocks` apart
-  size_t k, blocks;
-  float *lane;        // rows QI__Q8_LANES apart: [8][32], from the lane of the chunk's first block on
-} qi__panel_x;
-
-QI__INLINE int qi__load_4(const void *p) {
-  int v;
-  memcpy(&v, p, sizeof v);
-  return v;
-}
-
-// start[g] = -offset * (sum of the codes in group g) of a row, groups of 16 or 32.
-QI__INLINE QI__AVX2 void qi__group_starts_avx2(int offset, int group, const int16_t *sum, int32_t *start) {
-  __m256i sums = qi__bytes_avx2((const uint8_t *)sum), minus = _mm256_set1_epi32(-offset);
-  if (group == 32) {
-    qi__store_bytes_avx2(start, _mm256_madd_epi16(sums, _mm256_set1_epi16((short)-offset)));
-  } else {
-    __m256i first = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums));
-    __m256i last = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sums, 1));
-    qi__store_bytes_avx2(start, _mm256_mullo_epi32(first, minus));
-    qi__store_bytes_avx2(start + 8, _mm256_mullo_epi32(last, minus));
-  }
-}
-
-// AVX2: 16 weight rows (`half`) and n rows of activations; n is a constant where this is inlined.
-// total[h][i] += products of `steps` steps from `step` on, times the scales of a group, or 1.
-QI__INLINE QI__AVX2 void qi__panel_group_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, int step, int steps,
-                                              const int32_t *scale, const qi__panel_x *x, int n, __m256i (*total)[4]) {
-  for (int plane = 0; plane <= plan->planes; plane++)
-    for (int s = step; s < step + steps; s += plan->chain) {
-      const uint8_t *w = p->code[plane][half][s];
-      __m256i pairs[2][4];
-      QI__UNROLL for (int i = 0; i < n; i++) pairs[0][i] = pairs[1][i] = _mm256_setzero_si256();
-      for (int c = 0; c < plan->chain; c++) {
-        __m256i w0 = qi__bytes_avx2(w + 64 * c), w1 = qi__bytes_avx2(w + 64 * c + 32);
-        QI__UNROLL for (int i = 0; i < n; i++) {
-          __m256i v = _mm256_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * (s + c)));
-          __m256i v0 = _mm256_maddubs_epi16(w0, v), v1 = _mm256_maddubs_epi16(w1, v);
-          pairs[0][i] = _mm256_add_epi16(pairs[0][i], v0);
-          pairs[1][i] = _mm256_add_epi16(pairs[1][i], v1);
-        }
-      }
-      QI__UNROLL for (int h = 0; h < 2; h++) {
-        __m256i weight = scale ? qi__bytes_avx2((const uint8_t *)(scale + 16 * half + 8 * h)) : _mm256_set1_epi16(1);
-        QI__UNROLL for (int i = 0; i < n; i++) {
-          __m256i v = _mm256_madd_epi16(pairs[h][i], weight);
-          total[h][i] = _mm256_add_epi32(total[h][i], plane ? _mm256_slli_epi32(v, 4) : v);
-        }
-      }
-    }
-}
-
-// Sums of the activations in each group of 16 or 32.
-QI__INLINE QI__AVX2 void qi__group_sums_avx2(int group, const int16_t *sum, int16_t *out) {
-  __m256i sums = qi__bytes_avx2((const uint8_t *)sum);
-  if (group == 32) sums = _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)), sums), 0x08);
-  qi__store_bytes_avx2(out, sums);
-}
-
-// The sums with the pairs of the panel.
-QI__INLINE QI__AVX2 __m256i qi__panel_pairs_avx2(const qi__q8_panel *p, int n_pairs, int row, const int16_t *sums) {
-  __m256i all = _mm256_setzero_si256();
-  for (int g = 0; g < n_pairs; g++) {
-    __m256i pair = qi__bytes_avx2((const uint8_t *)(p->pair[g] + row));
-    all = _mm256_add_epi32(all, _mm256_madd_epi16(pair, _mm256_set1_epi32(qi__load_4(sums + 2 * g))));
-  }
-  return all;
-}
-
-// lane = fma(d_w * d_x, integers, lane) for eight weight rows.
-QI__INLINE QI__AVX2 void qi__panel_add_avx2(float *lane, const float *d_w, float d_x, __m256i integers) {
-  __m256 d = _mm256_mul_ps(_mm256_loadu_ps(d_w), _mm256_set1_ps(d_x));
-  _mm256_storeu_ps(lane, _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(integers), _mm256_loadu_ps(lane)));
-}
-
-// A block of 256.
-QI__INLINE QI__AVX2 void qi__panel_256_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x, int n) {
-  const int groups = 256 / plan->format->group;
-  __m256i total[2][4];
-  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm256_setzero_si256();
-  for (int g = 0; g < groups; g++) qi__panel_group_avx2(plan, p, half, g * 64 / groups, 64 / groups, p->scale[g], x, n, total);
-  QI__UNROLL for (int i = 0; i < n; i++) {
-    const int16_t *sum = x->sum + (size_t)i * (x->k / 16);
-    float d_x = x->d[(size_t)i * x->blocks];
-    int16_t sums[16];
-    qi__group_sums_avx2(256 / groups, sum, sums);
-    QI__UNROLL for (int h = 0; h < 2; h++) {
-      int row = 16 * half + 8 * h;
-      float *lane = x->lane + i * QI__Q8_LANES + row;
-      __m256i pairs = _mm256_setzero_si256(), offset = _mm256_set1_epi32(plan->offset);
-      if (plan->format->has_min || plan->offset) pairs = qi__panel_pairs_avx2(p, groups / 2, row, sums);
-      if (plan->offset) total[h][i] = _mm256_sub_epi32(total[h][i], _mm256_mullo_epi32(pairs, offset));
-      qi__panel_add_avx2(lane, p->d[0] + row, d_x, total[h][i]);
-      if (plan->format->has_min) qi__panel_add_avx2(lane, p->minus_dmin[0] + row, d_x, pairs);
-    }
-  }
-}
-
-// Blocks of 32.
-QI__INLINE QI__AVX2 void qi__panel_32_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
-                                           int n_blocks, int n) {
-  for (int b = 0; b < n_blocks; b++) {
-    __m256i total[2][4];
-    int32_t sums[4];
-    QI__UNROLL for (int i = 0; i < n; i++) {
-      const int16_t *sum = x->sum + (size_t)i * (x->k / 16) + 2 * b;
-      sums[i] = sum[0] + sum[1];
-      total[0][i] = total[1][i] = _mm256_set1_epi32(-plan->offset * sums[i]);
-    }
-    qi__panel_group_avx2(plan, p, half, 8 * b, 8, NULL, x, n, total);
-    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
-      int row = 16 * half + 8 * h;
-      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + row, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
-      qi__panel_add_avx2(lane, p->d[b] + row, d_x, total[h][i]);
-      if (plan->format->has_min) qi__panel_add_avx2(lane, p->minus_dmin[b] + row, d_x, _mm256_set1_epi32(sums[i]));
-    }
-  }
-}
-
-QI__INLINE QI__AVX2 void qi__panel_rows_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
-                                             int n_blocks, int n) {
-  if (plan->format->info.block_len == 32) qi__panel_32_avx2(plan, p, half, x, n_blocks, n);
-  else qi__panel_256_avx2(plan, p, half, x, n);
-}
-
-// The panel with n_x rows of activations.
-QI__FN QI__AVX2 void qi__panel_multiply_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
-                                             size_t n_x, bool two_halves) {
-  for (size_t i = 0; i < n_x;) {
-    int n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
-    for (int half = 0; half < (two_halves ? 2 : 1); half++) {
-      if (n == 4) qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 4);
-      else if (n == 2) qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 2);
-      else qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 1);
-    }
-    i += (size_t)n;
-    x.q += (size_t)n * x.k;
-    x.sum += (size_t)n * (x.k / 16);
-    x.d += (size_t)n * x.blocks;
-    x.lane += n * QI__Q8_LANES;
-  }
-}
-
-// ---- AVX-512 VNNI ----
-
-// sum[h][i] += products of `steps` steps from `step` on, of 32 weight rows and n rows of activations.
-QI__INLINE QI__AVX512_VNNI void qi__panel_steps_avx512(const qi__q8_panel *p, int step, int steps, const qi__panel_x *x, int n,
-                                                       __m512i (*sum)[4]) {
-  for (int s = 0; s < steps; s++) {
-    __m512i w0 = _mm512_loadu_si512((const void *)p->code[0][0][step + s]);
-    __m512i w1 = _mm512_loadu_si512((const void *)p->code[0][1][step + s]);
-    QI__UNROLL for (int i = 0; i < n; i++) {
-      __m512i v = _mm512_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * (step + s)));
-      sum[0][i] = _mm512_dpbusd_epi32(sum[0][i], w0, v);
-      sum[1][i] = _mm512_dpbusd_epi32(sum[1][i], w1, v);
-    }
-  }
-}
-
-QI__INLINE QI__AVX512_VNNI void qi__panel_add_avx512(float *lane, const float *d_w, float d_x, __m512i integers) {
-  __m512 d = _mm512_mul_ps(_mm512_loadu_ps(d_w), _mm512_set1_ps(d_x));
-  _mm512_storeu_ps(lane, _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(integers), _mm512_loadu_ps(lane)));
-}
-
-QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x, int n) {
-  const int groups = 256 / plan->format->group;
-  int32_t start[4][16];
-  __m512i total[2][4], sum[2][4];
-  QI__UNROLL for (int i = 0; i < n; i++) {
-    const int16_t *sums = x->sum + (size_t)i * (x->k / 16);
-    qi__group_starts_avx2(plan->offset, plan->format->group, sums, start[i]);
-    total[0][i] = total[1][i] = _mm512_setzero_si512();
-  }
-  for (int g = 0; g < groups; g++) {
-    QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm512_set1_epi32(start[i][g]);
-    qi__panel_steps_avx512(p, g * 64 / groups, 64 / groups, x, n, sum);
-    QI__UNROLL for (int h = 0; h < 2; h++) {
-      __m512i scale = _mm512_loadu_si512((const void *)(p->scale[g] + 16 * h));
-      QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm512_add_epi32(total[h][i], _mm512_mullo_epi32(sum[h][i], scale));
-    }
-  }
-  bool has_min = plan->format->has_min;
-  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) sum[h][i] = _mm512_setzero_si512();
-  if (has_min) {
-    int16_t sums[4][16];
-    QI__UNROLL for (int i = 0; i < n; i++) qi__group_sums_avx2(256 / groups, x->sum + (size_t)i * (x->k / 16), sums[i]);
-    for (int g = 0; g < groups / 2; g++) QI__UNROLL for (int h = 0; h < 2; h++) {
-      __m512i pair = _mm512_loadu_si512((const void *)(p->pair[g] + 16 * h));
-      QI__UNROLL for (int i = 0; i < n; i++)
-        sum[h][i] = _mm512_dpwssd_epi32(sum[h][i], pair, _mm512_set1_epi32(qi__load_4(sums[i] + 2 * g)));
-    }
-  }
-  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
-    float *lane = x->lane + i * QI__Q8_LANES + 16 * h, d_x = x->d[(size_t)i * x->blocks];
-    qi__panel_add_avx512(lane, p->d[0] + 16 * h, d_x, total[h][i]);
-    if (has_min) qi__panel_add_avx512(lane, p->minus_dmin[0] + 16 * h, d_x, sum[h][i]);
-  }
-}
-
-QI__INLINE QI__AVX512_VNNI void qi__panel_32_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x,
-                                                    int n_blocks, int n) {
-  for (int b = 0; b < n_blocks; b++) {
-    __m512i total[2][4];
-    int32_t sums[4];
-    QI__UNROLL for (int i = 0; i < n; i++) {
-      const int16_t *sum = x->sum + (size_t)i * (x->k / 16) + 2 * b;
-      sums[i] = sum[0] + sum[1];
-      total[0][i] = total[1][i] = _mm512_set1_epi32(-plan->offset * sums[i]);
-    }
-    qi__panel_steps_avx512(p, 8 * b, 8, x, n, total);
-    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
-      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + 16 * h, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
-      qi__panel_add_avx512(lane, p->d[b] + 16 * h, d_x, total[h][i]);
-      if (plan->format->has_min) qi__panel_add_avx512(lane, p->minus_dmin[b] + 16 * h, d_x, _mm512_set1_epi32(sums[i]));
-    }
-  }
-}
-
-QI__INLINE QI__AVX512_VNNI void qi__panel_rows_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x,
-                                                      int n_blocks, int n) {
-  if (plan->format->info.block_len == 32) qi__panel_32_avx512(plan, p, x, n_blocks, n);
-  else qi__panel_256_avx512(plan, p, x, n);
-}
-
-QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
-                                                      size_t n_x, bool two_halves) {
-  (void)two_halves;
-  for (size_t i = 0; i < n_x;) {
-    size_t n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
-    if (n == 4) qi__panel_rows_avx512(plan, p, &x, n_blocks, 4);
-    else if (n == 2) qi__panel_rows_avx512(plan, p, &x, n_blocks, 2);
-    else qi__panel_rows_avx512(plan, p, &x, n_blocks, 1);
-    i += n;
-    x.q += n * x.k;
-    x.sum += n * (x.k / 16);
-    x.d += n * x.blocks;
-    x.lane += n * QI__Q8_LANES;
-  }
-}
-
-// ---- all columns ----
-
-// y[r] = qi__sum_lanes of each weight row, r < n_w.
-QI__FN QI__AVX2 void qi__panel_sums_avx2(const float *lane, size_t n_w, float *y) {
-  float sums[QI__Q8_ROWS];
-  for (size_t r = 0; r < n_w; r += 8) {
-    __m256 v[4];
-    QI__UNROLL for (size_t l = 0; l < 4; l++)
-      v[l] = _mm256_add_ps(_mm256_loadu_ps(lane + l * QI__Q8_ROWS + r), _mm256_loadu_ps(lane + (l + 4) * QI__Q8_ROWS + r));
-    _mm256_storeu_ps(sums + r, _mm256_add_ps(_mm256_add_ps(v[0], v[2]), _mm256_add_ps(v[1], v[3])));
-  }
-  memcpy(y, sums, n_w * sizeof *y);
-}
-
-typedef void (*qi__panel_multiply_fn)(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks, size_t n_x,
-                                      bool two_halves);
-
-// All weight rows with n_x rows of activations from `first` on. The panels of a slice lie in the second-level cache; the sums of 16
-// rows stay in the first while the slice passes.
-QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, qi__panel_multiply_fn multiply, size_t first,
-                              size_t n_x) {
-  qi__q8_panel *panels = (qi__q8_panel *)(void *)a->scratch;
-  float *lanes = a->scratch + QI__Q8_PANELS * QI__Q8_PANEL_FLOATS;
-  size_t k = a->x->k, block = a->x->block;
-  memset(lanes, 0, n_x * QI__Q8_LANES * sizeof *lanes);
-  for (size_t slice = 0; slice < k; slice += 256 * QI__Q8_PANELS) {
-    size_t n_panels = (qi__min_size(256 * QI__Q8_PANELS, k - slice) + 255) / 256;
-    for (size_t c = 0; c < n_panels; c++)
-      qi__panel_fill_avx2(a, plan, slice + 256 * c, (int)qi__min_size(8, (k - slice - 256 * c) / 32), &panels[c]);
-    for (size_t i = 0; i < n_x; i += 16)
-      for (size_t c = 0; c < n_panels; c++) {
-        size_t at = slice + 256 * c;
-        qi__q8_chunk q = qi__q8_chunk_at(a->x, a->x_row + first + i, at);
-        float *lane = lanes + i * QI__Q8_LANES + at / block % 8 * QI__Q8_ROWS;
-        qi__panel_x x = {q.q, q.sum, q.d, k, k / block, lane};
-        multiply(plan, &panels[c], x, (int)qi__min_size(8, (k - at) / 32), qi__min_size(16, n_x - i), a->n_w > 16);
-      }
-  }
-  for (size_t i = 0; i < n_x; i++) qi__panel_sums_avx2(lanes + i * QI__Q8_LANES, a->n_w, a->y + (first + i) * a->y_stride);
-}
-
-QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_multiply_fn multiply) {
-  qi__q8_plan plan = qi__q8_plan_of(a->format, vnni);
-  for (size_t first = 0; first < a->n_x; first += QI__Q8_BATCH)
-    qi__dot_batch_x86(a, &plan, multiply, first, qi__min_size(QI__Q8_BATCH, a->n_x - first));
-}
-
-// ---- the kernels ----
-
-#define QI__PANEL_FROM 4 // rows of activations from which a panel pays
-
-#define QI__DOT_Q8(isa, vnni, multiply) \
-  QI__FN void qi__dot_q8_##isa(const qi__dot_q8_args *a) { \
-    if (a->n_x >= QI__PANEL_FROM && !a->format->wide) { \
-      qi__dot_panels_x86(a, vnni, multiply); \
-      return; \
-    } \
-    qi__dot_q8_args row = *a; \
-    for (size_t i = 0; i < a->n_x; i++, row.x_row++, row.y += a->y_stride) qi__dot_row_##isa(&row); \
-  }
-
-QI__DOT_Q8(avx2, false, qi__panel_multiply_avx2)
-#if defined(QI__HAS_AVX_VNNI)
-QI__DOT_Q8(avx_vnni, false, qi__panel_multiply_avx2) // these need no VNNI
-#endif
-QI__DOT_Q8(avx512, true, qi__panel_multiply_avx512)
-#endif
-
-#endif // QI__KERNELS_PANEL_Q8_X86_H
-
-#if defined(QI__X86_64)
-
-// Codes are multiplied as u = code + 1, and the sum of the activations is taken off again.
-
-// GCC 12 copies a sum of VNNI twice at each step while its type is that of the intrinsics, a vector of 64-bit integers.
-typedef int qi__i32x8 __attribute__((vector_size(32)));
-typedef int qi__i32x16 __attribute__((vector_size(64)));
-
-QI__INLINE QI__AVX2 int32_t qi__sum_i32_avx2(__m256i v) {
-  __m128i a = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-  a = _mm_add_epi32(a, _mm_unpackhi_epi64(a, a));
-  return _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32(a, 1)));
-}
-
-// ---- one row of activations: blocks of a pair of weight rows ----
-
-// Fetches what is used 8 KB later, as much as block b of both rows, into the second-level cache: the first has too few misses at a
-// time for the bandwidth of the memory, and what the processor fetches of its own accord ends with a page. Never faults, also
-// beyond the matrix.
-QI__INLINE QI__AVX2 void qi__prefetch_far_avx2(const qi__ternary_pair *p, size_t b) {
-  size_t n = QI__TERNARY_PAIR * (size_t)p->f->info.block_bytes;
-  uintptr_t ahead = (uintptr_t)p->w[0] + b * n + 8192;
-  QI__UNROLL for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(ahead + i), _MM_HINT_T1);
-}
-
-// lanes[r] = products of row r; their total counts. Blocks from b on, until a scale changes or block `end` is reached: that is
-// returned. Constants where the loops below are inlined.
-typedef size_t (*qi__ternary_lanes_fn)(qi_format id, const qi__ternary_pair *p, size_t b, size_t end, __m256i *lanes);
-
-// Pairs of bits are multiplied where they stand, 1, 4, 16 or 64 times too large; such sums are divided at the end, exactly.
-// low_first: TQ2_0, else I2_S, whose order in a byte is the other way round.
-
-// A block adds up to 4 * 4 * 3 * 127 * 2 = 12192 and 4 * 12 * 127 * 2 = 12192 to an int16, four times its sum.
-QI__INLINE QI__AVX2 size_t qi__ternary_pairs_avx2(bool low_first, const qi__ternary_pair *p, size_t b, size_t end,
-                                                  __m256i *lanes) {
-  const __m256i mask1 = _mm256_set1_epi8(3), mask4 = _mm256_set1_epi8(12), one = _mm256_set1_epi16(1);
-  const int at[4] = {low_first ? 0 : 96, low_first ? 32 : 64, low_first ? 64 : 32, low_first ? 96 : 0}; // of bits 0, 2, 4, 6
-  __m256i total[QI__TERNARY_PAIR], x_sum = _mm256_setzero_si256();
-  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) total[r] = _mm256_setzero_si256();
-  do {
-    const int8_t *x = p->x + 256 * b;
-    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
-    qi__prefetch_far_avx2(p, b);
-    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
-      __m256i sum1 = _mm256_setzero_si256(), sum4 = sum1;
-      QI__UNROLL for (int h = 0; h < 2; h++) {
-        const uint8_t *xh = (const uint8_t *)x + 128 * h;
-        __m256i low = qi__bytes_avx2(w[r] + 32 * (size_t)h), high = _mm256_srli_epi16(low, 4);
-        sum1 = _mm256_add_epi16(sum1, _mm256_maddubs_epi16(_mm256_and_si256(low, mask1), qi__bytes_avx2(xh + at[0])));
-        sum4 = _mm256_add_epi16(sum4, _mm256_maddubs_epi16(_mm256_and_si256(low, mask4), qi__bytes_avx2(xh + at[1])));
-        sum1 = _mm256_add_epi16(sum1, _mm256_maddubs_epi16(_mm256_and_si256(high, mask1), qi__bytes_avx2(xh + at[2])));
-        sum4 = _mm256_add_epi16(sum4, _mm256_maddubs_epi16(_mm256_and_si256(high, mask4), qi__bytes_avx2(xh + at[3])));
-      }
-      total[r] = _mm256_add_epi32(total[r], _mm256_madd_epi16(_mm256_add_epi16(_mm256_slli_epi16(sum1, 2), sum4), one));
-    }
-    x_sum = _mm256_add_epi32(x_sum, _mm256_madd_epi16(qi__bytes_avx2(sum), one));
-  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
-  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) lanes[r] = _mm256_sub_epi32(_mm256_srai_epi32(total[r], 2), x_sum);
-  return b;
-}
-
-#if defined(QI__HAS_AVX_VNNI)
-QI__INLINE QI__AVX_VNNI size_t qi__ternary_pairs_avx_vnni(bool low_first, const qi__ternary_pair *p, size_t b, size_t end,
-                                                          __m256i *lanes) {
-  qi__i32x8 total[QI__TERNARY_PAIR][4], minus = {0};
-  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) QI__UNROLL for (int e = 0; e < 4; e++) total[r][e] = minus;
-  do {
-    const int8_t *x = p->x + 256 * b;
-    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
-    qi__prefetch_far_avx2(p, b);
-    QI__UNROLL for (int h = 0; h < 2; h++) {
-      QI__UNROLL for (int e = 0; e < 4; e++) {
-        __m256i xe = qi__bytes_avx2((const uint8_t *)x + 128 * h + 32 * (low_first ? e : 3 - e));
-        QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
-          __m256i pairs = _mm256_and_si256(qi__bytes_avx2(w[r] + 32 * (size_t)h), _mm256_set1_epi8((char)(3 << 2 * e)));
-          total[r][e] = (qi__i32x8)_mm256_dpbusd_avx_epi32((__m256i)total[r][e], pairs, xe);
-        }
-      }
-    }
-    minus = (qi__i32x8)_mm256_dpwssd_avx_epi32((__m256i)minus, qi__bytes_avx2(sum), _mm256_set1_epi16(-1));
-  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
-  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
-    lanes[r] = (__m256i)minus;
-    QI__UNROLL for (int e = 0; e < 4; e++) lanes[r] = _mm256_add_epi32(lanes[r], _mm256_srai_epi32((__m256i)total[r][e], 2 * e));
-  }
-  return b;
-}
-#endif
-
-// 32 bytes twice: the halves of a register mask different pairs, so that 64 activations in order meet them.
-QI__INLINE QI__AVX512_VNNI size_t qi__ternary_pairs_avx512(bool low_first, const qi__ternary_pair *p, size_t b, size_t end,
-                                                           __m256i *lanes) {
-  __m512i mask[2], shift[2];
-  qi__i32x16 total[QI__TERNARY_PAIR][2][2]; // [row][halves of a block: shorter chains][e]
-  qi__i32x8 minus = {0};
-  QI__UNROLL for (int e = 0; e < 2; e++) {
-    int low = low_first ? 4 * e : 6 - 4 * e, high = low_first ? low + 2 : low - 2;
-    mask[e] = _mm512_inserti64x4(_mm512_set1_epi8((char)(3 << low)), _mm256_set1_epi8((char)(3 << high)), 1);
-    shift[e] = _mm512_inserti64x4(_mm512_set1_epi32(low), _mm256_set1_epi32(high), 1);
-    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) total[r][0][e] = total[r][1][e] = (qi__i32x16)_mm512_setzero_si512();
-  }
-  do {
-    const int8_t *x = p->x + 256 * b;
-    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
-    qi__prefetch_far_avx2(p, b);
-    QI__UNROLL for (int h = 0; h < 2; h++) {
-      QI__UNROLL for (int e = 0; e < 2; e++) {
-        __m512i xe = _mm512_loadu_si512((const void *)(x + 128 * h + 64 * e));
-        QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
-          __m512i v = _mm512_broadcast_i64x4(qi__bytes_avx2(w[r] + 32 * (size_t)h));
-          total[r][h][e] = (qi__i32x16)_mm512_dpbusd_epi32((__m512i)total[r][h][e], _mm512_and_si512(v, mask[e]), xe);
-        }
-      }
-    }
-    minus = (qi__i32x8)_mm256_dpwssd_epi32((__m256i)minus, qi__bytes_avx2(sum), _mm256_set1_epi16(-1));
-  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
-  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
-    __m512i all = _mm512_add_epi32(_mm512_srav_epi32((__m512i)(total[r][0][0] + total[r][1][0]), shift[0]),
-                                   _mm512_srav_epi32((__m512i)(total[r][0][1] + total[r][1][1]), shift[1]));
-    lanes[r] = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
-    lanes[r] = _mm256_add_epi32(lanes[r], (__m256i)minus);
-  }
-  return b;
-}
-
-// ---- TQ1_0 ----
-
-QI__INLINE QI__AVX2 __m256i qi__times3_avx2(__m256i v) { return _mm256_add_epi8(_mm256_add_epi8(v, v), v); }
-
-// 16 bytes of each row: row 0 in the lower half.
-QI__INLINE QI__AVX2 __m256i qi__both_rows_avx2(__m128i row0, __m128i row1) {
-  return _mm256_inserti128_si256(_mm256_castsi128_si256(row0), row1, 1);
-}
-
-// Bytes 32..47 of a block of both rows.
-QI__INLINE QI__AVX2 __m256i qi__tq1_0_middle_avx2(const uint8_t *w0, const uint8_t *w1) {
-  return qi__both_rows_avx2(_mm_loadu_si128((const __m128i *)(const void *)(w0 + 32)),
-                            _mm_loadu_si128((const __m128i *)(const void *)(w1 + 32)));
-}
-
-// The fractions of the four digits of bytes 48..51, digit by digit, of both rows; `top` is added to the bytes.
-QI__INLINE QI__AVX2 __m256i qi__tq1_0_rest_avx2(const uint8_t *w0, const uint8_t *w1, uint32_t top) {
-  const __m256i odd = _mm256_set1_epi64x((long long)0xffffffff00000000u);
-  uint32_t rest0 = qi__load_u32(w0 + 48) ^ top, rest1 = qi__load_u32(w1 + 48) ^ top;
-  __m256i v = qi__both_rows_avx2(_mm_set1_epi32((int)rest0), _mm_set1_epi32((int)rest1));
-  v = _mm256_blendv_epi8(v, qi__times3_avx2(v), odd); // times 1 3 1 3
-  return _mm256_blend_epi32(v, qi__times3_avx2(qi__times3_avx2(v)), 0xcc);
-}
-
-// 16 activations for both rows.
-QI__INLINE QI__AVX2 __m256i qi__x_twice_avx2(const int8_t *x) {
-  return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)x));
-}
-
-// The digits of fractions + 128: 1 from 86 and 2 from 171 on.
-QI__INLINE QI__AVX2 __m256i qi__ternary_digits_avx2(__m256i f) {
-  __m256i from1 = _mm256_cmpgt_epi8(f, _mm256_set1_epi8(85 - 128)), from2 = _mm256_cmpgt_epi8(f, _mm256_set1_epi8(170 - 128));
-  return _mm256_abs_epi8(_mm256_add_epi8(from1, from2));
-}
-
-// The halves of v, which belong to two rows, to lanes of each.
-QI__INLINE QI__AVX2 void qi__add_halves_avx2(__m256i v, __m256i *lanes) {
-  const __m256i zero = _mm256_setzero_si256();
-  lanes[0] = _mm256_add_epi32(lanes[0], _mm256_blend_epi32(v, zero, 0xf0));
-  lanes[1] = _mm256_add_epi32(lanes[1], _mm256_blend_epi32(v, zero, 0x0f));
-}
-
-// Fractions have 128 added, which three times as much keeps modulo 256. A block adds up to 6 * 2 * 2 * 127 to an int16.
-QI__INLINE QI__AVX2 size_t qi__ternary_tq1_0_avx2(const qi__ternary_pair *p, size_t b, size_t end, __m256i *lanes) {
-  const __m256i one = _mm256_set1_epi16(1), top = _mm256_set1_epi8((char)-128);
-  __m256i both = _mm256_setzero_si256();
-  lanes[0] = lanes[1] = both;
-  do {
-    const int8_t *x = p->x + 256 * b;
-    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
-    qi__prefetch_far_avx2(p, b);
-    __m256i v[QI__TERNARY_PAIR], total[QI__TERNARY_PAIR], x_sum = qi__bytes_avx2(sum);
-    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
-      v[r] = _mm256_xor_si256(qi__bytes_avx2(w[r]), top);
-      total[r] = _mm256_sub_epi16(_mm256_setzero_si256(), x_sum);
-    }
-    QI__UNROLL for (int digit = 0; digit < 5; digit++) {
-      QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
-        __m256i xd = qi__bytes_avx2((const uint8_t *)x + 32 * digit);
-        total[r] = _mm256_add_epi16(total[r], _mm256_maddubs_epi16(qi__ternary_digits_avx2(v[r]), xd));
-        if (digit < 4) v[r] = qi__times3_avx2(v[r]);
-      }
-    }
-    __m256i rest = qi__ternary_digits_avx2(qi__tq1_0_rest_avx2(w[0], w[1], 0x80808080u));
-    __m256i middle = _mm256_xor_si256(qi__tq1_0_middle_avx2(w[0], w[1]), top);
-    rest = _mm256_maddubs_epi16(rest, qi__x_twice_avx2(x + 240));
-    QI__UNROLL for (int digit = 0; digit < 5; digit++) {
-      __m256i xd = qi__x_twice_avx2(x + 160 + 16 * digit);
-      rest = _mm256_add_epi16(rest, _mm256_maddubs_epi16(qi__ternary_digits_avx2(middle), xd));
-      if (digit < 4) middle = qi__times3_avx2(middle);
-    }
-    both = _mm256_add_epi32(both, _mm256_madd_epi16(rest, one));
-    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) lanes[r] = _mm256_add_epi32(lanes[r], _mm256_madd_epi16(total[r], one));
-  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
-  qi__add_halves_avx2(both, lanes);
-  return b;
-}
-
-// A digit is (3 f - next f) / 256 of fractions that follow each other: two products, and no comparing.
-QI__INLINE QI__AVX2 size_t qi__ternary_tq1_0_vnni(qi__step_fn bytes, qi__step_fn words, const qi__ternary_pair *p, size_t b,
-                                                  size_t end, __m256i *lanes) {
-  qi__i32x8 now[QI__TERNARY_PAIR][2], next[QI__TERNARY_PAIR][2], now2[2], next2[2], minus = {0}; // [2]: odd digits, shorter chains
-  QI__UNROLL for (int e = 0; e < 2; e++) now[0][e] = now[1][e] = next[0][e] = next[1][e] = now2[e] = next2[e] = minus;
-  do {
-    const int8_t *x = p->x + 256 * b;
-    const uint8_t *w[] = {qi__ternary_block(p, 0, b), qi__ternary_block(p, 1, b)}, *sum = (const uint8_t *)(p->sum + 16 * b);
-    qi__prefetch_far_avx2(p, b);
-    __m256i v[QI__TERNARY_PAIR] = {qi__bytes_avx2(w[0]), qi__bytes_avx2(w[1])};
-    QI__UNROLL for (int digit = 0; digit < 5; digit++) {
-      __m256i xd = qi__bytes_avx2((const uint8_t *)x + 32 * digit);
-      QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
-        now[r][digit % 2] = (qi__i32x8)bytes((__m256i)now[r][digit % 2], v[r], xd);
-        v[r] = qi__times3_avx2(v[r]);
-        next[r][digit % 2] = (qi__i32x8)bytes((__m256i)next[r][digit % 2], v[r], xd);
-      }
-    }
-    __m256i both = qi__tq1_0_middle_avx2(w[0], w[1]);
-    QI__UNROLL for (int digit = 0; digit < 6; digit++) {
-      __m256i xd = qi__x_twice_avx2(x + 160 + 16 * digit);
-      if (digit == 5) both = qi__tq1_0_rest_avx2(w[0], w[1], 0);
-      now2[digit % 2] = (qi__i32x8)bytes((__m256i)now2[digit % 2], both, xd);
-      both = qi__times3_avx2(both);
-      next2[digit % 2] = (qi__i32x8)bytes((__m256i)next2[digit % 2], both, xd);
-    }
-    minus = (qi__i32x8)words((__m256i)minus, qi__bytes_avx2(sum), _mm256_set1_epi16(-1));
-  } while (++b < end && !qi__ternary_pair_changes(p, b - 1));
-  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
-    qi__i32x8 all = 3 * (now[r][0] + now[r][1]) - (next[r][0] + next[r][1]);
-    lanes[r] = _mm256_add_epi32(_mm256_srai_epi32((__m256i)all, 8), (__m256i)minus);
-  }
-  qi__add_halves_avx2(_mm256_srai_epi32((__m256i)(3 * (now2[0] + now2[1]) - (next2[0] + next2[1])), 8), lanes);
-  return b;
-}
-
-
-// ---- one row of activations: all runs ----
-
-QI__INLINE QI__AVX2 size_t qi__ternary_lanes_avx2(qi_format id, const qi__ternary_pair *p, size_t b, size_t end, __m256i *lanes) {
-  if (id == QI_FORMAT_TQ1_0) return qi__ternary_tq1_0_avx2(p, b, end, lanes);
-  return qi__ternary_pairs_avx2(id == QI_FORMAT_TQ2_0, p, b, end, lanes);
-}
-#if defined(QI__HAS_AVX_VNNI)
-QI__INLINE QI__AVX_VNNI size_t qi__ternary_lanes_avx_vnni(qi_format id, const qi__ternary_pair *p, size_t b, size_t end,
-                                                          __m256i *lanes) {
-  if (id == QI_FORMAT_TQ1_0) return qi__ternary_tq1_0_vnni(qi__step_bytes_avx_vnni, qi__words_avx_vnni, p, b, end, lanes);
-  return qi__ternary_pairs_avx_vnni(id == QI_FORMAT_TQ2_0, p, b, end, lanes);
-}
-#endif
-QI__INLINE QI__AVX512_VNNI size_t qi__ternary_lanes_avx512(qi_format id, const qi__ternary_pair *p, size_t b, size_t end,
-                                                           __m256i *lanes) {
-  if (id == QI_FORMAT_TQ1_0) return qi__ternary_tq1_0_vnni(qi__step_bytes_avx512, qi__words_avx512, p, b, end, lanes);
-  return qi__ternary_pairs_avx512(id == QI_FORMAT_TQ2_0, p, b, end, lanes);
-}
-
-// From block b on: as far as no scale changes, or eight blocks if one does soon. Returns how far.
-QI__INLINE QI__AVX2 size_t qi__ternary_step_avx2(qi_format id, qi__ternary_lanes_fn lanes, qi__ternary_pair *p, size_t b) {
-  __m256i sum[QI__TERNARY_PAIR], blocks[QI__TERNARY_PAIR][8];
-  size_t end = qi__min_size(p->n_blocks, b / QI__TERNARY_RUN * QI__TERNARY_RUN + QI__TERNARY_RUN);
-  if (end - b < 8 || !(qi__ternary_pair_changes(p, b) || qi__ternary_pair_changes(p, b + 1))) {
-    end = lanes(id, p, b, end, sum);
-    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++)
-      qi__ternary_pair_add(p, r, qi__sum_i32_avx2(sum[r]), end - 1, qi__half_avx2);
-    return end;
-  }
-  for (size_t j = 0; j < 8; j++) {
-    lanes(id, p, b + j, b + j + 1, sum);
-    blocks[0][j] = sum[0];
-    blocks[1][j] = sum[1];
-  }
-  QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
-    int32_t total[8];
-    qi__store_bytes_avx2(total, qi__fold8_avx2(blocks[r]));
-    for (size_t j = 0; j < 8; j++) qi__ternary_pair_add(p, r, total[j], b + j, qi__half_avx2);
-  }
-  return b + 8;
-}
-
-QI__INLINE QI__AVX2 void qi__ternary_rows_avx2(qi_format id, qi__ternary_lanes_fn lanes, const qi__dot_q8_args *a) {
-  for (size_t r = 0; r < a->n_w; r += QI__TERNARY_PAIR) {
-    qi__ternary_pair p = qi__ternary_pair_of(id, a, r);
-    for (size_t i = 0; i < a->n_x; i++) {
-      qi__ternary_pair_start(&p, a->x, a->x_row + i);
-      for (size_t b = 0; b < p.n_blocks;) b = qi__ternary_step_avx2(id, lanes, &p, b);
-      qi__ternary_pair_finish(&p, a, r, a->y + i * a->y_stride);
-    }
-  }
-}
-
-#define QI__TERNARY_ROW(isa, target) \
-  QI__FN target void qi__ternary_row_##isa(const qi__dot_q8_args *a) { \
-    qi_format id = qi__format_id(a->format); \
-    if (id == QI_FORMAT_TQ1_0) qi__ternary_rows_avx2(QI_FORMAT_TQ1_0, qi__ternary_lanes_##isa, a); \
-    else if (id == QI_FORMAT_TQ2_0) qi__ternary_rows_avx2(QI_FORMAT_TQ2_0, qi__ternary_lanes_##isa, a); \
-    else qi__ternary_rows_avx2(QI_FORMAT_I2_S, qi__ternary_lanes_##isa, a); \
-  }
-QI__TERNARY_ROW(avx2, QI__AVX2)
-#if defined(QI__HAS_AVX_VNNI)
-QI__TERNARY_ROW(avx_vnni, QI__AVX_VNNI)
-#endif
-QI__TERNARY_ROW(avx512, QI__AVX512_VNNI)
-#undef QI__TERNARY_ROW
-
-// ---- many rows of activations ----
-
-// The panel holds u: [block][rows / 16][k / 4][row % 16, k % 4].
-#define QI__TERNARY_HALF (64 * 64) // bytes of 16 rows of a block
-
-QI__INLINE QI__AVX2 void qi__ternary_codes_avx2(qi_format id, const uint8_t *const *w, uint8_t (*codes)[256]) {
-  for (int r = 0; r < 8; r++)
-    QI__UNROLL for (int g = 0; g < 8; g++)
-      qi__store_bytes_avx2(codes[r] + 32 * g, _mm256_add_epi8(qi__codes_avx2(id, w[r], g, NULL), _mm256_set1_epi8(1)));
-}
-
-QI__FN QI__AVX2 void qi__ternary_pack_avx2(qi_format id, const uint8_t *const *w, size_t r, uint8_t *code) {
-  uint8_t codes[8][256];
-  if (id == QI_FORMAT_TQ1_0) qi__ternary_codes_avx2(QI_FORMAT_TQ1_0, w, codes);
-  else if (id == QI_FORMAT_TQ2_0) qi__ternary_codes_avx2(QI_FORMAT_TQ2_0, w, codes);
-  else qi__ternary_codes_avx2(QI_FORMAT_I2_S, w, codes);
-  qi__panel_interleave_avx2(codes, code + r / 16 * QI__TERNARY_HALF + r / 8 % 2 * 32);
-}
-
-QI__FN QI__AVX2 void qi__ternary_take_avx2(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x,
-                                           qi__ternary_state *s) {
-  for (size_t r = 0; r < QI__Q8_ROWS; r += 8) {
-    __m256i total = _mm256_add_epi32(qi__bytes_avx2((const uint8_t *)(s->total + r)), qi__bytes_avx2((const uint8_t *)(sums + r)));
-    total = _mm256_sub_epi32(total, _mm256_set1_epi32(x_sum));
-    __m256i ends = qi__bytes_avx2((const uint8_t *)(p->ends[b] + r));
-    __m256 y = _mm256_loadu_ps(s->y + r), d = _mm256_mul_ps(_mm256_loadu_ps(p->d[b] + r), _mm256_set1_ps(d_x));
-    __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(total), y);
-    _mm256_storeu_ps(s->y + r, _mm256_blendv_ps(y, sum, _mm256_castsi256_ps(ends)));
-    qi__store_bytes_avx2(s->total + r, _mm256_andnot_si256(ends, total));
-  }
-}
-
-QI__FN QI__AVX2 int32_t qi__ternary_x_sum_avx2(const int16_t *sum, size_t n_blocks) {
-  __m256i all = _mm256_setzero_si256();
-  for (size_t b = 0; b < n_blocks; b++)
-    all = _mm256_add_epi32(all, _mm256_madd_epi16(qi__bytes_avx2((const uint8_t *)(sum + 16 * b)), _mm256_set1_epi16(1)));
-  return qi__sum_i32_avx2(all);
-}
-
-// 16 weight rows (`half`) with n rows of activations; n is a constant where this is inlined. AVX2 adds products in int16 for half a
-// block: 32 * 2 * 3 * 127 < 2^15.
-QI__INLINE QI__AVX2 void qi__ternary_tile_avx2(bool vnni, qi__step_fn bytes, const uint8_t *code, size_t n_blocks, int half,
-                                               const int8_t *x, size_t k, int n, int32_t (*sums)[QI__Q8_ROWS]) {
-  __m256i total[2][4];
-  QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm256_setzero_si256();
-  for (size_t part = 0; part < 2 * n_blocks; part++, x += 128) {
-    const uint8_t *w = code + (part / 2 * 2 + (size_t)half) * QI__TERNARY_HALF + part % 2 * (QI__TERNARY_HALF / 2);
-    __m256i pairs[2][4];
-    QI__UNROLL for (int i = 0; i < n; i++) pairs[0][i] = pairs[1][i] = _mm256_setzero_si256();
-    for (int s = 0; s < 32; s++, w += 64) {
-      __m256i w0 = qi__bytes_avx2(w), w1 = qi__bytes_avx2(w + 32);
-      QI__UNROLL for (int i = 0; i < n; i++) {
-        __m256i v = _mm256_set1_epi32(qi__load_4(x + (size_t)i * k + 4 * s));
-        if (vnni) {
-          total[0][i] = bytes(total[0][i], w0, v);
-          total[1][i] = bytes(total[1][i], w1, v);
-        } else {
-          pairs[0][i] = _mm256_add_epi16(pairs[0][i], _mm256_maddubs_epi16(w0, v));
-          pairs[1][i] = _mm256_add_epi16(pairs[1][i], _mm256_maddubs_epi16(w1, v));
-        }
-      }
-    }
-    if (vnni) continue;
-    QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
-      total[h][i] = _mm256_add_epi32(total[h][i], _mm256_madd_epi16(pairs[h][i], _mm256_set1_epi16(1)));
-  }
-  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
-    qi__store_bytes_avx2(sums[i] + 16 * half + 8 * h, total[h][i]);
-}
-
-QI__INLINE QI__AVX2 void qi__ternary_tiles_avx2(bool vnni, qi__step_fn bytes, const uint8_t *code, size_t n_blocks, const int8_t *x,
-                                                size_t k, size_t n_x, int32_t (*sums)[QI__Q8_ROWS]) {
-  size_t i = 0;
-  for (; i + 4 <= n_x; i += 4)
-    for (int half = 0; half < 2; half++) qi__ternary_tile_avx2(vnni, bytes, code, n_blocks, half, x + i * k, k, 4, sums + i);
-  for (; i < n_x; i++)
-    for (int half = 0; half < 2; half++) qi__ternary_tile_avx2(vnni, bytes, code, n_blocks, half, x + i * k, k, 1, sums + i);
-}
-
-QI__FN QI__AVX2 void qi__ternary_multiply_avx2(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
-                                               int32_t (*sums)[QI__Q8_ROWS]) {
-  qi__ternary_tiles_avx2(false, qi__step_bytes_avx2, code, n_blocks, x, k, n_x, sums);
-}
-#if defined(QI__HAS_AVX_VNNI)
-QI__FN QI__AVX_VNNI void qi__ternary_multiply_avx_vnni(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
-                                                       int32_t (*sums)[QI__Q8_ROWS]) {
-  qi__ternary_tiles_avx2(true, qi__step_bytes_avx_vnni, code, n_blocks, x, k, n_x, sums);
-}
-#endif
-
-// 32 weight rows with n rows of activations; n is a constant where this is inlined.
-QI__INLINE QI__AVX512_VNNI void qi__ternary_tile_avx512(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, int n,
-                                                        int32_t (*sums)[QI__Q8_ROWS]) {
-  __m512i total[2][8];
-  QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm512_setzero_si512();
-  for (size_t b = 0; b < n_blocks; b++, code += QI__TERNARY_HALF)
-    for (int s = 0; s < 64; s++, x += 4, code += 64) {
-      __m512i w0 = _mm512_loadu_si512((const void *)code), w1 = _mm512_loadu_si512((const void *)(code + QI__TERNARY_HALF));
-      QI__UNROLL for (int i = 0; i < n; i++) {
-        __m512i v = _mm512_set1_epi32(qi__load_4(x + (size_t)i * k));
-        total[0][i] = _mm512_dpbusd_epi32(total[0][i], w0, v);
-        total[1][i] = _mm512_dpbusd_epi32(total[1][i], w1, v);
-      }
-    }
-  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
-    _mm512_storeu_si512((void *)(sums[i] + 16 * h), total[h][i]);
-}
-
-QI__FN QI__AVX512_VNNI void qi__ternary_multiply_avx512(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
-                                                        int32_t (*sums)[QI__Q8_ROWS]) {
-  for (size_t i = 0; i < n_x;) {
-    size_t n = n_x - i >= 8 ? 8 : n_x - i >= 4 ? 4 : 1;
-    if (n == 8) qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 8, sums + i);
-    else if (n == 4) qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 4, sums + i);
-    else qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 1, sums + i);
-    i += n;
-  }
-}
-
-// ---- AMX ----
-
-#if defined(QI__HAS_AMX)
-
-// Tiles of the panel as they lie there, 16 weight rows and 64 columns each; tiles of activations from their rows. The
-// configuration is that of n_x rows.
-QI__INLINE QI__AMX void qi__ternary_tiles_amx(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
-                                              int32_t (*sums)[QI__Q8_ROWS]) {
-  const bool two = n_x > 16;
-  QI__TILE_BARRIER();
-  _tile_zero(0);
-  _tile_zero(1);
-  if (two) {
-    _tile_zero(2);
-    _tile_zero(3);
-  }
-  for (size_t b = 0; b < n_blocks; b++, code += QI__TERNARY_HALF)
-    for (int part = 0; part < 4; part++, code += QI__TERNARY_HALF / 4, x += 64) {
-      _tile_loadd(6, code, 64);
-      _tile_loadd(7, code + QI__TERNARY_HALF, 64);
-      _tile_loadd(4, x, k);
-      _tile_dpbsud(0, 4, 6);
-      _tile_dpbsud(1, 4, 7);
-      if (two) {
-        _tile_loadd(5, x + 16 * k, k);
-        _tile_dpbsud(2, 5, 6);
-        _tile_dpbsud(3, 5, 7);
-      }
-    }
-  _tile_stored(0, sums[0], sizeof sums[0]);
-  _tile_stored(1, sums[0] + 16, sizeof sums[0]);
-  if (two) {
-    _tile_stored(2, sums[16], sizeof sums[0]);
-    _tile_stored(3, sums[16] + 16, sizeof sums[0]);
-  }
-  QI__TILE_BARRIER();
-}
-
-QI__FN QI__AMX void qi__ternary_multiply_amx(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
-                                             int32_t (*sums)[QI__Q8_ROWS]) {
-  qi__tiles_begin(n_x);
-  qi__ternary_tiles_amx(code, n_blocks, x, k, n_x, sums);
-  _tile_release();
-}
-#endif
-
-// ---- the kernels ----
-
-#define QI__DOT_TERNARY(isa, row) \
-  QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
-    static const qi__ternary_kernels kernels = {qi__ternary_pack_avx2, qi__ternary_multiply_##isa, qi__ternary_take_avx2, \
-                                                qi__ternary_x_sum_avx2}; \
-    if (a->n_x >= QI__PANEL_FROM) qi__dot_ternary_panels(&kernels, a); \
-    else row(a); \
-  }
-QI__DOT_TERNARY(avx2, qi__ternary_row_avx2)
-#if defined(QI__HAS_AVX_VNNI)
-QI__DOT_TERNARY(avx_vnni, qi__ternary_row_avx_vnni)
-#endif
-QI__DOT_TERNARY(avx512, qi__ternary_row_avx512)
-#if defined(QI__HAS_AMX)
-QI__DOT_TERNARY(amx, qi__ternary_row_avx512)
-#endif
-#undef QI__DOT_TERNARY
-#endif
-
-#endif // QI__KERNELS_DOT_TERNARY_X86_H
-
-// One pointer a kernel family; contracts stand at the reference of each.
-typedef struct qi__kernels {
-  void (*quantize_q8)(const float *x, const qi__q8 *out, size_t row);
-  qi__dot_float_fn dot_float[QI_FORMAT_BF16 + 1]; // by format of the weights: F32, F16, BF16
-  qi__dot_q8_fn dot_q8[QI_FORMAT_COUNT]; // NULL for float formats
-  void (*dequantize[QI_FORMAT_COUNT])(const qi__format *f, const uint8_t *src, float *dst, size_t n);
-  void (*rms_norm)(const float *x, const float *w, float eps, size_t n, float *y);
-  void (*add)(const float *x, size_t n, float *y);
-  void (*swiglu)(const float *gate, const float *up, size_t n, float *y);
-  void (*rope)(float *x, const float *cos_sin, size_t n_pairs, bool neighbours);
-  void (*round_bf16)(const float *x, size_t n, float *y);
-  void (*to_f16)(const float *x, size_t n, uint16_t *y);
-  void (*attention_scores)(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score);
-  float (*attention_softmax)(float *score, size_t begin, size_t end, size_t n, float *max);
-  void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
-                           float *out);
-  void (*attention_join)(const float *max, const float *sum, size_t n, const qi__softmax_state *all);
-  void (*attention_blend)(const float *piece, const float *keep, const float *add, size_t n, size_t dim, float *values);
-  void (*attention_panel)(const void *b, size_t b_step, size_t n, size_t n_lanes, bool half, bool finite,
-                          uint16_t *panel); // NULL: prompts have no attention on a matrix unit
-  bool matrix_unit;      // bf16 runs on one
-  qi__bf16_kernels bf16; // all NULL where there are no such instructions
-} qi__kernels;
-
-QI__FN void qi__kernels_init_ref(qi__kernels *k) {
-  memset(k, 0, sizeof *k);
-  k->quantize_q8 = qi__quantize_q8_ref;
-  k->dot_float[QI_FORMAT_F32] = qi__dot_f32_ref;
-  k->dot_float[QI_FORMAT_F16] = qi__dot_f16_ref;
-  k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_ref;
-  for (int f = 1; f < QI_FORMAT_COUNT; f++) {
-    if (qi__formats[f].unpack) k->dot_q8[f] = qi__formats[f].ternary ? qi__dot_ternary_ref : qi__dot_q8_ref;
-    k->dequantize[f] = qi__dequantize_blocks;
-  }
-  k->rms_norm = qi__rms_norm_ref;
-  k->add = qi__add_ref;
-  k->swiglu = qi__swiglu_ref;
-  k->rope = qi__rope_ref;
-  k->round_bf16 = qi__round_bf16_ref;
-  k->to_f16 = qi__to_f16_ref;
-  k->attention_scores = qi__attention_scores_ref;
-  k->attention_softmax = qi__attention_softmax_ref;
-  k->attention_values = qi__attention_values_ref;
-  k->attention_join = qi__attention_join_ref;
-  k->attention_blend = qi__attention_blend_ref;
-}
-
-#if defined(QI__X86_64)
-QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot, qi__dot_q8_fn dot_ternary) {
-  for (int f = 1; f < QI_FORMAT_COUNT; f++) {
-    if (qi__formats[f].ternary) k->dot_q8[f] = dot_ternary;
-    else if (qi__dot_q8_x86_has((qi_format)f)) k->dot_q8[f] = dot;
-  }
-}
-
-QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
-  k->quantize_q8 = qi__quantize_q8_avx2;
-  qi__kernels_set_dot_q8(k, qi__dot_q8_avx2, qi__dot_ternary_avx2);
-  k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx2;
-  k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx2;
-  k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx2;
-  k->rms_norm = qi__rms_norm_avx2;
-  k->add = qi__add_avx2;
-  k->swiglu = qi__swiglu_avx2;
-  k->rope = qi__rope_avx2;
-  k->round_bf16 = qi__round_bf16_avx2;
-  k->to_f16 = qi__to_f16_avx2;
-  k->attention_scores = qi__attention_scores_avx2;
-  k->attention_softmax = qi__attention_softmax_avx2;
-  k->attention_values = qi__attention_values_avx2;
-  k->attention_join = qi__attention_join_avx2;
-  k->attention_blend = qi__attention_blend_avx2;
-  for (int f = QI_FORMAT_F32; f < QI_FORMAT_COUNT; f++) k->dequantize[f] = qi__dequantize_avx2;
-  k->dequantize[QI_FORMAT_F32] = qi__dequantize_f32_x86;
-  k->dequantize[QI_FORMAT_F16] = qi__dequantize_f16_avx2;
-  k->dequantize[QI_FORMAT_BF16] = qi__dequantize_bf16_avx2;
-}
-
-QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
-  qi__kernels_set_dot_q8(k, qi__dot_q8_avx512, qi__dot_ternary_avx512);
-  k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx512;
-  k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx512;
-  k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx512;
-  k->swiglu = qi__swiglu_avx512;
-  k->attention_scores = qi__attention_scores_avx512;
-  k->attention_softmax = qi__attention_softmax_avx512;
-  k->attention_values = qi__attention_values_avx512;
-}
-
-#if defined(QI__HAS_AMX)
-QI__FN void qi__kernels_init_amx(qi__kernels *k) {
-  k->bf16 = qi__bf16_amx;
-  k->matrix_unit = true;
-  for (int f = 1; f < QI_FORMAT_COUNT; f++)
-    if (qi__formats[f].ternary) k->dot_q8[f] = qi__dot_ternary_amx;
-}
-#endif
-#elif defined(QI__ARM64)
-QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot, qi__dot_q8_fn dot_ternary) {
-  for (int f = 1; f < QI_FORMAT_COUNT; f++) {
-    if (qi__formats[f].ternary) k->dot_q8[f] = dot_ternary;
-    else if (qi__formats[f].unpack && !qi__formats[f].wide) k->dot_q8[f] = dot;
-  }
-}
-
-QI__FN void qi__kernels_init_neon(qi__kernels *k) {
-  k->quantize_q8 = qi__quantize_q8_neon;
-  qi__kernels_set_dot_q8(k, qi__dot_q8_neon, qi__dot_ternary_neon);
-  k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_neon;
-  k->dot_float[QI_FORMAT_F32] = qi__dot_f32_neon;
-  k->dot_float[QI_FORMAT_F16] = qi__dot_f16_neon;
-  k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_neon;
-  k->rms_norm = qi__rms_norm_neon;
-  k->add = qi__add_neon;
-  k->swiglu = qi__swiglu_neon;
-  k->rope = qi__rope_neon;
-  k->round_bf16 = qi__round_bf16_neon;
-  k->to_f16 = qi__to_f16_neon;
-  k->attention_scores = qi__attention_scores_neon;
-  k->attention_softmax = qi__attention_softmax_neon;
-  k->attention_values = qi__attention_values_neon;
-  k->attention_join = qi__attention_join_neon;
-  k->attention_blend = qi__attention_blend_neon;
-  for (int f = QI_FORMAT_F32; f < QI_FORMAT_COUNT; f++)
-    if (qi__dequantize_neon_has((qi_format)f)) k->dequantize[f] = qi__dequantize_neon;
-  k->dequantize[QI_FORMAT_F32] = qi__dequantize_f32_neon;
-  k->dequantize[QI_FORMAT_F16] = qi__dequantize_f16_neon;
-  k->dequantize[QI_FORMAT_BF16] = qi__dequantize_bf16_neon;
-}
-#endif
-
-// References first; then each variant that `cpu` allows replaces what it improves.
-QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
-  qi__kernels_init_ref(k);
-#if defined(QI__X86_64)
-  if (cpu->avx2) qi__kernels_init_avx2(k);
-#if defined(QI__HAS_AVX_VNNI)
-  if (cpu->avx_vnni) qi__kernels_set_dot_q8(k, qi__dot_q8_avx_vnni, qi__dot_ternary_avx_vnni);
-#endif
-  if (cpu->avx512) qi__kernels_init_avx512(k);
-  if (cpu->avx512_vbmi) k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_vbmi;
-#if defined(QI__HAS_AVX512_BF16)
-  if (cpu->avx512_bf16) k->bf16 = qi__bf16_avx512;
-  if (cpu->avx512_bf16) k->attention_panel = qi__attention_panel_avx512;
-#endif
-#if defined(QI__HAS_AMX)
-  if (cpu->amx) qi__kernels_init_amx(k);
-#endif
-#elif defined(QI__ARM64)
-  if (cpu->neon) qi__kernels_init_neon(k);
-  if (cpu->dotprod) {
-    qi__kernels_set_dot_q8(k, qi__dot_q8_dotprod, qi__dot_ternary_dotprod);
-    k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_dotprod;
-  }
-#if defined(QI__HAS_I8MM)
-  if (cpu->i8mm) qi__kernels_set_dot_q8(k, qi__dot_q8_i8mm, qi__dot_ternary_i8mm);
-#endif
-#if defined(QI__HAS_NEON_BF16)
-  if (cpu->i8mm) k->bf16 = qi__bf16_neon;
-#endif
-#else
-  (void)cpu;
-#endif
-}
-
-#endif // QI__KERNELS_TABLE_H
-
-// Work is handed out in tiles of this many weight rows. No result depends on it.
-#define QI__TILE_ROWS 32
-#define QI__FLOAT_ROWS 16 // of these as float32 at a time
-
-QI__STATIC_ASSERT(QI__TILE_ROWS == QI__BF16_ROWS && QI__TILE_ROWS == QI__Q8_ROWS, tile_rows);
-
-// A weight matrix [n_rows, n_cols]: each row gives one output.
-typedef struct qi__weight {
-  qi_format id;
-  const qi__format *format;
-  const uint8_t *data;
-  size_t n_rows, n_cols, row_bytes;
-  const float *bias; // [n_rows], or NULL
-} qi__weight;
-
-typedef enum qi__arithmetic { QI__INTEGER, QI__FLOAT, QI__BF16 } qi__arithmetic;
-
-// The rule of qi_path in api.h. Float formats have no integer form: INTEGER multiplies them in float32. Many rows in bfloat16 are
-// faster than in integers only where a matrix unit does it.
-QI__FN qi__arithmetic qi__arithmetic_of(const qi__kernels *kernels, const qi__weight *w, qi_path path, bool generated) {
-  bool exact = w->id == QI_FORMAT_F32 || w->id == QI_FORMAT_F16;
-  if (path == QI_PATH_AUTO) {
-    bool integer = generated || (w->format->unpack && !kernels->matrix_unit);
-    path = exact ? QI_PATH_FLOAT : integer ? QI_PATH_INTEGER : QI_PATH_BF16;
-  }
-  if (path == QI_PATH_INTEGER) return w->format->unpack ? QI__INTEGER : QI__FLOAT;
-  return path == QI_PATH_BF16 ? QI__BF16 : QI__FLOAT;
-}
-
-// ---- inputs ----
-
-// Activations in the forms that the weights of one step want. Each form has room for all rows; a row is filled where it is needed.
-typedef struct qi__inputs {
-  float *x;    // [n, k]
-  void *bf16;  // rounded to bfloat16: packed as in bf16.h, or float32 [n, k]
-  qi__q8 q8[3]; // by qi__q8_form
-} qi__inputs;
-
-enum { QI__Q8_32, QI__Q8_256, QI__Q8_ROW };
-enum { QI__NEED_Q8 = 1, QI__NEED_BF16 = 8 }; // QI__NEED_Q8 << form
-
-// Which form of int8 activations the integer products of a format take: scales for 32, 256 or all columns.
-QI__INLINE int qi__q8_form(const qi__format *f) {
-  return f->ternary ? QI__Q8_ROW : f->info.block_len == 256 ? QI__Q8_256 : QI__Q8_32;
-}
-
-QI__FN unsigned qi__inputs_need(const qi__weight *w, qi__arithmetic arithmetic) {
-  if (arithmetic == QI__FLOAT) return 0;
-  if (arithmetic == QI__BF16) return QI__NEED_BF16;
-  return (unsigned)QI__NEED_Q8 << qi__q8_form(w->format);
-}
-
-// Room for n rows of up to k values, in an arena. (q8 blocks: at most one scale every 32 values.)
-QI__FN void qi__inputs_layout(qi__inputs *in, qi__arena *arena, size_t n, size_t k) {
-  size_t size, packed;
-  if (!qi__mul_size(n, k, &size) || !qi__mul_size((n + 15) / 16 * 8, qi__bf16_width(k), &packed))
-    arena->overflow = true, size = packed = 0;
-  in->x = QI__ARENA_ARRAY(arena, float, size);
-  in->bf16 = QI__ARENA_ARRAY(arena, float, size > packed ? size : packed);
-  for (int form = 0; form < 3; form++) {
-    qi__q8 *q8 = &in->q8[form];
-    q8->q = QI__ARENA_ARRAY(arena, int8_t, size);
-    q8->block = form == QI__Q8_32 ? 32 : 256;
-    q8->d = QI__ARENA_ARRAY(arena, float, form == QI__Q8_ROW ? n : size / q8->block);
-    q8->sum = QI__ARENA_ARRAY(arena, int16_t, size / 16);
-  }
-}
-
-// Says how long the rows of the next step are.
-QI__FN void qi__inputs_set_width(qi__inputs *in, size_t k) {
-  for (int form = 0; form < 3; form++) in->q8[form].k = k;
-  in->q8[QI__Q8_ROW].block = k;
-}
-
-// Fills the needed forms of row `row` from in->x.
-QI__FN void qi__inputs_prepare(const qi__kernels *kernels, const qi__inputs *in, size_t row, unsigned need) {
-  size_t k = in->q8[0].k;
-  const float *x = in->x + row * k;
-  for (int form = 0; form < 3; form++)
-    if (need & (unsigned)QI__NEED_Q8 << form) kernels->quantize_q8(x, &in->q8[form], row);
-  if (!(need & QI__NEED_BF16)) return;
-  if (kernels->bf16.pack) kernels->bf16.pack(x, k, (uint16_t *)in->bf16, row);
-  else kernels->round_bf16(x, k, (float *)in->bf16 + row * k);
-}
-
-// ---- tiles ----
-
-// Floats from one float32 row in scratch to the next: not all rows of a power of two into the same cache set.
-QI__INLINE size_t qi__float_stride(size_t n_cols) { return (n_cols + 15) / 16 * 16 + 16; }
-
-// Floats of scratch that a tile of a matrix of n_cols needs with up to n_x rows of activations: weight rows as float32; a panel and
-// the rows that go into it; a panel and sums of integer products.
-QI__INLINE size_t qi__tile_scratch(size_t n_cols, size_t n_x) {
-  size_t panel = QI__BF16_ROWS * qi__bf16_width(qi__min_size(n_cols, QI__BF16_SLICE_MAX)) / 2 + 16 * QI__BF16_STRIDE / 2;
-  size_t rows = QI__FLOAT_ROWS * qi__float_stride(n_cols), q8 = qi__q8_scratch(n_x);
-  if (panel < rows) panel = rows;
-  return panel > q8 ? panel : q8;
-}
-
-// FLOAT, and BF16 without instructions for it: rows are dequantised to scratch, rounded to bfloat16 if asked. Those of float
-// formats are taken as they are for few rows of activations: to write them down would take longer.
-QI__FN void qi__tile_float(const qi__kernels *kernels, bool bf16, const qi__weight *w, size_t first, size_t n_w, const float *x,
-                           size_t n_x, float *y, size_t y_stride, float *scratch) {
-  size_t k = w->n_cols, stride = qi__float_stride(k);
-  const uint8_t *src = w->data + first * w->row_bytes;
-  bool round = bf16 && w->id != QI_FORMAT_BF16;
-  if (w->id <= QI_FORMAT_BF16 && !round && n_x < 8) {
-    kernels->dot_float[w->id](src, w->row_bytes, n_w, x, k, n_x, k, y, y_stride);
-    return;
-  }
-  for (size_t r = 0; r < n_w; r += QI__FLOAT_ROWS) {
-    size_t n = qi__min_size(QI__FLOAT_ROWS, n_w - r);
-    for (size_t i = 0; i < n; i++, src += w->row_bytes) {
-      kernels->dequantize[w->id](w->format, src, scratch + i * stride, k);
-      if (round) kernels->round_bf16(scratch + i * stride, k, scratch + i * stride);
-    }
-    kernels->dot_float[QI_FORMAT_F32](scratch, stride * sizeof *scratch, n, x, k, n_x, k, y + r, y_stride);
-  }
-}
-
-// Columns k..k+n_k-1 of weight rows first..first+n_w-1 as a panel. rows: [16, QI__BF16_STRIDE]
-QI__FN void qi__tile_panel(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, size_t k, size_t n_k,
-                           uint16_t *rows, uint16_t *panel) {
-  const qi_format_info *info = &w->format->info;
-  size_t width = qi__bf16_width(n_k);
-  for (size_t block = 0; block < QI__BF16_ROWS; block += 16, panel += 16 * width) {
-    size_t n = block < n_w ? qi__min_size(16, n_w - block) : 0;
-    if (n < 16) memset(rows, 0, 16 * QI__BF16_STRIDE * sizeof *rows);
-    for (size_t j = 0; j < n_k; j += QI__BF16_STEP) {
-      size_t step = qi__min_size(QI__BF16_STEP, n_k - j), step_width = qi__bf16_width(step);
-      const uint8_t *src = w->data + (first + block) * w->row_bytes + (k + j) / (size_t)info->block_len * (size_t)info->block_bytes;
-      for (size_t r = 0; r < n; r++) {
-        uint16_t *row = rows + r * QI__BF16_STRIDE;
-        kernels->bf16.unpack(w->format, src + r * w->row_bytes, step, row);
-        memset(row + step, 0, (step_width - step) * sizeof *row);
-      }
-      kernels->bf16.interleave(rows, step_width, panel + 16 * j);
-    }
-  }
-}
-
-QI__FN void qi__tile_bf16(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
-                          size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
-  uint16_t *rows = (uint16_t *)(void *)scratch, *panel = rows + 16 * QI__BF16_STRIDE;
-  const uint16_t *x = (const uint16_t *)in->bf16;
-  qi__bf16_args a = {panel, n_w, 0, x, 16 * qi__bf16_width(w->n_cols), x_row, n_x, true, y, y_stride};
-  for (size_t k = 0; k < w->n_cols; k += kernels->bf16.slice) {
-    size_t n_k = qi__min_size(kernels->bf16.slice, w->n_cols - k);
-    qi__tile_panel(kernels, w, first, n_w, k, n_k, rows, panel);
-    a.n_k = qi__bf16_width(n_k);
-    a.x = x + 16 * k;
-    a.first = k == 0;
-    kernels->bf16.multiply(&a);
-  }
-}
-
-// y[i * y_stride + r] = weight row first + r times activation row x_row + i, plus bias;  r < n_w <= QI__TILE_ROWS, i < n_x.
-// scratch: float32 [qi__tile_scratch(n_cols, n_x)], one for each thread, aligned to a cache line.
-QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmetic, const qi__weight *w, size_t first, size_t n_w,
-                            const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
-  bool bf16 = arithmetic == QI__BF16;
-  if (arithmetic == QI__INTEGER) {
-    const qi__q8 *x = &in->q8[qi__q8_form(w->format)];
-    qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, y, y_stride, scratch};
-    kernels->dot_q8[w->id](&args);
-  } else if (bf16 && kernels->bf16.multiply) {
-    qi__tile_bf16(kernels, w, first, n_w, in, x_row, n_x, y, y_stride, scratch);
-  } else {
-    const float *x = bf16 ? (const float *)in->bf16 : in->x;
-    qi__tile_float(kernels, bf16, w, first, n_w, x + x_row * w->n_cols, n_x, y, y_stride, scratch);
-  }
-  if (w->bias)
-    for (size_t i = 0; i < n_x; i++) kernels->add(w->bias + first, n_w, y + i * y_stride);
-}
-
-#endif // QI__KERNELS_MATMUL_H
-
-// One block. Vectors are float32 copies; matrices stay as stored. Biases are NULL where the model has none.
-typedef struct qi__layer {
-  const float *attn_norm; // [n_embd]
-  qi__weight wq;          // [n_heads * head_dim_k, n_embd]
-  qi__weight wk;          // [n_kv_heads * head_dim_k, n_embd]
-  qi__weight wv;          // [n_kv_heads * head_dim_v, n_embd]
-  const float *q_norm;    // [head_dim_k], QI__HAS_QK_NORM
-  const float *k_norm;    // [head_dim_k]
-  const float *attn_sub_norm; // [n_heads * head_dim_v], of what goes into wo; NULL = none
-  qi__weight wo;          // [n_embd, n_heads * head_dim_v]
-  const float *ffn_norm;  // [n_embd]
-  qi__weight gate;        // [n_ff, n_embd]
-  qi__weight up;          // [n_ff, n_embd]
-  const float *ffn_sub_norm; // [n_ff], of what goes into down; NULL = none
-  qi__weight down;        // [n_embd, n_ff]
-} qi__layer;
-
-typedef struct qi__weights {
-  qi__weight embedding;      // [n_vocab, n_embd]
-  const float *output_norm;  // [n_embd]
-  qi__weight output;         // [n_vocab, n_embd]; the embedding when tied
-  const float *rope_factors; // [n_rot / 2], NULL if none: Llama-3, one for all contexts
-  const float *rope_long;    // [n_rot / 2], NULL if none: phi-3, contexts beyond rope_n_ctx_orig
-  const float *rope_short;   // [n_rot / 2], NULL if none: phi-3, up to it
-  qi__layer *layers;         // [n_layers]
-} qi__weights;
-
-// ---- slots ----
-
-// Lengths that shapes are made of.
-typedef enum qi__dim {
-  QI__DIM_ONE, QI__DIM_EMBD, QI__DIM_Q, QI__DIM_K, QI__DIM_V, QI__DIM_ATTN, QI__DIM_FF, QI__DIM_VOCAB, QI__DIM_HEAD, QI__DIM_ROT
-} qi__dim;
-
-QI__FN size_t qi__dim_length(const qi__hparams *h, qi__dim dim) {
-  switch (dim) {
-  case QI__DIM_ONE: return 1;
-  case QI__DIM_EMBD: return h->n_embd;
-  case QI__DIM_Q: return h->n_heads * h->head_dim_k;
-  case QI__DIM_K: return h->n_kv_heads * h->head_dim_k;
-  case QI__DIM_V: return h->n_kv_heads * h->head_dim_v;
-  case QI__DIM_ATTN: return h->n_heads * h->head_dim_v;
-  case QI__DIM_FF: return h->n_ff;
-  case QI__DIM_VOCAB: return h->n_vocab;
-  case QI__DIM_HEAD: return h->head_dim_k;
-  case QI__DIM_ROT: return h->n_rot / 2;
-  }
-  return 0;
-}
-
-typedef enum qi__slot_kind { QI__MATRIX, QI__VECTOR, QI__BIAS } qi__slot_kind;
-
-// One tensor of the file and the places it goes to: a matrix, or the rows of up to three matrices one after another (fused), or a
-// vector. `at` is the offset of the qi__weight or of the float pointer in qi__layer or qi__weights.
-typedef struct qi__slot {
-  const char *name;
-  qi__slot_kind kind;
-  qi__dim cols;
-  unsigned needed; // required by architectures with one of these features; ~0u = by all; 0 = may be missing
-  struct {
-    qi__dim rows;
-    size_t at;
-  } part[3]; // ends at the first QI__DIM_ONE; vectors have one part, their length is `cols`
-} qi__slot;
-
-#define QI__AT(member) offsetof(qi__layer, member)
-static const qi__slot qi__layer_slots[] = {
-    {"attn_norm.weight", QI__VECTOR, QI__DIM_EMBD, ~0u, {{QI__DIM_ONE, QI__AT(attn_norm)}}},
-    {"attn_q.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_SPLIT_QKV, {{QI__DIM_Q, QI__AT(wq)}}},
-    {"attn_k.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_SPLIT_QKV, {{QI__DIM_K, QI__AT(wk)}}},
-    {"attn_v.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_SPLIT_QKV, {{QI__DIM_V, QI__AT(wv)}}},
-    {"attn_qkv.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_FUSED_QKV,
-     {{QI__DIM_Q, QI__AT(wq)}, {QI__DIM_K, QI__AT(wk)}, {QI__DIM_V, QI__AT(wv)}}},
-    {"attn_q.bias", QI__BIAS, QI__DIM_Q, QI__HAS_QKV_BIAS, {{QI__DIM_Q, QI__AT(wq)}}},
-    {"attn_k.bias", QI__BIAS, QI__DIM_K, QI__HAS_QKV_BIAS, {{QI__DIM_K, QI__AT(wk)}}},
-    {"attn_v.bias", QI__BIAS, QI__DIM_V, QI__HAS_QKV_BIAS, {{QI__DIM_V, QI__AT(wv)}}},
-    {"attn_q_norm.weight", QI__VECTOR, QI__DIM_HEAD, QI__HAS_QK_NORM, {{QI__DIM_ONE, QI__AT(q_norm)}}},
-    {"attn_k_norm.weight", QI__VECTOR, QI__DIM_HEAD, QI__HAS_QK_NORM, {{QI__DIM_ONE, QI__AT(k_norm)}}},
-    {"attn_sub_norm.weight", QI__VECTOR, QI__DIM_ATTN, QI__SUB_NORMS, {{QI__DIM_ONE, QI__AT(attn_sub_norm)}}},
-    {"attn_output.weight", QI__MATRIX, QI__DIM_ATTN, ~0u, {{QI__DIM_EMBD, QI__AT(wo)}}},
-    {"attn_output.bias", QI__BIAS, QI__DIM_EMBD, 0, {{QI__DIM_EMBD, QI__AT(wo)}}},
-    {"ffn_norm.weight", QI__VECTOR, QI__DIM_EMBD, ~0u, {{QI__DIM_ONE, QI__AT(ffn_norm)}}},
-    {"ffn_gate.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_GATE, {{QI__DIM_FF, QI__AT(gate)}}},
-    {"ffn_up.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_GATE, {{QI__DIM_FF, QI__AT(up)}}},
-    {"ffn_up.weight", QI__MATRIX, QI__DIM_EMBD, QI__HAS_FUSED_GATE, {{QI__DIM_FF, QI__AT(gate)}, {QI__DIM_FF, QI__AT(up)}}},
-    {"ffn_gate.bias", QI__BIAS, QI__DIM_FF, 0, {{QI__DIM_FF, QI__AT(gate)}}},
-    {"ffn_up.bias", QI__BIAS, QI__DIM_FF, 0, {{QI__DIM_FF, QI__AT(up)}}},
-    {"ffn_sub_norm.weight", QI__VECTOR, QI__DIM_FF, QI__SUB_NORMS, {{QI__DIM_ONE, QI__AT(ffn_sub_norm)}}},
-    {"ffn_down.weight", QI__MATRIX, QI__DIM_FF, ~0u, {{QI__DIM_EMBD, QI__AT(down)}}},
-    {"ffn_down.bias", QI__BIAS, QI__DIM_EMBD, 0, {{QI__DIM_EMBD, QI__AT(down)}}},
-};
-#undef QI__AT
-#define QI__AT(member) offsetof(qi__weights, member)
-static const qi__slot qi__model_slots[] = {
-    {"token_embd.weight", QI__MATRIX, QI__DIM_EMBD, ~0u, {{QI__DIM_VOCAB, QI__AT(embedding)}}},
-    {"output_norm.weight", QI__VECTOR, QI__DIM_EMBD, ~0u, {{QI__DIM_ONE, QI__AT(output_norm)}}},
-    {"output.weight", QI__MATRIX, QI__DIM_EMBD, 0, {{QI__DIM_VOCAB, QI__AT(output)}}},
-    {"rope_freqs.weight", QI__VECTOR, QI__DIM_ROT, 0, {{QI__DIM_ONE, QI__AT(rope_factors)}}},
-    {"rope_factors_long.weight", QI__VECTOR, QI__DIM_ROT, 0, {{QI__DIM_ONE, QI__AT(rope_long)}}},
-    {"rope_factors_short.weight", QI__VECTOR, QI__DIM_ROT, 0, {{QI__DIM_ONE, QI__AT(rope_short)}}},
-};
-#undef QI__AT
-
-// ---- loading ----
-
-// Where vectors are copied to, and tensor bytes where files are not mapped.
-typedef struct qi__weights_loader {
-  const qi__gguf *gguf;
-  const qi__hparams *h;
-  qi__arena *arena;
-  const uint8_t *const *data; // [n_tensors] bytes of each tensor; NULL = only check
-  qi_error *err;
-} qi__weights_loader;
-
-QI__FN qi_result qi__tensor_shape_error(qi_error *err, const qi__tensor_info *t, size_t cols, size_t rows) {
-  char found[96] = "";
-  size_t used = 0;
-  for (int i = 0; i < t->n_dims && used < sizeof found; i++) {
-    int n = snprintf(found + used, sizeof found - used, "%s%llu", i ? ", " : "", (unsigned long long)t->shape[i]);
-    if (n > 0) used += (size_t)n;
-  }
-  return qi__fail(err, QI_ERR_FORMAT, "tensor %s: shape [%s], expected [%zu, %zu]", t->name, found, cols, rows);
-}
-
-QI__FN qi_result qi__tensor_expect(const qi__weights_loader *l, const qi__tensor_info *t, size_t cols, size_t rows) {
-  if (t->shape[0] != cols || t->shape[1] != rows || t->shape[2] != 1 || t->shape[3] != 1)
-    return qi__tensor_shape_error(l->err, t, cols, rows);
-  if (t->format == QI_FORMAT_NONE && t->dtype)
-    return qi__fail(l->err, QI_ERR_UNSUPPORTED, "tensor %s: weight type %s is not supported", t->name, t->dtype);
-  if (t->format == QI_FORMAT_NONE)
-    return qi__fail(l->err, QI_ERR_UNSUPPORTED, "tensor %s: weight type %d is not supported", t->name, t->gguf_id);
-  return QI_OK;
-}
-
-// The format of a tensor with what its tail says.
-QI__FN qi_result qi__bind_tensor(const qi__weights_loader *l, const qi__tensor_info *t, qi__bound *out) {
-  const uint8_t *data = l->data[t - l->gguf->tensors];
-  char name[QI__GGUF_MAX_NAME + 16];
-  snprintf(name, sizeof name, "tensor %s", t->name);
-  if (data) data += (size_t)t->n_bytes - (size_t)qi__formats[t->format].info.tail_bytes;
-  return qi__format_bind(out, t->format, data, name, l->err);
-}
-
-// Vectors are few and small: float32 copies spare the forward pass their formats.
-QI__FN qi_result qi__load_vector(const qi__weights_loader *l, const qi__tensor_info *t, size_t n, const float **out) {
-  qi_result r = qi__tensor_expect(l, t, n, 1);
-  if (r) return r;
-  float *v = QI__ARENA_ARRAY(l->arena, float, n);
-  if (!v) return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: more vectors than the file's index tells", t->name);
-  const uint8_t *data = l->data[t - l->gguf->tensors];
-  for (size_t i = 0; i < n && !data; i++) v[i] = 1; // only checked: any sound value
-  qi__bound bound;
-  if ((r = qi__bind_tensor(l, t, &bound))) return r;
-  if (data) qi__dequantize_blocks(&bound.format, data, v, n);
-  for (size_t i = 0; i < n; i++)
-    if (!qi__is_finite(v[i])) return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: element %zu is not finite", t->name, i);
-  *out = v;
-  return QI_OK;
-}
-
-QI__FN qi_result qi__load_matrix(const qi__weights_loader *l, const qi__tensor_info *t, const qi__slot *slot, char *base) {
-  size_t cols = qi__dim_length(l->h, slot->cols), rows = 0;
-  for (int p = 0; p < 3 && slot->part[p].rows != QI__DIM_ONE; p++) rows += qi__dim_length(l->h, slot->part[p].rows);
-  qi_result r = qi__tensor_expect(l, t, cols, rows);
-  if (r) return r;
-  const uint8_t *data = l->data[t - l->gguf->tensors];
-  const qi__format *format = qi__format_get(t->format);
-  if (format->info.tail_bytes) {
-    qi__bound *bound = QI__ARENA_ARRAY(l->arena, qi__bound, 1);
-    if (!bound) return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: more matrices than the file's index tells", t->name);
-    if ((r = qi__bind_tensor(l, t, bound))) return r;
-    format = &bound->format;
-  }
-  size_t row_bytes = qi__row_bytes(t->format, cols);
-  for (int p = 0; p < 3 && slot->part[p].rows != QI__DIM_ONE; p++) {
-    qi__weight *w = (qi__weight *)(void *)(base + slot->part[p].at);
-    w->id = t->format;
-    w->format = format;
-    w->data = data;
-    w->n_rows = qi__dim_length(l->h, slot->part[p].rows);
-    w->n_cols = cols;
-    w->row_bytes = row_bytes;
-    if (data) data += w->n_rows * row_bytes;
-  }
-  return QI_OK;
-}
-
-// One slot of the structure at `base`, named prefix + slot name.
-QI__FN qi_result qi__load_slot(const qi__weights_loader *l, const qi__slot *slot, const char *prefix, void *base) {
-  char name[64];
-  snprintf(name, sizeof name, "%s%s", prefix, slot->name);
-  unsigned features = l->h->arch->features;
-  bool other_layout = slot->kind == QI__MATRIX && slot->needed && slot->needed != ~0u && !(slot->needed & features);
-  if (other_layout) return QI_OK;
-  const qi__tensor_info *t = qi__gguf_tensor(l->gguf, name);
-  if (!t) {
-    if (slot->needed & features) return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: missing", name);
-    return QI_OK;
-  }
-  size_t n = qi__dim_length(l->h, slot->cols);
-  char *at = (char *)base + slot->part[0].at;
-  if (slot->kind == QI__VECTOR) return qi__load_vector(l, t, n, (const float **)(void *)at);
-  if (slot->kind == QI__BIAS) return qi__load_vector(l, t, n, &((qi__weight *)(void *)at)->bias);
-  // Ternary files of 2024 have the scale of a matrix beside it: "blk.0.attn_q.scale".
-  size_t stem = strlen(name) - strlen(".weight");
-  snprintf(name + stem, sizeof name - stem, ".scale");
-  if (qi__gguf_tensor(l->gguf, name))
-    return qi__fail(l->err, QI_ERR_UNSUPPORTED, "tensor %s: a scale beside its matrix is not supported; newer files have it inside",
-                    name);
-  return qi__load_matrix(l, t, slot, (char *)base);
-}
-
-// A factor divides a frequency.
-QI__FN qi_result qi__check_rope_factors(const qi__weights_loader *l, const char *name, const float *factors) {
-  for (size_t i = 0; factors && i < l->h->n_rot / 2; i++)
-    if (!(factors[i] > 0))
-      return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: factor %zu is %g, expected above 0", name, i, (double)factors[i]);
-  return QI_OK;
-}
-
-// Fills `w`; the arena has room for its layers and vectors (qi__weights_heap).
-QI__FN qi_result qi__weights_load(qi__weights *w, const qi__weights_loader *l) {
-  qi_result r;
-  memset(w, 0, sizeof *w);
-  w->layers = QI__ARENA_ARRAY(l->arena, qi__layer, l->h->n_layers);
-  if (!w->layers) return qi__fail(l->err, QI_ERR_FORMAT, "%zu layers: more than the file's index tells", l->h->n_layers);
-  memset(w->layers, 0, l->h->n_layers * sizeof *w->layers);
-  for (size_t i = 0; i < QI__COUNT_OF(qi__model_slots); i++)
-    if ((r = qi__load_slot(l, &qi__model_slots[i], "", w))) return r;
-  if (!w->output.format) w->output = w->embedding;
-  if ((r = qi__check_rope_factors(l, "rope_freqs.weight", w->rope_factors))) return r;
-  if ((r = qi__check_rope_factors(l, "rope_factors_long.weight", w->rope_long))) return r;
-  if ((r = qi__check_rope_factors(l, "rope_factors_short.weight", w->rope_short))) return r;
-  for (size_t layer = 0; layer < l->h->n_layers; layer++) {
-    char prefix[32];
-    snprintf(prefix, sizeof prefix, "blk.%zu.", layer);
-    for (size_t i = 0; i < QI__COUNT_OF(qi__layer_slots); i++)
-      if ((r = qi__load_slot(l, &qi__layer_slots[i], prefix, &w->layers[layer]))) return r;
-  }
-  return QI_OK;
-}
-
-#endif // QI__MODEL_WEIGHTS_H
 
 struct qi_model {
   qi_allocator allocator;
@@ -15793,6 +16798,7 @@ struct qi_model {
   qi__hparams h;        // QI_LOAD_ALL
   qi__vocab vocab;      // QI_LOAD_ALL and QI_LOAD_VOCAB
   qi__weights weights;  // QI_LOAD_ALL
+  qi__cache cache;      // QI_LOAD_ALL
   const uint8_t **data; // QI_LOAD_ALL: [n_tensors] bytes of each tensor
   const char *info[3];  // terminated copies of the strings of qi__info_keys
   qi__arena arena;      // all of the above but the GGUF index
@@ -15820,6 +16826,7 @@ QI__FN void qi__tensors_layout(qi_model *m, qi__arena *arena) {
   const qi__gguf *g = &m->gguf;
   m->data = QI__ARENA_ARRAY(arena, const uint8_t *, g->n_tensors);
   uint8_t *copy = m->check_only ? NULL : qi__arena_take_u64(arena, g->copy_bytes);
+  m->cache.block = qi__arena_take_u64(arena, m->cache.bytes);
   for (size_t i = 0; m->data && i < g->n_tensors; i++) {
     const qi__tensor_info *t = &g->tensors[i];
     m->data[i] = (const uint8_t *)qi__gguf_tensor_data(g, t);
@@ -15858,6 +16865,7 @@ QI__FN qi_result qi__model_count(qi_model *m, qi__arena *arena, qi__vocab_counts
   if (m->load != QI_LOAD_METADATA) r = qi__vocab_count(&m->gguf, counts, err);
   if (!r && m->load == QI_LOAD_ALL) r = qi__hparams_load(&m->h, &m->gguf, err);
   if (r) return r;
+  if (m->load == QI_LOAD_ALL && !m->check_only) qi__cache_count(&m->cache, &m->gguf, &m->h);
   qi__model_layout(m, arena, counts);
   if (m->load == QI_LOAD_ALL) qi__weights_count(m, arena);
   return arena->overflow ? qi__fail(err, QI_ERR_LIMIT, "model: does not fit into this machine's address space") : QI_OK;
@@ -15871,11 +16879,16 @@ QI__FN qi_result qi__model_progress(const qi_model *m, uint64_t done, uint64_t t
   return qi__fail(err, QI_ERR_CANCELLED, "loading was stopped by the progress callback");
 }
 
+QI__FN uint64_t qi__model_tensor_bytes(const qi_model *m) {
+  uint64_t total = 0;
+  for (size_t i = 0; i < m->gguf.n_tensors; i++) total += m->gguf.tensors[i].n_bytes;
+  return total;
+}
+
 // Reads tensors that are not mapped, in parts, so that progress shows and the host can stop it.
 QI__FN qi_result qi__model_read_tensors(qi_model *m, qi_error *err) {
   const uint64_t part = 4u << 20;
-  uint64_t total = 0, done = 0;
-  for (size_t i = 0; i < m->gguf.n_tensors; i++) total += m->gguf.tensors[i].n_bytes;
+  uint64_t total = qi__model_tensor_bytes(m) + m->cache.bytes, done = 0;
   for (size_t i = 0; i < m->gguf.n_tensors; i++) {
     const qi__tensor_info *t = &m->gguf.tensors[i];
     bool mapped = m->check_only || qi__gguf_tensor_data(&m->gguf, t) != NULL;
@@ -15912,7 +16925,8 @@ QI__FN qi_result qi__model_load(qi_model *m, qi_error *err) {
   if ((r = qi__model_read_tensors(m, err))) return r;
   qi__gguf_release(&m->gguf);
   qi__weights_loader loader = {&m->gguf, &m->h, &m->arena, m->data, err};
-  return qi__weights_load(&m->weights, &loader);
+  if ((r = qi__weights_load(&m->weights, &loader))) return r;
+  return qi__cache_open(&m->cache, &m->weights, m->h.n_layers, &m->progress, qi__model_tensor_bytes(m), err);
 }
 
 // ---- open and close ----
@@ -15931,6 +16945,8 @@ QI__FN qi_result qi__model_check_desc(const qi_model_desc *desc, qi_error *err) 
     return qi__fail(err, QI_ERR_ARGUMENT, "model: %d sources given, expected exactly one of path, data, reader", sources);
   if (desc->load < QI_LOAD_ALL || desc->load > QI_LOAD_METADATA)
     return qi__fail(err, QI_ERR_ARGUMENT, "model: load is %d, expected a qi_load", (int)desc->load);
+  if (desc->cache_path < QI_PATH_AUTO || desc->cache_path > QI_PATH_FLOAT)
+    return qi__fail(err, QI_ERR_ARGUMENT, "model: cache_path is %d, expected a qi_path", (int)desc->cache_path);
   return QI_OK;
 }
 
@@ -15947,6 +16963,9 @@ QI__FN qi_result qi__model_new(qi_model **out, const qi_model_desc *desc, qi_err
   m->logger = desc->logger;
   m->progress = desc->progress;
   m->load = desc->load;
+  m->cache.budget = desc->cache_bytes;
+  m->cache.path = desc->cache_path;
+  m->cache.pool = desc->cache_pool;
   r = qi__hf_is_source(desc) ? qi__hf_open(&m->gguf, desc, &allocator, err)
                              : qi__gguf_open(&m->gguf, desc, &allocator, &m->logger, err);
   if (r) {
@@ -15987,8 +17006,8 @@ QI__FN qi_result qi__model_peek(qi__gguf_peek *p, const qi__gguf_plan *plan, qi_
   return qi__gguf_peek_keys(p, plan, &numbers, 1, err);
 }
 
-// The same for a Hugging Face folder: its index is built for it, and given back.
-QI__FN qi_result qi__model_folder_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err) {
+// The same for a Hugging Face folder, or with a cache: the index is built for it, and given back.
+QI__FN qi_result qi__model_index_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err) {
   qi_model *m = NULL;
   qi__vocab_counts counts;
   qi__arena arena = {NULL, 0, 0, false};
@@ -16009,7 +17028,8 @@ QI__FN qi_result qi__model_memory(const qi_model_desc *desc, qi_memory *out, qi_
   qi__gguf_plan plan;
   uint64_t index_bytes = 0, mapped = 0;
   qi_result r = qi__model_check_desc(desc, err);
-  if (!r && qi__hf_is_source(desc)) return qi__model_folder_memory(desc, out, err);
+  bool cached = desc->cache_bytes && desc->load == QI_LOAD_ALL;
+  if (!r && (cached || qi__hf_is_source(desc))) return qi__model_index_memory(desc, out, err);
   if (!r) r = qi__allocator_resolve(&desc->allocator, &allocator, err);
   if (!r) r = qi__gguf_measure(desc, &index_bytes, &mapped, &plan, err);
   if (r) return r;
@@ -16048,6 +17068,7 @@ QI__FN void qi__model_info(const qi_model *m, qi_model_info *out) {
   out->head_dim = (int)m->h.head_dim_k;
   out->n_ff = (int)m->h.n_ff;
   out->memory = m->memory;
+  out->cache = m->cache.info;
   for (size_t i = 0; i < m->gguf.n_tensors; i++) {
     const qi__tensor_info *t = &m->gguf.tensors[i];
     out->n_params += t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
@@ -16077,387 +17098,6 @@ QI__FN void qi__model_tensor(const qi_model *m, const qi__tensor_info *t, qi_ten
 #ifndef QI__INFER_FORWARD_H
 #define QI__INFER_FORWARD_H
 
-// generated from src/base/threads.h: edit there
-// ==== >>threads : the thread pool ====
-#ifndef QI__THREADS_H
-#define QI__THREADS_H
-
-
-#ifndef QI_NO_THREADS
-#include <pthread.h>
-#include <signal.h>
-#endif
-
-#define QI__THREADS_MAX 256         // with the caller
-#define QI__THREADS_DEFAULT_MAX 8   // memory bandwidth is spent by then on nearly all machines
-#define QI__THREAD_STACK (512u << 10)
-#define QI__SPIN_US 40              // how long to wait awake for the next run: some gaps between operations of a forward pass
-
-// Work on units [begin, end). `worker` in 0..n_threads-1 is different for all that run at the same time: it picks scratch memory.
-typedef void (*qi__task_fn)(void *arg, int worker, int64_t begin, int64_t end);
-
-// One run: what workers need to take pieces of it.
-typedef struct qi__job {
-  qi__task_fn fn;
-  void *arg;
-  int64_t n_units, grain;
-  size_t n_pieces;
-} qi__job;
-
-// The gate through which workers enter a run is one word, `gate`:
-//   bits 0..8 workers inside    bit 9 open    bit 10 the caller sleeps until all are out    bit 11 the pool closes
-//   from bit 12 on: number of the run
-// The caller opens it, takes pieces itself until none is left, closes it and waits for those inside. A worker that wakes up late
-// finds it closed: nobody waits for threads that the system does not run. `job` is written only while the gate is closed and empty.
-#define QI__GATE_INSIDE 0x1ffu
-#define QI__GATE_OPEN 0x200u
-#define QI__GATE_WAITED 0x400u
-#define QI__GATE_QUIT 0x800u
-#define QI__GATE_RUN_SHIFT 12
-
-struct qi_pool {
-  qi__cpu cpu;             // kernels look at these flags
-  qi_isa isa;
-  int n_threads;           // with the caller
-  qi_parallel parallel;    // parallel_for NULL: own threads
-  qi_allocator allocator;
-  void *scratch;           // see qi__pool_scratch
-  size_t scratch_bytes;
-  qi__job job;
-  char pad0[QI__CACHE_LINE]; // what is written by many threads has a cache line of its own
-  size_t next_piece;
-  char pad1[QI__CACHE_LINE];
-#ifndef QI_NO_THREADS
-  uint32_t gate;
-  char pad2[QI__CACHE_LINE];
-  uint32_t n_asleep;
-  uint32_t n_started;
-  uint32_t run;            // number of the last run
-  bool may_spin;           // each thread can have a CPU of its own
-  int n_workers;           // threads to join
-  pthread_mutex_t mutex;
-  pthread_cond_t wake, done;
-  pthread_t threads[QI__THREADS_MAX - 1];
-#endif
-};
-
-// ---- taking pieces ----
-
-QI__INLINE void qi__cpu_pause(void) {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("isb" ::: "memory"); // yield does nothing on most cores
-#else
-  __asm__ volatile("" ::: "memory");
-#endif
-}
-
-// Runs pieces until none is left.
-QI__FN void qi__job_work(const qi__job *job, size_t *next_piece, int worker) {
-  for (;;) {
-    size_t i = __atomic_fetch_add(next_piece, 1, __ATOMIC_RELAXED);
-    if (i >= job->n_pieces) return;
-    int64_t begin = (int64_t)i * job->grain;
-    job->fn(job->arg, worker, begin, begin + qi__min_i64(job->grain, job->n_units - begin));
-  }
-}
-
-// One index of the host's parallel_for.
-QI__FN void qi__pool_host_index(void *arg, int index) {
-  qi_pool *p = (qi_pool *)arg;
-  if (index < 0 || index >= p->n_threads) return;
-  qi__fp_mode mode = qi__fp_enter();
-  qi__job_work(&p->job, &p->next_piece, index);
-  qi__fp_leave(mode);
-}
-
-// ---- own threads ----
-
-#ifndef QI_NO_THREADS
-
-// Tries to enter an open run that this worker has not been in; *seen becomes its number. 1 = inside, 0 = nothing to do, -1 = quit.
-QI__FN int qi__gate_enter(qi_pool *p, uint32_t *seen) {
-  // Sequentially consistent: see qi__worker_sleep.
-  uint32_t gate = __atomic_load_n(&p->gate, __ATOMIC_SEQ_CST);
-  for (;;) {
-    if (gate & QI__GATE_QUIT) return -1;
-    if (!(gate & QI__GATE_OPEN) || gate >> QI__GATE_RUN_SHIFT == *seen) return 0;
-    if (__atomic_compare_exchange_n(&p->gate, &gate, gate + 1, false, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) break;
-  }
-  *seen = gate >> QI__GATE_RUN_SHIFT;
-  return 1;
-}
-
-QI__FN void qi__gate_leave(qi_pool *p) {
-  uint32_t before = __atomic_fetch_sub(&p->gate, 1, __ATOMIC_ACQ_REL);
-  if (!(before & QI__GATE_WAITED) || (before & QI__GATE_INSIDE) != 1) return;
-  pthread_mutex_lock(&p->mutex);
-  pthread_cond_signal(&p->done);
-  pthread_mutex_unlock(&p->mutex);
-}
-
-// Sleeps until a run is open or the pool closes; results of qi__gate_enter. No wake-up is lost: the worker counts itself in before
-// it looks at the gate, the caller opens the gate before it looks at the count, and both in one total order.
-QI__FN int qi__worker_sleep(qi_pool *p, uint32_t *seen) {
-  int entered;
-  pthread_mutex_lock(&p->mutex);
-  __atomic_fetch_add(&p->n_asleep, 1, __ATOMIC_SEQ_CST);
-  while ((entered = qi__gate_enter(p, seen)) == 0) pthread_cond_wait(&p->wake, &p->mutex);
-  __atomic_fetch_sub(&p->n_asleep, 1, __ATOMIC_SEQ_CST);
-  pthread_mutex_unlock(&p->mutex);
-  return entered;
-}
-
-// True while it is worth to stay awake; *start = 0 begins the count.
-QI__FN bool qi__spin(const qi_pool *p, uint64_t *start) {
-  if (!p->may_spin) return false;
-  uint64_t now = qi__now_us();
-  if (!*start) *start = now;
-  if (now - *start > QI__SPIN_US) return false;
-  for (int i = 0; i < 16; i++) qi__cpu_pause();
-  return true;
-}
-
-QI__FN void *qi__worker_main(void *arg) {
-  qi_pool *p = (qi_pool *)arg;
-  int worker = (int)__atomic_add_fetch(&p->n_started, 1, __ATOMIC_RELAXED);
-  uint32_t seen = 0;
-  qi__fp_enter();
-  for (;;) {
-    uint64_t start = 0;
-    int entered;
-    while ((entered = qi__gate_enter(p, &seen)) == 0 && qi__spin(p, &start)) {
-    }
-    if (entered == 0) entered = qi__worker_sleep(p, &seen);
-    if (entered < 0) return NULL;
-    qi__job_work(&p->job, &p->next_piece, worker);
-    qi__gate_leave(p);
-  }
-}
-
-// Waits until no worker is inside the closed gate.
-QI__FN void qi__gate_drain(qi_pool *p) {
-  uint64_t start = 0;
-  while (__atomic_load_n(&p->gate, __ATOMIC_ACQUIRE) & QI__GATE_INSIDE) {
-    if (qi__spin(p, &start)) continue;
-    pthread_mutex_lock(&p->mutex);
-    __atomic_fetch_or(&p->gate, QI__GATE_WAITED, __ATOMIC_ACQ_REL);
-    while (__atomic_load_n(&p->gate, __ATOMIC_ACQUIRE) & QI__GATE_INSIDE) pthread_cond_wait(&p->done, &p->mutex);
-    pthread_mutex_unlock(&p->mutex);
-    return;
-  }
-}
-
-QI__FN void qi__pool_run_threads(qi_pool *p) {
-  p->run = (p->run + 1) & (UINT32_MAX >> QI__GATE_RUN_SHIFT);
-  __atomic_store_n(&p->gate, p->run << QI__GATE_RUN_SHIFT | QI__GATE_OPEN, __ATOMIC_SEQ_CST);
-  size_t asleep = __atomic_load_n(&p->n_asleep, __ATOMIC_SEQ_CST), useful = p->job.n_pieces - 1;
-  if (asleep) {
-    pthread_mutex_lock(&p->mutex);
-    if (useful >= asleep) pthread_cond_broadcast(&p->wake);
-    for (size_t i = useful; useful < asleep && i > 0; i--) pthread_cond_signal(&p->wake);
-    pthread_mutex_unlock(&p->mutex);
-  }
-  qi__job_work(&p->job, &p->next_piece, 0);
-  __atomic_fetch_and(&p->gate, ~QI__GATE_OPEN, __ATOMIC_ACQ_REL);
-  qi__gate_drain(p);
-}
-
-// Ends and joins the workers that run.
-QI__FN void qi__pool_stop_threads(qi_pool *p) {
-  pthread_mutex_lock(&p->mutex);
-  __atomic_store_n(&p->gate, QI__GATE_QUIT, __ATOMIC_SEQ_CST);
-  pthread_cond_broadcast(&p->wake);
-  pthread_mutex_unlock(&p->mutex);
-  for (int i = 0; i < p->n_workers; i++) pthread_join(p->threads[i], NULL);
-  pthread_cond_destroy(&p->done);
-  pthread_cond_destroy(&p->wake);
-  pthread_mutex_destroy(&p->mutex);
-}
-
-// Sanitizers need larger stacks than we do.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define QI__THREAD_STACK_DEFAULT 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define QI__THREAD_STACK_DEFAULT 1
-#endif
-#endif
-
-// A small stack; the system's default where that is refused (glibc puts all thread-local data of the program on it).
-QI__FN int qi__thread_create(pthread_t *thread, qi_pool *p) {
-#ifndef QI__THREAD_STACK_DEFAULT
-  pthread_attr_t attr;
-  if (pthread_attr_init(&attr) == 0) {
-    int code = pthread_attr_setstacksize(&attr, QI__THREAD_STACK);
-    if (code == 0) code = pthread_create(thread, &attr, qi__worker_main, p);
-    pthread_attr_destroy(&attr);
-    if (code == 0) return 0;
-  }
-#endif
-  return pthread_create(thread, NULL, qi__worker_main, p);
-}
-
-// Starts n_threads - 1 workers. They leave the host's signals to the host's threads; only what a thread does to itself, and
-// profilers, reach them. On failure nothing is left behind.
-QI__FN qi_result qi__pool_start_threads(qi_pool *p, qi_error *err) {
-  int code = 0;
-  p->gate = p->n_asleep = p->n_started = p->run = 0;
-  p->n_workers = 0;
-  p->may_spin = p->n_threads <= qi__cpu_count_logical();
-  if (pthread_mutex_init(&p->mutex, NULL) != 0) return qi__fail(err, QI_ERR_OOM, "pool: no mutex could be made");
-  if (pthread_cond_init(&p->wake, NULL) != 0) {
-    pthread_mutex_destroy(&p->mutex);
-    return qi__fail(err, QI_ERR_OOM, "pool: no condition variable could be made");
-  }
-  if (pthread_cond_init(&p->done, NULL) != 0) {
-    pthread_cond_destroy(&p->wake);
-    pthread_mutex_destroy(&p->mutex);
-    return qi__fail(err, QI_ERR_OOM, "pool: no condition variable could be made");
-  }
-#ifndef _WIN32
-  static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF};
-  sigset_t blocked, before;
-  sigfillset(&blocked);
-  for (size_t i = 0; i < QI__COUNT_OF(own); i++) sigdelset(&blocked, own[i]);
-  bool masked = pthread_sigmask(SIG_SETMASK, &blocked, &before) == 0;
-#endif
-  while (code == 0 && p->n_workers < p->n_threads - 1)
-    if ((code = qi__thread_create(&p->threads[p->n_workers], p)) == 0) p->n_workers++;
-#ifndef _WIN32
-  if (masked) pthread_sigmask(SIG_SETMASK, &before, NULL);
-#endif
-  if (code == 0) return QI_OK;
-  int failed = p->n_workers + 2; // the caller is the first
-  qi__pool_stop_threads(p);
-  return qi__fail(err, QI_ERR_OOM, "pool: thread %d of %d could not be started: %s", failed, p->n_threads, strerror(code));
-}
-
-#endif // QI_NO_THREADS
-
-// ---- the pool ----
-
-// Whether the pool has threads of its own to wake and join.
-QI__INLINE bool qi__pool_has_threads(const qi_pool *p) {
-#ifdef QI_NO_THREADS
-  (void)p;
-  return false;
-#else
-  return p->n_threads > 1 && !p->parallel.parallel_for;
-#endif
-}
-
-// Runs fn over the units [0, n_units) in pieces of at most `grain` >= 1, handed out one by one so that uneven work balances;
-// returns when all are done. What fn wrote is then visible to the caller. The calling thread takes part as worker 0.
-// fn must not run the same pool. One caller at a time. Allocates nothing, cannot fail.
-QI__FN void qi__pool_run(qi_pool *p, qi__task_fn fn, void *arg, int64_t n_units, int64_t grain) {
-  if (n_units <= 0) return;
-  if (grain < 1) grain = 1;
-  uint64_t n_pieces = (uint64_t)((n_units - 1) / grain) + 1;
-  bool alone = p->n_threads == 1 || n_pieces == 1 || n_pieces > SIZE_MAX / 2;
-  p->job.fn = fn;
-  p->job.arg = arg;
-  p->job.n_units = n_units;
-  p->job.grain = grain;
-  p->job.n_pieces = (size_t)n_pieces;
-  p->next_piece = 0;
-  if (!alone && p->parallel.parallel_for) {
-    int n = n_pieces < (uint64_t)p->n_threads ? (int)n_pieces : p->n_threads;
-    p->parallel.parallel_for(p->parallel.user, qi__pool_host_index, p, n);
-    qi__pool_host_index(p, 0); // finds nothing, unless the host skipped indices
-    return;
-  }
-  qi__fp_mode mode = qi__fp_enter();
-  if (alone) {
-    for (int64_t begin = 0, n; begin < n_units; begin += n) {
-      n = qi__min_i64(grain, n_units - begin);
-      fn(arg, 0, begin, begin + n);
-    }
-  }
-#ifndef QI_NO_THREADS
-  else {
-    qi__pool_run_threads(p);
-  }
-#endif
-  qi__fp_leave(mode);
-}
-
-// Memory of at least `bytes` bytes, aligned to QI__CACHE_LINE, for the caller of qi__pool_run until the next call of this function;
-// what was in it is lost when it grows. NULL = the allocator gave none.
-QI__FN void *qi__pool_scratch(qi_pool *p, size_t bytes) {
-  if (bytes > p->scratch_bytes) {
-    qi__free(&p->allocator, p->scratch, p->scratch_bytes);
-    p->scratch_bytes = 0;
-    p->scratch = qi__alloc(&p->allocator, bytes, QI__CACHE_LINE);
-    if (p->scratch) p->scratch_bytes = bytes;
-  }
-  return p->scratch;
-}
-
-// Checks a desc (NULL = all defaults) and fills in what it leaves open; *p holds no threads yet.
-QI__FN qi_result qi__pool_configure(qi_pool *p, const qi_pool_desc *desc, qi_error *err) {
-  memset(p, 0, sizeof *p);
-  int n = desc ? desc->n_threads : 0;
-  if (n < 0) return qi__fail(err, QI_ERR_ARGUMENT, "pool: n_threads is %d, expected 0..%d", n, QI__THREADS_MAX);
-  if (n > QI__THREADS_MAX) return qi__fail(err, QI_ERR_LIMIT, "pool: n_threads is %d, expected at most %d", n, QI__THREADS_MAX);
-  if (desc) p->parallel = desc->parallel;
-  if (p->parallel.parallel_for && n == 0)
-    return qi__fail(err, QI_ERR_ARGUMENT, "pool: n_threads is 0; with parallel.parallel_for, expected how many calls run at once");
-  qi_result r = qi__allocator_resolve(desc ? &desc->allocator : NULL, &p->allocator, err);
-  if (r) return r;
-  r = qi__isa_choose(desc ? desc->isa : QI_ISA_AUTO, &p->isa, &p->cpu, err);
-  if (r) return r;
-#ifdef QI_NO_THREADS
-  if (!p->parallel.parallel_for) n = 1;
-#endif
-  p->n_threads = n ? n : (int)qi__min_i64(qi__cpu_count(), QI__THREADS_DEFAULT_MAX);
-  return QI_OK;
-}
-
-// A pool in memory of the caller's (a session embeds one). On failure nothing is left behind and *p must not be used.
-// Errors: as qi_pool_open.
-QI__FN qi_result qi__pool_init(qi_pool *p, const qi_pool_desc *desc, qi_error *err) {
-  qi_result r = qi__pool_configure(p, desc, err);
-#ifndef QI_NO_THREADS
-  if (r == QI_OK && qi__pool_has_threads(p)) r = qi__pool_start_threads(p, err);
-#endif
-  return r;
-}
-
-// Only after a successful qi__pool_init; no run may be going on.
-QI__FN void qi__pool_destroy(qi_pool *p) {
-#ifndef QI_NO_THREADS
-  if (qi__pool_has_threads(p)) qi__pool_stop_threads(p);
-#endif
-  qi__free(&p->allocator, p->scratch, p->scratch_bytes);
-}
-
-QI__FN qi_result qi__pool_open(qi_pool **out, const qi_pool_desc *desc, qi_error *err) {
-  if (!out) return qi__fail(err, QI_ERR_ARGUMENT, "pool: out is NULL");
-  *out = NULL;
-  qi_allocator allocator = {NULL, NULL, NULL};
-  qi_result r = qi__allocator_resolve(desc ? &desc->allocator : NULL, &allocator, err);
-  if (r) return r;
-  qi_pool *p = (qi_pool *)qi__alloc(&allocator, sizeof *p, QI__CACHE_LINE);
-  if (!p) return qi__fail_oom(err, "pool", sizeof *p);
-  r = qi__pool_init(p, desc, err);
-  if (r) {
-    qi__free(&allocator, p, sizeof *p);
-    return r;
-  }
-  *out = p;
-  return QI_OK;
-}
-
-QI__FN void qi__pool_close(qi_pool *p) {
-  if (!p) return;
-  qi_allocator allocator = p->allocator;
-  qi__pool_destroy(p);
-  qi__free(&allocator, p, sizeof *p);
-}
-
-#endif // QI__THREADS_H
 // generated from src/infer/attend.h: edit there
 // ==== >>attend : attention of a chunk's rows over the cache ====
 #ifndef QI__INFER_ATTEND_H
@@ -18383,7 +19023,6 @@ QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi
 typedef struct qi__product_run {
   qi__kernels kernels;
   qi__weight w;
-  qi__bound bound;  // its format
   qi__arithmetic arithmetic;
   qi__inputs in;
   size_t n;         // rows of activations in this round
@@ -18414,30 +19053,34 @@ QI__FN void qi__product_layout(qi__product_run *p, qi__arena *arena, size_t n, i
   p->scratch = QI__ARENA_ARRAY(arena, float, (size_t)n_threads * p->scratch_floats);
 }
 
-QI__FN qi_result qi__product_check(const qi_matrix *w, size_t n, qi_error *err) {
+QI__FN qi_result qi__product_check(const char *who, const qi_matrix *w, size_t n, qi_error *err) {
   const qi__format *f = qi__format_get(w->format);
-  if (!f) return qi__fail(err, QI_ERR_ARGUMENT, "qi_matmul: format %d is unknown", (int)w->format);
+  if (!f) return qi__fail(err, QI_ERR_ARGUMENT, "%s: format %d is unknown", who, (int)w->format);
+  if (w->n_rows < 0 || w->n_cols < 0) return qi__fail(err, QI_ERR_ARGUMENT, "%s: a matrix of negative size", who);
   if (w->n_cols == 0 || w->n_cols % f->info.block_len)
-    return qi__fail(err, QI_ERR_ARGUMENT, "qi_matmul: %lld columns, expected a multiple of %d for %s", (long long)w->n_cols,
+    return qi__fail(err, QI_ERR_ARGUMENT, "%s: %lld columns, expected a multiple of %d for %s", who, (long long)w->n_cols,
                     f->info.block_len, f->info.name);
   uint64_t size;
   if (!qi__mul_u64((uint64_t)w->n_rows, (uint64_t)w->n_cols, &size) || size > SIZE_MAX / 8 ||
       !qi__mul_u64(n, (uint64_t)(w->n_rows > w->n_cols ? w->n_rows : w->n_cols), &size) || size > SIZE_MAX / 8)
-    return qi__fail(err, QI_ERR_ARGUMENT, "qi_matmul: %zu x [%lld, %lld] is larger than memory", n, (long long)w->n_rows,
+    return qi__fail(err, QI_ERR_ARGUMENT, "%s: %zu x [%lld, %lld] is larger than memory", who, n, (long long)w->n_rows,
                     (long long)w->n_cols);
   return QI_OK;
 }
 
-// See qi_matmul. Sizes are not 0.
-QI__FN qi_result qi__matmul(qi_pool *pool, qi_path path, const qi_matrix *w, const float *x, size_t n, float *y, qi_error *err) {
-  qi_result r = qi__product_check(w, n, err);
-  if (r) return r;
+// The matrix with its format bound. Checked before.
+QI__FN qi_result qi__product_weight(const char *who, const qi_matrix *m, qi__bound *bound, qi__weight *out, qi_error *err) {
+  *out = (qi__weight){m->format, &bound->format, (const uint8_t *)m->data, (size_t)m->n_rows, (size_t)m->n_cols,
+                      qi__row_bytes(m->format, (size_t)m->n_cols), NULL, NULL};
+  return qi__format_bind(bound, m->format, out->data + out->n_rows * out->row_bytes, who, err);
+}
+
+// See qi_matmul. Sizes are not 0 and checked.
+QI__FN qi_result qi__matmul(qi_pool *pool, qi_path path, const qi__weight *w, const float *x, size_t n, float *y, qi_error *err) {
   qi__product_run p;
   memset(&p, 0, sizeof p);
   qi__kernels_init(&p.kernels, &pool->cpu);
-  p.w = (qi__weight){w->format, &p.bound.format, (const uint8_t *)w->data, (size_t)w->n_rows, (size_t)w->n_cols,
-                     qi__row_bytes(w->format, (size_t)w->n_cols), NULL};
-  if ((r = qi__format_bind(&p.bound, w->format, p.w.data + p.w.n_rows * p.w.row_bytes, "qi_matmul", err))) return r;
+  p.w = *w;
   p.arithmetic = qi__arithmetic_of(&p.kernels, &p.w, path, n == 1);
   size_t round = qi__min_size(n, QI__PRODUCT_ROWS);
   qi__arena arena = {0};
@@ -18449,7 +19092,7 @@ QI__FN qi_result qi__matmul(qi_pool *pool, qi_path path, const qi_matrix *w, con
   if (!arena.base) return qi__fail_oom(err, "qi_matmul", arena.size);
   qi__product_layout(&p, &arena, round, pool->n_threads);
   qi__inputs_set_width(&p.in, p.w.n_cols);
-  int64_t tiles = (int64_t)((p.w.n_rows + QI__TILE_ROWS - 1) / QI__TILE_ROWS);
+  int64_t tiles = (int64_t)qi__n_tiles(p.w.n_rows);
   for (size_t i = 0; i < n; i += round) {
     p.n = qi__min_size(round, n - i);
     p.y = y + i * p.w.n_rows;
@@ -18458,6 +19101,88 @@ QI__FN qi_result qi__matmul(qi_pool *pool, qi_path path, const qi_matrix *w, con
     qi__pool_run(pool, qi__product_tiles, &p, tiles, qi__max_i64(1, tiles / (pool->n_threads * 8)));
   }
   return QI_OK;
+}
+
+// ---- weights for many products ----
+
+// In one block: this, and the tiles of its forms.
+struct qi_weight {
+  qi_allocator allocator;
+  qi__arena arena;
+  qi__weight w;
+  qi__bound bound; // its format
+  qi__forms forms;
+};
+
+// Takes all forms that the path may want.
+QI__FN qi_weight *qi__weight_layout(qi__arena *arena, const qi__kernels *kernels, qi_path path, const qi_matrix *m,
+                                    qi__forms *forms) {
+  qi__weight w;
+  memset(&w, 0, sizeof w);
+  memset(forms, 0, sizeof *forms);
+  w.id = m->format;
+  w.format = &qi__formats[m->format];
+  qi_weight *weight = QI__ARENA_ARRAY(arena, qi_weight, 1);
+  for (int generated = 0; generated < 2; generated++) {
+    qi__arithmetic a = qi__arithmetic_of(kernels, &w, path, generated);
+    qi__form *form = &forms->of[a];
+    size_t tile_bytes = qi__form_tile_bytes(kernels, a, w.id, (size_t)m->n_cols);
+    if (!tile_bytes || form->n_tiles) continue;
+    form->tile_bytes = tile_bytes;
+    form->n_tiles = qi__n_tiles((size_t)m->n_rows);
+    form->data = (uint8_t *)qi__arena_take(arena, form->n_tiles, tile_bytes, QI__CACHE_LINE);
+  }
+  forms->bf16 = kernels->bf16;
+  return weight;
+}
+
+QI__FN qi_result qi__weight_memory(qi_pool *pool, qi_path path, const qi_matrix *m, uint64_t *bytes, qi_error *err) {
+  qi__kernels kernels;
+  qi__forms forms;
+  qi__arena arena = {0};
+  qi__kernels_init(&kernels, &pool->cpu);
+  qi__weight_layout(&arena, &kernels, path, m, &forms);
+  if (arena.overflow) return qi__fail(err, QI_ERR_LIMIT, "qi_weight_open: does not fit into this machine's address space");
+  *bytes = arena.used;
+  return QI_OK;
+}
+
+// See qi_weight_open. Sizes are not 0 and checked.
+QI__FN qi_result qi__weight_open(qi_weight **out, qi_pool *pool, qi_path path, const qi_matrix *m, const qi_allocator *hook,
+                                 qi_error *err) {
+  qi_allocator allocator;
+  qi__kernels kernels;
+  qi__forms forms;
+  qi__arena arena = {0};
+  qi_result r = qi__allocator_resolve(hook, &allocator, err);
+  if (r) return r;
+  qi__kernels_init(&kernels, &pool->cpu);
+  qi__weight_layout(&arena, &kernels, path, m, &forms);
+  if ((r = qi__arena_open(&arena, &allocator, "qi_weight_open", err))) return r;
+  qi_weight *weight = qi__weight_layout(&arena, &kernels, path, m, &forms);
+  memset(weight, 0, sizeof *weight);
+  if ((r = qi__product_weight("qi_weight_open", m, &weight->bound, &weight->w, err))) {
+    qi__arena_close(&arena, &allocator);
+    return r;
+  }
+  for (int a = 0; a < QI__ARITHMETICS; a++) {
+    const qi__form *form = &forms.of[a];
+    qi__form_job job = {&kernels, &weight->w, (qi__arithmetic)a, (uint8_t *)(uintptr_t)form->data, form->tile_bytes, 0};
+    qi__pool_run(pool, qi__form_task, &job, (int64_t)form->n_tiles, 1);
+  }
+  weight->allocator = allocator;
+  weight->arena = arena;
+  weight->forms = forms;
+  weight->w.forms = &weight->forms;
+  *out = weight;
+  return QI_OK;
+}
+
+QI__FN void qi__weight_close(qi_weight *weight) {
+  if (!weight) return;
+  qi_allocator allocator = weight->allocator;
+  qi__arena arena = weight->arena;
+  qi__arena_close(&arena, &allocator);
 }
 
 #endif // QI__KERNELS_PRODUCT_H
@@ -18573,23 +19298,86 @@ QI_API void qi_pool_close(qi_pool *pool) { qi__pool_close(pool); }
 QI_API int qi_pool_n_threads(const qi_pool *pool) { return pool ? pool->n_threads : 0; }
 QI_API qi_isa qi_pool_isa(const qi_pool *pool) { return pool ? pool->isa : QI_ISA_AUTO; }
 
-QI_API qi_result qi_matmul(qi_pool *pool, qi_path path, const qi_matrix *w, const float *x, size_t n, float *y, qi_error *err) {
-  QI__NOT_NULL(w, "qi_matmul");
-  if (path < QI_PATH_AUTO || path > QI_PATH_FLOAT)
-    return qi__fail(err, QI_ERR_ARGUMENT, "qi_matmul: path is %d, expected a qi_path", (int)path);
-  if (w->n_rows < 0 || w->n_cols < 0) return qi__fail(err, QI_ERR_ARGUMENT, "qi_matmul: a matrix of negative size");
-  if (!n || !w->n_rows) return QI_OK;
-  QI__NOT_NULL(w->data, "qi_matmul");
+// What a product is made with where the caller gives no pool.
+QI__FN qi_result qi__own_pool(qi_pool **out, qi_error *err) {
+  const qi_pool_desc one = {1, QI_ISA_AUTO, {NULL, NULL}, {NULL, NULL, NULL}};
+  return qi__pool_open(out, &one, err);
+}
+
+QI__FN qi_result qi__path_check(const char *who, qi_path path, qi_error *err) {
+  if (path >= QI_PATH_AUTO && path <= QI_PATH_FLOAT) return QI_OK;
+  return qi__fail(err, QI_ERR_ARGUMENT, "%s: path is %d, expected a qi_path", who, (int)path);
+}
+
+// A product with sizes that are not 0.
+QI__FN qi_result qi__matmul_any(qi_pool *pool, qi_path path, const qi__weight *w, const float *x, size_t n, float *y,
+                                qi_error *err) {
   QI__NOT_NULL(x, "qi_matmul");
   QI__NOT_NULL(y, "qi_matmul");
   if (pool) return qi__matmul(pool, path, w, x, n, y, err);
-  qi_pool_desc one = {1, QI_ISA_AUTO, {NULL, NULL}, {NULL, NULL, NULL}};
   qi_pool *own = NULL;
-  qi_result r = qi__pool_open(&own, &one, err);
+  qi_result r = qi__own_pool(&own, err);
   if (r) return r;
   r = qi__matmul(own, path, w, x, n, y, err);
   qi__pool_close(own);
   return r;
+}
+
+QI_API qi_result qi_matmul(qi_pool *pool, qi_path path, const qi_matrix *w, const float *x, size_t n, float *y, qi_error *err) {
+  QI__NOT_NULL(w, "qi_matmul");
+  qi__bound bound;
+  qi__weight weight;
+  qi_result r = qi__path_check("qi_matmul", path, err);
+  if (r) return r;
+  if (w->n_rows < 0 || w->n_cols < 0) return qi__fail(err, QI_ERR_ARGUMENT, "qi_matmul: a matrix of negative size");
+  if (!n || !w->n_rows) return QI_OK;
+  QI__NOT_NULL(w->data, "qi_matmul");
+  if ((r = qi__product_check("qi_matmul", w, n, err))) return r;
+  if ((r = qi__product_weight("qi_matmul", w, &bound, &weight, err))) return r;
+  return qi__matmul_any(pool, path, &weight, x, n, y, err);
+}
+
+QI__FN qi_result qi__weight_check(qi_path path, const qi_matrix *w, qi_error *err) {
+  QI__NOT_NULL(w, "qi_weight_open");
+  QI__NOT_NULL(w->data, "qi_weight_open");
+  qi_result r = qi__path_check("qi_weight_open", path, err);
+  if (r) return r;
+  if (!w->n_rows) return qi__fail(err, QI_ERR_ARGUMENT, "qi_weight_open: a matrix without rows");
+  return qi__product_check("qi_weight_open", w, 1, err);
+}
+
+QI_API qi_result qi_weight_open(qi_weight **out, qi_pool *pool, qi_path path, const qi_matrix *w, const qi_allocator *allocator,
+                                qi_error *err) {
+  QI__NOT_NULL(out, "qi_weight_open");
+  *out = NULL;
+  qi_pool *own = NULL;
+  qi_result r = qi__weight_check(path, w, err);
+  if (!r && !pool) r = qi__own_pool(&own, err);
+  if (!r) r = qi__weight_open(out, pool ? pool : own, path, w, allocator, err);
+  qi__pool_close(own);
+  return r;
+}
+
+QI_API void qi_weight_close(qi_weight *w) { qi__weight_close(w); }
+
+QI_API qi_result qi_weight_memory(qi_pool *pool, qi_path path, const qi_matrix *w, uint64_t *bytes, qi_error *err) {
+  QI__NOT_NULL(bytes, "qi_weight_memory");
+  qi_pool *own = NULL;
+  qi_result r = qi__weight_check(path, w, err);
+  if (!r && !pool) r = qi__own_pool(&own, err);
+  if (!r) r = qi__weight_memory(pool ? pool : own, path, w, bytes, err);
+  qi__pool_close(own);
+  return r;
+}
+
+QI_API qi_result qi_weight_matmul(qi_pool *pool, qi_path path, const qi_weight *w, const float *x, size_t n, float *y,
+                                  qi_error *err) {
+  QI__NOT_NULL(w, "qi_weight_matmul");
+  const qi_matrix m = {w->w.id, w->w.data, (int64_t)w->w.n_rows, (int64_t)w->w.n_cols};
+  qi_result r = qi__path_check("qi_weight_matmul", path, err);
+  if (r || !n) return r;
+  r = qi__product_check("qi_weight_matmul", &m, n, err);
+  return r ? r : qi__matmul_any(pool, path, &w->w, x, n, y, err);
 }
 
 // ---- models ----

@@ -293,6 +293,24 @@ typedef struct qi_matrix {
 // Errors: QI_ERR_ARGUMENT, QI_ERR_OOM (scratch: the pool's allocator).
 QI_API qi_result qi_matmul(qi_pool *pool, qi_path path, const qi_matrix *w, const float *x, size_t n, float *y, qi_error *err);
 
+// A matrix made ready for many products: unpacked once instead of in each, beside its own data, which must stay. The results have
+// the same bits. What it takes: with BF16 2 bytes a weight, with FLOAT 4, with INTEGER about as many as the matrix itself; nothing
+// where there is nothing to spare (then products are those of qi_matmul). Immutable: any number of threads may use it.
+typedef struct qi_weight qi_weight;
+
+// For products on `path`, with the instruction set of `pool`, whose threads make it ready; NULL as in qi_matmul. allocator NULL =
+// malloc. Close with qi_weight_close. Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_LIMIT, QI_ERR_FORMAT (the tail of the matrix).
+QI_API qi_result qi_weight_open(qi_weight **out, qi_pool *pool, qi_path path, const qi_matrix *w, const qi_allocator *allocator,
+                                qi_error *err);
+QI_API void qi_weight_close(qi_weight *w); // NULL is fine
+
+// Bytes that qi_weight_open would ask of the allocator. Errors: QI_ERR_ARGUMENT, QI_ERR_LIMIT.
+QI_API qi_result qi_weight_memory(qi_pool *pool, qi_path path, const qi_matrix *w, uint64_t *bytes, qi_error *err);
+
+// As qi_matmul. `path` and the instruction set of `pool` may differ from those of qi_weight_open: then it spares less, or nothing.
+QI_API qi_result qi_weight_matmul(qi_pool *pool, qi_path path, const qi_weight *w, const float *x, size_t n, float *y,
+                                  qi_error *err);
+
 // ---- models ----
 
 // An open model: metadata, tokenizer and weights.
@@ -316,7 +334,12 @@ typedef struct qi_model_desc {
   bool no_mmap;               // read the file into memory of the allocator instead of mapping it
   qi_allocator allocator;     // default malloc
   qi_logger logger;           // default silent
-  qi_progress progress;       // while tensors are read (not for mappings)
+  qi_progress progress;       // while tensors are read (not for mappings), and while the cache is filled
+  uint64_t cache_bytes;       // memory beside the file's weights, at most, for weights ready to be multiplied; 0 = none,
+                              // UINT64_MAX = for all. No result changes a bit; QI_LOAD_ALL only. See qi_cache_info
+  qi_path cache_path;         // what it shall serve: the path of sessions, default AUTO
+  qi_pool *cache_pool;        // fills it, and says for which instruction set. NULL = the calling thread and the best one. Sessions
+                              // of another instruction set use what they can of it
 } qi_model_desc;
 
 // Opens a model. The desc and its path are not needed afterwards (data is). Close with qi_model_close. A Hugging Face folder looks
@@ -338,10 +361,26 @@ typedef struct qi_memory {
 } qi_memory;
 
 // What qi_model_open with this desc will take, before it is taken: walks over the file's header a few times and asks the allocator
-// for nothing (but needs some 20 KB of stack); of a Hugging Face folder it builds the index and gives it back. Errors: those of
-// qi_model_open that show in the header alone. Not looked for: names that occur twice, tensors that overlap, missing tensors, wrong
-// shapes; qi_model_validate does, with memory.
+// for nothing (but needs some 20 KB of stack); of a Hugging Face folder, or with a cache, it builds the index and gives it back.
+// Errors: those of qi_model_open that show in the header alone. Not looked for: names that occur twice, tensors that overlap,
+// missing tensors, wrong shapes; qi_model_validate does, with memory.
 QI_API qi_result qi_model_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err);
+
+// A part of the cache.
+typedef struct qi_cache_kind {
+  int n_matrices; // that it holds, whole or in part
+  uint64_t bytes;
+} qi_cache_kind;
+
+// Weights beside the file's blocks, in forms that need no unpacking. Which ones get the bytes is measured when the model is opened:
+// those come first for which a byte saves most time. What saves none is left out, so some of the bytes may stay unused.
+typedef struct qi_cache_info {
+  uint64_t bytes;        // taken, part of qi_memory.heap
+  qi_cache_kind integer; // INTEGER: rows side by side, about as large as in the file (x86; used from a few rows of activations on)
+  qi_cache_kind bf16;    // BF16: bfloat16 in the order that the CPU multiplies
+  qi_cache_kind f32;     // FLOAT: float32
+  double seconds;        // measuring and filling took
+} qi_cache_info;
 
 // What a model is.
 typedef struct qi_model_info {
@@ -358,6 +397,7 @@ typedef struct qi_model_info {
   uint64_t n_params;           // weights in all tensors
   uint64_t n_tensor_bytes;     // their bytes as stored
   qi_memory memory;            // what qi_model_memory told
+  qi_cache_info cache;         // all 0 without
 } qi_model_info;
 
 // Fields that the load level did not read are 0 or "". m NULL: all zero, texts NULL.

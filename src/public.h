@@ -116,23 +116,86 @@ QI_API void qi_pool_close(qi_pool *pool) { qi__pool_close(pool); }
 QI_API int qi_pool_n_threads(const qi_pool *pool) { return pool ? pool->n_threads : 0; }
 QI_API qi_isa qi_pool_isa(const qi_pool *pool) { return pool ? pool->isa : QI_ISA_AUTO; }
 
-QI_API qi_result qi_matmul(qi_pool *pool, qi_path path, const qi_matrix *w, const float *x, size_t n, float *y, qi_error *err) {
-  QI__NOT_NULL(w, "qi_matmul");
-  if (path < QI_PATH_AUTO || path > QI_PATH_FLOAT)
-    return qi__fail(err, QI_ERR_ARGUMENT, "qi_matmul: path is %d, expected a qi_path", (int)path);
-  if (w->n_rows < 0 || w->n_cols < 0) return qi__fail(err, QI_ERR_ARGUMENT, "qi_matmul: a matrix of negative size");
-  if (!n || !w->n_rows) return QI_OK;
-  QI__NOT_NULL(w->data, "qi_matmul");
+// What a product is made with where the caller gives no pool.
+QI__FN qi_result qi__own_pool(qi_pool **out, qi_error *err) {
+  const qi_pool_desc one = {1, QI_ISA_AUTO, {NULL, NULL}, {NULL, NULL, NULL}};
+  return qi__pool_open(out, &one, err);
+}
+
+QI__FN qi_result qi__path_check(const char *who, qi_path path, qi_error *err) {
+  if (path >= QI_PATH_AUTO && path <= QI_PATH_FLOAT) return QI_OK;
+  return qi__fail(err, QI_ERR_ARGUMENT, "%s: path is %d, expected a qi_path", who, (int)path);
+}
+
+// A product with sizes that are not 0.
+QI__FN qi_result qi__matmul_any(qi_pool *pool, qi_path path, const qi__weight *w, const float *x, size_t n, float *y,
+                                qi_error *err) {
   QI__NOT_NULL(x, "qi_matmul");
   QI__NOT_NULL(y, "qi_matmul");
   if (pool) return qi__matmul(pool, path, w, x, n, y, err);
-  qi_pool_desc one = {1, QI_ISA_AUTO, {NULL, NULL}, {NULL, NULL, NULL}};
   qi_pool *own = NULL;
-  qi_result r = qi__pool_open(&own, &one, err);
+  qi_result r = qi__own_pool(&own, err);
   if (r) return r;
   r = qi__matmul(own, path, w, x, n, y, err);
   qi__pool_close(own);
   return r;
+}
+
+QI_API qi_result qi_matmul(qi_pool *pool, qi_path path, const qi_matrix *w, const float *x, size_t n, float *y, qi_error *err) {
+  QI__NOT_NULL(w, "qi_matmul");
+  qi__bound bound;
+  qi__weight weight;
+  qi_result r = qi__path_check("qi_matmul", path, err);
+  if (r) return r;
+  if (w->n_rows < 0 || w->n_cols < 0) return qi__fail(err, QI_ERR_ARGUMENT, "qi_matmul: a matrix of negative size");
+  if (!n || !w->n_rows) return QI_OK;
+  QI__NOT_NULL(w->data, "qi_matmul");
+  if ((r = qi__product_check("qi_matmul", w, n, err))) return r;
+  if ((r = qi__product_weight("qi_matmul", w, &bound, &weight, err))) return r;
+  return qi__matmul_any(pool, path, &weight, x, n, y, err);
+}
+
+QI__FN qi_result qi__weight_check(qi_path path, const qi_matrix *w, qi_error *err) {
+  QI__NOT_NULL(w, "qi_weight_open");
+  QI__NOT_NULL(w->data, "qi_weight_open");
+  qi_result r = qi__path_check("qi_weight_open", path, err);
+  if (r) return r;
+  if (!w->n_rows) return qi__fail(err, QI_ERR_ARGUMENT, "qi_weight_open: a matrix without rows");
+  return qi__product_check("qi_weight_open", w, 1, err);
+}
+
+QI_API qi_result qi_weight_open(qi_weight **out, qi_pool *pool, qi_path path, const qi_matrix *w, const qi_allocator *allocator,
+                                qi_error *err) {
+  QI__NOT_NULL(out, "qi_weight_open");
+  *out = NULL;
+  qi_pool *own = NULL;
+  qi_result r = qi__weight_check(path, w, err);
+  if (!r && !pool) r = qi__own_pool(&own, err);
+  if (!r) r = qi__weight_open(out, pool ? pool : own, path, w, allocator, err);
+  qi__pool_close(own);
+  return r;
+}
+
+QI_API void qi_weight_close(qi_weight *w) { qi__weight_close(w); }
+
+QI_API qi_result qi_weight_memory(qi_pool *pool, qi_path path, const qi_matrix *w, uint64_t *bytes, qi_error *err) {
+  QI__NOT_NULL(bytes, "qi_weight_memory");
+  qi_pool *own = NULL;
+  qi_result r = qi__weight_check(path, w, err);
+  if (!r && !pool) r = qi__own_pool(&own, err);
+  if (!r) r = qi__weight_memory(pool ? pool : own, path, w, bytes, err);
+  qi__pool_close(own);
+  return r;
+}
+
+QI_API qi_result qi_weight_matmul(qi_pool *pool, qi_path path, const qi_weight *w, const float *x, size_t n, float *y,
+                                  qi_error *err) {
+  QI__NOT_NULL(w, "qi_weight_matmul");
+  const qi_matrix m = {w->w.id, w->w.data, (int64_t)w->w.n_rows, (int64_t)w->w.n_cols};
+  qi_result r = qi__path_check("qi_weight_matmul", path, err);
+  if (r || !n) return r;
+  r = qi__product_check("qi_weight_matmul", &m, n, err);
+  return r ? r : qi__matmul_any(pool, path, &w->w, x, n, y, err);
 }
 
 // ---- models ----

@@ -42,6 +42,15 @@ typedef struct qi__dot_q8_args {
 
 typedef void (*qi__dot_q8_fn)(const qi__dot_q8_args *a);
 
+// Products with weights that a cache stores in another order, in tiles of QI__Q8_ROWS rows by chunks of 256 columns: the same bits.
+// All NULL where there are none.
+typedef struct qi__stored_q8_kernels {
+  size_t (*chunk_bytes)(const qi__format *f);                          // 0 = not for this format
+  void (*store)(const qi__dot_q8_args *a, size_t k, uint8_t *dst);     // rows a->w of k columns to the chunks of a tile
+  void (*dot)(const qi__dot_q8_args *a);                               // a->w: a tile, a->w_stride: bytes of a chunk
+  size_t from;                                                         // rows of activations from which this pays
+} qi__stored_q8_kernels;
+
 // One block with one row of activations: d_x, codes q and their sums by 16.
 QI__FN float qi__dot_block_ref(const qi__format *f, const qi__block *w, float d_x, const int8_t *q, const int16_t *sum,
                               float lane) {

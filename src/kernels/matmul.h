@@ -10,6 +10,23 @@
 
 QI__STATIC_ASSERT(QI__TILE_ROWS == QI__BF16_ROWS && QI__TILE_ROWS == QI__Q8_ROWS, tile_rows);
 
+typedef enum qi__arithmetic { QI__INTEGER, QI__FLOAT, QI__BF16, QI__ARITHMETICS } qi__arithmetic;
+
+// A matrix in the form that an arithmetic multiplies without unpacking, in tiles of QI__TILE_ROWS rows; the last may be less. The
+// results have the same bits.
+//   FLOAT    rows of float32, qi__float_stride apart
+//   BF16     panels as in bf16.h, slice after slice; where there are no instructions for bfloat16, rows of it
+//   INTEGER  as qi__stored_q8_kernels says
+typedef struct qi__form {
+  const uint8_t *data; // tiles 0..n_tiles-1
+  size_t n_tiles, tile_bytes;
+} qi__form;
+
+typedef struct qi__forms {
+  qi__bf16_kernels bf16; // whose layout panels have
+  qi__form of[QI__ARITHMETICS];
+} qi__forms;
+
 // A weight matrix [n_rows, n_cols]: each row gives one output.
 typedef struct qi__weight {
   qi_format id;
@@ -17,9 +34,8 @@ typedef struct qi__weight {
   const uint8_t *data;
   size_t n_rows, n_cols, row_bytes;
   const float *bias; // [n_rows], or NULL
+  const qi__forms *forms; // ready to be multiplied, or NULL
 } qi__weight;
-
-typedef enum qi__arithmetic { QI__INTEGER, QI__FLOAT, QI__BF16 } qi__arithmetic;
 
 // The rule of qi_path in api.h. Float formats have no integer form: INTEGER multiplies them in float32. Many rows in bfloat16 are
 // faster than in integers only where a matrix unit does it.
@@ -145,14 +161,17 @@ QI__FN void qi__tile_panel(const qi__kernels *kernels, const qi__weight *w, size
   }
 }
 
-QI__FN void qi__tile_bf16(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
-                          size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
+// ready: the panels of all slices, or NULL.
+QI__FN void qi__tile_bf16(const qi__kernels *kernels, const qi__weight *w, const uint16_t *ready, size_t first, size_t n_w,
+                          const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
   uint16_t *rows = (uint16_t *)(void *)scratch, *panel = rows + 16 * QI__BF16_STRIDE;
   const uint16_t *x = (const uint16_t *)in->bf16;
+  size_t slice = ready ? w->forms->bf16.slice : kernels->bf16.slice;
   qi__bf16_args a = {panel, n_w, 0, x, 16 * qi__bf16_width(w->n_cols), x_row, n_x, true, y, y_stride};
-  for (size_t k = 0; k < w->n_cols; k += kernels->bf16.slice) {
-    size_t n_k = qi__min_size(kernels->bf16.slice, w->n_cols - k);
-    qi__tile_panel(kernels, w, first, n_w, k, n_k, rows, panel);
+  for (size_t k = 0; k < w->n_cols; k += slice) {
+    size_t n_k = qi__min_size(slice, w->n_cols - k);
+    if (ready) a.panel = ready + QI__BF16_ROWS * k;
+    else qi__tile_panel(kernels, w, first, n_w, k, n_k, rows, panel);
     a.n_k = qi__bf16_width(n_k);
     a.x = x + 16 * k;
     a.first = k == 0;
@@ -160,20 +179,54 @@ QI__FN void qi__tile_bf16(const qi__kernels *kernels, const qi__weight *w, size_
   }
 }
 
+// The tile of rows `first` on in the form of an arithmetic; NULL when there is none that these kernels can use for n_x rows.
+QI__FN const uint8_t *qi__tile_ready(const qi__kernels *kernels, qi__arithmetic arithmetic, const qi__weight *w, size_t first,
+                                     size_t n_x) {
+  if (!w->forms) return NULL;
+  const qi__form *f = &w->forms->of[arithmetic];
+  if (first / QI__TILE_ROWS >= f->n_tiles) return NULL;
+  if (arithmetic == QI__INTEGER && (!kernels->stored_q8.dot || n_x < kernels->stored_q8.from)) return NULL;
+  bool fits = kernels->bf16.unpack == w->forms->bf16.unpack && kernels->bf16.interleave == w->forms->bf16.interleave;
+  if (arithmetic == QI__BF16 && !fits) return NULL;
+  return f->data + first / QI__TILE_ROWS * f->tile_bytes;
+}
+
+// A tile that is rows of float32 or bfloat16, as a weight matrix.
+QI__FN qi__weight qi__tile_rows(const qi__weight *w, qi__arithmetic arithmetic, const uint8_t *ready, size_t n_w) {
+  qi_format id = arithmetic == QI__BF16 ? QI_FORMAT_BF16 : QI_FORMAT_F32;
+  size_t stride = arithmetic == QI__BF16 ? 2 * w->n_cols : sizeof(float) * qi__float_stride(w->n_cols);
+  return (qi__weight){id, &qi__formats[id], ready, n_w, w->n_cols, stride, NULL, NULL};
+}
+
+// Rows of float32 that are ready: as many at a time as stay in the cache while all activations pass.
+QI__FN void qi__tile_f32(const qi__kernels *kernels, const qi__weight *rows, size_t n_w, const float *x, size_t n_x, float *y,
+                         size_t y_stride) {
+  for (size_t r = 0; r < n_w; r += QI__FLOAT_ROWS)
+    kernels->dot_float[QI_FORMAT_F32](rows->data + r * rows->row_bytes, rows->row_bytes, qi__min_size(QI__FLOAT_ROWS, n_w - r), x,
+                                      rows->n_cols, n_x, rows->n_cols, y + r, y_stride);
+}
+
 // y[i * y_stride + r] = weight row first + r times activation row x_row + i, plus bias;  r < n_w <= QI__TILE_ROWS, i < n_x.
+// first: a multiple of QI__TILE_ROWS.
 // scratch: float32 [qi__tile_scratch(n_cols, n_x)], one for each thread, aligned to a cache line.
 QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmetic, const qi__weight *w, size_t first, size_t n_w,
                             const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
   bool bf16 = arithmetic == QI__BF16;
+  const uint8_t *ready = qi__tile_ready(kernels, arithmetic, w, first, n_x);
   if (arithmetic == QI__INTEGER) {
     const qi__q8 *x = &in->q8[qi__q8_form(w->format)];
     qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, y, y_stride, scratch};
-    kernels->dot_q8[w->id](&args);
+    if (ready) args.w = ready, args.w_stride = kernels->stored_q8.chunk_bytes(w->format);
+    if (ready) kernels->stored_q8.dot(&args);
+    else kernels->dot_q8[w->id](&args);
   } else if (bf16 && kernels->bf16.multiply) {
-    qi__tile_bf16(kernels, w, first, n_w, in, x_row, n_x, y, y_stride, scratch);
+    qi__tile_bf16(kernels, w, (const uint16_t *)(const void *)ready, first, n_w, in, x_row, n_x, y, y_stride, scratch);
   } else {
-    const float *x = bf16 ? (const float *)in->bf16 : in->x;
-    qi__tile_float(kernels, bf16, w, first, n_w, x + x_row * w->n_cols, n_x, y, y_stride, scratch);
+    const float *x = (bf16 ? (const float *)in->bf16 : in->x) + x_row * w->n_cols;
+    qi__weight rows = *w;
+    if (ready) rows = qi__tile_rows(w, arithmetic, ready, n_w);
+    if (ready && !bf16) qi__tile_f32(kernels, &rows, n_w, x, n_x, y, y_stride);
+    else qi__tile_float(kernels, bf16, &rows, ready ? 0 : first, n_w, x, n_x, y, y_stride, scratch);
   }
   if (w->bias)
     for (size_t i = 0; i < n_x; i++) kernels->add(w->bias + first, n_w, y + i * y_stride);

@@ -13,7 +13,9 @@
 // AVX2 adds products of two bytes in int16 for as many steps as fit (`chain`). Wide codes, up to 255, do not fit even once: they
 // are cut into two planes of four bits, the second counting 16 times.
 typedef struct qi__q8_panel {
-  uint8_t code[2][2][64][64];     // [plane][rows / 16][k / 4][row % 16, k % 4]
+  const uint8_t (*code)[64];      // [plane][rows / 16][k / 4] lines of [row % 16, k % 4]: `own`, or in a cache
+  bool nibbles;                   // of a cache: two steps of k a line, the first in the low halves of its bytes (AVX-512)
+  uint8_t own[2][2][64][64];
   int32_t scale[16][QI__Q8_ROWS]; // [group]: int32 for VNNI, a pair of equal int16 for AVX2; all 1 in formats without
   int32_t pair[8][QI__Q8_ROWS];   // [group / 2]: of two groups, what meets the sums of their activations: mins, or scales (AVX2)
   float d[8][QI__Q8_ROWS], minus_dmin[8][QI__Q8_ROWS]; // [block of 32], or [0]
@@ -160,10 +162,12 @@ QI__FN QI__AVX2 void qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_
         qi__store_bytes_avx2(high[i / 256] + i % 256, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
         qi__store_bytes_avx2(code, _mm256_and_si256(v, low4));
       }
-      qi__panel_interleave_avx2(high, p->code[1][half][0] + place);
+      qi__panel_interleave_avx2(high, p->own[1][half][0] + place);
     }
-    qi__panel_interleave_avx2(codes, p->code[0][half][0] + place);
+    qi__panel_interleave_avx2(codes, p->own[0][half][0] + place);
   }
+  p->code = (const uint8_t (*)[64])p->own[0][0];
+  p->nibbles = false;
 }
 
 // ---- a panel with rows of activations ----
@@ -202,7 +206,7 @@ QI__INLINE QI__AVX2 void qi__panel_group_avx2(const qi__q8_plan *plan, const qi_
                                               const int32_t *scale, const qi__panel_x *x, int n, __m256i (*total)[4]) {
   for (int plane = 0; plane <= plan->planes; plane++)
     for (int s = step; s < step + steps; s += plan->chain) {
-      const uint8_t *w = p->code[plane][half][s];
+      const uint8_t *w = p->code[(2 * plane + half) * 64 + s];
       __m256i pairs[2][4];
       QI__UNROLL for (int i = 0; i < n; i++) pairs[0][i] = pairs[1][i] = _mm256_setzero_si256();
       for (int c = 0; c < plan->chain; c++) {
@@ -317,17 +321,31 @@ QI__FN QI__AVX2 void qi__panel_multiply_avx2(const qi__q8_plan *plan, const qi__
 
 // ---- AVX-512 VNNI ----
 
-// sum[h][i] += products of `steps` steps from `step` on, of 32 weight rows and n rows of activations.
-QI__INLINE QI__AVX512_VNNI void qi__panel_steps_avx512(const qi__q8_panel *p, int step, int steps, const qi__panel_x *x, int n,
-                                                       __m512i (*sum)[4]) {
-  for (int s = 0; s < steps; s++) {
-    __m512i w0 = _mm512_loadu_si512((const void *)p->code[0][0][step + s]);
-    __m512i w1 = _mm512_loadu_si512((const void *)p->code[0][1][step + s]);
-    QI__UNROLL for (int i = 0; i < n; i++) {
-      __m512i v = _mm512_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * (step + s)));
-      sum[0][i] = _mm512_dpbusd_epi32(sum[0][i], w0, v);
-      sum[1][i] = _mm512_dpbusd_epi32(sum[1][i], w1, v);
+// sum[h][i] += products of step `step`, of 32 weight rows and n rows of activations.
+QI__INLINE QI__AVX512_VNNI void qi__panel_step_avx512(__m512i w0, __m512i w1, int step, const qi__panel_x *x, int n,
+                                                      __m512i (*sum)[4]) {
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    __m512i v = _mm512_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * step));
+    sum[0][i] = _mm512_dpbusd_epi32(sum[0][i], w0, v);
+    sum[1][i] = _mm512_dpbusd_epi32(sum[1][i], w1, v);
+  }
+}
+
+// The same for `steps` steps; nibbles is a constant where this is inlined.
+QI__INLINE QI__AVX512_VNNI void qi__panel_steps_avx512(const qi__q8_panel *p, bool nibbles, int step, int steps,
+                                                       const qi__panel_x *x, int n, __m512i (*sum)[4]) {
+  const __m512i low4 = _mm512_set1_epi8(15);
+  const uint8_t(*half0)[64] = p->code + (nibbles ? step / 2 : step), (*half1)[64] = half0 + (nibbles ? 32 : 64);
+  for (int s = 0; s < steps; s += nibbles ? 2 : 1, half0++, half1++) {
+    __m512i w0 = _mm512_loadu_si512((const void *)*half0), w1 = _mm512_loadu_si512((const void *)*half1);
+    if (!nibbles) {
+      qi__panel_step_avx512(w0, w1, step + s, x, n, sum);
+      continue;
     }
+    qi__panel_step_avx512(_mm512_and_si512(w0, low4), _mm512_and_si512(w1, low4), step + s, x, n, sum);
+    w0 = _mm512_and_si512(_mm512_srli_epi16(w0, 4), low4);
+    w1 = _mm512_and_si512(_mm512_srli_epi16(w1, 4), low4);
+    qi__panel_step_avx512(w0, w1, step + s + 1, x, n, sum);
   }
 }
 
@@ -336,7 +354,8 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_add_avx512(float *lane, const float *d
   _mm512_storeu_ps(lane, _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(integers), _mm512_loadu_ps(lane)));
 }
 
-QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x, int n) {
+QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles,
+                                                     const qi__panel_x *x, int n) {
   const int groups = 256 / plan->format->group;
   int32_t start[4][16];
   __m512i total[2][4], sum[2][4];
@@ -347,7 +366,7 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, co
   }
   for (int g = 0; g < groups; g++) {
     QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm512_set1_epi32(start[i][g]);
-    qi__panel_steps_avx512(p, g * 64 / groups, 64 / groups, x, n, sum);
+    qi__panel_steps_avx512(p, nibbles, g * 64 / groups, 64 / groups, x, n, sum);
     QI__UNROLL for (int h = 0; h < 2; h++) {
       __m512i scale = _mm512_loadu_si512((const void *)(p->scale[g] + 16 * h));
       QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm512_add_epi32(total[h][i], _mm512_mullo_epi32(sum[h][i], scale));
@@ -371,8 +390,8 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, co
   }
 }
 
-QI__INLINE QI__AVX512_VNNI void qi__panel_32_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x,
-                                                    int n_blocks, int n) {
+QI__INLINE QI__AVX512_VNNI void qi__panel_32_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles,
+                                                    const qi__panel_x *x, int n_blocks, int n) {
   for (int b = 0; b < n_blocks; b++) {
     __m512i total[2][4];
     int32_t sums[4];
@@ -381,7 +400,7 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_32_avx512(const qi__q8_plan *plan, con
       sums[i] = sum[0] + sum[1];
       total[0][i] = total[1][i] = _mm512_set1_epi32(-plan->offset * sums[i]);
     }
-    qi__panel_steps_avx512(p, 8 * b, 8, x, n, total);
+    qi__panel_steps_avx512(p, nibbles, 8 * b, 8, x, n, total);
     QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
       float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + 16 * h, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
       qi__panel_add_avx512(lane, p->d[b] + 16 * h, d_x, total[h][i]);
@@ -392,8 +411,11 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_32_avx512(const qi__q8_plan *plan, con
 
 QI__INLINE QI__AVX512_VNNI void qi__panel_rows_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x,
                                                       int n_blocks, int n) {
-  if (plan->format->info.block_len == 32) qi__panel_32_avx512(plan, p, x, n_blocks, n);
-  else qi__panel_256_avx512(plan, p, x, n);
+  bool short_blocks = plan->format->info.block_len == 32;
+  if (short_blocks && p->nibbles) qi__panel_32_avx512(plan, p, true, x, n_blocks, n);
+  else if (short_blocks) qi__panel_32_avx512(plan, p, false, x, n_blocks, n);
+  else if (p->nibbles) qi__panel_256_avx512(plan, p, true, x, n);
+  else qi__panel_256_avx512(plan, p, false, x, n);
 }
 
 QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
@@ -410,6 +432,113 @@ QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, c
     x.d += n * x.blocks;
     x.lane += n * QI__Q8_LANES;
   }
+}
+
+// ---- stored panels ----
+
+// Panels of a cache: as few bytes as hold them, the same for all variants. A tile of 32 weight rows is a row of chunks of 256
+// columns, each of these parts one after another:
+//   codes   [rows / 16][k / 4][row % 16, k % 4] code + offset; below 16 in formats with `nibbles`: two steps of k a line, the first
+//           in the low halves of its bytes
+//   scales  int8 [256 / group][32], then mins the same; none in formats with one scale a block, or without mins
+//   d       float32 [256 / block][32], then -dmin the same
+typedef struct qi__q8_stored {
+  bool nibbles;
+  size_t scale, min, d, minus_dmin, bytes; // where parts begin; min = d, minus_dmin = bytes where there are none
+} qi__q8_stored;
+
+QI__FN qi__q8_stored qi__q8_stored_of(const qi__format *f) {
+  qi_format id = qi__format_id(f);
+  qi__q8_stored s;
+  bool scales = f->info.block_len == 256;
+  size_t row = QI__Q8_ROWS, groups = scales ? 256 / (size_t)f->group : 0, floats = 256 / (size_t)f->info.block_len * sizeof(float);
+  s.nibbles = id == QI_FORMAT_Q4_0 || id == QI_FORMAT_Q4_1 || id == QI_FORMAT_Q2_K || id == QI_FORMAT_Q3_K ||
+              id == QI_FORMAT_Q4_K;
+  s.scale = row * (s.nibbles ? 128 : 256);
+  s.min = s.scale + row * groups;
+  s.d = s.min + (f->has_min ? row * groups : 0);
+  s.minus_dmin = s.d + row * floats;
+  s.bytes = s.minus_dmin + (f->has_min ? row * floats : 0);
+  return s;
+}
+
+// Bytes of a chunk; 0 = not for panels.
+QI__FN size_t qi__q8_stored_bytes(const qi__format *f) {
+  return f->wide || !qi__dot_q8_x86_has(qi__format_id(f)) ? 0 : qi__q8_stored_of(f).bytes;
+}
+
+// Groups of one line each from int32 to int8.
+QI__INLINE void qi__store_scales(const int32_t (*src)[QI__Q8_ROWS], size_t n, uint8_t *dst) {
+  for (size_t i = 0; i < n * QI__Q8_ROWS; i++) dst[i] = (uint8_t)src[i / QI__Q8_ROWS][i % QI__Q8_ROWS];
+}
+
+// Chunks of the tile a->w, a->n_w, a->w_stride of rows of k columns to `dst`.
+QI__FN QI__AVX2 void qi__q8_store_avx2(const qi__dot_q8_args *a, size_t k, uint8_t *dst) {
+  qi__q8_panel p;
+  qi__q8_plan plan = qi__q8_plan_of(a->format, true);
+  qi__q8_stored s = qi__q8_stored_of(a->format);
+  memset(&p, 0, sizeof p);
+  for (size_t at = 0; at < k; at += 256, dst += s.bytes) {
+    qi__panel_fill_avx2(a, &plan, at, (int)qi__min_size(8, (k - at) / 32), &p);
+    const uint8_t *line = p.own[0][0][0];
+    for (size_t i = 0; i < 2 * 64 * 64; i += 64)
+      for (size_t j = i; j < i + 64; j += 32) {
+        if (!s.nibbles) qi__store_bytes_avx2(dst + j, qi__bytes_avx2(line + j));
+        else if (i % 128 == 0)
+          qi__store_bytes_avx2(dst + i / 2 + j % 64, _mm256_or_si256(qi__bytes_avx2(line + j),
+                                                                     _mm256_slli_epi16(qi__bytes_avx2(line + j + 64), 4)));
+      }
+    qi__store_scales((const int32_t (*)[QI__Q8_ROWS])p.scale, (s.min - s.scale) / QI__Q8_ROWS, dst + s.scale);
+    for (size_t g = 0; g < (s.d - s.min) / QI__Q8_ROWS; g++)
+      for (size_t r = 0; r < QI__Q8_ROWS; r++) dst[s.min + g * QI__Q8_ROWS + r] = (uint8_t)(p.pair[g / 2][r] >> (g % 2 ? 16 : 0));
+    memcpy(dst + s.d, p.d, s.minus_dmin - s.d);
+    memcpy(dst + s.minus_dmin, p.minus_dmin, s.bytes - s.minus_dmin);
+  }
+}
+
+// Eight int8 as int32.
+QI__INLINE QI__AVX2 __m256i qi__widen_avx2(const uint8_t *src) {
+  return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)src));
+}
+
+// Pairs of int16 from two int32: the first in the low halves.
+QI__INLINE QI__AVX2 __m256i qi__pairs_avx2(__m256i first, __m256i second) {
+  return _mm256_blend_epi16(first, _mm256_slli_epi32(second, 16), 0xaa);
+}
+
+// Codes of a stored chunk to p->own: nibbles to a line each, or the halves of wide codes to a plane each.
+QI__FN QI__AVX2 void qi__panel_load_codes_avx2(const qi__q8_plan *plan, bool nibbles, const uint8_t *src, qi__q8_panel *p) {
+  const __m256i low4 = _mm256_set1_epi8(15);
+  uint8_t *first = p->own[0][0][0], *second = nibbles ? first + 64 : p->own[1][0][0];
+  for (size_t i = 0; i < (nibbles ? 64u : 128u) * 64; i += 32) {
+    __m256i v = qi__bytes_avx2(src + i);
+    size_t to = nibbles ? i / 64 * 128 + i % 64 : i;
+    if (nibbles || plan->planes) {
+      qi__store_bytes_avx2(second + to, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
+      v = _mm256_and_si256(v, low4);
+    }
+    qi__store_bytes_avx2(first + to, v);
+  }
+}
+
+// A stored chunk to a panel. With VNNI (no `pairs`) the codes stay where they are.
+QI__FN QI__AVX2 void qi__panel_load_avx2(const qi__q8_plan *plan, const uint8_t *src, qi__q8_panel *p) {
+  qi__q8_stored s = qi__q8_stored_of(plan->format);
+  size_t groups = (s.min - s.scale) / QI__Q8_ROWS;
+  const uint8_t *pairs = src + (plan->format->has_min ? s.min : s.scale);
+  p->nibbles = s.nibbles && !plan->pairs;
+  p->code = (const uint8_t (*)[64])(plan->pairs ? p->own[0][0][0] : src);
+  if (plan->pairs) qi__panel_load_codes_avx2(plan, s.nibbles, src, p);
+  for (size_t g = 0; g < groups; g++)
+    for (size_t r = 0; r < QI__Q8_ROWS; r += 8) {
+      __m256i v = qi__widen_avx2(src + s.scale + g * QI__Q8_ROWS + r);
+      qi__store_bytes_avx2(p->scale[g] + r, plan->pairs ? qi__pairs_avx2(v, v) : v);
+      if (g % 2 || !(plan->format->has_min || plan->pairs)) continue;
+      const uint8_t *pair = pairs + g * QI__Q8_ROWS + r;
+      qi__store_bytes_avx2(p->pair[g / 2] + r, qi__pairs_avx2(qi__widen_avx2(pair), qi__widen_avx2(pair + QI__Q8_ROWS)));
+    }
+  memcpy(p->d, src + s.d, s.minus_dmin - s.d);
+  memcpy(p->minus_dmin, src + s.minus_dmin, s.bytes - s.minus_dmin);
 }
 
 // ---- all columns ----
@@ -430,17 +559,20 @@ typedef void (*qi__panel_multiply_fn)(const qi__q8_plan *plan, const qi__q8_pane
                                       bool two_halves);
 
 // All weight rows with n_x rows of activations from `first` on. The panels of a slice lie in the second-level cache; the sums of 16
-// rows stay in the first while the slice passes.
-QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, qi__panel_multiply_fn multiply, size_t first,
-                              size_t n_x) {
+// rows stay in the first while the slice passes. stored: a->w is a tile of stored panels (below), else weights as in their file.
+QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, bool stored, qi__panel_multiply_fn multiply,
+                              size_t first, size_t n_x) {
   qi__q8_panel *panels = (qi__q8_panel *)(void *)a->scratch;
   float *lanes = a->scratch + QI__Q8_PANELS * QI__Q8_PANEL_FLOATS;
   size_t k = a->x->k, block = a->x->block;
   memset(lanes, 0, n_x * QI__Q8_LANES * sizeof *lanes);
   for (size_t slice = 0; slice < k; slice += 256 * QI__Q8_PANELS) {
     size_t n_panels = (qi__min_size(256 * QI__Q8_PANELS, k - slice) + 255) / 256;
-    for (size_t c = 0; c < n_panels; c++)
-      qi__panel_fill_avx2(a, plan, slice + 256 * c, (int)qi__min_size(8, (k - slice - 256 * c) / 32), &panels[c]);
+    for (size_t c = 0; c < n_panels; c++) {
+      size_t at = slice + 256 * c;
+      if (stored) qi__panel_load_avx2(plan, a->w + at / 256 * a->w_stride, &panels[c]);
+      else qi__panel_fill_avx2(a, plan, at, (int)qi__min_size(8, (k - at) / 32), &panels[c]);
+    }
     for (size_t i = 0; i < n_x; i += 16)
       for (size_t c = 0; c < n_panels; c++) {
         size_t at = slice + 256 * c;
@@ -453,10 +585,10 @@ QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan,
   for (size_t i = 0; i < n_x; i++) qi__panel_sums_avx2(lanes + i * QI__Q8_LANES, a->n_w, a->y + (first + i) * a->y_stride);
 }
 
-QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_multiply_fn multiply) {
+QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, bool stored, qi__panel_multiply_fn multiply) {
   qi__q8_plan plan = qi__q8_plan_of(a->format, vnni);
   for (size_t first = 0; first < a->n_x; first += QI__Q8_BATCH)
-    qi__dot_batch_x86(a, &plan, multiply, first, qi__min_size(QI__Q8_BATCH, a->n_x - first));
+    qi__dot_batch_x86(a, &plan, stored, multiply, first, qi__min_size(QI__Q8_BATCH, a->n_x - first));
 }
 
 // ---- the kernels ----
@@ -466,7 +598,7 @@ QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_mu
 #define QI__DOT_Q8(isa, vnni, multiply) \
   QI__FN void qi__dot_q8_##isa(const qi__dot_q8_args *a) { \
     if (a->n_x >= QI__PANEL_FROM && !a->format->wide) { \
-      qi__dot_panels_x86(a, vnni, multiply); \
+      qi__dot_panels_x86(a, vnni, false, multiply); \
       return; \
     } \
     qi__dot_q8_args row = *a; \
@@ -478,6 +610,12 @@ QI__DOT_Q8(avx2, false, qi__panel_multiply_avx2)
 QI__DOT_Q8(avx_vnni, false, qi__panel_multiply_avx2) // these need no VNNI
 #endif
 QI__DOT_Q8(avx512, true, qi__panel_multiply_avx512)
+
+QI__FN void qi__dot_stored_avx2(const qi__dot_q8_args *a) { qi__dot_panels_x86(a, false, true, qi__panel_multiply_avx2); }
+QI__FN void qi__dot_stored_avx512(const qi__dot_q8_args *a) { qi__dot_panels_x86(a, true, true, qi__panel_multiply_avx512); }
+
+static const qi__stored_q8_kernels qi__stored_q8_avx2 = {qi__q8_stored_bytes, qi__q8_store_avx2, qi__dot_stored_avx2, 4};
+static const qi__stored_q8_kernels qi__stored_q8_avx512 = {qi__q8_stored_bytes, qi__q8_store_avx2, qi__dot_stored_avx512, 4};
 #endif
 
 #endif // QI__KERNELS_PANEL_Q8_X86_H

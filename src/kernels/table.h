@@ -38,6 +38,7 @@ typedef struct qi__kernels {
                           uint16_t *panel); // NULL: prompts have no attention on a matrix unit
   bool matrix_unit;      // bf16 runs on one
   qi__bf16_kernels bf16; // all NULL where there are no such instructions
+  qi__stored_q8_kernels stored_q8;
 } qi__kernels;
 
 QI__FN void qi__kernels_init_ref(qi__kernels *k) {
@@ -74,6 +75,7 @@ QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot, qi__dot_q8
 QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
   k->quantize_q8 = qi__quantize_q8_avx2;
   qi__kernels_set_dot_q8(k, qi__dot_q8_avx2, qi__dot_ternary_avx2);
+  k->stored_q8 = qi__stored_q8_avx2;
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx2;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx2;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx2;
@@ -96,6 +98,7 @@ QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
 
 QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
   qi__kernels_set_dot_q8(k, qi__dot_q8_avx512, qi__dot_ternary_avx512);
+  k->stored_q8 = qi__stored_q8_avx512;
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx512;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx512;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx512;

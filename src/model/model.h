@@ -2,6 +2,7 @@
 #ifndef QI__MODEL_H
 #define QI__MODEL_H
 
+#include "cache.h"
 #include "hf_load.h"
 #include "tokenize.h"
 #include "weights.h"
@@ -17,6 +18,7 @@ struct qi_model {
   qi__hparams h;        // QI_LOAD_ALL
   qi__vocab vocab;      // QI_LOAD_ALL and QI_LOAD_VOCAB
   qi__weights weights;  // QI_LOAD_ALL
+  qi__cache cache;      // QI_LOAD_ALL
   const uint8_t **data; // QI_LOAD_ALL: [n_tensors] bytes of each tensor
   const char *info[3];  // terminated copies of the strings of qi__info_keys
   qi__arena arena;      // all of the above but the GGUF index
@@ -44,6 +46,7 @@ QI__FN void qi__tensors_layout(qi_model *m, qi__arena *arena) {
   const qi__gguf *g = &m->gguf;
   m->data = QI__ARENA_ARRAY(arena, const uint8_t *, g->n_tensors);
   uint8_t *copy = m->check_only ? NULL : qi__arena_take_u64(arena, g->copy_bytes);
+  m->cache.block = qi__arena_take_u64(arena, m->cache.bytes);
   for (size_t i = 0; m->data && i < g->n_tensors; i++) {
     const qi__tensor_info *t = &g->tensors[i];
     m->data[i] = (const uint8_t *)qi__gguf_tensor_data(g, t);
@@ -82,6 +85,7 @@ QI__FN qi_result qi__model_count(qi_model *m, qi__arena *arena, qi__vocab_counts
   if (m->load != QI_LOAD_METADATA) r = qi__vocab_count(&m->gguf, counts, err);
   if (!r && m->load == QI_LOAD_ALL) r = qi__hparams_load(&m->h, &m->gguf, err);
   if (r) return r;
+  if (m->load == QI_LOAD_ALL && !m->check_only) qi__cache_count(&m->cache, &m->gguf, &m->h);
   qi__model_layout(m, arena, counts);
   if (m->load == QI_LOAD_ALL) qi__weights_count(m, arena);
   return arena->overflow ? qi__fail(err, QI_ERR_LIMIT, "model: does not fit into this machine's address space") : QI_OK;
@@ -95,11 +99,16 @@ QI__FN qi_result qi__model_progress(const qi_model *m, uint64_t done, uint64_t t
   return qi__fail(err, QI_ERR_CANCELLED, "loading was stopped by the progress callback");
 }
 
+QI__FN uint64_t qi__model_tensor_bytes(const qi_model *m) {
+  uint64_t total = 0;
+  for (size_t i = 0; i < m->gguf.n_tensors; i++) total += m->gguf.tensors[i].n_bytes;
+  return total;
+}
+
 // Reads tensors that are not mapped, in parts, so that progress shows and the host can stop it.
 QI__FN qi_result qi__model_read_tensors(qi_model *m, qi_error *err) {
   const uint64_t part = 4u << 20;
-  uint64_t total = 0, done = 0;
-  for (size_t i = 0; i < m->gguf.n_tensors; i++) total += m->gguf.tensors[i].n_bytes;
+  uint64_t total = qi__model_tensor_bytes(m) + m->cache.bytes, done = 0;
   for (size_t i = 0; i < m->gguf.n_tensors; i++) {
     const qi__tensor_info *t = &m->gguf.tensors[i];
     bool mapped = m->check_only || qi__gguf_tensor_data(&m->gguf, t) != NULL;
@@ -136,7 +145,8 @@ QI__FN qi_result qi__model_load(qi_model *m, qi_error *err) {
   if ((r = qi__model_read_tensors(m, err))) return r;
   qi__gguf_release(&m->gguf);
   qi__weights_loader loader = {&m->gguf, &m->h, &m->arena, m->data, err};
-  return qi__weights_load(&m->weights, &loader);
+  if ((r = qi__weights_load(&m->weights, &loader))) return r;
+  return qi__cache_open(&m->cache, &m->weights, m->h.n_layers, &m->progress, qi__model_tensor_bytes(m), err);
 }
 
 // ---- open and close ----
@@ -155,6 +165,8 @@ QI__FN qi_result qi__model_check_desc(const qi_model_desc *desc, qi_error *err) 
     return qi__fail(err, QI_ERR_ARGUMENT, "model: %d sources given, expected exactly one of path, data, reader", sources);
   if (desc->load < QI_LOAD_ALL || desc->load > QI_LOAD_METADATA)
     return qi__fail(err, QI_ERR_ARGUMENT, "model: load is %d, expected a qi_load", (int)desc->load);
+  if (desc->cache_path < QI_PATH_AUTO || desc->cache_path > QI_PATH_FLOAT)
+    return qi__fail(err, QI_ERR_ARGUMENT, "model: cache_path is %d, expected a qi_path", (int)desc->cache_path);
   return QI_OK;
 }
 
@@ -171,6 +183,9 @@ QI__FN qi_result qi__model_new(qi_model **out, const qi_model_desc *desc, qi_err
   m->logger = desc->logger;
   m->progress = desc->progress;
   m->load = desc->load;
+  m->cache.budget = desc->cache_bytes;
+  m->cache.path = desc->cache_path;
+  m->cache.pool = desc->cache_pool;
   r = qi__hf_is_source(desc) ? qi__hf_open(&m->gguf, desc, &allocator, err)
                              : qi__gguf_open(&m->gguf, desc, &allocator, &m->logger, err);
   if (r) {
@@ -211,8 +226,8 @@ QI__FN qi_result qi__model_peek(qi__gguf_peek *p, const qi__gguf_plan *plan, qi_
   return qi__gguf_peek_keys(p, plan, &numbers, 1, err);
 }
 
-// The same for a Hugging Face folder: its index is built for it, and given back.
-QI__FN qi_result qi__model_folder_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err) {
+// The same for a Hugging Face folder, or with a cache: the index is built for it, and given back.
+QI__FN qi_result qi__model_index_memory(const qi_model_desc *desc, qi_memory *out, qi_error *err) {
   qi_model *m = NULL;
   qi__vocab_counts counts;
   qi__arena arena = {NULL, 0, 0, false};
@@ -233,7 +248,8 @@ QI__FN qi_result qi__model_memory(const qi_model_desc *desc, qi_memory *out, qi_
   qi__gguf_plan plan;
   uint64_t index_bytes = 0, mapped = 0;
   qi_result r = qi__model_check_desc(desc, err);
-  if (!r && qi__hf_is_source(desc)) return qi__model_folder_memory(desc, out, err);
+  bool cached = desc->cache_bytes && desc->load == QI_LOAD_ALL;
+  if (!r && (cached || qi__hf_is_source(desc))) return qi__model_index_memory(desc, out, err);
   if (!r) r = qi__allocator_resolve(&desc->allocator, &allocator, err);
   if (!r) r = qi__gguf_measure(desc, &index_bytes, &mapped, &plan, err);
   if (r) return r;
@@ -272,6 +288,7 @@ QI__FN void qi__model_info(const qi_model *m, qi_model_info *out) {
   out->head_dim = (int)m->h.head_dim_k;
   out->n_ff = (int)m->h.n_ff;
   out->memory = m->memory;
+  out->cache = m->cache.info;
   for (size_t i = 0; i < m->gguf.n_tensors; i++) {
     const qi__tensor_info *t = &m->gguf.tensors[i];
     out->n_params += t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];

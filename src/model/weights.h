@@ -108,6 +108,11 @@ static const qi__slot qi__model_slots[] = {
 };
 #undef QI__AT
 
+// Whether architectures like this one keep these matrices in this slot, not fused with others or apart from them.
+QI__FN bool qi__slot_in_layout(const qi__slot *slot, const qi__hparams *h) {
+  return slot->kind != QI__MATRIX || !slot->needed || slot->needed == ~0u || (slot->needed & h->arch->features);
+}
+
 // ---- loading ----
 
 // Where vectors are copied to, and tensor bytes where files are not mapped.
@@ -197,8 +202,7 @@ QI__FN qi_result qi__load_slot(const qi__weights_loader *l, const qi__slot *slot
   char name[64];
   snprintf(name, sizeof name, "%s%s", prefix, slot->name);
   unsigned features = l->h->arch->features;
-  bool other_layout = slot->kind == QI__MATRIX && slot->needed && slot->needed != ~0u && !(slot->needed & features);
-  if (other_layout) return QI_OK;
+  if (!qi__slot_in_layout(slot, l->h)) return QI_OK;
   const qi__tensor_info *t = qi__gguf_tensor(l->gguf, name);
   if (!t) {
     if (slot->needed & features) return qi__fail(l->err, QI_ERR_FORMAT, "tensor %s: missing", name);
