@@ -41,7 +41,7 @@ typedef struct option {
 } option;
 
 typedef struct settings {
-  text_list models, synths, products, isas, paths;
+  text_list models, synths, products, isas, paths, caches;
   int_list n_prompt, n_gen, pairs, depth, n_batch, n_seqs, n_threads;
   const char *tables;
   text_list kv_types, forms;
@@ -163,6 +163,7 @@ static void set_defaults(settings *c) {
   default_int(&c->n_threads, 0);
   default_text(&c->isas, "auto");
   default_text(&c->paths, "auto");
+  default_text(&c->caches, "0");
   default_text(&c->kv_types, "f16");
   default_text(&c->forms, "md");
 }
@@ -185,6 +186,7 @@ static int read_settings(int argc, char **argv, settings *c) {
       {"-t", "--threads", INTS, &c->n_threads, 0, 256, "LIST   threads, 0 = cores, at most 8 (default 0)"},
       {"", "--isa", NAMES, &c->isas, 0, 0, "LIST   highest instruction set: auto, scalar, avx2, ... (default auto)"},
       {"", "--path", NAMES, &c->paths, 0, 0, "LIST   arithmetic: auto, integer, bf16, float (default auto)"},
+      {"", "--cache", NAMES, &c->caches, 0, 0, "LIST   megabytes for weights made ready to be multiplied, or all (default 0)"},
       {"", "--kv-type", NAMES, &c->kv_types, 0, 0, "NAME   keys and values: f16 or f32 (default f16)"},
       {"-r", "--repetitions", INT, &c->reps, 1, MAX_SAMPLES, "N      repetitions; median, least and most are shown (default 5)"},
       {"-o", "--output", NAMES, &c->forms, 0, 0, "NAME   md, json or csv (default md)"},
@@ -224,16 +226,29 @@ static bool find_path(const char *name, qi_path *out) {
   return complain("--path %.40s: neither auto, integer, bf16 nor float", name);
 }
 
+static bool find_cache(const char *text, uint64_t *bytes) {
+  int megabytes;
+  *bytes = UINT64_MAX;
+  if (strcmp(text, "all") == 0) return true;
+  if (!parse_number(text, strlen(text), 0, 1 << 30, &megabytes))
+    return complain("--cache %.40s: neither \"all\" nor a number of megabytes", text);
+  *bytes = (uint64_t)megabytes * 1000000;
+  return true;
+}
+
 // All that can be wrong with the words is found before anything is measured.
 static bool check_settings(const settings *c, report_form *form, qi_format *kv) {
   qi_isa isa;
   qi_path path;
+  uint64_t bytes;
   const shape *s;
   file_type type;
   for (int i = 0; i < c->isas.n; i++)
     if (!find_isa(c->isas.v[i], &isa)) return false;
   for (int i = 0; i < c->paths.n; i++)
     if (!find_path(c->paths.v[i], &path)) return false;
+  for (int i = 0; i < c->caches.n; i++)
+    if (!find_cache(c->caches.v[i], &bytes)) return false;
   for (int i = 0; i < c->synths.n; i++)
     if (!synth_spec_parse(c->synths.v[i], &s, &type)) return false;
   const char *kv_name = c->kv_types.v[0], *form_name = c->forms.v[0];
@@ -283,17 +298,31 @@ static bool measure_tests(report *out, const settings *c, const bench_model *m, 
   return good;
 }
 
+// All combinations that share threads, instruction set, path and cache.
+static bool measure_batches(report *out, const settings *c, const bench_model *m, rooflines *roof, qi_path path, qi_format kv) {
+  bool good = true;
+  for (int b = 0; b < c->n_batch.n && good; b++)
+    for (int d = 0; d < c->depth.n && good; d++) {
+      run_test t = {.depth = c->depth.v[d], .n_batch = c->n_batch.v[b], .n_ctx = c->n_ctx, .kv_format = kv, .path = path};
+      good = measure_tests(out, c, m, roof, t);
+    }
+  return good;
+}
+
 // All combinations that share threads and instruction set.
 static bool measure_with_pool(report *out, const settings *c, const bench_model *m, qi_pool *pool, qi_format kv) {
   rooflines roof;
   if (!rooflines_open(&roof, pool, c->bandwidth_mb)) return false;
   bool good = true;
-  for (int p = 0; p < c->paths.n && good; p++)
-    for (int b = 0; b < c->n_batch.n && good; b++)
-      for (int d = 0; d < c->depth.n && good; d++) {
-        run_test t = {.depth = c->depth.v[d], .n_batch = c->n_batch.v[b], .n_ctx = c->n_ctx, .kv_format = kv};
-        good = find_path(c->paths.v[p], &t.path) && measure_tests(out, c, m, &roof, t);
-      }
+  for (int i = 0; i < c->paths.n * c->caches.n && good; i++) {
+    qi_path path = QI_PATH_AUTO;
+    uint64_t bytes = 0;
+    bench_model cached = *m;
+    good = find_path(c->paths.v[i / c->caches.n], &path) && find_cache(c->caches.v[i % c->caches.n], &bytes);
+    if (good && bytes) good = model_open_cached(&cached, m, bytes, path, pool);
+    if (good) good = measure_batches(out, c, &cached, &roof, path, kv);
+    if (cached.model != m->model) qi_model_close(cached.model);
+  }
   rooflines_close(&roof);
   return good;
 }
@@ -317,6 +346,7 @@ static bool model_open_file(bench_model *m, const char *path, bool no_mmap) {
   qi_model_desc md = {.path = path, .no_mmap = no_mmap};
   qi_error err = {QI_OK, ""};
   memset(m, 0, sizeof *m);
+  m->desc = md;
   progress("opening %.60s", path);
   qi_result r = qi_model_open(&m->model, &md, &err);
   progress("%s", "");

@@ -184,7 +184,7 @@ static bool product_own_ways(product_bench *b) {
   static const char *const names[] = {"float", "integer", "bf16"};
   static const qi_path paths[] = {QI_PATH_FLOAT, QI_PATH_INTEGER, QI_PATH_BF16};
   double bytes = (double)qi_format_bytes(b->spec.format, (size_t)b->spec.n_rows * (size_t)b->spec.n_cols);
-  qi__weight w = {b->spec.format, qi__format_get(b->spec.format), NULL, 0, 0, 0, NULL};
+  qi__weight w = {b->spec.format, qi__format_get(b->spec.format), NULL, 0, 0, 0, NULL, NULL};
   for (int i = 0; i < 3; i++) {
     if (paths[i] == QI_PATH_INTEGER && !w.format->unpack) continue; // float formats have no integer form
     unit_kind unit = unit_of(qi__arithmetic_of(NULL, &w, paths[i], false));

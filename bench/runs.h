@@ -39,7 +39,7 @@ static run_cost run_cost_of(const bench_model *m, const qi__cpu *cpu, qi_path pa
     bool output = tensor_is_output(m->model, &t);
     if (!output && !strcmp(t.name, "token_embd.weight")) continue;
     double n = (double)t.shape[0] * (double)t.shape[1];
-    qi__weight w = {t.format, qi__format_get(t.format), NULL, 0, 0, 0, NULL};
+    qi__weight w = {t.format, qi__format_get(t.format), NULL, 0, 0, 0, NULL, NULL};
     c.weight_bytes += t.n_bytes;
     *(output ? &c.head_weights : &c.layer_weights) += n;
     for (int role = 0; role < 2; role++) c.weights_by[qi__arithmetic_of(&kernels, &w, path, role)][role] += n;
@@ -234,6 +234,8 @@ static void run_report(report *out, const bench_model *m, const run_test *t, con
   row_number(&r, "threads", 7, 0, qi_pool_n_threads(roof->pool));
   row_text(&r, "isa", 11, qi_isa_name(qi_pool_isa(roof->pool)));
   row_text(&r, "path", 7, path_names[t->path]);
+  const qi_cache_info *cache = &m->info.cache;
+  row_number(&r, "cache MB", 8, 1, (double)(cache->integer.bytes + cache->bf16.bytes + cache->f32.bytes) * 1e-6);
   row_number(&r, "n_batch", 7, 0, t->n_batch ? t->n_batch : 256);
   row_text(&r, "test", 12, name);
   row_value(&r, "t/s", 8, speed.median);

@@ -395,6 +395,7 @@ static bool synth_build(synth_file *file, const shape *s, const file_type *type,
 typedef struct bench_model {
   qi_model *model;
   synth_file file; // bytes NULL: a file of the user's
+  qi_model_desc desc; // what it was opened with
   qi_model_info info;
   char name[96];
 } bench_model;
@@ -403,6 +404,25 @@ static void model_close(bench_model *m) {
   qi_model_close(m->model);
   free(m->file.bytes);
   memset(m, 0, sizeof *m);
+}
+
+// The same model once more, with a cache. False after a message; close only out->model.
+static bool model_open_cached(bench_model *out, const bench_model *m, uint64_t cache_bytes, qi_path path, qi_pool *pool) {
+  qi_error err = {QI_OK, ""};
+  qi_memory memory;
+  *out = *m;
+  out->model = NULL;
+  out->desc.cache_bytes = cache_bytes;
+  out->desc.cache_path = path;
+  out->desc.cache_pool = pool;
+  if (qi_model_memory(&out->desc, &memory, &err)) return complain("%s", err.msg);
+  if (!memory_fits("cache", memory.heap)) return false;
+  progress("%s: filling the cache", m->name);
+  qi_result r = qi_model_open(&out->model, &out->desc, &err);
+  progress("%s", "");
+  if (r) return complain("%s", err.msg);
+  qi_model_get_info(out->model, &out->info);
+  return true;
 }
 
 static bool model_open_synth(bench_model *m, const shape *s, const file_type *type) {
@@ -414,6 +434,7 @@ static bool model_open_synth(bench_model *m, const shape *s, const file_type *ty
   qi_pool_close(pool);
   if (!good) return false;
   qi_model_desc md = {.data = m->file.bytes, .data_size = m->file.size};
+  m->desc = md;
   snprintf(m->name, sizeof m->name, "%s %s", s->name, type->name);
   if (qi_model_open(&m->model, &md, &err)) {
     model_close(m);

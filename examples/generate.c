@@ -23,7 +23,7 @@
 
 // ---- options ----
 
-typedef enum kind { FLAG, TEXT, INT, REAL, SEED } kind;
+typedef enum kind { FLAG, TEXT, INT, REAL, SEED, BYTES } kind;
 
 typedef struct option {
   const char *name, *alias;
@@ -35,6 +35,7 @@ typedef struct option {
 
 typedef struct settings {
   const char *model, *prompt, *prompt_file, *isa, *path;
+  uint64_t cache_bytes;
   int n_predict, n_threads, n_ctx, n_batch, top_k, repeat_last_n;
   float temp, top_p, min_p, repeat_penalty;
   uint64_t seed;
@@ -58,21 +59,24 @@ static bool parse_real(const char *s, const option *o) {
   return true;
 }
 
-static bool parse_seed(const char *s, const option *o) {
+// A whole number below 2^64; for BYTES also "all".
+static bool parse_u64(const char *s, const option *o) {
   char *end;
   errno = 0;
-  unsigned long long v = strtoull(s, &end, 10);
-  if (errno || *end || !isdigit((unsigned char)*s)) return false;
+  bool all = o->kind == BYTES && !strcmp(s, "all");
+  unsigned long long v = all ? UINT64_MAX : strtoull(s, &end, 10);
+  if (!all && (errno || *end || !isdigit((unsigned char)*s))) return false;
   *(uint64_t *)o->value = v;
   return true;
 }
 
 static bool set_option(const option *o, const char *s) {
-  bool good = o->kind == INT ? parse_int(s, o) : o->kind == REAL ? parse_real(s, o) : o->kind == SEED ? parse_seed(s, o) : true;
+  bool good = o->kind == INT ? parse_int(s, o) : o->kind == REAL ? parse_real(s, o) : o->kind >= SEED ? parse_u64(s, o) : true;
   if (o->kind == TEXT) *(const char **)o->value = s;
-  if (!good && o->kind == SEED) fprintf(stderr, PROGRAM ": %s %s: not a whole number below 2^64\n", o->name, s);
+  if (!good && o->kind >= SEED)
+    fprintf(stderr, PROGRAM ": %s %s: not a whole number below 2^64%s\n", o->alias, s, o->kind == BYTES ? " or \"all\"" : "");
   else if (!good)
-    fprintf(stderr, PROGRAM ": %s %s: not a %snumber from %g to %g\n", o->name, s, o->kind == INT ? "whole " : "", o->min, o->max);
+    fprintf(stderr, PROGRAM ": %s %s: not a %snumber from %g to %g\n", o->alias, s, o->kind == INT ? "whole " : "", o->min, o->max);
   return good;
 }
 
@@ -120,6 +124,7 @@ static int read_settings(int argc, char **argv, settings *c) {
     {"-s", "--seed", SEED, &c->seed, 0, 0, "N     same seed, same words (default 0)"},
     {"", "--isa", TEXT, &c->isa, 0, 0, "NAME  highest instruction set: auto, scalar, avx2, ... (default auto)"},
     {"", "--path", TEXT, &c->path, 0, 0, "NAME  arithmetic: auto, integer, bf16, float (default auto)"},
+    {"", "--cache", BYTES, &c->cache_bytes, 0, 0, "BYTES memory for weights made ready to be multiplied, or all (default 0)"},
     {"", "--no-mmap", FLAG, &c->no_mmap, 0, 0, "      read the model into memory instead of mapping it"},
     {"", "--ignore-eos", FLAG, &c->ignore_end, 0, 0, "      go on after end tokens"},
     {"-h", "--help", FLAG, &c->help, 0, 0, "      this text"},
@@ -214,9 +219,22 @@ static void print_speed(const qi_session *s) {
   fprintf(stderr, "(%d threads, %s)\n", st.n_threads, qi_isa_name(st.isa));
 }
 
+static void print_cache(const qi_model *m) {
+  qi_model_info info;
+  qi_model_get_info(m, &info);
+  const qi_cache_kind *kinds[] = {&info.cache.integer, &info.cache.bf16, &info.cache.f32};
+  const char *names[] = {"integer", "bf16", "float"};
+  fprintf(stderr, "cache: %.1f MB, filled in %.2f s", (double)info.cache.bytes * 1e-6, info.cache.seconds);
+  for (int i = 0; i < 3; i++)
+    if (kinds[i]->n_matrices)
+      fprintf(stderr, "; %d matrices for %s, %.1f MB", kinds[i]->n_matrices, names[i], (double)kinds[i]->bytes * 1e-6);
+  fprintf(stderr, "\n");
+}
+
 static int run(const settings *c, const qi_session_desc *sd, const char *prompt, size_t len) {
   bool terminal = isatty(2);
-  qi_model_desc md = {.path = c->model, .no_mmap = c->no_mmap};
+  qi_model_desc md = {.path = c->model, .no_mmap = c->no_mmap, .cache_bytes = c->cache_bytes, .cache_path = sd->path,
+                      .cache_pool = sd->pool};
   if (terminal) md.progress.fn = show_progress;
   qi_error err = {0};
   qi_model *m = NULL;
@@ -230,6 +248,7 @@ static int run(const settings *c, const qi_session_desc *sd, const char *prompt,
   if (r) fprintf(stderr, PROGRAM ": %s\n", err.msg);
   else if (!written) fprintf(stderr, PROGRAM ": standard output cannot be written\n");
   else print_speed(s);
+  if (m && c->cache_bytes) print_cache(m);
   qi_session_close(s);
   qi_model_close(m);
   return r || !written ? 1 : 0;
@@ -239,7 +258,7 @@ int main(int argc, char **argv) {
   settings c = {.n_predict = -1, .top_k = 40, .temp = 0.8f, .top_p = 0.95f, .min_p = 0.05f, .isa = "auto", .path = "auto"};
   int stop = read_settings(argc, argv, &c);
   if (stop) return stop - 1;
-  qi_session_desc sd = {.n_ctx = c.n_ctx, .n_batch = c.n_batch, .n_threads = c.n_threads, .ignore_end = c.ignore_end};
+  qi_session_desc sd = {.n_ctx = c.n_ctx, .n_batch = c.n_batch, .ignore_end = c.ignore_end};
   sd.n_predict = c.n_predict > 0 ? c.n_predict : 0;
   sd.sampler = (qi_sampler_desc){.temperature = c.temp, .top_k = c.top_k, .top_p = c.top_p, .min_p = c.min_p, .seed = c.seed,
                                  .repetition_penalty = c.repeat_penalty, .penalty_last_n = c.repeat_last_n};
@@ -248,7 +267,12 @@ int main(int argc, char **argv) {
   char *text = c.prompt ? NULL : read_file(c.prompt_file, &len);
   if (!c.prompt && !text) return 1;
   if (text && len && text[len - 1] == '\n') len--;
-  int code = run(&c, &sd, text ? text : c.prompt, len);
+  qi_pool_desc pd = {.n_threads = c.n_threads, .isa = sd.isa}; // of the session, and of what fills the cache
+  qi_error err = {0};
+  int code = 1;
+  if (qi_pool_open(&sd.pool, &pd, &err)) fprintf(stderr, PROGRAM ": %s\n", err.msg);
+  else code = run(&c, &sd, text ? text : c.prompt, len);
+  qi_pool_close(sd.pool);
   free(text);
   return code;
 }
