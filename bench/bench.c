@@ -187,7 +187,7 @@ static int read_settings(int argc, char **argv, settings *c) {
       {"", "--isa", NAMES, &c->isas, 0, 0, "LIST   highest instruction set: auto, scalar, avx2, ... (default auto)"},
       {"", "--path", NAMES, &c->paths, 0, 0, "LIST   arithmetic: auto, integer, bf16, float (default auto)"},
       {"", "--cache", NAMES, &c->caches, 0, 0, "LIST   megabytes for weights made ready to be multiplied, or all (default 0)"},
-      {"", "--kv-type", NAMES, &c->kv_types, 0, 0, "NAME   keys and values: f16 or f32 (default f16)"},
+      {"", "--kv-type", NAMES, &c->kv_types, 0, 0, "NAME   keys and values: f32, f16, bf16, q8, fp8 or q4 (default f16)"},
       {"-r", "--repetitions", INT, &c->reps, 1, MAX_SAMPLES, "N      repetitions; median, least and most are shown (default 5)"},
       {"-o", "--output", NAMES, &c->forms, 0, 0, "NAME   md, json or csv (default md)"},
       {"", "--bw-mb", INT, &c->bandwidth_mb, 16, 1 << 16, "N      megabytes that read bandwidth is measured with (default 256)"},
@@ -237,7 +237,7 @@ static bool find_cache(const char *text, uint64_t *bytes) {
 }
 
 // All that can be wrong with the words is found before anything is measured.
-static bool check_settings(const settings *c, report_form *form, qi_format *kv) {
+static bool check_settings(const settings *c, report_form *form, qi_kv_type *kv) {
   qi_isa isa;
   qi_path path;
   uint64_t bytes;
@@ -252,8 +252,9 @@ static bool check_settings(const settings *c, report_form *form, qi_format *kv) 
   for (int i = 0; i < c->synths.n; i++)
     if (!synth_spec_parse(c->synths.v[i], &s, &type)) return false;
   const char *kv_name = c->kv_types.v[0], *form_name = c->forms.v[0];
-  *kv = !strcmp(kv_name, "f16") ? QI_FORMAT_F16 : !strcmp(kv_name, "f32") ? QI_FORMAT_F32 : QI_FORMAT_NONE;
-  if (*kv == QI_FORMAT_NONE || c->kv_types.n > 1) return complain("--kv-type %.40s: neither f16 nor f32", kv_name);
+  *kv = QI_KV_F32;
+  while (*kv < QI_KV_COUNT && strcmp(kv_name, qi_kv_type_name(*kv))) *kv = (qi_kv_type)(*kv + 1);
+  if (*kv == QI_KV_COUNT || c->kv_types.n > 1) return complain("--kv-type %.40s: none of f32, f16, bf16, q8, fp8, q4", kv_name);
   *form = !strcmp(form_name, "json") ? REPORT_JSON : !strcmp(form_name, "csv") ? REPORT_CSV : REPORT_MD;
   if ((*form == REPORT_MD && strcmp(form_name, "md")) || c->forms.n > 1)
     return complain("-o %.40s: neither md, json nor csv", form_name);
@@ -299,18 +300,18 @@ static bool measure_tests(report *out, const settings *c, const bench_model *m, 
 }
 
 // All combinations that share threads, instruction set, path and cache.
-static bool measure_batches(report *out, const settings *c, const bench_model *m, rooflines *roof, qi_path path, qi_format kv) {
+static bool measure_batches(report *out, const settings *c, const bench_model *m, rooflines *roof, qi_path path, qi_kv_type kv) {
   bool good = true;
   for (int b = 0; b < c->n_batch.n && good; b++)
     for (int d = 0; d < c->depth.n && good; d++) {
-      run_test t = {.depth = c->depth.v[d], .n_batch = c->n_batch.v[b], .n_ctx = c->n_ctx, .kv_format = kv, .path = path};
+      run_test t = {.depth = c->depth.v[d], .n_batch = c->n_batch.v[b], .n_ctx = c->n_ctx, .kv_type = kv, .path = path};
       good = measure_tests(out, c, m, roof, t);
     }
   return good;
 }
 
 // All combinations that share threads and instruction set.
-static bool measure_with_pool(report *out, const settings *c, const bench_model *m, qi_pool *pool, qi_format kv) {
+static bool measure_with_pool(report *out, const settings *c, const bench_model *m, qi_pool *pool, qi_kv_type kv) {
   rooflines roof;
   if (!rooflines_open(&roof, pool, c->bandwidth_mb)) return false;
   bool good = true;
@@ -327,7 +328,7 @@ static bool measure_with_pool(report *out, const settings *c, const bench_model 
   return good;
 }
 
-static bool measure_model(report *out, const settings *c, const bench_model *m, qi_format kv) {
+static bool measure_model(report *out, const settings *c, const bench_model *m, qi_kv_type kv) {
   bool good = true;
   for (int t = 0; t < c->n_threads.n && good; t++)
     for (int i = 0; i < c->isas.n && good; i++) {
@@ -357,7 +358,7 @@ static bool model_open_file(bench_model *m, const char *path, bool no_mmap) {
   return true;
 }
 
-static bool measure_models(report *out, const settings *c, qi_format kv) {
+static bool measure_models(report *out, const settings *c, qi_kv_type kv) {
   bool good = true;
   for (int i = 0; i < c->models.n + c->synths.n && good; i++) {
     bench_model m;
@@ -387,7 +388,7 @@ int main(int argc, char **argv) {
   settings c = {.reps = 5, .bandwidth_mb = 256};
   report out;
   report_form form = REPORT_MD;
-  qi_format kv = QI_FORMAT_F16;
+  qi_kv_type kv = QI_KV_F16;
   int stop = read_settings(argc, argv, &c);
   if (stop) return stop - 1;
   if (!check_settings(&c, &form, &kv)) return 2;

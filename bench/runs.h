@@ -10,7 +10,7 @@
 typedef struct run_test {
   int n_prompt, n_gen, depth, n_seqs, n_batch, n_ctx;
   qi_path path;
-  qi_format kv_format;
+  qi_kv_type kv_type;
 } run_test;
 
 // ---- what a model asks of the machine ----
@@ -28,7 +28,7 @@ static bool tensor_is_output(const qi_model *m, const qi_tensor *t) {
   return !strcmp(t->name, "token_embd.weight") && qi_tensor_find(m, "output.weight", &output, NULL) != QI_OK;
 }
 
-static run_cost run_cost_of(const bench_model *m, const qi__cpu *cpu, qi_path path, qi_format kv_format) {
+static run_cost run_cost_of(const bench_model *m, const qi__cpu *cpu, qi_path path, qi_kv_type kv_type) {
   qi__kernels kernels;
   qi__kernels_init(&kernels, cpu);
   run_cost c;
@@ -45,8 +45,8 @@ static run_cost run_cost_of(const bench_model *m, const qi__cpu *cpu, qi_path pa
     for (int role = 0; role < 2; role++) c.weights_by[qi__arithmetic_of(&kernels, &w, path, role)][role] += n;
   }
   const qi_model_info *info = &m->info;
-  int element = qi_format_get(kv_format == QI_FORMAT_NONE ? QI_FORMAT_F16 : kv_format)->block_bytes;
-  c.kv_bytes = 2.0 * info->n_layers * info->n_kv_heads * info->head_dim * element;
+  qi__kv_layout head = qi__kv_layout_of(kv_type ? kv_type : QI_KV_F16, (size_t)info->head_dim, (size_t)info->head_dim);
+  c.kv_bytes = (double)head.bytes / QI__KV_PAGE * info->n_layers * info->n_kv_heads;
   return c;
 }
 
@@ -134,7 +134,7 @@ static void runner_close(runner *r) {
 // False after a message; then nothing is open.
 static bool runner_open(runner *r, const bench_model *m, const run_test *t, qi_pool *pool) {
   qi_session_desc sd = {.n_ctx = t->n_ctx, .n_seqs = t->n_seqs, .n_batch = t->n_batch, .pool = pool, .path = t->path,
-                        .kv_format = t->kv_format};
+                        .kv_type = t->kv_type};
   qi_error err = {QI_OK, ""};
   uint64_t bytes = 0;
   int need = t->depth + t->n_prompt + t->n_gen, most = t->n_seqs;
@@ -185,7 +185,7 @@ static bool run_measure(run_result *out, const bench_model *m, const run_test *t
   qi_error err = {QI_OK, ""};
   memset(out, 0, sizeof *out);
   if (!runner_open(&r, m, t, roof->pool)) return false;
-  run_cost cost = run_cost_of(m, &roof->pool->cpu, t->path, t->kv_format);
+  run_cost cost = run_cost_of(m, &roof->pool->cpu, t->path, t->kv_type);
   out->unit = run_unit(&cost, t->n_prompt == 0);
   run_test first = *t;
   if (first.n_gen > 1) first.n_gen = 1;

@@ -444,7 +444,7 @@ static bool table_kv_bytes(const table_context *t) {
     layer.n_vocab = 320;
     if (!file_type_parse("TQ2_0", &type) || !model_open_synth(&m, &layer, &type)) return false;
     for (int f32 = 0; f32 < 2; f32++) {
-      qi_session_desc sd = {.n_ctx = cases[i].n_ctx, .pool = t->pool, .kv_format = f32 ? QI_FORMAT_F32 : QI_FORMAT_F16};
+      qi_session_desc sd = {.n_ctx = cases[i].n_ctx, .pool = t->pool, .kv_type = f32 ? QI_KV_F32 : QI_KV_F16};
       qi_session *s = NULL;
       qi_session_stats stats;
       qi_error err = {QI_OK, ""};

@@ -180,7 +180,7 @@ int main(int argc, char **argv) {
   settings c = {.isa = "auto", .path = "auto"};
   int stop = read_settings(argc, argv, &c);
   if (stop) return stop - 1;
-  qi_session_desc sd = {.kv_format = QI_FORMAT_F32, .n_batch = c.n_batch, .n_logits = N_ROWS_AT_ONCE, .n_threads = c.n_threads};
+  qi_session_desc sd = {.kv_type = QI_KV_F32, .n_batch = c.n_batch, .n_logits = N_ROWS_AT_ONCE, .n_threads = c.n_threads};
   int isa = qi_isa_from_name(c.isa);
   if (isa < 0) fprintf(stderr, PROGRAM ": --isa %s: no such instruction set\n", c.isa);
   if (isa < 0 || !find_path(c.path, &sd.path)) return 2;

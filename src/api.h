@@ -545,6 +545,23 @@ typedef struct qi_observer {
   void *user;
 } qi_observer;
 
+// How keys and values are kept: bits an element, and what an element x loses at most when it is stored; `max` is the greatest of
+// the 32 beside it in its head. In brackets what the logits of a small random model lose (tests/test_kv.c; root mean square of
+// the difference over theirs, computed in float32 otherwise).
+typedef enum qi_kv_type {
+  QI_KV_AUTO = 0,  // F16
+  QI_KV_F32,       // 32   nothing
+  QI_KV_F16,       // 16   2^-11 |x|, or 2^-25; finite below 65520 (0.02 %)
+  QI_KV_BF16,      // 16   2^-8 |x| (0.15 %)
+  QI_KV_Q8,        // 8.5  max / 225: int8, and a scale for each 32. Attention over it is computed in integers (0.6 %)
+  QI_KV_FP8,       // 8    2^-4 |x|, or 2^-10: E4M3; at most 448 (2.6 %)
+  QI_KV_Q4,        // 4.5  max / 9: 16 levels, and a scale for each 32; as Q8 otherwise (7 %)
+  QI_KV_COUNT
+} qi_kv_type;
+
+// "f16"; "auto" for AUTO; NULL when `type` is none of the list. Static memory.
+QI_API const char *qi_kv_type_name(qi_kv_type type);
+
 // How a session shall be; zero = default.
 typedef struct qi_session_desc {
   int n_ctx;                 // tokens of context for each sequence; 0 = what the model was trained for, at most 4096
@@ -556,7 +573,9 @@ typedef struct qi_session_desc {
   qi_parallel parallel;      // as in qi_pool_desc
   qi_pool *pool;             // shared pool instead of an own one; must outlive the session; the three above then do not count
   qi_path path;              // default AUTO; else all tokens take this one
-  qi_format kv_format;       // F16 (default) or F32
+  qi_kv_type kv_type;        // default F16
+  int n_kv_tokens;           // tokens that the cache has room for, of all sequences together, in pages of 64; 0 = what n_seqs
+                             // sequences of n_ctx take, and never more. What sequences share counts once
   qi_sampler_desc sampler;   // used by qi_next
   const char *const *stop;   // n_stop strings that end generation; not part of the text. Copied; at most 64, UTF-8 of 1..256 bytes
   int n_stop;                // strings of stop
@@ -617,8 +636,8 @@ typedef struct qi_decode_token {
 } qi_decode_token;
 
 // Computes n tokens of one or several sequences together; weights are read once for all. On failure all sequences are as before.
-// Errors: QI_ERR_ARGUMENT (which token, why), _CONTEXT, _LIMIT (more than n_logits rows wanted), _CANCELLED, _STATE (unfinished
-// work).
+// Errors: QI_ERR_ARGUMENT (which token, why), _CONTEXT (n_ctx, or n_kv_tokens: room for all of them is taken first), _LIMIT (more
+// than n_logits rows wanted), _CANCELLED, _STATE (unfinished work).
 QI_API qi_result qi_decode(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);
 // Takes note of the same work; qi_step does it. At most n_seqs * n_ctx tokens.
 QI_API qi_result qi_decode_begin(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);
@@ -632,8 +651,19 @@ QI_API const float *qi_logits(const qi_session *s, int i);
 
 // Tokens in a sequence; -1 when seq is out of range.
 QI_API int qi_seq_length(const qi_session *s, int seq);
-// Cuts a sequence to its first n tokens. Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work).
+// Cuts a sequence to its first n tokens. Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work), QI_ERR_CONTEXT (of models with a
+// sliding window: a token there would see some whose room was given back; n = 0 always works).
 QI_API qi_result qi_seq_truncate(qi_session *s, int seq, int n, qi_error *err);
+// Sequence `to` becomes the first n tokens of `from`: what it held is forgotten. Costs next to nothing: keys and values are shared
+// until either sequence goes on in a page of 64 tokens that both have, which is then copied. Logits of what follows have the same
+// bits as if `to` had been given these tokens itself. Errors: as qi_seq_truncate; from and to must differ.
+QI_API qi_result qi_seq_fork(qi_session *s, int from, int to, int n, qi_error *err);
+// Context shift: drops n_drop tokens after the first n_keep; those behind them move down, their keys are rotated to the new
+// positions (and rounded again to kv_type). The sequence goes on as if it had these positions, but what keys and values of later
+// tokens took from the dropped ones stays in them: logits are not those of the shorter text. Takes time for each token that moves.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work), QI_ERR_CONTEXT (as qi_seq_truncate; or no unused page for what others
+// share). On failure nothing is changed.
+QI_API qi_result qi_seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi_error *err);
 // Forgets all sequences, unfinished work and the sampler's history.
 QI_API void qi_session_reset(qi_session *s);
 
@@ -642,6 +672,7 @@ typedef struct qi_session_stats {
   uint64_t n_prompt, n_generated;          // tokens computed in each role
   double prompt_seconds, generate_seconds; // spent on them
   uint64_t heap_bytes, kv_bytes;           // of the allocator; of that, the key-value cache
+  uint64_t kv_tokens, kv_tokens_unused;    // tokens that the cache has room for; of these, in pages that no sequence uses
   int n_threads;                           // in use
   qi_isa isa;                              // in use
 } qi_session_stats;

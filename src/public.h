@@ -339,6 +339,11 @@ QI_API void qi_sampler_reset(qi_sampler *sp, uint64_t seed) {
 
 // ---- sessions ----
 
+QI_API const char *qi_kv_type_name(qi_kv_type type) {
+  static const char *const names[QI_KV_COUNT] = {"auto", "f32", "f16", "bf16", "q8", "fp8", "q4"};
+  return type >= QI_KV_AUTO && type < QI_KV_COUNT ? names[type] : NULL;
+}
+
 QI_API qi_result qi_session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err) {
   QI__NOT_NULL(out, "qi_session_open");
   *out = NULL;
@@ -418,13 +423,28 @@ QI_API qi_result qi_seq_truncate(qi_session *s, int seq, int n, qi_error *err) {
   return qi__seq_truncate(s, seq, n, err);
 }
 
+QI_API qi_result qi_seq_fork(qi_session *s, int from, int to, int n, qi_error *err) {
+  QI__NOT_NULL(s, "qi_seq_fork");
+  return qi__seq_fork(s, from, to, n, err);
+}
+
+QI_API qi_result qi_seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi_error *err) {
+  QI__NOT_NULL(s, "qi_seq_shift");
+  qi__fp_mode mode = qi__fp_enter();
+  qi_result r = qi__seq_shift(s, seq, n_keep, n_drop, err);
+  qi__fp_leave(mode);
+  return r;
+}
+
 QI_API void qi_session_reset(qi_session *s) {
   if (s) qi__session_reset(s);
 }
 
 QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out) {
   if (out) memset(out, 0, sizeof *out);
-  if (s && out) *out = s->stats;
+  if (!s || !out) return;
+  *out = s->stats;
+  out->kv_tokens_unused = (uint64_t)s->kv.n_unused * QI__KV_PAGE;
 }
 
 #undef QI__NOT_NULL

@@ -151,7 +151,7 @@ static size_t variants(variant list[MAX_VARIANTS]) {
 typedef struct bound {
   const char *name;
   qi_path path;
-  qi_format kv;
+  qi_kv_type kv;
   r64_options alike;        // what the reference rounds as the path does
   double best, worst;       // losses against that reference: of one row in ten, of all; see run_expect_alike
   double max_diff;          // greatest difference from it
@@ -161,10 +161,10 @@ typedef struct bound {
 // Measured over all variants: FLOAT 2e-13 and 2e-6; half cache 2e-8 and 5e-4, exact 6e-7 and 4e-3; INTEGER 2e-4 and 0.07, exact
 // 5e-4 and 0.1; BF16 3e-5 and 0.03, exact 1.1e-4 and 0.05; the best rows 1e-13, with a half cache 3e-10.
 static const bound bounds[] = {
-    {"FLOAT", QI_PATH_FLOAT, QI_FORMAT_F32, {0, false, 0, false}, 1e-11, 1e-11, 2e-5, 1e-11, 2e-5},
-    {"FLOAT, half cache", QI_PATH_FLOAT, QI_FORMAT_F16, {0, true, 0, false}, 1e-8, 1e-6, 5e-3, 2e-6, 1e-2},
-    {"INTEGER", QI_PATH_INTEGER, QI_FORMAT_F32, {0, false, 0, true}, 1e-10, 1e-3, 0.15, 1e-3, 0.2},
-    {"BF16", QI_PATH_BF16, QI_FORMAT_F32, {0, false, 1, false}, 1e-10, 1e-4, 0.06, 3e-4, 0.1},
+    {"FLOAT", QI_PATH_FLOAT, QI_KV_F32, {0, false, 0, false}, 1e-11, 1e-11, 2e-5, 1e-11, 2e-5},
+    {"FLOAT, half cache", QI_PATH_FLOAT, QI_KV_F16, {0, true, 0, false}, 1e-8, 1e-6, 5e-3, 2e-6, 1e-2},
+    {"INTEGER", QI_PATH_INTEGER, QI_KV_F32, {0, false, 0, true}, 1e-10, 1e-3, 0.15, 1e-3, 0.2},
+    {"BF16", QI_PATH_BF16, QI_KV_F32, {0, false, 1, false}, 1e-10, 1e-4, 0.06, 3e-4, 0.1},
 };
 
 static void check_variant(const variant *v, size_t n) {
@@ -183,7 +183,7 @@ static void check_variant(const variant *v, size_t n) {
     if (o.bf16) o.bf16 = run_bf16_roundings();
     qi_session_desc sd = run_session_desc((int)n, b->path);
     sd.n_ctx = exact.n_ctx;
-    sd.kv_format = b->kv;
+    sd.kv_type = b->kv;
     double *alike = run_reference(&r, &o, ids, n);
     float *got = run_logits(rm.m, &sd, ids, n, false);
     run_expect_alike(r64_compare(got, alike, n, r.n_vocab), b->best, b->worst, b->max_diff, b->name, v->name);
@@ -504,7 +504,7 @@ static void test_known_bits(void **state) {
     run_random_tokens(1, d.n_vocab, ids, N);
     for (int exact = 0; exact < 2; exact++) {
       qi_session_desc sd = run_session_desc(N, exact ? QI_PATH_FLOAT : QI_PATH_INTEGER);
-      sd.kv_format = QI_FORMAT_F16;
+      sd.kv_type = QI_KV_F16;
       float *got = run_logits(rm.m, &sd, ids, N, !exact);
       uint64_t h = hash_floats(got, N * (size_t)d.n_vocab), want = exact ? known[i].exact : known[i].integer;
       if (h != want)

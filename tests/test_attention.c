@@ -15,25 +15,33 @@
 
 #define N_PROMPT 560 // two pieces and a bit
 #define N_TOKENS 580 // the rest is generated
-#define N_MIXES 14
+#define N_MIXES 9
 
 // One layer is enough to see a difference, a second one to see it in keys and values as well.
 typedef struct shape {
   const char *name;
   int n_heads, n_kv_heads, head_dim, window;
-  qi_format kv;
+  qi_kv_type kv;
   qi_path path;
 } shape;
 
 static const shape shapes[] = {
-    {"64, 8 heads a group", 8, 1, 64, 0, QI_FORMAT_F16, QI_PATH_AUTO},
-    {"64, 3 heads a group, window of 300", 6, 2, 64, 300, QI_FORMAT_F16, QI_PATH_AUTO},
-    {"80, 1 head a group", 2, 2, 80, 0, QI_FORMAT_F32, QI_PATH_AUTO},
-    {"128, 5 heads a group, window of 257", 5, 1, 128, 257, QI_FORMAT_F16, QI_PATH_FLOAT},
-    {"20, 2 heads a group", 4, 2, 20, 0, QI_FORMAT_F32, QI_PATH_FLOAT},
-    {"12, 4 heads a group, window of 31", 4, 1, 12, 31, QI_FORMAT_F16, QI_PATH_BF16},
-    {"64, 1 head a group", 3, 3, 64, 0, QI_FORMAT_F16, QI_PATH_INTEGER},
-    {"8, 80 heads a group", 80, 1, 8, 0, QI_FORMAT_F16, QI_PATH_AUTO},
+    {"64, 8 heads a group", 8, 1, 64, 0, QI_KV_F16, QI_PATH_AUTO},
+    {"64, 3 heads a group, window of 300", 6, 2, 64, 300, QI_KV_F16, QI_PATH_AUTO},
+    {"80, 1 head a group", 2, 2, 80, 0, QI_KV_F32, QI_PATH_AUTO},
+    {"128, 5 heads a group, window of 257", 5, 1, 128, 257, QI_KV_F16, QI_PATH_FLOAT},
+    {"20, 2 heads a group", 4, 2, 20, 0, QI_KV_F32, QI_PATH_FLOAT},
+    {"12, 4 heads a group, window of 31", 4, 1, 12, 31, QI_KV_F16, QI_PATH_BF16},
+    {"64, 1 head a group", 3, 3, 64, 0, QI_KV_F16, QI_PATH_INTEGER},
+    {"8, 80 heads a group", 80, 1, 8, 0, QI_KV_F16, QI_PATH_AUTO},
+    {"64, 8 heads a group, Q8", 8, 1, 64, 0, QI_KV_Q8, QI_PATH_INTEGER},
+    {"64, 8 heads a group, Q8", 8, 1, 64, 0, QI_KV_Q8, QI_PATH_AUTO},
+    {"80, 3 heads a group, window of 300, Q8", 6, 2, 80, 300, QI_KV_Q8, QI_PATH_FLOAT},
+    {"20, 5 heads a group, window of 31, Q4", 5, 1, 20, 31, QI_KV_Q4, QI_PATH_INTEGER},
+    {"96, 2 heads a group, Q4", 4, 2, 96, 0, QI_KV_Q4, QI_PATH_BF16},
+    {"20, 3 heads a group, window of 257, FP8", 3, 1, 20, 257, QI_KV_FP8, QI_PATH_AUTO},
+    {"64, 2 heads a group, BF16", 4, 2, 64, 0, QI_KV_BF16, QI_PATH_INTEGER},
+    {"72, 4 heads a group, window of 65, BF16", 4, 1, 72, 65, QI_KV_BF16, QI_PATH_AUTO},
 };
 
 static rm_desc shape_desc(const shape *s) {
@@ -62,7 +70,7 @@ typedef struct text {
 
 static qi_session_desc text_session(const text *t) {
   qi_session_desc sd = run_session_desc(N_TOKENS, t->shape->path);
-  sd.kv_format = t->shape->kv;
+  sd.kv_type = t->shape->kv;
   return sd;
 }
 

@@ -88,9 +88,9 @@ static void golden_close(golden *g) {
   free(g);
 }
 
-static float *golden_run(const golden *g, qi_path path, qi_format kv, bool generated) {
+static float *golden_run(const golden *g, qi_path path, qi_kv_type kv, bool generated) {
   qi_session_desc sd = run_session_desc(N_TOKENS, path);
-  sd.kv_format = kv;
+  sd.kv_type = kv;
   return run_logits(g->m, &sd, g->tokens, N_TOKENS, generated);
 }
 
@@ -123,7 +123,7 @@ static void test_float(void **state) {
   need_data(GOLDEN, "tokens.txt");
   for (size_t i = 0; i < N_KINDS; i++) {
     golden *g = golden_open(kinds[i]);
-    float *got = golden_run(g, QI_PATH_FLOAT, QI_FORMAT_F32, false);
+    float *got = golden_run(g, QI_PATH_FLOAT, QI_KV_F32, false);
     run_expect_close(r64_compare(got, g->want, N_TOKENS, N_VOCAB), 1e-11, 2e-5, "FLOAT", kinds[i]);
     for (size_t t = 0; t < N_TOKENS; t++) {
       const float *row = got + t * N_VOCAB;
@@ -134,7 +134,7 @@ static void test_float(void **state) {
         fail_msg("FLOAT, %s: best after %lu tokens is %d, expected %d", kinds[i], (unsigned long)t + 1, best, g->argmax[t]);
     }
     free(got);
-    got = golden_run(g, QI_PATH_FLOAT, QI_FORMAT_F16, false);
+    got = golden_run(g, QI_PATH_FLOAT, QI_KV_F16, false);
     run_expect_close(r64_compare(got, g->want, N_TOKENS, N_VOCAB), 1e-6, 1e-2, "FLOAT with half cache", kinds[i]);
     free(got);
     golden_close(g);
@@ -153,7 +153,7 @@ static void test_integer_and_bf16(void **state) {
     for (int bf16 = 0; bf16 < 2; bf16++) {
       r64_options o = {N_TOKENS, false, bf16 ? run_bf16_roundings() : 0, bf16 == 0};
       double *alike = run_reference(&r, &o, g->tokens, N_TOKENS);
-      float *got = golden_run(g, bf16 ? QI_PATH_BF16 : QI_PATH_INTEGER, QI_FORMAT_F32, !bf16);
+      float *got = golden_run(g, bf16 ? QI_PATH_BF16 : QI_PATH_INTEGER, QI_KV_F32, !bf16);
       run_expect_close(r64_compare(got, g->want, N_TOKENS, N_VOCAB), bf16 ? 2e-4 : 2e-3, bf16 ? 0.1 : 0.3,
                        bf16 ? "BF16" : "INTEGER", kinds[i]);
       run_expect_alike(r64_compare(got, alike, N_TOKENS, N_VOCAB), 1e-10, bf16 ? 1e-4 : 1e-3, bf16 ? 0.06 : 0.25,
@@ -219,7 +219,7 @@ static void test_stories(void **state) {
       snprintf(what, sizeof what, "%s, cache in %s", names[i], half ? "F16" : "F32");
       qi_session_desc sd = run_session_desc(0, paths[i]);
       sd.n_logits = 0;
-      sd.kv_format = half ? QI_FORMAT_F16 : QI_FORMAT_F32;
+      sd.kv_type = half ? QI_KV_F16 : QI_KV_F32;
       sd.n_predict = 115; // tokens of the text after the prompt
       check_story(m, &sd, want, what);
     }

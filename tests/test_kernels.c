@@ -252,6 +252,129 @@ static void test_attention(void **state) {
       }
 }
 
+// Integer attention: any rows of any number, pages begun and whole.
+#define MAX_GROUPS 4
+
+static void fill_codes(uint64_t *state, int8_t *codes, size_t n) {
+  for (size_t i = 0; i < n; i++) codes[i] = (int8_t)((int)(next_random(state) % 255) - 127);
+}
+
+static void test_attention_q8(void **state) {
+  (void)state;
+  uint64_t random = 21;
+  static int8_t q_codes[24 * MAX_GROUPS * 32], kv_codes[QI__KV_PAGE * MAX_GROUPS * 32];
+  static float d[24 * MAX_GROUPS];
+  static int32_t bias[24 * MAX_GROUPS], sums[2][MAX_ROWS * 32];
+  static uint16_t scale[QI__KV_PAGE * MAX_GROUPS];
+  static int16_t weights[2][MAX_ROWS * QI__ATTENTION_PIECE];
+  for (int l = 0; l < n_levels; l++)
+    for (size_t t = 0; t < 300; t++) {
+      const qi__kernels *k = &levels[l].kernels;
+      qi__kv_queries queries = {q_codes, d, bias, 1 + next_random(&random) % MAX_GROUPS};
+      size_t first = next_random(&random) % 6, n_q = 1 + next_random(&random) % (MAX_ROWS - 1);
+      size_t n = 1 + next_random(&random) % QI__KV_PAGE;
+      qi__kv_codes page = {kv_codes, scale, n, kv_codes};
+      fill_codes(&random, q_codes, sizeof q_codes);
+      fill_codes(&random, kv_codes, sizeof kv_codes);
+      if (t % 7 == 0) memset(q_codes, 127, sizeof q_codes), memset(kv_codes, t % 2 ? 127 : -127, sizeof kv_codes);
+      fill(&random, t % 5 == 4 ? HUGE_ONES : ORDINARY, d, sizeof d / sizeof *d);
+      for (size_t i = 0; i < QI__KV_PAGE * MAX_GROUPS; i++) scale[i] = qi__f32_to_f16(fabsf(number(&random, ORDINARY)) * 0.01f);
+      for (size_t g = 0; g < 24; g++)
+        for (size_t b = 0; b < queries.groups; b++) {
+          int sum = 0;
+          for (size_t i = 0; i < 32; i++) sum += q_codes[qi__kv_query_codes_at(&queries, g, b) + i / 4 * 32 + i % 4];
+          bias[qi__kv_query_at(&queries, g, b)] = -128 * sum;
+        }
+      size_t whole = (n + 15) / 16 * 16;
+      ref.attention_scores_q8(&queries, first, n_q, &page, scores[0]);
+      k->attention_scores_q8(&queries, first, n_q, &page, scores[1]);
+      for (size_t g = 0; g < n_q; g++)
+        ASSERT_SAME(scores[0] + g * QI__ATTENTION_PIECE, scores[1] + g * QI__ATTENTION_PIECE, whole, "%s scores_q8 %zu+%zu %zu\n",
+                    levels[l].name, first, n_q, n);
+      for (int i = 0; i < 2; i++) {
+        uint64_t same_random = t;
+        for (size_t j = 0; j < n_q * QI__ATTENTION_PIECE; j++)
+          weights[i][j] = t % 7 ? (int16_t)(next_random(&same_random) % 32768) : 32767;
+        for (size_t j = 0; j < n_q * 32; j++) sums[i][j] = (int32_t)(next_random(&same_random) % 2000) - 1000;
+      }
+      ref.attention_values_q8(weights[0], n_q, &page, sums[0]);
+      k->attention_values_q8(weights[0], n_q, &page, sums[1]);
+      assert_memory_equal(sums[0], sums[1], sizeof sums[0]);
+      size_t n_dim = 1 + next_random(&random) % 32, dim = n_dim + next_random(&random) % 40;
+      fill(&random, ORDINARY, want, n_q * dim + 8);
+      memcpy(got, want, sizeof got);
+      ref.attention_scale(sums[0], d, n_q, n_dim, dim, want);
+      k->attention_scale(sums[0], d, n_q, n_dim, dim, got);
+      ASSERT_SAME(want, got, n_q * dim + 8, "%s scale %zu %zu\n", levels[l].name, n_q, n_dim);
+    }
+}
+
+// Weights of the softmax as integers: the greatest product is 32767, the others are that near, and NaN is nothing.
+static void test_attention_weights(void **state) {
+  (void)state;
+  uint64_t random = 22;
+  int16_t out[2][QI__ATTENTION_PIECE];
+  for (int l = 0; l < n_levels; l++)
+    for (size_t t = 0; t < 300; t++) {
+      size_t n = 16 * (1 + next_random(&random) % 16);
+      int kind = (int)(t % N_KINDS);
+      float unit[2], most = 0;
+      for (size_t j = 0; j < n; j++) {
+        a[j] = j % 5 == 4 ? 0 : fabsf(number(&random, kind));
+        b[j] = fabsf(number(&random, kind == HUGE_ONES ? HUGE_ONES : ORDINARY));
+        if (kind == ORDINARY && j % 5 == 4) b[j] = t % 2 ? NAN : INFINITY; // not stored yet: the weight is 0
+      }
+      unit[0] = ref.attention_weights(a, b, n, out[0]);
+      unit[1] = levels[l].kernels.attention_weights(a, b, n, out[1]);
+      ASSERT_SAME(&unit[0], &unit[1], 1, "%s weights %zu kind %d\n", levels[l].name, n, kind);
+      assert_memory_equal(out[0], out[1], n * sizeof out[0][0]);
+      if (kind != ORDINARY) continue;
+      for (size_t j = 0; j < n; j++) {
+        float product = j % 5 == 4 ? 0 : a[j] * b[j];
+        if (product > most) most = product;
+      }
+      for (size_t j = 0; j < n; j++) {
+        float product = j % 5 == 4 ? 0 : a[j] * b[j];
+        assert_true(fabs((double)out[0][j] * (double)unit[0] - (double)product) <= 0x1.05p-16 * (double)most);
+      }
+    }
+}
+
+// What pages are turned into.
+static void test_kv_conversions(void **state) {
+  (void)state;
+  uint64_t random = 23;
+  static uint8_t packed[2048];
+  static int8_t codes[2][4096];
+  static uint16_t scale[QI__KV_PAGE * 3];
+  for (int l = 0; l < n_levels; l++)
+    for (size_t t = 0; t < 60; t++) {
+      const qi__kernels *k = &levels[l].kernels;
+      for (size_t i = 0; i < sizeof packed; i++) packed[i] = (uint8_t)next_random(&random);
+      for (size_t step = 32; step <= 64; step *= 2) {
+        size_t n = 64 * (1 + next_random(&random) % 32);
+        ref.kv_unpack_q4(packed, n, step, codes[0]);
+        k->kv_unpack_q4(packed, n, step, codes[1]);
+        assert_memory_equal(codes[0], codes[1], 2 * n);
+        for (size_t at = 0; at < 2 * n; at += 37) assert_int_equal(codes[0][at], qi__kv_code(QI_KV_Q4, packed, at, step));
+      }
+      size_t n = 1 + next_random(&random) % sizeof packed;
+      ref.fp8_floats(packed, n, want);
+      k->fp8_floats(packed, n, got);
+      ASSERT_SAME(want, got, n, "%s fp8 %zu\n", levels[l].name, n);
+      size_t dim = 1 + next_random(&random) % 64, n_pos = 1 + next_random(&random) % QI__KV_PAGE;
+      qi__kv_layout layout = qi__kv_layout_of(QI_KV_Q8, dim, dim);
+      fill_codes(&random, codes[0], sizeof codes[0]);
+      for (size_t i = 0; i < sizeof scale / sizeof *scale; i++) scale[i] = qi__f32_to_f16(fabsf(number(&random, ORDINARY)));
+      ref.kv_key_floats(&layout, codes[0], scale, n_pos, want);
+      k->kv_key_floats(&layout, codes[0], scale, n_pos, got);
+      ASSERT_SAME(want, got, (n_pos + 15) / 16 * 16 * dim, "%s key floats %zu %zu\n", levels[l].name, n_pos, dim);
+      ref.kv_value_floats(&layout, codes[0], scale, n_pos, want);
+      k->kv_value_floats(&layout, codes[0], scale, n_pos, got);
+      ASSERT_SAME(want, got, n_pos * dim, "%s value floats %zu %zu\n", levels[l].name, n_pos, dim);
+    }
+}
+
 // The chain of values may be cut anywhere; scores are those of each row alone, and are dot products.
 static void test_attention_cuts(void **state) {
   (void)state;
@@ -590,6 +713,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_vectors),        cmocka_unit_test(test_vectors_in_place), cmocka_unit_test(test_conversions),
     cmocka_unit_test(test_rope),           cmocka_unit_test(test_dot_float),        cmocka_unit_test(test_attention),
+    cmocka_unit_test(test_attention_q8),   cmocka_unit_test(test_attention_weights), cmocka_unit_test(test_kv_conversions),
     cmocka_unit_test(test_attention_cuts), cmocka_unit_test(test_attention_joins),  cmocka_unit_test(test_attention_panel),
     cmocka_unit_test(test_softmax),        cmocka_unit_test(test_attention_join),   cmocka_unit_test(test_dequantize),
     cmocka_unit_test(test_product_bound),  cmocka_unit_test(test_product_odd_lengths), cmocka_unit_test(test_product_cuts),

@@ -529,7 +529,7 @@ static void test_session_memory(void **state) {
     sd.n_seqs = i == 2 ? 5 : 0;
     sd.n_batch = i == 3 ? 7 : 0;
     sd.n_threads = 1 + i % 3;
-    sd.kv_format = i % 2 ? QI_FORMAT_F32 : QI_FORMAT_F16;
+    sd.kv_type = (qi_kv_type)(1 + i % 6);
     sd.stop = i == 4 ? stop : NULL;
     sd.n_stop = i == 4 ? 2 : 0;
     RUN_OK(qi_session_memory(rm.m, &sd, &bytes, &err), err);
@@ -690,7 +690,7 @@ static void test_session_arguments(void **state) {
       {"n_ctx", QI_ERR_ARGUMENT},        {"n_ctx", QI_ERR_LIMIT},          {"n_seqs", QI_ERR_ARGUMENT},
       {"n_seqs", QI_ERR_LIMIT},          {"n_batch", QI_ERR_ARGUMENT},     {"n_logits", QI_ERR_ARGUMENT},
       {"n_threads", QI_ERR_ARGUMENT},    {"n_threads", QI_ERR_LIMIT},      {"path", QI_ERR_ARGUMENT},
-      {"kv_format", QI_ERR_UNSUPPORTED}, {"temperature", QI_ERR_ARGUMENT}, {"top_p", QI_ERR_ARGUMENT},
+      {"kv_type", QI_ERR_ARGUMENT}, {"temperature", QI_ERR_ARGUMENT}, {"top_p", QI_ERR_ARGUMENT},
       {"stop[1]", QI_ERR_ARGUMENT},      {"stop[0]", QI_ERR_ARGUMENT},     {"n_stop", QI_ERR_LIMIT},
       {"n_predict", QI_ERR_ARGUMENT},    {"alloc", QI_ERR_ARGUMENT},       {"n_threads", QI_ERR_ARGUMENT},
       {"stop", QI_ERR_ARGUMENT},
@@ -708,7 +708,7 @@ static void test_session_arguments(void **state) {
     case 6: sd.n_threads = -1; break;
     case 7: sd.n_threads = 257; break;
     case 8: sd.path = (qi_path)9; break;
-    case 9: sd.kv_format = QI_FORMAT_Q4_K; break;
+    case 9: sd.kv_type = QI_KV_COUNT; break;
     case 10: sd.sampler.temperature = -1; break;
     case 11: sd.sampler.top_p = 2; break;
     case 12:

@@ -28,6 +28,8 @@ typedef struct qi__attention {
   float *part_values;        // [n_split, n_pieces, n_heads, head_dim_v]
   float *part_max, *part_sum; // [n_split, n_pieces, n_heads]
   size_t *tile;              // [n_batch + 1] first rows of tiles, and the end of the last
+  // Queries in integers, where keys are: q8.block is QI__KV_GROUP, a row of q8 is a head.
+  qi__q8 q8;                 // [n_batch * n_heads]
   // Of the chunk.
   const qi__hparams *h;
   const qi__kernels *kernels;
@@ -36,7 +38,7 @@ typedef struct qi__attention {
   const qi__row *rows;
   size_t n_rows, n_prompt, n_tiles;
   bool split;
-  const float *q;            // [n_rows, n_heads, head_dim_k]
+  float *q;                  // [n_rows, n_heads, head_dim_k], from qi__attention_query on times 1 / sqrt(head_dim_k)
   float *out;                // [n_rows, n_heads, head_dim_v]
 } qi__attention;
 
@@ -50,9 +52,9 @@ QI__FN size_t qi__attention_max_split(const qi__hparams *h, size_t n_batch, size
   return qi__min_size(n_batch, (QI__ATTENTION_UNITS * n_threads - 1) / h->n_kv_heads);
 }
 
-QI__FN void qi__attention_layout(qi__attention *a, qi__arena *arena, const qi__hparams *h, size_t n_batch, size_t n_ctx,
+QI__FN void qi__attention_layout(qi__attention *a, qi__arena *arena, const qi__hparams *h, const qi__kv *kv, size_t n_batch,
                                  size_t n_threads) {
-  size_t pieces = (n_ctx + QI__ATTENTION_PIECE - 1) / QI__ATTENTION_PIECE, window = h->sliding_window / QI__ATTENTION_PIECE + 2;
+  size_t pieces = (kv->n_ctx + QI__ATTENTION_PIECE - 1) / QI__ATTENTION_PIECE, window = h->sliding_window / QI__ATTENTION_PIECE + 2;
   a->n_pieces = h->sliding_window ? qi__min_size(pieces, window) : pieces;
   a->n_split = a->n_pieces > 1 ? qi__attention_max_split(h, n_batch, n_threads) : 0;
   size_t n;
@@ -62,22 +64,11 @@ QI__FN void qi__attention_layout(qi__attention *a, qi__arena *arena, const qi__h
   if (!qi__mul_size(n, h->head_dim_v, &n)) arena->overflow = true, n = 0;
   a->part_values = QI__ARENA_ARRAY(arena, float, n);
   a->tile = QI__ARENA_ARRAY(arena, size_t, n_batch + 1);
-}
-
-// Scratch of one thread, as qi__attend_open hands it out.
-QI__INLINE size_t qi__attention_tile_rows(const qi__hparams *h) {
-  size_t group = h->n_heads / h->n_kv_heads;
-  return qi__round16(group > QI__ATTENTION_TILE ? group : QI__ATTENTION_TILE);
-}
-QI__INLINE size_t qi__attention_panel_width(const qi__hparams *h) {
-  size_t width = qi__bf16_width(h->head_dim_k);
-  return width > QI__ATTENTION_PIECE ? width : QI__ATTENTION_PIECE;
-}
-QI__FN size_t qi__attention_scratch(const qi__hparams *h) {
-  size_t rows = qi__attention_tile_rows(h), finish = 4 * qi__round16(h->n_heads);
-  size_t unit = rows * (6 + qi__round16(h->head_dim_k) + QI__ATTENTION_PIECE + qi__round16(h->head_dim_v)) +
-                rows * (qi__bf16_width(h->head_dim_k) + QI__ATTENTION_PIECE) / 2 + 16 * qi__attention_panel_width(h);
-  return unit > finish ? unit : finish;
+  size_t n_q = qi__kv_is_integer(kv->head.type) ? n_batch * h->n_heads : 0, groups = kv->head.groups_k;
+  a->q8 = (qi__q8){NULL, NULL, NULL, QI__KV_GROUP, groups * QI__KV_GROUP};
+  a->q8.q = QI__ARENA_ARRAY(arena, int8_t, n_q * groups * QI__KV_GROUP);
+  a->q8.d = QI__ARENA_ARRAY(arena, float, n_q * groups);
+  a->q8.sum = QI__ARENA_ARRAY(arena, int16_t, n_q * groups * 2);
 }
 
 // ---- units ----
@@ -113,53 +104,120 @@ QI__FN size_t qi__attention_units(const qi__attention *a) {
   return n * a->h->n_kv_heads;
 }
 
+// Head `head` of the queries of row i in the forms that its units want. scratch: as long as a row of q8
+QI__FN void qi__attention_query(const qi__attention *a, size_t i, size_t head, bool matrix, float *scratch) {
+  size_t dim = a->h->head_dim_k, row = i * a->h->n_heads + head;
+  float *q = a->q + row * dim, scale = 1.0f / sqrtf((float)dim);
+  for (size_t j = 0; j < dim; j++) q[j] *= scale;
+  if (!qi__kv_is_integer(a->kv->head.type) || (matrix && i < a->n_prompt)) return;
+  memcpy(scratch, q, dim * sizeof *q);
+  for (size_t j = dim; j < a->q8.k; j++) scratch[j] = 0;
+  a->kernels->quantize_q8(scratch, &a->q8, row);
+}
+
 // ---- one unit ----
 
-// Query rows of a unit: the heads of one group, of n_rows tokens that follow each other.
+// Query rows of a unit: the heads of one group, of n_rows tokens that follow each other. Memory: `rows` is n_rows * group.
 typedef struct qi__attend {
   const qi__attention *a;
   size_t layer, head, group, first, n_rows; // head: of keys and values; first: row of the chunk
-  bool matrix;
-  float *q, *score, *values;  // [n_rows * group, ..]
-  float *max, *sum;           // [n_rows * group] of a piece
-  qi__softmax_state all;
+  bool matrix, integer;       // which arithmetic
+  float *max, *sum;           // [rows] of a piece
+  qi__softmax_state all;      // [rows]
+  const float *q;             // [rows, head_dim_k]
+  float *score, *values;      // [rows, QI__ATTENTION_PIECE], [rows, head_dim_v]
+  // On a matrix unit.
   uint16_t *q_bf16, *weight_bf16, *panel;
+  // In integers.
+  qi__kv_queries queries;     // [rows]
+  int16_t *weight;            // [rows, QI__ATTENTION_PIECE]
+  int32_t *total;             // [rows, 32]
+  float *unit;                // [rows] what a weight of 1 stands for
+  float *scale;               // [QI__ATTENTION_PIECE] of values
+  // What queries and pages are turned into.
+  float *q_copy;              // [rows, head_dim_k]
+  float *floats;              // [QI__ATTENTION_PIECE, head_dim]
+  int8_t *codes;              // [groups, QI__KV_PAGE, 32]
 } qi__attend;
 
-// Lays out scratch and takes the queries, times 1 / sqrt(head_dim).
-QI__FN void qi__attend_open(qi__attend *w, float *scratch) {
-  const qi__hparams *h = w->a->h;
-  size_t rows = qi__attention_tile_rows(h), dim = h->head_dim_k;
-  float scale = 1.0f / sqrtf((float)dim), **stats[] = {&w->max, &w->sum, &w->all.max, &w->all.sum, &w->all.keep, &w->all.add};
-  for (size_t i = 0; i < QI__COUNT_OF(stats); i++) *stats[i] = scratch + i * rows;
-  w->score = scratch + QI__COUNT_OF(stats) * rows;
-  w->values = w->score + rows * QI__ATTENTION_PIECE;
-  w->q = w->values + rows * qi__round16(h->head_dim_v);
-  w->q_bf16 = (uint16_t *)(void *)(w->q + rows * qi__round16(dim));
-  w->weight_bf16 = w->q_bf16 + rows * qi__bf16_width(dim);
-  w->panel = w->weight_bf16 + rows * QI__ATTENTION_PIECE;
-  for (size_t i = 0; i < w->n_rows; i++) {
-    const float *q = w->a->q + ((w->first + i) * h->n_heads + w->head * w->group) * dim;
-    for (size_t j = 0; j < w->group * dim; j++) w->q[i * w->group * dim + j] = q[j] * scale;
+// Scratch of one thread.
+QI__FN void qi__attend_layout(qi__attend *w, qi__arena *arena, const qi__hparams *h, const qi__kv_layout *l) {
+  size_t group = h->n_heads / h->n_kv_heads, rows = qi__round16(group > QI__ATTENTION_TILE ? group : QI__ATTENTION_TILE);
+  size_t dim_k = h->head_dim_k, dim_v = h->head_dim_v, width = qi__bf16_width(dim_k), most = dim_k > dim_v ? dim_k : dim_v;
+  size_t groups = l->groups_k > l->groups_v ? l->groups_k : l->groups_v, integer = qi__kv_is_integer(l->type) ? rows : 0;
+  float **stats[] = {&w->max, &w->sum, &w->all.max, &w->all.sum, &w->all.keep, &w->all.add};
+  for (size_t i = 0; i < QI__COUNT_OF(stats); i++) *stats[i] = QI__ARENA_ARRAY(arena, float, rows);
+  w->q_copy = QI__ARENA_ARRAY(arena, float, rows * dim_k);
+  w->score = QI__ARENA_ARRAY(arena, float, rows * QI__ATTENTION_PIECE);
+  w->values = QI__ARENA_ARRAY(arena, float, rows * dim_v);
+  w->q_bf16 = QI__ARENA_ARRAY(arena, uint16_t, rows * width);
+  w->weight_bf16 = QI__ARENA_ARRAY(arena, uint16_t, rows * QI__ATTENTION_PIECE);
+  w->panel = QI__ARENA_ARRAY(arena, uint16_t, 32 * (width > QI__ATTENTION_PIECE ? width : QI__ATTENTION_PIECE));
+  w->queries.groups = l->groups_k;
+  w->queries.q = QI__ARENA_ARRAY(arena, int8_t, integer * l->groups_k * QI__KV_GROUP);
+  w->queries.d = QI__ARENA_ARRAY(arena, float, integer * l->groups_k);
+  w->queries.bias = QI__ARENA_ARRAY(arena, int32_t, integer * l->groups_k);
+  w->weight = QI__ARENA_ARRAY(arena, int16_t, integer * QI__ATTENTION_PIECE);
+  w->total = QI__ARENA_ARRAY(arena, int32_t, integer * QI__KV_GROUP);
+  w->unit = QI__ARENA_ARRAY(arena, float, integer);
+  w->scale = QI__ARENA_ARRAY(arena, float, QI__ATTENTION_PIECE);
+  bool converted = l->type != QI_KV_F32 && l->type != QI_KV_F16;
+  w->floats = QI__ARENA_ARRAY(arena, float, converted ? QI__ATTENTION_PIECE * most : 0);
+  w->codes = QI__ARENA_ARRAY(arena, int8_t, l->type == QI_KV_Q4 ? groups * QI__KV_PAGE * QI__KV_GROUP : 0);
+}
+
+// Floats of it.
+QI__FN size_t qi__attention_scratch(const qi__hparams *h, const qi__kv_layout *l) {
+  qi__attend w;
+  qi__arena arena = {0};
+  qi__attend_layout(&w, &arena, h, l);
+  size_t unit = arena.used / sizeof(float), finish = 4 * qi__round16(h->n_heads);
+  return qi__round16(unit > finish ? unit : finish);
+}
+
+// Row g of the unit's queries in integers: row `from` of those of the chunk.
+QI__FN void qi__attend_interleave(const qi__attend *w, size_t g, size_t from) {
+  const qi__q8 *q8 = &w->a->q8;
+  const qi__kv_queries *to = &w->queries;
+  for (size_t b = 0; b < to->groups; b++) {
+    size_t at = qi__kv_query_at(to, g, b), group = from * to->groups + b;
+    int8_t *codes = to->q + qi__kv_query_codes_at(to, g, b);
+    for (size_t i = 0; i < QI__KV_GROUP; i += 4) memcpy(codes + 8 * i, q8->q + group * QI__KV_GROUP + i, 4);
+    to->d[at] = q8->d[group];
+    to->bias[at] = -128 * (q8->sum[2 * group] + q8->sum[2 * group + 1]);
   }
-  for (size_t g = 0; w->matrix && g < w->n_rows * w->group; g++) w->a->kernels->bf16.pack(w->q + g * dim, dim, w->q_bf16, g);
+}
+
+// Lays out scratch and takes the queries. Those of one token lie together in the chunk.
+QI__FN void qi__attend_open(qi__attend *w, float *scratch) {
+  const qi__attention *a = w->a;
+  size_t dim = a->h->head_dim_k, n_q = w->n_rows * w->group;
+  qi__arena arena = {(uint8_t *)scratch, SIZE_MAX, 0, false};
+  qi__attend_layout(w, &arena, a->h, &a->kv->head);
+  w->integer = !w->matrix && qi__kv_is_integer(a->kv->head.type);
+  w->q = w->n_rows == 1 ? a->q + (w->first * a->h->n_heads + w->head * w->group) * dim : w->q_copy;
+  for (size_t i = 0; i < w->n_rows; i++) {
+    size_t row = (w->first + i) * a->h->n_heads + w->head * w->group;
+    if (w->q == w->q_copy) memcpy(w->q_copy + i * w->group * dim, a->q + row * dim, w->group * dim * sizeof *w->q);
+    for (size_t g = 0; w->integer && g < w->group; g++) qi__attend_interleave(w, i * w->group + g, row + g);
+  }
+  for (size_t g = 0; w->matrix && g < n_q; g++) a->kernels->bf16.pack(w->q + g * dim, dim, w->q_bf16, g);
 }
 
 // A piece as the rows r..r+n_r-1 of a unit see it; the others see nothing of it.
 typedef struct qi__attend_piece {
-  qi__kv_run run;
-  size_t from; // position of the run's first
+  size_t from, n; // positions, from a page's first on
   size_t r, n_r;
 } qi__attend_piece;
 
-// Keys begin..*end-1 of the run are what row r sees.
+// Keys begin..*end-1 of the piece are what row r sees.
 QI__FN size_t qi__attend_see(const qi__attend *w, const qi__attend_piece *p, size_t r, size_t *end) {
   size_t begin = qi__attention_span(w->a->h, &w->a->rows[w->first + r], end);
-  *end = qi__min_size(*end - p->from, p->run.n);
+  *end = qi__min_size(*end - p->from, p->n);
   return begin > p->from ? begin - p->from : 0;
 }
 
-// Piece `number` of the cache. Where rows see only its end, its beginning is left out.
+// Piece `number` of the cache. Where rows see only its end, pages before it are left out.
 QI__FN void qi__attend_take(const qi__attend *w, size_t number, qi__attend_piece *p) {
   const qi__hparams *h = w->a->h;
   const qi__row *rows = w->a->rows + w->first;
@@ -169,33 +227,158 @@ QI__FN void qi__attend_take(const qi__attend *w, size_t number, qi__attend_piece
   size_t begin = qi__attention_span(h, &rows[r], &end);
   p->r = r;
   p->n_r = n - r;
-  p->from = begin > base ? begin / 32 * 32 : base;
-  p->run = qi__kv_get(w->a->kv, w->layer, rows->seq, w->head, p->from, qi__min_size(limit, rows[n - 1].pos + 1) - p->from);
+  p->from = begin > base ? begin / QI__KV_PAGE * QI__KV_PAGE : base;
+  p->n = qi__min_size(limit, rows[n - 1].pos + 1) - p->from;
 }
 
-// Rows i..i+n-1 of the piece add keys begin..end-1.
-QI__FN void qi__attend_add(const qi__attend *w, const qi__attend_piece *p, size_t i, size_t n, size_t begin, size_t end,
+// ---- pages ----
+
+// The page of the piece's position `at` on.
+typedef struct qi__attend_page {
+  const uint8_t *head, *next; // next: the same place one piece later, or this page
+  size_t n;                   // positions of the piece in it
+} qi__attend_page;
+
+QI__FN qi__attend_page qi__attend_get(const qi__attend *w, const qi__attend_piece *p, size_t at) {
+  const qi__kv *kv = w->a->kv;
+  size_t seq = w->a->rows[w->first].seq;
+  const uint8_t *head = qi__kv_head(kv, w->layer, seq, w->head, p->from + at);
+  const uint8_t *next = qi__kv_head(kv, w->layer, seq, w->head, p->from + at + QI__ATTENTION_PIECE);
+  qi__attend_page page = {head, next ? next : head, qi__min_size(QI__KV_PAGE, p->n - at)};
+  return page;
+}
+
+// n elements of a float type as F32 or F16 (*half); floats: room for them where they have to be converted.
+QI__FN const void *qi__attend_floats(const qi__attend *w, const uint8_t *src, size_t n, float *floats, bool *half) {
+  const qi__kernels *kernels = w->a->kernels;
+  qi_kv_type type = w->a->kv->head.type;
+  *half = type == QI_KV_F16;
+  if (type == QI_KV_F16 || type == QI_KV_F32) return src;
+  if (type == QI_KV_BF16) kernels->dequantize[QI_FORMAT_BF16](&qi__formats[QI_FORMAT_BF16], src, floats, n);
+  else kernels->fp8_floats(src, n, floats);
+  return floats;
+}
+
+// n codes of keys or values, see `step`, in the form of Q8.
+QI__FN const int8_t *qi__attend_codes(const qi__attend *w, const uint8_t *src, size_t n, size_t step) {
+  if (w->a->kv->head.type == QI_KV_Q8) return (const int8_t *)src;
+  w->a->kernels->kv_unpack_q4(src, n / 2, step, w->codes);
+  return w->codes;
+}
+
+// Keys and values of a page as F32 or F16, from any type.
+QI__FN const void *qi__attend_key_floats(const qi__attend *w, const qi__attend_page *page, bool *half) {
+  const qi__kv_layout *l = &w->a->kv->head;
+  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, page->head, qi__round16(page->n) * l->dim_k, w->floats, half);
+  const int8_t *codes = qi__attend_codes(w, page->head, QI__KV_PAGE * l->groups_k * QI__KV_GROUP, QI__KV_KEY_STEP);
+  w->a->kernels->kv_key_floats(l, codes, (const uint16_t *)(const void *)(page->head + l->k_scale), page->n, w->floats);
+  *half = false;
+  return w->floats;
+}
+QI__FN const void *qi__attend_value_floats(const qi__attend *w, const qi__attend_page *page, float *floats, bool *half) {
+  const qi__kv_layout *l = &w->a->kv->head;
+  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, page->head + l->v, page->n * l->dim_v, floats, half);
+  const int8_t *codes = qi__attend_codes(w, page->head + l->v, QI__KV_PAGE * l->groups_v * QI__KV_GROUP, QI__KV_VALUE_STEP);
+  w->a->kernels->kv_value_floats(l, codes, (const uint16_t *)(const void *)(page->head + l->v_scale), page->n, floats);
+  *half = false;
+  return floats;
+}
+
+// ---- in float32 ----
+
+QI__FN void qi__attend_scores_float(const qi__attend *w, const qi__attend_piece *p) {
+  const qi__kv_layout *l = &w->a->kv->head;
+  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
+    qi__attend_page page = qi__attend_get(w, p, at);
+    qi__kv_run run = {NULL, page.head + l->v, page.n, false, NULL};
+    run.k = qi__attend_key_floats(w, &page, &run.half);
+    if (run.k != page.head) run.v = run.k; // so much would be fetched for nothing
+    w->a->kernels->attention_scores(w->q + p->r * w->group * l->dim_k, p->n_r * w->group, &run, l->dim_k, w->score + at);
+  }
+}
+
+// Rows i..i+n-1 of the piece add its keys begin..end-1, as far as they are in the page at `at`.
+QI__FN void qi__attend_add(const qi__attend *w, const qi__kv_run *run, size_t at, size_t i, size_t n, size_t begin, size_t end,
                            float *values) {
-  size_t dim = w->a->h->head_dim_v, at = i * w->group;
+  size_t dim = w->a->h->head_dim_v, row = i * w->group;
+  begin = begin > at ? begin - at : 0;
+  end = end > at ? qi__min_size(end - at, run->n) : 0;
   if (begin < end)
-    w->a->kernels->attention_values(w->score + at * QI__ATTENTION_PIECE, n * w->group, &p->run, begin, end, dim, values + at * dim);
+    w->a->kernels->attention_values(w->score + row * QI__ATTENTION_PIECE + at, n * w->group, run, begin, end, dim,
+                                    values + row * dim);
 }
 
 // What all rows see they take together, what comes before and after it each alone: so each has the chain that it has alone.
-QI__FN void qi__attend_values(const qi__attend *w, const qi__attend_piece *p, float *values) {
+QI__FN void qi__attend_values_page(const qi__attend *w, const qi__attend_piece *p, const qi__kv_run *run, size_t at,
+                                   float *values) {
   size_t begin, end, all_end, row_end;
   size_t all_begin = qi__attend_see(w, p, p->r + p->n_r - 1, &end);
   qi__attend_see(w, p, p->r, &all_end);
   all_begin = qi__min_size(all_begin, all_end);
-  memset(values, 0, p->n_r * w->group * w->a->h->head_dim_v * sizeof *values);
   for (size_t i = 0; i + 1 < p->n_r; i++) {
     begin = qi__attend_see(w, p, p->r + i, &row_end);
-    qi__attend_add(w, p, i, 1, begin, all_begin, values);
+    qi__attend_add(w, run, at, i, 1, begin, all_begin, values);
   }
-  qi__attend_add(w, p, 0, p->n_r, all_begin, all_end, values);
+  qi__attend_add(w, run, at, 0, p->n_r, all_begin, all_end, values);
   for (size_t i = 0; i < p->n_r; i++) {
     begin = qi__attend_see(w, p, p->r + i, &row_end);
-    qi__attend_add(w, p, i, 1, begin > all_end ? begin : all_end, row_end, values);
+    qi__attend_add(w, run, at, i, 1, begin > all_end ? begin : all_end, row_end, values);
+  }
+}
+
+QI__FN void qi__attend_values_float(const qi__attend *w, const qi__attend_piece *p, float *values) {
+  const qi__kv_layout *l = &w->a->kv->head;
+  memset(values, 0, p->n_r * w->group * l->dim_v * sizeof *values);
+  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
+    qi__attend_page page = qi__attend_get(w, p, at);
+    qi__kv_run run = {NULL, NULL, page.n, false, page.next};
+    run.v = qi__attend_value_floats(w, &page, w->floats, &run.half);
+    if (run.v != page.head + l->v) run.next = run.v;
+    qi__attend_values_page(w, p, &run, at, values);
+  }
+}
+
+// ---- in integers ----
+
+QI__FN void qi__attend_scores_integer(const qi__attend *w, const qi__attend_piece *p) {
+  const qi__kv_layout *l = &w->a->kv->head;
+  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
+    qi__attend_page page = qi__attend_get(w, p, at);
+    qi__kv_codes k = {NULL, (const uint16_t *)(const void *)(page.head + l->k_scale), page.n, page.head + l->v};
+    k.codes = qi__attend_codes(w, page.head, QI__KV_PAGE * l->groups_k * QI__KV_GROUP, QI__KV_KEY_STEP);
+    if (k.codes == w->codes) k.ahead = k.codes;
+    w->a->kernels->attention_scores_q8(&w->queries, p->r * w->group, p->n_r * w->group, &k, w->score + at);
+  }
+}
+
+// Elements 32 b .. of the values, in w->total.
+QI__FN void qi__attend_total(const qi__attend *w, const qi__attend_piece *p, size_t b) {
+  const qi__kv_layout *l = &w->a->kv->head;
+  size_t group = QI__KV_PAGE * QI__KV_GROUP, n_q = p->n_r * w->group;
+  memset(w->total, 0, n_q * QI__KV_GROUP * sizeof *w->total);
+  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
+    qi__attend_page page = qi__attend_get(w, p, at);
+    qi__kv_codes v = {NULL, NULL, page.n, page.next + b * group};
+    v.codes = qi__attend_codes(w, page.head + l->v + qi__kv_size(l->type, b * group), group, QI__KV_VALUE_STEP);
+    if (v.codes == w->codes) v.ahead = v.codes;
+    w->a->kernels->attention_values_q8(w->weight + at, n_q, &v, w->total);
+  }
+}
+
+QI__FN void qi__attend_values_integer(const qi__attend *w, const qi__attend_piece *p, float *values) {
+  const qi__kv_layout *l = &w->a->kv->head;
+  const qi__kernels *kernels = w->a->kernels;
+  size_t n = qi__round16(p->n), n_q = p->n_r * w->group;
+  for (size_t b = 0; b < l->groups_v; b++) {
+    for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
+      const uint8_t *scale = qi__attend_get(w, p, at).head + l->v_scale + qi__kv_value_scale_at(0, b) * sizeof(uint16_t);
+      kernels->dequantize[QI_FORMAT_F16](&qi__formats[QI_FORMAT_F16], scale, w->scale + at, qi__min_size(QI__KV_PAGE, n - at));
+    }
+    for (size_t g = 0; g < n_q; g++)
+      w->unit[g] = kernels->attention_weights(w->score + g * QI__ATTENTION_PIECE, w->scale, n, w->weight + g * QI__ATTENTION_PIECE);
+    qi__attend_total(w, p, b);
+    kernels->attention_scale(w->total, w->unit, n_q, qi__min_size(QI__KV_GROUP, l->dim_v - b * QI__KV_GROUP), l->dim_v,
+                             values + b * QI__KV_GROUP);
   }
 }
 
@@ -203,29 +386,39 @@ QI__FN void qi__attend_values(const qi__attend *w, const qi__attend_piece *p, fl
 
 QI__FN void qi__attend_scores_matrix(const qi__attend *w, const qi__attend_piece *p) {
   const qi__kernels *kernels = w->a->kernels;
-  size_t dim = w->a->h->head_dim_k, width = qi__bf16_width(dim), n = p->run.n;
-  bool half = p->run.half;
-  for (size_t j = 0; j < n; j += 32) {
-    size_t n_keys = qi__min_size(32, qi__round16(n - j));
-    for (size_t block = 0; block < n_keys; block += 16)
-      kernels->attention_panel(qi__kv_at(p->run.k, (j + block) * dim, half), QI__KEY_BLOCK, dim, 16, half, false,
-                               w->panel + block * width);
-    qi__bf16_args a = {w->panel, n_keys, width, w->q_bf16, 16 * width, p->r * w->group, p->n_r * w->group, true, w->score + j,
-                       QI__ATTENTION_PIECE};
-    kernels->bf16.multiply(&a);
+  size_t dim = w->a->h->head_dim_k, width = qi__bf16_width(dim);
+  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
+    qi__attend_page page = qi__attend_get(w, p, at);
+    bool half;
+    const void *k = qi__attend_key_floats(w, &page, &half);
+    for (size_t j = 0; j < page.n; j += 32) {
+      size_t n_keys = qi__min_size(32, qi__round16(page.n - j));
+      for (size_t block = 0; block < n_keys; block += 16)
+        kernels->attention_panel(qi__kv_at(k, (j + block) * dim, half), QI__KEY_BLOCK, dim, 16, half, false,
+                                 w->panel + block * width);
+      qi__bf16_args a = {w->panel, n_keys, width, w->q_bf16, 16 * width, p->r * w->group, p->n_r * w->group, true,
+                         w->score + at + j, QI__ATTENTION_PIECE};
+      kernels->bf16.multiply(&a);
+    }
   }
 }
 
 QI__FN void qi__attend_values_matrix(const qi__attend *w, const qi__attend_piece *p, float *values) {
   const qi__kernels *kernels = w->a->kernels;
-  size_t dim = w->a->h->head_dim_v, n = p->run.n, width = qi__bf16_width(n), n_q = p->n_r * w->group;
-  bool half = p->run.half;
+  size_t dim = w->a->h->head_dim_v, width = qi__bf16_width(p->n), n_q = p->n_r * w->group;
+  const void *v[QI__ATTENTION_PIECE / QI__KV_PAGE];
+  bool half = false;
+  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
+    qi__attend_page page = qi__attend_get(w, p, at);
+    v[at / QI__KV_PAGE] = qi__attend_value_floats(w, &page, w->floats + (w->floats ? at * dim : 0), &half);
+  }
   for (size_t g = 0; g < n_q; g++) kernels->bf16.pack(w->score + g * QI__ATTENTION_PIECE, width, w->weight_bf16, g);
   for (size_t i = 0; i < dim; i += 32) {
     size_t n_dim = qi__min_size(32, dim - i);
     for (size_t block = 0; block < n_dim; block += 16)
-      kernels->attention_panel(qi__kv_at(p->run.v, i + block, half), dim, n, qi__min_size(16, n_dim - block), half, true,
-                               w->panel + block * width);
+      for (size_t at = 0; at < p->n; at += QI__KV_PAGE)
+        kernels->attention_panel(qi__kv_at(v[at / QI__KV_PAGE], i + block, half), dim, qi__min_size(QI__KV_PAGE, p->n - at),
+                                 qi__min_size(16, n_dim - block), half, true, w->panel + block * width + at * 16);
     qi__bf16_args a = {w->panel, n_dim, width, w->weight_bf16, 16 * width, 0, n_q, true, values + i, dim};
     kernels->bf16.multiply(&a);
   }
@@ -235,18 +428,21 @@ QI__FN void qi__attend_values_matrix(const qi__attend *w, const qi__attend_piece
 
 // max, sum [n_r * group] and values [n_r * group, head_dim_v] of a piece.
 QI__FN void qi__attend_piece_run(const qi__attend *w, const qi__attend_piece *p, float *max, float *sum, float *values) {
-  const qi__hparams *h = w->a->h;
   const qi__kernels *kernels = w->a->kernels;
   size_t group = w->group;
   if (w->matrix) qi__attend_scores_matrix(w, p);
-  else kernels->attention_scores(w->q + p->r * group * h->head_dim_k, p->n_r * group, &p->run, h->head_dim_k, w->score);
+  else if (w->integer) qi__attend_scores_integer(w, p);
+  else qi__attend_scores_float(w, p);
   for (size_t i = 0; i < p->n_r; i++) {
-    size_t end, begin = qi__attend_see(w, p, p->r + i, &end), n = w->matrix ? qi__bf16_width(p->run.n) : qi__round16(end);
+    size_t end, begin = qi__attend_see(w, p, p->r + i, &end), n = qi__round16(end);
+    if (w->matrix) n = qi__bf16_width(p->n);
+    else if (w->integer) n = qi__round16(p->n);
     for (size_t g = i * group; g < (i + 1) * group; g++)
       sum[g] = kernels->attention_softmax(w->score + g * QI__ATTENTION_PIECE, begin, end, n, &max[g]);
   }
   if (w->matrix) qi__attend_values_matrix(w, p, values);
-  else qi__attend_values(w, p, values);
+  else if (w->integer) qi__attend_values_integer(w, p, values);
+  else qi__attend_values_float(w, p, values);
 }
 
 QI__FN void qi__softmax_begin(const qi__softmax_state *all, size_t n) {

@@ -5,6 +5,7 @@
 #include "../base/threads.h"
 #include "../model/weights.h"
 #include "attend.h"
+#include "kv_store.h"
 
 // Easy to get wrong:
 //   - All keys and values of the chunk are stored before its attention begins: rows of one sequence see each other.
@@ -16,7 +17,7 @@ typedef enum qi__op {
   QI__OP_EMBED,     // token embeddings, and the rotation angles of each row
   QI__OP_ATTN_NORM,
   QI__OP_QKV,
-  QI__OP_ROPE,      // query/key norm, rotation, keys and values to the cache
+  QI__OP_ROPE,      // query/key norm, rotation, keys and values to the cache, queries as attention wants them
   QI__OP_ATTENTION,
   QI__OP_ATTN_INPUT, // attention joined, and in the forms that the next product wants
   QI__OP_ATTN_OUT,
@@ -72,14 +73,14 @@ QI__FN size_t qi__forward_width(const qi__hparams *h) {
 }
 
 // Scratch of one thread: a tile of weights and its results, or what a unit of attention needs.
-QI__FN size_t qi__forward_scratch(const qi__hparams *h, size_t n_batch) {
+QI__FN size_t qi__forward_scratch(const qi__hparams *h, const qi__kv *kv, size_t n_batch) {
   size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + n_batch * QI__TILE_ROWS;
-  size_t attention = qi__attention_scratch(h);
+  size_t attention = qi__attention_scratch(h, &kv->head);
   size_t n = tile > attention ? tile : attention;
   return (n + 15) / 16 * 16;
 }
 
-QI__FN void qi__forward_layout(qi__forward *f, qi__arena *arena, const qi__hparams *h, size_t n_ctx, size_t n_batch,
+QI__FN void qi__forward_layout(qi__forward *f, qi__arena *arena, const qi__hparams *h, const qi__kv *kv, size_t n_batch,
                                size_t n_logits, size_t n_threads) {
   f->n_batch = n_batch;
   f->n_logits = n_logits;
@@ -94,11 +95,11 @@ QI__FN void qi__forward_layout(qi__forward *f, qi__arena *arena, const qi__hpara
   f->gate = QI__ARENA_ARRAY(arena, float, n_batch * h->n_ff);
   f->up = QI__ARENA_ARRAY(arena, float, n_batch * h->n_ff);
   f->cos_sin = QI__ARENA_ARRAY(arena, float, n_batch * h->n_rot);
-  qi__attention_layout(&f->attention, arena, h, n_batch, n_ctx, n_threads);
+  qi__attention_layout(&f->attention, arena, h, kv, n_batch, n_threads);
   size_t logits;
   if (!qi__mul_size(n_logits, h->n_vocab, &logits)) arena->overflow = true, logits = 0;
   f->logits = QI__ARENA_ARRAY(arena, float, logits);
-  f->scratch_floats = qi__forward_scratch(h, n_batch);
+  f->scratch_floats = qi__forward_scratch(h, kv, n_batch);
   f->scratch = QI__ARENA_ARRAY(arena, float, n_threads * f->scratch_floats);
 }
 
@@ -157,12 +158,19 @@ QI__FN void qi__run_output_norm(qi__forward *f, int worker, int64_t begin, int64
     qi__norm_row(f, f->wanted[i], i, i >= f->n_wanted_prompt, f->w->output_norm, next, 1);
 }
 
+// Whether prompts have their attention on a matrix unit.
+QI__FN bool qi__attention_on_matrix(const qi__forward *f) {
+  bool bf16 = qi__arithmetic_of(f->kernels, &f->w->layers[f->layer].wq, f->path, false) == QI__BF16;
+  return bf16 && f->kernels->attention_panel && f->kernels->bf16.multiply;
+}
+
 QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end) {
   const qi__hparams *h = f->h;
   const qi__layer *l = &f->w->layers[f->layer];
   bool neighbours = (h->arch->features & QI__ROPE_NEIGHBOURS) != 0;
+  bool matrix = qi__attention_on_matrix(f);
+  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
   size_t dim = h->head_dim_k;
-  (void)worker;
   for (size_t i = (size_t)begin; i < (size_t)end; i++) {
     const qi__row *row = &f->rows[i];
     const float *cos_sin = f->cos_sin + i * h->n_rot;
@@ -170,6 +178,7 @@ QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end)
       float *q = f->q + (i * h->n_heads + head) * dim;
       if (l->q_norm) f->kernels->rms_norm(q, l->q_norm, h->rms_norm_eps, dim, q);
       f->kernels->rope(q, cos_sin, h->n_rot / 2, neighbours);
+      qi__attention_query(&f->attention, i, head, matrix, scratch);
     }
     for (size_t head = 0; head < h->n_kv_heads; head++) {
       float *k = f->k + (i * h->n_kv_heads + head) * dim;
@@ -183,8 +192,7 @@ QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end)
 
 QI__FN void qi__run_attention(qi__forward *f, int worker, int64_t begin, int64_t end) {
   float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
-  bool bf16 = qi__arithmetic_of(f->kernels, &f->w->layers[f->layer].wq, f->path, false) == QI__BF16;
-  bool matrix = bf16 && f->kernels->attention_panel && f->kernels->bf16.multiply;
+  bool matrix = qi__attention_on_matrix(f);
   for (size_t u = (size_t)begin; u < (size_t)end; u++) qi__attention_run(&f->attention, f->layer, matrix, u, scratch);
 }
 

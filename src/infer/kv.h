@@ -1,80 +1,191 @@
-// ==== >>kv : the key/value cache ====
+// ==== >>kv : the key/value cache: pages, and sequences that share them ====
 #ifndef QI__INFER_KV_H
 #define QI__INFER_KV_H
 
 #include "../kernels/table.h"
 #include "../model/hparams.h"
 
-// Keys and values of every layer, sequence and key/value head: positions of one head lie together, so that attention streams.
-//   k: [n_layers, n_seqs, n_kv_heads, n_room / 16, head_dim_k, 16]      v: [n_layers, n_seqs, n_kv_heads, n_room, head_dim_v]
-// float16 or float32. Keys are in blocks of 16 positions that hold the same element of all positions side by side: see attention.h.
+// Keys and values of all layers and heads at QI__KV_PAGE consecutive positions of a sequence lie in a page. All pages are of one
+// size and come from one pool, so nothing fragments. A page may be in several sequences at once: forks share what they have in
+// common, and a sequence that goes on in a page that others have too takes a copy of it first (copy on write). What one head has
+// in all pages lies together: pages that were taken one after another are read as one stream.
+//
+// Pages are taken before work begins, for all of its tokens, and given back when its sequences return to where they were; so the
+// forward pass finds a page for each position and cannot run out of them.
+#define QI__KV_NO_PAGE UINT32_MAX
+
 typedef struct qi__kv {
-  size_t n_layers, n_seqs, n_kv_heads, n_ctx, dim_k, dim_v;
-  size_t n_room; // positions that there is memory for: n_ctx in whole blocks
-  bool half;
-  uint8_t *k, *v;
-  size_t *length; // [n_seqs] tokens in each sequence
+  size_t n_layers, n_seqs, n_kv_heads, n_ctx;
+  size_t window;      // of the model; positions that no later token sees are given back; 0 = none
+  qi__kv_layout head; // of one head in a page
+  size_t n_pages, page_bytes, n_table; // n_table: pages that n_ctx positions take
+  uint8_t *data;      // [n_layers, n_kv_heads, n_pages, head.bytes]
+  uint32_t *table;    // [n_seqs, n_table] pages in the order of positions; QI__KV_NO_PAGE where there is none
+  uint32_t *refs;     // [n_pages] sequences that a page is in
+  uint32_t *unused;   // [n_pages] the first n_unused are pages in no sequence
+  uint32_t *writers;  // [n_pages] 0 but within qi__kv_needs
+  size_t n_unused;
+  size_t *length;     // [n_seqs] tokens in each sequence
+  size_t *first;      // [n_seqs] position from which on keys and values are there; above 0 only with a window
 } qi__kv;
 
-// Bytes of one element.
-QI__INLINE size_t qi__kv_element(const qi__kv *kv) { return kv->half ? 2 : 4; }
+QI__INLINE size_t qi__kv_pages(size_t n) { return (n + QI__KV_PAGE - 1) / QI__KV_PAGE; }
 
-QI__FN void qi__kv_layout(qi__kv *kv, qi__arena *arena, const qi__hparams *h, size_t n_seqs, size_t n_ctx, bool half) {
+QI__FN void qi__kv_clear(qi__kv *kv) {
+  for (size_t i = 0; i < kv->n_seqs * kv->n_table; i++) kv->table[i] = QI__KV_NO_PAGE;
+  for (size_t i = 0; i < kv->n_pages; i++) kv->unused[i] = (uint32_t)(kv->n_pages - 1 - i);
+  memset(kv->refs, 0, kv->n_pages * sizeof *kv->refs);
+  memset(kv->length, 0, kv->n_seqs * sizeof *kv->length);
+  memset(kv->first, 0, kv->n_seqs * sizeof *kv->first);
+  kv->n_unused = kv->n_pages;
+}
+
+// n_tokens: positions that all sequences have together; 0 = n_seqs * n_ctx. No sequence needs more pages than n_ctx takes.
+QI__FN void qi__kv_open(qi__kv *kv, qi__arena *arena, const qi__hparams *h, size_t n_seqs, size_t n_ctx, size_t n_tokens,
+                        qi_kv_type type) {
   kv->n_layers = h->n_layers;
   kv->n_seqs = n_seqs;
   kv->n_kv_heads = h->n_kv_heads;
   kv->n_ctx = n_ctx;
-  kv->n_room = (n_ctx + QI__KEY_BLOCK - 1) / QI__KEY_BLOCK * QI__KEY_BLOCK;
-  kv->dim_k = h->head_dim_k;
-  kv->dim_v = h->head_dim_v;
-  kv->half = half;
-  size_t positions;
-  if (!qi__mul_size(n_seqs, kv->n_room, &positions) || !qi__mul_size(positions, h->n_layers * h->n_kv_heads, &positions)) {
+  kv->window = h->sliding_window;
+  kv->head = qi__kv_layout_of(type, h->head_dim_k, h->head_dim_v);
+  kv->n_table = qi__kv_pages(n_ctx);
+  size_t n_table;
+  if (!qi__mul_size(n_seqs, kv->n_table, &n_table) || n_table >= QI__KV_NO_PAGE ||
+      !qi__mul_size(h->n_layers * h->n_kv_heads, kv->head.bytes, &kv->page_bytes)) {
     arena->overflow = true;
-    positions = 0;
+    n_table = kv->n_table = kv->page_bytes = 0;
   }
-  kv->k = (uint8_t *)qi__arena_take(arena, positions, h->head_dim_k * qi__kv_element(kv), QI__CACHE_LINE);
-  kv->v = (uint8_t *)qi__arena_take(arena, positions, h->head_dim_v * qi__kv_element(kv), QI__CACHE_LINE);
+  kv->n_pages = n_tokens ? qi__min_size(qi__kv_pages(n_tokens), n_table) : n_table;
+  kv->data = (uint8_t *)qi__arena_take(arena, kv->n_pages, kv->page_bytes, QI__CACHE_LINE);
+  kv->table = QI__ARENA_ARRAY(arena, uint32_t, n_table);
+  kv->refs = QI__ARENA_ARRAY(arena, uint32_t, kv->n_pages);
+  kv->unused = QI__ARENA_ARRAY(arena, uint32_t, kv->n_pages);
+  kv->writers = QI__ARENA_ARRAY(arena, uint32_t, kv->n_pages);
   kv->length = QI__ARENA_ARRAY(arena, size_t, n_seqs);
-  if (kv->length) memset(kv->length, 0, n_seqs * sizeof *kv->length);
+  kv->first = QI__ARENA_ARRAY(arena, size_t, n_seqs);
+  if (!kv->first || arena->overflow) return;
+  memset(kv->writers, 0, kv->n_pages * sizeof *kv->writers);
+  qi__kv_clear(kv);
 }
 
 // Bytes of keys and values.
-QI__FN uint64_t qi__kv_bytes(const qi__kv *kv) {
-  return (uint64_t)kv->n_layers * kv->n_seqs * kv->n_kv_heads * kv->n_room * (kv->dim_k + kv->dim_v) * qi__kv_element(kv);
+QI__FN uint64_t qi__kv_bytes(const qi__kv *kv) { return (uint64_t)kv->n_pages * kv->page_bytes; }
+
+// ---- pages ----
+
+QI__INLINE uint32_t *qi__kv_slot(const qi__kv *kv, size_t seq, size_t pos) {
+  return &kv->table[seq * kv->n_table + pos / QI__KV_PAGE];
 }
 
-// Positions before `pos` of one head, of all that there is room for.
-QI__INLINE size_t qi__kv_index(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos) {
-  return ((layer * kv->n_seqs + seq) * kv->n_kv_heads + head) * kv->n_room + pos;
+// One head of the page that holds `pos`; NULL where there is no page.
+QI__INLINE uint8_t *qi__kv_head(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos) {
+  if (pos >= kv->n_ctx) return NULL;
+  uint32_t page = *qi__kv_slot(kv, seq, pos);
+  if (page == QI__KV_NO_PAGE) return NULL;
+  return kv->data + ((layer * kv->n_kv_heads + head) * kv->n_pages + page) * kv->head.bytes;
 }
 
-// Positions first..first+n-1 of one head; `first` is a multiple of QI__KEY_BLOCK. The keys after them count as those wanted next.
-QI__INLINE qi__kv_run qi__kv_get(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t first, size_t n) {
-  size_t index = qi__kv_index(kv, layer, seq, head, first), element = qi__kv_element(kv);
-  const uint8_t *k = kv->k + index * kv->dim_k * element, *v = kv->v + index * kv->dim_v * element;
-  qi__kv_run run = {k, v, n, kv->half, first + n < kv->n_ctx ? k + n * kv->dim_k * element : k};
-  return run;
+// A page in no sequence, which is there.
+QI__FN uint32_t qi__kv_take(qi__kv *kv) {
+  uint32_t page = kv->unused[--kv->n_unused];
+  kv->refs[page] = 1;
+  return page;
 }
 
-// One position of one head: k [dim_k], v [dim_v].
-QI__FN void qi__kv_store(const qi__kv *kv, const qi__kernels *kernels, size_t layer, size_t seq, size_t head, size_t pos,
-                         const float *k, const float *v) {
-  size_t lane = pos % QI__KEY_BLOCK, block = qi__kv_index(kv, layer, seq, head, pos - lane) * kv->dim_k + lane;
-  size_t at = qi__kv_index(kv, layer, seq, head, pos) * kv->dim_v;
-  if (!kv->half) {
-    float *keys = (float *)(void *)kv->k + block;
-    for (size_t i = 0; i < kv->dim_k; i++) keys[i * QI__KEY_BLOCK] = k[i];
-    memcpy((float *)(void *)kv->v + at, v, kv->dim_v * sizeof *v);
-    return;
+QI__FN void qi__kv_release(qi__kv *kv, uint32_t *slot) {
+  if (*slot == QI__KV_NO_PAGE) return;
+  if (--kv->refs[*slot] == 0) kv->unused[kv->n_unused++] = *slot;
+  *slot = QI__KV_NO_PAGE;
+}
+
+// Makes a page the sequence's own; there is an unused one if others have it too.
+QI__FN void qi__kv_own(qi__kv *kv, uint32_t *slot) {
+  uint32_t old = *slot;
+  if (kv->refs[old] == 1) return;
+  *slot = qi__kv_take(kv);
+  kv->refs[old]--;
+  for (size_t i = 0; i < kv->n_layers * kv->n_kv_heads; i++) {
+    uint8_t *head = kv->data + i * kv->n_pages * kv->head.bytes;
+    memcpy(head + *slot * kv->head.bytes, head + old * kv->head.bytes, kv->head.bytes);
   }
-  uint16_t *keys = (uint16_t *)(void *)kv->k + block, part[64];
-  for (size_t i = 0, n; i < kv->dim_k; i += n) {
-    n = qi__min_size(kv->dim_k - i, 64);
-    kernels->to_f16(k + i, n, part);
-    for (size_t j = 0; j < n; j++) keys[(i + j) * QI__KEY_BLOCK] = part[j];
+}
+
+// ---- room for work ----
+
+// Whether the sequence goes on in a page that others have too.
+QI__FN bool qi__kv_shares_end(const qi__kv *kv, size_t seq) {
+  size_t n = kv->length[seq];
+  return n % QI__KV_PAGE && kv->refs[*qi__kv_slot(kv, seq, n)] > 1;
+}
+
+// Pages that it takes to make the sequences as long as `to` says, [n_seqs]. Of those that share a page the last to write keeps it.
+QI__FN size_t qi__kv_needs(qi__kv *kv, const size_t *to) {
+  size_t n = 0;
+  for (size_t seq = 0; seq < kv->n_seqs; seq++) {
+    if (to[seq] <= kv->length[seq]) continue;
+    n += qi__kv_pages(to[seq]) - qi__kv_pages(kv->length[seq]);
+    if (!qi__kv_shares_end(kv, seq)) continue;
+    uint32_t page = *qi__kv_slot(kv, seq, kv->length[seq]);
+    if (++kv->writers[page] < kv->refs[page]) n++;
   }
-  kernels->to_f16(v, kv->dim_v, (uint16_t *)(void *)kv->v + at);
+  for (size_t seq = 0; seq < kv->n_seqs; seq++)
+    if (to[seq] > kv->length[seq] && qi__kv_shares_end(kv, seq)) kv->writers[*qi__kv_slot(kv, seq, kv->length[seq])] = 0;
+  return n;
+}
+
+// Takes these pages, or none: QI_ERR_CONTEXT. Lengths stay.
+QI__FN qi_result qi__kv_reserve(qi__kv *kv, const size_t *to, qi_error *err) {
+  size_t n = qi__kv_needs(kv, to);
+  if (n > kv->n_unused)
+    return qi__fail(err, QI_ERR_CONTEXT, "the key/value cache is full: %zu pages of %d tokens are needed, %zu of %zu are unused", n,
+                    QI__KV_PAGE, kv->n_unused, kv->n_pages);
+  for (size_t seq = 0; seq < kv->n_seqs; seq++) {
+    size_t pos = kv->length[seq];
+    if (to[seq] <= pos) continue;
+    if (pos % QI__KV_PAGE) qi__kv_own(kv, qi__kv_slot(kv, seq, pos));
+    for (pos = qi__kv_pages(pos) * QI__KV_PAGE; pos < to[seq]; pos += QI__KV_PAGE) *qi__kv_slot(kv, seq, pos) = qi__kv_take(kv);
+  }
+  return QI_OK;
+}
+
+// ---- sequences ----
+
+// First position that the token at `pos` sees.
+QI__INLINE size_t qi__kv_sees_from(const qi__kv *kv, size_t pos) {
+  return kv->window && pos + 1 > kv->window ? pos + 1 - kv->window : 0;
+}
+
+// Whether the sequence can go on after its first n tokens: what the next one sees has not been given back.
+QI__FN bool qi__kv_can_cut(const qi__kv *kv, size_t seq, size_t n) {
+  return n == 0 || kv->first[seq] == 0 || qi__kv_sees_from(kv, n) >= kv->first[seq];
+}
+
+// Keeps the first n tokens, of those that there are or that pages were reserved for.
+QI__FN void qi__kv_cut(qi__kv *kv, size_t seq, size_t n) {
+  for (size_t page = qi__kv_pages(n); page < kv->n_table; page++) qi__kv_release(kv, &kv->table[seq * kv->n_table + page]);
+  kv->length[seq] = n;
+  if (n == 0) kv->first[seq] = 0;
+}
+
+// Gives back what no later token of the sequence sees.
+QI__FN void qi__kv_slide(qi__kv *kv, size_t seq) {
+  size_t first = qi__kv_sees_from(kv, kv->length[seq]) / QI__KV_PAGE * QI__KV_PAGE;
+  if (first <= kv->first[seq]) return;
+  for (size_t pos = kv->first[seq]; pos < first; pos += QI__KV_PAGE) qi__kv_release(kv, qi__kv_slot(kv, seq, pos));
+  kv->first[seq] = first;
+}
+
+// `to` becomes the first n tokens of `from`, by reference; another sequence, n as qi__kv_can_cut allows.
+QI__FN void qi__kv_fork(qi__kv *kv, size_t from, size_t to, size_t n) {
+  qi__kv_cut(kv, to, 0);
+  for (size_t pos = 0; pos < n; pos += QI__KV_PAGE) {
+    uint32_t page = *qi__kv_slot(kv, from, pos);
+    *qi__kv_slot(kv, to, pos) = page;
+    if (page != QI__KV_NO_PAGE) kv->refs[page]++;
+  }
+  kv->length[to] = n;
+  if (n) kv->first[to] = kv->first[from];
 }
 
 #endif // QI__INFER_KV_H

@@ -65,14 +65,15 @@ QI__FN qi_result qi__session_desc_defaults(qi_session_desc *d, const qi_model *m
   int n_ctx = (int)qi__min_size(m->h.n_ctx_train, 4096);
   if ((r = qi__session_int("n_ctx", d->n_ctx, QI__MAX_CTX, n_ctx, &d->n_ctx, err))) return r;
   if ((r = qi__session_int("n_seqs", d->n_seqs, QI__MAX_SEQS, 1, &d->n_seqs, err))) return r;
+  if ((r = qi__session_int("n_kv_tokens", d->n_kv_tokens, INT32_MAX, 0, &d->n_kv_tokens, err))) return r;
   if ((r = qi__session_int("n_batch", d->n_batch, QI__MAX_BATCH, 256, &d->n_batch, err))) return r;
   if ((r = qi__session_int("n_logits", d->n_logits, QI__MAX_CTX, d->n_seqs, &d->n_logits, err))) return r;
   if ((r = qi__session_int("n_predict", d->n_predict, INT32_MAX, INT32_MAX, &d->n_predict, err))) return r;
   if (d->path < QI_PATH_AUTO || d->path > QI_PATH_FLOAT)
     return qi__fail(err, QI_ERR_ARGUMENT, "session: path is %d, expected a qi_path", (int)d->path);
-  if (d->kv_format == QI_FORMAT_NONE) d->kv_format = QI_FORMAT_F16;
-  if (d->kv_format != QI_FORMAT_F16 && d->kv_format != QI_FORMAT_F32)
-    return qi__fail(err, QI_ERR_UNSUPPORTED, "session: kv_format is %d, expected F16 or F32", (int)d->kv_format);
+  if (d->kv_type < QI_KV_AUTO || d->kv_type >= QI_KV_COUNT)
+    return qi__fail(err, QI_ERR_ARGUMENT, "session: kv_type is %d, expected a qi_kv_type", (int)d->kv_type);
+  if (d->kv_type == QI_KV_AUTO) d->kv_type = QI_KV_F16;
   // A token is at most once in a chunk of n_batch, and all sequences together hold n_seqs * n_ctx.
   d->n_batch = (int)qi__min_i64(d->n_batch, (int64_t)d->n_seqs * d->n_ctx);
   if ((r = qi__sampler_check((int)m->h.n_vocab, &d->sampler, err))) return r;
@@ -91,8 +92,8 @@ QI__FN void qi__session_layout(qi_session *s, qi__arena *arena, size_t n_threads
   const qi_session_desc *d = &s->desc;
   const qi__hparams *h = &s->model->h;
   size_t n_seqs = (size_t)d->n_seqs, n_ctx = (size_t)d->n_ctx;
-  qi__kv_layout(&s->kv, arena, h, n_seqs, n_ctx, d->kv_format == QI_FORMAT_F16);
-  qi__forward_layout(&s->forward, arena, h, n_ctx, (size_t)d->n_batch, (size_t)d->n_logits, n_threads);
+  qi__kv_open(&s->kv, arena, h, n_seqs, n_ctx, (size_t)d->n_kv_tokens, d->kv_type);
+  qi__forward_layout(&s->forward, arena, h, &s->kv, (size_t)d->n_batch, (size_t)d->n_logits, n_threads);
   s->queue = QI__ARENA_ARRAY(arena, qi_decode_token, n_seqs * n_ctx);
   s->ids = QI__ARENA_ARRAY(arena, qi_token, n_ctx);
   s->start = QI__ARENA_ARRAY(arena, size_t, n_seqs);
@@ -165,6 +166,7 @@ QI__FN void qi__session_wire(qi_session *s) {
   s->last = -1;
   s->stats.heap_bytes = s->bytes;
   s->stats.kv_bytes = qi__kv_bytes(&s->kv);
+  s->stats.kv_tokens = (uint64_t)s->kv.n_pages * QI__KV_PAGE;
   s->stats.n_threads = s->pool->n_threads;
   s->stats.isa = s->pool->isa;
 }
@@ -202,11 +204,11 @@ fail:
 
 // Forgets unfinished work; sequences are as before it.
 QI__FN void qi__work_drop(qi_session *s) {
-  if (s->work.tokens) memcpy(s->kv.length, s->start, s->kv.n_seqs * sizeof *s->start);
+  for (size_t seq = 0; s->work.tokens && seq < s->kv.n_seqs; seq++) qi__kv_cut(&s->kv, seq, s->start[seq]);
   memset(&s->work, 0, sizeof s->work);
 }
 
-// Checks tokens against vocabulary, sequences, context and room for logits; uses `start` as scratch for lengths.
+// Checks tokens against vocabulary, sequences, context and room for logits; leaves lengths after the work in `start`.
 QI__FN qi_result qi__work_check(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err) {
   size_t n_logits = 0, most = s->kv.n_seqs * s->kv.n_ctx;
   if (n > most) return qi__fail(err, QI_ERR_CONTEXT, "%zu tokens: all sequences together hold %zu", n, most);
@@ -229,9 +231,10 @@ QI__FN qi_result qi__work_check(qi_session *s, const qi_decode_token *tokens, si
   return QI_OK;
 }
 
-// Makes tokens the work to do; there must be none.
+// Makes tokens the work to do; there must be none. Pages for them are taken here.
 QI__FN qi_result qi__work_begin(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err) {
   qi_result r = qi__work_check(s, tokens, n, err);
+  if (!r) r = qi__kv_reserve(&s->kv, s->start, err);
   if (r) return r;
   memcpy(s->start, s->kv.length, s->kv.n_seqs * sizeof *s->start);
   s->work = (qi__work){tokens, n, 0, false, 0, false, false};
@@ -277,6 +280,7 @@ QI__FN void qi__work_chunk_done(qi_session *s) {
 // Work of the text interface counts only as a whole, so that nothing of it is left when it is cancelled.
 QI__FN void qi__work_done(qi_session *s) {
   qi__work *w = &s->work;
+  for (size_t seq = 0; s->kv.window && seq < s->kv.n_seqs; seq++) qi__kv_slide(&s->kv, seq);
   if (w->text) s->last = -1;
   for (size_t i = 0; w->text && i < w->n; i++)
     if (!w->tokens[i].generated) qi__sampler_accept(s->sampler, w->tokens[i].token);
@@ -339,20 +343,70 @@ QI__FN const float *qi__session_logits(const qi_session *s, int i) {
   return s->forward.logits + s->logits_at[at] * s->model->h.n_vocab;
 }
 
-QI__FN qi_result qi__seq_truncate(qi_session *s, int seq, int n, qi_error *err) {
-  if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "truncate: work is unfinished (qi_step, or qi_session_reset)");
+// What the functions on sequences look at first; `what` names the function.
+QI__FN qi_result qi__seq_check(const qi_session *s, const char *what, int seq, qi_error *err) {
+  if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "%s: work is unfinished (qi_step, or qi_session_reset)", what);
   if (seq < 0 || (size_t)seq >= s->kv.n_seqs)
-    return qi__fail(err, QI_ERR_ARGUMENT, "truncate: seq is %d, expected 0 to %zu", seq, s->kv.n_seqs - 1);
-  if (n < 0 || (size_t)n > s->kv.length[seq])
-    return qi__fail(err, QI_ERR_ARGUMENT, "truncate: n is %d, expected 0 to %zu", n, s->kv.length[seq]);
-  s->kv.length[seq] = (size_t)n;
-  if (seq == 0) s->last = -1;
+    return qi__fail(err, QI_ERR_ARGUMENT, "%s: seq is %d, expected 0 to %zu", what, seq, s->kv.n_seqs - 1);
   return QI_OK;
+}
+
+// Whether n is a length that a sequence can have had.
+QI__FN qi_result qi__seq_check_length(const qi_session *s, const char *what, int seq, int n, qi_error *err) {
+  size_t length = s->kv.length[seq];
+  if (n < 0 || (size_t)n > length) return qi__fail(err, QI_ERR_ARGUMENT, "%s: n is %d, expected 0 to %zu", what, n, length);
+  if (!qi__kv_can_cut(&s->kv, (size_t)seq, (size_t)n))
+    return qi__fail(err, QI_ERR_CONTEXT, "%s: n is %d, but what the window of %zu sees there was given back; %zu is left", what, n,
+                    s->kv.window, s->kv.first[seq]);
+  return QI_OK;
+}
+
+// After sequence 0 has become another text.
+QI__FN void qi__seq_changed(qi_session *s, int seq) {
+  if (seq == 0) s->last = -1;
+}
+
+QI__FN qi_result qi__seq_truncate(qi_session *s, int seq, int n, qi_error *err) {
+  qi_result r = qi__seq_check(s, "truncate", seq, err);
+  if (!r) r = qi__seq_check_length(s, "truncate", seq, n, err);
+  if (r) return r;
+  qi__kv_cut(&s->kv, (size_t)seq, (size_t)n);
+  qi__seq_changed(s, seq);
+  return QI_OK;
+}
+
+QI__FN qi_result qi__seq_fork(qi_session *s, int from, int to, int n, qi_error *err) {
+  qi_result r = qi__seq_check(s, "fork", from, err);
+  if (!r) r = qi__seq_check(s, "fork", to, err);
+  if (!r && from == to) r = qi__fail(err, QI_ERR_ARGUMENT, "fork: both sequences are %d", from);
+  if (!r) r = qi__seq_check_length(s, "fork", from, n, err);
+  if (r) return r;
+  qi__kv_fork(&s->kv, (size_t)from, (size_t)to, (size_t)n);
+  qi__seq_changed(s, to);
+  return QI_OK;
+}
+
+QI__FN qi_result qi__seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi_error *err) {
+  qi_result r = qi__seq_check(s, "shift", seq, err);
+  if (r) return r;
+  int length = (int)s->kv.length[seq];
+  if (n_keep < 0 || n_keep > length)
+    return qi__fail(err, QI_ERR_ARGUMENT, "shift: n_keep is %d, expected 0 to %d", n_keep, length);
+  if (n_drop < 0 || n_drop > length - n_keep)
+    return qi__fail(err, QI_ERR_ARGUMENT, "shift: n_drop is %d, expected 0 to %d", n_drop, length - n_keep);
+  if (!n_drop) return QI_OK;
+  qi__forward *f = &s->forward;
+  const qi__hparams *h = f->h;
+  for (size_t p = 0; p < h->n_rot / 2; p++)
+    qi__sincos(-(double)n_drop * f->frequency[p], &f->cos_sin[2 * p + 1], &f->cos_sin[2 * p]);
+  qi__kv_shift shift = {&s->kv, &s->kernels, (size_t)seq, 0, 0, 0, f->cos_sin, h->n_rot / 2,
+                        (h->arch->features & QI__ROPE_NEIGHBOURS) != 0, f->scratch, f->scratch_floats};
+  return qi__kv_shift_run(&shift, s->pool, (size_t)n_keep, (size_t)n_drop, err);
 }
 
 QI__FN void qi__session_reset(qi_session *s) {
   memset(&s->work, 0, sizeof s->work);
-  memset(s->kv.length, 0, s->kv.n_seqs * sizeof *s->kv.length);
+  qi__kv_clear(&s->kv);
   qi__sampler_reset(s->sampler, s->desc.sampler.seed);
   qi__text_reset(&s->text);
   s->n_logits = 0;

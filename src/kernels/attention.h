@@ -2,16 +2,15 @@
 #ifndef QI__KERNELS_ATTENTION_H
 #define QI__KERNELS_ATTENTION_H
 
-#include "../formats/half.h"
+#include "kv_page.h"
 #include "vector.h"
 
 // Keys are taken in pieces of this many positions, cut at multiples of it, whatever the chunk or the batch: each piece gives a
 // maximum, a sum and a weighted value, and pieces are joined in ascending order. So bits depend on positions alone, long contexts
 // can be split over threads piece by piece, and rows that go through a piece together get what each would get alone.
 #define QI__ATTENTION_PIECE 256
-#define QI__KEY_BLOCK 16 // positions; keys are stored so that one register holds the same element of several positions
 
-// Keys and values of one head of one sequence at consecutive positions, in float32 or float16.
+// Keys and values of one head of one sequence at consecutive positions of a page, in float32 or float16.
 typedef struct qi__kv_run {
   const void *k; // [(n + 15) / 16][head_dim_k][16]: the first position is a multiple of 16; what lies beyond the last is ignored
   const void *v; // [n, head_dim_v]
@@ -145,12 +144,8 @@ QI__INLINE void qi__attention_values_rest(const qi__attention_product *p, size_t
 // Values come into the cache while scores are computed, the next keys while values are: row t of a tile fetches as many bytes of
 // `ahead` as it reads. The CPU's own prefetching begins anew with each block, which costs a third of the speed.
 QI__INLINE void qi__attention_fetch(const void *ahead, size_t t, int lanes, bool half) {
-#if defined(__GNUC__)
   const int bytes = lanes * (half ? 2 : 4);
-  QI__UNROLL for (int i = 0; i < bytes; i += QI__CACHE_LINE) __builtin_prefetch((const uint8_t *)ahead + t * (size_t)bytes + i);
-#else
-  (void)ahead, (void)t, (void)lanes, (void)half;
-#endif
+  QI__UNROLL for (int i = 0; i < bytes; i += QI__CACHE_LINE) qi__prefetch((const uint8_t *)ahead + t * (size_t)bytes + i);
 }
 
 // A tile of n_q query rows from g on, times n_r registers from r on, has its sums in registers. Its sizes, `half` and `go_on` (sums

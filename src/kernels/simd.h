@@ -27,6 +27,15 @@
 // A sum in eight float32 lanes has the same bits in a 256-bit register, in half of a 512-bit one and in two of 128. Elements that
 // do not fill a register are taken by the reference, or by scalar code that goes on with the stored lanes.
 
+// Asks for the cache line of an address, which need not be sound.
+QI__INLINE void qi__prefetch(const void *p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p);
+#else
+  (void)p;
+#endif
+}
+
 #if defined(QI__X86_64)
 
 // qi__sum_lanes of a register.

@@ -3,7 +3,7 @@
 #define QI__KERNELS_TABLE_H
 
 #include "../base/cpu.h"
-#include "attention.h"
+#include "attention_q8.h"
 #include "bf16.h"
 #include "bf16_neon.h"
 #include "dequant.h"
@@ -32,6 +32,14 @@ typedef struct qi__kernels {
   float (*attention_softmax)(float *score, size_t begin, size_t end, size_t n, float *max);
   void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
                            float *out);
+  void (*attention_scores_q8)(const qi__kv_queries *q, size_t first, size_t n_q, const qi__kv_codes *k, float *score);
+  float (*attention_weights)(const float *weight, const float *scale, size_t n, int16_t *out);
+  void (*attention_values_q8)(const int16_t *weight, size_t n_q, const qi__kv_codes *v, int32_t *sum);
+  void (*attention_scale)(const int32_t *sum, const float *unit, size_t n_q, size_t n, size_t dim, float *out);
+  void (*fp8_floats)(const uint8_t *src, size_t n, float *dst);
+  void (*kv_unpack_q4)(const uint8_t *src, size_t n_bytes, size_t step, int8_t *dst);
+  void (*kv_key_floats)(const qi__kv_layout *l, const int8_t *codes, const uint16_t *scale, size_t n, float *k);
+  void (*kv_value_floats)(const qi__kv_layout *l, const int8_t *codes, const uint16_t *scale, size_t n, float *v);
   void (*attention_join)(const float *max, const float *sum, size_t n, const qi__softmax_state *all);
   void (*attention_blend)(const float *piece, const float *keep, const float *add, size_t n, size_t dim, float *values);
   void (*attention_panel)(const void *b, size_t b_step, size_t n, size_t n_lanes, bool half, bool finite,
@@ -62,6 +70,14 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
   k->attention_values = qi__attention_values_ref;
   k->attention_join = qi__attention_join_ref;
   k->attention_blend = qi__attention_blend_ref;
+  k->attention_scores_q8 = qi__attention_scores_q8_ref;
+  k->attention_weights = qi__attention_weights_ref;
+  k->attention_values_q8 = qi__attention_values_q8_ref;
+  k->attention_scale = qi__attention_scale_ref;
+  k->fp8_floats = qi__fp8_floats_ref;
+  k->kv_unpack_q4 = qi__kv_unpack_q4_ref;
+  k->kv_key_floats = qi__kv_key_floats_ref;
+  k->kv_value_floats = qi__kv_value_floats_ref;
 }
 
 #if defined(QI__X86_64)
@@ -90,6 +106,12 @@ QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
   k->attention_values = qi__attention_values_avx2;
   k->attention_join = qi__attention_join_avx2;
   k->attention_blend = qi__attention_blend_avx2;
+  k->attention_scores_q8 = qi__attention_scores_q8_avx2;
+  k->attention_weights = qi__attention_weights_avx2;
+  k->attention_values_q8 = qi__attention_values_q8_avx2;
+  k->attention_scale = qi__attention_scale_avx2;
+  k->fp8_floats = qi__fp8_floats_avx2;
+  k->kv_unpack_q4 = qi__kv_unpack_q4_avx2;
   for (int f = QI_FORMAT_F32; f < QI_FORMAT_COUNT; f++) k->dequantize[f] = qi__dequantize_avx2;
   k->dequantize[QI_FORMAT_F32] = qi__dequantize_f32_x86;
   k->dequantize[QI_FORMAT_F16] = qi__dequantize_f16_avx2;
@@ -106,6 +128,11 @@ QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
   k->attention_scores = qi__attention_scores_avx512;
   k->attention_softmax = qi__attention_softmax_avx512;
   k->attention_values = qi__attention_values_avx512;
+  k->attention_scores_q8 = qi__attention_scores_q8_avx512;
+  k->attention_weights = qi__attention_weights_avx512;
+  k->attention_values_q8 = qi__attention_values_q8_avx512;
+  k->kv_key_floats = qi__kv_key_floats_avx512;
+  k->kv_value_floats = qi__kv_value_floats_avx512;
 }
 
 #if defined(QI__HAS_AMX)
@@ -142,6 +169,12 @@ QI__FN void qi__kernels_init_neon(qi__kernels *k) {
   k->attention_values = qi__attention_values_neon;
   k->attention_join = qi__attention_join_neon;
   k->attention_blend = qi__attention_blend_neon;
+  k->attention_scores_q8 = qi__attention_scores_q8_neon;
+  k->attention_weights = qi__attention_weights_neon;
+  k->attention_values_q8 = qi__attention_values_q8_neon;
+  k->attention_scale = qi__attention_scale_neon;
+  k->fp8_floats = qi__fp8_floats_neon;
+  k->kv_unpack_q4 = qi__kv_unpack_q4_neon;
   for (int f = QI_FORMAT_F32; f < QI_FORMAT_COUNT; f++)
     if (qi__dequantize_neon_has((qi_format)f)) k->dequantize[f] = qi__dequantize_neon;
   k->dequantize[QI_FORMAT_F32] = qi__dequantize_f32_neon;
@@ -156,7 +189,11 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
 #if defined(QI__X86_64)
   if (cpu->avx2) qi__kernels_init_avx2(k);
 #if defined(QI__HAS_AVX_VNNI)
-  if (cpu->avx_vnni) qi__kernels_set_dot_q8(k, qi__dot_q8_avx_vnni, qi__dot_ternary_avx_vnni);
+  if (cpu->avx_vnni) {
+    qi__kernels_set_dot_q8(k, qi__dot_q8_avx_vnni, qi__dot_ternary_avx_vnni);
+    k->attention_scores_q8 = qi__attention_scores_q8_avx_vnni;
+    k->attention_values_q8 = qi__attention_values_q8_avx_vnni;
+  }
 #endif
   if (cpu->avx512) qi__kernels_init_avx512(k);
   if (cpu->avx512_vbmi) k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_vbmi;
@@ -172,6 +209,7 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
   if (cpu->dotprod) {
     qi__kernels_set_dot_q8(k, qi__dot_q8_dotprod, qi__dot_ternary_dotprod);
     k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_dotprod;
+    k->attention_scores_q8 = qi__attention_scores_q8_dotprod;
   }
 #if defined(QI__HAS_I8MM)
   if (cpu->i8mm) qi__kernels_set_dot_q8(k, qi__dot_q8_i8mm, qi__dot_ternary_i8mm);

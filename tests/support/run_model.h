@@ -47,7 +47,7 @@ GW_FN qi_session_desc run_session_desc(int n, qi_path path) {
   sd.n_logits = n;
   sd.n_threads = 1;
   sd.path = path;
-  sd.kv_format = QI_FORMAT_F32;
+  sd.kv_type = QI_KV_F32;
   return sd;
 }
 

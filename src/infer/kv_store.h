@@ -1,0 +1,190 @@
+// ==== >>kv_store : one position into the cache and out of it; context shift ====
+#ifndef QI__INFER_KV_STORE_H
+#define QI__INFER_KV_STORE_H
+
+#include "../base/threads.h"
+#include "kv.h"
+
+// What a stored x loses, of each element (F32: nothing); `max` is the greatest of its 32 in size:
+//
+//   F16   2^-11 |x|, or 2^-25 below 2^-14; infinite from 65520 on
+//   BF16  2^-8 |x|
+//   FP8   2^-4 |x|, or 2^-10 below 2^-6; at most 448
+//   Q8    (1/254 + 2^-11) max                     at most 127 * 65504; scales below 2^-14: max / 254 + 127 * 2^-25
+//   Q4    (14 / 127 + 2^-11) max                  half of the widest step between codes, and the rounding to Q8; also so
+//
+// What has been read and is stored again loses nothing more.
+
+// One position of one head in groups of 32: codes, and their scale rounded to half.
+typedef struct qi__kv_group {
+  int8_t q[QI__KV_GROUP];
+  uint16_t scale;
+} qi__kv_group;
+
+// Elements 32 g .. of x [dim].
+QI__FN qi__kv_group qi__kv_quantize(const qi__kernels *kernels, const float *x, size_t dim, size_t g) {
+  qi__kv_group out;
+  float padded[QI__KV_GROUP] = {0}, d;
+  int16_t sum[2];
+  const qi__q8 q8 = {out.q, &d, sum, QI__KV_GROUP, QI__KV_GROUP};
+  memcpy(padded, x + g * QI__KV_GROUP, qi__min_size(QI__KV_GROUP, dim - g * QI__KV_GROUP) * sizeof *x);
+  kernels->quantize_q8(padded, &q8, 0);
+  out.scale = qi__f32_to_f16(d < QI__F16_MAX ? d : QI__F16_MAX);
+  return out;
+}
+
+QI__FN void qi__kv_store_codes(const qi__kv_layout *l, const qi__kernels *kernels, uint8_t *head, size_t p, const float *k,
+                               const float *v) {
+  uint16_t *k_scale = (uint16_t *)(void *)(head + l->k_scale), *v_scale = (uint16_t *)(void *)(head + l->v_scale);
+  for (size_t g = 0; g < l->groups_k; g++) {
+    qi__kv_group codes = qi__kv_quantize(kernels, k, l->dim_k, g);
+    for (size_t i = 0; i < QI__KV_GROUP; i++)
+      qi__kv_set_code(l->type, head, qi__kv_key_at(l, p, g, i), QI__KV_KEY_STEP, codes.q[i]);
+    k_scale[qi__kv_key_scale_at(l, p, g)] = codes.scale;
+  }
+  for (size_t g = 0; g < l->groups_v; g++) {
+    qi__kv_group codes = qi__kv_quantize(kernels, v, l->dim_v, g);
+    for (size_t i = 0; i < QI__KV_GROUP; i++)
+      qi__kv_set_code(l->type, head + l->v, qi__kv_value_at(p, g, i), QI__KV_VALUE_STEP, codes.q[i]);
+    v_scale[qi__kv_value_scale_at(p, g)] = codes.scale;
+  }
+}
+
+QI__FN void qi__kv_load_codes(const qi__kv_layout *l, const uint8_t *head, size_t p, float *k, float *v) {
+  const uint16_t *k_scale = (const uint16_t *)(const void *)(head + l->k_scale);
+  const uint16_t *v_scale = (const uint16_t *)(const void *)(head + l->v_scale);
+  for (size_t i = 0; i < l->dim_k; i++)
+    k[i] = qi__f16_to_f32(k_scale[qi__kv_key_scale_at(l, p, i / 32)]) *
+           qi__kv_code(l->type, head, qi__kv_key_at(l, p, i / 32, i % 32), QI__KV_KEY_STEP);
+  for (size_t i = 0; i < l->dim_v; i++)
+    v[i] = qi__f16_to_f32(v_scale[qi__kv_value_scale_at(p, i / 32)]) *
+           qi__kv_code(l->type, head + l->v, qi__kv_value_at(p, i / 32, i % 32), QI__KV_VALUE_STEP);
+}
+
+// x [n] to elements of a float type that lie `step` apart.
+QI__FN void qi__kv_store_floats(qi_kv_type type, const qi__kernels *kernels, const float *x, size_t n, uint8_t *to, size_t step) {
+  uint16_t part[64];
+  if (type == QI_KV_F32) {
+    for (size_t i = 0; i < n; i++) ((float *)(void *)to)[i * step] = x[i];
+  } else if (type == QI_KV_F16) {
+    for (size_t at = 0, m; at < n; at += m) {
+      m = qi__min_size(n - at, 64);
+      kernels->to_f16(x + at, m, part);
+      for (size_t i = 0; i < m; i++) ((uint16_t *)(void *)to)[(at + i) * step] = part[i];
+    }
+  } else if (type == QI_KV_BF16) {
+    for (size_t i = 0; i < n; i++) ((uint16_t *)(void *)to)[i * step] = qi__f32_to_bf16(x[i]);
+  } else {
+    for (size_t i = 0; i < n; i++) to[i * step] = qi__f32_to_fp8(x[i]);
+  }
+}
+
+QI__FN void qi__kv_load_floats(qi_kv_type type, const uint8_t *from, size_t step, size_t n, float *x) {
+  for (size_t i = 0; i < n; i++) {
+    const uint8_t *at = from + qi__kv_size(type, i * step);
+    if (type == QI_KV_F32) x[i] = *(const float *)(const void *)at;
+    else if (type == QI_KV_F16) x[i] = qi__f16_to_f32(*(const uint16_t *)(const void *)at);
+    else if (type == QI_KV_BF16) x[i] = qi__bf16_to_f32(*(const uint16_t *)(const void *)at);
+    else x[i] = qi__fp8_to_f32(*at);
+  }
+}
+
+// One position of one head, whose page is there: k [dim_k], v [dim_v].
+QI__FN void qi__kv_store(const qi__kv *kv, const qi__kernels *kernels, size_t layer, size_t seq, size_t head, size_t pos,
+                         const float *k, const float *v) {
+  const qi__kv_layout *l = &kv->head;
+  uint8_t *to = qi__kv_head(kv, layer, seq, head, pos);
+  size_t p = pos % QI__KV_PAGE, key = p / QI__KEY_BLOCK * QI__KEY_BLOCK * l->dim_k + p % QI__KEY_BLOCK;
+  if (qi__kv_is_integer(l->type)) {
+    qi__kv_store_codes(l, kernels, to, p, k, v);
+    return;
+  }
+  qi__kv_store_floats(l->type, kernels, k, l->dim_k, to + qi__kv_size(l->type, key), QI__KEY_BLOCK);
+  qi__kv_store_floats(l->type, kernels, v, l->dim_v, to + l->v + qi__kv_size(l->type, p * l->dim_v), 1);
+}
+
+QI__FN void qi__kv_load(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos, float *k, float *v) {
+  const qi__kv_layout *l = &kv->head;
+  const uint8_t *from = qi__kv_head(kv, layer, seq, head, pos);
+  size_t p = pos % QI__KV_PAGE, key = p / QI__KEY_BLOCK * QI__KEY_BLOCK * l->dim_k + p % QI__KEY_BLOCK;
+  if (qi__kv_is_integer(l->type)) {
+    qi__kv_load_codes(l, from, p, k, v);
+    return;
+  }
+  qi__kv_load_floats(l->type, from + qi__kv_size(l->type, key), QI__KEY_BLOCK, l->dim_k, k);
+  qi__kv_load_floats(l->type, from + l->v + qi__kv_size(l->type, p * l->dim_v), 1, l->dim_v, v);
+}
+
+// ---- context shift ----
+
+// Tokens n_keep .. n_keep + n_drop - 1 of a sequence are dropped, those after them move down. Keys were rotated by their
+// positions, and a rotation by the distance of the move makes them what they are at their new ones, but for rounding. What they
+// hold of the dropped tokens stays in them.
+typedef struct qi__kv_shift {
+  qi__kv *kv;
+  const qi__kernels *kernels;
+  size_t seq, from, to, end; // positions from..end-1 move to `to`
+  const float *cos_sin;      // [2 * n_pairs] of the distance, backwards
+  size_t n_pairs;
+  bool neighbours;
+  float *scratch;            // [n_threads, stride]
+  size_t stride;             // at least dim_k + dim_v
+} qi__kv_shift;
+
+// Pages that positions first..end-1 need so that all are there and the sequence's own.
+QI__FN size_t qi__kv_shift_needs(const qi__kv *kv, size_t seq, size_t first, size_t end) {
+  size_t n = 0;
+  for (size_t pos = first / QI__KV_PAGE * QI__KV_PAGE; pos < end; pos += QI__KV_PAGE) {
+    uint32_t page = *qi__kv_slot(kv, seq, pos);
+    n += page == QI__KV_NO_PAGE || kv->refs[page] > 1;
+  }
+  return n;
+}
+
+QI__FN qi_result qi__kv_shift_begin(qi__kv_shift *s, size_t n_keep, size_t n_drop, qi_error *err) {
+  qi__kv *kv = s->kv;
+  size_t first = kv->first[s->seq];
+  s->end = kv->length[s->seq];
+  s->from = n_keep + n_drop > first ? n_keep + n_drop : first;
+  s->to = s->from - n_drop;
+  size_t end = s->end - n_drop, valid = first <= n_keep ? first : s->to;
+  if (valid && qi__kv_sees_from(kv, end) < valid)
+    return qi__fail(err, QI_ERR_CONTEXT, "shift: what the window of %zu sees afterwards was given back", kv->window);
+  size_t needs = qi__kv_shift_needs(kv, s->seq, s->to, end);
+  if (needs > kv->n_unused)
+    return qi__fail(err, QI_ERR_CONTEXT, "shift: %zu pages of %d tokens are needed, %zu of %zu are unused", needs, QI__KV_PAGE,
+                    kv->n_unused, kv->n_pages);
+  for (size_t pos = s->to / QI__KV_PAGE * QI__KV_PAGE; pos < end; pos += QI__KV_PAGE) {
+    uint32_t *slot = qi__kv_slot(kv, s->seq, pos);
+    if (*slot == QI__KV_NO_PAGE) *slot = qi__kv_take(kv);
+    else qi__kv_own(kv, slot);
+  }
+  kv->first[s->seq] = valid;
+  return QI_OK;
+}
+
+// Units are heads of layers. A position is read before another is written over it: moves go down.
+QI__FN void qi__kv_shift_task(void *arg, int worker, int64_t begin, int64_t end) {
+  const qi__kv_shift *s = (const qi__kv_shift *)arg;
+  float *k = s->scratch + (size_t)worker * s->stride, *v = k + s->kv->head.dim_k;
+  for (size_t u = (size_t)begin; u < (size_t)end; u++) {
+    size_t layer = u / s->kv->n_kv_heads, head = u % s->kv->n_kv_heads;
+    for (size_t pos = s->from; pos < s->end; pos++) {
+      qi__kv_load(s->kv, layer, s->seq, head, pos, k, v);
+      s->kernels->rope(k, s->cos_sin, s->n_pairs, s->neighbours);
+      qi__kv_store(s->kv, s->kernels, layer, s->seq, head, s->to + (pos - s->from), k, v);
+    }
+  }
+}
+
+// Everything but n_keep and n_drop is set in *s; n_keep + n_drop is at most the sequence's length. QI_ERR_CONTEXT: nothing is
+// changed.
+QI__FN qi_result qi__kv_shift_run(qi__kv_shift *s, qi_pool *pool, size_t n_keep, size_t n_drop, qi_error *err) {
+  qi_result r = qi__kv_shift_begin(s, n_keep, n_drop, err);
+  if (r) return r;
+  qi__pool_run(pool, qi__kv_shift_task, s, (int64_t)(s->kv->n_layers * s->kv->n_kv_heads), 1);
+  qi__kv_cut(s->kv, s->seq, s->end - n_drop);
+  return QI_OK;
+}
+
+#endif // QI__INFER_KV_STORE_H
