@@ -505,6 +505,62 @@ QI_API bool qi_token_is_control(const qi_model *m, qi_token id); // no text, but
 // Token whose text is exactly `text` (escaped as in the vocabulary); -1 if there is none.
 QI_API qi_token qi_token_find(const qi_model *m, const char *text, size_t len);
 
+// ---- grammars ----
+
+// What generated text may be: tokens that would leave the grammar are not chosen, and generation ends only where the grammar does.
+// Grammars are compiled to bytes, so text is whole UTF-8 at the end whatever the tokens hold.
+//
+// GBNF, as in llama.cpp: rules `name ::= alternatives`, the text is `root`. "literal", [a-z] and [^a-z], . (any character), (group),
+// a | b, and behind any of them * + ? {n} {n,} {n,m}; \n \r \t \\ \" \xHH \uHHHH \UHHHHHHHH; # comments. Refused: rules that may
+// begin with themselves (left recursion), that never end, that are not defined or defined twice.
+typedef struct qi_grammar qi_grammar;
+
+// Where a grammar comes from: exactly one of gbnf, choices.
+typedef struct qi_grammar_desc {
+  const char *gbnf;            // rules, UTF-8
+  const char *const *choices;  // n_choices strings, UTF-8, not empty: the text is one of them
+  int n_choices;               // at most 65536
+  size_t len;                  // bytes of gbnf; 0 = up to its terminator. At most 2^20
+  const qi_grammar *share;     // a grammar of the same model whose table of tokens (some MB) is used too; default an own one
+  qi_allocator allocator;      // default: the model's
+} qi_grammar_desc;
+
+// Compiles a grammar for the tokens of a model (opened with its tokenizer), which must outlive it. Immutable: any number of threads
+// and matchers may use it. The desc and what it points to are not needed afterwards.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_FORMAT (with line and column), QI_ERR_LIMIT (too large or nested too deep), QI_ERR_STATE (model
+// without tokenizer), QI_ERR_OOM.
+QI_API qi_result qi_grammar_open(qi_grammar **out, const qi_model *m, const qi_grammar_desc *desc, qi_error *err);
+QI_API void qi_grammar_close(qi_grammar *g); // NULL is fine; matchers must be closed first
+
+// Where a text is in a grammar. What is found out about the grammar on the way (which tokens may follow where) is kept, so it costs
+// little when it is needed again.
+typedef struct qi_matcher qi_matcher;
+
+// At the beginning of the grammar. `share` (may be NULL): a matcher of the same grammar whose knowledge is used and added to; both
+// then belong to the same thread. Any order of closing is fine. Takes all its memory here, from allocator (NULL = the grammar's).
+// Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_LIMIT (the grammar can be read in too many ways).
+QI_API qi_result qi_matcher_open(qi_matcher **out, const qi_grammar *g, const qi_matcher *share, const qi_allocator *allocator,
+                                 qi_error *err);
+QI_API void qi_matcher_close(qi_matcher *mt); // NULL is fine
+// Bytes that qi_matcher_open asks for, with share or without; 0 for NULL.
+QI_API size_t qi_matcher_memory(const qi_grammar *g, bool shared);
+
+// Back to the beginning.
+QI_API void qi_matcher_reset(qi_matcher *mt);
+// `to` goes where `from` is. Errors: QI_ERR_ARGUMENT (they were not opened with share).
+QI_API qi_result qi_matcher_copy(qi_matcher *to, const qi_matcher *from, qi_error *err);
+
+// Goes on by a token, or by text that is there already. Tokens that end generation are fine where the grammar may end, and change
+// nothing. Errors: QI_ERR_ARGUMENT (the grammar does not allow it; nothing changes), QI_ERR_LIMIT (rules within rules too deep).
+QI_API qi_result qi_matcher_accept(qi_matcher *mt, qi_token token, qi_error *err);
+QI_API qi_result qi_matcher_accept_text(qi_matcher *mt, const char *text, size_t len, qi_error *err);
+
+// Tokens that may come next: bit t % 32 of (*allowed)[t / 32], (n_vocab + 31) / 32 words, valid until the next call on this matcher
+// or one that shares with it. Tokens that end generation are among them exactly when the grammar may end here.
+// Errors: QI_ERR_STATE (the grammar goes on, but no token of the vocabulary fits), QI_ERR_LIMIT.
+QI_API qi_result qi_matcher_allowed(qi_matcher *mt, const uint32_t **allowed, qi_error *err);
+QI_API bool qi_matcher_can_end(const qi_matcher *mt); // the text so far is complete; false for NULL
+
 // ---- samplers ----
 
 // Makes a token more or less likely.
@@ -540,6 +596,8 @@ QI_API void qi_sampler_close(qi_sampler *sp); // NULL is fine
 // Chooses a token; logits: float32 [n_vocab], unchanged. NaN counts as -infinity. Does not remember it: see qi_sampler_accept.
 // -1 when an argument is NULL.
 QI_API qi_token qi_sampler_sample(qi_sampler *sp, const float *logits);
+// The same among the tokens whose bits are set, as qi_matcher_allowed tells them; NULL = all.
+QI_API qi_token qi_sampler_sample_allowed(qi_sampler *sp, const float *logits, const uint32_t *allowed);
 // Puts a token into the history that penalties look at (prompt tokens too, if they shall count).
 QI_API void qi_sampler_accept(qi_sampler *sp, qi_token token);
 // Forgets history; random numbers start again from `seed`.
@@ -632,6 +690,14 @@ QI_API qi_result qi_prompt_tokens(qi_session *s, const qi_token *ids, size_t n, 
 QI_API qi_result qi_next(qi_session *s, qi_piece *out, qi_error *err);
 // As qi_next, for at most about budget_us microseconds: QI_AGAIN when the token is not ready; call again, any time later.
 QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us, qi_error *err);
+
+// Binds the answers to a grammar: each begins it anew, and ends where it ends (tokens that end generation count even with
+// ignore_end; n_predict and stop strings may cut it short). NULL takes the grammar away. The matcher stays the caller's and must not
+// be used or closed before that or qi_session_close. In the middle of an answer the grammar begins with the text that is still to
+// come. Where only one token fits, it is taken without computing anything, and computed later together with the next ones: the words
+// are the same.
+// Errors: QI_ERR_ARGUMENT (a matcher of another model), QI_ERR_STATE (unfinished work).
+QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, qi_error *err);
 
 // Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as
 // it was before. With no call running, the next one is stopped.
@@ -17776,6 +17842,1838 @@ QI__FN void qi__model_tensor(const qi_model *m, const qi__tensor_info *t, qi_ten
 }
 
 #endif // QI__MODEL_H
+// generated from src/infer/matcher.h: edit there
+// ==== >>matcher : where a text is in a grammar, and which tokens may follow ====
+#ifndef QI__MATCHER_H
+#define QI__MATCHER_H
+
+// generated from src/infer/automaton.h: edit there
+// ==== >>automaton : states of a grammar, found as they are needed ====
+#ifndef QI__AUTOMATON_H
+#define QI__AUTOMATON_H
+
+// generated from src/infer/grammar.h: edit there
+// ==== >>grammar : what text may be, compiled ====
+#ifndef QI__GRAMMAR_H
+#define QI__GRAMMAR_H
+
+// generated from src/infer/grammar_parse.h: edit there
+// ==== >>grammar_parse : GBNF to programs ====
+#ifndef QI__GRAMMAR_PARSE_H
+#define QI__GRAMMAR_PARSE_H
+
+// generated from src/infer/grammar_program.h: edit there
+// ==== >>grammar_program : grammars as programs over bytes ====
+#ifndef QI__GRAMMAR_PROGRAM_H
+#define QI__GRAMMAR_PROGRAM_H
+
+
+// A rule is a piece of code that takes bytes: it may go on in two places at once, or call other rules. Characters are taken byte by
+// byte in UTF-8, since a token may end inside one. Jumps are relative, so code can be moved and copied as it is.
+#define QI__GRAMMAR_MAX_CODE ((size_t)1 << 18)
+
+typedef enum qi__grammar_op {
+  QI__GRAMMAR_BYTE,   // takes a byte of lo..hi
+  QI__GRAMMAR_SPLIT,  // goes on behind it and at + arg
+  QI__GRAMMAR_JUMP,   // goes on at + arg
+  QI__GRAMMAR_CALL,   // rule arg, then on behind it; lo: what follows is RETURN
+  QI__GRAMMAR_RETURN  // the end of rule arg
+} qi__grammar_op;
+
+typedef struct qi__grammar_instr {
+  uint8_t op, lo, hi;
+  int32_t arg;
+} qi__grammar_instr;
+
+// ---- code while it is written ----
+
+// After the first failure nothing more is written.
+typedef struct qi__grammar_code {
+  qi__grammar_instr *at;
+  size_t n, cap;
+  const qi_allocator *allocator;
+  qi_result result; // QI_ERR_OOM, QI_ERR_LIMIT
+} qi__grammar_code;
+
+QI__FN void qi__grammar_code_free(qi__grammar_code *c) {
+  qi__free(c->allocator, c->at, c->cap * sizeof *c->at);
+  c->at = NULL;
+}
+
+// Room for `more` instructions.
+QI__FN bool qi__grammar_reserve(qi__grammar_code *c, size_t more) {
+  if (c->result) return false;
+  if (more > QI__GRAMMAR_MAX_CODE - c->n) {
+    c->result = QI_ERR_LIMIT;
+    return false;
+  }
+  if (c->n + more <= c->cap) return true;
+  size_t cap = c->cap ? 2 * c->cap : 1024;
+  while (cap < c->n + more) cap *= 2;
+  qi__grammar_instr *at = (qi__grammar_instr *)qi__alloc(c->allocator, cap * sizeof *at, sizeof(void *));
+  if (!at) {
+    c->result = QI_ERR_OOM;
+    return false;
+  }
+  if (c->n) memcpy(at, c->at, c->n * sizeof *at);
+  qi__grammar_code_free(c);
+  c->at = at;
+  c->cap = cap;
+  return true;
+}
+
+QI__FN void qi__grammar_emit(qi__grammar_code *c, qi__grammar_op op, unsigned lo, unsigned hi, int64_t arg) {
+  if (!qi__grammar_reserve(c, 1)) return;
+  c->at[c->n++] = (qi__grammar_instr){(uint8_t)op, (uint8_t)lo, (uint8_t)hi, (int32_t)arg};
+}
+
+// Puts a SPLIT before what begins at `start` and ends the code; its other way leads `beyond` instructions behind that.
+QI__FN void qi__grammar_split_before(qi__grammar_code *c, size_t start, size_t beyond) {
+  if (!qi__grammar_reserve(c, 1)) return;
+  size_t len = c->n - start;
+  memmove(c->at + start + 1, c->at + start, len * sizeof *c->at);
+  c->at[start] = (qi__grammar_instr){QI__GRAMMAR_SPLIT, 0, 0, (int32_t)(1 + len + beyond)};
+  c->n++;
+}
+
+// Alternatives: qi__grammar_or behind each but the last, which begins at `start`; `chain` (0 at first) holds the jumps to the end
+// together until qi__grammar_join.
+QI__FN void qi__grammar_or(qi__grammar_code *c, size_t start, size_t *chain) {
+  qi__grammar_split_before(c, start, 1);
+  qi__grammar_emit(c, QI__GRAMMAR_JUMP, 0, 0, (int64_t)*chain);
+  *chain = c->n;
+}
+QI__FN void qi__grammar_join(qi__grammar_code *c, size_t chain) {
+  while (chain && !c->result) {
+    qi__grammar_instr *jump = &c->at[chain - 1];
+    size_t earlier = (size_t)jump->arg;
+    jump->arg = (int32_t)(c->n - (chain - 1));
+    chain = earlier;
+  }
+}
+
+#define QI__GRAMMAR_ENDLESS UINT32_MAX
+
+// What begins at `start` and ends the code becomes at least `least` and at most `most` (or ENDLESS) of it.
+QI__FN void qi__grammar_repeat(qi__grammar_code *c, size_t start, uint32_t least, uint32_t most) {
+  size_t len = c->n - start;
+  bool endless = most == QI__GRAMMAR_ENDLESS;
+  uint64_t copies = endless ? (least ? least : 1) : most;
+  if (c->result) return;
+  if (!copies) {
+    c->n = start;
+    return;
+  }
+  if (copies * (len + 1) > QI__GRAMMAR_MAX_CODE || !qi__grammar_reserve(c, (size_t)copies * (len + 1))) {
+    if (!c->result) c->result = QI_ERR_LIMIT;
+    return;
+  }
+  bool optional = least == 0;
+  if (optional) qi__grammar_split_before(c, start, 0);
+  size_t body = start + optional;
+  for (uint64_t k = 1; k < copies; k++) {
+    if (k >= least) qi__grammar_emit(c, QI__GRAMMAR_SPLIT, 0, 0, 0);
+    memcpy(c->at + c->n, c->at + body, len * sizeof *c->at);
+    c->n += len;
+  }
+  if (endless) {
+    if (optional) c->at[start].arg++;
+    if (optional) qi__grammar_emit(c, QI__GRAMMAR_JUMP, 0, 0, -(int64_t)(len + 1));
+    else qi__grammar_emit(c, QI__GRAMMAR_SPLIT, 0, 0, -(int64_t)len);
+    return;
+  }
+  size_t at = c->n - len; // the splits before optional copies lead to the end
+  for (uint64_t k = copies; k-- > (least ? least : 1); at -= len + 1) c->at[at - 1].arg = (int32_t)(c->n - (at - 1));
+  if (optional) c->at[start].arg = (int32_t)(c->n - start);
+}
+
+// ---- characters ----
+
+// Bytes lo[0]..hi[0], lo[1]..hi[1], ...
+typedef struct qi__byte_ranges {
+  uint8_t n, lo[4], hi[4];
+} qi__byte_ranges;
+
+// The characters of a class, as alternatives; the last one is held back until it is known to be the last.
+typedef struct qi__grammar_class {
+  qi__grammar_code *code;
+  qi__byte_ranges held;
+  size_t chain;
+} qi__grammar_class;
+
+QI__FN void qi__grammar_emit_ranges(qi__grammar_code *c, const qi__byte_ranges *r) {
+  for (unsigned i = 0; i < r->n; i++) qi__grammar_emit(c, QI__GRAMMAR_BYTE, r->lo[i], r->hi[i], 0);
+}
+
+// Characters lo..hi of n bytes each in UTF-8, where every byte runs through its range whatever the others are.
+QI__FN void qi__grammar_put_ranges(qi__grammar_class *k, uint32_t lo, uint32_t hi, unsigned n) {
+  if (k->held.n) {
+    size_t start = k->code->n;
+    qi__grammar_emit_ranges(k->code, &k->held);
+    qi__grammar_or(k->code, start, &k->chain);
+  }
+  k->held.n = (uint8_t)n;
+  for (unsigned i = n; i-- > 0; lo >>= 6, hi >>= 6) {
+    unsigned lead = n == 1 ? 0 : i ? 0x80 : 0xF00u >> n & 0xFF, mask = n == 1 ? 0x7F : i ? 0x3F : 0x7Fu >> n;
+    k->held.lo[i] = (uint8_t)(lead | (lo & mask));
+    k->held.hi[i] = (uint8_t)(lead | (hi & mask));
+  }
+}
+
+// Characters lo..hi, lo <= hi, no surrogates: cut where the number of bytes changes, and where a byte would not run through all of
+// its values while one before it changes.
+QI__FN void qi__grammar_put_chars(qi__grammar_class *k, uint32_t lo, uint32_t hi) {
+  static const uint32_t last[] = {0x7F, 0x7FF, 0xFFFF, 0x10FFFF};
+  while (lo <= hi) {
+    unsigned n = 1;
+    while (lo > last[n - 1]) n++;
+    uint32_t end = hi < last[n - 1] ? hi : last[n - 1];
+    for (unsigned i = n - 1; i > 0; i--) { // the coarsest cut first
+      uint32_t m = ((uint32_t)1 << (6 * i)) - 1;
+      if ((lo & ~m) == (end & ~m)) continue;
+      if (lo & m) end = lo | m;
+      else if ((end & m) != m) end = (end & ~m) - 1;
+    }
+    qi__grammar_put_ranges(k, lo, end, n);
+    lo = end + 1;
+  }
+}
+
+typedef struct qi__char_range {
+  uint32_t lo, hi;
+} qi__char_range;
+
+// Writes a class of characters; ranges are sorted in place. False when no character is in it.
+QI__FN bool qi__grammar_emit_class(qi__grammar_code *c, qi__char_range *ranges, size_t n, bool negated) {
+  qi__grammar_class k = {c, {0, {0}, {0}}, 0};
+  for (size_t i = 1; i < n; i++) { // few, and mostly in order
+    qi__char_range r = ranges[i];
+    size_t j = i;
+    for (; j > 0 && ranges[j - 1].lo > r.lo; j--) ranges[j] = ranges[j - 1];
+    ranges[j] = r;
+  }
+  uint32_t next = 0; // not looked at yet
+  for (size_t i = 0; i <= n; i++) {
+    uint32_t lo = i < n ? ranges[i].lo : 0x110000, hi = i < n ? ranges[i].hi : 0x110000;
+    uint32_t from = negated ? next : lo > next ? lo : next, end = negated ? lo : i < n ? hi + 1 : next;
+    // without surrogates, which are no characters
+    if (from < end && from < 0xD800) qi__grammar_put_chars(&k, from, (end < 0xD800 ? end : 0xD800) - 1);
+    if (from < end && end > 0xE000) qi__grammar_put_chars(&k, from > 0xE000 ? from : 0xE000, end - 1);
+    if (i < n && hi + 1 > next) next = hi + 1;
+  }
+  bool any = k.held.n != 0;
+  qi__grammar_emit_ranges(c, &k.held);
+  qi__grammar_join(c, k.chain);
+  return any;
+}
+
+// ---- programs ----
+
+// Immutable when finished; the arrays are an arena's.
+typedef struct qi__grammar_program {
+  qi__grammar_instr *code;  // [n_code]
+  size_t n_code, n_rules;
+  uint32_t *start;          // [n_rules]
+  uint8_t *nullable;        // [n_rules] can be empty
+  uint32_t *rank;           // [n_rules] a rule that may begin with another has the lower rank
+  uint32_t root;            // the rule of the whole text
+  uint32_t n_classes;       // of bytes that no instruction tells apart
+  uint8_t byte_class[256];
+  uint8_t class_byte[256];  // [n_classes] one byte of each
+} qi__grammar_program;
+
+QI__FN void qi__grammar_program_layout(qi__grammar_program *p, qi__arena *arena) {
+  p->code = QI__ARENA_ARRAY(arena, qi__grammar_instr, p->n_code);
+  p->start = QI__ARENA_ARRAY(arena, uint32_t, p->n_rules);
+  p->nullable = QI__ARENA_ARRAY(arena, uint8_t, p->n_rules);
+  p->rank = QI__ARENA_ARRAY(arena, uint32_t, p->n_rules);
+}
+
+// Scratch for looking at a program.
+typedef struct qi__grammar_scratch {
+  uint8_t *mark;      // [n_code]
+  uint32_t *work;     // [n_code]
+  uint32_t *waiter;   // [n_code] next call that waits for the same rule, plus 1
+  uint32_t *waiting;  // [n_rules] first of them, plus 1
+  uint8_t *done;      // [n_rules]
+} qi__grammar_scratch;
+
+QI__FN void qi__grammar_scratch_layout(qi__grammar_scratch *s, qi__arena *arena, size_t n_code, size_t n_rules) {
+  s->mark = QI__ARENA_ARRAY(arena, uint8_t, n_code);
+  s->work = QI__ARENA_ARRAY(arena, uint32_t, n_code);
+  s->waiter = QI__ARENA_ARRAY(arena, uint32_t, n_code);
+  s->waiting = QI__ARENA_ARRAY(arena, uint32_t, n_rules);
+  s->done = QI__ARENA_ARRAY(arena, uint8_t, n_rules);
+}
+
+QI__INLINE void qi__grammar_mark(qi__grammar_scratch *s, size_t *n_work, size_t pc) {
+  if (s->mark[pc]) return;
+  s->mark[pc] = 1;
+  s->work[(*n_work)++] = (uint32_t)pc;
+}
+
+// Marks what can be reached from the beginning of its rule, without taking a byte or (bytes) with; done[r] = the end of rule r can.
+// A call whose rule is not known to end waits until it is, so the time is that of the code.
+QI__FN void qi__grammar_reach(const qi__grammar_program *p, qi__grammar_scratch *s, bool bytes) {
+  size_t n_work = 0;
+  memset(s->mark, 0, p->n_code);
+  memset(s->done, 0, p->n_rules);
+  memset(s->waiting, 0, p->n_rules * sizeof *s->waiting);
+  for (size_t r = 0; r < p->n_rules; r++) qi__grammar_mark(s, &n_work, p->start[r]);
+  while (n_work) {
+    uint32_t pc = s->work[--n_work], r = (uint32_t)p->code[pc].arg;
+    size_t target = (size_t)((int64_t)pc + p->code[pc].arg);
+    switch (p->code[pc].op) {
+    case QI__GRAMMAR_BYTE:
+      if (bytes) qi__grammar_mark(s, &n_work, pc + 1);
+      break;
+    case QI__GRAMMAR_SPLIT: qi__grammar_mark(s, &n_work, pc + 1); // fallthrough
+    case QI__GRAMMAR_JUMP: qi__grammar_mark(s, &n_work, target); break;
+    case QI__GRAMMAR_CALL:
+      if (s->done[r]) {
+        qi__grammar_mark(s, &n_work, pc + 1);
+      } else {
+        s->waiter[pc] = s->waiting[r];
+        s->waiting[r] = pc + 1;
+      }
+      break;
+    case QI__GRAMMAR_RETURN:
+      s->done[r] = 1;
+      for (uint32_t w = s->waiting[r]; w; w = s->waiter[w - 1]) qi__grammar_mark(s, &n_work, w);
+      s->waiting[r] = 0;
+      break;
+    }
+  }
+}
+
+// Orders rules by who may begin with whom: every rule once, depth first, through the marked calls (those that qi__grammar_reach
+// finds without bytes). Returns a rule that may begin with itself, or n_rules. Uses `waiting` as resume points, `work` as stack.
+QI__FN size_t qi__grammar_order(qi__grammar_program *p, qi__grammar_scratch *s) {
+  enum { NEW, OPEN, CLOSED };
+  uint32_t rank = (uint32_t)p->n_rules;
+  memset(s->done, NEW, p->n_rules);
+  memcpy(s->waiting, p->start, p->n_rules * sizeof *s->waiting);
+  for (size_t root = 0; root < p->n_rules; root++) {
+    size_t depth = 0;
+    if (s->done[root] != NEW) continue;
+    s->done[root] = OPEN;
+    s->work[depth++] = (uint32_t)root;
+    while (depth) {
+      uint32_t r = s->work[depth - 1];
+      size_t pc = s->waiting[r]++;
+      const qi__grammar_instr *i = &p->code[pc];
+      if (i->op == QI__GRAMMAR_RETURN) {
+        s->done[r] = CLOSED;
+        p->rank[r] = --rank;
+        depth--;
+      } else if (i->op == QI__GRAMMAR_CALL && s->mark[pc]) {
+        if (s->done[i->arg] == OPEN) return (size_t)i->arg;
+        if (s->done[i->arg] == CLOSED) continue;
+        s->done[i->arg] = OPEN;
+        s->work[depth++] = (uint32_t)i->arg;
+      }
+    }
+  }
+  return p->n_rules;
+}
+
+// Jumps to jumps lead to where those lead (backwards they lead to splits, so one pass from the end does it); calls learn whether
+// anything follows.
+QI__FN void qi__grammar_thread(qi__grammar_program *p) {
+  for (size_t pc = p->n_code; pc-- > 0;) {
+    qi__grammar_instr *i = &p->code[pc];
+    if (i->op == QI__GRAMMAR_SPLIT || i->op == QI__GRAMMAR_JUMP) {
+      size_t target = (size_t)((int64_t)pc + i->arg);
+      if (p->code[target].op == QI__GRAMMAR_JUMP) i->arg += p->code[target].arg;
+    } else if (i->op == QI__GRAMMAR_CALL) {
+      size_t next = pc + 1;
+      if (p->code[next].op == QI__GRAMMAR_JUMP) next = (size_t)((int64_t)next + p->code[next].arg);
+      i->lo = p->code[next].op == QI__GRAMMAR_RETURN;
+    }
+  }
+}
+
+QI__FN void qi__grammar_classify(qi__grammar_program *p) {
+  bool begins[257] = {false};
+  begins[0] = true;
+  for (size_t pc = 0; pc < p->n_code; pc++)
+    if (p->code[pc].op == QI__GRAMMAR_BYTE) begins[p->code[pc].lo] = begins[p->code[pc].hi + 1] = true;
+  p->n_classes = 0;
+  for (unsigned b = 0; b < 256; b++) {
+    if (begins[b]) p->class_byte[p->n_classes++] = (uint8_t)b;
+    p->byte_class[b] = (uint8_t)(p->n_classes - 1);
+  }
+}
+
+#endif // QI__GRAMMAR_PROGRAM_H
+
+//   grammar      = { name "::=" alternatives newline }       newlines are blanks in parentheses, behind "::=" and around "|"
+//   alternatives = sequence { "|" sequence }
+//   sequence     = { element [ "*" | "+" | "?" | "{" n "}" | "{" n "," [ m ] "}" ] }
+//   element      = '"' characters '"' | "[" [ "^" ] { c [ "-" c ] } "]" | "." | name | "(" alternatives ")"
+//   name         = { a-z A-Z 0-9 "-" "_" }
+//   escapes      = \n \r \t \\ \" \[ \] \- \^ \xHH \uHHHH \UHHHHHHHH            # begins a comment
+#define QI__GRAMMAR_MAX_TEXT ((size_t)1 << 20) // bytes
+#define QI__GRAMMAR_MAX_DEPTH 64               // groups in groups
+#define QI__GRAMMAR_MAX_RANGES 512             // in one class
+
+typedef struct qi__grammar_rule {
+  size_t name, len;  // place in the text
+  uint32_t start;
+  bool defined;
+} qi__grammar_rule;
+
+// Names of rules. As many as there are "::=" in the text: one more cannot be defined.
+typedef struct qi__grammar_rules {
+  qi__grammar_rule *at; // [cap]
+  uint32_t *slots;      // [n_slots] rule plus 1; n_slots a power of two, at least twice cap
+  size_t n, cap, n_slots;
+} qi__grammar_rules;
+
+typedef struct qi__grammar_parser {
+  const char *text;
+  size_t len, at;
+  int depth;
+  qi__grammar_code code;
+  qi__grammar_rules rules;
+  qi_error *err;
+  qi_result result; // of the first failure
+} qi__grammar_parser;
+
+// ---- errors ----
+
+// Fails at a place in the text. The first error stays.
+QI__FN QI__PRINTF(4, 5) void qi__grammar_fail(qi__grammar_parser *p, size_t at, qi_result code, const char *fmt, ...) {
+  char what[180];
+  size_t line = 1, column = 1;
+  if (p->result) return;
+  va_list args;
+  va_start(args, fmt);
+  vsnprintf(what, sizeof what, fmt, args);
+  va_end(args);
+  for (size_t i = 0; i < at; i++) {
+    if (p->text[i] == '\n') line++, column = 0;
+    column++;
+  }
+  p->result = qi__fail(p->err, code, "grammar: line %zu, column %zu: %s", line, column, what);
+}
+
+// What stands at the next place, for messages.
+QI__FN qi__printable qi__grammar_found(const qi__grammar_parser *p) {
+  if (p->at >= p->len) return qi__show_text("the end");
+  if (p->text[p->at] == '\n') return qi__show_text("a newline");
+  char c[4] = {'\'', p->text[p->at], '\'', 0};
+  return qi__show(c, 3);
+}
+
+QI__INLINE int qi__grammar_look(const qi__grammar_parser *p) { return p->at < p->len ? (uint8_t)p->text[p->at] : -1; }
+
+// Failures of writing code become failures here.
+QI__FN bool qi__grammar_sound(qi__grammar_parser *p) {
+  if (p->code.result == QI_ERR_LIMIT)
+    qi__grammar_fail(p, p->at, QI_ERR_LIMIT, "the grammar is too large: repetitions written out take more than %zu steps",
+                     QI__GRAMMAR_MAX_CODE);
+  else if (p->code.result && !p->result)
+    p->result = qi__fail_oom(p->err, "grammar", p->code.cap * 2 * sizeof *p->code.at);
+  return !p->result;
+}
+
+// ---- words ----
+
+QI__FN void qi__grammar_skip_blanks(qi__grammar_parser *p, bool newlines) {
+  for (;;) {
+    int c = qi__grammar_look(p);
+    if (c == '#')
+      while ((c = qi__grammar_look(p)) >= 0 && c != '\n') p->at++;
+    if (c != ' ' && c != '\t' && c != '\r' && !(newlines && c == '\n')) return;
+    p->at++;
+  }
+}
+
+QI__INLINE bool qi__grammar_is_name(int c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
+}
+
+// Number of the rule whose name is next, a new one if need be; -1 on failure.
+QI__FN int32_t qi__grammar_name(qi__grammar_parser *p) {
+  qi__grammar_rules *rules = &p->rules;
+  size_t begin = p->at, mask = rules->n_slots - 1;
+  uint32_t hash = 2166136261u; // FNV-1a
+  while (qi__grammar_is_name(qi__grammar_look(p))) hash = (hash ^ (uint8_t)p->text[p->at++]) * 16777619u;
+  size_t len = p->at - begin, slot = hash & mask;
+  for (; rules->slots[slot]; slot = (slot + 1) & mask) {
+    const qi__grammar_rule *r = &rules->at[rules->slots[slot] - 1];
+    if (r->len == len && !memcmp(p->text + r->name, p->text + begin, len)) return (int32_t)(rules->slots[slot] - 1);
+  }
+  if (rules->n == rules->cap) {
+    qi__grammar_fail(p, begin, QI_ERR_FORMAT, "rule %s is not defined", qi__show(p->text + begin, len).s);
+    return -1;
+  }
+  rules->at[rules->n] = (qi__grammar_rule){begin, len, 0, false};
+  rules->slots[slot] = (uint32_t)++rules->n;
+  return (int32_t)(rules->n - 1);
+}
+
+// n hexadecimal digits.
+QI__FN uint32_t qi__grammar_hex(qi__grammar_parser *p, int n) {
+  uint32_t v = 0;
+  for (int i = 0; i < n; i++, p->at++) {
+    int c = qi__grammar_look(p), l = c | 0x20;
+    int digit = c >= '0' && c <= '9' ? c - '0' : l >= 'a' && l <= 'f' ? l - 'a' + 10 : -1;
+    if (digit < 0) {
+      qi__grammar_fail(p, p->at, QI_ERR_FORMAT, "found %s, expected %d hexadecimal digits", qi__grammar_found(p).s, n);
+      return 0;
+    }
+    v = v << 4 | (uint32_t)digit;
+  }
+  return v;
+}
+
+// A character of a literal or class, maybe escaped.
+QI__FN uint32_t qi__grammar_char(qi__grammar_parser *p) {
+  static const char names[] = "nrt\\\"[]-^", bytes[] = "\n\r\t\\\"[]-^";
+  size_t begin = p->at;
+  uint32_t cp = 0;
+  if (p->at >= p->len) {
+    qi__grammar_fail(p, p->at, QI_ERR_FORMAT, "the text ends inside a literal or class");
+    return 0;
+  }
+  if (p->text[p->at] != '\\') {
+    size_t n = qi__utf8_next(p->text + p->at, p->len - p->at, &cp);
+    if (cp == QI__BAD_CHAR && n == 1) qi__grammar_fail(p, p->at, QI_ERR_FORMAT, "not UTF-8");
+    p->at += n;
+    return cp;
+  }
+  p->at++;
+  int c = qi__grammar_look(p);
+  const char *name = c > 0 ? strchr(names, c) : NULL;
+  if (p->at < p->len) p->at++;
+  if (name) return (uint8_t)bytes[name - names];
+  if (c == 'x') cp = qi__grammar_hex(p, 2);
+  else if (c == 'u') cp = qi__grammar_hex(p, 4);
+  else if (c == 'U') cp = qi__grammar_hex(p, 8);
+  else qi__grammar_fail(p, begin, QI_ERR_FORMAT, "a backslash must be followed by one of nrt\\\"[]-^xuU");
+  if (cp > 0x10FFFF || (cp >= 0xD800 && cp < 0xE000))
+    qi__grammar_fail(p, begin, QI_ERR_FORMAT, "U+%04X is no character", (unsigned)cp);
+  return cp;
+}
+
+// ---- elements ----
+
+QI__FN void qi__grammar_emit_text(qi__grammar_code *c, const char *text, size_t len) {
+  for (size_t i = 0; i < len; i++) qi__grammar_emit(c, QI__GRAMMAR_BYTE, (uint8_t)text[i], (uint8_t)text[i], 0);
+}
+
+QI__FN void qi__grammar_literal(qi__grammar_parser *p) {
+  size_t begin = p->at++;
+  while (!p->result && qi__grammar_look(p) != '"') {
+    char utf8[4];
+    uint32_t cp = qi__grammar_char(p);
+    if (p->result) return;
+    qi__grammar_emit_text(&p->code, utf8, qi__utf8_put(cp, utf8));
+    if (p->at >= p->len) qi__grammar_fail(p, begin, QI_ERR_FORMAT, "the literal that begins here does not end");
+  }
+  p->at++;
+}
+
+QI__FN void qi__grammar_char_class(qi__grammar_parser *p) {
+  qi__char_range ranges[QI__GRAMMAR_MAX_RANGES];
+  size_t n = 0, begin = p->at++;
+  bool negated = qi__grammar_look(p) == '^';
+  p->at += negated;
+  while (!p->result && qi__grammar_look(p) != ']') {
+    size_t at = p->at;
+    uint32_t lo = qi__grammar_char(p), hi = lo;
+    if (p->result) return;
+    if (p->at + 1 < p->len && p->text[p->at] == '-' && p->text[p->at + 1] != ']') {
+      p->at++;
+      hi = qi__grammar_char(p);
+    }
+    if (hi < lo) qi__grammar_fail(p, at, QI_ERR_FORMAT, "a range that ends before it begins");
+    if (n == QI__GRAMMAR_MAX_RANGES)
+      qi__grammar_fail(p, at, QI_ERR_LIMIT, "a class of more than %d characters and ranges", QI__GRAMMAR_MAX_RANGES);
+    if (p->result) return;
+    ranges[n++] = (qi__char_range){lo, hi};
+    if (p->at >= p->len) qi__grammar_fail(p, begin, QI_ERR_FORMAT, "the class that begins here does not end");
+  }
+  p->at++;
+  if (!qi__grammar_emit_class(&p->code, ranges, n, negated) && qi__grammar_sound(p))
+    qi__grammar_fail(p, begin, QI_ERR_FORMAT, "a class without characters");
+}
+
+QI__FN void qi__grammar_alternatives(qi__grammar_parser *p, bool group);
+
+QI__FN void qi__grammar_group(qi__grammar_parser *p) {
+  size_t begin = p->at++;
+  if (++p->depth > QI__GRAMMAR_MAX_DEPTH)
+    qi__grammar_fail(p, begin, QI_ERR_LIMIT, "groups nest deeper than %d", QI__GRAMMAR_MAX_DEPTH);
+  else
+    qi__grammar_alternatives(p, true);
+  p->depth--;
+  if (p->result) return;
+  if (qi__grammar_look(p) != ')')
+    qi__grammar_fail(p, p->at, QI_ERR_FORMAT, "found %s, expected an element, '|' or ')'", qi__grammar_found(p).s);
+  p->at++;
+}
+
+// One element; false when none begins here.
+QI__FN bool qi__grammar_element(qi__grammar_parser *p) {
+  int c = qi__grammar_look(p);
+  if (c == '"') {
+    qi__grammar_literal(p);
+  } else if (c == '[') {
+    qi__grammar_char_class(p);
+  } else if (c == '(') {
+    qi__grammar_group(p);
+  } else if (c == '.') {
+    p->at++;
+    qi__grammar_emit_class(&p->code, NULL, 0, true);
+  } else if (qi__grammar_is_name(c)) {
+    int32_t rule = qi__grammar_name(p);
+    if (rule >= 0) qi__grammar_emit(&p->code, QI__GRAMMAR_CALL, 0, 0, rule);
+  } else {
+    return false;
+  }
+  return true;
+}
+
+QI__FN uint32_t qi__grammar_number(qi__grammar_parser *p) {
+  uint64_t v = 0;
+  size_t begin = p->at;
+  for (int c; (c = qi__grammar_look(p)) >= '0' && c <= '9'; p->at++)
+    if (v <= QI__GRAMMAR_MAX_CODE) v = v * 10 + (uint64_t)(c - '0');
+  if (p->at == begin) qi__grammar_fail(p, begin, QI_ERR_FORMAT, "found %s, expected a number", qi__grammar_found(p).s);
+  if (v > QI__GRAMMAR_MAX_CODE)
+    qi__grammar_fail(p, begin, QI_ERR_LIMIT, "a repetition of more than %zu", QI__GRAMMAR_MAX_CODE);
+  return (uint32_t)v;
+}
+
+// What may follow an element that begins at `start` in the code.
+QI__FN void qi__grammar_suffix(qi__grammar_parser *p, size_t start) {
+  size_t begin = p->at;
+  uint32_t least = 0, most = QI__GRAMMAR_ENDLESS;
+  int c = qi__grammar_look(p);
+  if (c != '*' && c != '+' && c != '?' && c != '{') return;
+  p->at++;
+  if (c == '+') least = 1;
+  if (c == '?') most = 1;
+  if (c == '{') {
+    qi__grammar_skip_blanks(p, false);
+    least = most = qi__grammar_number(p);
+    qi__grammar_skip_blanks(p, false);
+    if (qi__grammar_look(p) == ',') {
+      p->at++;
+      qi__grammar_skip_blanks(p, false);
+      most = qi__grammar_look(p) == '}' ? QI__GRAMMAR_ENDLESS : qi__grammar_number(p);
+      qi__grammar_skip_blanks(p, false);
+    }
+    if (qi__grammar_look(p) != '}')
+      qi__grammar_fail(p, p->at, QI_ERR_FORMAT, "found %s, expected '}'", qi__grammar_found(p).s);
+    else if (least > most)
+      qi__grammar_fail(p, begin, QI_ERR_FORMAT, "a repetition of at least %u and at most %u", (unsigned)least, (unsigned)most);
+    p->at++;
+  }
+  if (!p->result) qi__grammar_repeat(&p->code, start, least, most);
+  qi__grammar_skip_blanks(p, false);
+  if ((c = qi__grammar_look(p)) == '*' || c == '+' || c == '?' || c == '{')
+    qi__grammar_fail(p, p->at, QI_ERR_FORMAT, "a repetition of a repetition; parentheses around the inner one are missing");
+}
+
+QI__FN void qi__grammar_sequence(qi__grammar_parser *p, bool group) {
+  while (!p->result) {
+    size_t start = p->code.n;
+    qi__grammar_skip_blanks(p, group);
+    if (!qi__grammar_element(p)) return;
+    qi__grammar_skip_blanks(p, group);
+    if (qi__grammar_sound(p)) qi__grammar_suffix(p, start);
+    qi__grammar_sound(p);
+  }
+}
+
+QI__FN void qi__grammar_alternatives(qi__grammar_parser *p, bool group) {
+  size_t chain = 0;
+  for (;;) {
+    size_t start = p->code.n, at;
+    qi__grammar_sequence(p, group);
+    at = p->at;
+    qi__grammar_skip_blanks(p, true);
+    if (p->result || qi__grammar_look(p) != '|') {
+      p->at = at;
+      break;
+    }
+    p->at++;
+    qi__grammar_skip_blanks(p, true);
+    qi__grammar_or(&p->code, start, &chain);
+    if (!qi__grammar_sound(p)) return;
+  }
+  qi__grammar_join(&p->code, chain);
+}
+
+// ---- rules ----
+
+QI__FN void qi__grammar_parse_rule(qi__grammar_parser *p) {
+  size_t begin = p->at;
+  if (!qi__grammar_is_name(qi__grammar_look(p))) {
+    qi__grammar_fail(p, begin, QI_ERR_FORMAT, "found %s, expected the name of a rule", qi__grammar_found(p).s);
+    return;
+  }
+  int32_t id = qi__grammar_name(p);
+  size_t end = p->at;
+  qi__grammar_skip_blanks(p, false);
+  if (p->len - p->at < 3 || memcmp(p->text + p->at, "::=", 3))
+    qi__grammar_fail(p, p->at, QI_ERR_FORMAT, "found %s, expected ::= behind the name of a rule", qi__grammar_found(p).s);
+  if (p->result) return;
+  p->at += 3;
+  qi__grammar_rule *r = &p->rules.at[id];
+  if (r->defined)
+    qi__grammar_fail(p, begin, QI_ERR_FORMAT, "rule %s is defined twice", qi__show(p->text + begin, end - begin).s);
+  r->defined = true;
+  r->name = begin;
+  r->start = (uint32_t)p->code.n;
+  qi__grammar_skip_blanks(p, true);
+  qi__grammar_alternatives(p, false);
+  qi__grammar_emit(&p->code, QI__GRAMMAR_RETURN, 0, 0, id);
+  qi__grammar_skip_blanks(p, false);
+  if (qi__grammar_sound(p) && p->at < p->len && p->text[p->at] != '\n')
+    qi__grammar_fail(p, p->at, QI_ERR_FORMAT, "found %s, expected an element, '|' or the end of the line", qi__grammar_found(p).s);
+}
+
+// Memory for names; must be freed by qi__grammar_parser_free, also after a failure.
+QI__FN qi_result qi__grammar_parser_init(qi__grammar_parser *p, const char *text, size_t len, const qi_allocator *allocator,
+                                         qi_error *err) {
+  memset(p, 0, sizeof *p);
+  p->text = text;
+  p->len = len;
+  p->err = err;
+  p->code.allocator = allocator;
+  if (len > QI__GRAMMAR_MAX_TEXT)
+    return p->result = qi__fail(err, QI_ERR_LIMIT, "grammar: %zu bytes, at most %zu are allowed", len, QI__GRAMMAR_MAX_TEXT);
+  size_t n = 1;
+  for (size_t i = 2; i < len; i++) n += text[i] == '=' && text[i - 1] == ':' && text[i - 2] == ':';
+  p->rules.cap = n;
+  for (p->rules.n_slots = 2; p->rules.n_slots < 2 * n;) p->rules.n_slots *= 2;
+  p->rules.at = (qi__grammar_rule *)qi__alloc(allocator, n * sizeof *p->rules.at, sizeof(void *));
+  p->rules.slots = (uint32_t *)qi__alloc(allocator, p->rules.n_slots * sizeof *p->rules.slots, sizeof(void *));
+  if (!p->rules.at || !p->rules.slots) return p->result = qi__fail_oom(err, "grammar", n * sizeof *p->rules.at);
+  memset(p->rules.slots, 0, p->rules.n_slots * sizeof *p->rules.slots);
+  return QI_OK;
+}
+
+QI__FN void qi__grammar_parser_free(qi__grammar_parser *p) {
+  const qi_allocator *a = p->code.allocator;
+  qi__grammar_code_free(&p->code);
+  qi__free(a, p->rules.at, p->rules.cap * sizeof *p->rules.at);
+  qi__free(a, p->rules.slots, p->rules.n_slots * sizeof *p->rules.slots);
+}
+
+// The whole text. *root: the rule of that name.
+QI__FN qi_result qi__grammar_parse(qi__grammar_parser *p, uint32_t *root) {
+  for (qi__grammar_skip_blanks(p, true); !p->result && p->at < p->len; qi__grammar_skip_blanks(p, true)) qi__grammar_parse_rule(p);
+  *root = UINT32_MAX;
+  for (size_t i = 0; i < p->rules.n && !p->result; i++) {
+    const qi__grammar_rule *r = &p->rules.at[i];
+    if (!r->defined)
+      qi__grammar_fail(p, r->name, QI_ERR_FORMAT, "rule %s is not defined", qi__show(p->text + r->name, r->len).s);
+    if (r->len == 4 && !memcmp(p->text + r->name, "root", 4)) *root = (uint32_t)i;
+  }
+  if (*root == UINT32_MAX) qi__grammar_fail(p, p->len, QI_ERR_FORMAT, "there is no rule named root");
+  return p->result;
+}
+
+#endif // QI__GRAMMAR_PARSE_H
+// generated from src/infer/text.h: edit there
+// ==== >>text : bytes of tokens to text, in a stream ====
+#ifndef QI__TEXT_H
+#define QI__TEXT_H
+
+
+#define QI__STOP_MAX 64       // strings
+#define QI__STOP_LEN_MAX 256  // bytes of one
+
+// ---- UTF-8 (Unicode 15, table 3-7) ----
+
+static const char qi__utf8_replacement[] = "\xef\xbf\xbd"; // U+FFFD
+
+// A character whose bytes have not all come yet.
+typedef struct qi__utf8 {
+  uint8_t bytes[4];
+  uint8_t len;     // bytes so far
+  uint8_t need;    // bytes still to come; 0 = between characters
+  uint8_t lo, hi;  // range of the next one
+} qi__utf8;
+
+// Takes a byte that begins a character; false when none begins with it. ASCII is whole at once: need 0.
+QI__FN bool qi__utf8_begin(qi__utf8 *u, uint8_t byte) {
+  u->need = byte < 0x80 ? 0 : byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : 3;
+  u->lo = byte == 0xe0 ? 0xa0 : byte == 0xf0 ? 0x90 : 0x80;  // no longer forms than needed
+  u->hi = byte == 0xed ? 0x9f : byte == 0xf4 ? 0x8f : 0xbf;  // no surrogates, nothing above U+10FFFF
+  u->bytes[0] = byte;
+  u->len = 1;
+  if (byte < 0x80 || (byte >= 0xc2 && byte <= 0xf4)) return true;
+  u->need = 0;
+  return false;
+}
+
+// Takes a byte inside a character; false (nothing changed) when it cannot be there.
+QI__FN bool qi__utf8_continue(qi__utf8 *u, uint8_t byte) {
+  if (byte < u->lo || byte > u->hi) return false;
+  u->bytes[u->len++] = byte;
+  u->need--;
+  u->lo = 0x80;
+  u->hi = 0xbf;
+  return true;
+}
+
+QI__FN bool qi__utf8_valid(const char *s, size_t n) {
+  qi__utf8 u = {{0}, 0, 0, 0, 0};
+  for (size_t i = 0; i < n; i++)
+    if (u.need ? !qi__utf8_continue(&u, (uint8_t)s[i]) : !qi__utf8_begin(&u, (uint8_t)s[i])) return false;
+  return u.need == 0;
+}
+
+// ---- the stream ----
+
+// One stop string and how much of it the text ends with: the automaton of Knuth, Morris and Pratt. fail[k] = length of the longest
+// proper prefix of the string that its first k + 1 bytes end with.
+typedef struct qi__stop {
+  char *bytes;
+  uint16_t *fail;
+  uint16_t len, matched;
+} qi__stop;
+
+// Text on its way out. Bytes become whole characters first (what can never be UTF-8 becomes U+FFFD, one for each longest beginning
+// of a character, as browsers do), then stop strings are looked for. Held back is what may still become a stop string: it begins
+// with a whole character, since stop strings are UTF-8.
+typedef struct qi__text {
+  qi__stop *stops;
+  int n_stops;
+  size_t max_piece;  // most bytes of one push
+  char *buf;         // characters: delivered by the last call [0, given), held back [given, used)
+  size_t given, used;
+  qi__utf8 partial;
+  bool ended;        // a stop string was complete
+} qi__text;
+
+// Errors: QI_ERR_ARGUMENT, QI_ERR_LIMIT.
+QI__FN qi_result qi__text_check(const char *const *stop, int n_stop, qi_error *err) {
+  if (n_stop < 0) return qi__fail(err, QI_ERR_ARGUMENT, "stop: n_stop is %d, expected 0 to %d", n_stop, QI__STOP_MAX);
+  if (n_stop > QI__STOP_MAX) return qi__fail(err, QI_ERR_LIMIT, "stop: n_stop is %d, expected at most %d", n_stop, QI__STOP_MAX);
+  if (n_stop && !stop) return qi__fail(err, QI_ERR_ARGUMENT, "stop: NULL, but n_stop is %d", n_stop);
+  for (int i = 0; i < n_stop; i++) {
+    if (!stop[i]) return qi__fail(err, QI_ERR_ARGUMENT, "stop[%d]: NULL", i);
+    size_t len = 0;
+    while (len <= QI__STOP_LEN_MAX && stop[i][len]) len++;
+    if (len == 0) return qi__fail(err, QI_ERR_ARGUMENT, "stop[%d]: empty, expected 1 to %d bytes", i, QI__STOP_LEN_MAX);
+    if (len > QI__STOP_LEN_MAX)
+      return qi__fail(err, QI_ERR_LIMIT, "stop[%d]: more than %d bytes long", i, QI__STOP_LEN_MAX);
+    if (!qi__utf8_valid(stop[i], len)) return qi__fail(err, QI_ERR_ARGUMENT, "stop[%d]: not UTF-8", i);
+  }
+  return QI_OK;
+}
+
+// Forgets held-back text: a new answer begins.
+QI__FN void qi__text_reset(qi__text *t) {
+  for (int i = 0; i < t->n_stops; i++) t->stops[i].matched = 0;
+  t->given = t->used = 0;
+  t->partial.need = 0;
+  t->ended = false;
+}
+
+// Fills in fail[] of a stop string.
+QI__FN void qi__stop_prepare(qi__stop *s) {
+  uint16_t k = 0;
+  s->fail[0] = 0;
+  for (uint16_t i = 1; i < s->len; i++) {
+    while (k && s->bytes[k] != s->bytes[i]) k = s->fail[k - 1];
+    if (s->bytes[k] == s->bytes[i]) k++;
+    s->fail[i] = k;
+  }
+}
+
+// Lays out a stream for checked stop strings (copied) and tokens of at most max_piece bytes; ready to use over a real block.
+QI__FN void qi__text_layout(qi__text *t, qi__arena *arena, const char *const *stop, int n_stop, size_t max_piece) {
+  memset(t, 0, sizeof *t);
+  t->n_stops = n_stop;
+  t->max_piece = max_piece;
+  t->stops = QI__ARENA_ARRAY(arena, qi__stop, (size_t)n_stop);
+  size_t longest = 1, cap = 0;
+  for (int i = 0; i < n_stop; i++) {
+    size_t len = strlen(stop[i]);
+    char *bytes = QI__ARENA_ARRAY(arena, char, len);
+    uint16_t *fail = QI__ARENA_ARRAY(arena, uint16_t, len);
+    if (len > longest) longest = len;
+    if (!arena->base) continue;
+    memcpy(bytes, stop[i], len);
+    t->stops[i].bytes = bytes;
+    t->stops[i].fail = fail;
+    t->stops[i].len = (uint16_t)len;
+    t->stops[i].matched = 0;
+    qi__stop_prepare(&t->stops[i]);
+  }
+  // Held back at most longest - 1; each byte of a piece becomes 3 at most (U+FFFD), as does an unfinished character before it.
+  if (!qi__add_size(max_piece, 1, &cap) || !qi__mul_size(cap, 3, &cap) || !qi__add_size(cap, longest - 1, &cap))
+    arena->overflow = true;
+  t->buf = QI__ARENA_ARRAY(arena, char, cap);
+}
+
+// Appends whole characters and moves the automata on. True when a stop string is complete; then text from it on is cut off. If
+// several end at the same byte, the longest counts.
+QI__FN bool qi__text_append(qi__text *t, const void *bytes, size_t n) {
+  for (size_t j = 0; j < n; j++) {
+    char byte = ((const char *)bytes)[j];
+    size_t cut = 0;
+    t->buf[t->used++] = byte;
+    for (int i = 0; i < t->n_stops; i++) {
+      qi__stop *s = &t->stops[i];
+      while (s->matched && s->bytes[s->matched] != byte) s->matched = s->fail[s->matched - 1];
+      if (s->bytes[s->matched] == byte) s->matched++;
+      if (s->matched == s->len && s->len > cut) cut = s->len;
+    }
+    if (cut) {
+      t->used -= cut;
+      t->ended = true;
+      return true;
+    }
+  }
+  return false;
+}
+
+// One byte of a token. True when a stop string is complete.
+QI__FN bool qi__text_byte(qi__text *t, uint8_t byte) {
+  qi__utf8 *u = &t->partial;
+  if (!u->need || !qi__utf8_continue(u, byte)) {
+    bool cut_short = u->need != 0;
+    u->need = 0;
+    if (cut_short && qi__text_append(t, qi__utf8_replacement, 3)) return true;
+    if (!qi__utf8_begin(u, byte)) return qi__text_append(t, qi__utf8_replacement, 3);
+  }
+  return u->need == 0 && qi__text_append(t, u->bytes, u->len);
+}
+
+// Drops what the last call delivered.
+QI__FN void qi__text_advance(qi__text *t) {
+  t->used -= t->given;
+  memmove(t->buf, t->buf + t->given, t->used);
+  t->given = 0;
+}
+
+// Takes the bytes of a token (at most max_piece) and sets text and len of *out: what is certain by now, valid until the next call.
+// True when a stop string is complete: *out holds the text before it, and nothing more will come until qi__text_reset.
+QI__FN bool qi__text_push(qi__text *t, const char *bytes, size_t n, qi_piece *out) {
+  size_t held = 0;
+  QI_ASSERT(n <= t->max_piece);
+  n = qi__min_size(n, t->max_piece);
+  qi__text_advance(t);
+  for (size_t i = 0; i < n && !t->ended; i++) t->ended = qi__text_byte(t, (uint8_t)bytes[i]);
+  for (int i = 0; i < t->n_stops && !t->ended; i++)
+    if (t->stops[i].matched > held) held = t->stops[i].matched;
+  t->given = t->used - held;
+  out->text = t->buf;
+  out->len = t->given;
+  return t->ended;
+}
+
+// Generation ended otherwise: sets text and len of *out to all that was held back; an unfinished character becomes U+FFFD.
+QI__FN void qi__text_flush(qi__text *t, qi_piece *out) {
+  qi__text_advance(t);
+  if (t->partial.need && !t->ended) t->ended = qi__text_append(t, qi__utf8_replacement, 3);
+  t->given = t->used;
+  t->partial.need = 0;
+  for (int i = 0; i < t->n_stops; i++) t->stops[i].matched = 0;
+  out->text = t->buf;
+  out->len = t->given;
+}
+
+#endif // QI__TEXT_H
+// generated from src/infer/token_trie.h: edit there
+// ==== >>token_trie : the bytes of all tokens as a tree ====
+#ifndef QI__TOKEN_TRIE_H
+#define QI__TOKEN_TRIE_H
+
+
+// A node in preorder: what begins with the bytes of node i are the nodes from i to skip - 1.
+typedef struct qi__trie_node {
+  uint32_t skip;
+  uint32_t first;  // ids[first .. first of the next node) are the tokens that end here
+  uint16_t depth;  // bytes up to here, from 1
+  uint8_t byte;    // the last of them
+} qi__trie_node;
+
+// Tokens that have bytes, but for those that end generation. Immutable, and shared: `refs` counts its users.
+typedef struct qi__token_trie {
+  qi__trie_node *nodes;  // [n_nodes + 1]; the last one ends the ids of the one before
+  qi_token *ids;         // [n_ids]
+  uint32_t *ends;        // [n_words] bit t: token t ends generation
+  size_t n_nodes, n_ids, n_words, max_depth;
+  int refs;
+  qi_allocator allocator;
+  size_t bytes;
+} qi__token_trie;
+
+// The tree while it is built: children hang together in a list. Indices are of links, ids are plus 1; 0 = none.
+typedef struct qi__trie_link {
+  uint32_t child, sibling, parent, id;
+  uint8_t byte;
+} qi__trie_link;
+
+typedef struct qi__trie_builder {
+  qi__trie_link *links; // [cap]; 0 is the root
+  uint32_t *same;       // [n_tokens] next token with the same bytes, plus 1
+  char *piece;          // [max_token]
+  uint32_t top[256];    // children of the root by byte
+  size_t n, cap, n_ids, max_depth;
+} qi__trie_builder;
+
+QI__FN bool qi__trie_wants(const qi__vocab *v, uint32_t id) { return !(v->attrs[id] & QI__TOKEN_END); }
+
+QI__FN void qi__trie_builder_layout(qi__trie_builder *b, qi__arena *arena, const qi__vocab *v) {
+  memset(b, 0, sizeof *b);
+  b->cap = 1;
+  for (uint32_t id = 0; id < v->n_tokens; id++)
+    if (qi__trie_wants(v, id)) b->cap += qi__token_piece(v, (qi_token)id, false, NULL, 0);
+  b->links = QI__ARENA_ARRAY(arena, qi__trie_link, b->cap);
+  b->same = QI__ARENA_ARRAY(arena, uint32_t, v->n_tokens);
+  b->piece = QI__ARENA_ARRAY(arena, char, v->max_token + 1);
+}
+
+QI__FN void qi__trie_add(qi__trie_builder *b, uint32_t id, const char *bytes, size_t len) {
+  uint32_t at = 0;
+  for (size_t i = 0; i < len; i++) {
+    uint8_t byte = (uint8_t)bytes[i];
+    uint32_t child = i ? b->links[at].child : b->top[byte];
+    while (child && b->links[child].byte != byte) child = b->links[child].sibling;
+    if (!child) {
+      child = (uint32_t)b->n++;
+      b->links[child] = (qi__trie_link){0, b->links[at].child, at, 0, byte};
+      b->links[at].child = child;
+      if (!i) b->top[byte] = child;
+    }
+    at = child;
+  }
+  b->same[id] = b->links[at].id;
+  b->links[at].id = id + 1;
+  b->n_ids++;
+  if (len > b->max_depth) b->max_depth = len;
+}
+
+QI__FN void qi__trie_fill(qi__trie_builder *b, const qi__vocab *v) {
+  memset(&b->links[0], 0, sizeof b->links[0]);
+  b->n = 1;
+  for (uint32_t id = 0; id < v->n_tokens; id++) {
+    if (!qi__trie_wants(v, id)) continue;
+    size_t len = qi__token_piece(v, (qi_token)id, false, b->piece, v->max_token + 1);
+    if (len) qi__trie_add(b, id, b->piece, len);
+  }
+}
+
+QI__FN qi__token_trie *qi__trie_layout(qi__arena *arena, const qi__trie_builder *b, size_t n_tokens) {
+  qi__token_trie *t = QI__ARENA_ARRAY(arena, qi__token_trie, 1);
+  qi__trie_node *nodes = QI__ARENA_ARRAY(arena, qi__trie_node, b->n);
+  qi_token *ids = QI__ARENA_ARRAY(arena, qi_token, b->n_ids);
+  size_t n_words = (n_tokens + 31) / 32;
+  uint32_t *ends = QI__ARENA_ARRAY(arena, uint32_t, n_words);
+  if (!t) return NULL;
+  memset(t, 0, sizeof *t);
+  memset(ends, 0, n_words * sizeof *ends);
+  t->nodes = nodes;
+  t->ids = ids;
+  t->ends = ends;
+  t->n_words = n_words;
+  t->max_depth = b->max_depth;
+  t->refs = 1;
+  return t;
+}
+
+// Writes the nodes in preorder. A node that was written keeps its place in `id`.
+QI__FN void qi__trie_flatten(qi__token_trie *t, const qi__trie_builder *b) {
+  size_t depth = 0;
+  uint32_t at = 0;
+  for (;;) {
+    const qi__trie_link *link = &b->links[at];
+    uint32_t next = link->child;
+    depth += next != 0;
+    while (!next && at) { // no child: to the next one beside it, or beside what is above it
+      next = b->links[at].sibling;
+      uint32_t node = b->links[at].id;
+      t->nodes[node].skip = (uint32_t)t->n_nodes;
+      if (next) break;
+      at = b->links[at].parent;
+      depth--;
+    }
+    if (!next) break;
+    at = next;
+    qi__trie_link *here = &b->links[at];
+    t->nodes[t->n_nodes] = (qi__trie_node){0, (uint32_t)t->n_ids, (uint16_t)depth, here->byte};
+    for (uint32_t id = here->id; id; id = b->same[id - 1]) t->ids[t->n_ids++] = (qi_token)(id - 1);
+    here->id = (uint32_t)t->n_nodes++;
+  }
+  t->nodes[t->n_nodes] = (qi__trie_node){(uint32_t)t->n_nodes, (uint32_t)t->n_ids, 0, 0};
+}
+
+// The tree of a vocabulary. While it is built it takes some 24 bytes for each byte of all tokens, afterwards 12 for each node.
+QI__FN qi_result qi__trie_open(qi__token_trie **out, const qi__vocab *v, const qi_allocator *allocator, qi_error *err) {
+  qi__trie_builder b;
+  qi__arena temp = {0}, arena = {0};
+  qi__trie_builder_layout(&b, &temp, v);
+  qi_result r = qi__arena_open(&temp, allocator, "grammar: tokens", err);
+  if (r) return r;
+  qi__trie_builder_layout(&b, &temp, v);
+  qi__trie_fill(&b, v);
+  qi__trie_layout(&arena, &b, v->n_tokens);
+  r = qi__arena_open(&arena, allocator, "grammar: tokens", err);
+  if (!r) {
+    qi__token_trie *t = qi__trie_layout(&arena, &b, v->n_tokens);
+    qi__trie_flatten(t, &b);
+    for (uint32_t id = 0; id < v->n_tokens; id++)
+      if (v->attrs[id] & QI__TOKEN_END) t->ends[id / 32] |= 1u << (id % 32);
+    t->allocator = *allocator;
+    t->bytes = arena.size;
+    *out = t;
+  }
+  qi__arena_close(&temp, allocator);
+  return r;
+}
+
+QI__FN void qi__trie_close(qi__token_trie *t) {
+  if (!t || __atomic_sub_fetch(&t->refs, 1, __ATOMIC_ACQ_REL)) return;
+  qi_allocator a = t->allocator;
+  qi__free(&a, t, t->bytes);
+}
+
+#endif // QI__TOKEN_TRIE_H
+
+#define QI__CHOICES_MAX (1 << 16)
+
+// Immutable once open.
+struct qi_grammar {
+  qi__grammar_program program;
+  qi__token_trie *trie;
+  const qi_model *model;
+  qi_allocator allocator;
+  size_t bytes;
+};
+
+// ---- programs ----
+
+QI__FN qi_grammar *qi__grammar_layout(qi__arena *arena, qi__grammar_program *p) {
+  qi_grammar *g = QI__ARENA_ARRAY(arena, qi_grammar, 1);
+  qi__grammar_program_layout(p, arena);
+  if (!g) return NULL;
+  memset(g, 0, sizeof *g);
+  return g;
+}
+
+// Refuses rules that begin with themselves before any byte (nothing would ever be taken) and rules that no text ends.
+QI__FN qi_result qi__grammar_check(qi__grammar_parser *parser, qi__grammar_program *p, qi__grammar_scratch *s) {
+  qi__grammar_reach(p, s, true);
+  for (size_t r = 0; r < p->n_rules; r++)
+    if (!s->done[r]) {
+      const qi__grammar_rule *rule = &parser->rules.at[r];
+      qi__grammar_fail(parser, rule->name, QI_ERR_FORMAT, "rule %s never ends: each of its alternatives needs it again",
+                       qi__show(parser->text + rule->name, rule->len).s);
+    }
+  qi__grammar_reach(p, s, false);
+  memcpy(p->nullable, s->done, p->n_rules);
+  size_t left = qi__grammar_order(p, s);
+  if (left < p->n_rules) {
+    const qi__grammar_rule *rule = &parser->rules.at[left];
+    qi__grammar_fail(parser, rule->name, QI_ERR_FORMAT, "rule %s may begin with itself (left recursion)",
+                     qi__show(parser->text + rule->name, rule->len).s);
+  }
+  return parser->result;
+}
+
+// A finished parser's code as a grammar.
+QI__FN qi_result qi__grammar_build(qi_grammar **out, qi__grammar_parser *parser, uint32_t root, qi_error *err) {
+  const qi_allocator *a = parser->code.allocator;
+  qi__grammar_program p;
+  memset(&p, 0, sizeof p);
+  p.n_code = parser->code.n;
+  p.n_rules = parser->rules.n;
+  p.root = root;
+  qi__arena arena = {0}, temp = {0};
+  qi__grammar_scratch scratch;
+  qi__grammar_layout(&arena, &p);
+  qi__grammar_scratch_layout(&scratch, &temp, p.n_code, p.n_rules);
+  qi_result r = qi__arena_open(&arena, a, "grammar", err);
+  if (!r) r = qi__arena_open(&temp, a, "grammar", err);
+  if (!r) {
+    qi_grammar *g = qi__grammar_layout(&arena, &p);
+    qi__grammar_scratch_layout(&scratch, &temp, p.n_code, p.n_rules);
+    memcpy(p.code, parser->code.at, p.n_code * sizeof *p.code);
+    for (size_t i = 0; i < p.n_rules; i++) p.start[i] = parser->rules.at[i].start;
+    r = qi__grammar_check(parser, &p, &scratch);
+    qi__grammar_thread(&p);
+    qi__grammar_classify(&p);
+    g->program = p;
+    g->allocator = *a;
+    g->bytes = arena.size;
+    if (!r) *out = g;
+  }
+  qi__arena_close(&temp, a);
+  if (r) qi__arena_close(&arena, a);
+  return r;
+}
+
+QI__FN qi_result qi__grammar_from_gbnf(qi_grammar **out, const char *text, size_t len, const qi_allocator *a, qi_error *err) {
+  qi__grammar_parser parser;
+  uint32_t root = 0;
+  qi_result r = qi__grammar_parser_init(&parser, text, len, a, err);
+  if (!r) r = qi__grammar_parse(&parser, &root);
+  if (!r) r = qi__grammar_build(out, &parser, root, err);
+  qi__grammar_parser_free(&parser);
+  return r;
+}
+
+// One of n texts: one rule of alternatives.
+QI__FN qi_result qi__grammar_from_choices(qi_grammar **out, const char *const *choices, int n, const qi_allocator *a,
+                                          qi_error *err) {
+  static const char name[] = "root ::= ";
+  qi__grammar_parser parser;
+  size_t chain = 0;
+  if (n < 1 || n > QI__CHOICES_MAX)
+    return qi__fail(err, n < 1 ? QI_ERR_ARGUMENT : QI_ERR_LIMIT, "grammar: n_choices is %d, expected 1 to %d", n, QI__CHOICES_MAX);
+  qi_result r = qi__grammar_parser_init(&parser, name, sizeof name - 1, a, err);
+  if (!r) qi__grammar_name(&parser);
+  for (int i = 0; i < n && !r; i++) {
+    size_t start = parser.code.n, len = choices[i] ? strlen(choices[i]) : 0;
+    if (!len) r = qi__fail(err, QI_ERR_ARGUMENT, "grammar: choices[%d] is %s", i, choices[i] ? "empty" : "NULL");
+    else if (!qi__utf8_valid(choices[i], len)) r = qi__fail(err, QI_ERR_ARGUMENT, "grammar: choices[%d] is not UTF-8", i);
+    if (r) break;
+    qi__grammar_emit_text(&parser.code, choices[i], len);
+    if (i + 1 < n) qi__grammar_or(&parser.code, start, &chain);
+    if (parser.code.result == QI_ERR_LIMIT)
+      r = qi__fail(err, QI_ERR_LIMIT, "grammar: choices of more than some %zu bytes", QI__GRAMMAR_MAX_CODE);
+    else if (parser.code.result)
+      r = qi__fail_oom(err, "grammar: choices", parser.code.cap * 2 * sizeof *parser.code.at);
+  }
+  if (!r) {
+    qi__grammar_join(&parser.code, chain);
+    qi__grammar_emit(&parser.code, QI__GRAMMAR_RETURN, 0, 0, 0);
+    r = qi__grammar_sound(&parser) ? qi__grammar_build(out, &parser, 0, err) : parser.result;
+  }
+  qi__grammar_parser_free(&parser);
+  return r;
+}
+
+// ---- open and close ----
+
+QI__FN void qi__grammar_close(qi_grammar *g) {
+  if (!g) return;
+  qi_allocator a = g->allocator;
+  qi__trie_close(g->trie);
+  qi__free(&a, g, g->bytes);
+}
+
+QI__FN qi_result qi__grammar_open(qi_grammar **out, const qi_model *m, const qi_grammar_desc *d, qi_error *err) {
+  qi_allocator a;
+  qi_grammar *g = NULL;
+  int n_sources = (d->gbnf != NULL) + (d->choices != NULL);
+  if (n_sources != 1) return qi__fail(err, QI_ERR_ARGUMENT, "grammar: %d of gbnf, choices given, expected one", n_sources);
+  if (d->share && d->share->model != m) return qi__fail(err, QI_ERR_ARGUMENT, "grammar: share is of another model");
+  qi_result r = qi__allocator_resolve(d->allocator.alloc || d->allocator.free ? &d->allocator : &m->allocator, &a, err);
+  if (r) return r;
+  if (d->gbnf) r = qi__grammar_from_gbnf(&g, d->gbnf, d->len ? d->len : strlen(d->gbnf), &a, err);
+  else r = qi__grammar_from_choices(&g, d->choices, d->n_choices, &a, err);
+  if (r) return r;
+  g->model = m;
+  if (d->share) {
+    g->trie = d->share->trie;
+    __atomic_add_fetch(&g->trie->refs, 1, __ATOMIC_RELAXED);
+  } else {
+    r = qi__trie_open(&g->trie, &m->vocab, &a, err);
+  }
+  if (r) qi__grammar_close(g);
+  else *out = g;
+  return r;
+}
+
+#endif // QI__GRAMMAR_H
+
+// After some bytes a grammar may be at several places at once, each with the calls it has to return from. A place is a pair
+//
+//   pc << 32 | stack          stack: a set of pairs (where to go on, stack below)
+//
+// and a state is a set of places; all calls of a rule at the same byte share one stack, as in Earley's parser, so that ambiguous
+// grammars do not multiply. Equal sets have equal numbers: states make a finite automaton whose transitions are looked up after
+// they were computed once. Calls with nothing behind them leave no trace.
+#define QI__GRAMMAR_ACCEPT UINT32_MAX // pc behind the root rule
+#define QI__AUTOMATON_STATES 4096
+#define QI__AUTOMATON_STACKS 4096
+#define QI__AUTOMATON_MASKS 128
+#define QI__AUTOMATON_MAX_PLACES ((size_t)1 << 17) // looked at for one byte
+
+// In place of the number of a state.
+#define QI__STATE_DEAD 0u             // no text goes on so
+#define QI__STATE_UNKNOWN UINT32_MAX  // not computed yet
+#define QI__STATE_FULL (UINT32_MAX - 1)
+#define QI__STATE_COMPLEX (UINT32_MAX - 2)
+#define QI__STATE_MAX (UINT32_MAX - 3)
+
+QI__INLINE uint64_t qi__pair(uint32_t pc, uint32_t stack) { return (uint64_t)pc << 32 | stack; }
+
+// ---- sets of numbers, each kept once ----
+
+typedef struct qi__sets {
+  uint64_t *items;  // [cap_items] of all sets, each sorted
+  size_t *start;    // [cap + 1] set i is items[start[i]] to items[start[i + 1] - 1]
+  uint32_t *slots;  // [n_slots] set plus 1, by hash; n_slots a power of two
+  size_t n, cap, cap_items, n_slots;
+} qi__sets;
+
+QI__FN void qi__sets_layout(qi__sets *s, qi__arena *arena, size_t cap, size_t cap_items) {
+  s->cap = cap;
+  s->cap_items = cap_items;
+  for (s->n_slots = 1; s->n_slots < 2 * cap;) s->n_slots *= 2;
+  s->items = QI__ARENA_ARRAY(arena, uint64_t, cap_items);
+  s->start = QI__ARENA_ARRAY(arena, size_t, cap + 1);
+  s->slots = QI__ARENA_ARRAY(arena, uint32_t, s->n_slots);
+}
+
+QI__FN void qi__sets_clear(qi__sets *s) {
+  s->n = 0;
+  s->start[0] = 0;
+  memset(s->slots, 0, s->n_slots * sizeof *s->slots);
+}
+
+QI__INLINE uint64_t qi__mix(uint64_t h, uint64_t x) {
+  h = (h ^ x) * 0x9e3779b97f4a7c15u;
+  return h ^ h >> 29;
+}
+
+// Where a set is or belongs.
+QI__FN uint32_t *qi__sets_slot(const qi__sets *s, const uint64_t *items, size_t n) {
+  uint64_t h = n;
+  for (size_t i = 0; i < n; i++) h = qi__mix(h, items[i]);
+  for (size_t slot = (size_t)(h >> 7) & (s->n_slots - 1);; slot = (slot + 1) & (s->n_slots - 1)) {
+    uint32_t id = s->slots[slot];
+    if (!id) return &s->slots[slot];
+    size_t begin = s->start[id - 1];
+    if (s->start[id] - begin == n && !memcmp(s->items + begin, items, n * sizeof *items)) return &s->slots[slot];
+  }
+}
+
+// Number of a sorted set; QI__STATE_FULL when it is new and there is no room.
+QI__FN uint32_t qi__sets_put(qi__sets *s, const uint64_t *items, size_t n) {
+  uint32_t *slot = qi__sets_slot(s, items, n);
+  if (*slot) return *slot - 1;
+  if (s->n == s->cap || n > s->cap_items - s->start[s->n]) return QI__STATE_FULL;
+  memcpy(s->items + s->start[s->n], items, n * sizeof *items);
+  s->start[s->n + 1] = s->start[s->n] + n;
+  *slot = (uint32_t)++s->n;
+  return *slot - 1;
+}
+
+// Keeps the sets whose `number` is not 0, and gives them numbers in the order they had: number[i] becomes the new one. Stacks inside
+// are renamed by `stacks`, which is in order too, so sets stay sorted.
+QI__FN void qi__sets_keep(qi__sets *s, uint32_t *number, const uint32_t *stacks) {
+  size_t n = s->n, begin = 0;
+  qi__sets_clear(s);
+  for (size_t i = 0; i < n; i++) {
+    size_t end = s->start[i + 1], len = end - begin, to = s->start[s->n];
+    if (number[i]) {
+      for (size_t k = 0; k < len; k++) {
+        uint64_t pair = s->items[begin + k];
+        s->items[to + k] = qi__pair((uint32_t)(pair >> 32), stacks[(uint32_t)pair]);
+      }
+      *qi__sets_slot(s, s->items + to, len) = (uint32_t)(s->n + 1);
+      number[i] = (uint32_t)s->n++;
+      s->start[s->n] = to + len;
+    }
+    begin = end;
+  }
+}
+
+// Heap sort, and equals once; returns how many are left.
+QI__FN size_t qi__sort_unique(uint64_t *x, size_t n) {
+  for (size_t end = n, top = n / 2; end > 1;) {
+    uint64_t v;
+    if (top) {
+      v = x[--top];
+    } else {
+      v = x[--end];
+      x[end] = x[0];
+    }
+    size_t i = top;
+    for (size_t child; (child = 2 * i + 1) < end; i = child) {
+      if (child + 1 < end && x[child + 1] > x[child]) child++;
+      if (x[child] <= v) break;
+      x[i] = x[child];
+    }
+    x[i] = v;
+  }
+  size_t m = 0;
+  for (size_t i = 0; i < n; i++)
+    if (!i || x[i] != x[i - 1]) x[m++] = x[i];
+  return m;
+}
+
+// ---- the automaton ----
+
+#define QI__STACK_OPEN 0x80000000u // with the number of a rule: its stack at this byte, which is not complete yet
+
+// A call of a rule: what its stack will hold.
+typedef struct qi__grammar_caller {
+  uint64_t pair;  // where to go on, and the stack below; pc QI__GRAMMAR_ACCEPT - 1: nothing follows, so what that stack holds
+  uint32_t next;  // caller of the same rule, plus 1
+} qi__grammar_caller;
+
+// One sequence's place in the automaton.
+struct qi_matcher {
+  struct qi__automaton *automaton;
+  qi_matcher *next; // in the automaton's list
+  uint32_t state;
+  qi_allocator allocator;
+};
+
+typedef struct qi__automaton {
+  const qi_grammar *grammar;
+  qi__sets stacks, states;
+  uint32_t *next;           // [cap of states, n_classes]
+  uint32_t *masks;          // [QI__AUTOMATON_MASKS, n_words] allowed tokens
+  uint32_t *mask_owner;     // [QI__AUTOMATON_MASKS] state, UNKNOWN = free
+  uint32_t *mask_of;        // [cap of states] mask, UNKNOWN = none
+  uint32_t mask_hand;       // the one that is given up next
+  uint32_t start;           // the state before any text; never forgotten
+  qi_matcher *matchers;     // all that are in a state
+  uint32_t *path;           // [max_depth + 1] states along the bytes of a token; those in use are path[0..n_path)
+  size_t n_path;
+  char *piece;              // [max_token] bytes of one token
+
+  // While a state is computed.
+  size_t max_places, n_seen, n_found, n_callers, n_open;
+  uint64_t *seen;           // [max_places] places, in the order they were found
+  uint32_t *seen_slots;     // [2 * max_places] index in seen plus 1
+  uint64_t *found;          // [max_places] places that take a byte
+  qi__grammar_caller *callers; // [max_places]
+  uint64_t *gathered;       // [max_places] one stack
+  uint64_t *open;           // [n_rules] rank << 32 | rule of rules that begin here
+  uint32_t *open_callers;   // [n_rules] first caller plus 1, 0 = not begun here
+  uint32_t *open_stack;     // [n_rules] when it is complete
+  uint32_t *keep;           // [cap of states], and of stacks behind it
+
+  int refs;
+  qi_allocator allocator;
+  size_t bytes;
+} qi__automaton;
+
+#define QI__GRAMMAR_TAIL (QI__GRAMMAR_ACCEPT - 1)
+
+QI__FN qi__automaton *qi__automaton_layout(qi__arena *arena, const qi_grammar *g) {
+  qi__automaton *a = QI__ARENA_ARRAY(arena, qi__automaton, 1), counting;
+  bool real = a != NULL;
+  if (!a) a = &counting;
+  memset(a, 0, sizeof *a);
+  const qi__grammar_program *p = &g->program;
+  size_t n = qi__min_size(2 * p->n_code + 4096, QI__AUTOMATON_MAX_PLACES), places = 4096;
+  while (places < n) places *= 2;
+  a->grammar = g;
+  a->max_places = places;
+  qi__sets_layout(&a->stacks, arena, QI__AUTOMATON_STACKS, 4 * QI__AUTOMATON_STACKS + 2 * places);
+  qi__sets_layout(&a->states, arena, QI__AUTOMATON_STATES, 16 * QI__AUTOMATON_STATES + 2 * places);
+  a->next = QI__ARENA_ARRAY(arena, uint32_t, QI__AUTOMATON_STATES * (size_t)p->n_classes);
+  a->masks = QI__ARENA_ARRAY(arena, uint32_t, QI__AUTOMATON_MASKS * g->trie->n_words);
+  a->mask_owner = QI__ARENA_ARRAY(arena, uint32_t, QI__AUTOMATON_MASKS);
+  a->mask_of = QI__ARENA_ARRAY(arena, uint32_t, QI__AUTOMATON_STATES);
+  a->path = QI__ARENA_ARRAY(arena, uint32_t, g->trie->max_depth + 2);
+  a->piece = QI__ARENA_ARRAY(arena, char, g->model->vocab.max_token);
+  a->seen = QI__ARENA_ARRAY(arena, uint64_t, places);
+  a->seen_slots = QI__ARENA_ARRAY(arena, uint32_t, 2 * places);
+  a->found = QI__ARENA_ARRAY(arena, uint64_t, places);
+  a->callers = QI__ARENA_ARRAY(arena, qi__grammar_caller, places);
+  a->gathered = QI__ARENA_ARRAY(arena, uint64_t, places);
+  a->open = QI__ARENA_ARRAY(arena, uint64_t, p->n_rules);
+  a->open_callers = QI__ARENA_ARRAY(arena, uint32_t, p->n_rules);
+  a->open_stack = QI__ARENA_ARRAY(arena, uint32_t, p->n_rules);
+  a->keep = QI__ARENA_ARRAY(arena, uint32_t, QI__AUTOMATON_STATES + QI__AUTOMATON_STACKS);
+  return real ? a : NULL;
+}
+
+// ---- places ----
+
+// Notes a place once. False when there are too many.
+QI__FN bool qi__automaton_see(qi__automaton *a, uint32_t pc, uint32_t stack) {
+  uint64_t pair = qi__pair(pc, stack);
+  size_t mask = 2 * a->max_places - 1, slot = (size_t)(qi__mix(0, pair) >> 7) & mask;
+  for (; a->seen_slots[slot]; slot = (slot + 1) & mask)
+    if (a->seen[a->seen_slots[slot] - 1] == pair) return true;
+  if (a->n_seen == a->max_places) return false;
+  a->seen[a->n_seen++] = pair;
+  a->seen_slots[slot] = (uint32_t)a->n_seen;
+  return true;
+}
+
+QI__FN void qi__automaton_forget(qi__automaton *a) {
+  size_t mask = 2 * a->max_places - 1;
+  if (a->n_seen * 8 > a->max_places) {
+    memset(a->seen_slots, 0, 2 * a->max_places * sizeof *a->seen_slots);
+  } else {
+    for (size_t i = 0; i < a->n_seen; i++) { // a run of slots begins at the hash of its first place
+      size_t slot = (size_t)(qi__mix(0, a->seen[i]) >> 7) & mask;
+      for (; a->seen_slots[slot]; slot = (slot + 1) & mask) a->seen_slots[slot] = 0;
+    }
+  }
+  for (size_t i = 0; i < a->n_open; i++) a->open_callers[(uint32_t)a->open[i]] = 0;
+  a->n_seen = a->n_found = a->n_callers = a->n_open = 0;
+}
+
+// A rule is called: it begins here, and where it can be empty, what follows does too.
+QI__FN bool qi__automaton_call(qi__automaton *a, uint32_t pc, uint32_t stack) {
+  const qi__grammar_program *p = &a->grammar->program;
+  const qi__grammar_instr *i = &p->code[pc];
+  uint32_t rule = (uint32_t)i->arg;
+  if (a->n_callers == a->max_places) return false;
+  if (!a->open_callers[rule]) a->open[a->n_open++] = qi__pair(p->rank[rule], rule);
+  a->callers[a->n_callers] = (qi__grammar_caller){qi__pair(i->lo ? QI__GRAMMAR_TAIL : pc + 1, stack), a->open_callers[rule]};
+  a->open_callers[rule] = (uint32_t)++a->n_callers;
+  return qi__automaton_see(a, p->start[rule], QI__STACK_OPEN | rule) && (!p->nullable[rule] || qi__automaton_see(a, pc + 1, stack));
+}
+
+// The end of a rule: goes on wherever it was called. Not from a stack that begins here: that is the empty text, see above.
+QI__FN bool qi__automaton_return(qi__automaton *a, uint32_t stack) {
+  if (stack & QI__STACK_OPEN) return true;
+  for (size_t i = a->stacks.start[stack]; i < a->stacks.start[stack + 1]; i++)
+    if (!qi__automaton_see(a, (uint32_t)(a->stacks.items[i] >> 32), (uint32_t)a->stacks.items[i])) return false;
+  return true;
+}
+
+// From the places in `seen` on, all that can be reached without a byte; `found` are those that take one, or end the text.
+QI__FN bool qi__automaton_close_over(qi__automaton *a) {
+  const qi__grammar_instr *code = a->grammar->program.code;
+  for (size_t k = 0; k < a->n_seen; k++) {
+    uint32_t pc = (uint32_t)(a->seen[k] >> 32), stack = (uint32_t)a->seen[k];
+    bool room = true;
+    if (pc == QI__GRAMMAR_ACCEPT) {
+      a->found[a->n_found++] = a->seen[k];
+      continue;
+    }
+    const qi__grammar_instr *i = &code[pc];
+    uint32_t target = (uint32_t)((int64_t)pc + i->arg);
+    switch (i->op) {
+    case QI__GRAMMAR_BYTE: a->found[a->n_found++] = a->seen[k]; break;
+    case QI__GRAMMAR_SPLIT: room = qi__automaton_see(a, pc + 1, stack) && qi__automaton_see(a, target, stack); break;
+    case QI__GRAMMAR_JUMP: room = qi__automaton_see(a, target, stack); break;
+    case QI__GRAMMAR_CALL: room = qi__automaton_call(a, pc, stack); break;
+    case QI__GRAMMAR_RETURN: room = qi__automaton_return(a, stack); break;
+    }
+    if (!room) return false;
+  }
+  return true;
+}
+
+QI__INLINE uint32_t qi__automaton_stack(const qi__automaton *a, uint32_t stack) {
+  return stack & QI__STACK_OPEN ? a->open_stack[stack & ~QI__STACK_OPEN] : stack;
+}
+
+// Completes the stacks of the rules that begin here, callers before those they call. Returns 0, or why it failed.
+QI__FN uint32_t qi__automaton_stacks(qi__automaton *a) {
+  a->n_open = qi__sort_unique(a->open, a->n_open);
+  for (size_t k = 0; k < a->n_open; k++) {
+    uint32_t rule = (uint32_t)a->open[k];
+    size_t n = 0;
+    for (uint32_t c = a->open_callers[rule]; c; c = a->callers[c - 1].next) {
+      uint32_t pc = (uint32_t)(a->callers[c - 1].pair >> 32);
+      uint32_t stack = qi__automaton_stack(a, (uint32_t)a->callers[c - 1].pair);
+      size_t more = pc == QI__GRAMMAR_TAIL ? a->stacks.start[stack + 1] - a->stacks.start[stack] : 1;
+      if (more > a->max_places - n) return QI__STATE_COMPLEX;
+      if (pc == QI__GRAMMAR_TAIL) memcpy(a->gathered + n, a->stacks.items + a->stacks.start[stack], more * sizeof *a->gathered);
+      else a->gathered[n] = qi__pair(pc, stack);
+      n += more;
+    }
+    a->open_stack[rule] = qi__sets_put(&a->stacks, a->gathered, qi__sort_unique(a->gathered, n));
+    if (a->open_stack[rule] == QI__STATE_FULL) return QI__STATE_FULL;
+  }
+  return 0;
+}
+
+// The state of the places in `seen`, and what follows from them.
+QI__FN uint32_t qi__automaton_state(qi__automaton *a) {
+  uint32_t id = qi__automaton_close_over(a) ? qi__automaton_stacks(a) : QI__STATE_COMPLEX;
+  if (!id) {
+    for (size_t i = 0; i < a->n_found; i++)
+      a->found[i] = qi__pair((uint32_t)(a->found[i] >> 32), qi__automaton_stack(a, (uint32_t)a->found[i]));
+    size_t n = qi__sort_unique(a->found, a->n_found), before = a->states.n;
+    id = qi__sets_put(&a->states, a->found, n);
+    if (a->states.n > before) {
+      size_t n_classes = a->grammar->program.n_classes;
+      memset(a->next + id * n_classes, 0xff, n_classes * sizeof *a->next); // UNKNOWN
+      a->mask_of[id] = QI__STATE_UNKNOWN;
+    }
+  }
+  qi__automaton_forget(a);
+  return id;
+}
+
+// The state after one more byte.
+QI__FN uint32_t qi__automaton_compute(qi__automaton *a, uint32_t state, uint8_t byte) {
+  const qi__grammar_instr *code = a->grammar->program.code;
+  for (size_t i = a->states.start[state]; i < a->states.start[state + 1]; i++) {
+    uint32_t pc = (uint32_t)(a->states.items[i] >> 32);
+    if (pc == QI__GRAMMAR_ACCEPT || byte < code[pc].lo || byte > code[pc].hi) continue;
+    if (!qi__automaton_see(a, pc + 1, (uint32_t)a->states.items[i])) {
+      qi__automaton_forget(a);
+      return QI__STATE_COMPLEX;
+    }
+  }
+  return qi__automaton_state(a);
+}
+
+QI__FN bool qi__automaton_can_end(const qi__automaton *a, uint32_t state) { // the greatest pc is the last
+  size_t end = a->states.start[state + 1];
+  return end > a->states.start[state] && a->states.items[end - 1] >> 32 == QI__GRAMMAR_ACCEPT;
+}
+
+// ---- memory ----
+
+// An automaton with the stack below all, the dead state and the start; false when that is too complex.
+QI__FN bool qi__automaton_init(qi__automaton *a) {
+  const qi__grammar_program *p = &a->grammar->program;
+  uint64_t bottom = qi__pair(QI__GRAMMAR_ACCEPT, 0);
+  qi__sets_clear(&a->stacks);
+  qi__sets_clear(&a->states);
+  qi__sets_put(&a->stacks, &bottom, 1);
+  qi__sets_put(&a->states, &bottom, 0);
+  memset(a->seen_slots, 0, 2 * a->max_places * sizeof *a->seen_slots);
+  memset(a->open_callers, 0, p->n_rules * sizeof *a->open_callers);
+  memset(a->next, 0, p->n_classes * sizeof *a->next);
+  memset(a->mask_owner, 0xff, QI__AUTOMATON_MASKS * sizeof *a->mask_owner);
+  a->mask_of[0] = QI__STATE_UNKNOWN;
+  qi__automaton_see(a, p->start[p->root], 0);
+  a->start = qi__automaton_state(a);
+  return a->start <= QI__STATE_MAX;
+}
+
+// Forgets all but the states that matchers and the path are in, and their stacks. A stack is newer than those below it.
+QI__FN void qi__automaton_collect(qi__automaton *a) {
+  uint32_t *states = a->keep, *stacks = a->keep + QI__AUTOMATON_STATES;
+  memset(a->keep, 0, (QI__AUTOMATON_STATES + QI__AUTOMATON_STACKS) * sizeof *a->keep);
+  states[0] = states[a->start] = stacks[0] = 1;
+  for (const qi_matcher *m = a->matchers; m; m = m->next) states[m->state] = 1;
+  for (size_t i = 0; i < a->n_path; i++) states[a->path[i]] = 1;
+  for (size_t s = 0; s < a->states.n; s++)
+    for (size_t i = a->states.start[s]; states[s] && i < a->states.start[s + 1]; i++) stacks[(uint32_t)a->states.items[i]] = 1;
+  for (size_t s = a->stacks.n; s-- > 0;)
+    for (size_t i = a->stacks.start[s]; stacks[s] && i < a->stacks.start[s + 1]; i++) stacks[(uint32_t)a->stacks.items[i]] = 1;
+  // Numbers follow in order: what is below a stack has its new one when it is looked at.
+  qi__sets_keep(&a->stacks, stacks, stacks);
+  qi__sets_keep(&a->states, states, stacks);
+  a->start = states[a->start];
+  for (qi_matcher *m = a->matchers; m; m = m->next) m->state = states[m->state];
+  for (size_t i = 0; i < a->n_path; i++) a->path[i] = states[a->path[i]];
+  size_t n_classes = a->grammar->program.n_classes;
+  memset(a->next, 0xff, a->states.n * n_classes * sizeof *a->next);
+  memset(a->next, 0, n_classes * sizeof *a->next); // what is dead stays dead
+  memset(a->mask_of, 0xff, a->states.n * sizeof *a->mask_of);
+  memset(a->mask_owner, 0xff, QI__AUTOMATON_MASKS * sizeof *a->mask_owner);
+}
+
+// ---- steps ----
+
+QI__FN qi_result qi__automaton_fail(uint32_t why, qi_error *err) {
+  if (why == QI__STATE_COMPLEX)
+    return qi__fail(err, QI_ERR_LIMIT, "grammar: the text can be read in more than %zu ways", QI__AUTOMATON_MAX_PLACES);
+  return qi__fail(err, QI_ERR_LIMIT, "grammar: rules within rules deeper than some %d", QI__AUTOMATON_STACKS);
+}
+
+// Goes from the last state of the path by one byte; the new state is appended, dead or not.
+QI__FN qi_result qi__automaton_step(qi__automaton *a, uint8_t byte, qi_error *err) {
+  const qi__grammar_program *p = &a->grammar->program;
+  uint8_t c = p->byte_class[byte];
+  for (int attempt = 0;; attempt++) {
+    uint32_t from = a->path[a->n_path - 1];
+    uint32_t *next = &a->next[from * (size_t)p->n_classes + c];
+    if (*next == QI__STATE_UNKNOWN) {
+      uint32_t to = qi__automaton_compute(a, from, p->class_byte[c]);
+      if (to == QI__STATE_FULL && attempt == 0) {
+        qi__automaton_collect(a);
+        continue;
+      }
+      if (to > QI__STATE_MAX) return qi__automaton_fail(to, err);
+      *next = to;
+    }
+    a->path[a->n_path++] = *next;
+    return QI_OK;
+  }
+}
+
+#endif // QI__AUTOMATON_H
+
+// ---- open and close ----
+
+QI__FN void qi__matcher_close(qi_matcher *m) {
+  if (!m) return;
+  qi__automaton *a = m->automaton;
+  qi_allocator allocator = m->allocator;
+  for (qi_matcher **at = &a->matchers; *at; at = &(*at)->next)
+    if (*at == m) {
+      *at = m->next;
+      break;
+    }
+  qi__free(&allocator, m, sizeof *m);
+  if (--a->refs) return;
+  allocator = a->allocator;
+  qi__free(&allocator, a, a->bytes);
+}
+
+QI__FN qi_result qi__automaton_open(qi__automaton **out, const qi_grammar *g, const qi_allocator *allocator, qi_error *err) {
+  qi__arena arena = {0};
+  qi__automaton_layout(&arena, g);
+  qi_result r = qi__arena_open(&arena, allocator, "matcher", err);
+  if (r) return r;
+  qi__automaton *a = qi__automaton_layout(&arena, g);
+  a->allocator = *allocator;
+  a->bytes = arena.size;
+  if (qi__automaton_init(a)) *out = a;
+  else r = qi__automaton_fail(a->start, err);
+  if (r) qi__arena_close(&arena, allocator);
+  return r;
+}
+
+QI__INLINE void qi__matcher_reset(qi_matcher *m) { m->state = m->automaton->start; }
+
+QI__FN qi_result qi__matcher_open(qi_matcher **out, const qi_grammar *g, const qi_matcher *share, const qi_allocator *hook,
+                                  qi_error *err) {
+  qi_allocator allocator;
+  if (share && share->automaton->grammar != g) return qi__fail(err, QI_ERR_ARGUMENT, "matcher: share is of another grammar");
+  qi_result r = qi__allocator_resolve(hook && (hook->alloc || hook->free) ? hook : &g->allocator, &allocator, err);
+  if (r) return r;
+  qi_matcher *m = (qi_matcher *)qi__alloc(&allocator, sizeof *m, QI__CACHE_LINE);
+  if (!m) return qi__fail_oom(err, "matcher", sizeof *m);
+  qi__automaton *a = share ? share->automaton : NULL;
+  if (!a && (r = qi__automaton_open(&a, g, &allocator, err))) {
+    qi__free(&allocator, m, sizeof *m);
+    return r;
+  }
+  a->refs++;
+  *m = (qi_matcher){a, a->matchers, a->start, allocator};
+  a->matchers = m;
+  *out = m;
+  return QI_OK;
+}
+
+// Bytes that qi__matcher_open asks for.
+QI__FN size_t qi__matcher_memory(const qi_grammar *g, bool shared) {
+  qi__arena arena = {0};
+  if (!shared) qi__automaton_layout(&arena, g);
+  return arena.used + sizeof(qi_matcher);
+}
+
+// ---- text ----
+
+// Goes on by bytes if the grammar allows all of them: *ok, else nothing changes.
+QI__FN qi_result qi__matcher_bytes(qi_matcher *m, const char *bytes, size_t n, bool *ok, qi_error *err) {
+  qi__automaton *a = m->automaton;
+  qi_result r = QI_OK;
+  a->path[0] = m->state;
+  for (size_t i = 0; i < n && !r && a->path[0]; i++) {
+    a->n_path = 1;
+    r = qi__automaton_step(a, (uint8_t)bytes[i], err);
+    a->path[0] = a->path[1];
+  }
+  *ok = !r && a->path[0];
+  if (*ok) m->state = a->path[0];
+  a->n_path = 0;
+  return r;
+}
+
+// ---- masks ----
+
+typedef struct qi__mask {
+  const uint32_t *allowed; // bit t: token t may come next; valid until the automaton is used again
+  size_t n;                // tokens that take bytes
+  qi_token only;           // when it is one; else -1
+  bool can_end;            // tokens that end generation are allowed
+} qi__mask;
+
+// Walks over all tokens along the transitions; what no text begins with is left out with all that begins with it.
+QI__FN qi_result qi__automaton_walk(qi__automaton *a, uint32_t *mask, qi_error *err) {
+  const qi__token_trie *t = a->grammar->trie;
+  const qi__trie_node *nodes = t->nodes;
+  const uint8_t *byte_class = a->grammar->program.byte_class;
+  size_t n_classes = a->grammar->program.n_classes;
+  for (size_t i = 0; i < t->n_nodes;) {
+    size_t depth = nodes[i].depth;
+    uint32_t state = a->next[a->path[depth - 1] * n_classes + byte_class[nodes[i].byte]];
+    if (state == QI__STATE_UNKNOWN) {
+      a->n_path = depth;
+      qi_result r = qi__automaton_step(a, nodes[i].byte, err);
+      if (r) return r;
+      state = a->path[depth];
+    }
+    if (state == QI__STATE_DEAD) {
+      i = nodes[i].skip;
+      continue;
+    }
+    a->path[depth] = state;
+    for (uint32_t k = nodes[i].first; k < nodes[i + 1].first; k++) mask[t->ids[k] / 32] |= 1u << (t->ids[k] % 32);
+    i++;
+  }
+  return QI_OK;
+}
+
+// A mask for the state; the one given up is the oldest.
+QI__FN qi_result qi__automaton_mask(qi__automaton *a, qi_matcher *m, uint32_t **out, qi_error *err) {
+  const qi__token_trie *t = a->grammar->trie;
+  uint32_t slot = a->mask_of[m->state];
+  if (slot != QI__STATE_UNKNOWN) {
+    *out = a->masks + slot * t->n_words;
+    return QI_OK;
+  }
+  slot = a->mask_hand;
+  a->mask_hand = (slot + 1) % QI__AUTOMATON_MASKS;
+  if (a->mask_owner[slot] != QI__STATE_UNKNOWN) a->mask_of[a->mask_owner[slot]] = QI__STATE_UNKNOWN;
+  a->mask_owner[slot] = QI__STATE_UNKNOWN;
+  uint32_t *mask = a->masks + slot * t->n_words;
+  memset(mask, 0, t->n_words * sizeof *mask);
+  a->path[0] = m->state;
+  qi_result r = qi__automaton_walk(a, mask, err);
+  a->n_path = 0;
+  if (r) return r;
+  for (size_t w = 0; w < t->n_words && qi__automaton_can_end(a, m->state); w++) mask[w] |= t->ends[w];
+  a->mask_of[m->state] = slot;
+  a->mask_owner[slot] = m->state;
+  *out = mask;
+  return QI_OK;
+}
+
+// Which tokens may follow. Errors: QI_ERR_LIMIT; QI_ERR_STATE where the grammar goes on and no token of the vocabulary fits.
+QI__FN qi_result qi__matcher_mask(qi_matcher *m, qi__mask *out, qi_error *err) {
+  qi__automaton *a = m->automaton;
+  const qi__token_trie *t = a->grammar->trie;
+  uint32_t *mask;
+  qi_result r = qi__automaton_mask(a, m, &mask, err);
+  if (r) return r;
+  *out = (qi__mask){mask, 0, -1, qi__automaton_can_end(a, m->state)};
+  for (size_t w = 0; w < t->n_words && out->n < 2; w++)
+    for (uint32_t bits = mask[w] & ~t->ends[w]; bits && out->n < 2; bits &= bits - 1) {
+      uint32_t bit = 0;
+      while (!(bits >> bit & 1)) bit++;
+      out->only = (qi_token)(32 * w + bit);
+      out->n++;
+    }
+  if (out->n != 1) out->only = -1;
+  if (!out->n && !out->can_end) return qi__fail(err, QI_ERR_STATE, "grammar: no token of the vocabulary fits here");
+  return QI_OK;
+}
+
+// Goes on by a token. Errors: QI_ERR_ARGUMENT (the grammar does not allow it; nothing changes), QI_ERR_LIMIT.
+QI__FN qi_result qi__matcher_accept(qi_matcher *m, qi_token token, qi_error *err) {
+  qi__automaton *a = m->automaton;
+  const qi__vocab *v = &a->grammar->model->vocab;
+  if (!qi__token_valid(v, token))
+    return qi__fail(err, QI_ERR_ARGUMENT, "grammar: token is %d, expected 0 to %u", (int)token, v->n_tokens - 1);
+  if (qi__token_is_end(v, token)) {
+    if (qi__automaton_can_end(a, m->state)) return QI_OK;
+    return qi__fail(err, QI_ERR_ARGUMENT, "grammar: the text cannot end here");
+  }
+  size_t len = qi__token_piece(v, token, false, a->piece, v->max_token);
+  bool ok = len > 0;
+  qi_result r = ok ? qi__matcher_bytes(m, a->piece, len, &ok, err) : QI_OK;
+  if (!r && !ok) return qi__fail(err, QI_ERR_ARGUMENT, "grammar: token %d does not fit here", (int)token);
+  return r;
+}
+
+#endif // QI__MATCHER_H
 // generated from src/infer/observe.h: edit there
 // ==== >>observe : what goes into matrix products, for those who ask ====
 #ifndef QI__INFER_OBSERVE_H
@@ -19382,10 +21280,13 @@ QI__FN void qi__sampler_penalize(qi_sampler *sp) {
   }
 }
 
+// Bit t of `allowed`; NULL allows all.
+QI__INLINE bool qi__is_allowed(const uint32_t *allowed, qi_token t) { return !allowed || allowed[t / 32] >> (t % 32) & 1; }
+
 // All tokens as candidates, with bias and penalties.
-QI__FN void qi__sampler_load(qi_sampler *sp, const float *logits) {
+QI__FN void qi__sampler_load(qi_sampler *sp, const float *logits, const uint32_t *allowed) {
   for (int i = 0; i < sp->n_vocab; i++) {
-    sp->candidates[i].logit = qi__sampler_clean(logits[i]);
+    sp->candidates[i].logit = qi__is_allowed(allowed, i) ? qi__sampler_clean(logits[i]) : -INFINITY;
     sp->candidates[i].weight = 0;
     sp->candidates[i].id = i;
   }
@@ -19396,15 +21297,18 @@ QI__FN void qi__sampler_load(qi_sampler *sp, const float *logits) {
   if (sp->has_penalties) qi__sampler_penalize(sp);
 }
 
-// What is left when no logit is above -infinity: the lowest id that no bias forbids; 0 if all are forbidden.
+// What is left when no logit is above -infinity: the lowest allowed id that no bias forbids, else the lowest allowed, else 0.
 // The candidates must still be in the order of their ids.
-QI__FN qi_token qi__sampler_fallback(qi_sampler *sp) {
-  if (!sp->candidates) return 0;
-  for (int i = 0; i < sp->desc.n_logit_bias; i++)
+QI__FN qi_token qi__sampler_fallback(qi_sampler *sp, const uint32_t *allowed) {
+  qi_token first = -1;
+  for (int i = 0; sp->candidates && i < sp->desc.n_logit_bias; i++)
     if (sp->bias[i].bias < -FLT_MAX) sp->candidates[sp->bias[i].token].weight = 1;
-  for (int i = 0; i < sp->n_vocab; i++)
-    if (sp->candidates[i].weight == 0) return i;
-  return 0;
+  for (int i = 0; i < sp->n_vocab; i++) {
+    if (!qi__is_allowed(allowed, i)) continue;
+    if (!sp->candidates || sp->candidates[i].weight == 0) return i;
+    if (first < 0) first = i;
+  }
+  return first < 0 ? 0 : first;
 }
 
 // ---- order ----
@@ -19535,12 +21439,12 @@ QI__FN qi_token qi__sampler_draw(qi_sampler *sp, size_t n, double sum) {
 
 // ---- sampling ----
 
-// Highest of the logits as they are; lowest id among equals; 0 if all are -infinity.
-QI__FN qi_token qi__argmax(const float *logits, int n) {
-  qi_token best = 0;
+// Highest of the allowed logits as they are; lowest id among equals; -1 if all are -infinity.
+QI__FN qi_token qi__argmax(const float *logits, int n, const uint32_t *allowed) {
+  qi_token best = -1;
   float max = -INFINITY;
   for (int i = 0; i < n; i++)
-    if (logits[i] > max) { // false for NaN
+    if (logits[i] > max && qi__is_allowed(allowed, i)) { // false for NaN
       max = logits[i];
       best = i;
     }
@@ -19548,16 +21452,19 @@ QI__FN qi_token qi__argmax(const float *logits, int n) {
 }
 
 // See qi_sampler_sample. One random number for each call that is not greedy.
-QI__FN qi_token qi__sampler_sample(qi_sampler *sp, const float *logits) {
+QI__FN qi_token qi__sampler_sample(qi_sampler *sp, const float *logits, const uint32_t *allowed) {
   const qi_sampler_desc *d = &sp->desc;
-  if (!sp->candidates) return qi__argmax(logits, sp->n_vocab);
-  qi__sampler_load(sp, logits);
+  if (!sp->candidates) {
+    qi_token t = qi__argmax(logits, sp->n_vocab, allowed);
+    return t < 0 ? qi__sampler_fallback(sp, allowed) : t;
+  }
+  qi__sampler_load(sp, logits, allowed);
   qi__candidate *c = sp->candidates;
   qi__candidate best = {-INFINITY, 0, -1};
   size_t n = (size_t)sp->n_vocab, m = 0;
   for (size_t i = 0; i < n; i++)
     if (c[i].logit > best.logit) best = c[i];
-  if (best.id < 0) return qi__sampler_fallback(sp);
+  if (best.id < 0) return qi__sampler_fallback(sp, allowed);
   if (d->temperature == 0) return best.id;
   for (size_t i = 0; i < n; i++)
     if (c[i].logit >= -FLT_MAX) c[m++] = c[i];
@@ -19576,214 +21483,11 @@ QI__FN qi_token qi__sampler_sample(qi_sampler *sp, const float *logits) {
 }
 
 #endif // QI__SAMPLER_H
-// generated from src/infer/text.h: edit there
-// ==== >>text : bytes of tokens to text, in a stream ====
-#ifndef QI__TEXT_H
-#define QI__TEXT_H
-
-
-#define QI__STOP_MAX 64       // strings
-#define QI__STOP_LEN_MAX 256  // bytes of one
-
-// ---- UTF-8 (Unicode 15, table 3-7) ----
-
-static const char qi__utf8_replacement[] = "\xef\xbf\xbd"; // U+FFFD
-
-// A character whose bytes have not all come yet.
-typedef struct qi__utf8 {
-  uint8_t bytes[4];
-  uint8_t len;     // bytes so far
-  uint8_t need;    // bytes still to come; 0 = between characters
-  uint8_t lo, hi;  // range of the next one
-} qi__utf8;
-
-// Takes a byte that begins a character; false when none begins with it. ASCII is whole at once: need 0.
-QI__FN bool qi__utf8_begin(qi__utf8 *u, uint8_t byte) {
-  u->need = byte < 0x80 ? 0 : byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : 3;
-  u->lo = byte == 0xe0 ? 0xa0 : byte == 0xf0 ? 0x90 : 0x80;  // no longer forms than needed
-  u->hi = byte == 0xed ? 0x9f : byte == 0xf4 ? 0x8f : 0xbf;  // no surrogates, nothing above U+10FFFF
-  u->bytes[0] = byte;
-  u->len = 1;
-  if (byte < 0x80 || (byte >= 0xc2 && byte <= 0xf4)) return true;
-  u->need = 0;
-  return false;
-}
-
-// Takes a byte inside a character; false (nothing changed) when it cannot be there.
-QI__FN bool qi__utf8_continue(qi__utf8 *u, uint8_t byte) {
-  if (byte < u->lo || byte > u->hi) return false;
-  u->bytes[u->len++] = byte;
-  u->need--;
-  u->lo = 0x80;
-  u->hi = 0xbf;
-  return true;
-}
-
-QI__FN bool qi__utf8_valid(const char *s, size_t n) {
-  qi__utf8 u = {{0}, 0, 0, 0, 0};
-  for (size_t i = 0; i < n; i++)
-    if (u.need ? !qi__utf8_continue(&u, (uint8_t)s[i]) : !qi__utf8_begin(&u, (uint8_t)s[i])) return false;
-  return u.need == 0;
-}
-
-// ---- the stream ----
-
-// One stop string and how much of it the text ends with: the automaton of Knuth, Morris and Pratt. fail[k] = length of the longest
-// proper prefix of the string that its first k + 1 bytes end with.
-typedef struct qi__stop {
-  char *bytes;
-  uint16_t *fail;
-  uint16_t len, matched;
-} qi__stop;
-
-// Text on its way out. Bytes become whole characters first (what can never be UTF-8 becomes U+FFFD, one for each longest beginning
-// of a character, as browsers do), then stop strings are looked for. Held back is what may still become a stop string: it begins
-// with a whole character, since stop strings are UTF-8.
-typedef struct qi__text {
-  qi__stop *stops;
-  int n_stops;
-  size_t max_piece;  // most bytes of one push
-  char *buf;         // characters: delivered by the last call [0, given), held back [given, used)
-  size_t given, used;
-  qi__utf8 partial;
-  bool ended;        // a stop string was complete
-} qi__text;
-
-// Errors: QI_ERR_ARGUMENT, QI_ERR_LIMIT.
-QI__FN qi_result qi__text_check(const char *const *stop, int n_stop, qi_error *err) {
-  if (n_stop < 0) return qi__fail(err, QI_ERR_ARGUMENT, "stop: n_stop is %d, expected 0 to %d", n_stop, QI__STOP_MAX);
-  if (n_stop > QI__STOP_MAX) return qi__fail(err, QI_ERR_LIMIT, "stop: n_stop is %d, expected at most %d", n_stop, QI__STOP_MAX);
-  if (n_stop && !stop) return qi__fail(err, QI_ERR_ARGUMENT, "stop: NULL, but n_stop is %d", n_stop);
-  for (int i = 0; i < n_stop; i++) {
-    if (!stop[i]) return qi__fail(err, QI_ERR_ARGUMENT, "stop[%d]: NULL", i);
-    size_t len = 0;
-    while (len <= QI__STOP_LEN_MAX && stop[i][len]) len++;
-    if (len == 0) return qi__fail(err, QI_ERR_ARGUMENT, "stop[%d]: empty, expected 1 to %d bytes", i, QI__STOP_LEN_MAX);
-    if (len > QI__STOP_LEN_MAX)
-      return qi__fail(err, QI_ERR_LIMIT, "stop[%d]: more than %d bytes long", i, QI__STOP_LEN_MAX);
-    if (!qi__utf8_valid(stop[i], len)) return qi__fail(err, QI_ERR_ARGUMENT, "stop[%d]: not UTF-8", i);
-  }
-  return QI_OK;
-}
-
-// Forgets held-back text: a new answer begins.
-QI__FN void qi__text_reset(qi__text *t) {
-  for (int i = 0; i < t->n_stops; i++) t->stops[i].matched = 0;
-  t->given = t->used = 0;
-  t->partial.need = 0;
-  t->ended = false;
-}
-
-// Fills in fail[] of a stop string.
-QI__FN void qi__stop_prepare(qi__stop *s) {
-  uint16_t k = 0;
-  s->fail[0] = 0;
-  for (uint16_t i = 1; i < s->len; i++) {
-    while (k && s->bytes[k] != s->bytes[i]) k = s->fail[k - 1];
-    if (s->bytes[k] == s->bytes[i]) k++;
-    s->fail[i] = k;
-  }
-}
-
-// Lays out a stream for checked stop strings (copied) and tokens of at most max_piece bytes; ready to use over a real block.
-QI__FN void qi__text_layout(qi__text *t, qi__arena *arena, const char *const *stop, int n_stop, size_t max_piece) {
-  memset(t, 0, sizeof *t);
-  t->n_stops = n_stop;
-  t->max_piece = max_piece;
-  t->stops = QI__ARENA_ARRAY(arena, qi__stop, (size_t)n_stop);
-  size_t longest = 1, cap = 0;
-  for (int i = 0; i < n_stop; i++) {
-    size_t len = strlen(stop[i]);
-    char *bytes = QI__ARENA_ARRAY(arena, char, len);
-    uint16_t *fail = QI__ARENA_ARRAY(arena, uint16_t, len);
-    if (len > longest) longest = len;
-    if (!arena->base) continue;
-    memcpy(bytes, stop[i], len);
-    t->stops[i].bytes = bytes;
-    t->stops[i].fail = fail;
-    t->stops[i].len = (uint16_t)len;
-    t->stops[i].matched = 0;
-    qi__stop_prepare(&t->stops[i]);
-  }
-  // Held back at most longest - 1; each byte of a piece becomes 3 at most (U+FFFD), as does an unfinished character before it.
-  if (!qi__add_size(max_piece, 1, &cap) || !qi__mul_size(cap, 3, &cap) || !qi__add_size(cap, longest - 1, &cap))
-    arena->overflow = true;
-  t->buf = QI__ARENA_ARRAY(arena, char, cap);
-}
-
-// Appends whole characters and moves the automata on. True when a stop string is complete; then text from it on is cut off. If
-// several end at the same byte, the longest counts.
-QI__FN bool qi__text_append(qi__text *t, const void *bytes, size_t n) {
-  for (size_t j = 0; j < n; j++) {
-    char byte = ((const char *)bytes)[j];
-    size_t cut = 0;
-    t->buf[t->used++] = byte;
-    for (int i = 0; i < t->n_stops; i++) {
-      qi__stop *s = &t->stops[i];
-      while (s->matched && s->bytes[s->matched] != byte) s->matched = s->fail[s->matched - 1];
-      if (s->bytes[s->matched] == byte) s->matched++;
-      if (s->matched == s->len && s->len > cut) cut = s->len;
-    }
-    if (cut) {
-      t->used -= cut;
-      t->ended = true;
-      return true;
-    }
-  }
-  return false;
-}
-
-// One byte of a token. True when a stop string is complete.
-QI__FN bool qi__text_byte(qi__text *t, uint8_t byte) {
-  qi__utf8 *u = &t->partial;
-  if (!u->need || !qi__utf8_continue(u, byte)) {
-    bool cut_short = u->need != 0;
-    u->need = 0;
-    if (cut_short && qi__text_append(t, qi__utf8_replacement, 3)) return true;
-    if (!qi__utf8_begin(u, byte)) return qi__text_append(t, qi__utf8_replacement, 3);
-  }
-  return u->need == 0 && qi__text_append(t, u->bytes, u->len);
-}
-
-// Drops what the last call delivered.
-QI__FN void qi__text_advance(qi__text *t) {
-  t->used -= t->given;
-  memmove(t->buf, t->buf + t->given, t->used);
-  t->given = 0;
-}
-
-// Takes the bytes of a token (at most max_piece) and sets text and len of *out: what is certain by now, valid until the next call.
-// True when a stop string is complete: *out holds the text before it, and nothing more will come until qi__text_reset.
-QI__FN bool qi__text_push(qi__text *t, const char *bytes, size_t n, qi_piece *out) {
-  size_t held = 0;
-  QI_ASSERT(n <= t->max_piece);
-  n = qi__min_size(n, t->max_piece);
-  qi__text_advance(t);
-  for (size_t i = 0; i < n && !t->ended; i++) t->ended = qi__text_byte(t, (uint8_t)bytes[i]);
-  for (int i = 0; i < t->n_stops && !t->ended; i++)
-    if (t->stops[i].matched > held) held = t->stops[i].matched;
-  t->given = t->used - held;
-  out->text = t->buf;
-  out->len = t->given;
-  return t->ended;
-}
-
-// Generation ended otherwise: sets text and len of *out to all that was held back; an unfinished character becomes U+FFFD.
-QI__FN void qi__text_flush(qi__text *t, qi_piece *out) {
-  qi__text_advance(t);
-  if (t->partial.need && !t->ended) t->ended = qi__text_append(t, qi__utf8_replacement, 3);
-  t->given = t->used;
-  t->partial.need = 0;
-  for (int i = 0; i < t->n_stops; i++) t->stops[i].matched = 0;
-  out->text = t->buf;
-  out->len = t->given;
-}
-
-#endif // QI__TEXT_H
 
 #define QI__MAX_SEQS 1024
 #define QI__MAX_CTX (1 << 24)
 #define QI__MAX_BATCH (1 << 16)
+#define QI__MAX_PENDING 32 // tokens given before they are computed
 
 // Tokens that are to be computed, in chunks of n_batch. Until the last one is done the sequences can go back to where they were.
 typedef struct qi__work {
@@ -19819,7 +21523,9 @@ struct qi_session {
   qi__text text;
   char *piece;            // bytes of one token
   bool prompted, ended;
-  qi_token last;          // sampled, given as text, not computed yet; -1 = none
+  qi_matcher *matcher;    // the caller's; NULL = any text
+  qi_token pending[QI__MAX_PENDING]; // chosen, given as text, not computed yet
+  size_t n_pending;
   int n_predicted;        // since the last prompt
   qi_session_stats stats;
 };
@@ -19937,7 +21643,7 @@ QI__FN void qi__session_wire(qi_session *s) {
   bool beyond = (size_t)s->desc.n_ctx > f->h->rope_n_ctx_orig;
   const float *factors = w->rope_factors ? w->rope_factors : beyond ? w->rope_long : w->rope_short;
   f->magnitude = qi__rope_frequencies(f->h, factors, f->frequency);
-  s->last = -1;
+  s->n_pending = 0;
   s->stats.heap_bytes = s->bytes;
   s->stats.kv_bytes = qi__kv_bytes(&s->kv);
   s->stats.kv_tokens = (uint64_t)s->kv.n_pages * QI__KV_PAGE;
@@ -20055,11 +21761,12 @@ QI__FN void qi__work_chunk_done(qi_session *s) {
 QI__FN void qi__work_done(qi_session *s) {
   qi__work *w = &s->work;
   for (size_t seq = 0; s->kv.window && seq < s->kv.n_seqs; seq++) qi__kv_slide(&s->kv, seq);
-  if (w->text) s->last = -1;
+  if (w->text) s->n_pending = 0;
   for (size_t i = 0; w->text && i < w->n; i++)
     if (!w->tokens[i].generated) qi__sampler_accept(s->sampler, w->tokens[i].token);
   if (w->prompt) {
     qi__text_reset(&s->text);
+    if (s->matcher) qi__matcher_reset(s->matcher);
     s->prompted = true;
     s->ended = false;
     s->n_predicted = 0;
@@ -20100,7 +21807,7 @@ QI__FN qi_result qi__decode(qi_session *s, const qi_decode_token *tokens, size_t
   if (!tokens && n) return qi__fail(err, QI_ERR_ARGUMENT, "decode: tokens is NULL");
   qi_result r = qi__work_begin(s, tokens, n, err);
   if (r || !n) return r;
-  s->last = -1;
+  s->n_pending = 0;
   s->prompted = false;
   if (later) {
     memcpy(s->queue, tokens, n * sizeof *tokens);
@@ -20137,7 +21844,7 @@ QI__FN qi_result qi__seq_check_length(const qi_session *s, const char *what, int
 
 // After sequence 0 has become another text.
 QI__FN void qi__seq_changed(qi_session *s, int seq) {
-  if (seq == 0) s->last = -1;
+  if (seq == 0) s->n_pending = 0;
 }
 
 QI__FN qi_result qi__seq_truncate(qi_session *s, int seq, int n, qi_error *err) {
@@ -20184,8 +21891,9 @@ QI__FN void qi__session_reset(qi_session *s) {
   qi__sampler_reset(s->sampler, s->desc.sampler.seed);
   qi__text_reset(&s->text);
   s->n_logits = 0;
+  if (s->matcher) qi__matcher_reset(s->matcher);
   s->prompted = s->ended = false;
-  s->last = -1;
+  s->n_pending = 0;
   s->n_predicted = 0;
   __atomic_store_n(&s->cancel, 0, __ATOMIC_RELAXED);
 }
@@ -20195,14 +21903,14 @@ QI__FN void qi__session_reset(qi_session *s) {
 QI__FN qi_result qi__prompt_tokens(qi_session *s, const qi_token *ids, size_t n, qi_error *err) {
   if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "prompt: earlier work is unfinished (qi_step, or qi_session_reset)");
   if (!ids && n) return qi__fail(err, QI_ERR_ARGUMENT, "prompt: ids is NULL");
-  // What was sampled last has been given as text, so it belongs to the context.
-  size_t room = s->kv.n_ctx - s->kv.length[0], before = s->last >= 0, all = n + before;
+  // What has been given as text belongs to the context.
+  size_t room = s->kv.n_ctx - s->kv.length[0], before = s->n_pending, all = n + before;
   if (!all) return qi__fail(err, QI_ERR_ARGUMENT, "prompt: no tokens");
   if (n > s->kv.n_ctx || all > room)
     return qi__fail(err, QI_ERR_CONTEXT, "prompt of %zu tokens: %zu do not fit; %zu of %zu are used", n, n + before - room,
                     s->kv.length[0] + before, s->kv.n_ctx);
   for (size_t i = 0; i < all; i++)
-    s->queue[i] = (qi_decode_token){i < before ? s->last : ids[i - before], 0, i < before, i + 1 == all};
+    s->queue[i] = (qi_decode_token){i < before ? s->pending[i] : ids[i - before], 0, i < before, i + 1 == all};
   qi_result r = qi__work_begin(s, s->queue, all, err);
   s->work.text = s->work.prompt = r == QI_OK;
   return r;
@@ -20211,7 +21919,7 @@ QI__FN qi_result qi__prompt_tokens(qi_session *s, const qi_token *ids, size_t n,
 QI__FN qi_result qi__prompt_text(qi_session *s, const char *text, size_t len, qi_error *err) {
   if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "prompt: earlier work is unfinished (qi_step, or qi_session_reset)");
   if (!text && len) return qi__fail(err, QI_ERR_ARGUMENT, "prompt: text is NULL");
-  bool first = s->kv.length[0] == 0 && s->last < 0;
+  bool first = s->kv.length[0] == 0 && !s->n_pending;
   int flags = (s->desc.no_parse_special ? 0 : QI_TOKENIZE_PARSE_SPECIAL) |
               (first && !s->desc.no_add_special ? QI_TOKENIZE_ADD_SPECIAL : 0);
   size_t n = 0;
@@ -20226,34 +21934,62 @@ QI__FN qi_result qi__finish(qi_session *s, qi_piece *out) {
   return QI_END;
 }
 
-// Chooses a token from the logits of the last one and turns it into text.
-QI__FN qi_result qi__sample_piece(qi_session *s, qi_piece *out) {
+// Takes a chosen token and turns it into text.
+QI__FN qi_result qi__take_token(qi_session *s, qi_token token, qi_piece *out, qi_error *err) {
   const qi__vocab *vocab = &s->model->vocab;
-  qi_token token = qi__sampler_sample(s->sampler, qi__session_logits(s, -1));
+  bool is_end = (s->matcher || !s->desc.ignore_end) && qi__token_is_end(vocab, token);
+  qi_result r = s->matcher && !is_end ? qi__matcher_accept(s->matcher, token, err) : QI_OK;
+  if (r) return r;
   qi__sampler_accept(s->sampler, token);
   s->n_logits = 0;
   out->token = token;
-  if (!s->desc.ignore_end && qi__token_is_end(vocab, token)) return qi__finish(s, out);
-  s->last = token;
+  if (is_end) return qi__finish(s, out);
+  s->pending[s->n_pending++] = token;
   s->n_predicted++;
   size_t len = qi__token_piece(vocab, token, s->desc.print_special, s->piece, vocab->max_token);
   s->ended = qi__text_push(&s->text, s->piece, len, out);
   return s->ended ? QI_END : QI_OK;
 }
 
+// Chooses a token from the logits of the last one. Where the grammar leaves one, no random number is drawn for it.
+QI__FN qi_result qi__sample_piece(qi_session *s, const qi__mask *mask, qi_piece *out, qi_error *err) {
+  bool forced = mask->only >= 0 && !mask->can_end;
+  return qi__take_token(s, forced ? mask->only : qi__sampler_sample(s->sampler, qi__session_logits(s, -1), mask->allowed), out, err);
+}
+
+// Behind a token that is not computed yet: can the next one be told without? Not where one at a time would not have fit.
+QI__FN bool qi__is_forced(const qi_session *s, const qi__mask *mask) {
+  if (!s->matcher || !s->n_pending) return false;
+  if (!mask->n) return true; // only the end is left
+  return mask->only >= 0 && !mask->can_end && s->n_pending < QI__MAX_PENDING && s->kv.length[0] + s->n_pending <= s->kv.n_ctx;
+}
+
 QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi_error *err) {
   qi_result r;
+  qi__mask mask = {NULL, 0, -1, false};
   *out = (qi_piece){"", 0, -1};
   if (!s->work.tokens && s->prompted && s->ended) return QI_END;
-  if (!s->work.tokens && s->last >= 0) {
+  if (!s->work.tokens && s->n_pending) {
     if (s->n_predicted >= s->desc.n_predict) return qi__finish(s, out);
-    s->queue[0] = (qi_decode_token){s->last, 0, true, true};
-    if ((r = qi__work_begin(s, s->queue, 1, err))) return r;
+    if (s->matcher && (r = qi__matcher_mask(s->matcher, &mask, err))) return r;
+    if (qi__is_forced(s, &mask)) return mask.n ? qi__take_token(s, mask.only, out, err) : qi__finish(s, out);
+    for (size_t i = 0; i < s->n_pending; i++)
+      s->queue[i] = (qi_decode_token){s->pending[i], 0, true, i + 1 == s->n_pending};
+    if ((r = qi__work_begin(s, s->queue, s->n_pending, err))) return r;
     s->work.text = true;
   }
   if ((r = qi__work_run(s, deadline_us, err))) return r;
   if (!s->prompted || !s->n_logits) return qi__fail(err, QI_ERR_STATE, "next: nothing to continue; call qi_prompt first");
-  return qi__sample_piece(s, out);
+  if (s->matcher && (r = qi__matcher_mask(s->matcher, &mask, err))) return r;
+  return qi__sample_piece(s, &mask, out, err);
+}
+
+QI__FN qi_result qi__session_constrain(qi_session *s, qi_matcher *m, qi_error *err) {
+  if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "constrain: earlier work is unfinished (qi_step, or qi_session_reset)");
+  if (m && m->automaton->grammar->model != s->model) return qi__fail(err, QI_ERR_ARGUMENT, "constrain: a matcher of another model");
+  s->matcher = m;
+  if (m) qi__matcher_reset(m);
+  return QI_OK;
 }
 
 #endif // QI__SESSION_H
@@ -20740,6 +22476,66 @@ QI_API qi_token qi_token_find(const qi_model *m, const char *text, size_t len) {
   return qi__has_vocab(m) && text ? qi__token_find(&m->vocab, text, len) : -1;
 }
 
+// ---- grammars ----
+
+QI_API qi_result qi_grammar_open(qi_grammar **out, const qi_model *m, const qi_grammar_desc *desc, qi_error *err) {
+  QI__NOT_NULL(out, "qi_grammar_open");
+  *out = NULL;
+  QI__NOT_NULL(m, "qi_grammar_open");
+  QI__NOT_NULL(desc, "qi_grammar_open");
+  if (!qi__has_vocab(m)) return qi__fail(err, QI_ERR_STATE, "qi_grammar_open: the model was opened without its tokenizer (load)");
+  return qi__grammar_open(out, m, desc, err);
+}
+
+QI_API void qi_grammar_close(qi_grammar *g) { qi__grammar_close(g); }
+
+QI_API qi_result qi_matcher_open(qi_matcher **out, const qi_grammar *g, const qi_matcher *share, const qi_allocator *allocator,
+                                 qi_error *err) {
+  QI__NOT_NULL(out, "qi_matcher_open");
+  *out = NULL;
+  QI__NOT_NULL(g, "qi_matcher_open");
+  return qi__matcher_open(out, g, share, allocator, err);
+}
+
+QI_API void qi_matcher_close(qi_matcher *mt) { qi__matcher_close(mt); }
+QI_API size_t qi_matcher_memory(const qi_grammar *g, bool shared) { return g ? qi__matcher_memory(g, shared) : 0; }
+
+QI_API void qi_matcher_reset(qi_matcher *mt) {
+  if (mt) qi__matcher_reset(mt);
+}
+
+QI_API qi_result qi_matcher_copy(qi_matcher *to, const qi_matcher *from, qi_error *err) {
+  QI__NOT_NULL(to, "qi_matcher_copy");
+  QI__NOT_NULL(from, "qi_matcher_copy");
+  if (to->automaton != from->automaton) return qi__fail(err, QI_ERR_ARGUMENT, "qi_matcher_copy: the matchers do not share");
+  to->state = from->state;
+  return QI_OK;
+}
+
+QI_API qi_result qi_matcher_accept(qi_matcher *mt, qi_token token, qi_error *err) {
+  QI__NOT_NULL(mt, "qi_matcher_accept");
+  return qi__matcher_accept(mt, token, err);
+}
+
+QI_API qi_result qi_matcher_accept_text(qi_matcher *mt, const char *text, size_t len, qi_error *err) {
+  bool ok = true;
+  QI__NOT_NULL(mt, "qi_matcher_accept_text");
+  if (len) QI__NOT_NULL(text, "qi_matcher_accept_text");
+  qi_result r = qi__matcher_bytes(mt, text, len, &ok, err);
+  return r || ok ? r : qi__fail(err, QI_ERR_ARGUMENT, "grammar: the text does not fit here");
+}
+
+QI_API qi_result qi_matcher_allowed(qi_matcher *mt, const uint32_t **allowed, qi_error *err) {
+  qi__mask mask;
+  QI__NOT_NULL(mt, "qi_matcher_allowed");
+  QI__NOT_NULL(allowed, "qi_matcher_allowed");
+  qi_result r = qi__matcher_mask(mt, &mask, err);
+  if (!r) *allowed = mask.allowed;
+  return r;
+}
+
+QI_API bool qi_matcher_can_end(const qi_matcher *mt) { return mt && qi__automaton_can_end(mt->automaton, mt->state); }
+
 // ---- samplers ----
 
 QI_API qi_result qi_sampler_open(qi_sampler **out, int n_vocab, const qi_sampler_desc *desc, const qi_allocator *allocator,
@@ -20750,10 +22546,11 @@ QI_API qi_result qi_sampler_open(qi_sampler **out, int n_vocab, const qi_sampler
 }
 
 QI_API void qi_sampler_close(qi_sampler *sp) { qi__sampler_close(sp); }
-QI_API qi_token qi_sampler_sample(qi_sampler *sp, const float *logits) {
+QI_API qi_token qi_sampler_sample(qi_sampler *sp, const float *logits) { return qi_sampler_sample_allowed(sp, logits, NULL); }
+QI_API qi_token qi_sampler_sample_allowed(qi_sampler *sp, const float *logits, const uint32_t *allowed) {
   if (!sp || !logits) return -1;
   qi__fp_mode mode = qi__fp_enter();
-  qi_token token = qi__sampler_sample(sp, logits);
+  qi_token token = qi__sampler_sample(sp, logits, allowed);
   qi__fp_leave(mode);
   return token;
 }
@@ -20818,6 +22615,11 @@ QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us
   qi_result r = qi__next(s, out, qi__deadline(budget_us), err);
   qi__fp_leave(mode);
   return r;
+}
+
+QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, qi_error *err) {
+  QI__NOT_NULL(s, "qi_session_constrain");
+  return qi__session_constrain(s, mt, err);
 }
 
 QI_API void qi_cancel(qi_session *s) {

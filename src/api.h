@@ -493,6 +493,62 @@ QI_API bool qi_token_is_control(const qi_model *m, qi_token id); // no text, but
 // Token whose text is exactly `text` (escaped as in the vocabulary); -1 if there is none.
 QI_API qi_token qi_token_find(const qi_model *m, const char *text, size_t len);
 
+// ---- grammars ----
+
+// What generated text may be: tokens that would leave the grammar are not chosen, and generation ends only where the grammar does.
+// Grammars are compiled to bytes, so text is whole UTF-8 at the end whatever the tokens hold.
+//
+// GBNF, as in llama.cpp: rules `name ::= alternatives`, the text is `root`. "literal", [a-z] and [^a-z], . (any character), (group),
+// a | b, and behind any of them * + ? {n} {n,} {n,m}; \n \r \t \\ \" \xHH \uHHHH \UHHHHHHHH; # comments. Refused: rules that may
+// begin with themselves (left recursion), that never end, that are not defined or defined twice.
+typedef struct qi_grammar qi_grammar;
+
+// Where a grammar comes from: exactly one of gbnf, choices.
+typedef struct qi_grammar_desc {
+  const char *gbnf;            // rules, UTF-8
+  const char *const *choices;  // n_choices strings, UTF-8, not empty: the text is one of them
+  int n_choices;               // at most 65536
+  size_t len;                  // bytes of gbnf; 0 = up to its terminator. At most 2^20
+  const qi_grammar *share;     // a grammar of the same model whose table of tokens (some MB) is used too; default an own one
+  qi_allocator allocator;      // default: the model's
+} qi_grammar_desc;
+
+// Compiles a grammar for the tokens of a model (opened with its tokenizer), which must outlive it. Immutable: any number of threads
+// and matchers may use it. The desc and what it points to are not needed afterwards.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_FORMAT (with line and column), QI_ERR_LIMIT (too large or nested too deep), QI_ERR_STATE (model
+// without tokenizer), QI_ERR_OOM.
+QI_API qi_result qi_grammar_open(qi_grammar **out, const qi_model *m, const qi_grammar_desc *desc, qi_error *err);
+QI_API void qi_grammar_close(qi_grammar *g); // NULL is fine; matchers must be closed first
+
+// Where a text is in a grammar. What is found out about the grammar on the way (which tokens may follow where) is kept, so it costs
+// little when it is needed again.
+typedef struct qi_matcher qi_matcher;
+
+// At the beginning of the grammar. `share` (may be NULL): a matcher of the same grammar whose knowledge is used and added to; both
+// then belong to the same thread. Any order of closing is fine. Takes all its memory here, from allocator (NULL = the grammar's).
+// Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_LIMIT (the grammar can be read in too many ways).
+QI_API qi_result qi_matcher_open(qi_matcher **out, const qi_grammar *g, const qi_matcher *share, const qi_allocator *allocator,
+                                 qi_error *err);
+QI_API void qi_matcher_close(qi_matcher *mt); // NULL is fine
+// Bytes that qi_matcher_open asks for, with share or without; 0 for NULL.
+QI_API size_t qi_matcher_memory(const qi_grammar *g, bool shared);
+
+// Back to the beginning.
+QI_API void qi_matcher_reset(qi_matcher *mt);
+// `to` goes where `from` is. Errors: QI_ERR_ARGUMENT (they were not opened with share).
+QI_API qi_result qi_matcher_copy(qi_matcher *to, const qi_matcher *from, qi_error *err);
+
+// Goes on by a token, or by text that is there already. Tokens that end generation are fine where the grammar may end, and change
+// nothing. Errors: QI_ERR_ARGUMENT (the grammar does not allow it; nothing changes), QI_ERR_LIMIT (rules within rules too deep).
+QI_API qi_result qi_matcher_accept(qi_matcher *mt, qi_token token, qi_error *err);
+QI_API qi_result qi_matcher_accept_text(qi_matcher *mt, const char *text, size_t len, qi_error *err);
+
+// Tokens that may come next: bit t % 32 of (*allowed)[t / 32], (n_vocab + 31) / 32 words, valid until the next call on this matcher
+// or one that shares with it. Tokens that end generation are among them exactly when the grammar may end here.
+// Errors: QI_ERR_STATE (the grammar goes on, but no token of the vocabulary fits), QI_ERR_LIMIT.
+QI_API qi_result qi_matcher_allowed(qi_matcher *mt, const uint32_t **allowed, qi_error *err);
+QI_API bool qi_matcher_can_end(const qi_matcher *mt); // the text so far is complete; false for NULL
+
 // ---- samplers ----
 
 // Makes a token more or less likely.
@@ -528,6 +584,8 @@ QI_API void qi_sampler_close(qi_sampler *sp); // NULL is fine
 // Chooses a token; logits: float32 [n_vocab], unchanged. NaN counts as -infinity. Does not remember it: see qi_sampler_accept.
 // -1 when an argument is NULL.
 QI_API qi_token qi_sampler_sample(qi_sampler *sp, const float *logits);
+// The same among the tokens whose bits are set, as qi_matcher_allowed tells them; NULL = all.
+QI_API qi_token qi_sampler_sample_allowed(qi_sampler *sp, const float *logits, const uint32_t *allowed);
 // Puts a token into the history that penalties look at (prompt tokens too, if they shall count).
 QI_API void qi_sampler_accept(qi_sampler *sp, qi_token token);
 // Forgets history; random numbers start again from `seed`.
@@ -620,6 +678,14 @@ QI_API qi_result qi_prompt_tokens(qi_session *s, const qi_token *ids, size_t n, 
 QI_API qi_result qi_next(qi_session *s, qi_piece *out, qi_error *err);
 // As qi_next, for at most about budget_us microseconds: QI_AGAIN when the token is not ready; call again, any time later.
 QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us, qi_error *err);
+
+// Binds the answers to a grammar: each begins it anew, and ends where it ends (tokens that end generation count even with
+// ignore_end; n_predict and stop strings may cut it short). NULL takes the grammar away. The matcher stays the caller's and must not
+// be used or closed before that or qi_session_close. In the middle of an answer the grammar begins with the text that is still to
+// come. Where only one token fits, it is taken without computing anything, and computed later together with the next ones: the words
+// are the same.
+// Errors: QI_ERR_ARGUMENT (a matcher of another model), QI_ERR_STATE (unfinished work).
+QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, qi_error *err);
 
 // Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as
 // it was before. With no call running, the next one is stopped.

@@ -313,6 +313,66 @@ QI_API qi_token qi_token_find(const qi_model *m, const char *text, size_t len) {
   return qi__has_vocab(m) && text ? qi__token_find(&m->vocab, text, len) : -1;
 }
 
+// ---- grammars ----
+
+QI_API qi_result qi_grammar_open(qi_grammar **out, const qi_model *m, const qi_grammar_desc *desc, qi_error *err) {
+  QI__NOT_NULL(out, "qi_grammar_open");
+  *out = NULL;
+  QI__NOT_NULL(m, "qi_grammar_open");
+  QI__NOT_NULL(desc, "qi_grammar_open");
+  if (!qi__has_vocab(m)) return qi__fail(err, QI_ERR_STATE, "qi_grammar_open: the model was opened without its tokenizer (load)");
+  return qi__grammar_open(out, m, desc, err);
+}
+
+QI_API void qi_grammar_close(qi_grammar *g) { qi__grammar_close(g); }
+
+QI_API qi_result qi_matcher_open(qi_matcher **out, const qi_grammar *g, const qi_matcher *share, const qi_allocator *allocator,
+                                 qi_error *err) {
+  QI__NOT_NULL(out, "qi_matcher_open");
+  *out = NULL;
+  QI__NOT_NULL(g, "qi_matcher_open");
+  return qi__matcher_open(out, g, share, allocator, err);
+}
+
+QI_API void qi_matcher_close(qi_matcher *mt) { qi__matcher_close(mt); }
+QI_API size_t qi_matcher_memory(const qi_grammar *g, bool shared) { return g ? qi__matcher_memory(g, shared) : 0; }
+
+QI_API void qi_matcher_reset(qi_matcher *mt) {
+  if (mt) qi__matcher_reset(mt);
+}
+
+QI_API qi_result qi_matcher_copy(qi_matcher *to, const qi_matcher *from, qi_error *err) {
+  QI__NOT_NULL(to, "qi_matcher_copy");
+  QI__NOT_NULL(from, "qi_matcher_copy");
+  if (to->automaton != from->automaton) return qi__fail(err, QI_ERR_ARGUMENT, "qi_matcher_copy: the matchers do not share");
+  to->state = from->state;
+  return QI_OK;
+}
+
+QI_API qi_result qi_matcher_accept(qi_matcher *mt, qi_token token, qi_error *err) {
+  QI__NOT_NULL(mt, "qi_matcher_accept");
+  return qi__matcher_accept(mt, token, err);
+}
+
+QI_API qi_result qi_matcher_accept_text(qi_matcher *mt, const char *text, size_t len, qi_error *err) {
+  bool ok = true;
+  QI__NOT_NULL(mt, "qi_matcher_accept_text");
+  if (len) QI__NOT_NULL(text, "qi_matcher_accept_text");
+  qi_result r = qi__matcher_bytes(mt, text, len, &ok, err);
+  return r || ok ? r : qi__fail(err, QI_ERR_ARGUMENT, "grammar: the text does not fit here");
+}
+
+QI_API qi_result qi_matcher_allowed(qi_matcher *mt, const uint32_t **allowed, qi_error *err) {
+  qi__mask mask;
+  QI__NOT_NULL(mt, "qi_matcher_allowed");
+  QI__NOT_NULL(allowed, "qi_matcher_allowed");
+  qi_result r = qi__matcher_mask(mt, &mask, err);
+  if (!r) *allowed = mask.allowed;
+  return r;
+}
+
+QI_API bool qi_matcher_can_end(const qi_matcher *mt) { return mt && qi__automaton_can_end(mt->automaton, mt->state); }
+
 // ---- samplers ----
 
 QI_API qi_result qi_sampler_open(qi_sampler **out, int n_vocab, const qi_sampler_desc *desc, const qi_allocator *allocator,
@@ -323,10 +383,11 @@ QI_API qi_result qi_sampler_open(qi_sampler **out, int n_vocab, const qi_sampler
 }
 
 QI_API void qi_sampler_close(qi_sampler *sp) { qi__sampler_close(sp); }
-QI_API qi_token qi_sampler_sample(qi_sampler *sp, const float *logits) {
+QI_API qi_token qi_sampler_sample(qi_sampler *sp, const float *logits) { return qi_sampler_sample_allowed(sp, logits, NULL); }
+QI_API qi_token qi_sampler_sample_allowed(qi_sampler *sp, const float *logits, const uint32_t *allowed) {
   if (!sp || !logits) return -1;
   qi__fp_mode mode = qi__fp_enter();
-  qi_token token = qi__sampler_sample(sp, logits);
+  qi_token token = qi__sampler_sample(sp, logits, allowed);
   qi__fp_leave(mode);
   return token;
 }
@@ -391,6 +452,11 @@ QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us
   qi_result r = qi__next(s, out, qi__deadline(budget_us), err);
   qi__fp_leave(mode);
   return r;
+}
+
+QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, qi_error *err) {
+  QI__NOT_NULL(s, "qi_session_constrain");
+  return qi__session_constrain(s, mt, err);
 }
 
 QI_API void qi_cancel(qi_session *s) {

@@ -20,7 +20,7 @@ static qi_sampler *open_sampler(int n_vocab, const qi_sampler_desc *d) {
 
 static qi_token sample_once(const qi_sampler_desc *d, const float *logits, int n) {
   qi_sampler *sp = open_sampler(n, d);
-  qi_token t = qi__sampler_sample(sp, logits);
+  qi_token t = qi__sampler_sample(sp, logits, NULL);
   qi__sampler_close(sp);
   return t;
 }
@@ -83,11 +83,11 @@ static void test_bias(void **state) {
   qi_sampler_desc d = {.logit_bias = b, .n_logit_bias = 4};
   qi_sampler *sp = open_sampler(4, &d);
   b[0].bias = -50; // was copied
-  assert_int_equal(qi__sampler_sample(sp, logits), 2);
+  assert_int_equal(qi__sampler_sample(sp, logits, NULL), 2);
   qi__sampler_close(sp);
   d.temperature = 1.5f;
   sp = open_sampler(4, &d);
-  for (int i = 0; i < 1000; i++) assert_int_not_equal(qi__sampler_sample(sp, logits), 0);
+  for (int i = 0; i < 1000; i++) assert_int_not_equal(qi__sampler_sample(sp, logits, NULL), 0);
   qi__sampler_close(sp);
 }
 
@@ -102,7 +102,7 @@ static void test_extreme_numbers(void **state) {
                            .repetition_penalty = 1e-30f, .frequency_penalty = -FLT_MAX, .logit_bias = &b, .n_logit_bias = 1};
       qi_sampler *sp = open_sampler(5, &d);
       for (int k = 0; k < 5; k++) qi__sampler_accept(sp, k);
-      qi_token t = qi__sampler_sample(sp, logits);
+      qi_token t = qi__sampler_sample(sp, logits, NULL);
       assert_true(t >= 0 && t < 5 && t != 4);
       qi__sampler_close(sp);
     }
@@ -120,14 +120,14 @@ static void test_penalties_by_hand(void **state) {
   qi__sampler_accept(sp, -1);
   qi__sampler_accept(sp, 4);
   for (int twice = 0; twice < 2; twice++) {
-    assert_int_equal(qi__sampler_sample(sp, logits), 2);
+    assert_int_equal(qi__sampler_sample(sp, logits, NULL), 2);
     assert_true(sp->candidates[0].logit == 2 / 2.0f - 3 * 0.25f - 0.5f);
     assert_true(sp->candidates[1].logit == -1 * 2.0f - 0.25f - 0.5f);
     assert_true(sp->candidates[2].logit == 4);
     assert_true(sp->candidates[3].logit == 0.5f);
   }
   qi__sampler_reset(sp, 0);
-  qi__sampler_sample(sp, logits);
+  qi__sampler_sample(sp, logits, NULL);
   for (int i = 0; i < 4; i++) assert_true(sp->candidates[i].logit == logits[i]);
   qi__sampler_close(sp);
 }
@@ -147,7 +147,7 @@ static void test_penalty_window(void **state) {
       qi__sampler_accept(sp, all[n]);
       float expected[VOCAB] = {0};
       for (int i = n - last_n + 1 > 0 ? n - last_n + 1 : 0; i <= n; i++) expected[all[i]] -= 1;
-      assert_int_equal(qi__sampler_sample(sp, logits), qi__argmax(expected, VOCAB));
+      assert_int_equal(qi__sampler_sample(sp, logits, NULL), qi__argmax(expected, VOCAB, NULL));
       for (int i = 0; i < VOCAB; i++) assert_true(sp->candidates[i].logit == expected[i]);
     }
     qi__sampler_close(sp);
@@ -156,9 +156,9 @@ static void test_penalty_window(void **state) {
   qi_sampler *sp = open_sampler(VOCAB, &def);
   qi__sampler_accept(sp, 0);
   for (int i = 0; i < 63; i++) qi__sampler_accept(sp, 1);
-  assert_int_equal(qi__sampler_sample(sp, logits), 2);
+  assert_int_equal(qi__sampler_sample(sp, logits, NULL), 2);
   qi__sampler_accept(sp, 1); // the 65th: 0 is forgotten
-  assert_int_equal(qi__sampler_sample(sp, logits), 0);
+  assert_int_equal(qi__sampler_sample(sp, logits, NULL), 0);
   qi__sampler_close(sp);
 }
 
@@ -224,7 +224,7 @@ static bool check_against_naive(const qi_sampler_desc *d, const float *logits, i
   uint64_t copy[4];
   memcpy(copy, sp->rng, sizeof copy);
   double u = qi__rng_double(copy), have = 0;
-  qi_token got = qi__sampler_sample(sp, logits), expected = -1;
+  qi_token got = qi__sampler_sample(sp, logits, NULL), expected = -1;
   for (int i = 0; i < n; i++) {
     const qi__candidate *kept = &sp->candidates[i];
     assert_true(p[kept->id] > 0);
@@ -310,7 +310,7 @@ static void check_frequencies(const qi_sampler_desc *d, const float *logits, con
   int seen[16] = {0};
   double chi = 0;
   qi_sampler *sp = open_sampler(n, d);
-  for (int i = 0; i < DRAWS; i++) seen[qi__sampler_sample(sp, logits)]++;
+  for (int i = 0; i < DRAWS; i++) seen[qi__sampler_sample(sp, logits, NULL)]++;
   qi__sampler_close(sp);
   for (int i = 0; i < n; i++) {
     if (p[i] == 0) {
@@ -360,7 +360,7 @@ static void test_deterministic(void **state) {
   for (int round = 0; round < 3; round++) {
     int differ = 0;
     for (int i = 0; i < N; i++) {
-      qi_token t = qi__sampler_sample(sp, logits);
+      qi_token t = qi__sampler_sample(sp, logits, NULL);
       qi__sampler_accept(sp, t);
       if (round == 0) first[i] = t;
       differ += t != first[i];
@@ -382,7 +382,7 @@ static void test_golden_tokens(void **state) {
   qi_sampler_desc d = {.temperature = 0.75f, .top_p = 0.9f, .min_p = 0.01f, .repetition_penalty = 1.25f, .seed = 2024};
   qi_sampler *sp = open_sampler(64, &d);
   for (size_t i = 0; i < QI__COUNT_OF(expected); i++) {
-    qi_token t = qi__sampler_sample(sp, logits);
+    qi_token t = qi__sampler_sample(sp, logits, NULL);
     assert_int_equal(t, expected[i]);
     qi__sampler_accept(sp, t);
   }
@@ -462,7 +462,7 @@ static void test_memory(void **state) {
   float logits[50] = {0};
   assert_int_equal(qi__sampler_open(&sp, 50, &d, &a, NULL), QI_OK);
   assert_int_equal(c.calls, 1);
-  for (int i = 0; i < 3000; i++) qi__sampler_accept(sp, qi__sampler_sample(sp, logits));
+  for (int i = 0; i < 3000; i++) qi__sampler_accept(sp, qi__sampler_sample(sp, logits, NULL));
   assert_int_equal(c.calls, 1);
   qi__sampler_close(sp);
   assert_int_equal(c.bytes, 0);

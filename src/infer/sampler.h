@@ -238,10 +238,13 @@ QI__FN void qi__sampler_penalize(qi_sampler *sp) {
   }
 }
 
+// Bit t of `allowed`; NULL allows all.
+QI__INLINE bool qi__is_allowed(const uint32_t *allowed, qi_token t) { return !allowed || allowed[t / 32] >> (t % 32) & 1; }
+
 // All tokens as candidates, with bias and penalties.
-QI__FN void qi__sampler_load(qi_sampler *sp, const float *logits) {
+QI__FN void qi__sampler_load(qi_sampler *sp, const float *logits, const uint32_t *allowed) {
   for (int i = 0; i < sp->n_vocab; i++) {
-    sp->candidates[i].logit = qi__sampler_clean(logits[i]);
+    sp->candidates[i].logit = qi__is_allowed(allowed, i) ? qi__sampler_clean(logits[i]) : -INFINITY;
     sp->candidates[i].weight = 0;
     sp->candidates[i].id = i;
   }
@@ -252,15 +255,18 @@ QI__FN void qi__sampler_load(qi_sampler *sp, const float *logits) {
   if (sp->has_penalties) qi__sampler_penalize(sp);
 }
 
-// What is left when no logit is above -infinity: the lowest id that no bias forbids; 0 if all are forbidden.
+// What is left when no logit is above -infinity: the lowest allowed id that no bias forbids, else the lowest allowed, else 0.
 // The candidates must still be in the order of their ids.
-QI__FN qi_token qi__sampler_fallback(qi_sampler *sp) {
-  if (!sp->candidates) return 0;
-  for (int i = 0; i < sp->desc.n_logit_bias; i++)
+QI__FN qi_token qi__sampler_fallback(qi_sampler *sp, const uint32_t *allowed) {
+  qi_token first = -1;
+  for (int i = 0; sp->candidates && i < sp->desc.n_logit_bias; i++)
     if (sp->bias[i].bias < -FLT_MAX) sp->candidates[sp->bias[i].token].weight = 1;
-  for (int i = 0; i < sp->n_vocab; i++)
-    if (sp->candidates[i].weight == 0) return i;
-  return 0;
+  for (int i = 0; i < sp->n_vocab; i++) {
+    if (!qi__is_allowed(allowed, i)) continue;
+    if (!sp->candidates || sp->candidates[i].weight == 0) return i;
+    if (first < 0) first = i;
+  }
+  return first < 0 ? 0 : first;
 }
 
 // ---- order ----
@@ -391,12 +397,12 @@ QI__FN qi_token qi__sampler_draw(qi_sampler *sp, size_t n, double sum) {
 
 // ---- sampling ----
 
-// Highest of the logits as they are; lowest id among equals; 0 if all are -infinity.
-QI__FN qi_token qi__argmax(const float *logits, int n) {
-  qi_token best = 0;
+// Highest of the allowed logits as they are; lowest id among equals; -1 if all are -infinity.
+QI__FN qi_token qi__argmax(const float *logits, int n, const uint32_t *allowed) {
+  qi_token best = -1;
   float max = -INFINITY;
   for (int i = 0; i < n; i++)
-    if (logits[i] > max) { // false for NaN
+    if (logits[i] > max && qi__is_allowed(allowed, i)) { // false for NaN
       max = logits[i];
       best = i;
     }
@@ -404,16 +410,19 @@ QI__FN qi_token qi__argmax(const float *logits, int n) {
 }
 
 // See qi_sampler_sample. One random number for each call that is not greedy.
-QI__FN qi_token qi__sampler_sample(qi_sampler *sp, const float *logits) {
+QI__FN qi_token qi__sampler_sample(qi_sampler *sp, const float *logits, const uint32_t *allowed) {
   const qi_sampler_desc *d = &sp->desc;
-  if (!sp->candidates) return qi__argmax(logits, sp->n_vocab);
-  qi__sampler_load(sp, logits);
+  if (!sp->candidates) {
+    qi_token t = qi__argmax(logits, sp->n_vocab, allowed);
+    return t < 0 ? qi__sampler_fallback(sp, allowed) : t;
+  }
+  qi__sampler_load(sp, logits, allowed);
   qi__candidate *c = sp->candidates;
   qi__candidate best = {-INFINITY, 0, -1};
   size_t n = (size_t)sp->n_vocab, m = 0;
   for (size_t i = 0; i < n; i++)
     if (c[i].logit > best.logit) best = c[i];
-  if (best.id < 0) return qi__sampler_fallback(sp);
+  if (best.id < 0) return qi__sampler_fallback(sp, allowed);
   if (d->temperature == 0) return best.id;
   for (size_t i = 0; i < n; i++)
     if (c[i].logit >= -FLT_MAX) c[m++] = c[i];

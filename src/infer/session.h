@@ -3,6 +3,7 @@
 #define QI__SESSION_H
 
 #include "../model/model.h"
+#include "matcher.h"
 #include "observe.h"
 #include "sampler.h"
 #include "text.h"
@@ -10,6 +11,7 @@
 #define QI__MAX_SEQS 1024
 #define QI__MAX_CTX (1 << 24)
 #define QI__MAX_BATCH (1 << 16)
+#define QI__MAX_PENDING 32 // tokens given before they are computed
 
 // Tokens that are to be computed, in chunks of n_batch. Until the last one is done the sequences can go back to where they were.
 typedef struct qi__work {
@@ -45,7 +47,9 @@ struct qi_session {
   qi__text text;
   char *piece;            // bytes of one token
   bool prompted, ended;
-  qi_token last;          // sampled, given as text, not computed yet; -1 = none
+  qi_matcher *matcher;    // the caller's; NULL = any text
+  qi_token pending[QI__MAX_PENDING]; // chosen, given as text, not computed yet
+  size_t n_pending;
   int n_predicted;        // since the last prompt
   qi_session_stats stats;
 };
@@ -163,7 +167,7 @@ QI__FN void qi__session_wire(qi_session *s) {
   bool beyond = (size_t)s->desc.n_ctx > f->h->rope_n_ctx_orig;
   const float *factors = w->rope_factors ? w->rope_factors : beyond ? w->rope_long : w->rope_short;
   f->magnitude = qi__rope_frequencies(f->h, factors, f->frequency);
-  s->last = -1;
+  s->n_pending = 0;
   s->stats.heap_bytes = s->bytes;
   s->stats.kv_bytes = qi__kv_bytes(&s->kv);
   s->stats.kv_tokens = (uint64_t)s->kv.n_pages * QI__KV_PAGE;
@@ -281,11 +285,12 @@ QI__FN void qi__work_chunk_done(qi_session *s) {
 QI__FN void qi__work_done(qi_session *s) {
   qi__work *w = &s->work;
   for (size_t seq = 0; s->kv.window && seq < s->kv.n_seqs; seq++) qi__kv_slide(&s->kv, seq);
-  if (w->text) s->last = -1;
+  if (w->text) s->n_pending = 0;
   for (size_t i = 0; w->text && i < w->n; i++)
     if (!w->tokens[i].generated) qi__sampler_accept(s->sampler, w->tokens[i].token);
   if (w->prompt) {
     qi__text_reset(&s->text);
+    if (s->matcher) qi__matcher_reset(s->matcher);
     s->prompted = true;
     s->ended = false;
     s->n_predicted = 0;
@@ -326,7 +331,7 @@ QI__FN qi_result qi__decode(qi_session *s, const qi_decode_token *tokens, size_t
   if (!tokens && n) return qi__fail(err, QI_ERR_ARGUMENT, "decode: tokens is NULL");
   qi_result r = qi__work_begin(s, tokens, n, err);
   if (r || !n) return r;
-  s->last = -1;
+  s->n_pending = 0;
   s->prompted = false;
   if (later) {
     memcpy(s->queue, tokens, n * sizeof *tokens);
@@ -363,7 +368,7 @@ QI__FN qi_result qi__seq_check_length(const qi_session *s, const char *what, int
 
 // After sequence 0 has become another text.
 QI__FN void qi__seq_changed(qi_session *s, int seq) {
-  if (seq == 0) s->last = -1;
+  if (seq == 0) s->n_pending = 0;
 }
 
 QI__FN qi_result qi__seq_truncate(qi_session *s, int seq, int n, qi_error *err) {
@@ -410,8 +415,9 @@ QI__FN void qi__session_reset(qi_session *s) {
   qi__sampler_reset(s->sampler, s->desc.sampler.seed);
   qi__text_reset(&s->text);
   s->n_logits = 0;
+  if (s->matcher) qi__matcher_reset(s->matcher);
   s->prompted = s->ended = false;
-  s->last = -1;
+  s->n_pending = 0;
   s->n_predicted = 0;
   __atomic_store_n(&s->cancel, 0, __ATOMIC_RELAXED);
 }
@@ -421,14 +427,14 @@ QI__FN void qi__session_reset(qi_session *s) {
 QI__FN qi_result qi__prompt_tokens(qi_session *s, const qi_token *ids, size_t n, qi_error *err) {
   if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "prompt: earlier work is unfinished (qi_step, or qi_session_reset)");
   if (!ids && n) return qi__fail(err, QI_ERR_ARGUMENT, "prompt: ids is NULL");
-  // What was sampled last has been given as text, so it belongs to the context.
-  size_t room = s->kv.n_ctx - s->kv.length[0], before = s->last >= 0, all = n + before;
+  // What has been given as text belongs to the context.
+  size_t room = s->kv.n_ctx - s->kv.length[0], before = s->n_pending, all = n + before;
   if (!all) return qi__fail(err, QI_ERR_ARGUMENT, "prompt: no tokens");
   if (n > s->kv.n_ctx || all > room)
     return qi__fail(err, QI_ERR_CONTEXT, "prompt of %zu tokens: %zu do not fit; %zu of %zu are used", n, n + before - room,
                     s->kv.length[0] + before, s->kv.n_ctx);
   for (size_t i = 0; i < all; i++)
-    s->queue[i] = (qi_decode_token){i < before ? s->last : ids[i - before], 0, i < before, i + 1 == all};
+    s->queue[i] = (qi_decode_token){i < before ? s->pending[i] : ids[i - before], 0, i < before, i + 1 == all};
   qi_result r = qi__work_begin(s, s->queue, all, err);
   s->work.text = s->work.prompt = r == QI_OK;
   return r;
@@ -437,7 +443,7 @@ QI__FN qi_result qi__prompt_tokens(qi_session *s, const qi_token *ids, size_t n,
 QI__FN qi_result qi__prompt_text(qi_session *s, const char *text, size_t len, qi_error *err) {
   if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "prompt: earlier work is unfinished (qi_step, or qi_session_reset)");
   if (!text && len) return qi__fail(err, QI_ERR_ARGUMENT, "prompt: text is NULL");
-  bool first = s->kv.length[0] == 0 && s->last < 0;
+  bool first = s->kv.length[0] == 0 && !s->n_pending;
   int flags = (s->desc.no_parse_special ? 0 : QI_TOKENIZE_PARSE_SPECIAL) |
               (first && !s->desc.no_add_special ? QI_TOKENIZE_ADD_SPECIAL : 0);
   size_t n = 0;
@@ -452,34 +458,62 @@ QI__FN qi_result qi__finish(qi_session *s, qi_piece *out) {
   return QI_END;
 }
 
-// Chooses a token from the logits of the last one and turns it into text.
-QI__FN qi_result qi__sample_piece(qi_session *s, qi_piece *out) {
+// Takes a chosen token and turns it into text.
+QI__FN qi_result qi__take_token(qi_session *s, qi_token token, qi_piece *out, qi_error *err) {
   const qi__vocab *vocab = &s->model->vocab;
-  qi_token token = qi__sampler_sample(s->sampler, qi__session_logits(s, -1));
+  bool is_end = (s->matcher || !s->desc.ignore_end) && qi__token_is_end(vocab, token);
+  qi_result r = s->matcher && !is_end ? qi__matcher_accept(s->matcher, token, err) : QI_OK;
+  if (r) return r;
   qi__sampler_accept(s->sampler, token);
   s->n_logits = 0;
   out->token = token;
-  if (!s->desc.ignore_end && qi__token_is_end(vocab, token)) return qi__finish(s, out);
-  s->last = token;
+  if (is_end) return qi__finish(s, out);
+  s->pending[s->n_pending++] = token;
   s->n_predicted++;
   size_t len = qi__token_piece(vocab, token, s->desc.print_special, s->piece, vocab->max_token);
   s->ended = qi__text_push(&s->text, s->piece, len, out);
   return s->ended ? QI_END : QI_OK;
 }
 
+// Chooses a token from the logits of the last one. Where the grammar leaves one, no random number is drawn for it.
+QI__FN qi_result qi__sample_piece(qi_session *s, const qi__mask *mask, qi_piece *out, qi_error *err) {
+  bool forced = mask->only >= 0 && !mask->can_end;
+  return qi__take_token(s, forced ? mask->only : qi__sampler_sample(s->sampler, qi__session_logits(s, -1), mask->allowed), out, err);
+}
+
+// Behind a token that is not computed yet: can the next one be told without? Not where one at a time would not have fit.
+QI__FN bool qi__is_forced(const qi_session *s, const qi__mask *mask) {
+  if (!s->matcher || !s->n_pending) return false;
+  if (!mask->n) return true; // only the end is left
+  return mask->only >= 0 && !mask->can_end && s->n_pending < QI__MAX_PENDING && s->kv.length[0] + s->n_pending <= s->kv.n_ctx;
+}
+
 QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi_error *err) {
   qi_result r;
+  qi__mask mask = {NULL, 0, -1, false};
   *out = (qi_piece){"", 0, -1};
   if (!s->work.tokens && s->prompted && s->ended) return QI_END;
-  if (!s->work.tokens && s->last >= 0) {
+  if (!s->work.tokens && s->n_pending) {
     if (s->n_predicted >= s->desc.n_predict) return qi__finish(s, out);
-    s->queue[0] = (qi_decode_token){s->last, 0, true, true};
-    if ((r = qi__work_begin(s, s->queue, 1, err))) return r;
+    if (s->matcher && (r = qi__matcher_mask(s->matcher, &mask, err))) return r;
+    if (qi__is_forced(s, &mask)) return mask.n ? qi__take_token(s, mask.only, out, err) : qi__finish(s, out);
+    for (size_t i = 0; i < s->n_pending; i++)
+      s->queue[i] = (qi_decode_token){s->pending[i], 0, true, i + 1 == s->n_pending};
+    if ((r = qi__work_begin(s, s->queue, s->n_pending, err))) return r;
     s->work.text = true;
   }
   if ((r = qi__work_run(s, deadline_us, err))) return r;
   if (!s->prompted || !s->n_logits) return qi__fail(err, QI_ERR_STATE, "next: nothing to continue; call qi_prompt first");
-  return qi__sample_piece(s, out);
+  if (s->matcher && (r = qi__matcher_mask(s->matcher, &mask, err))) return r;
+  return qi__sample_piece(s, &mask, out, err);
+}
+
+QI__FN qi_result qi__session_constrain(qi_session *s, qi_matcher *m, qi_error *err) {
+  if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "constrain: earlier work is unfinished (qi_step, or qi_session_reset)");
+  if (m && m->automaton->grammar->model != s->model) return qi__fail(err, QI_ERR_ARGUMENT, "constrain: a matcher of another model");
+  s->matcher = m;
+  if (m) qi__matcher_reset(m);
+  return QI_OK;
 }
 
 #endif // QI__SESSION_H
