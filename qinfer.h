@@ -505,6 +505,10 @@ QI_API bool qi_token_is_control(const qi_model *m, qi_token id); // no text, but
 // Token whose text is exactly `text` (escaped as in the vocabulary); -1 if there is none.
 QI_API qi_token qi_token_find(const qi_model *m, const char *text, size_t len);
 
+// Tokens whose bytes contain `text` (a line break, a quotation mark). Writes at most cap ids, ascending, and returns the full
+// number; 0 for empty text or a model without tokenizer. Of tokens beyond 512 bytes the first 512 count.
+QI_API size_t qi_tokens_containing(const qi_model *m, const char *text, size_t len, qi_token *out, size_t cap);
+
 // ---- grammars ----
 
 // What generated text may be: tokens that would leave the grammar are not chosen, and generation ends only where the grammar does.
@@ -569,9 +573,24 @@ typedef struct qi_logit_bias {
   float bias;       // added to the logit; -INFINITY forbids the token
 } qi_logit_bias;
 
-// Applied in this order: bias, penalties, then (unless greedy) top_k, top_p, min_p, temperature, and a draw.
+// What a sampler does, in the order in which it does it unless a chain says otherwise. Steps whose parameters are off do nothing.
+typedef enum qi_sampler_step {
+  QI_STEP_PENALTIES = 0, // repetition_penalty, frequency_penalty, presence_penalty
+  QI_STEP_DRY,           // dry_*
+  QI_STEP_TOP_N_SIGMA,
+  QI_STEP_TOP_K,
+  QI_STEP_TYPICAL,
+  QI_STEP_TOP_P,
+  QI_STEP_MIN_P,
+  QI_STEP_XTC,           // xtc_*
+  QI_STEP_TEMPERATURE,   // temperature*; steps before it see probabilities at temperature 1, those behind at this one
+  QI_STEP_MIROSTAT,      // mirostat_*
+  QI_STEP_COUNT
+} qi_sampler_step;
+
+// Bias comes first, a draw last. Zero = off, but for what only refines another field.
 typedef struct qi_sampler_desc {
-  float temperature;         // 0 = greedy: the highest logit, the lowest id among equals
+  float temperature;         // 0 = greedy: the highest logit, the lowest id among equals; only penalties and DRY count then
   int top_k;                 // keep the k most likely; 0 = all
   float top_p;               // keep the smallest set with this much probability; 0 or 1 = all
   float min_p;               // drop what is less than min_p times the most likely; 0 = none
@@ -582,6 +601,22 @@ typedef struct qi_sampler_desc {
   uint64_t seed;             // 0 is a seed like any other: the same words again
   const qi_logit_bias *logit_bias; // copied
   int n_logit_bias;          // entries of logit_bias
+  float typical_p;           // keep those whose surprise is closest to the expected one, up to this probability; 0 or 1 = all
+  float top_n_sigma;         // keep those within so many standard deviations of logits from the highest; 0 = all
+  float xtc_probability;     // how often XTC happens: all tokens above the threshold but the least likely of them are dropped
+  float xtc_threshold;       // probability; 0 = 0.1, above 0.5 nothing happens
+  float temperature_range;   // the temperature is temperature -/+ range by how undecided the model is; 0 = fixed
+  float temperature_exponent; // of that: (entropy / greatest possible)^exponent; 0 = 1
+  float dry_multiplier;      // DRY: a token that continues a repetition of len tokens loses multiplier * base^(len - allowed_length)
+  float dry_base;            // 0 = 1.75
+  int dry_allowed_length;    // shorter repetitions are fine; 0 = 2
+  int dry_last_n;            // how many recent tokens are looked at; 0 = 1024, at most 65536
+  const qi_token *dry_breakers; // tokens that repetitions do not reach over, see qi_tokens_containing; copied
+  int n_dry_breakers;        // entries of dry_breakers
+  float mirostat_tau;        // Mirostat 2: aims at this surprise (in bits) of each token; 0 = off
+  float mirostat_eta;        // how fast it learns; 0 = 0.1
+  const qi_sampler_step *chain; // n_chain steps, each at most once, in this order; those left out do not happen. Copied
+  int n_chain;               // 0 = all, in the order of qi_sampler_step
 } qi_sampler_desc;
 
 // Chooses tokens: the desc, a random number generator, and recent tokens.
@@ -602,6 +637,16 @@ QI_API qi_token qi_sampler_sample_allowed(qi_sampler *sp, const float *logits, c
 QI_API void qi_sampler_accept(qi_sampler *sp, qi_token token);
 // Forgets history; random numbers start again from `seed`.
 QI_API void qi_sampler_reset(qi_sampler *sp, uint64_t seed);
+
+// A token and the natural logarithm of its probability.
+typedef struct qi_logprob {
+  qi_token token;
+  float logprob;
+} qi_logprob;
+
+// The n (1 to 1024) most likely tokens, in order, equals by id, from logits of n_vocab tokens as they are (temperature 1, nothing
+// taken out). Returns how many were written: fewer when fewer have a probability above 0. 0 for wrong arguments. Asks for no memory.
+QI_API int qi_top_logprobs(const float *logits, int n_vocab, qi_logprob *out, int n);
 
 // ---- sessions ----
 
@@ -17525,6 +17570,20 @@ QI__FN size_t qi__token_piece(const qi__vocab *v, qi_token id, bool special, cha
   return sink.n;
 }
 
+// qi_tokens_containing. Of longer tokens the first bytes are looked at.
+QI__FN size_t qi__tokens_containing(const qi__vocab *v, const char *text, size_t len, qi_token *out, size_t cap) {
+  char piece[512];
+  size_t n = 0;
+  for (uint32_t id = 0; id < v->n_tokens; id++) {
+    size_t n_piece = qi__min_size(qi__token_piece(v, (qi_token)id, false, piece, sizeof piece), sizeof piece), at = 0;
+    while (at + len <= n_piece && memcmp(piece + at, text, len)) at++;
+    if (at + len > n_piece) continue;
+    if (n < cap) out[n] = (qi_token)id;
+    n++;
+  }
+  return n;
+}
+
 // qi_detokenize. The blank that SentencePiece models put before text is left out once.
 QI__FN qi_result qi__detokenize(const qi__vocab *v, const qi_token *ids, size_t n, bool special, char *out, size_t cap,
                                 size_t *len_out, qi_error *err) {
@@ -19259,10 +19318,9 @@ typedef struct qi__automaton {
 
 #define QI__GRAMMAR_TAIL (QI__GRAMMAR_ACCEPT - 1)
 
-QI__FN qi__automaton *qi__automaton_layout(qi__arena *arena, const qi_grammar *g) {
-  qi__automaton *a = QI__ARENA_ARRAY(arena, qi__automaton, 1), counting;
-  bool real = a != NULL;
-  if (!a) a = &counting;
+// Fills in *a and returns where it is to be kept: at the beginning of the block.
+QI__FN qi__automaton *qi__automaton_layout(qi__automaton *a, qi__arena *arena, const qi_grammar *g) {
+  qi__automaton *home = QI__ARENA_ARRAY(arena, qi__automaton, 1);
   memset(a, 0, sizeof *a);
   const qi__grammar_program *p = &g->program;
   size_t n = qi__min_size(2 * p->n_code + 4096, QI__AUTOMATON_MAX_PLACES), places = 4096;
@@ -19286,7 +19344,7 @@ QI__FN qi__automaton *qi__automaton_layout(qi__arena *arena, const qi_grammar *g
   a->open_callers = QI__ARENA_ARRAY(arena, uint32_t, p->n_rules);
   a->open_stack = QI__ARENA_ARRAY(arena, uint32_t, p->n_rules);
   a->keep = QI__ARENA_ARRAY(arena, uint32_t, QI__AUTOMATON_STATES + QI__AUTOMATON_STACKS);
-  return real ? a : NULL;
+  return home;
 }
 
 // ---- places ----
@@ -19517,10 +19575,12 @@ QI__FN void qi__matcher_close(qi_matcher *m) {
 
 QI__FN qi_result qi__automaton_open(qi__automaton **out, const qi_grammar *g, const qi_allocator *allocator, qi_error *err) {
   qi__arena arena = {0};
-  qi__automaton_layout(&arena, g);
+  qi__automaton layout;
+  qi__automaton_layout(&layout, &arena, g);
   qi_result r = qi__arena_open(&arena, allocator, "matcher", err);
   if (r) return r;
-  qi__automaton *a = qi__automaton_layout(&arena, g);
+  qi__automaton *a = qi__automaton_layout(&layout, &arena, g);
+  *a = layout;
   a->allocator = *allocator;
   a->bytes = arena.size;
   if (qi__automaton_init(a)) *out = a;
@@ -19554,7 +19614,8 @@ QI__FN qi_result qi__matcher_open(qi_matcher **out, const qi_grammar *g, const q
 // Bytes that qi__matcher_open asks for.
 QI__FN size_t qi__matcher_memory(const qi_grammar *g, bool shared) {
   qi__arena arena = {0};
-  if (!shared) qi__automaton_layout(&arena, g);
+  qi__automaton layout;
+  if (!shared) qi__automaton_layout(&layout, &arena, g);
   return arena.used + sizeof(qi_matcher);
 }
 
@@ -21046,14 +21107,13 @@ QI__FN void qi__observe(const qi__forward *f) {
 #ifndef QI__SAMPLER_H
 #define QI__SAMPLER_H
 
+// generated from src/infer/sampler_steps.h: edit there
+// ==== >>sampler_steps : candidates, and what keeps some of them ====
+#ifndef QI__SAMPLER_STEPS_H
+#define QI__SAMPLER_STEPS_H
+
 
 #include <float.h>
-
-#define QI__PENALTY_LAST_N_DEFAULT 64
-#define QI__PENALTY_LAST_N_MAX 65536
-
-// The same logits, desc and history give the same token everywhere: only IEEE operations in a written order and our own exp, sums
-// in double, equals ordered by id.
 
 typedef struct qi__candidate {
   float logit;
@@ -21065,46 +21125,6 @@ typedef struct qi__candidate {
 
 // x[i] = e^x[i] for the QI__EXP_BLOCK elements of x: qi__exp_ref, so all variants give the same bits.
 typedef void (*qi__exp_block_fn)(float *x);
-
-struct qi_sampler {
-  qi_sampler_desc desc;      // zeros replaced by what they mean; logit_bias points to our copy
-  int n_vocab;
-  bool has_penalties;
-  qi__candidate *candidates; // [n_vocab]; NULL when every token is a plain argmax
-  qi_logit_bias *bias;       // [desc.n_logit_bias]
-  int32_t *count;            // [n_vocab] occurrences in history; NULL without penalties
-  qi_token *history;         // ring [desc.penalty_last_n]; NULL without penalties
-  int history_start, history_len;
-  uint64_t rng[4];
-  qi__exp_block_fn exp_block;
-  qi_allocator allocator;    // of an opened (not embedded) sampler
-  size_t bytes;
-};
-
-// ---- random numbers: xoshiro256** (Blackman, Vigna 2018), seeded by splitmix64 ----
-
-QI__FN void qi__rng_seed(uint64_t rng[4], uint64_t seed) {
-  for (int i = 0; i < 4; i++) {
-    uint64_t z = seed += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    rng[i] = z ^ z >> 31;
-  }
-}
-
-QI__FN uint64_t qi__rng_next(uint64_t rng[4]) {
-  uint64_t x = rng[1] * 5, result = (x << 7 | x >> 57) * 9, t = rng[1] << 17;
-  rng[2] ^= rng[0];
-  rng[3] ^= rng[1];
-  rng[1] ^= rng[2];
-  rng[0] ^= rng[3];
-  rng[2] ^= t;
-  rng[3] = rng[3] << 45 | rng[3] >> 19;
-  return result;
-}
-
-// Uniform in [0, 1), 53 bits.
-QI__FN double qi__rng_double(uint64_t rng[4]) { return (double)(qi__rng_next(rng) >> 11) * (1.0 / 9007199254740992.0); }
 
 // ---- exp of many ----
 
@@ -21133,126 +21153,7 @@ QI__FN qi__exp_block_fn qi__exp_block_choose(void) {
   return qi__exp_block_ref;
 }
 
-// ---- desc ----
-
-// A field of a desc that must be finite and within [lo, hi].
-QI__FN qi_result qi__sampler_check_field(const char *name, float value, float lo, float hi, qi_error *err) {
-  if (qi__is_finite(value) && value >= lo && value <= hi) return QI_OK;
-  return qi__fail(err, QI_ERR_ARGUMENT, "sampler: %s is %g, expected %g to %g", name, (double)value, (double)lo, (double)hi);
-}
-
-// desc NULL = all defaults. Errors: QI_ERR_ARGUMENT with the name of the field.
-QI__FN qi_result qi__sampler_check(int n_vocab, const qi_sampler_desc *desc, qi_error *err) {
-  qi_result r;
-  if (n_vocab < 1) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: n_vocab is %d, expected at least 1", n_vocab);
-  if (!desc) return QI_OK;
-  if ((r = qi__sampler_check_field("temperature", desc->temperature, 0, FLT_MAX, err))) return r;
-  if ((r = qi__sampler_check_field("top_p", desc->top_p, 0, 1, err))) return r;
-  if ((r = qi__sampler_check_field("min_p", desc->min_p, 0, 1, err))) return r;
-  if ((r = qi__sampler_check_field("repetition_penalty", desc->repetition_penalty, 0, FLT_MAX, err))) return r;
-  if ((r = qi__sampler_check_field("frequency_penalty", desc->frequency_penalty, -FLT_MAX, FLT_MAX, err))) return r;
-  if ((r = qi__sampler_check_field("presence_penalty", desc->presence_penalty, -FLT_MAX, FLT_MAX, err))) return r;
-  if (desc->top_k < 0) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: top_k is %d, expected 0 or more", desc->top_k);
-  if (desc->penalty_last_n < 0 || desc->penalty_last_n > QI__PENALTY_LAST_N_MAX)
-    return qi__fail(err, QI_ERR_ARGUMENT, "sampler: penalty_last_n is %d, expected 0 to %d", desc->penalty_last_n,
-                    QI__PENALTY_LAST_N_MAX);
-  if (desc->n_logit_bias < 0)
-    return qi__fail(err, QI_ERR_ARGUMENT, "sampler: n_logit_bias is %d, expected 0 or more", desc->n_logit_bias);
-  if (desc->n_logit_bias > 0 && !desc->logit_bias)
-    return qi__fail(err, QI_ERR_ARGUMENT, "sampler: logit_bias is NULL, n_logit_bias is %d", desc->n_logit_bias);
-  for (int i = 0; i < desc->n_logit_bias; i++) {
-    const qi_logit_bias *b = &desc->logit_bias[i];
-    if (b->token < 0 || b->token >= n_vocab)
-      return qi__fail(err, QI_ERR_ARGUMENT, "sampler: logit_bias[%d].token is %d, expected 0 to %d", i, (int)b->token, n_vocab - 1);
-    if (!qi__is_finite(b->bias) && !(b->bias < 0))
-      return qi__fail(err, QI_ERR_ARGUMENT, "sampler: logit_bias[%d].bias is %g, expected a number or -infinity", i,
-                      (double)b->bias);
-  }
-  return QI_OK;
-}
-
-// ---- memory ----
-
-QI__FN void qi__sampler_reset(qi_sampler *sp, uint64_t seed) {
-  qi__rng_seed(sp->rng, seed);
-  sp->history_start = sp->history_len = 0;
-  if (sp->count) memset(sp->count, 0, (size_t)sp->n_vocab * sizeof *sp->count);
-}
-
-// A sampler of a checked desc in an arena, ready to use; NULL while the arena counts.
-QI__FN qi_sampler *qi__sampler_layout(qi__arena *arena, int n_vocab, const qi_sampler_desc *desc) {
-  qi_sampler_desc d;
-  memset(&d, 0, sizeof d);
-  if (desc) d = *desc;
-  if (d.repetition_penalty == 0) d.repetition_penalty = 1;
-  if (d.top_p == 0) d.top_p = 1;
-  if (d.penalty_last_n == 0) d.penalty_last_n = QI__PENALTY_LAST_N_DEFAULT;
-  bool has_penalties = d.repetition_penalty != 1 || d.frequency_penalty != 0 || d.presence_penalty != 0;
-  bool plain = d.temperature == 0 && !has_penalties && d.n_logit_bias == 0;
-  size_t n = (size_t)n_vocab;
-  qi_sampler *sp = QI__ARENA_ARRAY(arena, qi_sampler, 1);
-  qi__candidate *candidates = QI__ARENA_ARRAY(arena, qi__candidate, plain ? 0 : n);
-  qi_logit_bias *bias = QI__ARENA_ARRAY(arena, qi_logit_bias, (size_t)d.n_logit_bias);
-  int32_t *count = QI__ARENA_ARRAY(arena, int32_t, has_penalties ? n : 0);
-  qi_token *history = QI__ARENA_ARRAY(arena, qi_token, has_penalties ? (size_t)d.penalty_last_n : 0);
-  if (!sp) return NULL;
-  memset(sp, 0, sizeof *sp);
-  if (d.n_logit_bias) memcpy(bias, d.logit_bias, (size_t)d.n_logit_bias * sizeof *bias);
-  d.logit_bias = bias;
-  sp->desc = d;
-  sp->n_vocab = n_vocab;
-  sp->has_penalties = has_penalties;
-  sp->candidates = plain ? NULL : candidates;
-  sp->bias = bias;
-  sp->count = has_penalties ? count : NULL;
-  sp->history = has_penalties ? history : NULL;
-  sp->exp_block = qi__exp_block_choose();
-  qi__sampler_reset(sp, d.seed);
-  return sp;
-}
-
-QI__FN qi_result qi__sampler_open(qi_sampler **out, int n_vocab, const qi_sampler_desc *desc, const qi_allocator *allocator,
-                                  qi_error *err) {
-  if (!out) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: out is NULL");
-  *out = NULL;
-  qi_allocator a = {NULL, NULL, NULL};
-  qi_result r = qi__allocator_resolve(allocator, &a, err);
-  if (r == QI_OK) r = qi__sampler_check(n_vocab, desc, err);
-  if (r) return r;
-  qi__arena arena = {0};
-  qi__sampler_layout(&arena, n_vocab, desc);
-  r = qi__arena_open(&arena, &a, "sampler", err);
-  if (r) return r;
-  qi_sampler *sp = qi__sampler_layout(&arena, n_vocab, desc);
-  sp->allocator = a;
-  sp->bytes = arena.size;
-  *out = sp;
-  return QI_OK;
-}
-
-// Only for what qi__sampler_open made; NULL is fine.
-QI__FN void qi__sampler_close(qi_sampler *sp) {
-  if (!sp) return;
-  qi_allocator a = sp->allocator;
-  qi__free(&a, sp, sp->bytes);
-}
-
-// Ids out of range are ignored.
-QI__FN void qi__sampler_accept(qi_sampler *sp, qi_token token) {
-  if (!sp->has_penalties || token < 0 || token >= sp->n_vocab) return;
-  int cap = sp->desc.penalty_last_n;
-  if (sp->history_len == cap) {
-    sp->count[sp->history[sp->history_start]]--;
-    sp->history_start = sp->history_start + 1 == cap ? 0 : sp->history_start + 1;
-    sp->history_len--;
-  }
-  int end = sp->history_start + sp->history_len;
-  sp->history[end >= cap ? end - cap : end] = token;
-  sp->history_len++;
-  sp->count[token]++;
-}
-
-// ---- logits ----
+// ---- candidates ----
 
 // NaN counts as -infinity and +infinity as the greatest number, so that differences of logits are numbers.
 QI__INLINE float qi__sampler_clean(float logit) {
@@ -21260,56 +21161,17 @@ QI__INLINE float qi__sampler_clean(float logit) {
   return logit > FLT_MAX ? FLT_MAX : logit;
 }
 
-// Each token of the history once: repetition penalty, then count * frequency + presence is subtracted. The sign of a count marks
-// the tokens that are done, so the cost is that of the history, not of the vocabulary.
-QI__FN void qi__sampler_penalize(qi_sampler *sp) {
-  const qi_sampler_desc *d = &sp->desc;
-  int n = sp->history_len; // fills the ring from its beginning: while it is not full, it starts at 0
-  for (int i = 0; i < n; i++) {
-    qi_token t = sp->history[i];
-    if (sp->count[t] < 0) continue;
-    float logit = sp->candidates[t].logit;
-    logit = logit > 0 ? logit / d->repetition_penalty : logit * d->repetition_penalty;
-    logit -= (float)sp->count[t] * d->frequency_penalty + d->presence_penalty;
-    sp->candidates[t].logit = qi__sampler_clean(logit);
-    sp->count[t] = -sp->count[t];
-  }
-  for (int i = 0; i < n; i++) {
-    int32_t *c = &sp->count[sp->history[i]];
-    if (*c < 0) *c = -*c;
-  }
-}
-
-// Bit t of `allowed`; NULL allows all.
-QI__INLINE bool qi__is_allowed(const uint32_t *allowed, qi_token t) { return !allowed || allowed[t / 32] >> (t % 32) & 1; }
-
-// All tokens as candidates, with bias and penalties.
-QI__FN void qi__sampler_load(qi_sampler *sp, const float *logits, const uint32_t *allowed) {
-  for (int i = 0; i < sp->n_vocab; i++) {
-    sp->candidates[i].logit = qi__is_allowed(allowed, i) ? qi__sampler_clean(logits[i]) : -INFINITY;
-    sp->candidates[i].weight = 0;
-    sp->candidates[i].id = i;
-  }
-  for (int i = 0; i < sp->desc.n_logit_bias; i++) {
-    float *logit = &sp->candidates[sp->bias[i].token].logit;
-    *logit = qi__sampler_clean(*logit + sp->bias[i].bias);
-  }
-  if (sp->has_penalties) qi__sampler_penalize(sp);
-}
-
-// What is left when no logit is above -infinity: the lowest allowed id that no bias forbids, else the lowest allowed, else 0.
-// The candidates must still be in the order of their ids.
-QI__FN qi_token qi__sampler_fallback(qi_sampler *sp, const uint32_t *allowed) {
-  qi_token first = -1;
-  for (int i = 0; sp->candidates && i < sp->desc.n_logit_bias; i++)
-    if (sp->bias[i].bias < -FLT_MAX) sp->candidates[sp->bias[i].token].weight = 1;
-  for (int i = 0; i < sp->n_vocab; i++) {
-    if (!qi__is_allowed(allowed, i)) continue;
-    if (!sp->candidates || sp->candidates[i].weight == 0) return i;
-    if (first < 0) first = i;
-  }
-  return first < 0 ? 0 : first;
-}
+// Those that are left, and what is known of them.
+typedef struct qi__chain {
+  qi__candidate *c;
+  size_t n;
+  float max;          // greatest logit
+  float temperature;  // that probabilities are taken at: weight = exp((logit - max) / temperature)
+  bool sorted;        // in order, the most likely first
+  bool dirty;         // logits changed or some were taken out: max is not known, logits may be -infinity
+  bool weighed;       // weights are right
+  qi__exp_block_fn exp_block;
+} qi__chain;
 
 // ---- order ----
 
@@ -21354,8 +21216,6 @@ QI__FN void qi__select_top(qi__candidate *c, size_t n, size_t k) {
   }
 }
 
-// ---- steps: each keeps some of the n candidates, at the front, and returns how many ----
-
 // weight = exp((logit - max) / temperature), 0 where that would be subnormal; returns the sum. The temperature is not 0.
 QI__FN double qi__sampler_softmax(qi__exp_block_fn exp_block, qi__candidate *c, size_t n, float max, float temperature) {
   double sum = 0;
@@ -21370,6 +21230,56 @@ QI__FN double qi__sampler_softmax(qi__exp_block_fn exp_block, qi__candidate *c, 
     }
   }
   return sum;
+}
+
+// Drops what is impossible and finds the greatest logit. False when nothing is left.
+QI__FN bool qi__chain_refresh(qi__chain *ch) {
+  size_t m = 0;
+  if (!ch->dirty) return ch->n > 0;
+  ch->dirty = ch->weighed = false;
+  ch->max = -INFINITY;
+  for (size_t i = 0; i < ch->n; i++) {
+    float logit = ch->c[i].logit;
+    if (!(logit >= -FLT_MAX)) continue;
+    if (logit > ch->max) ch->max = logit;
+    ch->c[m++] = ch->c[i];
+  }
+  ch->n = m;
+  return m > 0;
+}
+
+// Sum of the weights, which are set if need be.
+QI__FN double qi__chain_weigh(qi__chain *ch) {
+  double sum = 0;
+  qi__chain_refresh(ch);
+  if (!ch->weighed) {
+    ch->weighed = true;
+    return qi__sampler_softmax(ch->exp_block, ch->c, ch->n, ch->max, ch->temperature);
+  }
+  for (size_t i = 0; i < ch->n; i++) sum += (double)ch->c[i].weight;
+  return sum;
+}
+
+// ln of a candidate's probability, for the sum of the weights.
+QI__INLINE double qi__chain_log(const qi__chain *ch, size_t i, double sum) {
+  return ((double)ch->c[i].logit - (double)ch->max) / (double)ch->temperature - qi__ln(sum);
+}
+
+// Entropy in nats.
+QI__FN double qi__chain_entropy(const qi__chain *ch, double sum) {
+  double h = 0;
+  for (size_t i = 0; i < ch->n; i++)
+    if (ch->c[i].weight > 0) h -= (double)ch->c[i].weight / sum * qi__chain_log(ch, i, sum);
+  return h;
+}
+
+// ---- steps: each keeps some of the candidates, at the front ----
+
+QI__FN void qi__step_top_k(qi__chain *ch, int k) {
+  if ((size_t)k >= ch->n) return;
+  if (!ch->sorted) qi__select_top(ch->c, ch->n, (size_t)k);
+  ch->n = (size_t)k;
+  ch->sorted = true;
 }
 
 // Distance of a logit to the greatest in steps of 1/32; the last bin takes all that are farther.
@@ -21389,52 +21299,483 @@ QI__FN size_t qi__top_p_gather(qi__candidate *c, size_t n, float max, int bin, b
   return m;
 }
 
-// Smallest set of the most likely whose weights sum to top_p or more of the sum. `sorted`: they are in order already.
-// Else they are counted into bins: those before the bin where the sum is reached stay in their order, and only that bin is sorted,
-// by a heap and no further than needed.
-QI__FN size_t qi__sampler_top_p(qi__candidate *c, size_t n, float top_p, float max, double sum, bool sorted) {
-  double wanted = (double)top_p * sum, have = 0, bins[QI__TOP_P_BINS] = {0};
-  size_t kept = 0;
-  if (sorted) {
-    while (kept < n && have < wanted) have += (double)c[kept++].weight;
-    return kept;
+// Moves the first candidates in order to the front until their weights are `wanted` in sum, by a heap that is sorted no further
+// than needed. `have` is what is there before. Returns how many.
+QI__FN size_t qi__heap_take(qi__candidate *c, size_t n, double have, double wanted) {
+  size_t taken = 0;
+  qi__heap_make(c, n, true);
+  while (taken < n && have < wanted) { // the first goes to the end
+    have += (double)c[0].weight;
+    taken++;
+    qi__candidate_swap(&c[0], &c[n - taken]);
+    qi__heap_sink(c, n - taken, 0, true);
   }
-  for (size_t i = 0; i < n; i++) bins[qi__top_p_bin(c[i].logit, max)] += (double)c[i].weight;
+  for (size_t i = 0; i < n / 2; i++) qi__candidate_swap(&c[i], &c[n - 1 - i]);
+  return taken;
+}
+
+// Smallest set of the most likely whose weights sum to top_p or more of the sum. Unless they are in order already, they are counted
+// into bins: those before the bin where the sum is reached stay in their order, and only that bin is sorted.
+QI__FN void qi__step_top_p(qi__chain *ch, float top_p) {
+  qi__candidate *c = ch->c;
+  double sum = qi__chain_weigh(ch), wanted = (double)top_p * sum, have = 0, bins[QI__TOP_P_BINS] = {0};
+  size_t n = ch->n, kept = 0;
+  if (ch->sorted) {
+    while (kept < n && have < wanted) have += (double)c[kept++].weight;
+    ch->n = kept;
+    return;
+  }
+  for (size_t i = 0; i < n; i++) bins[qi__top_p_bin(c[i].logit, ch->max)] += (double)c[i].weight;
   int bin = 0;
   while (bin < QI__TOP_P_BINS - 1 && have + bins[bin] < wanted) have += bins[bin++];
-  kept = qi__top_p_gather(c, n, max, bin, true);
-  qi__candidate *edge = c + kept;
-  size_t n_edge = qi__top_p_gather(edge, n - kept, max, bin, false), taken = 0;
-  qi__heap_make(edge, n_edge, true);
-  while (taken < n_edge && have < wanted) { // the first goes to the end
-    have += (double)edge[0].weight;
-    taken++;
-    qi__candidate_swap(&edge[0], &edge[n_edge - taken]);
-    qi__heap_sink(edge, n_edge - taken, 0, true);
-  }
-  for (size_t i = 0; i < n_edge / 2; i++) qi__candidate_swap(&edge[i], &edge[n_edge - 1 - i]);
-  return kept + taken;
+  kept = qi__top_p_gather(c, n, ch->max, bin, true);
+  size_t n_edge = qi__top_p_gather(c + kept, n - kept, ch->max, bin, false);
+  ch->n = kept + qi__heap_take(c + kept, n_edge, have, wanted);
 }
 
 // Those at least min_p times as likely as the most likely one (whose weight is 1), in the order they had.
-QI__FN size_t qi__sampler_min_p(qi__candidate *c, size_t n, float min_p) {
+QI__FN void qi__step_min_p(qi__chain *ch, float min_p) {
   size_t m = 0;
-  for (size_t i = 0; i < n; i++)
-    if (c[i].weight >= min_p) c[m++] = c[i];
-  return m;
+  qi__chain_weigh(ch);
+  for (size_t i = 0; i < ch->n; i++)
+    if (ch->c[i].weight >= min_p) ch->c[m++] = ch->c[i];
+  ch->n = m;
 }
 
-// One of n candidates (not 0), with probability in proportion to its weight.
-QI__FN qi_token qi__sampler_draw(qi_sampler *sp, size_t n, double sum) {
-  const qi__candidate *c = sp->candidates;
-  double point = qi__rng_double(sp->rng) * sum, have = 0;
-  qi_token last = c[0].id; // rounding may leave the last sum at, not above, the point
-  for (size_t i = 0; i < n; i++) {
-    if (c[i].weight == 0) continue;
-    last = c[i].id;
-    if ((have += (double)c[i].weight) > point) break;
+// Those no more than n standard deviations of the logits below the greatest (Tang et al. 2024).
+QI__FN void qi__step_top_n_sigma(qi__chain *ch, float n_sigma) {
+  double mean = 0, variance = 0;
+  size_t m = 0;
+  qi__chain_refresh(ch);
+  for (size_t i = 0; i < ch->n; i++) mean += (double)ch->c[i].logit / (double)ch->n;
+  for (size_t i = 0; i < ch->n; i++) {
+    double d = (double)ch->c[i].logit - mean;
+    variance += d * d / (double)ch->n;
   }
-  return last;
+  double least = (double)ch->max - (double)n_sigma * sqrt(variance);
+  for (size_t i = 0; i < ch->n; i++)
+    if ((double)ch->c[i].logit >= least) ch->c[m++] = ch->c[i];
+  ch->n = m;
+}
+
+// Those whose surprise -ln p is closest to the entropy, until they have typical_p of the probability (Meister et al. 2022). `saved`
+// [n_vocab] holds logits meanwhile: the order of candidates is that of their logits.
+QI__FN void qi__step_typical(qi__chain *ch, float typical_p, float *saved) {
+  double sum = qi__chain_weigh(ch), entropy = qi__chain_entropy(ch, sum);
+  for (size_t i = 0; i < ch->n; i++) {
+    double distance = fabs(qi__chain_log(ch, i, sum) + entropy);
+    saved[ch->c[i].id] = ch->c[i].logit;
+    ch->c[i].logit = (float)(0 - distance);
+  }
+  ch->n = qi__heap_take(ch->c, ch->n, 0, (double)typical_p * sum);
+  for (size_t i = 0; i < ch->n; i++) ch->c[i].logit = saved[ch->c[i].id];
+  ch->sorted = false;
+  ch->dirty = true;
+}
+
+// Drops those with at least `threshold` of the probability but the least likely of them: an unexpected choice where there is more
+// than one good one ("exclude top choices").
+QI__FN void qi__step_xtc(qi__chain *ch, float threshold) {
+  double least = (double)threshold * qi__chain_weigh(ch);
+  size_t last = 0, n_above = 0, m = 0;
+  for (size_t i = 0; i < ch->n; i++)
+    if ((double)ch->c[i].weight >= least && (!n_above++ || qi__candidate_before(&ch->c[last], &ch->c[i]))) last = i;
+  if (n_above < 2) return;
+  qi_token keep = ch->c[last].id;
+  for (size_t i = 0; i < ch->n; i++)
+    if ((double)ch->c[i].weight < least || ch->c[i].id == keep) ch->c[m++] = ch->c[i];
+  ch->n = m;
+  ch->dirty = true;
+}
+
+// Probabilities are taken at this temperature from now on; with a range, at one between t - range (at least 0) and t + range that
+// grows with the entropy, measured before: low + (high - low) * (entropy / ln n)^exponent.
+QI__FN void qi__step_temperature(qi__chain *ch, float t, float range, float exponent) {
+  if (range > 0 && ch->n > 1) {
+    double low = t > range ? (double)t - (double)range : 0, high = (double)t + (double)range;
+    double flatness = qi__chain_entropy(ch, qi__chain_weigh(ch)) / qi__ln((double)ch->n);
+    if (!(flatness > 0)) flatness = 0;
+    double dynamic = low + (high - low) * (flatness > 0 ? qi__pow(flatness, (double)exponent) : 0);
+    t = dynamic < (double)FLT_MIN ? FLT_MIN : dynamic > (double)FLT_MAX ? FLT_MAX : (float)dynamic;
+  }
+  ch->temperature = t;
+  ch->weighed = false;
+}
+
+// Those whose surprise -log2 p is at most mu; at least the most likely.
+QI__FN void qi__step_mirostat(qi__chain *ch, double mu) {
+  double least = qi__exp((0 - mu) * 0x1.62e42fefa39efp-1) * qi__chain_weigh(ch); // ln 2
+  size_t m = 0;
+  if (least > 1) least = 1; // the greatest weight
+  for (size_t i = 0; i < ch->n; i++)
+    if ((double)ch->c[i].weight >= least) ch->c[m++] = ch->c[i];
+  ch->n = m;
+}
+
+#endif // QI__SAMPLER_STEPS_H
+
+#define QI__LAST_N_MAX 65536
+#define QI__PENALTY_LAST_N_DEFAULT 64
+#define QI__DRY_LAST_N_DEFAULT 1024
+#define QI__LOGPROBS_MAX 1024
+
+// The same logits, desc and history give the same token everywhere: only IEEE operations in a written order and our own exp and ln,
+// sums in double, equals ordered by id.
+
+struct qi_sampler {
+  qi_sampler_desc desc;      // zeros replaced by what they mean; arrays point to our copies
+  int n_vocab;
+  bool has_penalties, has_dry;
+  qi_sampler_step chain[QI_STEP_COUNT];
+  int n_chain;
+  qi__candidate *candidates; // [n_vocab]; NULL when every token is a plain argmax
+  qi_logit_bias *bias;       // [desc.n_logit_bias]
+  int32_t *count;            // [n_vocab] occurrences among the last penalty_last_n; NULL without penalties
+  qi_token *history;         // ring [history_cap]
+  int history_cap, history_end, history_len; // the newest lies before history_end
+  int32_t *dry_match;        // [dry_last_n] and
+  int32_t *dry_length;       // [n_vocab], zero between calls: see qi__sampler_dry; NULL without
+  uint32_t *dry_breaks;      // [n_vocab / 32] tokens that repetitions do not reach over
+  float *saved;              // [n_vocab] for qi__step_typical; NULL without
+  double mu;                 // mirostat: greatest surprise
+  uint64_t rng[4];
+  qi__exp_block_fn exp_block;
+  qi_allocator allocator;    // of an opened (not embedded) sampler
+  size_t bytes;
+};
+
+// ---- random numbers: xoshiro256** (Blackman, Vigna 2018), seeded by splitmix64 ----
+
+QI__FN void qi__rng_seed(uint64_t rng[4], uint64_t seed) {
+  for (int i = 0; i < 4; i++) {
+    uint64_t z = seed += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    rng[i] = z ^ z >> 31;
+  }
+}
+
+QI__FN uint64_t qi__rng_next(uint64_t rng[4]) {
+  uint64_t x = rng[1] * 5, result = (x << 7 | x >> 57) * 9, t = rng[1] << 17;
+  rng[2] ^= rng[0];
+  rng[3] ^= rng[1];
+  rng[1] ^= rng[2];
+  rng[0] ^= rng[3];
+  rng[2] ^= t;
+  rng[3] = rng[3] << 45 | rng[3] >> 19;
+  return result;
+}
+
+// Uniform in [0, 1), 53 bits.
+QI__FN double qi__rng_double(uint64_t rng[4]) { return (double)(qi__rng_next(rng) >> 11) * (1.0 / 9007199254740992.0); }
+
+// ---- desc ----
+
+// A field of a desc that must be finite and within [lo, hi].
+QI__FN qi_result qi__sampler_check_field(const char *name, float value, float lo, float hi, qi_error *err) {
+  if (qi__is_finite(value) && value >= lo && value <= hi) return QI_OK;
+  return qi__fail(err, QI_ERR_ARGUMENT, "sampler: %s is %g, expected %g to %g", name, (double)value, (double)lo, (double)hi);
+}
+
+// An array of a desc.
+QI__FN qi_result qi__sampler_check_array(const char *name, const void *array, int n, qi_error *err) {
+  if (n < 0) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: n_%s is %d, expected 0 or more", name, n);
+  if (n > 0 && !array) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: %s is NULL, n_%s is %d", name, name, n);
+  return QI_OK;
+}
+
+QI__FN qi_result qi__sampler_check_int(const char *name, int value, int max, qi_error *err) {
+  if (value >= 0 && value <= max) return QI_OK;
+  return qi__fail(err, QI_ERR_ARGUMENT, "sampler: %s is %d, expected 0 to %d", name, value, max);
+}
+
+QI__FN qi_result qi__sampler_check_arrays(int n_vocab, const qi_sampler_desc *d, qi_error *err) {
+  qi_result r;
+  bool seen[QI_STEP_COUNT] = {false};
+  if ((r = qi__sampler_check_array("logit_bias", d->logit_bias, d->n_logit_bias, err))) return r;
+  if ((r = qi__sampler_check_array("dry_breakers", d->dry_breakers, d->n_dry_breakers, err))) return r;
+  if ((r = qi__sampler_check_array("chain", d->chain, d->n_chain, err))) return r;
+  for (int i = 0; i < d->n_logit_bias; i++) {
+    const qi_logit_bias *b = &d->logit_bias[i];
+    if (b->token < 0 || b->token >= n_vocab)
+      return qi__fail(err, QI_ERR_ARGUMENT, "sampler: logit_bias[%d].token is %d, expected 0 to %d", i, (int)b->token, n_vocab - 1);
+    if (!qi__is_finite(b->bias) && !(b->bias < 0))
+      return qi__fail(err, QI_ERR_ARGUMENT, "sampler: logit_bias[%d].bias is %g, expected a number or -infinity", i,
+                      (double)b->bias);
+  }
+  for (int i = 0; i < d->n_dry_breakers; i++)
+    if (d->dry_breakers[i] < 0 || d->dry_breakers[i] >= n_vocab)
+      return qi__fail(err, QI_ERR_ARGUMENT, "sampler: dry_breakers[%d] is %d, expected 0 to %d", i, (int)d->dry_breakers[i],
+                      n_vocab - 1);
+  for (int i = 0; i < d->n_chain; i++) {
+    int step = (int)d->chain[i];
+    if (step < 0 || step >= QI_STEP_COUNT)
+      return qi__fail(err, QI_ERR_ARGUMENT, "sampler: chain[%d] is %d, expected a qi_sampler_step", i, step);
+    if (seen[step]) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: chain[%d]: step %d is there twice", i, step);
+    seen[step] = true;
+  }
+  return QI_OK;
+}
+
+// desc NULL = all defaults. Errors: QI_ERR_ARGUMENT with the name of the field.
+QI__FN qi_result qi__sampler_check(int n_vocab, const qi_sampler_desc *d, qi_error *err) {
+  qi_result r;
+  if (n_vocab < 1) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: n_vocab is %d, expected at least 1", n_vocab);
+  if (!d) return QI_OK;
+  const struct {
+    const char *name;
+    float value, lo, hi;
+  } fields[] = {
+    {"temperature", d->temperature, 0, FLT_MAX},
+    {"top_p", d->top_p, 0, 1},
+    {"min_p", d->min_p, 0, 1},
+    {"repetition_penalty", d->repetition_penalty, 0, FLT_MAX},
+    {"frequency_penalty", d->frequency_penalty, -FLT_MAX, FLT_MAX},
+    {"presence_penalty", d->presence_penalty, -FLT_MAX, FLT_MAX},
+    {"typical_p", d->typical_p, 0, 1},
+    {"top_n_sigma", d->top_n_sigma, 0, FLT_MAX},
+    {"xtc_probability", d->xtc_probability, 0, 1},
+    {"xtc_threshold", d->xtc_threshold, 0, 1},
+    {"temperature_range", d->temperature_range, 0, FLT_MAX},
+    {"temperature_exponent", d->temperature_exponent, 0, FLT_MAX},
+    {"dry_multiplier", d->dry_multiplier, 0, FLT_MAX},
+    {"dry_base", d->dry_base, 0, FLT_MAX},
+    {"mirostat_tau", d->mirostat_tau, 0, FLT_MAX},
+    {"mirostat_eta", d->mirostat_eta, 0, FLT_MAX},
+  };
+  for (size_t i = 0; i < QI__COUNT_OF(fields); i++)
+    if ((r = qi__sampler_check_field(fields[i].name, fields[i].value, fields[i].lo, fields[i].hi, err))) return r;
+  if ((r = qi__sampler_check_int("top_k", d->top_k, INT_MAX, err))) return r;
+  if ((r = qi__sampler_check_int("penalty_last_n", d->penalty_last_n, QI__LAST_N_MAX, err))) return r;
+  if ((r = qi__sampler_check_int("dry_last_n", d->dry_last_n, QI__LAST_N_MAX, err))) return r;
+  if ((r = qi__sampler_check_int("dry_allowed_length", d->dry_allowed_length, QI__LAST_N_MAX, err))) return r;
+  return qi__sampler_check_arrays(n_vocab, d, err);
+}
+
+QI__FN qi_sampler_desc qi__sampler_desc_defaults(const qi_sampler_desc *desc) {
+  qi_sampler_desc d;
+  memset(&d, 0, sizeof d);
+  if (desc) d = *desc;
+  if (d.repetition_penalty == 0) d.repetition_penalty = 1;
+  if (d.top_p == 0) d.top_p = 1;
+  if (d.typical_p == 0) d.typical_p = 1;
+  if (d.xtc_threshold == 0) d.xtc_threshold = 0.1f;
+  if (d.temperature_exponent == 0) d.temperature_exponent = 1;
+  if (d.penalty_last_n == 0) d.penalty_last_n = QI__PENALTY_LAST_N_DEFAULT;
+  if (d.dry_base == 0) d.dry_base = 1.75f;
+  if (d.dry_allowed_length == 0) d.dry_allowed_length = 2;
+  if (d.dry_last_n == 0) d.dry_last_n = QI__DRY_LAST_N_DEFAULT;
+  if (d.mirostat_eta == 0) d.mirostat_eta = 0.1f;
+  return d;
+}
+
+// ---- memory ----
+
+QI__FN void qi__sampler_reset(qi_sampler *sp, uint64_t seed) {
+  qi__rng_seed(sp->rng, seed);
+  sp->history_end = sp->history_len = 0;
+  sp->mu = 2 * (double)sp->desc.mirostat_tau;
+  if (sp->count) memset(sp->count, 0, (size_t)sp->n_vocab * sizeof *sp->count);
+}
+
+// The order of the steps: the caller's or that of the enum. What takes no part is left out.
+QI__FN void qi__sampler_set_chain(qi_sampler *sp) {
+  const qi_sampler_desc *d = &sp->desc;
+  for (int i = 0; i < (d->n_chain ? d->n_chain : QI_STEP_COUNT); i++) {
+    qi_sampler_step step = d->n_chain ? d->chain[i] : (qi_sampler_step)i;
+    bool on = false;
+    switch (step) {
+    case QI_STEP_PENALTIES: on = sp->has_penalties; break;
+    case QI_STEP_DRY: on = sp->has_dry; break;
+    case QI_STEP_TOP_N_SIGMA: on = d->top_n_sigma > 0; break;
+    case QI_STEP_TOP_K: on = d->top_k > 0; break;
+    case QI_STEP_TYPICAL: on = d->typical_p < 1; break;
+    case QI_STEP_TOP_P: on = d->top_p < 1; break;
+    case QI_STEP_MIN_P: on = d->min_p > 0; break;
+    case QI_STEP_XTC: on = d->xtc_probability > 0; break;
+    case QI_STEP_TEMPERATURE: on = true; break;
+    case QI_STEP_MIROSTAT: on = d->mirostat_tau > 0; break;
+    case QI_STEP_COUNT: break;
+    }
+    if (d->temperature == 0 && step > QI_STEP_DRY) on = false; // greedy: only what changes logits
+    if (on) sp->chain[sp->n_chain++] = step;
+  }
+}
+
+// A sampler of a checked desc in an arena, ready to use; NULL while the arena counts.
+QI__FN qi_sampler *qi__sampler_layout(qi__arena *arena, int n_vocab, const qi_sampler_desc *desc) {
+  qi_sampler_desc d = qi__sampler_desc_defaults(desc);
+  bool has_penalties = d.repetition_penalty != 1 || d.frequency_penalty != 0 || d.presence_penalty != 0;
+  bool has_dry = d.dry_multiplier > 0, typical = d.typical_p < 1;
+  bool plain = d.temperature == 0 && !has_penalties && !has_dry && d.n_logit_bias == 0;
+  int history_cap = has_penalties ? d.penalty_last_n : 0;
+  if (has_dry && d.dry_last_n > history_cap) history_cap = d.dry_last_n;
+  size_t n = (size_t)n_vocab, n_words = (n + 31) / 32;
+  qi_sampler *sp = QI__ARENA_ARRAY(arena, qi_sampler, 1);
+  qi__candidate *candidates = QI__ARENA_ARRAY(arena, qi__candidate, plain ? 0 : n);
+  qi_logit_bias *bias = QI__ARENA_ARRAY(arena, qi_logit_bias, (size_t)d.n_logit_bias);
+  int32_t *count = QI__ARENA_ARRAY(arena, int32_t, has_penalties ? n : 0);
+  qi_token *history = QI__ARENA_ARRAY(arena, qi_token, (size_t)history_cap);
+  int32_t *dry_match = QI__ARENA_ARRAY(arena, int32_t, has_dry ? (size_t)d.dry_last_n : 0);
+  int32_t *dry_length = QI__ARENA_ARRAY(arena, int32_t, has_dry ? n : 0);
+  uint32_t *dry_breaks = QI__ARENA_ARRAY(arena, uint32_t, has_dry ? n_words : 0);
+  float *saved = QI__ARENA_ARRAY(arena, float, typical ? n : 0);
+  if (!sp) return NULL;
+  memset(sp, 0, sizeof *sp);
+  if (d.n_logit_bias) memcpy(bias, d.logit_bias, (size_t)d.n_logit_bias * sizeof *bias);
+  if (has_dry) memset(dry_length, 0, n * sizeof *dry_length);
+  if (has_dry) memset(dry_breaks, 0, n_words * sizeof *dry_breaks);
+  for (int i = 0; has_dry && i < d.n_dry_breakers; i++) dry_breaks[d.dry_breakers[i] / 32] |= 1u << (d.dry_breakers[i] % 32);
+  sp->desc = d;
+  sp->n_vocab = n_vocab;
+  sp->has_penalties = has_penalties;
+  sp->has_dry = has_dry;
+  sp->candidates = plain ? NULL : candidates;
+  sp->bias = bias;
+  sp->count = has_penalties ? count : NULL;
+  sp->history = history;
+  sp->history_cap = history_cap;
+  sp->dry_match = dry_match;
+  sp->dry_length = dry_length;
+  sp->dry_breaks = dry_breaks;
+  sp->saved = saved;
+  sp->exp_block = qi__exp_block_choose();
+  qi__sampler_set_chain(sp);
+  sp->desc.logit_bias = bias;
+  sp->desc.dry_breakers = NULL;
+  sp->desc.chain = NULL;
+  qi__sampler_reset(sp, d.seed);
+  return sp;
+}
+
+QI__FN qi_result qi__sampler_open(qi_sampler **out, int n_vocab, const qi_sampler_desc *desc, const qi_allocator *allocator,
+                                  qi_error *err) {
+  if (!out) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: out is NULL");
+  *out = NULL;
+  qi_allocator a = {NULL, NULL, NULL};
+  qi_result r = qi__allocator_resolve(allocator, &a, err);
+  if (r == QI_OK) r = qi__sampler_check(n_vocab, desc, err);
+  if (r) return r;
+  qi__arena arena = {0};
+  qi__sampler_layout(&arena, n_vocab, desc);
+  r = qi__arena_open(&arena, &a, "sampler", err);
+  if (r) return r;
+  qi_sampler *sp = qi__sampler_layout(&arena, n_vocab, desc);
+  sp->allocator = a;
+  sp->bytes = arena.size;
+  *out = sp;
+  return QI_OK;
+}
+
+// Only for what qi__sampler_open made; NULL is fine.
+QI__FN void qi__sampler_close(qi_sampler *sp) {
+  if (!sp) return;
+  qi_allocator a = sp->allocator;
+  qi__free(&a, sp, sp->bytes);
+}
+
+// ---- history ----
+
+// The k-th newest token, from 0.
+QI__INLINE qi_token qi__sampler_recent(const qi_sampler *sp, int k) {
+  int at = sp->history_end - 1 - k;
+  return sp->history[at < 0 ? at + sp->history_cap : at];
+}
+
+// Ids out of range are ignored.
+QI__FN void qi__sampler_accept(qi_sampler *sp, qi_token token) {
+  if (!sp->history_cap || token < 0 || token >= sp->n_vocab) return;
+  if (sp->count) {
+    int last_n = sp->desc.penalty_last_n;
+    if (sp->history_len >= last_n) sp->count[qi__sampler_recent(sp, last_n - 1)]--;
+    sp->count[token]++;
+  }
+  sp->history[sp->history_end] = token;
+  sp->history_end = sp->history_end + 1 == sp->history_cap ? 0 : sp->history_end + 1;
+  if (sp->history_len < sp->history_cap) sp->history_len++;
+}
+
+// ---- logits ----
+
+// Bit t of `allowed`; NULL allows all.
+QI__INLINE bool qi__is_allowed(const uint32_t *allowed, qi_token t) { return !allowed || allowed[t / 32] >> (t % 32) & 1; }
+
+// All tokens as candidates, with bias.
+QI__FN void qi__sampler_load(qi_sampler *sp, const float *logits, const uint32_t *allowed) {
+  for (int i = 0; i < sp->n_vocab; i++) {
+    sp->candidates[i].logit = qi__is_allowed(allowed, i) ? qi__sampler_clean(logits[i]) : -INFINITY;
+    sp->candidates[i].weight = 0;
+    sp->candidates[i].id = i;
+  }
+  for (int i = 0; i < sp->desc.n_logit_bias; i++) {
+    float *logit = &sp->candidates[sp->bias[i].token].logit;
+    *logit = qi__sampler_clean(*logit + sp->bias[i].bias);
+  }
+}
+
+// Of each recent token: repetition penalty, then count * frequency + presence is subtracted.
+QI__FN void qi__sampler_penalize(qi_sampler *sp, qi__chain *ch) {
+  const qi_sampler_desc *d = &sp->desc;
+  for (size_t i = 0; i < ch->n; i++) {
+    int32_t count = sp->count[ch->c[i].id];
+    if (!count) continue;
+    float logit = ch->c[i].logit;
+    logit = logit > 0 ? logit / d->repetition_penalty : logit * d->repetition_penalty;
+    logit -= (float)count * d->frequency_penalty + d->presence_penalty;
+    ch->c[i].logit = qi__sampler_clean(logit);
+  }
+}
+
+// dry_match[k] = how many of the newest tokens are found again, in the same order, k tokens earlier: the Z-algorithm (Gusfield 1997)
+// over the n newest, from the newest on.
+QI__FN void qi__sampler_find_matches(qi_sampler *sp, int n) {
+  int32_t *z = sp->dry_match;
+  for (int k = 1, left = 0, right = 0; k < n; k++) { // newest tokens left..right-1 are those 0..right-left-1
+    int len = 0;
+    if (k < right) len = z[k - left] < right - k ? z[k - left] : right - k;
+    while (k + len < n && qi__sampler_recent(sp, len) == qi__sampler_recent(sp, k + len)) len++;
+    z[k] = len;
+    if (k + len > right) {
+      left = k;
+      right = k + len;
+    }
+  }
+}
+
+// DRY ("don't repeat yourself", p-e-w 2024): a token that would go on with a repetition of len tokens, len at least
+// dry_allowed_length, loses multiplier * base^(len - allowed_length). Repetitions reach back to the last breaker.
+QI__FN void qi__sampler_dry(qi_sampler *sp, qi__chain *ch) {
+  const qi_sampler_desc *d = &sp->desc;
+  int n = sp->history_len < d->dry_last_n ? sp->history_len : d->dry_last_n, reach = 0;
+  while (reach < n && !qi__is_allowed(sp->dry_breaks, qi__sampler_recent(sp, reach))) reach++;
+  if (reach < d->dry_allowed_length) return;
+  qi__sampler_find_matches(sp, n);
+  for (int k = 1; k < n; k++) {
+    int len = sp->dry_match[k] < reach ? sp->dry_match[k] : reach;
+    int32_t *longest = &sp->dry_length[qi__sampler_recent(sp, k - 1)];
+    if (len >= d->dry_allowed_length && len > *longest) *longest = len;
+  }
+  for (size_t i = 0; i < ch->n; i++) {
+    qi_token t = ch->c[i].id;
+    if (!sp->dry_length[t] || qi__is_allowed(sp->dry_breaks, t)) continue;
+    double loss = (double)d->dry_multiplier * qi__pow((double)d->dry_base, sp->dry_length[t] - d->dry_allowed_length);
+    ch->c[i].logit = qi__sampler_clean(ch->c[i].logit - (loss < (double)FLT_MAX ? (float)loss : FLT_MAX));
+  }
+  for (int k = 0; k < n; k++) sp->dry_length[qi__sampler_recent(sp, k)] = 0;
+}
+
+// What is left when no logit is above -infinity: the lowest allowed id that no bias forbids, else the lowest allowed, else 0.
+QI__FN qi_token qi__sampler_fallback(qi_sampler *sp, const uint32_t *allowed) {
+  qi_token first = -1;
+  for (int i = 0; sp->candidates && i < sp->n_vocab; i++) sp->candidates[i].weight = 0;
+  for (int i = 0; sp->candidates && i < sp->desc.n_logit_bias; i++)
+    if (sp->bias[i].bias < -FLT_MAX) sp->candidates[sp->bias[i].token].weight = 1;
+  for (int i = 0; i < sp->n_vocab; i++) {
+    if (!qi__is_allowed(allowed, i)) continue;
+    if (!sp->candidates || sp->candidates[i].weight == 0) return i;
+    if (first < 0) first = i;
+  }
+  return first < 0 ? 0 : first;
 }
 
 // ---- sampling ----
@@ -21451,35 +21792,95 @@ QI__FN qi_token qi__argmax(const float *logits, int n, const uint32_t *allowed) 
   return best;
 }
 
-// See qi_sampler_sample. One random number for each call that is not greedy.
-QI__FN qi_token qi__sampler_sample(qi_sampler *sp, const float *logits, const uint32_t *allowed) {
+QI__FN void qi__sampler_step(qi_sampler *sp, qi_sampler_step step, qi__chain *ch) {
   const qi_sampler_desc *d = &sp->desc;
+  switch (step) {
+  case QI_STEP_PENALTIES: qi__sampler_penalize(sp, ch); break;
+  case QI_STEP_DRY: qi__sampler_dry(sp, ch); break;
+  case QI_STEP_TOP_N_SIGMA: qi__step_top_n_sigma(ch, d->top_n_sigma); break;
+  case QI_STEP_TOP_K: qi__step_top_k(ch, d->top_k); break;
+  case QI_STEP_TYPICAL: qi__step_typical(ch, d->typical_p, sp->saved); break;
+  case QI_STEP_TOP_P: qi__step_top_p(ch, d->top_p); break;
+  case QI_STEP_MIN_P: qi__step_min_p(ch, d->min_p); break;
+  case QI_STEP_XTC:
+    if (qi__rng_double(sp->rng) < (double)d->xtc_probability) qi__step_xtc(ch, d->xtc_threshold);
+    break;
+  case QI_STEP_TEMPERATURE: qi__step_temperature(ch, d->temperature, d->temperature_range, d->temperature_exponent); break;
+  case QI_STEP_MIROSTAT: qi__step_mirostat(ch, sp->mu); break;
+  case QI_STEP_COUNT: break;
+  }
+  if (step == QI_STEP_PENALTIES || step == QI_STEP_DRY) {
+    ch->dirty = true;
+    ch->sorted = false;
+  }
+}
+
+// One of the candidates (there are some), with probability in proportion to its weight. Mirostat 2 (Basu et al. 2020) learns from
+// its surprise.
+QI__FN qi_token qi__sampler_draw(qi_sampler *sp, qi__chain *ch) {
+  const qi__candidate *c = ch->c;
+  double sum = qi__chain_weigh(ch), point = qi__rng_double(sp->rng) * sum, have = 0;
+  size_t last = 0; // rounding may leave the last sum at, not above, the point
+  for (size_t i = 0; i < ch->n; i++) {
+    if (c[i].weight == 0) continue;
+    last = i;
+    if ((have += (double)c[i].weight) > point) break;
+  }
+  if (sp->desc.mirostat_tau > 0) {
+    double surprise = qi__chain_log(ch, last, sum) * -0x1.71547652b82fep+0; // 1 / ln 2
+    sp->mu -= (double)sp->desc.mirostat_eta * (surprise - (double)sp->desc.mirostat_tau);
+  }
+  return c[last].id;
+}
+
+// See qi_sampler_sample. Of random numbers, each call that is not greedy takes one, XTC another.
+QI__FN qi_token qi__sampler_sample(qi_sampler *sp, const float *logits, const uint32_t *allowed) {
   if (!sp->candidates) {
     qi_token t = qi__argmax(logits, sp->n_vocab, allowed);
     return t < 0 ? qi__sampler_fallback(sp, allowed) : t;
   }
   qi__sampler_load(sp, logits, allowed);
-  qi__candidate *c = sp->candidates;
-  qi__candidate best = {-INFINITY, 0, -1};
-  size_t n = (size_t)sp->n_vocab, m = 0;
-  for (size_t i = 0; i < n; i++)
-    if (c[i].logit > best.logit) best = c[i];
-  if (best.id < 0) return qi__sampler_fallback(sp, allowed);
-  if (d->temperature == 0) return best.id;
-  for (size_t i = 0; i < n; i++)
-    if (c[i].logit >= -FLT_MAX) c[m++] = c[i];
-  n = m;
-  bool sorted = d->top_k > 0 && (size_t)d->top_k < n;
-  if (sorted) {
-    n = (size_t)d->top_k;
-    qi__select_top(c, m, n);
+  qi__chain ch = {sp->candidates, (size_t)sp->n_vocab, 0, 1, false, true, false, sp->exp_block};
+  for (int i = 0; i < sp->n_chain; i++) {
+    if (sp->chain[i] > QI_STEP_DRY && !qi__chain_refresh(&ch)) break;
+    qi__sampler_step(sp, sp->chain[i], &ch);
   }
-  if (d->top_p < 1 || d->min_p > 0) {
-    double sum = qi__sampler_softmax(sp->exp_block, c, n, best.logit, 1.0f);
-    if (d->top_p < 1) n = qi__sampler_top_p(c, n, d->top_p, best.logit, sum, sorted);
-    if (d->min_p > 0) n = qi__sampler_min_p(c, n, d->min_p);
+  if (!qi__chain_refresh(&ch)) return qi__sampler_fallback(sp, allowed);
+  if (sp->desc.temperature > 0) return qi__sampler_draw(sp, &ch);
+  size_t best = 0;
+  for (size_t i = 1; i < ch.n; i++)
+    if (qi__candidate_before(&ch.c[i], &ch.c[best])) best = i;
+  return ch.c[best].id;
+}
+
+// ---- log-probabilities ----
+
+// The n most likely of n_vocab tokens, in order, with ln of their probability at temperature 1. NaN counts as -infinity. Returns how
+// many have one.
+QI__FN int qi__top_logprobs(const float *logits, int n_vocab, qi_logprob *out, int n) {
+  int have = 0;
+  double sum = 0;
+  for (int i = 0; i < n_vocab; i++) {
+    float logit = qi__sampler_clean(logits[i]);
+    if (!(logit >= -FLT_MAX) || (have == n && !(logit > out[n - 1].logprob))) continue;
+    int lo = 0, hi = have; // the first that is lower
+    while (lo < hi) {
+      int mid = (lo + hi) / 2;
+      if (out[mid].logprob >= logit) lo = mid + 1;
+      else hi = mid;
+    }
+    if (have < n) have++;
+    memmove(&out[lo + 1], &out[lo], (size_t)(have - 1 - lo) * sizeof *out);
+    out[lo] = (qi_logprob){i, logit};
   }
-  return qi__sampler_draw(sp, n, qi__sampler_softmax(sp->exp_block, c, n, best.logit, d->temperature));
+  if (!have) return 0;
+  double max = (double)out[0].logprob;
+  for (int i = 0; i < n_vocab; i++) {
+    float logit = qi__sampler_clean(logits[i]);
+    if (logit >= -FLT_MAX) sum += qi__exp((double)logit - max);
+  }
+  for (int i = 0; i < have; i++) out[i].logprob = (float)((double)out[i].logprob - max - qi__ln(sum));
+  return have;
 }
 
 #endif // QI__SAMPLER_H
@@ -22476,6 +22877,10 @@ QI_API qi_token qi_token_find(const qi_model *m, const char *text, size_t len) {
   return qi__has_vocab(m) && text ? qi__token_find(&m->vocab, text, len) : -1;
 }
 
+QI_API size_t qi_tokens_containing(const qi_model *m, const char *text, size_t len, qi_token *out, size_t cap) {
+  return qi__has_vocab(m) && text && len ? qi__tokens_containing(&m->vocab, text, len, out, out ? cap : 0) : 0;
+}
+
 // ---- grammars ----
 
 QI_API qi_result qi_grammar_open(qi_grammar **out, const qi_model *m, const qi_grammar_desc *desc, qi_error *err) {
@@ -22559,6 +22964,14 @@ QI_API void qi_sampler_accept(qi_sampler *sp, qi_token token) {
 }
 QI_API void qi_sampler_reset(qi_sampler *sp, uint64_t seed) {
   if (sp) qi__sampler_reset(sp, seed);
+}
+
+QI_API int qi_top_logprobs(const float *logits, int n_vocab, qi_logprob *out, int n) {
+  if (!logits || !out || n_vocab < 1 || n < 1 || n > QI__LOGPROBS_MAX) return 0;
+  qi__fp_mode mode = qi__fp_enter();
+  n = qi__top_logprobs(logits, n_vocab, out, n);
+  qi__fp_leave(mode);
+  return n;
 }
 
 // ---- sessions ----

@@ -493,6 +493,10 @@ QI_API bool qi_token_is_control(const qi_model *m, qi_token id); // no text, but
 // Token whose text is exactly `text` (escaped as in the vocabulary); -1 if there is none.
 QI_API qi_token qi_token_find(const qi_model *m, const char *text, size_t len);
 
+// Tokens whose bytes contain `text` (a line break, a quotation mark). Writes at most cap ids, ascending, and returns the full
+// number; 0 for empty text or a model without tokenizer. Of tokens beyond 512 bytes the first 512 count.
+QI_API size_t qi_tokens_containing(const qi_model *m, const char *text, size_t len, qi_token *out, size_t cap);
+
 // ---- grammars ----
 
 // What generated text may be: tokens that would leave the grammar are not chosen, and generation ends only where the grammar does.
@@ -557,9 +561,24 @@ typedef struct qi_logit_bias {
   float bias;       // added to the logit; -INFINITY forbids the token
 } qi_logit_bias;
 
-// Applied in this order: bias, penalties, then (unless greedy) top_k, top_p, min_p, temperature, and a draw.
+// What a sampler does, in the order in which it does it unless a chain says otherwise. Steps whose parameters are off do nothing.
+typedef enum qi_sampler_step {
+  QI_STEP_PENALTIES = 0, // repetition_penalty, frequency_penalty, presence_penalty
+  QI_STEP_DRY,           // dry_*
+  QI_STEP_TOP_N_SIGMA,
+  QI_STEP_TOP_K,
+  QI_STEP_TYPICAL,
+  QI_STEP_TOP_P,
+  QI_STEP_MIN_P,
+  QI_STEP_XTC,           // xtc_*
+  QI_STEP_TEMPERATURE,   // temperature*; steps before it see probabilities at temperature 1, those behind at this one
+  QI_STEP_MIROSTAT,      // mirostat_*
+  QI_STEP_COUNT
+} qi_sampler_step;
+
+// Bias comes first, a draw last. Zero = off, but for what only refines another field.
 typedef struct qi_sampler_desc {
-  float temperature;         // 0 = greedy: the highest logit, the lowest id among equals
+  float temperature;         // 0 = greedy: the highest logit, the lowest id among equals; only penalties and DRY count then
   int top_k;                 // keep the k most likely; 0 = all
   float top_p;               // keep the smallest set with this much probability; 0 or 1 = all
   float min_p;               // drop what is less than min_p times the most likely; 0 = none
@@ -570,6 +589,22 @@ typedef struct qi_sampler_desc {
   uint64_t seed;             // 0 is a seed like any other: the same words again
   const qi_logit_bias *logit_bias; // copied
   int n_logit_bias;          // entries of logit_bias
+  float typical_p;           // keep those whose surprise is closest to the expected one, up to this probability; 0 or 1 = all
+  float top_n_sigma;         // keep those within so many standard deviations of logits from the highest; 0 = all
+  float xtc_probability;     // how often XTC happens: all tokens above the threshold but the least likely of them are dropped
+  float xtc_threshold;       // probability; 0 = 0.1, above 0.5 nothing happens
+  float temperature_range;   // the temperature is temperature -/+ range by how undecided the model is; 0 = fixed
+  float temperature_exponent; // of that: (entropy / greatest possible)^exponent; 0 = 1
+  float dry_multiplier;      // DRY: a token that continues a repetition of len tokens loses multiplier * base^(len - allowed_length)
+  float dry_base;            // 0 = 1.75
+  int dry_allowed_length;    // shorter repetitions are fine; 0 = 2
+  int dry_last_n;            // how many recent tokens are looked at; 0 = 1024, at most 65536
+  const qi_token *dry_breakers; // tokens that repetitions do not reach over, see qi_tokens_containing; copied
+  int n_dry_breakers;        // entries of dry_breakers
+  float mirostat_tau;        // Mirostat 2: aims at this surprise (in bits) of each token; 0 = off
+  float mirostat_eta;        // how fast it learns; 0 = 0.1
+  const qi_sampler_step *chain; // n_chain steps, each at most once, in this order; those left out do not happen. Copied
+  int n_chain;               // 0 = all, in the order of qi_sampler_step
 } qi_sampler_desc;
 
 // Chooses tokens: the desc, a random number generator, and recent tokens.
@@ -590,6 +625,16 @@ QI_API qi_token qi_sampler_sample_allowed(qi_sampler *sp, const float *logits, c
 QI_API void qi_sampler_accept(qi_sampler *sp, qi_token token);
 // Forgets history; random numbers start again from `seed`.
 QI_API void qi_sampler_reset(qi_sampler *sp, uint64_t seed);
+
+// A token and the natural logarithm of its probability.
+typedef struct qi_logprob {
+  qi_token token;
+  float logprob;
+} qi_logprob;
+
+// The n (1 to 1024) most likely tokens, in order, equals by id, from logits of n_vocab tokens as they are (temperature 1, nothing
+// taken out). Returns how many were written: fewer when fewer have a probability above 0. 0 for wrong arguments. Asks for no memory.
+QI_API int qi_top_logprobs(const float *logits, int n_vocab, qi_logprob *out, int n);
 
 // ---- sessions ----
 

@@ -313,6 +313,10 @@ QI_API qi_token qi_token_find(const qi_model *m, const char *text, size_t len) {
   return qi__has_vocab(m) && text ? qi__token_find(&m->vocab, text, len) : -1;
 }
 
+QI_API size_t qi_tokens_containing(const qi_model *m, const char *text, size_t len, qi_token *out, size_t cap) {
+  return qi__has_vocab(m) && text && len ? qi__tokens_containing(&m->vocab, text, len, out, out ? cap : 0) : 0;
+}
+
 // ---- grammars ----
 
 QI_API qi_result qi_grammar_open(qi_grammar **out, const qi_model *m, const qi_grammar_desc *desc, qi_error *err) {
@@ -396,6 +400,14 @@ QI_API void qi_sampler_accept(qi_sampler *sp, qi_token token) {
 }
 QI_API void qi_sampler_reset(qi_sampler *sp, uint64_t seed) {
   if (sp) qi__sampler_reset(sp, seed);
+}
+
+QI_API int qi_top_logprobs(const float *logits, int n_vocab, qi_logprob *out, int n) {
+  if (!logits || !out || n_vocab < 1 || n < 1 || n > QI__LOGPROBS_MAX) return 0;
+  qi__fp_mode mode = qi__fp_enter();
+  n = qi__top_logprobs(logits, n_vocab, out, n);
+  qi__fp_leave(mode);
+  return n;
 }
 
 // ---- sessions ----

@@ -173,10 +173,9 @@ typedef struct qi__automaton {
 
 #define QI__GRAMMAR_TAIL (QI__GRAMMAR_ACCEPT - 1)
 
-QI__FN qi__automaton *qi__automaton_layout(qi__arena *arena, const qi_grammar *g) {
-  qi__automaton *a = QI__ARENA_ARRAY(arena, qi__automaton, 1), counting;
-  bool real = a != NULL;
-  if (!a) a = &counting;
+// Fills in *a and returns where it is to be kept: at the beginning of the block.
+QI__FN qi__automaton *qi__automaton_layout(qi__automaton *a, qi__arena *arena, const qi_grammar *g) {
+  qi__automaton *home = QI__ARENA_ARRAY(arena, qi__automaton, 1);
   memset(a, 0, sizeof *a);
   const qi__grammar_program *p = &g->program;
   size_t n = qi__min_size(2 * p->n_code + 4096, QI__AUTOMATON_MAX_PLACES), places = 4096;
@@ -200,7 +199,7 @@ QI__FN qi__automaton *qi__automaton_layout(qi__arena *arena, const qi_grammar *g
   a->open_callers = QI__ARENA_ARRAY(arena, uint32_t, p->n_rules);
   a->open_stack = QI__ARENA_ARRAY(arena, uint32_t, p->n_rules);
   a->keep = QI__ARENA_ARRAY(arena, uint32_t, QI__AUTOMATON_STATES + QI__AUTOMATON_STACKS);
-  return real ? a : NULL;
+  return home;
 }
 
 // ---- places ----

@@ -23,10 +23,12 @@ QI__FN void qi__matcher_close(qi_matcher *m) {
 
 QI__FN qi_result qi__automaton_open(qi__automaton **out, const qi_grammar *g, const qi_allocator *allocator, qi_error *err) {
   qi__arena arena = {0};
-  qi__automaton_layout(&arena, g);
+  qi__automaton layout;
+  qi__automaton_layout(&layout, &arena, g);
   qi_result r = qi__arena_open(&arena, allocator, "matcher", err);
   if (r) return r;
-  qi__automaton *a = qi__automaton_layout(&arena, g);
+  qi__automaton *a = qi__automaton_layout(&layout, &arena, g);
+  *a = layout;
   a->allocator = *allocator;
   a->bytes = arena.size;
   if (qi__automaton_init(a)) *out = a;
@@ -60,7 +62,8 @@ QI__FN qi_result qi__matcher_open(qi_matcher **out, const qi_grammar *g, const q
 // Bytes that qi__matcher_open asks for.
 QI__FN size_t qi__matcher_memory(const qi_grammar *g, bool shared) {
   qi__arena arena = {0};
-  if (!shared) qi__automaton_layout(&arena, g);
+  qi__automaton layout;
+  if (!shared) qi__automaton_layout(&layout, &arena, g);
   return arena.used + sizeof(qi_matcher);
 }
 

@@ -171,6 +171,20 @@ QI__FN size_t qi__token_piece(const qi__vocab *v, qi_token id, bool special, cha
   return sink.n;
 }
 
+// qi_tokens_containing. Of longer tokens the first bytes are looked at.
+QI__FN size_t qi__tokens_containing(const qi__vocab *v, const char *text, size_t len, qi_token *out, size_t cap) {
+  char piece[512];
+  size_t n = 0;
+  for (uint32_t id = 0; id < v->n_tokens; id++) {
+    size_t n_piece = qi__min_size(qi__token_piece(v, (qi_token)id, false, piece, sizeof piece), sizeof piece), at = 0;
+    while (at + len <= n_piece && memcmp(piece + at, text, len)) at++;
+    if (at + len > n_piece) continue;
+    if (n < cap) out[n] = (qi_token)id;
+    n++;
+  }
+  return n;
+}
+
 // qi_detokenize. The blank that SentencePiece models put before text is left out once.
 QI__FN qi_result qi__detokenize(const qi__vocab *v, const qi_token *ids, size_t n, bool special, char *out, size_t cap,
                                 size_t *len_out, qi_error *err) {
