@@ -514,9 +514,9 @@ QI_API size_t qi_tokens_containing(const qi_model *m, const char *text, size_t l
 // What generated text may be: tokens that would leave the grammar are not chosen, and generation ends only where the grammar does.
 // Grammars are compiled to bytes, so text is whole UTF-8 at the end whatever the tokens hold.
 //
-// GBNF, as in llama.cpp: rules `name ::= alternatives`, the text is `root`. "literal", [a-z] and [^a-z], . (any character), (group),
-// a | b, and behind any of them * + ? {n} {n,} {n,m}; \n \r \t \\ \" \xHH \uHHHH \UHHHHHHHH; # comments. Refused: rules that may
-// begin with themselves (left recursion), that never end, that are not defined or defined twice.
+// GBNF, as in llama.cpp: rules `name ::= alternatives`, the text is `root`. "literal", [a-z] and [^a-z], . (any character),
+// (group), a | b, and behind any of them * + ? {n} {n,} {n,m}; \n \r \t \\ \" \xHH \uHHHH \UHHHHHHHH; # comments. Refused: rules
+// that may begin with themselves (left recursion), that never end, that are not defined or defined twice.
 typedef struct qi_grammar qi_grammar;
 
 // Where a grammar comes from: exactly one of gbnf, choices.
@@ -607,7 +607,7 @@ typedef struct qi_sampler_desc {
   float xtc_threshold;       // probability; 0 = 0.1, above 0.5 nothing happens
   float temperature_range;   // the temperature is temperature -/+ range by how undecided the model is; 0 = fixed
   float temperature_exponent; // of that: (entropy / greatest possible)^exponent; 0 = 1
-  float dry_multiplier;      // DRY: a token that continues a repetition of len tokens loses multiplier * base^(len - allowed_length)
+  float dry_multiplier;      // DRY: what continues a repetition of len tokens loses multiplier * base^(len - allowed_length)
   float dry_base;            // 0 = 1.75
   int dry_allowed_length;    // shorter repetitions are fine; 0 = 2
   int dry_last_n;            // how many recent tokens are looked at; 0 = 1024, at most 65536
@@ -645,7 +645,8 @@ typedef struct qi_logprob {
 } qi_logprob;
 
 // The n (1 to 1024) most likely tokens, in order, equals by id, from logits of n_vocab tokens as they are (temperature 1, nothing
-// taken out). Returns how many were written: fewer when fewer have a probability above 0. 0 for wrong arguments. Asks for no memory.
+// taken out). Returns how many were written: fewer when fewer have a probability above 0. 0 for wrong arguments. Asks for no
+// memory.
 QI_API int qi_top_logprobs(const float *logits, int n_vocab, qi_logprob *out, int n);
 
 // ---- sessions ----
@@ -737,11 +738,10 @@ QI_API qi_result qi_next(qi_session *s, qi_piece *out, qi_error *err);
 QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us, qi_error *err);
 
 // Binds the answers to a grammar: each begins it anew, and ends where it ends (tokens that end generation count even with
-// ignore_end; n_predict and stop strings may cut it short). NULL takes the grammar away. The matcher stays the caller's and must not
-// be used or closed before that or qi_session_close. In the middle of an answer the grammar begins with the text that is still to
-// come. Where only one token fits, it is taken without computing anything, and computed later together with the next ones: the words
-// are the same.
-// Errors: QI_ERR_ARGUMENT (a matcher of another model), QI_ERR_STATE (unfinished work).
+// ignore_end; n_predict and stop strings may cut it short). NULL takes the grammar away. The matcher stays the caller's and must
+// not be used or closed before that or qi_session_close. In the middle of an answer the grammar begins with the text that is still
+// to come. Where only one token fits, it is taken without computing anything, and computed later together with the next ones: the
+// words are the same. Errors: QI_ERR_ARGUMENT (a matcher of another model), QI_ERR_STATE (unfinished work).
 QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, qi_error *err);
 
 // Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as
@@ -19223,8 +19223,8 @@ QI__FN uint32_t qi__sets_put(qi__sets *s, const uint64_t *items, size_t n) {
   return *slot - 1;
 }
 
-// Keeps the sets whose `number` is not 0, and gives them numbers in the order they had: number[i] becomes the new one. Stacks inside
-// are renamed by `stacks`, which is in order too, so sets stay sorted.
+// Keeps the sets whose `number` is not 0, and gives them numbers in the order they had: number[i] becomes the new one. Stacks
+// inside are renamed by `stacks`, which is in order too, so sets stay sorted.
 QI__FN void qi__sets_keep(qi__sets *s, uint32_t *number, const uint32_t *stacks) {
   size_t n = s->n, begin = 0;
   qi__sets_clear(s);
@@ -21726,8 +21726,8 @@ QI__FN void qi__sampler_penalize(qi_sampler *sp, qi__chain *ch) {
   }
 }
 
-// dry_match[k] = how many of the newest tokens are found again, in the same order, k tokens earlier: the Z-algorithm (Gusfield 1997)
-// over the n newest, from the newest on.
+// dry_match[k] = how many of the newest tokens are found again, in the same order, k tokens earlier: the Z-algorithm (Gusfield
+// 1997) over the n newest, from the newest on.
 QI__FN void qi__sampler_find_matches(qi_sampler *sp, int n) {
   int32_t *z = sp->dry_match;
   for (int k = 1, left = 0, right = 0; k < n; k++) { // newest tokens left..right-1 are those 0..right-left-1
@@ -21855,8 +21855,8 @@ QI__FN qi_token qi__sampler_sample(qi_sampler *sp, const float *logits, const ui
 
 // ---- log-probabilities ----
 
-// The n most likely of n_vocab tokens, in order, with ln of their probability at temperature 1. NaN counts as -infinity. Returns how
-// many have one.
+// The n most likely of n_vocab tokens, in order, with ln of their probability at temperature 1. NaN counts as -infinity. Returns
+// how many have one.
 QI__FN int qi__top_logprobs(const float *logits, int n_vocab, qi_logprob *out, int n) {
   int have = 0;
   double sum = 0;
@@ -22355,7 +22355,8 @@ QI__FN qi_result qi__take_token(qi_session *s, qi_token token, qi_piece *out, qi
 // Chooses a token from the logits of the last one. Where the grammar leaves one, no random number is drawn for it.
 QI__FN qi_result qi__sample_piece(qi_session *s, const qi__mask *mask, qi_piece *out, qi_error *err) {
   bool forced = mask->only >= 0 && !mask->can_end;
-  return qi__take_token(s, forced ? mask->only : qi__sampler_sample(s->sampler, qi__session_logits(s, -1), mask->allowed), out, err);
+  qi_token token = forced ? mask->only : qi__sampler_sample(s->sampler, qi__session_logits(s, -1), mask->allowed);
+  return qi__take_token(s, token, out, err);
 }
 
 // Behind a token that is not computed yet: can the next one be told without? Not where one at a time would not have fit.

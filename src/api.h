@@ -502,9 +502,9 @@ QI_API size_t qi_tokens_containing(const qi_model *m, const char *text, size_t l
 // What generated text may be: tokens that would leave the grammar are not chosen, and generation ends only where the grammar does.
 // Grammars are compiled to bytes, so text is whole UTF-8 at the end whatever the tokens hold.
 //
-// GBNF, as in llama.cpp: rules `name ::= alternatives`, the text is `root`. "literal", [a-z] and [^a-z], . (any character), (group),
-// a | b, and behind any of them * + ? {n} {n,} {n,m}; \n \r \t \\ \" \xHH \uHHHH \UHHHHHHHH; # comments. Refused: rules that may
-// begin with themselves (left recursion), that never end, that are not defined or defined twice.
+// GBNF, as in llama.cpp: rules `name ::= alternatives`, the text is `root`. "literal", [a-z] and [^a-z], . (any character),
+// (group), a | b, and behind any of them * + ? {n} {n,} {n,m}; \n \r \t \\ \" \xHH \uHHHH \UHHHHHHHH; # comments. Refused: rules
+// that may begin with themselves (left recursion), that never end, that are not defined or defined twice.
 typedef struct qi_grammar qi_grammar;
 
 // Where a grammar comes from: exactly one of gbnf, choices.
@@ -595,7 +595,7 @@ typedef struct qi_sampler_desc {
   float xtc_threshold;       // probability; 0 = 0.1, above 0.5 nothing happens
   float temperature_range;   // the temperature is temperature -/+ range by how undecided the model is; 0 = fixed
   float temperature_exponent; // of that: (entropy / greatest possible)^exponent; 0 = 1
-  float dry_multiplier;      // DRY: a token that continues a repetition of len tokens loses multiplier * base^(len - allowed_length)
+  float dry_multiplier;      // DRY: what continues a repetition of len tokens loses multiplier * base^(len - allowed_length)
   float dry_base;            // 0 = 1.75
   int dry_allowed_length;    // shorter repetitions are fine; 0 = 2
   int dry_last_n;            // how many recent tokens are looked at; 0 = 1024, at most 65536
@@ -633,7 +633,8 @@ typedef struct qi_logprob {
 } qi_logprob;
 
 // The n (1 to 1024) most likely tokens, in order, equals by id, from logits of n_vocab tokens as they are (temperature 1, nothing
-// taken out). Returns how many were written: fewer when fewer have a probability above 0. 0 for wrong arguments. Asks for no memory.
+// taken out). Returns how many were written: fewer when fewer have a probability above 0. 0 for wrong arguments. Asks for no
+// memory.
 QI_API int qi_top_logprobs(const float *logits, int n_vocab, qi_logprob *out, int n);
 
 // ---- sessions ----
@@ -725,11 +726,10 @@ QI_API qi_result qi_next(qi_session *s, qi_piece *out, qi_error *err);
 QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us, qi_error *err);
 
 // Binds the answers to a grammar: each begins it anew, and ends where it ends (tokens that end generation count even with
-// ignore_end; n_predict and stop strings may cut it short). NULL takes the grammar away. The matcher stays the caller's and must not
-// be used or closed before that or qi_session_close. In the middle of an answer the grammar begins with the text that is still to
-// come. Where only one token fits, it is taken without computing anything, and computed later together with the next ones: the words
-// are the same.
-// Errors: QI_ERR_ARGUMENT (a matcher of another model), QI_ERR_STATE (unfinished work).
+// ignore_end; n_predict and stop strings may cut it short). NULL takes the grammar away. The matcher stays the caller's and must
+// not be used or closed before that or qi_session_close. In the middle of an answer the grammar begins with the text that is still
+// to come. Where only one token fits, it is taken without computing anything, and computed later together with the next ones: the
+// words are the same. Errors: QI_ERR_ARGUMENT (a matcher of another model), QI_ERR_STATE (unfinished work).
 QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, qi_error *err);
 
 // Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as

@@ -401,7 +401,8 @@ static void test_dry_by_hand(void **state) {
 // Nothing is left, one is left, numbers at their ends.
 static void test_odd(void **state) {
   (void)state;
-  const float none[] = {-INFINITY, NAN, -INFINITY}, one[] = {-INFINITY, -3, NAN}, wide[] = {FLT_MAX, -FLT_MAX, FLT_MAX, 0, INFINITY};
+  const float none[] = {-INFINITY, NAN, -INFINITY}, one[] = {-INFINITY, -3, NAN};
+  const float wide[] = {FLT_MAX, -FLT_MAX, FLT_MAX, 0, INFINITY};
   qi_sampler_desc d = {.temperature = 0.7f, .top_k = 3, .top_p = 0.5f, .min_p = 0.5f, .typical_p = 0.5f, .top_n_sigma = 1,
                        .xtc_probability = 1, .xtc_threshold = 0.01f, .temperature_range = 0.7f, .dry_multiplier = 1,
                        .repetition_penalty = 2, .mirostat_tau = 3};
@@ -562,8 +563,9 @@ static void test_reset(void **state) {
   qi_token first[STEPS];
   for (int i = 0; i < N; i++) logits[i] = (float)(i * 37 % 101) / 30;
   qi_token breaker = 7;
-  qi_sampler_desc d = {.temperature = 0.9f, .typical_p = 0.9f, .xtc_probability = 0.5f, .dry_multiplier = 0.8f, .dry_breakers = &breaker,
-                       .n_dry_breakers = 1, .mirostat_tau = 4, .presence_penalty = 0.3f, .temperature_range = 0.3f, .seed = 3};
+  qi_sampler_desc d = {.temperature = 0.9f, .typical_p = 0.9f, .xtc_probability = 0.5f, .dry_multiplier = 0.8f,
+                       .dry_breakers = &breaker, .n_dry_breakers = 1,
+                       .mirostat_tau = 4, .presence_penalty = 0.3f, .temperature_range = 0.3f, .seed = 3};
   qi_sampler *sp = open_sampler(N, &d);
   breaker = 9; // was copied
   for (int round = 0; round < 2; round++) {

@@ -78,8 +78,8 @@ QI__FN uint32_t qi__sets_put(qi__sets *s, const uint64_t *items, size_t n) {
   return *slot - 1;
 }
 
-// Keeps the sets whose `number` is not 0, and gives them numbers in the order they had: number[i] becomes the new one. Stacks inside
-// are renamed by `stacks`, which is in order too, so sets stay sorted.
+// Keeps the sets whose `number` is not 0, and gives them numbers in the order they had: number[i] becomes the new one. Stacks
+// inside are renamed by `stacks`, which is in order too, so sets stay sorted.
 QI__FN void qi__sets_keep(qi__sets *s, uint32_t *number, const uint32_t *stacks) {
   size_t n = s->n, begin = 0;
   qi__sets_clear(s);

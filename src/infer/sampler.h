@@ -316,8 +316,8 @@ QI__FN void qi__sampler_penalize(qi_sampler *sp, qi__chain *ch) {
   }
 }
 
-// dry_match[k] = how many of the newest tokens are found again, in the same order, k tokens earlier: the Z-algorithm (Gusfield 1997)
-// over the n newest, from the newest on.
+// dry_match[k] = how many of the newest tokens are found again, in the same order, k tokens earlier: the Z-algorithm (Gusfield
+// 1997) over the n newest, from the newest on.
 QI__FN void qi__sampler_find_matches(qi_sampler *sp, int n) {
   int32_t *z = sp->dry_match;
   for (int k = 1, left = 0, right = 0; k < n; k++) { // newest tokens left..right-1 are those 0..right-left-1
@@ -445,8 +445,8 @@ QI__FN qi_token qi__sampler_sample(qi_sampler *sp, const float *logits, const ui
 
 // ---- log-probabilities ----
 
-// The n most likely of n_vocab tokens, in order, with ln of their probability at temperature 1. NaN counts as -infinity. Returns how
-// many have one.
+// The n most likely of n_vocab tokens, in order, with ln of their probability at temperature 1. NaN counts as -infinity. Returns
+// how many have one.
 QI__FN int qi__top_logprobs(const float *logits, int n_vocab, qi_logprob *out, int n) {
   int have = 0;
   double sum = 0;

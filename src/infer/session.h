@@ -478,7 +478,8 @@ QI__FN qi_result qi__take_token(qi_session *s, qi_token token, qi_piece *out, qi
 // Chooses a token from the logits of the last one. Where the grammar leaves one, no random number is drawn for it.
 QI__FN qi_result qi__sample_piece(qi_session *s, const qi__mask *mask, qi_piece *out, qi_error *err) {
   bool forced = mask->only >= 0 && !mask->can_end;
-  return qi__take_token(s, forced ? mask->only : qi__sampler_sample(s->sampler, qi__session_logits(s, -1), mask->allowed), out, err);
+  qi_token token = forced ? mask->only : qi__sampler_sample(s->sampler, qi__session_logits(s, -1), mask->allowed);
+  return qi__take_token(s, token, out, err);
 }
 
 // Behind a token that is not computed yet: can the next one be told without? Not where one at a time would not have fit.
