@@ -505,24 +505,37 @@ QI_API size_t qi_tokens_containing(const qi_model *m, const char *text, size_t l
 // GBNF, as in llama.cpp: rules `name ::= alternatives`, the text is `root`. "literal", [a-z] and [^a-z], . (any character),
 // (group), a | b, and behind any of them * + ? {n} {n,} {n,m}; \n \r \t \\ \" \xHH \uHHHH \UHHHHHHHH; # comments. Refused: rules
 // that may begin with themselves (left recursion), that never end, that are not defined or defined twice.
+//
+// JSON schemas: type (also a list), properties, required, additionalProperties, items, prefixItems, minItems, maxItems, minLength,
+// maxLength, format (date, time, date-time, uuid), minimum, maximum and their exclusive kin (of integers), enum, const, anyOf,
+// oneOf (as anyOf), allOf of one, $ref to a place in the same text, true. Annotations (title, description, default, ...) are
+// ignored, every other keyword is refused. Members come in the order of `properties`; where these are given, others are only
+// allowed by additionalProperties; beside prefixItems, others only by items. Blanks are allowed as people write them; numbers have
+// at most 18 digits.
 typedef struct qi_grammar qi_grammar;
 
-// Where a grammar comes from: exactly one of gbnf, choices.
+// Where a grammar comes from: exactly one of gbnf, json_schema, choices.
 typedef struct qi_grammar_desc {
   const char *gbnf;            // rules, UTF-8
+  const char *json_schema;     // JSON, at most 2^18 bytes; what it is made into: qi_json_schema_gbnf
   const char *const *choices;  // n_choices strings, UTF-8, not empty: the text is one of them
   int n_choices;               // at most 65536
-  size_t len;                  // bytes of gbnf; 0 = up to its terminator. At most 2^20
+  size_t len;                  // bytes of gbnf (at most 2^20) or json_schema; 0 = up to its terminator
   const qi_grammar *share;     // a grammar of the same model whose table of tokens (some MB) is used too; default an own one
   qi_allocator allocator;      // default: the model's
 } qi_grammar_desc;
 
 // Compiles a grammar for the tokens of a model (opened with its tokenizer), which must outlive it. Immutable: any number of threads
 // and matchers may use it. The desc and what it points to are not needed afterwards.
-// Errors: QI_ERR_ARGUMENT, QI_ERR_FORMAT (with line and column), QI_ERR_LIMIT (too large or nested too deep), QI_ERR_STATE (model
-// without tokenizer), QI_ERR_OOM.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_FORMAT (with line and column), QI_ERR_UNSUPPORTED (a keyword of a schema), QI_ERR_LIMIT (too
+// large or nested too deep), QI_ERR_STATE (model without tokenizer), QI_ERR_OOM.
 QI_API qi_result qi_grammar_open(qi_grammar **out, const qi_model *m, const qi_grammar_desc *desc, qi_error *err);
 QI_API void qi_grammar_close(qi_grammar *g); // NULL is fine; matchers must be closed first
+
+// A JSON schema (len bytes) as GBNF, to look at or to change. Writes at most cap bytes (no terminator) and the full number to
+// *n_out: two calls size a buffer. allocator NULL = malloc; all is given back. Errors: as qi_grammar_open.
+QI_API qi_result qi_json_schema_gbnf(const char *json_schema, size_t len, const qi_allocator *allocator, char *out, size_t cap,
+                                     size_t *n_out, qi_error *err);
 
 // Where a text is in a grammar. What is found out about the grammar on the way (which tokens may follow where) is kept, so it costs
 // little when it is needed again.

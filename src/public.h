@@ -328,6 +328,16 @@ QI_API qi_result qi_grammar_open(qi_grammar **out, const qi_model *m, const qi_g
   return qi__grammar_open(out, m, desc, err);
 }
 
+QI_API qi_result qi_json_schema_gbnf(const char *json_schema, size_t len, const qi_allocator *allocator, char *out, size_t cap,
+                                     size_t *n_out, qi_error *err) {
+  qi_allocator a;
+  QI__NOT_NULL(json_schema, "qi_json_schema_gbnf");
+  QI__NOT_NULL(n_out, "qi_json_schema_gbnf");
+  if (cap) QI__NOT_NULL(out, "qi_json_schema_gbnf");
+  qi_result r = qi__allocator_resolve(allocator, &a, err);
+  return r ? r : qi__schema_to_gbnf(json_schema, len, &a, out, cap, n_out, err);
+}
+
 QI_API void qi_grammar_close(qi_grammar *g) { qi__grammar_close(g); }
 
 QI_API qi_result qi_matcher_open(qi_matcher **out, const qi_grammar *g, const qi_matcher *share, const qi_allocator *allocator,

@@ -3,7 +3,7 @@
 #define QI__GRAMMAR_H
 
 #include "../model/model.h"
-#include "grammar_parse.h"
+#include "grammar_schema.h"
 #include "text.h"
 #include "token_trie.h"
 
@@ -90,6 +90,21 @@ QI__FN qi_result qi__grammar_from_gbnf(qi_grammar **out, const char *text, size_
   return r;
 }
 
+QI__FN qi_result qi__grammar_from_schema(qi_grammar **out, const char *text, size_t len, const qi_allocator *a, qi_error *err) {
+  size_t n = 0;
+  qi_result r = qi__schema_to_gbnf(text, len, a, NULL, 0, &n, err);
+  if (r) return r;
+  char *gbnf = (char *)qi__alloc(a, n, 1);
+  if (!gbnf) return qi__fail_oom(err, "json_schema", n);
+  r = qi__schema_to_gbnf(text, len, a, gbnf, n, &n, err);
+  if (!r) {
+    r = qi__grammar_from_gbnf(out, gbnf, n, a, err);
+    if (r) qi__fail_prefix(err, "json_schema, in what qi_json_schema_gbnf gives: ");
+  }
+  qi__free(a, gbnf, n);
+  return r;
+}
+
 // One of n texts: one rule of alternatives.
 QI__FN qi_result qi__grammar_from_choices(qi_grammar **out, const char *const *choices, int n, const qi_allocator *a,
                                           qi_error *err) {
@@ -133,12 +148,14 @@ QI__FN void qi__grammar_close(qi_grammar *g) {
 QI__FN qi_result qi__grammar_open(qi_grammar **out, const qi_model *m, const qi_grammar_desc *d, qi_error *err) {
   qi_allocator a;
   qi_grammar *g = NULL;
-  int n_sources = (d->gbnf != NULL) + (d->choices != NULL);
-  if (n_sources != 1) return qi__fail(err, QI_ERR_ARGUMENT, "grammar: %d of gbnf, choices given, expected one", n_sources);
+  int n_sources = (d->gbnf != NULL) + (d->json_schema != NULL) + (d->choices != NULL);
+  if (n_sources != 1)
+    return qi__fail(err, QI_ERR_ARGUMENT, "grammar: %d of gbnf, json_schema, choices given, expected one", n_sources);
   if (d->share && d->share->model != m) return qi__fail(err, QI_ERR_ARGUMENT, "grammar: share is of another model");
   qi_result r = qi__allocator_resolve(d->allocator.alloc || d->allocator.free ? &d->allocator : &m->allocator, &a, err);
   if (r) return r;
   if (d->gbnf) r = qi__grammar_from_gbnf(&g, d->gbnf, d->len ? d->len : strlen(d->gbnf), &a, err);
+  else if (d->json_schema) r = qi__grammar_from_schema(&g, d->json_schema, d->len ? d->len : strlen(d->json_schema), &a, err);
   else r = qi__grammar_from_choices(&g, d->choices, d->n_choices, &a, err);
   if (r) return r;
   g->model = m;
