@@ -497,6 +497,51 @@ QI_API qi_token qi_token_find(const qi_model *m, const char *text, size_t len);
 // number; 0 for empty text or a model without tokenizer. Of tokens beyond 512 bytes the first 512 count.
 QI_API size_t qi_tokens_containing(const qi_model *m, const char *text, size_t len, qi_token *out, size_t cap);
 
+// ---- conversations ----
+
+// Who said it. SYSTEM: what the model shall be.
+typedef enum qi_chat_role { QI_CHAT_SYSTEM = 0, QI_CHAT_USER, QI_CHAT_ASSISTANT } qi_chat_role;
+
+typedef struct qi_chat_message {
+  qi_chat_role role;
+  const char *text; // UTF-8, not terminated
+  size_t len;       // bytes
+} qi_chat_message;
+
+// How messages are written for a model: what it was trained on. MISTRAL: its first models; V3 and TEKKEN: later tokenizers.
+typedef enum qi_chat_format {
+  QI_CHAT_NONE = 0,
+  QI_CHAT_LLAMA_2,
+  QI_CHAT_LLAMA_3,
+  QI_CHAT_CHATML,
+  QI_CHAT_MISTRAL,
+  QI_CHAT_MISTRAL_V3,
+  QI_CHAT_MISTRAL_TEKKEN,
+  QI_CHAT_PHI_3,
+  QI_CHAT_GEMMA,
+  QI_CHAT_ZEPHYR,
+  QI_CHAT_COUNT
+} qi_chat_format;
+
+// "llama-3", "chatml" and so on; static text, "?" when out of range. qi_chat_format_from_name: -1 when unknown.
+QI_API const char *qi_chat_format_name(qi_chat_format format);
+QI_API int qi_chat_format_from_name(const char *name);
+
+// The format of a model, by what its template holds (templates are programs in Jinja and are not run) or, without one, by its
+// tokens. Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (no tokenizer loaded), QI_ERR_UNSUPPORTED (another kind; the message says what to
+// do).
+QI_API qi_result qi_chat_detect(const qi_model *m, qi_chat_format *out, qi_error *err);
+
+// Messages as tokens for qi_prompt_tokens, begin token included. The first n_done messages are in the context already, the last of
+// them with the answer that was generated for it or as that answer; what closes that answer is written first. At the end the
+// beginning of an answer is written; if the last message is an answer itself, it is left open to be continued. Text of messages
+// never becomes a control token, even where it looks like the name of one.
+// Writes at most `cap` ids to `out` (NULL with cap 0 to ask) and the full number to *n_out. Asks the allocator of the model for
+// some 45 bytes a byte of text while it runs. Errors: QI_ERR_ARGUMENT (also a system message at the end where the format has it
+// inside the user's), QI_ERR_OOM, QI_ERR_STATE (no tokenizer loaded), QI_ERR_LIMIT (texts of 2^30 bytes or more).
+QI_API qi_result qi_chat_tokens(const qi_model *m, qi_chat_format format, const qi_chat_message *messages, size_t n, size_t n_done,
+                                qi_token *out, size_t cap, size_t *n_out, qi_error *err);
+
 // ---- grammars ----
 
 // What generated text may be: tokens that would leave the grammar are not chosen, and generation ends only where the grammar does.

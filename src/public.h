@@ -2,6 +2,7 @@
 #ifndef QI__PUBLIC_H
 #define QI__PUBLIC_H
 
+#include "infer/chat.h"
 #include "infer/session.h"
 #include "kernels/product.h"
 
@@ -315,6 +316,32 @@ QI_API qi_token qi_token_find(const qi_model *m, const char *text, size_t len) {
 
 QI_API size_t qi_tokens_containing(const qi_model *m, const char *text, size_t len, qi_token *out, size_t cap) {
   return qi__has_vocab(m) && text && len ? qi__tokens_containing(&m->vocab, text, len, out, out ? cap : 0) : 0;
+}
+
+// ---- conversations ----
+
+QI_API const char *qi_chat_format_name(qi_chat_format format) {
+  return (int)format >= 0 && format < QI_CHAT_COUNT ? qi__chat_styles[format].name : "?";
+}
+QI_API int qi_chat_format_from_name(const char *name) { return name ? qi__chat_format_from_name(name) : -1; }
+
+QI_API qi_result qi_chat_detect(const qi_model *m, qi_chat_format *out, qi_error *err) {
+  QI__NOT_NULL(m, "qi_chat_detect");
+  QI__NOT_NULL(out, "qi_chat_detect");
+  if (!qi__has_vocab(m)) return qi__fail(err, QI_ERR_STATE, "qi_chat_detect: the model was opened without its tokenizer (load)");
+  return qi__chat_detect(m, out, err);
+}
+
+QI_API qi_result qi_chat_tokens(const qi_model *m, qi_chat_format format, const qi_chat_message *messages, size_t n, size_t n_done,
+                                qi_token *out, size_t cap, size_t *n_out, qi_error *err) {
+  QI__NOT_NULL(m, "qi_chat_tokens");
+  QI__NOT_NULL(n_out, "qi_chat_tokens");
+  if (n) QI__NOT_NULL(messages, "qi_chat_tokens");
+  if (cap) QI__NOT_NULL(out, "qi_chat_tokens");
+  if ((int)format <= QI_CHAT_NONE || format >= QI_CHAT_COUNT)
+    return qi__fail(err, QI_ERR_ARGUMENT, "qi_chat_tokens: format is %d, expected a qi_chat_format", (int)format);
+  if (!qi__has_vocab(m)) return qi__fail(err, QI_ERR_STATE, "qi_chat_tokens: the model was opened without its tokenizer (load)");
+  return qi__chat_tokens(m, format, messages, n, n_done, out, cap, n_out, err);
 }
 
 // ---- grammars ----

@@ -31,8 +31,8 @@ static qi_grammar *open_schema(const qi_model *m, const char *text, const qi_gra
 // ---- texts ----
 
 #define PERSON \
-  "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\"},\"age\":{\"type\":\"integer\"},\"ok\":{\"type\":\"boolean\"}}," \
-  "\"required\":[\"age\"]"
+  "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\"},\"age\":{\"type\":\"integer\"}," \
+  "\"ok\":{\"type\":\"boolean\"}},\"required\":[\"age\"]"
 
 // Each schema is followed by texts: "+..." taken whole, "-..." refused or not whole.
 static const char *const cases[][20] = {
@@ -54,16 +54,16 @@ static const char *const cases[][20] = {
    "\"additionalProperties\":{\"const\":0}}",
    "+{\"\xC3\xA9\xC3\xAA\":1}", "+{\"\xC3\xA9\xC3\xAB\":0}", "-{\"\xC3\xA9\xC3\xAB\":1}", "+{\"\xC3\xA8\":0}", "+{\"\xC3\xA9\":0}",
    "+{\"q\\\"\":7}", "+{\"q\":0}"},
-  {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"},\"minItems\":2,\"maxItems\":3}", "-[1]", "+[1,2]", "+[1, 2, 3]", "-[1,2,3,4]",
-   "-[1,\"2\"]"},
+  {"{\"type\":\"array\",\"items\":{\"type\":\"integer\"},\"minItems\":2,\"maxItems\":3}", "-[1]", "+[1,2]", "+[1, 2, 3]",
+   "-[1,2,3,4]", "-[1,\"2\"]"},
   {"{\"items\":{\"enum\":[\"a\",1,null,{\"b\":[true]}]},\"maxItems\":4}", "+[]", "+[\"a\",1,null,{\"b\":[true]}]", "-[2]",
    "-[1,1,1,1,1]", "-[{\"b\": [true]}]"},
   {"{\"type\":\"array\",\"maxItems\":0}", "+[]", "+[ ]", "-[1]"},
   {"{\"type\":\"array\",\"minItems\":1}", "-[]", "+[[]]"},
   {"{\"prefixItems\":[{\"type\":\"string\"},{\"type\":\"number\"}]}", "+[\"a\", 1.5]", "-[\"a\"]", "-[\"a\",1,2]", "-[1,\"a\"]"},
   {"{\"prefixItems\":[{\"const\":\"x\"}],\"items\":{\"const\":1}}", "+[\"x\"]", "+[\"x\",1,1]", "-[1]", "-[\"x\",2]", "-[]"},
-  {"{\"type\":\"string\",\"minLength\":2,\"maxLength\":3}", "-\"a\"", "+\"ab\"", "+\"a\\nb\"", "+\"\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\"",
-   "-\"abcd\"", "+\"\\u0041\\ud83d\\ude00\""},
+  {"{\"type\":\"string\",\"minLength\":2,\"maxLength\":3}", "-\"a\"", "+\"ab\"", "+\"a\\nb\"",
+   "+\"\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\"", "-\"abcd\"", "+\"\\u0041\\ud83d\\ude00\""},
   {"{\"minLength\":1}", "-\"\"", "+\"a\""},
   {"{\"type\":\"string\",\"format\":\"date\"}", "+\"2024-02-29\"", "-\"2024-13-01\"", "-\"2024-1-01\"", "-\"2024-01-32\""},
   {"{\"format\":\"date-time\"}", "+\"2024-02-29T23:59:59Z\"", "+\"2024-02-29T00:00:00.125+01:30\"", "-\"2024-02-29T24:00:00Z\"",
@@ -76,8 +76,8 @@ static const char *const cases[][20] = {
   {"{\"anyOf\":[{\"type\":\"integer\"},{\"type\":\"null\"}],\"description\":\"d\"}", "+1", "+null", "-\"\""},
   {"{\"oneOf\":[{\"const\":1},{\"const\":2}]}", "+1", "+2", "-3"},
   {"{\"allOf\":[{\"const\":1}]}", "+1", "-2"},
-  {"{\"type\":\"object\",\"properties\":{\"v\":{\"type\":\"integer\"},\"next\":{\"$ref\":\"#\"}},\"required\":[\"v\"]}", "+{\"v\":1}",
-   "+{\"v\":1,\"next\":{\"v\":2,\"next\":{\"v\":3}}}", "-{\"v\":1,\"next\":{}}"},
+  {"{\"type\":\"object\",\"properties\":{\"v\":{\"type\":\"integer\"},\"next\":{\"$ref\":\"#\"}},\"required\":[\"v\"]}",
+   "+{\"v\":1}", "+{\"v\":1,\"next\":{\"v\":2,\"next\":{\"v\":3}}}", "-{\"v\":1,\"next\":{}}"},
   {"{\"$ref\":\"#/$defs/a~1b/anyOf/1\",\"$defs\":{\"a/b\":{\"anyOf\":[{\"const\":1},{\"const\":2}]}}}", "+2", "-1"},
   {"{\"type\":\"number\"}", "+0", "+-0", "+12345.678e-9", "-.5", "-1.", "-1e", "-+1", "-00"},
   {"{\"type\":\"integer\"}", "+0", "+-7", "-07", "-1.0", "-1e3", "-"},
@@ -117,7 +117,8 @@ static void test_ranges(void **state) {
       char text[160], number[32];
       int lo = limits[i][0], hi = limits[i][1];
       if (kind == 0) snprintf(text, sizeof text, "{\"type\":\"integer\",\"minimum\":%d,\"maximum\":%d}", lo, hi);
-      if (kind == 1) snprintf(text, sizeof text, "{\"type\":\"integer\",\"exclusiveMinimum\":%d,\"exclusiveMaximum\":%d}", lo - 1, hi + 1);
+      if (kind == 1)
+        snprintf(text, sizeof text, "{\"type\":\"integer\",\"exclusiveMinimum\":%d,\"exclusiveMaximum\":%d}", lo - 1, hi + 1);
       if (kind == 2) snprintf(text, sizeof text, "{\"type\":\"integer\",\"minimum\":%d}", lo);
       if (kind == 3) snprintf(text, sizeof text, "{\"type\":\"integer\",\"maximum\":%d}", hi);
       qi_grammar *g = open_schema(rm.m, text, shared);
