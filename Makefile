@@ -26,7 +26,7 @@ qinfer.h: $(PARTS) LICENSE tools/amalgamate.py
 	else echo "qinfer.h: $(PYTHON) is not there, so the committed header is used as it is"; fi
 
 # One .c file, one program.
-build/%: examples/%.c qinfer.h | build
+build/%: examples/%.c examples/options.h qinfer.h | build
 	$(CC) $(CFLAGS) -std=c11 -Wall -Wextra $< -o $@ $(LDLIBS)
 
 build/%: bench/%.c qinfer.h | build

@@ -35,8 +35,11 @@ exits() {
 printf '1 2 3\n' >ids.txt
 printf '1 2x\n' >bad_ids.txt
 printf '' >empty.txt
+printf 'root ::= "x" (\n' >broken.gbnf
+printf '{"type": "object", "properties": {"name": {"type": "string", "maxLength": 9}, "age": {"type": "integer", "minimum": 1,
+"maximum": 99}}, "required": ["name", "age"]}' >person.json
 exits 2 ./hello
-for program in generate tokenize logits inspect; do
+for program in generate tokenize logits inspect chat; do
   exits 0 ./$program --help
   exits 2 ./$program
   exits 2 ./$program --no-such-option
@@ -50,6 +53,10 @@ for wrong in "-n 1x" "-n -2" "-n 99999999999" "-t 257" "-t -1" "-c 1.5" "--temp 
 done
 exits 2 ./generate -m x.gguf -p a -n ""
 exits 2 ./generate -m x.gguf -p a -n " 1"
+for wrong in "--samplers top_k;nothing" "--samplers top_k;top_k" "--typical 2" "--grammar a --choice b" "--mirostat-ent -1"; do
+  exits 2 ./generate -m x.gguf -p a $wrong
+done
+exits 2 ./chat -m x.gguf --chat-template none
 exits 2 ./tokenize -m x.gguf
 exits 2 ./logits -m x.gguf --ids ids.txt
 exits 2 ./logits -m x.gguf --ids ids.txt -o out.f32 -t 1x
@@ -57,6 +64,7 @@ exits 1 ./hello absent.gguf a
 exits 1 ./generate -m absent.gguf -p a
 exits 1 ./generate -m ids.txt -p a
 exits 1 ./generate -m absent.gguf -f absent.txt
+exits 1 ./chat -m absent.gguf
 exits 1 ./tokenize -m absent.gguf -p a
 exits 1 ./inspect -m absent.gguf
 exits 1 ./logits -m absent.gguf --ids bad_ids.txt -o out.f32
@@ -90,6 +98,40 @@ same "generate: -n 0 is the prompt alone" "Once" "$(./generate -m "$model" -p On
 exits 0 ./generate -m "$model" -p Once -n -1 -c 16
 same "generate: a full context ends the text and is said" 1 "$(grep -c 'context of .* is full' err)"
 exits 1 ./generate -m "$model" -f "$model"
+exits 1 ./generate -m "$model" -p Once --grammar broken.gbnf
+same "generate: an error in a grammar has line and column" 1 "$(grep -c 'grammar: line 2, column 1: found the end' err)"
+exits 1 ./generate -m "$model" -p Once --json-schema broken.gbnf
+exits 1 ./generate -m "$model" -p Once --grammar absent.gbnf
+for seed in 1 2 3; do
+  same "generate: JSON of a schema, seed $seed" 1 "$(./generate -m "$model" -p "" -s $seed --json-schema person.json 2>/dev/null |
+    tr -d '\n' | grep -cE '^\{ *"name": *"([^"\\]|\\.)*", *"age": *[1-9][0-9]? *\}$')"
+done
+same "generate: one of the choices" 1 "$(./generate -m "$model" -p "Lily was" --choice " happy" --choice " sad" 2>/dev/null |
+  grep -cE '^Lily was (happy|sad)$')"
+same "generate: the default order of steps, written out" "$(./generate -m "$model" -p Once -n 30 --xtc-probability 0.5 2>/dev/null)" \
+  "$(./generate -m "$model" -p Once -n 30 --xtc-probability 0.5 \
+    --samplers "penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature" 2>/dev/null)"
+same "generate: every sampler at once" 1 "$(./generate -m "$model" -p Once -n 30 --typical 0.9 --top-nsigma 2 --dry-multiplier 0.8 \
+  --dry-sequence-breaker . --xtc-probability 0.3 --dynatemp-range 0.3 --mirostat-ent 4 2>/dev/null | grep -c Once)"
+
+chat="./chat -m $model --chat-template zephyr --temp 0 -n 20"
+printf 'Once upon a time\n/save one.txt\nThen the dog\n/save two.txt\n' | $chat --system "A story." >all.txt 2>err
+same "chat: two answers" 1 "$([ "$(grep -c . all.txt)" -ge 2 ] && echo 1)"
+same "chat: a transcript" "$(printf 'system 8\nA story.\nuser 16\nOnce upon a time')" "$(head -n 4 one.txt)"
+printf '/load one.txt\nThen the dog\n/save again.txt\n/quit\nnot read\n' | $chat >part.txt 2>err
+expect "chat: a loaded conversation goes on with the same words" cmp two.txt again.txt
+printf 'user 99\nshort\n' >broken.txt
+echo Once | $chat >single.txt 2>err
+printf '/load broken.txt\n/load absent.txt\n/help\nOnce\n/reset\nOnce\n' | $chat >out 2>err
+same "chat: after wrong commands and /reset the same answer again" "$(cat single.txt single.txt)" "$(cat out)"
+exits 1 ./chat -m "$model"
+same "chat: a model without template gets a hint" 1 "$(grep -c 'known are llama-2' err)"
+{ sleep 1; echo Once; } | $chat >out 2>err &
+pid=$!
+sleep 0.3
+kill -INT $pid 2>/dev/null
+wait $pid
+same "chat: Ctrl-C does not end the program" "0 $(cat single.txt)" "$? $(cat out)"
 begins "hello: the greedy story" "Once upon a time, there was a little girl named Lily." "$(./hello "$model" "Once upon a time" 2>/dev/null)"
 
 ids=$(./tokenize -m "$model" -p "Once upon a time")
