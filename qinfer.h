@@ -6085,10 +6085,10 @@ typedef void (*qi__dot_q8_fn)(const qi__dot_q8_args *a);
 // Products with weights that a cache stores in another order, in tiles of QI__Q8_ROWS rows by chunks of 256 columns: the same bits.
 // All NULL where there are none.
 typedef struct qi__stored_q8_kernels {
-  size_t (*chunk_bytes)(const qi__format *f);                          // 0 = not for this format
-  void (*store)(const qi__dot_q8_args *a, size_t k, uint8_t *dst);     // rows a->w of k columns to the chunks of a tile
-  void (*dot)(const qi__dot_q8_args *a);                               // a->w: a tile, a->w_stride: bytes of a chunk
-  size_t from;                                                         // rows of activations from which this pays
+  size_t (*chunk_bytes)(const qi__format *f);                      // 0 = not for this format
+  size_t (*from)(const qi__format *f);                             // rows of activations from which this pays
+  void (*store)(const qi__dot_q8_args *a, size_t k, uint8_t *dst); // rows a->w of k columns to the chunks of a tile
+  void (*dot)(const qi__dot_q8_args *a);                           // a->w: a tile, a->w_stride: bytes of a chunk
 } qi__stored_q8_kernels;
 
 // One block with one row of activations: d_x, codes q and their sums by 16.
@@ -9347,15 +9347,25 @@ QI__DOT_TERNARY(i8mm, qi__ternary_row_dotprod)
 // AVX2 adds products of two bytes in int16 for as many steps as fit (`chain`). Wide codes, up to 255, do not fit even once: they
 // are cut into two planes of four bits, the second counting 16 times.
 typedef struct qi__q8_panel {
-  const uint8_t (*code)[64];      // [plane][rows / 16][k / 4] lines of [row % 16, k % 4]: `own`, or in a cache
-  bool nibbles;                   // of a cache: two steps of k a line, the first in the low halves of its bytes (AVX-512)
-  uint8_t own[2][2][64][64];
-  int32_t scale[16][QI__Q8_ROWS]; // [group]: int32 for VNNI, a pair of equal int16 for AVX2; all 1 in formats without
-  int32_t pair[8][QI__Q8_ROWS];   // [group / 2]: of two groups, what meets the sums of their activations: mins, or scales (AVX2)
-  float d[8][QI__Q8_ROWS], minus_dmin[8][QI__Q8_ROWS]; // [block of 32], or [0]
+  const uint8_t *code;               // lines of 64 bytes: [plane][rows / 16][k / 4][row % 16, k % 4], or stored (VNNI)
+  bool stored, nibbles;              // see below: as qi__q8_stored says
+  const int8_t (*scale)[QI__Q8_ROWS]; // [group]; none in blocks of 32
+  const int8_t (*min)[QI__Q8_ROWS][2]; // [group / 2]; formats with mins
+  const int32_t (*scale_twice)[QI__Q8_ROWS]; // AVX2: [group] pairs of equal int16
+  const int32_t (*pair)[QI__Q8_ROWS]; // AVX2: [group / 2] of two groups, what meets the sums of their activations: mins, or scales
+  const float (*d)[QI__Q8_ROWS], (*minus_dmin)[QI__Q8_ROWS]; // [block of 32], or [0]
 } qi__q8_panel;
 
-QI__STATIC_ASSERT(sizeof(qi__q8_panel) <= QI__Q8_PANEL_FLOATS * sizeof(float), q8_panel);
+// A panel that is not taken from a cache. Its size is a multiple of the cache line: several lie one after another.
+typedef struct qi__q8_own_panel {
+  uint8_t code[2][2][64][64];
+  int8_t scale[16][QI__Q8_ROWS], min[8][QI__Q8_ROWS][2];
+  float d[8][QI__Q8_ROWS], minus_dmin[8][QI__Q8_ROWS];
+  int32_t scale_twice[16][QI__Q8_ROWS], pair[8][QI__Q8_ROWS];
+} qi__q8_own_panel;
+
+QI__STATIC_ASSERT(sizeof(qi__q8_own_panel) % QI__CACHE_LINE == 0, q8_panel_lines);
+QI__STATIC_ASSERT(sizeof(qi__q8_own_panel) <= QI__Q8_PANEL_FLOATS * sizeof(float), q8_panel);
 
 // What the variants need to know of a format.
 typedef struct qi__q8_plan {
@@ -9363,12 +9373,12 @@ typedef struct qi__q8_plan {
   qi_format id;
   int offset; // code + offset is unsigned
   int chain;  // products of pairs that fit into int16: steps of 4 codes
-  bool planes, pairs;
+  bool planes, vnni;
 } qi__q8_plan;
 
 QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
   qi_format id = qi__format_id(f);
-  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, !vnni};
+  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, vnni};
   if (p.offset == QI__WIDE) {
     p.offset = 128;
     p.planes = !vnni;
@@ -9408,31 +9418,24 @@ QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *ds
   }
 }
 
-QI__INLINE int32_t qi__pair_i16(int low, int high) { return (int32_t)((uint32_t)low & 0xffff) | (int32_t)((uint32_t)high << 16); }
-
 // Scales and mins of row r, from the words of its block.
-QI__INLINE void qi__panel_scales(const qi__q8_plan *plan, const int16_t *scale, const int16_t *min, size_t r, qi__q8_panel *p) {
+QI__INLINE void qi__panel_scales(const qi__format *f, const int16_t *scale, const int16_t *min, size_t r, qi__q8_own_panel *p) {
   // scale[g], scale[8 + g] belong to the first and second 16 codes of group g of 32
   for (int g = 0; g < 8; g++) {
-    int first = scale[g], second = scale[8 + g];
-    if (plan->format->group == 32) {
-      p->scale[g][r] = plan->pairs ? qi__pair_i16(first, first) : first;
+    if (f->group == 32) {
+      p->scale[g][r] = (int8_t)scale[g];
     } else {
-      p->scale[2 * g][r] = plan->pairs ? qi__pair_i16(first, first) : first;
-      p->scale[2 * g + 1][r] = plan->pairs ? qi__pair_i16(second, second) : second;
+      p->scale[2 * g][r] = (int8_t)scale[g];
+      p->scale[2 * g + 1][r] = (int8_t)scale[8 + g];
     }
   }
   // Words of min are in order, one for each 16 codes.
-  for (int g = 0; g < 128 / plan->format->group; g++) {
-    int step = plan->format->group / 16, next = step == 1 ? 8 : 1;
-    if (plan->format->has_min) p->pair[g][r] = qi__pair_i16(min[2 * step * g], min[2 * step * g + step]);
-    else p->pair[g][r] = qi__pair_i16(scale[step * g], scale[step * g + next]);
-  }
+  for (int g = 0; f->has_min && g < 256 / f->group; g++) p->min[g / 2][r][g % 2] = (int8_t)min[f->group / 16 * g];
 }
 
 // Row r: scales to the panel, codes to `codes`; n blocks of 32 or one of 256 at w. id is a constant where this is inlined.
 QI__INLINE QI__AVX2 void qi__panel_row_avx2(qi_format id, const qi__q8_plan *plan, const uint8_t *w, int n, size_t r,
-                                            qi__q8_panel *p, uint8_t *codes) {
+                                            qi__q8_own_panel *p, uint8_t *codes) {
   const qi__format *f = id ? &qi__formats[id] : plan->format;
   int offset = qi__q8_offset(id);
   const __m256i wide = _mm256_set1_epi8(offset == QI__WIDE ? (char)-128 : 0);
@@ -9455,13 +9458,48 @@ QI__INLINE QI__AVX2 void qi__panel_row_avx2(qi_format id, const qi__q8_plan *pla
   p->minus_dmin[0][r] = -s.dmin;
   qi__store_bytes_avx2(scale, s.scale);
   qi__store_bytes_avx2(min, s.min);
-  qi__panel_scales(plan, scale, min, r, p);
+  qi__panel_scales(plan->format, scale, min, r, p);
   QI__UNROLL for (int g = 0; g < 8; g++)
     qi__store_bytes_avx2(codes + 32 * g, _mm256_xor_si256(qi__q8_codes_avx2(id, w, g, &block, offset), wide));
 }
 
+QI__INLINE qi__q8_panel qi__panel_view(const qi__q8_own_panel *p) {
+  qi__q8_panel v;
+  v.code = p->code[0][0][0];
+  v.stored = v.nibbles = false;
+  v.scale = (const int8_t (*)[QI__Q8_ROWS])p->scale;
+  v.min = (const int8_t (*)[QI__Q8_ROWS][2])p->min;
+  v.d = (const float (*)[QI__Q8_ROWS])p->d;
+  v.minus_dmin = (const float (*)[QI__Q8_ROWS])p->minus_dmin;
+  v.scale_twice = (const int32_t (*)[QI__Q8_ROWS])p->scale_twice;
+  v.pair = (const int32_t (*)[QI__Q8_ROWS])p->pair;
+  return v;
+}
+
+// Eight int8 at a and eight at b as pairs of int16.
+QI__INLINE QI__AVX2 __m256i qi__byte_pairs_avx2(const int8_t *a, const int8_t *b) {
+  __m128i first = _mm_loadl_epi64((const __m128i *)(const void *)a), second = _mm_loadl_epi64((const __m128i *)(const void *)b);
+  return _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(first, second));
+}
+
+// What AVX2 multiplies with, from int8.
+QI__FN QI__AVX2 void qi__panel_widen_avx2(const qi__q8_plan *plan, const int8_t (*scale)[QI__Q8_ROWS],
+                                          const int8_t (*min)[QI__Q8_ROWS][2], qi__q8_own_panel *p) {
+  int groups = plan->format->info.block_len == 32 ? 0 : 256 / plan->format->group;
+  for (int g = 0; g < groups; g++)
+    for (int r = 0; r < QI__Q8_ROWS; r += 8) {
+      qi__store_bytes_avx2(p->scale_twice[g] + r, qi__byte_pairs_avx2(scale[g] + r, scale[g] + r));
+      if (g % 2) continue;
+      __m256i pair;
+      if (plan->format->has_min) pair = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)min[g / 2][r]));
+      else pair = qi__byte_pairs_avx2(scale[g] + r, scale[g + 1] + r);
+      qi__store_bytes_avx2(p->pair[g / 2] + r, pair);
+    }
+}
+
 // The chunk at column `at`: n blocks of 32, or one of 256. Rows beyond the last are the last again.
-QI__FN QI__AVX2 void qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, qi__q8_panel *p) {
+QI__FN QI__AVX2 void qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n,
+                                         qi__q8_own_panel *p) {
   const qi__format *f = plan->format;
   uint8_t codes[8][256], high[8][256];
   const __m256i low4 = _mm256_set1_epi8(15);
@@ -9496,12 +9534,12 @@ QI__FN QI__AVX2 void qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_
         qi__store_bytes_avx2(high[i / 256] + i % 256, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
         qi__store_bytes_avx2(code, _mm256_and_si256(v, low4));
       }
-      qi__panel_interleave_avx2(high, p->own[1][half][0] + place);
+      qi__panel_interleave_avx2(high, p->code[1][half][0] + place);
     }
-    qi__panel_interleave_avx2(codes, p->own[0][half][0] + place);
+    qi__panel_interleave_avx2(codes, p->code[0][half][0] + place);
   }
-  p->code = (const uint8_t (*)[64])p->own[0][0];
-  p->nibbles = false;
+  if (!plan->vnni)
+    qi__panel_widen_avx2(plan, (const int8_t (*)[QI__Q8_ROWS])p->scale, (const int8_t (*)[QI__Q8_ROWS][2])p->min, p);
 }
 
 // ---- a panel with rows of activations ----
@@ -9538,9 +9576,12 @@ QI__INLINE QI__AVX2 void qi__group_starts_avx2(int offset, int group, const int1
 // total[h][i] += products of `steps` steps from `step` on, times the scales of a group, or 1.
 QI__INLINE QI__AVX2 void qi__panel_group_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, int step, int steps,
                                               const int32_t *scale, const qi__panel_x *x, int n, __m256i (*total)[4]) {
+  __m256i weight[2];
+  QI__UNROLL for (int h = 0; h < 2; h++)
+    weight[h] = scale ? qi__bytes_avx2((const uint8_t *)(scale + 16 * half + 8 * h)) : _mm256_set1_epi16(1);
   for (int plane = 0; plane <= plan->planes; plane++)
     for (int s = step; s < step + steps; s += plan->chain) {
-      const uint8_t *w = p->code[(2 * plane + half) * 64 + s];
+      const uint8_t *w = p->code + 64 * ((2 * plane + half) * 64 + s);
       __m256i pairs[2][4];
       QI__UNROLL for (int i = 0; i < n; i++) pairs[0][i] = pairs[1][i] = _mm256_setzero_si256();
       for (int c = 0; c < plan->chain; c++) {
@@ -9552,12 +9593,9 @@ QI__INLINE QI__AVX2 void qi__panel_group_avx2(const qi__q8_plan *plan, const qi_
           pairs[1][i] = _mm256_add_epi16(pairs[1][i], v1);
         }
       }
-      QI__UNROLL for (int h = 0; h < 2; h++) {
-        __m256i weight = scale ? qi__bytes_avx2((const uint8_t *)(scale + 16 * half + 8 * h)) : _mm256_set1_epi16(1);
-        QI__UNROLL for (int i = 0; i < n; i++) {
-          __m256i v = _mm256_madd_epi16(pairs[h][i], weight);
-          total[h][i] = _mm256_add_epi32(total[h][i], plane ? _mm256_slli_epi32(v, 4) : v);
-        }
+      QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) {
+        __m256i v = _mm256_madd_epi16(pairs[h][i], weight[h]);
+        total[h][i] = _mm256_add_epi32(total[h][i], plane ? _mm256_slli_epi32(v, 4) : v);
       }
     }
 }
@@ -9569,7 +9607,7 @@ QI__INLINE QI__AVX2 void qi__group_sums_avx2(int group, const int16_t *sum, int1
   qi__store_bytes_avx2(out, sums);
 }
 
-// The sums with the pairs of the panel.
+// The sums with the pairs of eight rows from `row` on.
 QI__INLINE QI__AVX2 __m256i qi__panel_pairs_avx2(const qi__q8_panel *p, int n_pairs, int row, const int16_t *sums) {
   __m256i all = _mm256_setzero_si256();
   for (int g = 0; g < n_pairs; g++) {
@@ -9590,7 +9628,8 @@ QI__INLINE QI__AVX2 void qi__panel_256_avx2(const qi__q8_plan *plan, const qi__q
   const int groups = 256 / plan->format->group;
   __m256i total[2][4];
   QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm256_setzero_si256();
-  for (int g = 0; g < groups; g++) qi__panel_group_avx2(plan, p, half, g * 64 / groups, 64 / groups, p->scale[g], x, n, total);
+  for (int g = 0; g < groups; g++)
+    qi__panel_group_avx2(plan, p, half, g * 64 / groups, 64 / groups, p->scale_twice[g], x, n, total);
   QI__UNROLL for (int i = 0; i < n; i++) {
     const int16_t *sum = x->sum + (size_t)i * (x->k / 16);
     float d_x = x->d[(size_t)i * x->blocks];
@@ -9669,9 +9708,10 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_step_avx512(__m512i w0, __m512i w1, in
 QI__INLINE QI__AVX512_VNNI void qi__panel_steps_avx512(const qi__q8_panel *p, bool nibbles, int step, int steps,
                                                        const qi__panel_x *x, int n, __m512i (*sum)[4]) {
   const __m512i low4 = _mm512_set1_epi8(15);
-  const uint8_t(*half0)[64] = p->code + (nibbles ? step / 2 : step), (*half1)[64] = half0 + (nibbles ? 32 : 64);
-  for (int s = 0; s < steps; s += nibbles ? 2 : 1, half0++, half1++) {
-    __m512i w0 = _mm512_loadu_si512((const void *)*half0), w1 = _mm512_loadu_si512((const void *)*half1);
+  const size_t half = p->stored ? 64 : 64 * 64, next = p->stored ? 128 : 64;
+  const uint8_t *line = p->code + (size_t)(nibbles ? step / 2 : step) * next;
+  for (int s = 0; s < steps; s += nibbles ? 2 : 1, line += next) {
+    __m512i w0 = _mm512_loadu_si512((const void *)line), w1 = _mm512_loadu_si512((const void *)(line + half));
     if (!nibbles) {
       qi__panel_step_avx512(w0, w1, step + s, x, n, sum);
       continue;
@@ -9702,7 +9742,7 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, co
     QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm512_set1_epi32(start[i][g]);
     qi__panel_steps_avx512(p, nibbles, g * 64 / groups, 64 / groups, x, n, sum);
     QI__UNROLL for (int h = 0; h < 2; h++) {
-      __m512i scale = _mm512_loadu_si512((const void *)(p->scale[g] + 16 * h));
+      __m512i scale = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p->scale[g] + 16 * h)));
       QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm512_add_epi32(total[h][i], _mm512_mullo_epi32(sum[h][i], scale));
     }
   }
@@ -9712,7 +9752,7 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, co
     int16_t sums[4][16];
     QI__UNROLL for (int i = 0; i < n; i++) qi__group_sums_avx2(256 / groups, x->sum + (size_t)i * (x->k / 16), sums[i]);
     for (int g = 0; g < groups / 2; g++) QI__UNROLL for (int h = 0; h < 2; h++) {
-      __m512i pair = _mm512_loadu_si512((const void *)(p->pair[g] + 16 * h));
+      __m512i pair = _mm512_cvtepi8_epi16(qi__bytes_avx2((const uint8_t *)p->min[g][16 * h]));
       QI__UNROLL for (int i = 0; i < n; i++)
         sum[h][i] = _mm512_dpwssd_epi32(sum[h][i], pair, _mm512_set1_epi32(qi__load_4(sums[i] + 2 * g)));
     }
@@ -9771,11 +9811,11 @@ QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, c
 // ---- stored panels ----
 
 // Panels of a cache: as few bytes as hold them, the same for all variants. A tile of 32 weight rows is a row of chunks of 256
-// columns, each of these parts one after another:
-//   codes   [rows / 16][k / 4][row % 16, k % 4] code + offset; below 16 in formats with `nibbles`: two steps of k a line, the first
-//           in the low halves of its bytes
-//   scales  int8 [256 / group][32], then mins the same; none in formats with one scale a block, or without mins
-//   d       float32 [256 / block][32], then -dmin the same
+// columns, each of these parts one after another, as in qi__q8_panel:
+//   codes   lines [k / 4][rows / 16][row % 16, k % 4] of code + offset, in the order in which VNNI reads them; as nibbles where
+//           all are below 16: two steps of k a line, the first in the low halves of its bytes
+//   scales  [256 / group][32], none in blocks of 32; mins [128 / group][32][2], formats with mins
+//   d       [256 / block][32], then -dmin the same, formats with mins
 typedef struct qi__q8_stored {
   bool nibbles;
   size_t scale, min, d, minus_dmin, bytes; // where parts begin; min = d, minus_dmin = bytes where there are none
@@ -9801,78 +9841,56 @@ QI__FN size_t qi__q8_stored_bytes(const qi__format *f) {
   return f->wide || !qi__dot_q8_x86_has(qi__format_id(f)) ? 0 : qi__q8_stored_of(f).bytes;
 }
 
-// Groups of one line each from int32 to int8.
-QI__INLINE void qi__store_scales(const int32_t (*src)[QI__Q8_ROWS], size_t n, uint8_t *dst) {
-  for (size_t i = 0; i < n * QI__Q8_ROWS; i++) dst[i] = (uint8_t)src[i / QI__Q8_ROWS][i % QI__Q8_ROWS];
-}
-
 // Chunks of the tile a->w, a->n_w, a->w_stride of rows of k columns to `dst`.
 QI__FN QI__AVX2 void qi__q8_store_avx2(const qi__dot_q8_args *a, size_t k, uint8_t *dst) {
-  qi__q8_panel p;
+  qi__q8_own_panel p;
   qi__q8_plan plan = qi__q8_plan_of(a->format, true);
   qi__q8_stored s = qi__q8_stored_of(a->format);
   memset(&p, 0, sizeof p);
   for (size_t at = 0; at < k; at += 256, dst += s.bytes) {
     qi__panel_fill_avx2(a, &plan, at, (int)qi__min_size(8, (k - at) / 32), &p);
-    const uint8_t *line = p.own[0][0][0];
-    for (size_t i = 0; i < 2 * 64 * 64; i += 64)
-      for (size_t j = i; j < i + 64; j += 32) {
-        if (!s.nibbles) qi__store_bytes_avx2(dst + j, qi__bytes_avx2(line + j));
-        else if (i % 128 == 0)
-          qi__store_bytes_avx2(dst + i / 2 + j % 64, _mm256_or_si256(qi__bytes_avx2(line + j),
-                                                                     _mm256_slli_epi16(qi__bytes_avx2(line + j + 64), 4)));
-      }
-    qi__store_scales((const int32_t (*)[QI__Q8_ROWS])p.scale, (s.min - s.scale) / QI__Q8_ROWS, dst + s.scale);
-    for (size_t g = 0; g < (s.d - s.min) / QI__Q8_ROWS; g++)
-      for (size_t r = 0; r < QI__Q8_ROWS; r++) dst[s.min + g * QI__Q8_ROWS + r] = (uint8_t)(p.pair[g / 2][r] >> (g % 2 ? 16 : 0));
+    for (size_t i = 0; i < s.scale; i += 32) {
+      const uint8_t *line = p.code[0][i / 64 % 2][i / 128 * (s.nibbles ? 2 : 1)] + i % 64;
+      __m256i v = qi__bytes_avx2(line);
+      if (s.nibbles) v = _mm256_or_si256(v, _mm256_slli_epi16(qi__bytes_avx2(line + 64), 4));
+      qi__store_bytes_avx2(dst + i, v);
+    }
+    memcpy(dst + s.scale, p.scale, s.min - s.scale);
+    memcpy(dst + s.min, p.min, s.d - s.min);
     memcpy(dst + s.d, p.d, s.minus_dmin - s.d);
     memcpy(dst + s.minus_dmin, p.minus_dmin, s.bytes - s.minus_dmin);
   }
 }
 
-// Eight int8 as int32.
-QI__INLINE QI__AVX2 __m256i qi__widen_avx2(const uint8_t *src) {
-  return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)src));
-}
-
-// Pairs of int16 from two int32: the first in the low halves.
-QI__INLINE QI__AVX2 __m256i qi__pairs_avx2(__m256i first, __m256i second) {
-  return _mm256_blend_epi16(first, _mm256_slli_epi32(second, 16), 0xaa);
-}
-
-// Codes of a stored chunk to p->own: nibbles to a line each, or the halves of wide codes to a plane each.
-QI__FN QI__AVX2 void qi__panel_load_codes_avx2(const qi__q8_plan *plan, bool nibbles, const uint8_t *src, qi__q8_panel *p) {
+// Codes of a stored chunk as AVX2 wants them: nibbles to a line each, or the halves of wide codes to a plane each.
+QI__FN QI__AVX2 void qi__panel_load_codes_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src,
+                                               qi__q8_own_panel *p) {
   const __m256i low4 = _mm256_set1_epi8(15);
-  uint8_t *first = p->own[0][0][0], *second = nibbles ? first + 64 : p->own[1][0][0];
-  for (size_t i = 0; i < (nibbles ? 64u : 128u) * 64; i += 32) {
+  for (size_t i = 0; i < s->scale; i += 32) {
+    uint8_t *first = p->code[0][i / 64 % 2][i / 128 * (s->nibbles ? 2 : 1)] + i % 64;
     __m256i v = qi__bytes_avx2(src + i);
-    size_t to = nibbles ? i / 64 * 128 + i % 64 : i;
-    if (nibbles || plan->planes) {
-      qi__store_bytes_avx2(second + to, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
+    if (s->nibbles || plan->planes) {
+      qi__store_bytes_avx2(s->nibbles ? first + 64 : first + 2 * 64 * 64, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
       v = _mm256_and_si256(v, low4);
     }
-    qi__store_bytes_avx2(first + to, v);
+    qi__store_bytes_avx2(first, v);
   }
 }
 
-// A stored chunk to a panel. With VNNI (no `pairs`) the codes stay where they are.
-QI__FN QI__AVX2 void qi__panel_load_avx2(const qi__q8_plan *plan, const uint8_t *src, qi__q8_panel *p) {
-  qi__q8_stored s = qi__q8_stored_of(plan->format);
-  size_t groups = (s.min - s.scale) / QI__Q8_ROWS;
-  const uint8_t *pairs = src + (plan->format->has_min ? s.min : s.scale);
-  p->nibbles = s.nibbles && !plan->pairs;
-  p->code = (const uint8_t (*)[64])(plan->pairs ? p->own[0][0][0] : src);
-  if (plan->pairs) qi__panel_load_codes_avx2(plan, s.nibbles, src, p);
-  for (size_t g = 0; g < groups; g++)
-    for (size_t r = 0; r < QI__Q8_ROWS; r += 8) {
-      __m256i v = qi__widen_avx2(src + s.scale + g * QI__Q8_ROWS + r);
-      qi__store_bytes_avx2(p->scale[g] + r, plan->pairs ? qi__pairs_avx2(v, v) : v);
-      if (g % 2 || !(plan->format->has_min || plan->pairs)) continue;
-      const uint8_t *pair = pairs + g * QI__Q8_ROWS + r;
-      qi__store_bytes_avx2(p->pair[g / 2] + r, qi__pairs_avx2(qi__widen_avx2(pair), qi__widen_avx2(pair + QI__Q8_ROWS)));
-    }
-  memcpy(p->d, src + s.d, s.minus_dmin - s.d);
-  memcpy(p->minus_dmin, src + s.minus_dmin, s.bytes - s.minus_dmin);
+// A stored chunk as a panel. With VNNI and few rows of activations all stays where it is; else codes go to `own`.
+QI__FN QI__AVX2 qi__q8_panel qi__panel_load_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src, bool few,
+                                                 qi__q8_own_panel *own) {
+  qi__q8_panel v = qi__panel_view(own);
+  v.stored = plan->vnni && (few || !s->nibbles);
+  v.nibbles = v.stored && s->nibbles;
+  if (!v.stored) qi__panel_load_codes_avx2(plan, s, src, own);
+  v.code = v.stored ? src : own->code[0][0][0];
+  v.scale = (const int8_t (*)[QI__Q8_ROWS])(const void *)(src + s->scale);
+  v.min = (const int8_t (*)[QI__Q8_ROWS][2])(const void *)(src + s->min);
+  v.d = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->d);
+  v.minus_dmin = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->minus_dmin);
+  if (!plan->vnni) qi__panel_widen_avx2(plan, v.scale, v.min, own);
+  return v;
 }
 
 // ---- all columns ----
@@ -9892,11 +9910,21 @@ QI__FN QI__AVX2 void qi__panel_sums_avx2(const float *lane, size_t n_w, float *y
 typedef void (*qi__panel_multiply_fn)(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks, size_t n_x,
                                       bool two_halves);
 
+#define QI__STORED_FEW 16  // rows of activations up to which nibbles are taken apart for each of them
+#define QI__STORED_AHEAD 4 // chunks: so early are they fetched from memory. Beyond a tile the next one follows
+
+// Into the second-level cache.
+QI__INLINE void qi__prefetch_chunk(const uint8_t *p, size_t n) {
+  for (size_t i = 0; i < n; i += QI__CACHE_LINE) __builtin_prefetch(p + i, 0, 2);
+}
+
 // All weight rows with n_x rows of activations from `first` on. The panels of a slice lie in the second-level cache; the sums of 16
 // rows stay in the first while the slice passes. stored: a->w is a tile of stored panels (below), else weights as in their file.
 QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, bool stored, qi__panel_multiply_fn multiply,
                               size_t first, size_t n_x) {
-  qi__q8_panel *panels = (qi__q8_panel *)(void *)a->scratch;
+  qi__q8_own_panel *own = (qi__q8_own_panel *)(void *)a->scratch;
+  qi__q8_panel panels[QI__Q8_PANELS];
+  qi__q8_stored layout = qi__q8_stored_of(a->format);
   float *lanes = a->scratch + QI__Q8_PANELS * QI__Q8_PANEL_FLOATS;
   size_t k = a->x->k, block = a->x->block;
   memset(lanes, 0, n_x * QI__Q8_LANES * sizeof *lanes);
@@ -9904,8 +9932,12 @@ QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan,
     size_t n_panels = (qi__min_size(256 * QI__Q8_PANELS, k - slice) + 255) / 256;
     for (size_t c = 0; c < n_panels; c++) {
       size_t at = slice + 256 * c;
-      if (stored) qi__panel_load_avx2(plan, a->w + at / 256 * a->w_stride, &panels[c]);
-      else qi__panel_fill_avx2(a, plan, at, (int)qi__min_size(8, (k - at) / 32), &panels[c]);
+      if (stored) {
+        panels[c] = qi__panel_load_avx2(plan, &layout, a->w + at / 256 * a->w_stride, n_x <= QI__STORED_FEW, &own[c]);
+      } else {
+        qi__panel_fill_avx2(a, plan, at, (int)qi__min_size(8, (k - at) / 32), &own[c]);
+        panels[c] = qi__panel_view(&own[c]);
+      }
     }
     for (size_t i = 0; i < n_x; i += 16)
       for (size_t c = 0; c < n_panels; c++) {
@@ -9913,6 +9945,7 @@ QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan,
         qi__q8_chunk q = qi__q8_chunk_at(a->x, a->x_row + first + i, at);
         float *lane = lanes + i * QI__Q8_LANES + at / block % 8 * QI__Q8_ROWS;
         qi__panel_x x = {q.q, q.sum, q.d, k, k / block, lane};
+        if (stored && !i) qi__prefetch_chunk(a->w + (at / 256 + QI__STORED_AHEAD) * a->w_stride, a->w_stride);
         multiply(plan, &panels[c], x, (int)qi__min_size(8, (k - at) / 32), qi__min_size(16, n_x - i), a->n_w > 16);
       }
   }
@@ -9948,8 +9981,25 @@ QI__DOT_Q8(avx512, true, qi__panel_multiply_avx512)
 QI__FN void qi__dot_stored_avx2(const qi__dot_q8_args *a) { qi__dot_panels_x86(a, false, true, qi__panel_multiply_avx2); }
 QI__FN void qi__dot_stored_avx512(const qi__dot_q8_args *a) { qi__dot_panels_x86(a, true, true, qi__panel_multiply_avx512); }
 
-static const qi__stored_q8_kernels qi__stored_q8_avx2 = {qi__q8_stored_bytes, qi__q8_store_avx2, qi__dot_stored_avx2, 4};
-static const qi__stored_q8_kernels qi__stored_q8_avx512 = {qi__q8_stored_bytes, qi__q8_store_avx2, qi__dot_stored_avx512, 4};
+// Formats whose blocks the one-row kernels let the reference take apart.
+QI__INLINE bool qi__q8_by_reference(qi_format id) {
+  bool has_case = id == QI_FORMAT_IQ4_XS || id == QI_FORMAT_QINS4_K || qi__formats[id].info.block_len == 32;
+  return !has_case && qi__q8_offset(id) == QI__WIDE;
+}
+
+// From how many rows on a stored tile is faster than the one-row kernels, both read from memory (Zen 4, two threads). One row is
+// bound by memory, and stored tiles are never smaller; they win where its kernel computes for longer.
+QI__FN size_t qi__stored_from_avx2(const qi__format *f) { return qi__q8_by_reference(qi__format_id(f)) ? 1 : 4; }
+
+QI__FN size_t qi__stored_from_avx512(const qi__format *f) {
+  qi_format id = qi__format_id(f);
+  return qi__q8_by_reference(id) ? 1 : id == QI_FORMAT_Q6_K ? 3 : 2;
+}
+
+static const qi__stored_q8_kernels qi__stored_q8_avx2 = {qi__q8_stored_bytes, qi__stored_from_avx2, qi__q8_store_avx2,
+                                                         qi__dot_stored_avx2};
+static const qi__stored_q8_kernels qi__stored_q8_avx512 = {qi__q8_stored_bytes, qi__stored_from_avx512, qi__q8_store_avx2,
+                                                           qi__dot_stored_avx512};
 #endif
 
 #endif // QI__KERNELS_PANEL_Q8_X86_H
@@ -10837,7 +10887,7 @@ QI__FN const uint8_t *qi__tile_ready(const qi__kernels *kernels, qi__arithmetic 
   if (!w->forms) return NULL;
   const qi__form *f = &w->forms->of[arithmetic];
   if (first / QI__TILE_ROWS >= f->n_tiles) return NULL;
-  if (arithmetic == QI__INTEGER && (!kernels->stored_q8.dot || n_x < kernels->stored_q8.from)) return NULL;
+  if (arithmetic == QI__INTEGER && (!kernels->stored_q8.dot || n_x < kernels->stored_q8.from(w->format))) return NULL;
   bool fits = kernels->bf16.unpack == w->forms->bf16.unpack && kernels->bf16.interleave == w->forms->bf16.interleave;
   if (arithmetic == QI__BF16 && !fits) return NULL;
   return f->data + first / QI__TILE_ROWS * f->tile_bytes;

@@ -64,7 +64,7 @@ static void *random_matrix(qi_format f, size_t n_rows, size_t n_cols, uint64_t *
   return data;
 }
 
-enum { MAX_N = 11, MAX_COLS = 2560, MAX_ROWS = 70 };
+enum { MAX_N = 20, MAX_COLS = 2560, MAX_ROWS = 70 };
 static float x[MAX_N * MAX_COLS], want[MAX_N * MAX_ROWS], got[MAX_N * MAX_ROWS];
 
 // Made ready with one instruction set, multiplied with another, for several numbers of rows.
@@ -113,6 +113,62 @@ static void test_products(void **state) {
   }
   check_format(QI_FORMAT_Q4_K, 70, 2560, &seed); // two slices of bfloat16
   check_format(QI_FORMAT_Q5_0, 64, 2144, &seed);
+}
+
+// Stored panels for numbers of rows at which one row at a time would be taken, and for more than stay as nibbles.
+static void check_stored(const qi__kernels *k, qi_format f, size_t n_w, size_t cols, const qi__q8 *in, const char *isa,
+                         uint64_t *seed) {
+  static const size_t counts[] = {1, 2, 3, 4, 7, 20};
+  size_t chunk = k->stored_q8.chunk_bytes(&qi__formats[f]);
+  void *data = random_matrix(f, 32, cols, seed);
+  uint8_t *tile = NULL, *scratch = NULL;
+  qi__bound bound;
+  assert_int_equal(qi__format_bind(&bound, f, (uint8_t *)data + 32 * qi__row_bytes(f, cols), "test", NULL), QI_OK);
+  assert_int_equal(posix_memalign((void **)&tile, QI__CACHE_LINE, (cols + 255) / 256 * chunk), 0);
+  assert_int_equal(posix_memalign((void **)&scratch, QI__CACHE_LINE, qi__q8_scratch(32) * sizeof(float)), 0);
+  qi__dot_q8_args a = {&bound.format, (const uint8_t *)data,    qi__row_bytes(f, cols), n_w, in, 0, 0, NULL, 32,
+                       (float *)(void *)scratch};
+  k->stored_q8.store(&a, cols, tile);
+  for (size_t i = 0; i < QI__COUNT_OF(counts); i++) {
+    a.n_x = counts[i];
+    a.y = want;
+    a.w = (const uint8_t *)data;
+    a.w_stride = qi__row_bytes(f, cols);
+    memset(want, 7, sizeof want);
+    memset(got, 7, sizeof got);
+    qi__dot_q8_ref(&a);
+    a.y = got;
+    a.w = tile;
+    a.w_stride = chunk;
+    k->stored_q8.dot(&a);
+    if (memcmp(got, want, sizeof got))
+      fail_msg("%s on %s, %d x %d by %d rows: not the bits of the reference", qi_format_get(f)->name, isa, (int)n_w, (int)cols,
+               (int)counts[i]);
+  }
+  free(data);
+  free(tile);
+  free(scratch);
+}
+
+static void test_stored_kernels(void **state) {
+  (void)state;
+  uint64_t seed = 9;
+  static int8_t q[20 * 1536];
+  static float d[20 * 48];
+  static int16_t sum[20 * 96];
+  for (int i = 0; i < n_pools; i++) {
+    qi__kernels k;
+    qi__kernels_init(&k, &pools[i]->cpu);
+    for (int f = 1; f < QI_FORMAT_COUNT && k.stored_q8.dot; f++) {
+      if (!k.stored_q8.chunk_bytes(&qi__formats[f])) continue;
+      bool small = qi__formats[f].info.block_len == 32;
+      size_t cols = small ? 1120 : 1536; // more than a slice
+      qi__q8 in = {q, d, sum, small ? 32 : 256, cols};
+      for (size_t r = 0; r < 20; r++) qi__quantize_q8_ref(x + r * 64, &in, r);
+      check_stored(&k, (qi_format)f, 32, cols, &in, qi_isa_name(qi_pool_isa(pools[i])), &seed);
+      check_stored(&k, (qi_format)f, 9, cols, &in, qi_isa_name(qi_pool_isa(pools[i])), &seed);
+    }
+  }
 }
 
 // The form is what is multiplied: with zeros in it, results are zero.
@@ -477,7 +533,8 @@ static void test_failures(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_products),     cmocka_unit_test(test_form_is_used), cmocka_unit_test(test_weight_memory),
+      cmocka_unit_test(test_products),     cmocka_unit_test(test_stored_kernels),
+      cmocka_unit_test(test_form_is_used), cmocka_unit_test(test_weight_memory),
       cmocka_unit_test(test_weight_arguments), cmocka_unit_test(test_models),   cmocka_unit_test(test_other_isa),
       cmocka_unit_test(test_model_memory), cmocka_unit_test(test_info),         cmocka_unit_test(test_measured),
       cmocka_unit_test(test_load_levels),  cmocka_unit_test(test_failures),

@@ -45,10 +45,10 @@ typedef void (*qi__dot_q8_fn)(const qi__dot_q8_args *a);
 // Products with weights that a cache stores in another order, in tiles of QI__Q8_ROWS rows by chunks of 256 columns: the same bits.
 // All NULL where there are none.
 typedef struct qi__stored_q8_kernels {
-  size_t (*chunk_bytes)(const qi__format *f);                          // 0 = not for this format
-  void (*store)(const qi__dot_q8_args *a, size_t k, uint8_t *dst);     // rows a->w of k columns to the chunks of a tile
-  void (*dot)(const qi__dot_q8_args *a);                               // a->w: a tile, a->w_stride: bytes of a chunk
-  size_t from;                                                         // rows of activations from which this pays
+  size_t (*chunk_bytes)(const qi__format *f);                      // 0 = not for this format
+  size_t (*from)(const qi__format *f);                             // rows of activations from which this pays
+  void (*store)(const qi__dot_q8_args *a, size_t k, uint8_t *dst); // rows a->w of k columns to the chunks of a tile
+  void (*dot)(const qi__dot_q8_args *a);                           // a->w: a tile, a->w_stride: bytes of a chunk
 } qi__stored_q8_kernels;
 
 // One block with one row of activations: d_x, codes q and their sums by 16.

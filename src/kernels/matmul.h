@@ -185,7 +185,7 @@ QI__FN const uint8_t *qi__tile_ready(const qi__kernels *kernels, qi__arithmetic 
   if (!w->forms) return NULL;
   const qi__form *f = &w->forms->of[arithmetic];
   if (first / QI__TILE_ROWS >= f->n_tiles) return NULL;
-  if (arithmetic == QI__INTEGER && (!kernels->stored_q8.dot || n_x < kernels->stored_q8.from)) return NULL;
+  if (arithmetic == QI__INTEGER && (!kernels->stored_q8.dot || n_x < kernels->stored_q8.from(w->format))) return NULL;
   bool fits = kernels->bf16.unpack == w->forms->bf16.unpack && kernels->bf16.interleave == w->forms->bf16.interleave;
   if (arithmetic == QI__BF16 && !fits) return NULL;
   return f->data + first / QI__TILE_ROWS * f->tile_bytes;
