@@ -286,7 +286,9 @@ QI_API qi_isa qi_pool_isa(const qi_pool *pool); // what AUTO became, or the forc
 
 // Arithmetic of matrix products. Results never depend on threads or on how work was cut.
 //   INTEGER  activations to int8 per block, exact integer products in a block, float32 over blocks in one order: the same bits on
-//            every CPU. Formats without integer form (F32, F16, BF16) multiply in float32 in the same fixed order.
+//            every CPU. Formats without integer form (F32, F16, BF16) multiply in float32 in the same fixed order. Ternary formats
+//            (TQ1_0, TQ2_0, I2_S) as in BitNet: activations to int8 by the greatest of the whole row, and exact sums as far along a
+//            weight row as its scale stays the same; equal weights give the same bits in all three.
 //   BF16     weights and activations rounded to bfloat16, float32 sums: fastest for many rows; same bits on one instruction set.
 //   FLOAT    weights dequantised to float32, float32 activations and sums: the most exact, same bits on every CPU.
 //   AUTO     F32 and F16 weights FLOAT; generated tokens INTEGER; prompts BF16 where the CPU has a matrix unit for it (AMX), and
@@ -8694,12 +8696,11 @@ QI__INLINE bool qi__ternary_pair_changes(const qi__ternary_pair *p, size_t b) {
   return qi__ternary_scale_changes(p->f, p->w[0], b) || qi__ternary_scale_changes(p->f, p->w[1], b);
 }
 
-// Adds the sum of blocks up to b of row r. half: makes a float of one
-QI__INLINE void qi__ternary_pair_add(qi__ternary_pair *p, int r, int32_t total, size_t b, float (*half)(const uint8_t *)) {
+// Adds the sum of blocks up to b of row r; d: d_w * d_x of block b.
+QI__INLINE void qi__ternary_pair_add(qi__ternary_pair *p, int r, int32_t total, size_t b, float d) {
   p->total[r] += total;
   if (!qi__ternary_run_ends(p->f, p->w[r], b, p->n_blocks)) return;
-  float d = p->f->info.tail_bytes ? p->d : half(qi__ternary_block(p, r, b + 1) - 2);
-  p->y[r] = fmaf(d * p->d_x, (float)p->total[r], p->y[r]);
+  p->y[r] = fmaf(d, (float)p->total[r], p->y[r]);
   p->total[r] = 0;
 }
 
@@ -9218,7 +9219,10 @@ QI__INLINE void qi__ternary_rows_neon(qi_format id, qi__dot4_fn dot, const qi__d
       for (size_t b = 0; b < p.n_blocks;) {
         int32_t total[QI__TERNARY_PAIR];
         b = qi__ternary_run_neon(id, dot, &p, b, total);
-        for (int j = 0; j < QI__TERNARY_PAIR; j++) qi__ternary_pair_add(&p, j, total[j], b - 1, qi__half_neon);
+        for (int j = 0; j < QI__TERNARY_PAIR; j++) {
+          float d = p.f->info.tail_bytes ? p.d : qi__half_neon(qi__ternary_block(&p, j, b) - 2);
+          qi__ternary_pair_add(&p, j, total[j], b - 1, d * p.d_x);
+        }
       }
       qi__ternary_pair_finish(&p, a, r, a->y + i * a->y_stride);
     }
@@ -10269,8 +10273,10 @@ QI__INLINE QI__AVX2 size_t qi__ternary_step_avx2(qi_format id, qi__ternary_lanes
   size_t end = qi__min_size(p->n_blocks, b / QI__TERNARY_RUN * QI__TERNARY_RUN + QI__TERNARY_RUN);
   if (end - b < 8 || !(qi__ternary_pair_changes(p, b) || qi__ternary_pair_changes(p, b + 1))) {
     end = lanes(id, p, b, end, sum);
-    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++)
-      qi__ternary_pair_add(p, r, qi__sum_i32_avx2(sum[r]), end - 1, qi__half_avx2);
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+      float d = p->f->info.tail_bytes ? p->d : qi__half_avx2(qi__ternary_block(p, r, end) - 2);
+      qi__ternary_pair_add(p, r, qi__sum_i32_avx2(sum[r]), end - 1, d * p->d_x);
+    }
     return end;
   }
   for (size_t j = 0; j < 8; j++) {
@@ -10278,11 +10284,16 @@ QI__INLINE QI__AVX2 size_t qi__ternary_step_avx2(qi_format id, qi__ternary_lanes
     blocks[0][j] = sum[0];
     blocks[1][j] = sum[1];
   }
+  const size_t size = (size_t)p->f->info.block_bytes;
+  int32_t total[QI__TERNARY_PAIR][8];
+  float d[QI__TERNARY_PAIR][8];
   QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
-    int32_t total[8];
-    qi__store_bytes_avx2(total, qi__fold8_avx2(blocks[r]));
-    for (size_t j = 0; j < 8; j++) qi__ternary_pair_add(p, r, total[j], b + j, qi__half_avx2);
+    __m128i halves = qi__block_words_avx2(qi__ternary_block(p, r, b), size, 8, size - 2);
+    qi__store_bytes_avx2(total[r], qi__fold8_avx2(blocks[r]));
+    _mm256_storeu_ps(d[r], _mm256_mul_ps(_mm256_cvtph_ps(halves), _mm256_set1_ps(p->d_x)));
   }
+  for (size_t j = 0; j < 8; j++) // both rows: their chains of additions overlap
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) qi__ternary_pair_add(p, r, total[r][j], b + j, d[r][j]);
   return b + 8;
 }
 

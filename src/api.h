@@ -274,7 +274,9 @@ QI_API qi_isa qi_pool_isa(const qi_pool *pool); // what AUTO became, or the forc
 
 // Arithmetic of matrix products. Results never depend on threads or on how work was cut.
 //   INTEGER  activations to int8 per block, exact integer products in a block, float32 over blocks in one order: the same bits on
-//            every CPU. Formats without integer form (F32, F16, BF16) multiply in float32 in the same fixed order.
+//            every CPU. Formats without integer form (F32, F16, BF16) multiply in float32 in the same fixed order. Ternary formats
+//            (TQ1_0, TQ2_0, I2_S) as in BitNet: activations to int8 by the greatest of the whole row, and exact sums as far along a
+//            weight row as its scale stays the same; equal weights give the same bits in all three.
 //   BF16     weights and activations rounded to bfloat16, float32 sums: fastest for many rows; same bits on one instruction set.
 //   FLOAT    weights dequantised to float32, float32 activations and sums: the most exact, same bits on every CPU.
 //   AUTO     F32 and F16 weights FLOAT; generated tokens INTEGER; prompts BF16 where the CPU has a matrix unit for it (AMX), and

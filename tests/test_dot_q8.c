@@ -1,7 +1,7 @@
 // Integer products: every variant that this CPU has gives the bits of the reference, for all formats and shapes.
 #if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11) && !defined(QI_NO_SIMD)
-#define EMULATED_TILES 1
-#include "support/tiles.h"
+#define EMULATED_X86 1
+#include "support/emulate_x86.h"
 #endif
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
@@ -134,6 +134,13 @@ static void for_each_variant(void (*check)(qi_format id, qi__dot_q8_fn dot)) {
     for (int id = QI_FORMAT_NONE + 1; id < QI_FORMAT_COUNT; id++)
       if (k.dot_q8[id] && k.dot_q8[id] != qi__dot_q8_ref && k.dot_q8[id] != qi__dot_ternary_ref) check((qi_format)id, k.dot_q8[id]);
   }
+#if defined(EMULATED_X86)
+  if (!qi__cpu_detect().avx2) return; // AVX-VNNI's instructions are done by functions, see support/emulate_x86.h
+  for (int id = QI_FORMAT_NONE + 1; id < QI_FORMAT_COUNT; id++) {
+    if (qi__formats[id].ternary) check((qi_format)id, qi__dot_ternary_avx_vnni);
+    else if (qi__dot_q8_x86_has((qi_format)id)) check((qi_format)id, qi__dot_q8_avx_vnni);
+  }
+#endif
 }
 
 static void check_shapes(qi_format id, qi__dot_q8_fn dot) {
@@ -186,8 +193,8 @@ static void test_ternary_runs(void **state) {
   for_each_variant(check_runs);
 }
 
-#if defined(EMULATED_TILES)
-// AMX where there is none: its instructions done by functions (support/tiles.h).
+#if defined(EMULATED_X86)
+// AMX where there is none: its instructions done by functions (support/emulate_x86.h).
 static QI__AMX void multiply_in_tiles(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
                                       int32_t (*sums)[QI__Q8_ROWS]) {
   qi__tile_config config = qi__tile_config_of(n_x);
@@ -363,7 +370,7 @@ int main(void) {
       cmocka_unit_test(test_contents),
       cmocka_unit_test(test_bytes),
       cmocka_unit_test(test_ternary_runs),
-#if defined(EMULATED_TILES)
+#if defined(EMULATED_X86)
       cmocka_unit_test(test_ternary_tiles),
 #endif
       cmocka_unit_test(test_ternary_reference),

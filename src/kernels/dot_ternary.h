@@ -105,12 +105,11 @@ QI__INLINE bool qi__ternary_pair_changes(const qi__ternary_pair *p, size_t b) {
   return qi__ternary_scale_changes(p->f, p->w[0], b) || qi__ternary_scale_changes(p->f, p->w[1], b);
 }
 
-// Adds the sum of blocks up to b of row r. half: makes a float of one
-QI__INLINE void qi__ternary_pair_add(qi__ternary_pair *p, int r, int32_t total, size_t b, float (*half)(const uint8_t *)) {
+// Adds the sum of blocks up to b of row r; d: d_w * d_x of block b.
+QI__INLINE void qi__ternary_pair_add(qi__ternary_pair *p, int r, int32_t total, size_t b, float d) {
   p->total[r] += total;
   if (!qi__ternary_run_ends(p->f, p->w[r], b, p->n_blocks)) return;
-  float d = p->f->info.tail_bytes ? p->d : half(qi__ternary_block(p, r, b + 1) - 2);
-  p->y[r] = fmaf(d * p->d_x, (float)p->total[r], p->y[r]);
+  p->y[r] = fmaf(d, (float)p->total[r], p->y[r]);
   p->total[r] = 0;
 }
 

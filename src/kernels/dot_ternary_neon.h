@@ -66,7 +66,10 @@ QI__INLINE void qi__ternary_rows_neon(qi_format id, qi__dot4_fn dot, const qi__d
       for (size_t b = 0; b < p.n_blocks;) {
         int32_t total[QI__TERNARY_PAIR];
         b = qi__ternary_run_neon(id, dot, &p, b, total);
-        for (int j = 0; j < QI__TERNARY_PAIR; j++) qi__ternary_pair_add(&p, j, total[j], b - 1, qi__half_neon);
+        for (int j = 0; j < QI__TERNARY_PAIR; j++) {
+          float d = p.f->info.tail_bytes ? p.d : qi__half_neon(qi__ternary_block(&p, j, b) - 2);
+          qi__ternary_pair_add(&p, j, total[j], b - 1, d * p.d_x);
+        }
       }
       qi__ternary_pair_finish(&p, a, r, a->y + i * a->y_stride);
     }

@@ -272,8 +272,10 @@ QI__INLINE QI__AVX2 size_t qi__ternary_step_avx2(qi_format id, qi__ternary_lanes
   size_t end = qi__min_size(p->n_blocks, b / QI__TERNARY_RUN * QI__TERNARY_RUN + QI__TERNARY_RUN);
   if (end - b < 8 || !(qi__ternary_pair_changes(p, b) || qi__ternary_pair_changes(p, b + 1))) {
     end = lanes(id, p, b, end, sum);
-    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++)
-      qi__ternary_pair_add(p, r, qi__sum_i32_avx2(sum[r]), end - 1, qi__half_avx2);
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
+      float d = p->f->info.tail_bytes ? p->d : qi__half_avx2(qi__ternary_block(p, r, end) - 2);
+      qi__ternary_pair_add(p, r, qi__sum_i32_avx2(sum[r]), end - 1, d * p->d_x);
+    }
     return end;
   }
   for (size_t j = 0; j < 8; j++) {
@@ -281,11 +283,16 @@ QI__INLINE QI__AVX2 size_t qi__ternary_step_avx2(qi_format id, qi__ternary_lanes
     blocks[0][j] = sum[0];
     blocks[1][j] = sum[1];
   }
+  const size_t size = (size_t)p->f->info.block_bytes;
+  int32_t total[QI__TERNARY_PAIR][8];
+  float d[QI__TERNARY_PAIR][8];
   QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) {
-    int32_t total[8];
-    qi__store_bytes_avx2(total, qi__fold8_avx2(blocks[r]));
-    for (size_t j = 0; j < 8; j++) qi__ternary_pair_add(p, r, total[j], b + j, qi__half_avx2);
+    __m128i halves = qi__block_words_avx2(qi__ternary_block(p, r, b), size, 8, size - 2);
+    qi__store_bytes_avx2(total[r], qi__fold8_avx2(blocks[r]));
+    _mm256_storeu_ps(d[r], _mm256_mul_ps(_mm256_cvtph_ps(halves), _mm256_set1_ps(p->d_x)));
   }
+  for (size_t j = 0; j < 8; j++) // both rows: their chains of additions overlap
+    QI__UNROLL for (int r = 0; r < QI__TERNARY_PAIR; r++) qi__ternary_pair_add(p, r, total[r][j], b + j, d[r][j]);
   return b + 8;
 }
 
