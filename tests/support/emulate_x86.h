@@ -1,8 +1,8 @@
 // Instructions that this machine may lack, as functions: AMX tiles as far as INT8 kernels use them, and AVX-VNNI. Include before
 // qinfer.h.
 //
-// As Intel's manual (volume 2) defines them; for tiles with the traps: one that the configuration leaves out, or one of more rows than
-// its partner, is an error.
+// As Intel's manual (volume 2) defines them; for tiles with the traps: one that the configuration leaves out, or one of more rows
+// than its partner, is an error.
 #ifndef EMULATE_X86_H
 #define EMULATE_X86_H
 
@@ -48,7 +48,8 @@ static __attribute__((unused)) void tiles_zero(int t) {
 static __attribute__((unused)) void tiles_load(int t, const void *p, size_t stride) {
   tiles_need(tiles_config.rows[t], "is not configured", t);
   memset(tiles_data[t], 0, sizeof tiles_data[t]);
-  for (size_t r = 0; r < tiles_config.rows[t]; r++) memcpy(tiles_data[t][r], (const uint8_t *)p + r * stride, tiles_config.row_bytes[t]);
+  size_t bytes = tiles_config.row_bytes[t];
+  for (size_t r = 0; r < tiles_config.rows[t]; r++) memcpy(tiles_data[t][r], (const uint8_t *)p + r * stride, bytes);
 }
 
 static __attribute__((unused)) void tiles_store(int t, void *p, size_t stride) {
