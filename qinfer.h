@@ -157,7 +157,8 @@ typedef struct qi_parallel {
 // Beyond ggml's:
 //   I2_S     bitnet.cpp's ternary weights: two bits a weight, one float32 scale for the tensor.
 //   QINS8    logarithmic, 9 bits a weight. Code c = 1..255 and sign: |w| = exp(log_min + (255 - c) / 254 * (log_max - log_min)), so
-//            a larger code is a smaller weight; code 0 is zero. log_min and log_max are of the whole tensor.
+//            a larger code is a smaller weight; code 0 is zero. log_min and log_max are of the whole tensor. Integer products take
+//            |w| with an error of at most exp(log_max) / 21800.
 //   QINS8_K  sign and 7-bit logarithmic code under a scale for 16 weights, 8.5 bits a weight (as Q8_0).
 //   QINS4_K  4-bit logarithmic code, scale and one of two ranges for 16 weights, 4.5 bits a weight (as Q4_0, Q4_K, IQ4_NL).
 //
@@ -2132,7 +2133,7 @@ typedef struct qi__format {
   qi_format_info info;
   int group;            // codes that share a scale: 16 or 32; 0 in formats without integer form
   bool has_min;         // dmin and min are used
-  bool wide;            // codes need 9 bits: the block's `wide`
+  bool wide;            // codes need more than 8 bits: the block's `wide`
   bool ternary;         // one scale a block of 256, codes -1..2: integer products of a whole row (kernels/dot_ternary.h)
   // One block at `src` (any alignment) to integers; NULL without integer form. Call qi__unpack.
   void (*unpack)(const uint8_t *src, qi__block *out);
@@ -2142,19 +2143,22 @@ typedef struct qi__format {
   void (*quantize)(const float *src, uint8_t *dst, size_t n, const float *importance);
   // Formats with a tail (info.tail_bytes): the whole tensor with its tail; importance NULL or [n_cols].
   void (*quantize_tensor)(const float *src, uint8_t *dst, size_t n_rows, size_t n_cols, const float *importance);
-  // Parameters of a tensor from its tail to param and values[256]; NULL, or what was expected there.
-  const char *(*read_tail)(const uint8_t *tail, float *param, float *values);
+  // Parameters of a tensor from its tail to param, values[256] and factors[32]; NULL, or what was expected there.
+  const char *(*read_tail)(const uint8_t *tail, float *param, float *values, int16_t *factors);
+  // What they say, to a block as unpack left it.
+  void (*apply_tail)(const struct qi__format *f, qi__block *out);
 
   // What a tail says is filled in by qi__format_bind in a copy of the row, which then goes where the row would.
   const struct qi__format *row; // of the table; NULL in the table itself
   float param[2];
   const float *values;          // what the codes stand for
+  const int16_t *factors;       // and their integers: see qi__qins8_size
 } qi__format;
 
-// Takes a block apart. `f`: bound, if the format has a tail; then d is a parameter of the tensor.
+// Takes a block apart. `f`: bound, if the format has a tail.
 QI__INLINE void qi__unpack(const qi__format *f, const uint8_t *src, qi__block *out) {
   f->unpack(src, out);
-  if (f->info.tail_bytes) out->d = f->param[0];
+  if (f->apply_tail) f->apply_tail(f, out);
 }
 
 QI__INLINE int qi__block_code(const qi__format *f, const qi__block *b, int i) { return f->wide ? b->wide[i] : b->q[i]; }
@@ -3628,7 +3632,15 @@ QI__INLINE float qi__spectrum_size(const qi__spectrum *s, int k) {
 //   QINS4_K  256   144   4.5    16    d / 2^10 * s[g] * T[t[g]][c]            0 d, 2 low[8], 10 planes[3], 16 nibbles[128]
 //
 // QINS8: R = log_max - log_min, two float32 in the tensor's tail (32 bytes, the rest zero). Code 1 is the greatest size, 255 the
-// least; 0 is zero. Bit i % 8 of signs[i / 8] is set where weight i is negative.
+// least; 0 is zero. Bit i % 8 of signs[i / 8] is set where weight i is negative. In float32 a weight is what the formula says; in
+// integers it is d times the size of its code. e^x is multiplicative, so a size is made of two of 32 factors, which byte shuffles
+// find (t = c - 1, h = R / 254):
+//
+//   size[c] = (A[t / 16] * B[t % 16] + 2^14) >> 15        A[i] = round(32767 exp(-16 i h))        B[j] = round(32767 exp(-j h))
+//   size[0] = 0,  d = exp(log_max) * 2^15 / 32767^2
+//
+// Factors are off by at most 1/2 and size[c] rounds once more, so d * size[c] is off by at most 1.5 d, which is less than
+// exp(log_max) / 21800. (At the greatest size half a step of the codes, (1 - exp(-h)) / 2, is 1/72 of it for R = 7.)
 //
 // The grouped kinds have seven bits a group: low[j] holds the low four of group j and, above, of group j + 8; bit g of the word
 // planes[p] is bit 4 + p of group g. In QINS8_K these are s, 0..127. In QINS4_K the five lowest are the size of s, the next its
@@ -3656,6 +3668,14 @@ static const uint8_t qi__qins8_sizes[128] = {
   102, 104, 106, 108, 110, 112, 114, 116, 119, 121, 123, 125, 128, 130, 132, 135, 137, 140, 142, 145, 147, 150, 152, 155,
   157, 160, 163, 165, 168, 171, 174, 177, 180, 182, 185, 188, 191, 194, 197, 201, 204, 207, 210, 213, 217, 220, 223, 227,
   230, 233, 237, 240, 244, 248, 251, 255
+};
+
+// The same from 32 factors, as in QINS8: (((A[c / 16] * B[c % 16] + 2^14) >> 15) - QI__QINS8_K_BASE) >> 4, exactly. (A b is about
+// 85 * 2^4 * 4^(c / 127); found by trying scales of B. A is there twice, so that the sign does not matter.)
+#define QI__QINS8_K_BASE 1352
+static const int16_t qi__qins8_k_factors[32] = {
+  1602, 1908, 2272, 2706, 3222, 3837, 4569, 5441, 1602, 1908, 2272, 2706, 3222, 3837, 4569, 5441,
+  27813, 28118, 28427, 28739, 29054, 29373, 29696, 30021, 30351, 30684, 31021, 31361, 31706, 32054, 32405, 32761
 };
 
 static const int8_t qi__qins4_values[2][16] = {
@@ -3686,13 +3706,47 @@ QI__FN void qi__qins8_table(float log_min, float log_max, float *values) {
   }
 }
 
+// A, then B.
+QI__FN void qi__qins8_factors(float log_min, float log_max, int16_t *factors) {
+  double h = ((double)log_max - (double)log_min) / 254;
+  for (int i = 0; i < 16; i++) {
+    factors[i] = (int16_t)qi__nearest(32767 * qi__exp(-16 * i * h));
+    factors[16 + i] = (int16_t)qi__nearest(32767 * qi__exp(-i * h));
+  }
+}
+
+QI__INLINE int qi__qins8_size(const int16_t *factors, int c) {
+  return c ? (factors[(c - 1) / 16] * factors[16 + (c - 1) % 16] + 0x4000) >> 15 : 0;
+}
+
+// d, from a bound format: the value of code 1 is exp(log_max).
+QI__INLINE float qi__qins8_d(const qi__format *f) { return f->values[1] * 0x1.0004p-15f; } // 2^15 / 32767^2
+
 // NULL, or what the tail should be.
-QI__FN const char *qi__read_tail_qins8(const uint8_t *tail, float *param, float *values) {
+QI__FN const char *qi__read_tail_qins8(const uint8_t *tail, float *param, float *values, int16_t *factors) {
   float log_min = param[0] = qi__bits_f32(qi__load_u32(tail)), log_max = param[1] = qi__bits_f32(qi__load_u32(tail + 4));
   if (!qi__is_finite(log_min) || !qi__is_finite(log_max) || log_min > log_max || log_max > QI__QINS8_LOG_MAX)
     return "log_min <= log_max <= 88.73";
   qi__qins8_table(log_min, log_max, values);
+  qi__qins8_factors(log_min, log_max, factors);
   return NULL;
+}
+
+// Codes with their signs; qi__apply_tail_qins8 makes sizes of them.
+QI__FN void qi__unpack_qins8(const uint8_t *src, qi__block *out) {
+  uint32_t signs = qi__load_u32(src);
+  out->d = out->dmin = 0.0f;
+  out->scale[0] = 1;
+  out->min[0] = 0;
+  for (int i = 0; i < 32; i++) out->wide[i] = (int16_t)(signs >> i & 1 ? -src[4 + i] : src[4 + i]);
+}
+
+QI__FN void qi__apply_tail_qins8(const qi__format *f, qi__block *out) {
+  out->d = qi__qins8_d(f);
+  for (int i = 0; i < 32; i++) {
+    int c = out->wide[i], size = qi__qins8_size(f->factors, abs(c));
+    out->wide[i] = (int16_t)(c < 0 ? -size : size);
+  }
 }
 
 QI__FN void qi__dequantize_qins8(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
@@ -4016,11 +4070,14 @@ QI__FN void qi__dequantize_i2_s(const qi__format *f, const uint8_t *src, float *
 }
 
 // NULL, or what the tail should be.
-QI__FN const char *qi__read_tail_i2_s(const uint8_t *tail, float *param, float *values) {
+QI__FN const char *qi__read_tail_i2_s(const uint8_t *tail, float *param, float *values, int16_t *factors) {
   (void)values;
+  (void)factors;
   param[0] = qi__bits_f32(qi__load_u32(tail));
   return qi__is_finite(param[0]) ? NULL : "a finite scale";
 }
+
+QI__FN void qi__apply_tail_i2_s(const qi__format *f, qi__block *out) { out->d = f->param[0]; }
 
 QI__FN void qi__pack_digits(const uint8_t *code, int n_bytes, int n_digits, uint8_t *dst) {
   for (int l = 0; l < n_bytes; l++) {
@@ -4188,9 +4245,11 @@ static const qi__format qi__formats[QI_FORMAT_COUNT] = {
   [QI_FORMAT_MXFP4] = {.info = {"MXFP4", 39, 32, 17, false, 0}, .group = 32, .unpack = qi__unpack_mxfp4},
   [QI_FORMAT_I2_S] = {.info = {"I2_S", 36, 256, 64, true, QI__I2_S_TAIL},
     .group = 32, .ternary = true, .unpack = qi__unpack_i2_s, .dequantize = qi__dequantize_i2_s,
-    .quantize_tensor = qi__quantize_tensor_i2_s, .read_tail = qi__read_tail_i2_s},
-  [QI_FORMAT_QINS8] = {.info = {"QINS8", 0x51490001, 32, 36, true, QI__QINS_TAIL}, .dequantize = qi__dequantize_qins8,
-    .quantize_tensor = qi__quantize_tensor_qins8, .read_tail = qi__read_tail_qins8},
+    .quantize_tensor = qi__quantize_tensor_i2_s, .read_tail = qi__read_tail_i2_s,
+    .apply_tail = qi__apply_tail_i2_s},
+  [QI_FORMAT_QINS8] = {.info = {"QINS8", 0x51490001, 32, 36, true, QI__QINS_TAIL}, .group = 32, .wide = true,
+    .unpack = qi__unpack_qins8, .dequantize = qi__dequantize_qins8, .quantize_tensor = qi__quantize_tensor_qins8,
+    .read_tail = qi__read_tail_qins8, .apply_tail = qi__apply_tail_qins8},
   [QI_FORMAT_QINS8_K] = {.info = {"QINS8_K", 0x51490002, 256, 272, true, 0}, .group = 16, .wide = true,
     .unpack = qi__unpack_qins8_k, .quantize = qi__quantize_qins8_k},
   [QI_FORMAT_QINS4_K] = {.info = {"QINS4_K", 0x51490003, 256, 144, true, 0},
@@ -4232,10 +4291,11 @@ QI__FN size_t qi__format_bytes(qi_format format, size_t n) {
 
 // ---- parameters of a tensor ----
 
-// A row of the table for one tensor, with what its tail says. Must not be copied: format.values points into it.
+// A row of the table for one tensor, with what its tail says. Must not be copied: its format points into it.
 typedef struct qi__bound {
   qi__format format;
   float values[256];
+  int16_t factors[32];
 } qi__bound;
 
 // `tail`: behind the rows of the tensor `name`; NULL = only the structure counts, weights are not looked at. Formats without a tail
@@ -4244,9 +4304,10 @@ QI__FN qi_result qi__format_bind(qi__bound *out, qi_format format, const uint8_t
   out->format = qi__formats[format];
   out->format.row = &qi__formats[format];
   out->format.values = out->values;
+  out->format.factors = out->factors;
   if (!out->format.read_tail || !tail) return QI_OK;
   float *param = out->format.param;
-  const char *expected = out->format.read_tail(tail, param, out->values);
+  const char *expected = out->format.read_tail(tail, param, out->values, out->factors);
   if (!expected) return QI_OK;
   return qi__fail(err, QI_ERR_FORMAT, "%.96s: parameters of %s are %g, %g, expected %s", name, out->format.info.name,
                   (double)param[0], (double)param[1], expected);
@@ -6670,35 +6731,67 @@ QI__INLINE QI__AVX2 void qi__dequantize_row_avx2(qi_format id, const qi__format 
 
 // ---- logarithmic codes of eight bits ----
 
-// The sizes of QINS8_K for 32 codes: of 128 bytes, each 16 answer where the upper bits of the code are theirs.
-QI__INLINE QI__AVX2 __m256i qi__qins8_sizes_avx2(__m256i codes) {
-  __m256i c = _mm256_and_si256(codes, _mm256_set1_epi8(127)), sizes = _mm256_setzero_si256();
-  QI__UNROLL for (int h = 0; h < 8; h++) {
-    const uint8_t *table = qi__qins8_sizes + 16 * h;
-    __m256i at = _mm256_adds_epu8(_mm256_xor_si256(c, _mm256_set1_epi8((char)(16 * h))), _mm256_set1_epi8(0x70)); // or 128 and more
-    sizes = _mm256_or_si256(sizes, qi__lookup_avx2((const int8_t *)table, at));
+// 32 factors, A and B (formats/qins.h), as tables for byte shuffles: low and high bytes of A, then of B.
+QI__INLINE QI__AVX2 void qi__log_tables_avx2(const int16_t *factors, __m256i *table) {
+  QI__UNROLL for (int f = 0; f < 2; f++) {
+    __m256i words = qi__bytes_avx2((const uint8_t *)(factors + 16 * f));
+    __m256i bytes = _mm256_packus_epi16(_mm256_and_si256(words, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(words, 8));
+    bytes = _mm256_permute4x64_epi64(bytes, 0xd8); // packing works in halves
+    table[2 * f] = _mm256_permute2x128_si256(bytes, bytes, 0x00);
+    table[2 * f + 1] = _mm256_permute2x128_si256(bytes, bytes, 0x11);
   }
-  return sizes;
 }
 
-// Weights 8 e .. 8 e + 7 of 32 sizes, with the signs of the codes.
-QI__INLINE QI__AVX2 __m256 qi__signed_sizes_avx2(__m256i sizes, __m256i codes, int e) {
-  __m128i size = e < 2 ? _mm256_castsi256_si128(sizes) : _mm256_extracti128_si256(sizes, 1);
-  __m128i code = e < 2 ? _mm256_castsi256_si128(codes) : _mm256_extracti128_si256(codes, 1);
-  if (e % 2) size = _mm_srli_si128(size, 8), code = _mm_srli_si128(code, 8);
-  return _mm256_cvtepi32_ps(_mm256_sign_epi32(_mm256_cvtepu8_epi32(size), _mm256_cvtepi8_epi32(code)));
+// (A[i] * B[j] + 2^14) >> 15 of 32 bytes whose quarters are in the order 0 2 1 3: words[0] has the first 16.
+QI__INLINE QI__AVX2 void qi__log_products_avx2(const __m256i *table, __m256i i, __m256i j, __m256i *words) {
+  __m256i a0 = _mm256_shuffle_epi8(table[0], i), a1 = _mm256_shuffle_epi8(table[1], i);
+  __m256i b0 = _mm256_shuffle_epi8(table[2], j), b1 = _mm256_shuffle_epi8(table[3], j);
+  words[0] = _mm256_mulhrs_epi16(_mm256_unpacklo_epi8(a0, a1), _mm256_unpacklo_epi8(b0, b1));
+  words[1] = _mm256_mulhrs_epi16(_mm256_unpackhi_epi8(a0, a1), _mm256_unpackhi_epi8(b0, b1));
+}
+
+// qi__qins8_size of 32 codes: of the first 16, then of the others.
+QI__INLINE QI__AVX2 void qi__qins8_words_avx2(const __m256i *table, __m256i codes, __m256i *words) {
+  __m256i t = _mm256_add_epi8(_mm256_permute4x64_epi64(codes, 0xd8), _mm256_set1_epi8(-1));
+  __m256i zero = _mm256_cmpeq_epi8(t, _mm256_set1_epi8(-1)); // index 255: a shuffle gives 0
+  qi__log_products_avx2(table, _mm256_or_si256(qi__bits_avx2(t, 4, 4), zero), qi__bits_avx2(t, 0, 4), words);
+}
+
+// qi__qins8_sizes of 32 codes.
+QI__INLINE QI__AVX2 void qi__qins8_k_words_avx2(const __m256i *table, __m256i codes, __m256i *words) {
+  const __m256i base = _mm256_set1_epi16(QI__QINS8_K_BASE), c = _mm256_permute4x64_epi64(codes, 0xd8);
+  qi__log_products_avx2(table, qi__bits_avx2(c, 4, 4), qi__bits_avx2(c, 0, 4), words);
+  QI__UNROLL for (int h = 0; h < 2; h++) words[h] = _mm256_srli_epi16(_mm256_sub_epi16(words[h], base), 4);
+}
+
+// words[h], of codes 16 h .. 16 h + 15, with the signs of 32 bytes that are not 0.
+QI__INLINE QI__AVX2 __m256i qi__signed_words_avx2(const __m256i *words, __m256i signs, int h) {
+  __m128i half = h ? _mm256_extracti128_si256(signs, 1) : _mm256_castsi256_si128(signs);
+  return _mm256_sign_epi16(words[h], _mm256_cvtepi8_epi16(half));
+}
+
+// Weights of 32 codes of QINS8_K without their scale: eight in each of v.
+QI__INLINE QI__AVX2 void qi__qins8_k_floats_avx2(const __m256i *table, const uint8_t *src, __m256 *v) {
+  __m256i sizes[2], codes = qi__bytes_avx2(src), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
+  qi__qins8_k_words_avx2(table, codes, sizes);
+  QI__UNROLL for (int e = 0; e < 4; e++) {
+    __m256i words = qi__signed_words_avx2(sizes, signs, e / 2);
+    __m128i half = e % 2 ? _mm256_extracti128_si256(words, 1) : _mm256_castsi256_si128(words);
+    v[e] = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(half));
+  }
 }
 
 QI__FN QI__AVX2 void qi__dequantize_qins8_k_avx2(const uint8_t *src, float *dst, size_t n) {
   qi__block_scales s;
+  __m256i table[4];
+  qi__log_tables_avx2(qi__qins8_k_factors, table);
   for (size_t i = 0; i < n; i += 256, src += 272) {
     qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
     for (int g = 0; g < 8; g++) {
-      __m256i codes = qi__bytes_avx2(src + 16 + 32 * g), sizes = qi__qins8_sizes_avx2(codes);
-      QI__UNROLL for (int e = 0; e < 4; e++) {
-        __m256 v = _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), qi__signed_sizes_avx2(sizes, codes, e));
-        _mm256_storeu_ps(dst + i + (size_t)(32 * g + 8 * e), v);
-      }
+      __m256 v[4];
+      qi__qins8_k_floats_avx2(table, src + 16 + 32 * g, v);
+      QI__UNROLL for (int e = 0; e < 4; e++)
+        _mm256_storeu_ps(dst + i + (size_t)(32 * g + 8 * e), _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), v[e]));
     }
   }
 }
@@ -6828,13 +6921,14 @@ QI__INLINE QI__AVX512_BF16 void qi__lanes_to_bf16_avx512(const __m256 *v, uint16
 
 QI__FN QI__AVX512_BF16 void qi__qins8_k_to_bf16_avx512(const uint8_t *src, size_t n, uint16_t *dst) {
   qi__block_scales s;
+  __m256i table[4];
+  qi__log_tables_avx2(qi__qins8_k_factors, table);
   for (size_t i = 0; i < n; i += 256, src += 272) {
     qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
     for (int g = 0; g < 8; g++) {
-      __m256i codes = qi__bytes_avx2(src + 16 + 32 * g), sizes = qi__qins8_sizes_avx2(codes);
       __m256 v[4];
-      QI__UNROLL for (int e = 0; e < 4; e++)
-        v[e] = _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), qi__signed_sizes_avx2(sizes, codes, e));
+      qi__qins8_k_floats_avx2(table, src + 16 + 32 * g, v);
+      QI__UNROLL for (int e = 0; e < 4; e++) v[e] = _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), v[e]);
       qi__lanes_to_bf16_avx512(v, dst + i + 32 * g);
     }
   }
@@ -6951,7 +7045,7 @@ QI__INLINE int qi__q8_offset(qi_format id) {
 // Whether the kernels below take a format; what they do not is left to the reference.
 QI__INLINE bool qi__dot_q8_x86_has(qi_format id) {
   const qi__format *f = &qi__formats[id];
-  if (!f->unpack || f->ternary) return false;
+  if (!f->unpack || f->ternary || f->wide) return false; // wide formats: dot_qins_x86.h
   return f->info.block_len == 256 || qi__q8_offset(id) != QI__WIDE || id == QI_FORMAT_Q8_0 || id == QI_FORMAT_IQ4_NL;
 }
 
@@ -7065,10 +7159,6 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
     s->scale = qi__q8_scales_iq4_avx2(src);
     s->d = qi__half_avx2(src);
     break;
-  case QI_FORMAT_QINS8_K:
-    s->scale = qi__scales16_avx2(qi__seven_bits_avx2(src + 2), false);
-    s->d = qi__half_avx2(src) * 0x1p-10f;
-    break;
   case QI_FORMAT_QINS4_K:
     s->scale = qi__scales16_avx2(qi__qins4_scales_avx2(qi__seven_bits_avx2(src + 2)), true);
     s->d = qi__half_avx2(src) * 0x1p-10f;
@@ -7086,7 +7176,6 @@ QI__INLINE int qi__q8_d_at(qi_format id) {
   case QI_FORMAT_Q4_K:
   case QI_FORMAT_Q5_K:
   case QI_FORMAT_IQ4_XS:
-  case QI_FORMAT_QINS8_K:
   case QI_FORMAT_QINS4_K: return 0;
   case QI_FORMAT_Q2_K: return 80;
   case QI_FORMAT_Q3_K: return 108;
@@ -7234,20 +7323,6 @@ QI__INLINE QI__AVX2 __m256i qi__row_scaled_avx2(qi_format id, qi__step_fn words,
   return _mm256_sub_epi32(total, qi__offset_sums_avx2(offset, s->scale, sums));
 }
 
-// Integer lanes of a block of QINS8_K. Sizes up to 255 do not fit: they are taken as twice a half, up to 127, and a rest.
-QI__INLINE QI__AVX2 __m256i qi__row_qins8_avx2(qi__step_fn words, const uint8_t *w, const qi__q8_scales *s, const int8_t *x) {
-  const __m256i one = _mm256_set1_epi8(1);
-  __m256i sum = _mm256_setzero_si256();
-  QI__UNROLL for (int g = 0; g < 8; g++) {
-    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g), codes = qi__bytes_avx2(w + 16 + 32 * g);
-    __m256i sizes = qi__qins8_sizes_avx2(codes), signed_x = _mm256_sign_epi8(xg, _mm256_or_si256(codes, one));
-    __m256i half = qi__bits_avx2(sizes, 1, 7), rest = _mm256_and_si256(sizes, one), scale = qi__group_scale_avx2(s->scale, g);
-    sum = words(sum, _mm256_maddubs_epi16(half, signed_x), _mm256_add_epi16(scale, scale));
-    sum = words(sum, _mm256_maddubs_epi16(rest, signed_x), scale);
-  }
-  return sum;
-}
-
 // What blocks of a row have added up to, until eight of them are taken to the lanes.
 typedef struct qi__row_sums {
   __m256i total[8], mins[8];
@@ -7261,8 +7336,7 @@ QI__INLINE QI__AVX2 void qi__row_block_avx2(qi_format id, const qi__format *boun
   qi__q8_scales s;
   __m256i sums = qi__bytes_avx2((const uint8_t *)x_sums);
   qi__q8_scales_avx2(id, bound, w, &block, &s);
-  if (id == QI_FORMAT_QINS8_K) p->total[b] = qi__row_qins8_avx2(words, w, &s, x);
-  else p->total[b] = qi__row_scaled_avx2(id, words, w, &block, &s, x, sums);
+  p->total[b] = qi__row_scaled_avx2(id, words, w, &block, &s, x, sums);
   if ((id ? &qi__formats[id] : bound)->has_min) p->mins[b] = _mm256_madd_epi16(s.min, sums);
   if (qi__q8_d_at(id) >= 0) return;
   p->d[b] = s.d;
@@ -7274,7 +7348,7 @@ QI__INLINE QI__AVX2 __m256 qi__row_take_avx2(qi_format id, const qi__format *f, 
                                              const float *d_x, int n, __m256 lanes) {
   const __m256 minus = _mm256_set1_ps(-0.0f);
   size_t size = (size_t)f->info.block_bytes, at = (size_t)qi__q8_d_at(id);
-  bool half = qi__q8_d_at(id) >= 0, qins = id == QI_FORMAT_QINS8_K || id == QI_FORMAT_QINS4_K;
+  bool half = qi__q8_d_at(id) >= 0, qins = id == QI_FORMAT_QINS4_K;
   __m256 x = qi__chunk_d_avx2(d_x, n);
   __m256 d = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n, at)) : _mm256_loadu_ps(p->d);
   if (qins) d = _mm256_mul_ps(d, _mm256_set1_ps(0x1p-10f));
@@ -7368,7 +7442,6 @@ QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn 
   QI__DOT_ROWS(isa, target, vnni, iq4_nl, QI_FORMAT_IQ4_NL) \
   QI__DOT_ROWS(isa, target, vnni, iq4_xs, QI_FORMAT_IQ4_XS) \
   QI__DOT_ROWS(isa, target, vnni, mxfp4, QI_FORMAT_MXFP4) \
-  QI__DOT_ROWS(isa, target, vnni, qins8_k, QI_FORMAT_QINS8_K) \
   QI__DOT_ROWS(isa, target, vnni, qins4_k, QI_FORMAT_QINS4_K) \
   QI__DOT_ROWS(isa, target, vnni, any, QI_FORMAT_NONE) \
   QI__FN void qi__dot_row_##isa(const qi__dot_q8_args *a) { \
@@ -7386,7 +7459,6 @@ QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn 
     case QI_FORMAT_IQ4_NL: qi__dot_rows_iq4_nl_##isa(a); break; \
     case QI_FORMAT_IQ4_XS: qi__dot_rows_iq4_xs_##isa(a); break; \
     case QI_FORMAT_MXFP4: qi__dot_rows_mxfp4_##isa(a); break; \
-    case QI_FORMAT_QINS8_K: qi__dot_rows_qins8_k_##isa(a); break; \
     case QI_FORMAT_QINS4_K: qi__dot_rows_qins4_k_##isa(a); break; \
     default: qi__dot_rows_any_##isa(a); break; \
     } \
@@ -8538,54 +8610,1317 @@ QI__FN void qi__dot_bf16_neon(const void *w, size_t w_stride, size_t n_w, const 
 #endif
 
 #endif // QI__KERNELS_DOT_F32_H
+// generated from src/kernels/dot_qins_neon.h: edit there
+// ==== >>dot_qins_neon : integer products of QINS8 with NEON ====
+#ifndef QI__KERNELS_DOT_QINS_NEON_H
+#define QI__KERNELS_DOT_QINS_NEON_H
+
+
+#if defined(QI__ARM64)
+
+// Factors of QINS8 as tables for byte shuffles: low and high bytes of A, then of B.
+typedef struct qi__qins8_factors_neon {
+  uint8x16_t byte[4];
+} qi__qins8_factors_neon;
+
+QI__INLINE qi__qins8_factors_neon qi__load_qins8_factors_neon(const int16_t *factors) {
+  qi__qins8_factors_neon t;
+  QI__UNROLL for (int f = 0; f < 2; f++) {
+    uint8x16_t first = vreinterpretq_u8_s16(vld1q_s16(factors + 16 * f));
+    uint8x16_t last = vreinterpretq_u8_s16(vld1q_s16(factors + 16 * f + 8));
+    t.byte[2 * f] = vuzp1q_u8(first, last);
+    t.byte[2 * f + 1] = vuzp2q_u8(first, last);
+  }
+  return t;
+}
+
+// qi__qins8_size of 16 codes: words[0] of the first eight.
+QI__INLINE void qi__qins8_words_neon(const qi__qins8_factors_neon *table, uint8x16_t codes, int16x8_t *words) {
+  uint8x16_t t = vsubq_u8(codes, vdupq_n_u8(1)), zero = vceqzq_u8(codes);
+  uint8x16_t i = vorrq_u8(vshrq_n_u8(t, 4), zero), j = vandq_u8(t, vdupq_n_u8(15)); // a shuffle gives 0 for index 255
+  uint8x16_t a0 = vqtbl1q_u8(table->byte[0], i), a1 = vqtbl1q_u8(table->byte[1], i);
+  uint8x16_t b0 = vqtbl1q_u8(table->byte[2], j), b1 = vqtbl1q_u8(table->byte[3], j);
+  words[0] = vqrdmulhq_s16(vreinterpretq_s16_u8(vzip1q_u8(a0, a1)), vreinterpretq_s16_u8(vzip1q_u8(b0, b1)));
+  words[1] = vqrdmulhq_s16(vreinterpretq_s16_u8(vzip2q_u8(a0, a1)), vreinterpretq_s16_u8(vzip2q_u8(b0, b1)));
+}
+
+// Total of a block, in four lanes.
+QI__INLINE int32x4_t qi__qins8_block_neon(const qi__qins8_factors_neon *table, const uint8_t *w, const int8_t *x) {
+  uint8x16x2_t minus = qi__spread_bits_neon(qi__load_u32(w), 255);
+  int32x4_t sum = vdupq_n_s32(0);
+  QI__UNROLL for (int h = 0; h < 2; h++) {
+    int8x16_t m = vreinterpretq_s8_u8(minus.val[h]), v = vsubq_s8(veorq_s8(vld1q_s8(x + 16 * h), m), m);
+    int16x8_t words[2], low = vmovl_s8(vget_low_s8(v)), high = vmovl_high_s8(v);
+    qi__qins8_words_neon(table, vld1q_u8(w + 4 + 16 * h), words);
+    sum = vmlal_high_s16(vmlal_s16(sum, vget_low_s16(words[0]), vget_low_s16(low)), words[0], low);
+    sum = vmlal_high_s16(vmlal_s16(sum, vget_low_s16(words[1]), vget_low_s16(high)), words[1], high);
+  }
+  return sum;
+}
+
+QI__FN void qi__dot_qins8_neon(const qi__dot_q8_args *a) {
+  const qi__qins8_factors_neon table = qi__load_qins8_factors_neon(a->format->factors);
+  const float d_w = qi__qins8_d(a->format);
+  for (size_t r = 0; r < a->n_w; r++)
+    for (size_t i = 0; i < a->n_x; i++) {
+      const uint8_t *w = a->w + r * a->w_stride;
+      qi__x_neon x = qi__x_at_neon(a->x, a->x_row + i, 0);
+      float lane[8] = {0};
+      for (size_t b = 0; b < a->x->k / 32; b++, w += 36) {
+        int32_t total = vaddvq_s32(qi__qins8_block_neon(&table, w, x.q));
+        lane[b % 8] = fmaf(d_w * *x.d, (float)total, lane[b % 8]);
+        qi__x_advance_neon(&x, 1, 32);
+      }
+      a->y[i * a->y_stride + r] = qi__sum_lanes(lane);
+    }
+}
+#endif
+
+#endif // QI__KERNELS_DOT_QINS_NEON_H
 // generated from src/kernels/dot_qins_x86.h: edit there
-// ==== >>dot_qins_x86 : integer products of QINS8_K with VBMI ====
+// ==== >>dot_qins_x86 : integer products of logarithmic formats ====
 #ifndef QI__KERNELS_DOT_QINS_X86_H
 #define QI__KERNELS_DOT_QINS_X86_H
+
+// generated from src/kernels/panel_wide_x86.h: edit there
+// ==== >>panel_wide_x86 : integer products of wide codes with many rows of activations ====
+#ifndef QI__KERNELS_PANEL_WIDE_X86_H
+#define QI__KERNELS_PANEL_WIDE_X86_H
+
+// generated from src/kernels/panel_q8_x86.h: edit there
+// ==== >>panel_q8_x86 : integer products with many rows of activations ====
+#ifndef QI__KERNELS_PANEL_Q8_X86_H
+#define QI__KERNELS_PANEL_Q8_X86_H
 
 
 #if defined(QI__X86_64)
 
-// VPERMI2B looks up 64 codes at once in a table of 128 bytes, two registers; it takes no notice of the sign in bit 7.
-#define QI__AVX512_VBMI QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
+// A chunk of 32 weight rows is taken apart into a panel, whose lanes are weight rows, and meets all rows of activations; sums wait
+// in eight float32 lanes a row until the next chunk. Codes are unsigned, code + offset; the offset times the sum of the
+// activations is taken off again, either before (VNNI: sums start from it) or after.
+//
+// AVX2 adds products of two bytes in int16 for as many steps as fit (`chain`). Wide codes, up to 255, do not fit even once: they
+// are cut into two planes of four bits, the second counting 16 times.
+typedef struct qi__q8_panel {
+  const uint8_t *code;               // lines of 64 bytes: [plane][rows / 16][k / 4][row % 16, k % 4], or stored (VNNI)
+  bool stored, nibbles;              // see below: as qi__q8_stored says
+  const int8_t (*scale)[QI__Q8_ROWS]; // [group]; none in blocks of 32
+  const int8_t (*min)[QI__Q8_ROWS][2]; // [group / 2]; formats with mins
+  const int32_t (*scale_twice)[QI__Q8_ROWS]; // AVX2: [group] pairs of equal int16
+  const int32_t (*pair)[QI__Q8_ROWS]; // AVX2: [group / 2] of two groups, what meets the sums of their activations: mins, or scales
+  const float (*d)[QI__Q8_ROWS], (*minus_dmin)[QI__Q8_ROWS]; // [block of 32], or [0]
+} qi__q8_panel;
 
-// Integer lanes of a block, as qi__row_qins8_avx2.
-QI__INLINE QI__AVX512_VBMI __m256i qi__block_qins8_vbmi(const uint8_t *w, const int8_t *x, const __m512i *table) {
-  const __m512i zero = _mm512_setzero_si512(), group = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  __m512i scale = _mm512_cvtepu8_epi32(qi__seven_bits_avx2(w + 2)), total = zero;
-  QI__UNROLL for (int j = 0; j < 4; j++) {
-    __m512i xj = _mm512_loadu_si512((const void *)(x + 64 * j)), groups = _mm512_add_epi32(group, _mm512_set1_epi32(4 * j));
-    __m512i codes = _mm512_loadu_si512((const void *)(w + 16 + 64 * j));
-    __m512i sizes = _mm512_permutex2var_epi8(table[0], codes, table[1]);
-    __m512i products = _mm512_dpbusd_epi32(zero, sizes, _mm512_mask_sub_epi8(xj, _mm512_movepi8_mask(codes), zero, xj));
-    total = _mm512_add_epi32(total, _mm512_mullo_epi32(products, _mm512_permutexvar_epi32(groups, scale)));
+// A panel that is not taken from a cache. Its size is a multiple of the cache line: several lie one after another.
+typedef struct qi__q8_own_panel {
+  uint8_t code[2][2][64][64];
+  int8_t scale[16][QI__Q8_ROWS], min[8][QI__Q8_ROWS][2];
+  float d[8][QI__Q8_ROWS], minus_dmin[8][QI__Q8_ROWS];
+  int32_t scale_twice[16][QI__Q8_ROWS], pair[8][QI__Q8_ROWS];
+} qi__q8_own_panel;
+
+QI__STATIC_ASSERT(sizeof(qi__q8_own_panel) % QI__CACHE_LINE == 0, q8_panel_lines);
+QI__STATIC_ASSERT(sizeof(qi__q8_own_panel) <= QI__Q8_PANEL_FLOATS * sizeof(float), q8_panel);
+
+// What the variants need to know of a format.
+typedef struct qi__q8_plan {
+  const qi__format *format;
+  qi_format id;
+  int offset; // code + offset is unsigned
+  int chain;  // products of pairs that fit into int16: steps of 4 codes
+  bool planes, vnni;
+} qi__q8_plan;
+
+QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
+  qi_format id = qi__format_id(f);
+  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, vnni};
+  if (p.offset == QI__WIDE) {
+    p.offset = 128;
+    p.planes = !vnni;
+  } else if (id == QI_FORMAT_Q6_K) {
+    p.chain = 2; // 2 * 63 * 127 * 2
+  } else if (id == QI_FORMAT_Q5_0 || id == QI_FORMAT_Q5_1 || id == QI_FORMAT_Q5_K || id == QI_FORMAT_MXFP4) {
+    p.chain = 4; // 4 * 31 * 127 * 2
   }
-  return _mm256_add_epi32(_mm512_castsi512_si256(total), _mm512_extracti64x4_epi64(total, 1));
+  if (f->group == 16 && p.chain > 4) p.chain = 4;
+  return p;
 }
 
-// The lanes of weight row w and activation row `row`.
-QI__INLINE QI__AVX512_VBMI __m256 qi__row_qins8_vbmi(const qi__dot_q8_args *a, const uint8_t *w, size_t row) {
-  const size_t n_blocks = a->x->k / 256;
-  const uint8_t *sizes = qi__qins8_sizes;
-  const __m512i table[2] = {_mm512_loadu_si512((const void *)sizes), _mm512_loadu_si512((const void *)(sizes + 64))};
-  qi__q8_chunk x = qi__q8_chunk_at(a->x, row, 0);
-  __m256 lanes = _mm256_setzero_ps();
-  qi__row_sums p;
+// ---- weights to a panel ----
+
+QI__INLINE QI__AVX2 void qi__store_bytes_avx2(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
+
+// Eight rows of 256 codes, 4 at a time, to one half of the lines of a plane: dst[k / 4][row, k % 4].
+QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *dst) {
+  for (int k = 0; k < 256; k += 32, dst += 8 * 64) {
+    __m256i a[8], b[8];
+    QI__UNROLL for (int r = 0; r < 8; r++) a[r] = qi__bytes_avx2(rows[r] + k);
+    QI__UNROLL for (int r = 0; r < 8; r += 2) {
+      b[r] = _mm256_unpacklo_epi32(a[r], a[r + 1]);
+      b[r + 1] = _mm256_unpackhi_epi32(a[r], a[r + 1]);
+    }
+    // a[4 i + c], half l: dword 4 l + c of rows 4 i .. 4 i + 3
+    QI__UNROLL for (int r = 0; r < 8; r += 4) {
+      a[r] = _mm256_unpacklo_epi64(b[r], b[r + 2]);
+      a[r + 1] = _mm256_unpackhi_epi64(b[r], b[r + 2]);
+      a[r + 2] = _mm256_unpacklo_epi64(b[r + 1], b[r + 3]);
+      a[r + 3] = _mm256_unpackhi_epi64(b[r + 1], b[r + 3]);
+    }
+    QI__UNROLL for (int c = 0; c < 4; c++) {
+      qi__store_bytes_avx2(dst + 64 * c, _mm256_permute2x128_si256(a[c], a[4 + c], 0x20));
+      qi__store_bytes_avx2(dst + 64 * (c + 4), _mm256_permute2x128_si256(a[c], a[4 + c], 0x31));
+    }
+  }
+}
+
+// Scales and mins of row r, from the words of its block.
+QI__INLINE void qi__panel_scales(const qi__format *f, const int16_t *scale, const int16_t *min, size_t r, qi__q8_own_panel *p) {
+  // scale[g], scale[8 + g] belong to the first and second 16 codes of group g of 32
+  for (int g = 0; g < 8; g++) {
+    if (f->group == 32) {
+      p->scale[g][r] = (int8_t)scale[g];
+    } else {
+      p->scale[2 * g][r] = (int8_t)scale[g];
+      p->scale[2 * g + 1][r] = (int8_t)scale[8 + g];
+    }
+  }
+  // Words of min are in order, one for each 16 codes.
+  for (int g = 0; f->has_min && g < 256 / f->group; g++) p->min[g / 2][r][g % 2] = (int8_t)min[f->group / 16 * g];
+}
+
+// Row r: scales to the panel, codes to `codes`; n blocks of 32 or one of 256 at w. id is a constant where this is inlined.
+QI__INLINE QI__AVX2 void qi__panel_row_avx2(qi_format id, const qi__q8_plan *plan, const uint8_t *w, int n, size_t r,
+                                            qi__q8_own_panel *p, uint8_t *codes) {
+  const qi__format *f = id ? &qi__formats[id] : plan->format;
+  int offset = qi__q8_offset(id);
+  const __m256i wide = _mm256_set1_epi8(offset == QI__WIDE ? (char)-128 : 0);
+  if (id && f->info.block_len == 32) {
+    float d[8], minus_dmin[8] = {0};
+    _mm256_storeu_ps(d, qi__block_d_avx2(id, f, w, n));
+    if (f->has_min) _mm256_storeu_ps(minus_dmin, qi__block_offset_avx2(f, w, n));
+    for (int b = 0; b < n; b++, w += f->info.block_bytes) {
+      p->d[b][r] = d[b];
+      p->minus_dmin[b][r] = minus_dmin[b];
+      qi__store_bytes_avx2(codes + 32 * b, _mm256_xor_si256(qi__q8_codes_avx2(id, w, 0, NULL, offset), wide));
+    }
+    return;
+  }
+  qi__block block;
+  qi__q8_scales s;
+  int16_t scale[16], min[16];
+  qi__q8_scales_avx2(id, plan->format, w, &block, &s);
+  p->d[0][r] = s.d;
+  p->minus_dmin[0][r] = -s.dmin;
+  qi__store_bytes_avx2(scale, s.scale);
+  qi__store_bytes_avx2(min, s.min);
+  qi__panel_scales(plan->format, scale, min, r, p);
+  QI__UNROLL for (int g = 0; g < 8; g++)
+    qi__store_bytes_avx2(codes + 32 * g, _mm256_xor_si256(qi__q8_codes_avx2(id, w, g, &block, offset), wide));
+}
+
+QI__INLINE qi__q8_panel qi__panel_view(const qi__q8_own_panel *p) {
+  qi__q8_panel v;
+  v.code = p->code[0][0][0];
+  v.stored = v.nibbles = false;
+  v.scale = (const int8_t (*)[QI__Q8_ROWS])p->scale;
+  v.min = (const int8_t (*)[QI__Q8_ROWS][2])p->min;
+  v.d = (const float (*)[QI__Q8_ROWS])p->d;
+  v.minus_dmin = (const float (*)[QI__Q8_ROWS])p->minus_dmin;
+  v.scale_twice = (const int32_t (*)[QI__Q8_ROWS])p->scale_twice;
+  v.pair = (const int32_t (*)[QI__Q8_ROWS])p->pair;
+  return v;
+}
+
+// Eight int8 at a and eight at b as pairs of int16.
+QI__INLINE QI__AVX2 __m256i qi__byte_pairs_avx2(const int8_t *a, const int8_t *b) {
+  __m128i first = _mm_loadl_epi64((const __m128i *)(const void *)a), second = _mm_loadl_epi64((const __m128i *)(const void *)b);
+  return _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(first, second));
+}
+
+// What AVX2 multiplies with, from int8.
+QI__FN QI__AVX2 void qi__panel_widen_avx2(const qi__q8_plan *plan, const int8_t (*scale)[QI__Q8_ROWS],
+                                          const int8_t (*min)[QI__Q8_ROWS][2], qi__q8_own_panel *p) {
+  int groups = plan->format->info.block_len == 32 ? 0 : 256 / plan->format->group;
+  for (int g = 0; g < groups; g++)
+    for (int r = 0; r < QI__Q8_ROWS; r += 8) {
+      qi__store_bytes_avx2(p->scale_twice[g] + r, qi__byte_pairs_avx2(scale[g] + r, scale[g] + r));
+      if (g % 2) continue;
+      __m256i pair;
+      if (plan->format->has_min) pair = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)min[g / 2][r]));
+      else pair = qi__byte_pairs_avx2(scale[g] + r, scale[g + 1] + r);
+      qi__store_bytes_avx2(p->pair[g / 2] + r, pair);
+    }
+}
+
+// qi__panel_fill_fn of weights as they are in their file. Rows beyond the last are the last again.
+QI__FN QI__AVX2 qi__q8_panel qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
+                                                 qi__q8_own_panel *p) {
+  const qi__format *f = plan->format;
+  uint8_t codes[8][256], high[8][256];
+  const __m256i low4 = _mm256_set1_epi8(15);
+  (void)n_x;
+  for (size_t r = 0; r < QI__Q8_ROWS; r++) {
+    const uint8_t *w = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride;
+    w += at / (size_t)f->info.block_len * (size_t)f->info.block_bytes;
+#define QI__CASE(ID) case ID: qi__panel_row_avx2(ID, plan, w, n, r, p, codes[r % 8]); break
+    switch (plan->id) {
+      QI__CASE(QI_FORMAT_Q4_0);
+      QI__CASE(QI_FORMAT_Q4_1);
+      QI__CASE(QI_FORMAT_Q5_0);
+      QI__CASE(QI_FORMAT_Q5_1);
+      QI__CASE(QI_FORMAT_Q8_0);
+      QI__CASE(QI_FORMAT_IQ4_NL);
+      QI__CASE(QI_FORMAT_MXFP4);
+      QI__CASE(QI_FORMAT_Q2_K);
+      QI__CASE(QI_FORMAT_Q3_K);
+      QI__CASE(QI_FORMAT_Q4_K);
+      QI__CASE(QI_FORMAT_Q5_K);
+      QI__CASE(QI_FORMAT_Q6_K);
+      QI__CASE(QI_FORMAT_IQ4_XS);
+      QI__CASE(QI_FORMAT_QINS4_K);
+    default: qi__panel_row_avx2(QI_FORMAT_NONE, plan, w, n, r, p, codes[r % 8]); break;
+    }
+#undef QI__CASE
+    if (r % 8 != 7) continue;
+    size_t half = r / 16, place = r / 8 % 2 * 32;
+    if (plan->planes) {
+      for (int i = 0; i < 8 * 256; i += 32) {
+        uint8_t *code = codes[i / 256] + i % 256;
+        __m256i v = qi__bytes_avx2(code);
+        qi__store_bytes_avx2(high[i / 256] + i % 256, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
+        qi__store_bytes_avx2(code, _mm256_and_si256(v, low4));
+      }
+      qi__panel_interleave_avx2(high, p->code[1][half][0] + place);
+    }
+    qi__panel_interleave_avx2(codes, p->code[0][half][0] + place);
+  }
+  if (!plan->vnni)
+    qi__panel_widen_avx2(plan, (const int8_t (*)[QI__Q8_ROWS])p->scale, (const int8_t (*)[QI__Q8_ROWS][2])p->min, p);
+  return qi__panel_view(p);
+}
+
+// ---- a panel with rows of activations ----
+
+// Rows of activations at one chunk, and where their sums wait.
+typedef struct qi__panel_x {
+  const int8_t *q;    // rows `k` apart
+  const int16_t *sum; // rows k / 16 apart
+  const float *d;     // rows `blocks` apart
+  size_t k, blocks;
+  float *lane;        // rows QI__Q8_LANES apart: [8][32], from the lane of the chunk's first block on
+} qi__panel_x;
+
+QI__INLINE void qi__panel_x_advance(qi__panel_x *x, size_t n) {
+  x->q += n * x->k;
+  x->sum += n * (x->k / 16);
+  x->d += n * x->blocks;
+  x->lane += n * QI__Q8_LANES;
+}
+
+QI__INLINE int qi__load_4(const void *p) {
+  int v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// start[g] = -offset * (sum of the codes in group g) of a row, groups of 16 or 32.
+QI__INLINE QI__AVX2 void qi__group_starts_avx2(int offset, int group, const int16_t *sum, int32_t *start) {
+  __m256i sums = qi__bytes_avx2((const uint8_t *)sum), minus = _mm256_set1_epi32(-offset);
+  if (group == 32) {
+    qi__store_bytes_avx2(start, _mm256_madd_epi16(sums, _mm256_set1_epi16((short)-offset)));
+  } else {
+    __m256i first = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums));
+    __m256i last = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sums, 1));
+    qi__store_bytes_avx2(start, _mm256_mullo_epi32(first, minus));
+    qi__store_bytes_avx2(start + 8, _mm256_mullo_epi32(last, minus));
+  }
+}
+
+// AVX2: 16 weight rows (`half`) and n rows of activations; n is a constant where this is inlined.
+// total[h][i] += products of `steps` steps from `step` on, times the scales of a group, or 1.
+QI__INLINE QI__AVX2 void qi__panel_group_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, int step, int steps,
+                                              const int32_t *scale, const qi__panel_x *x, int n, __m256i (*total)[4]) {
+  __m256i weight[2];
+  QI__UNROLL for (int h = 0; h < 2; h++)
+    weight[h] = scale ? qi__bytes_avx2((const uint8_t *)(scale + 16 * half + 8 * h)) : _mm256_set1_epi16(1);
+  for (int plane = 0; plane <= plan->planes; plane++)
+    for (int s = step; s < step + steps; s += plan->chain) {
+      const uint8_t *w = p->code + 64 * ((2 * plane + half) * 64 + s);
+      __m256i pairs[2][4];
+      QI__UNROLL for (int i = 0; i < n; i++) pairs[0][i] = pairs[1][i] = _mm256_setzero_si256();
+      for (int c = 0; c < plan->chain; c++) {
+        __m256i w0 = qi__bytes_avx2(w + 64 * c), w1 = qi__bytes_avx2(w + 64 * c + 32);
+        QI__UNROLL for (int i = 0; i < n; i++) {
+          __m256i v = _mm256_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * (s + c)));
+          __m256i v0 = _mm256_maddubs_epi16(w0, v), v1 = _mm256_maddubs_epi16(w1, v);
+          pairs[0][i] = _mm256_add_epi16(pairs[0][i], v0);
+          pairs[1][i] = _mm256_add_epi16(pairs[1][i], v1);
+        }
+      }
+      QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) {
+        __m256i v = _mm256_madd_epi16(pairs[h][i], weight[h]);
+        total[h][i] = _mm256_add_epi32(total[h][i], plane ? _mm256_slli_epi32(v, 4) : v);
+      }
+    }
+}
+
+// Sums of the activations in each group of 16 or 32.
+QI__INLINE QI__AVX2 void qi__group_sums_avx2(int group, const int16_t *sum, int16_t *out) {
+  __m256i sums = qi__bytes_avx2((const uint8_t *)sum);
+  if (group == 32) sums = _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)), sums), 0x08);
+  qi__store_bytes_avx2(out, sums);
+}
+
+// The sums with the pairs of eight rows from `row` on.
+QI__INLINE QI__AVX2 __m256i qi__panel_pairs_avx2(const qi__q8_panel *p, int n_pairs, int row, const int16_t *sums) {
+  __m256i all = _mm256_setzero_si256();
+  for (int g = 0; g < n_pairs; g++) {
+    __m256i pair = qi__bytes_avx2((const uint8_t *)(p->pair[g] + row));
+    all = _mm256_add_epi32(all, _mm256_madd_epi16(pair, _mm256_set1_epi32(qi__load_4(sums + 2 * g))));
+  }
+  return all;
+}
+
+// lane = fma(d_w * d_x, integers, lane) for eight weight rows.
+QI__INLINE QI__AVX2 void qi__panel_add_avx2(float *lane, const float *d_w, float d_x, __m256i integers) {
+  __m256 d = _mm256_mul_ps(_mm256_loadu_ps(d_w), _mm256_set1_ps(d_x));
+  _mm256_storeu_ps(lane, _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(integers), _mm256_loadu_ps(lane)));
+}
+
+// A block of 256.
+QI__INLINE QI__AVX2 void qi__panel_256_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x, int n) {
+  const int groups = 256 / plan->format->group;
+  __m256i total[2][4];
+  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm256_setzero_si256();
+  for (int g = 0; g < groups; g++)
+    qi__panel_group_avx2(plan, p, half, g * 64 / groups, 64 / groups, p->scale_twice[g], x, n, total);
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    const int16_t *sum = x->sum + (size_t)i * (x->k / 16);
+    float d_x = x->d[(size_t)i * x->blocks];
+    int16_t sums[16];
+    qi__group_sums_avx2(256 / groups, sum, sums);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      int row = 16 * half + 8 * h;
+      float *lane = x->lane + i * QI__Q8_LANES + row;
+      __m256i pairs = _mm256_setzero_si256(), offset = _mm256_set1_epi32(plan->offset);
+      if (plan->format->has_min || plan->offset) pairs = qi__panel_pairs_avx2(p, groups / 2, row, sums);
+      if (plan->offset) total[h][i] = _mm256_sub_epi32(total[h][i], _mm256_mullo_epi32(pairs, offset));
+      qi__panel_add_avx2(lane, p->d[0] + row, d_x, total[h][i]);
+      if (plan->format->has_min) qi__panel_add_avx2(lane, p->minus_dmin[0] + row, d_x, pairs);
+    }
+  }
+}
+
+// Blocks of 32.
+QI__INLINE QI__AVX2 void qi__panel_32_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
+                                           int n_blocks, int n) {
+  for (int b = 0; b < n_blocks; b++) {
+    __m256i total[2][4];
+    int32_t sums[4];
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      const int16_t *sum = x->sum + (size_t)i * (x->k / 16) + 2 * b;
+      sums[i] = sum[0] + sum[1];
+      total[0][i] = total[1][i] = _mm256_set1_epi32(-plan->offset * sums[i]);
+    }
+    qi__panel_group_avx2(plan, p, half, 8 * b, 8, NULL, x, n, total);
+    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
+      int row = 16 * half + 8 * h;
+      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + row, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
+      qi__panel_add_avx2(lane, p->d[b] + row, d_x, total[h][i]);
+      if (plan->format->has_min) qi__panel_add_avx2(lane, p->minus_dmin[b] + row, d_x, _mm256_set1_epi32(sums[i]));
+    }
+  }
+}
+
+QI__INLINE QI__AVX2 void qi__panel_rows_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
+                                             int n_blocks, int n) {
+  if (plan->format->info.block_len == 32) qi__panel_32_avx2(plan, p, half, x, n_blocks, n);
+  else qi__panel_256_avx2(plan, p, half, x, n);
+}
+
+// The panel with n_x rows of activations.
+QI__FN QI__AVX2 void qi__panel_multiply_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
+                                             size_t n_x, bool two_halves) {
+  for (size_t i = 0; i < n_x;) {
+    int n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
+    for (int half = 0; half < (two_halves ? 2 : 1); half++) {
+      if (n == 4) qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 4);
+      else if (n == 2) qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 2);
+      else qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 1);
+    }
+    i += (size_t)n;
+    qi__panel_x_advance(&x, (size_t)n);
+  }
+}
+
+// ---- AVX-512 VNNI ----
+
+// sum[h][i] += products of step `step`, of 32 weight rows and n rows of activations.
+QI__INLINE QI__AVX512_VNNI void qi__panel_step_avx512(__m512i w0, __m512i w1, int step, const qi__panel_x *x, int n,
+                                                      __m512i (*sum)[4]) {
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    __m512i v = _mm512_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * step));
+    sum[0][i] = _mm512_dpbusd_epi32(sum[0][i], w0, v);
+    sum[1][i] = _mm512_dpbusd_epi32(sum[1][i], w1, v);
+  }
+}
+
+// The same for `steps` steps; nibbles is a constant where this is inlined.
+QI__INLINE QI__AVX512_VNNI void qi__panel_steps_avx512(const qi__q8_panel *p, bool nibbles, int step, int steps,
+                                                       const qi__panel_x *x, int n, __m512i (*sum)[4]) {
+  const __m512i low4 = _mm512_set1_epi8(15);
+  const size_t half = p->stored ? 64 : 64 * 64, next = p->stored ? 128 : 64;
+  const uint8_t *line = p->code + (size_t)(nibbles ? step / 2 : step) * next;
+  for (int s = 0; s < steps; s += nibbles ? 2 : 1, line += next) {
+    __m512i w0 = _mm512_loadu_si512((const void *)line), w1 = _mm512_loadu_si512((const void *)(line + half));
+    if (!nibbles) {
+      qi__panel_step_avx512(w0, w1, step + s, x, n, sum);
+      continue;
+    }
+    qi__panel_step_avx512(_mm512_and_si512(w0, low4), _mm512_and_si512(w1, low4), step + s, x, n, sum);
+    w0 = _mm512_and_si512(_mm512_srli_epi16(w0, 4), low4);
+    w1 = _mm512_and_si512(_mm512_srli_epi16(w1, 4), low4);
+    qi__panel_step_avx512(w0, w1, step + s + 1, x, n, sum);
+  }
+}
+
+QI__INLINE QI__AVX512_VNNI void qi__panel_add_avx512(float *lane, const float *d_w, float d_x, __m512i integers) {
+  __m512 d = _mm512_mul_ps(_mm512_loadu_ps(d_w), _mm512_set1_ps(d_x));
+  _mm512_storeu_ps(lane, _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(integers), _mm512_loadu_ps(lane)));
+}
+
+QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles,
+                                                     const qi__panel_x *x, int n) {
+  const int groups = 256 / plan->format->group;
+  int32_t start[4][16];
+  __m512i total[2][4], sum[2][4];
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    const int16_t *sums = x->sum + (size_t)i * (x->k / 16);
+    qi__group_starts_avx2(plan->offset, plan->format->group, sums, start[i]);
+    total[0][i] = total[1][i] = _mm512_setzero_si512();
+  }
+  for (int g = 0; g < groups; g++) {
+    QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm512_set1_epi32(start[i][g]);
+    qi__panel_steps_avx512(p, nibbles, g * 64 / groups, 64 / groups, x, n, sum);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      __m512i scale = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p->scale[g] + 16 * h)));
+      QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm512_add_epi32(total[h][i], _mm512_mullo_epi32(sum[h][i], scale));
+    }
+  }
+  bool has_min = plan->format->has_min;
+  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) sum[h][i] = _mm512_setzero_si512();
+  if (has_min) {
+    int16_t sums[4][16];
+    QI__UNROLL for (int i = 0; i < n; i++) qi__group_sums_avx2(256 / groups, x->sum + (size_t)i * (x->k / 16), sums[i]);
+    for (int g = 0; g < groups / 2; g++) QI__UNROLL for (int h = 0; h < 2; h++) {
+      __m512i pair = _mm512_cvtepi8_epi16(qi__bytes_avx2((const uint8_t *)p->min[g][16 * h]));
+      QI__UNROLL for (int i = 0; i < n; i++)
+        sum[h][i] = _mm512_dpwssd_epi32(sum[h][i], pair, _mm512_set1_epi32(qi__load_4(sums[i] + 2 * g)));
+    }
+  }
+  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
+    float *lane = x->lane + i * QI__Q8_LANES + 16 * h, d_x = x->d[(size_t)i * x->blocks];
+    qi__panel_add_avx512(lane, p->d[0] + 16 * h, d_x, total[h][i]);
+    if (has_min) qi__panel_add_avx512(lane, p->minus_dmin[0] + 16 * h, d_x, sum[h][i]);
+  }
+}
+
+QI__INLINE QI__AVX512_VNNI void qi__panel_32_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles,
+                                                    const qi__panel_x *x, int n_blocks, int n) {
+  for (int b = 0; b < n_blocks; b++) {
+    __m512i total[2][4];
+    int32_t sums[4];
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      const int16_t *sum = x->sum + (size_t)i * (x->k / 16) + 2 * b;
+      sums[i] = sum[0] + sum[1];
+      total[0][i] = total[1][i] = _mm512_set1_epi32(-plan->offset * sums[i]);
+    }
+    qi__panel_steps_avx512(p, nibbles, 8 * b, 8, x, n, total);
+    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
+      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + 16 * h, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
+      qi__panel_add_avx512(lane, p->d[b] + 16 * h, d_x, total[h][i]);
+      if (plan->format->has_min) qi__panel_add_avx512(lane, p->minus_dmin[b] + 16 * h, d_x, _mm512_set1_epi32(sums[i]));
+    }
+  }
+}
+
+QI__INLINE QI__AVX512_VNNI void qi__panel_rows_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x,
+                                                      int n_blocks, int n) {
+  bool short_blocks = plan->format->info.block_len == 32;
+  if (short_blocks && p->nibbles) qi__panel_32_avx512(plan, p, true, x, n_blocks, n);
+  else if (short_blocks) qi__panel_32_avx512(plan, p, false, x, n_blocks, n);
+  else if (p->nibbles) qi__panel_256_avx512(plan, p, true, x, n);
+  else qi__panel_256_avx512(plan, p, false, x, n);
+}
+
+QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
+                                                      size_t n_x, bool two_halves) {
+  (void)two_halves;
+  for (size_t i = 0; i < n_x;) {
+    size_t n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
+    if (n == 4) qi__panel_rows_avx512(plan, p, &x, n_blocks, 4);
+    else if (n == 2) qi__panel_rows_avx512(plan, p, &x, n_blocks, 2);
+    else qi__panel_rows_avx512(plan, p, &x, n_blocks, 1);
+    i += n;
+    qi__panel_x_advance(&x, n);
+  }
+}
+
+// ---- stored panels ----
+
+// Panels of a cache: as few bytes as hold them, the same for all variants. A tile of 32 weight rows is a row of chunks of 256
+// columns, each of these parts one after another, as in qi__q8_panel:
+//   codes   lines [k / 4][rows / 16][row % 16, k % 4] of code + offset, in the order in which VNNI reads them; as nibbles where
+//           all are below 16: two steps of k a line, the first in the low halves of its bytes
+//   scales  [256 / group][32], none in blocks of 32; mins [128 / group][32][2], formats with mins
+//   d       [256 / block][32], then -dmin the same, formats with mins
+typedef struct qi__q8_stored {
+  bool nibbles;
+  size_t scale, min, d, minus_dmin, bytes; // where parts begin; min = d, minus_dmin = bytes where there are none
+} qi__q8_stored;
+
+QI__FN qi__q8_stored qi__q8_stored_of(const qi__format *f) {
+  qi_format id = qi__format_id(f);
+  qi__q8_stored s;
+  bool scales = f->info.block_len == 256;
+  size_t row = QI__Q8_ROWS, groups = scales ? 256 / (size_t)f->group : 0, floats = 256 / (size_t)f->info.block_len * sizeof(float);
+  s.nibbles = id == QI_FORMAT_Q4_0 || id == QI_FORMAT_Q4_1 || id == QI_FORMAT_Q2_K || id == QI_FORMAT_Q3_K ||
+              id == QI_FORMAT_Q4_K;
+  s.scale = row * (s.nibbles ? 128 : 256);
+  s.min = s.scale + row * groups;
+  s.d = s.min + (f->has_min ? row * groups : 0);
+  s.minus_dmin = s.d + row * floats;
+  s.bytes = s.minus_dmin + (f->has_min ? row * floats : 0);
+  return s;
+}
+
+// Bytes of a chunk; 0 = not for panels.
+QI__FN size_t qi__q8_stored_bytes(const qi__format *f) {
+  return f->wide || !qi__dot_q8_x86_has(qi__format_id(f)) ? 0 : qi__q8_stored_of(f).bytes;
+}
+
+// Chunks of the tile a->w, a->n_w, a->w_stride of rows of k columns to `dst`.
+QI__FN QI__AVX2 void qi__q8_store_avx2(const qi__dot_q8_args *a, size_t k, uint8_t *dst) {
+  qi__q8_own_panel p;
+  qi__q8_plan plan = qi__q8_plan_of(a->format, true);
+  qi__q8_stored s = qi__q8_stored_of(a->format);
   memset(&p, 0, sizeof p);
-  for (size_t b = 0; b < n_blocks; b += 8, x.d += 8) {
-    size_t n = qi__min_size(8, n_blocks - b);
-    const uint8_t *first = w;
-    for (size_t i = 0; i < n; i++, w += 272, x.q += 256) p.total[i] = qi__block_qins8_vbmi(w, x.q, table);
-    lanes = qi__row_take_avx2(QI_FORMAT_QINS8_K, a->format, &p, first, x.d, (int)n, lanes);
+  for (size_t at = 0; at < k; at += 256, dst += s.bytes) {
+    qi__panel_fill_avx2(a, &plan, at, (int)qi__min_size(8, (k - at) / 32), 0, &p);
+    for (size_t i = 0; i < s.scale; i += 32) {
+      const uint8_t *line = p.code[0][i / 64 % 2][i / 128 * (s.nibbles ? 2 : 1)] + i % 64;
+      __m256i v = qi__bytes_avx2(line);
+      if (s.nibbles) v = _mm256_or_si256(v, _mm256_slli_epi16(qi__bytes_avx2(line + 64), 4));
+      qi__store_bytes_avx2(dst + i, v);
+    }
+    memcpy(dst + s.scale, p.scale, s.min - s.scale);
+    memcpy(dst + s.min, p.min, s.d - s.min);
+    memcpy(dst + s.d, p.d, s.minus_dmin - s.d);
+    memcpy(dst + s.minus_dmin, p.minus_dmin, s.bytes - s.minus_dmin);
+  }
+}
+
+// Codes of a stored chunk as AVX2 wants them: nibbles to a line each, or the halves of wide codes to a plane each.
+QI__FN QI__AVX2 void qi__panel_load_codes_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src,
+                                               qi__q8_own_panel *p) {
+  const __m256i low4 = _mm256_set1_epi8(15);
+  for (size_t i = 0; i < s->scale; i += 32) {
+    uint8_t *first = p->code[0][i / 64 % 2][i / 128 * (s->nibbles ? 2 : 1)] + i % 64;
+    __m256i v = qi__bytes_avx2(src + i);
+    if (s->nibbles || plan->planes) {
+      qi__store_bytes_avx2(s->nibbles ? first + 64 : first + 2 * 64 * 64, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
+      v = _mm256_and_si256(v, low4);
+    }
+    qi__store_bytes_avx2(first, v);
+  }
+}
+
+// A stored chunk as a panel. With VNNI and few rows of activations all stays where it is; else codes go to `own`.
+QI__FN QI__AVX2 qi__q8_panel qi__panel_load_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src, bool few,
+                                                 qi__q8_own_panel *own) {
+  qi__q8_panel v = qi__panel_view(own);
+  v.stored = plan->vnni && (few || !s->nibbles);
+  v.nibbles = v.stored && s->nibbles;
+  if (!v.stored) qi__panel_load_codes_avx2(plan, s, src, own);
+  v.code = v.stored ? src : own->code[0][0][0];
+  v.scale = (const int8_t (*)[QI__Q8_ROWS])(const void *)(src + s->scale);
+  v.min = (const int8_t (*)[QI__Q8_ROWS][2])(const void *)(src + s->min);
+  v.d = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->d);
+  v.minus_dmin = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->minus_dmin);
+  if (!plan->vnni) qi__panel_widen_avx2(plan, v.scale, v.min, own);
+  return v;
+}
+
+#define QI__STORED_FEW 16 // rows of activations up to which nibbles are taken apart for each of them
+
+// qi__panel_fill_fn where a->w is a tile of stored panels.
+QI__FN qi__q8_panel qi__panel_fill_stored(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
+                                          qi__q8_own_panel *own) {
+  qi__q8_stored layout = qi__q8_stored_of(plan->format);
+  (void)n;
+  return qi__panel_load_avx2(plan, &layout, a->w + at / 256 * a->w_stride, n_x <= QI__STORED_FEW, own);
+}
+
+// ---- all columns ----
+
+// y[r] = qi__sum_lanes of each weight row, r < n_w.
+QI__FN QI__AVX2 void qi__panel_sums_avx2(const float *lane, size_t n_w, float *y) {
+  float sums[QI__Q8_ROWS];
+  for (size_t r = 0; r < n_w; r += 8) {
+    __m256 v[4];
+    QI__UNROLL for (size_t l = 0; l < 4; l++)
+      v[l] = _mm256_add_ps(_mm256_loadu_ps(lane + l * QI__Q8_ROWS + r), _mm256_loadu_ps(lane + (l + 4) * QI__Q8_ROWS + r));
+    _mm256_storeu_ps(sums + r, _mm256_add_ps(_mm256_add_ps(v[0], v[2]), _mm256_add_ps(v[1], v[3])));
+  }
+  memcpy(y, sums, n_w * sizeof *y);
+}
+
+// The panel of the chunk at column `at`, n blocks of 32 or one of 256, for n_x rows of activations. `own`: room for it.
+typedef qi__q8_panel (*qi__panel_fill_fn)(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
+                                          qi__q8_own_panel *own);
+typedef void (*qi__panel_multiply_fn)(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks, size_t n_x,
+                                      bool two_halves);
+
+#define QI__STORED_AHEAD 4 // chunks: so early are they fetched from memory. Beyond a tile the next one follows
+
+// Into the second-level cache.
+QI__INLINE void qi__prefetch_chunk(const uint8_t *p, size_t n) {
+  for (size_t i = 0; i < n; i += QI__CACHE_LINE) __builtin_prefetch(p + i, 0, 2);
+}
+
+// All weight rows with n_x rows of activations from `first` on. The panels of a slice lie in the second-level cache; the sums of 16
+// rows stay in the first while the slice passes. What a->w is, `fill` knows.
+QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, qi__panel_fill_fn fill,
+                              qi__panel_multiply_fn multiply, size_t first, size_t n_x) {
+  qi__q8_own_panel *own = (qi__q8_own_panel *)(void *)a->scratch;
+  qi__q8_panel panels[QI__Q8_PANELS];
+  bool stored = fill == qi__panel_fill_stored;
+  float *lanes = a->scratch + QI__Q8_PANELS * QI__Q8_PANEL_FLOATS;
+  size_t k = a->x->k, block = a->x->block;
+  memset(lanes, 0, n_x * QI__Q8_LANES * sizeof *lanes);
+  for (size_t slice = 0; slice < k; slice += 256 * QI__Q8_PANELS) {
+    size_t n_panels = (qi__min_size(256 * QI__Q8_PANELS, k - slice) + 255) / 256;
+    for (size_t c = 0; c < n_panels; c++) {
+      size_t at = slice + 256 * c;
+      panels[c] = fill(a, plan, at, (int)qi__min_size(8, (k - at) / 32), n_x, &own[c]);
+    }
+    for (size_t i = 0; i < n_x; i += 16)
+      for (size_t c = 0; c < n_panels; c++) {
+        size_t at = slice + 256 * c;
+        qi__q8_chunk q = qi__q8_chunk_at(a->x, a->x_row + first + i, at);
+        float *lane = lanes + i * QI__Q8_LANES + at / block % 8 * QI__Q8_ROWS;
+        qi__panel_x x = {q.q, q.sum, q.d, k, k / block, lane};
+        if (stored && !i) qi__prefetch_chunk(a->w + (at / 256 + QI__STORED_AHEAD) * a->w_stride, a->w_stride);
+        multiply(plan, &panels[c], x, (int)qi__min_size(8, (k - at) / 32), qi__min_size(16, n_x - i), a->n_w > 16);
+      }
+  }
+  for (size_t i = 0; i < n_x; i++) qi__panel_sums_avx2(lanes + i * QI__Q8_LANES, a->n_w, a->y + (first + i) * a->y_stride);
+}
+
+QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_fill_fn fill, qi__panel_multiply_fn multiply) {
+  qi__q8_plan plan = qi__q8_plan_of(a->format, vnni);
+  for (size_t first = 0; first < a->n_x; first += QI__Q8_BATCH)
+    qi__dot_batch_x86(a, &plan, fill, multiply, first, qi__min_size(QI__Q8_BATCH, a->n_x - first));
+}
+
+// ---- the kernels ----
+
+#define QI__PANEL_FROM 4 // rows of activations from which a panel pays
+
+#define QI__DOT_Q8(isa, vnni, multiply) \
+  QI__FN void qi__dot_q8_##isa(const qi__dot_q8_args *a) { \
+    if (a->n_x >= QI__PANEL_FROM) { \
+      qi__dot_panels_x86(a, vnni, qi__panel_fill_avx2, multiply); \
+      return; \
+    } \
+    qi__dot_q8_args row = *a; \
+    for (size_t i = 0; i < a->n_x; i++, row.x_row++, row.y += a->y_stride) qi__dot_row_##isa(&row); \
+  }
+
+QI__DOT_Q8(avx2, false, qi__panel_multiply_avx2)
+#if defined(QI__HAS_AVX_VNNI)
+QI__DOT_Q8(avx_vnni, false, qi__panel_multiply_avx2) // these need no VNNI
+#endif
+QI__DOT_Q8(avx512, true, qi__panel_multiply_avx512)
+
+QI__FN void qi__dot_stored_avx2(const qi__dot_q8_args *a) {
+  qi__dot_panels_x86(a, false, qi__panel_fill_stored, qi__panel_multiply_avx2);
+}
+QI__FN void qi__dot_stored_avx512(const qi__dot_q8_args *a) {
+  qi__dot_panels_x86(a, true, qi__panel_fill_stored, qi__panel_multiply_avx512);
+}
+
+// Formats whose blocks the one-row kernels let the reference take apart.
+QI__INLINE bool qi__q8_by_reference(qi_format id) {
+  bool has_case = id == QI_FORMAT_IQ4_XS || id == QI_FORMAT_QINS4_K || qi__formats[id].info.block_len == 32;
+  return !has_case && qi__q8_offset(id) == QI__WIDE;
+}
+
+// From how many rows on a stored tile is faster than the one-row kernels, both read from memory (Zen 4, two threads). One row is
+// bound by memory, and stored tiles are never smaller; they win where its kernel computes for longer.
+QI__FN size_t qi__stored_from_avx2(const qi__format *f) { return qi__q8_by_reference(qi__format_id(f)) ? 1 : 4; }
+
+QI__FN size_t qi__stored_from_avx512(const qi__format *f) {
+  qi_format id = qi__format_id(f);
+  return qi__q8_by_reference(id) ? 1 : id == QI_FORMAT_Q6_K ? 3 : 2;
+}
+
+static const qi__stored_q8_kernels qi__stored_q8_avx2 = {qi__q8_stored_bytes, qi__stored_from_avx2, qi__q8_store_avx2,
+                                                         qi__dot_stored_avx2};
+static const qi__stored_q8_kernels qi__stored_q8_avx512 = {qi__q8_stored_bytes, qi__stored_from_avx512, qi__q8_store_avx2,
+                                                           qi__dot_stored_avx512};
+#endif
+
+#endif // QI__KERNELS_PANEL_Q8_X86_H
+
+#if defined(QI__X86_64)
+
+// Panels as in panel_q8_x86.h for codes of more than eight bits: weights are int16, scales of groups multiplied in, so that a block
+// has only its d, and multiply two codes at a time (VPMADDWD, VPDPWSSD). A product of 256 of QINS8_K is at most 256 * 127 * 255 *
+// 127 < 2^31, one of 32 of QINS8 less.
+typedef struct qi__wide_panel {
+  int16_t word[2][128][16][2]; // [rows / 16][k / 2][row % 16][k % 2]
+  float d[8][QI__Q8_ROWS];     // [block of 32], or [0]
+} qi__wide_panel;
+
+QI__STATIC_ASSERT(sizeof(qi__wide_panel) <= sizeof(qi__q8_own_panel), wide_panel);
+
+// ---- weights to a panel ----
+
+// Columns of a row: up to eight blocks of 32 or one of 256 at w, to words [2][8][128] of which this row is one of eight, and to the
+// d of its blocks, which are QI__Q8_ROWS apart.
+typedef void (*qi__wide_row_fn)(const qi__format *f, const __m256i *table, const uint8_t *w, int n, int16_t *words, float *d);
+
+QI__INLINE QI__AVX2 void qi__wide_row_qins8_avx2(const qi__format *f, const __m256i *table, const uint8_t *w, int n, int16_t *words,
+                                                 float *d) {
+  for (int b = 0; b < n; b++, w += 36) {
+    __m256i sizes[2], signs = _mm256_or_si256(qi__spread_bits_avx2(qi__load_u32(w), 255), _mm256_set1_epi8(1));
+    qi__qins8_words_avx2(table, qi__bytes_avx2(w + 4), sizes);
+    QI__UNROLL for (int h = 0; h < 2; h++)
+      qi__store_bytes_avx2(words + b / 4 * 8 * 128 + b % 4 * 32 + 16 * h, qi__signed_words_avx2(sizes, signs, h));
+    d[b * QI__Q8_ROWS] = qi__qins8_d(f);
+  }
+}
+
+QI__INLINE QI__AVX2 void qi__wide_row_qins8_k_avx2(const qi__format *f, const __m256i *table, const uint8_t *w, int n,
+                                                   int16_t *words, float *d) {
+  (void)f, (void)n;
+  uint8_t scale[16];
+  _mm_storeu_si128((__m128i *)(void *)scale, qi__seven_bits_avx2(w + 2));
+  *d = qi__half_avx2(w) * 0x1p-10f;
+  for (int g = 0; g < 8; g++) {
+    __m256i sizes[2], codes = qi__bytes_avx2(w + 16 + 32 * g), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
+    qi__qins8_k_words_avx2(table, codes, sizes);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      __m256i scaled = _mm256_mullo_epi16(qi__signed_words_avx2(sizes, signs, h), _mm256_set1_epi16(scale[2 * g + h]));
+      qi__store_bytes_avx2(words + g / 4 * 8 * 128 + g % 4 * 32 + 16 * h, scaled);
+    }
+  }
+}
+
+// The chunk at column `at`. Rows beyond the last are the last again.
+QI__INLINE QI__AVX2 qi__q8_panel qi__wide_fill_avx2(qi__wide_row_fn row, const __m256i *table, const qi__dot_q8_args *a, size_t at,
+                                                    int n, qi__q8_own_panel *own) {
+  qi__wide_panel *p = (qi__wide_panel *)(void *)own;
+  const qi__format *f = a->format;
+  int16_t words[2][8][128]; // [k / 128][row][k % 128]
+  for (size_t r = 0; r < QI__Q8_ROWS; r++) {
+    const uint8_t *w = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride;
+    w += at / (size_t)f->info.block_len * (size_t)f->info.block_bytes;
+    row(f, table, w, n, words[0][r % 8], &p->d[0][r]);
+    if (r % 8 != 7) continue;
+    for (int part = 0; part < 2; part++)
+      qi__panel_interleave_avx2((uint8_t(*)[256])(void *)words[part], (uint8_t *)p->word[r / 16][64 * part][r / 8 % 2 * 8]);
+  }
+  return qi__panel_view(own);
+}
+
+QI__FN QI__AVX2 qi__q8_panel qi__wide_fill_qins8_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
+                                                      qi__q8_own_panel *own) {
+  __m256i table[4];
+  (void)plan, (void)n_x;
+  qi__log_tables_avx2(a->format->factors, table);
+  return qi__wide_fill_avx2(qi__wide_row_qins8_avx2, table, a, at, n, own);
+}
+
+QI__FN QI__AVX2 qi__q8_panel qi__wide_fill_qins8_k_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
+                                                        qi__q8_own_panel *own) {
+  __m256i table[4];
+  (void)plan, (void)n_x;
+  qi__log_tables_avx2(qi__qins8_k_factors, table);
+  return qi__wide_fill_avx2(qi__wide_row_qins8_k_avx2, table, a, at, n, own);
+}
+
+// ---- a panel with rows of activations ----
+
+#define QI__WIDE_ROWS 4 // of activations at a time
+
+// `len` codes of n rows as int16.
+QI__INLINE QI__AVX2 void qi__wide_x_avx2(const qi__panel_x *x, int n, int len, int16_t (*words)[256]) {
+  for (int i = 0; i < n; i++)
+    for (int j = 0; j < len; j += 16) {
+      __m128i codes = _mm_loadu_si128((const __m128i *)(const void *)(x->q + (size_t)i * x->k + j));
+      qi__store_bytes_avx2(words[i] + j, _mm256_cvtepi8_epi16(codes));
+    }
+}
+
+// 16 weight rows (`half`) and n rows of activations; n is a constant where this is inlined.
+QI__INLINE QI__AVX2 void qi__wide_rows_avx2(const qi__wide_panel *p, int half, const qi__panel_x *x, int16_t (*words)[256],
+                                            int block, int n_blocks, int n) {
+  for (int b = 0; b < n_blocks; b++) {
+    __m256i total[2][QI__WIDE_ROWS];
+    QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm256_setzero_si256();
+    for (int s = b * block / 2; s < (b + 1) * block / 2; s++) {
+      const uint8_t *w = (const uint8_t *)p->word[half][s];
+      __m256i w0 = qi__bytes_avx2(w), w1 = qi__bytes_avx2(w + 32);
+      QI__UNROLL for (int i = 0; i < n; i++) {
+        __m256i v = _mm256_set1_epi32(qi__load_4(words[i] + 2 * s));
+        total[0][i] = qi__words_avx2(total[0][i], w0, v);
+        total[1][i] = qi__words_avx2(total[1][i], w1, v);
+      }
+    }
+    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
+      int row = 16 * half + 8 * h;
+      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + row, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
+      qi__panel_add_avx2(lane, p->d[b] + row, d_x, total[h][i]);
+    }
+  }
+}
+
+// All 32 weight rows.
+QI__INLINE QI__AVX512_VNNI void qi__wide_rows_avx512(const qi__wide_panel *p, const qi__panel_x *x, int16_t (*words)[256],
+                                                     int block, int n_blocks, int n) {
+  for (int b = 0; b < n_blocks; b++) {
+    __m512i total[2][QI__WIDE_ROWS];
+    QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm512_setzero_si512();
+    for (int s = b * block / 2; s < (b + 1) * block / 2; s++) {
+      __m512i w0 = _mm512_loadu_si512((const void *)p->word[0][s]), w1 = _mm512_loadu_si512((const void *)p->word[1][s]);
+      QI__UNROLL for (int i = 0; i < n; i++) {
+        __m512i v = _mm512_set1_epi32(qi__load_4(words[i] + 2 * s));
+        total[0][i] = _mm512_dpwssd_epi32(total[0][i], w0, v);
+        total[1][i] = _mm512_dpwssd_epi32(total[1][i], w1, v);
+      }
+    }
+    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
+      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + 16 * h, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
+      qi__panel_add_avx512(lane, p->d[b] + 16 * h, d_x, total[h][i]);
+    }
+  }
+}
+
+// As qi__panel_multiply_avx2.
+QI__FN QI__AVX2 void qi__wide_multiply_avx2(const qi__q8_plan *plan, const qi__q8_panel *panel, qi__panel_x x, int n_blocks,
+                                            size_t n_x, bool two_halves) {
+  const qi__wide_panel *p = (const qi__wide_panel *)(const void *)panel->code;
+  const int block = plan->format->info.block_len;
+  int16_t words[QI__WIDE_ROWS][256];
+  if (block == 256) n_blocks = 1;
+  for (size_t i = 0; i < n_x;) {
+    int n = n_x - i >= QI__WIDE_ROWS ? QI__WIDE_ROWS : 1;
+    qi__wide_x_avx2(&x, n, n_blocks * block, words);
+    for (int half = 0; half < (two_halves ? 2 : 1); half++) {
+      if (n == 1) qi__wide_rows_avx2(p, half, &x, words, block, n_blocks, 1);
+      else qi__wide_rows_avx2(p, half, &x, words, block, n_blocks, QI__WIDE_ROWS);
+    }
+    i += (size_t)n;
+    qi__panel_x_advance(&x, (size_t)n);
+  }
+}
+
+QI__FN QI__AVX512_VNNI void qi__wide_multiply_avx512(const qi__q8_plan *plan, const qi__q8_panel *panel, qi__panel_x x,
+                                                     int n_blocks, size_t n_x, bool two_halves) {
+  const qi__wide_panel *p = (const qi__wide_panel *)(const void *)panel->code;
+  const int block = plan->format->info.block_len;
+  int16_t words[QI__WIDE_ROWS][256];
+  (void)two_halves;
+  if (block == 256) n_blocks = 1;
+  for (size_t i = 0; i < n_x;) {
+    int n = n_x - i >= QI__WIDE_ROWS ? QI__WIDE_ROWS : 1;
+    qi__wide_x_avx2(&x, n, n_blocks * block, words);
+    if (n == 1) qi__wide_rows_avx512(p, &x, words, block, n_blocks, 1);
+    else qi__wide_rows_avx512(p, &x, words, block, n_blocks, QI__WIDE_ROWS);
+    i += (size_t)n;
+    qi__panel_x_advance(&x, (size_t)n);
+  }
+}
+#endif
+
+#endif // QI__KERNELS_PANEL_WIDE_X86_H
+
+#if defined(QI__X86_64)
+
+// One row of activations; more of them: panel_wide_x86.h.
+
+// Two weight rows beside each other: chains of additions overlap.
+#define QI__PAIR 2
+
+// Weight rows first, first + 1; beyond the last row the last again.
+QI__INLINE void qi__pair_rows(const qi__dot_q8_args *a, size_t first, const uint8_t **w) {
+  for (size_t r = 0; r < QI__PAIR; r++) w[r] = a->w + qi__min_size(first + r, a->n_w - 1) * a->w_stride;
+}
+
+// Fetches the rows of the next pair in the order of their addresses, n bytes of them: row by row the processor would see streams
+// that begin and end every few kilobytes. Never faults, also beyond the matrix.
+QI__INLINE QI__AVX2 void qi__prefetch_pair_avx2(const uint8_t *first_row, const uint8_t *now, size_t stride, size_t n) {
+  uintptr_t next = (uintptr_t)first_row + QI__PAIR * (stride + (size_t)(now - first_row));
+  for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(next + i), _MM_HINT_NTA);
+}
+
+// ---- QINS8 with AVX2 ----
+
+// Total of a block, in eight lanes: sizes as int16 times activations with the signs of the weights.
+QI__INLINE QI__AVX2 __m256i qi__qins8_block_avx2(const __m256i *table, const uint8_t *w, const int8_t *x) {
+  __m256i sizes[2], signs = _mm256_or_si256(qi__spread_bits_avx2(qi__load_u32(w), 255), _mm256_set1_epi8(1));
+  __m256i v = _mm256_sign_epi8(qi__bytes_avx2((const uint8_t *)x), signs);
+  qi__qins8_words_avx2(table, qi__bytes_avx2(w + 4), sizes);
+  return qi__words_avx2(_mm256_madd_epi16(sizes[0], _mm256_cvtepi8_epi16(_mm256_castsi256_si128(v))), sizes[1],
+                        _mm256_cvtepi8_epi16(_mm256_extracti128_si256(v, 1)));
+}
+
+// All weight rows with one row of activations.
+QI__FN QI__AVX2 void qi__dot_row_qins8_avx2(const qi__dot_q8_args *a) {
+  const __m256 d_w = _mm256_set1_ps(qi__qins8_d(a->format));
+  __m256i table[4];
+  qi__log_tables_avx2(a->format->factors, table);
+  for (size_t first = 0; first < a->n_w; first += QI__PAIR) {
+    const uint8_t *w[QI__PAIR], *first_row;
+    __m256 lanes[QI__PAIR] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    __m256i total[QI__PAIR][8];
+    memset(total, 0, sizeof total); // blocks that are not there
+    qi__pair_rows(a, first, w);
+    first_row = w[0];
+    for (size_t at = 0; at < a->x->k; at += 256) {
+      qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, at);
+      int n = (int)qi__min_size(8, (a->x->k - at) / 32);
+      __m256 d = _mm256_mul_ps(d_w, qi__chunk_d_avx2(x.d, n));
+      qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * 8 * 36);
+      for (int b = 0; b < n; b++)
+        QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+          total[r][b] = qi__qins8_block_avx2(table, w[r], x.q + 32 * b);
+          w[r] += 36;
+        }
+      QI__UNROLL for (int r = 0; r < QI__PAIR; r++) lanes[r] = qi__take_blocks_avx2(lanes[r], d, qi__fold8_avx2(total[r]), n);
+    }
+    QI__UNROLL for (size_t r = 0; r < QI__PAIR; r++)
+      if (first + r < a->n_w) a->y[first + r] = qi__sum_lanes_avx2(lanes[r]);
+  }
+}
+
+// ---- QINS8_K with AVX2 and VNNI ----
+
+// Total of a block, in eight lanes: sizes times scales are int16.
+QI__INLINE QI__AVX2 __m256i qi__qins8_k_block_avx2(qi__step_fn words, const __m256i *table, const uint8_t *w, const int8_t *x) {
+  __m256i total[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  int16_t scale[16];
+  qi__store_bytes_avx2(scale, _mm256_cvtepu8_epi16(qi__seven_bits_avx2(w + 2)));
+  QI__UNROLL for (int g = 0; g < 8; g++) {
+    __m256i sizes[2], codes = qi__bytes_avx2(w + 16 + 32 * g), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
+    __m256i v = _mm256_sign_epi8(qi__bytes_avx2((const uint8_t *)x + 32 * g), signs);
+    qi__qins8_k_words_avx2(table, codes, sizes);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      __m128i half = h ? _mm256_extracti128_si256(v, 1) : _mm256_castsi256_si128(v);
+      __m256i scaled = _mm256_mullo_epi16(sizes[h], _mm256_set1_epi16(scale[2 * g + h]));
+      total[h] = words(total[h], scaled, _mm256_cvtepi8_epi16(half));
+    }
+  }
+  return _mm256_add_epi32(total[0], total[1]);
+}
+
+// All weight rows with one row of activations.
+QI__INLINE QI__AVX2 void qi__dot_row_qins8_k(qi__step_fn words, const qi__dot_q8_args *a) {
+  size_t n_blocks = a->x->k / 256;
+  __m256i table[4];
+  qi__log_tables_avx2(qi__qins8_k_factors, table);
+  for (size_t first = 0; first < a->n_w; first += QI__PAIR) {
+    const uint8_t *w[QI__PAIR], *first_row;
+    __m256 lanes[QI__PAIR] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    __m256i total[QI__PAIR][8];
+    float d_w[QI__PAIR][8] = {{0}};
+    memset(total, 0, sizeof total); // blocks that are not there
+    qi__pair_rows(a, first, w);
+    first_row = w[0];
+    for (size_t b = 0; b < n_blocks; b++) {
+      qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
+      int n = (int)(b % 8) + 1;
+      qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * 272);
+      QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+        total[r][n - 1] = qi__qins8_k_block_avx2(words, table, w[r], x.q);
+        d_w[r][n - 1] = qi__half_avx2(w[r]) * 0x1p-10f;
+        w[r] += 272;
+      }
+      if (n < 8 && b + 1 < n_blocks) continue;
+      __m256 d = qi__chunk_d_avx2(x.d - (n - 1), n);
+      QI__UNROLL for (int r = 0; r < QI__PAIR; r++)
+        lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(d_w[r]), d), qi__fold8_avx2(total[r]), n);
+    }
+    QI__UNROLL for (size_t r = 0; r < QI__PAIR; r++)
+      if (first + r < a->n_w) a->y[first + r] = qi__sum_lanes_avx2(lanes[r]);
+  }
+}
+
+QI__FN QI__AVX2 void qi__dot_row_qins8_k_avx2(const qi__dot_q8_args *a) { qi__dot_row_qins8_k(qi__words_avx2, a); }
+#if defined(QI__HAS_AVX_VNNI)
+QI__FN QI__AVX_VNNI void qi__dot_row_qins8_k_avx_vnni(const qi__dot_q8_args *a) { qi__dot_row_qins8_k(qi__words_avx_vnni, a); }
+#endif
+QI__FN QI__AVX512_VNNI void qi__dot_row_qins8_k_avx512(const qi__dot_q8_args *a) { qi__dot_row_qins8_k(qi__words_avx512, a); }
+
+// ---- QINS8 with VBMI ----
+
+// VPERMI2B looks up 64 codes at once in a table of 128 bytes, two registers; it takes no notice of bit 7.
+#define QI__AVX512_VBMI QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
+
+// Low bytes of the 256 sizes in table[0..3], high bytes in table[4..7].
+QI__INLINE QI__AVX512_VBMI void qi__qins8_sizes_vbmi(const int16_t *factors, __m512i *table) {
+  int16_t sizes[257]; // of code t + 1 behind that of code t; the last is beyond
+  sizes[0] = 0;
+  for (int i = 0; i < 16; i++)
+    qi__store_bytes_avx2(sizes + 1 + 16 * i, _mm256_mulhrs_epi16(_mm256_set1_epi16(factors[i]),
+                                                                 qi__bytes_avx2((const uint8_t *)(factors + 16))));
+  QI__UNROLL for (int q = 0; q < 4; q++) {
+    __m512i first = _mm512_loadu_si512((const void *)(sizes + 64 * q));
+    __m512i last = _mm512_loadu_si512((const void *)(sizes + 64 * q + 32));
+    QI__UNROLL for (int part = 0; part < 2; part++) {
+      __m256i low = _mm512_cvtepi16_epi8(part ? _mm512_srli_epi16(first, 8) : first);
+      __m256i high = _mm512_cvtepi16_epi8(part ? _mm512_srli_epi16(last, 8) : last);
+      table[4 * part + q] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+    }
+  }
+}
+
+QI__INLINE QI__AVX512_VBMI __m512i qi__lookup256_vbmi(const __m512i *table, __m512i codes, __mmask64 upper) {
+  return _mm512_mask_blend_epi8(upper, _mm512_permutex2var_epi8(table[0], codes, table[1]),
+                                _mm512_permutex2var_epi8(table[2], codes, table[3]));
+}
+
+// Totals of a block of two weight rows, eight lanes each.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_block_vbmi(const __m512i *table, const uint8_t *const *w, const int8_t *x) {
+  const __m512i zero = _mm512_setzero_si512();
+  __m512i codes = _mm512_inserti64x4(_mm512_castsi256_si512(qi__bytes_avx2(w[0] + 4)), qi__bytes_avx2(w[1] + 4), 1);
+  __m512i v = _mm512_broadcast_i64x4(qi__bytes_avx2((const uint8_t *)x));
+  __mmask64 upper = _mm512_movepi8_mask(codes), minus = qi__load_u32(w[0]) | (uint64_t)qi__load_u32(w[1]) << 32;
+  v = _mm512_mask_sub_epi8(v, minus, zero, v);
+  __m512i high = _mm512_dpbusd_epi32(zero, qi__lookup256_vbmi(table + 4, codes, upper), v);
+  return _mm512_dpbusd_epi32(_mm512_slli_epi32(high, 8), qi__lookup256_vbmi(table, codes, upper), v);
+}
+
+// The sums of each half of eight registers, in order: of lower halves, then of upper ones.
+QI__INLINE QI__AVX512_VBMI __m512i qi__fold8_halves_avx512(const __m512i *v) {
+  const __m512i even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+  __m512i a[4], b[2];
+  QI__UNROLL for (int i = 0; i < 4; i++)
+    a[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
+  QI__UNROLL for (int i = 0; i < 2; i++)
+    b[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(a[2 * i], a[2 * i + 1]), _mm512_unpackhi_epi64(a[2 * i], a[2 * i + 1]));
+  return _mm512_add_epi32(_mm512_permutex2var_epi64(b[0], even, b[1]), _mm512_permutex2var_epi64(b[0], odd, b[1]));
+}
+
+// n <= 8 blocks of two weight rows: totals of one row, then of the other. n is a constant where it is 8.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_chunk_vbmi(const __m512i *table, const uint8_t *const *w, const int8_t *x, int n) {
+  __m512i total[8];
+  QI__UNROLL for (int b = 0; b < 8; b++) {
+    const uint8_t *block[QI__PAIR] = {w[0] + 36 * b, w[1] + 36 * b};
+    total[b] = b < n ? qi__qins8_block_vbmi(table, block, x + 32 * b) : _mm512_setzero_si512();
+  }
+  return qi__fold8_halves_avx512(total);
+}
+
+// Two weight rows from `first` on: the lanes of one, then of the other.
+QI__INLINE QI__AVX512_VBMI __m512 qi__pair_qins8_vbmi(const qi__dot_q8_args *a, const __m512i *table, float d_w, size_t first) {
+  const uint8_t *w[QI__PAIR], *first_row;
+  size_t at = 0, k = a->x->k;
+  __m512 lanes = _mm512_setzero_ps();
+  qi__pair_rows(a, first, w);
+  first_row = w[0];
+  for (; at + 256 <= k; at += 256, w[0] += 8 * 36, w[1] += 8 * 36) {
+    qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, at);
+    __m512 d = _mm512_broadcast_f32x8(_mm256_mul_ps(_mm256_set1_ps(d_w), _mm256_loadu_ps(x.d)));
+    qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * 8 * 36);
+    lanes = _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(qi__qins8_chunk_vbmi(table, w, x.q, 8)), lanes);
+  }
+  if (at < k) {
+    int n = (int)((k - at) / 32);
+    qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, at);
+    __m512 d = _mm512_broadcast_f32x8(_mm256_mul_ps(_mm256_set1_ps(d_w), qi__chunk_d_avx2(x.d, n)));
+    __mmask16 taken = (__mmask16)(((1u << n) - 1) * 0x101);
+    lanes = _mm512_mask3_fmadd_ps(d, _mm512_cvtepi32_ps(qi__qins8_chunk_vbmi(table, w, x.q, n)), lanes, taken);
   }
   return lanes;
 }
 
-QI__FN QI__AVX512_VBMI void qi__dot_qins8_k_vbmi(const qi__dot_q8_args *a) {
-  for (size_t r = 0; r < a->n_w; r++)
-    for (size_t i = 0; i < a->n_x; i++)
-      a->y[i * a->y_stride + r] = qi__sum_lanes_avx2(qi__row_qins8_vbmi(a, a->w + r * a->w_stride, a->x_row + i));
+// Results of two weight rows from their lanes; the second may be beyond the last.
+QI__INLINE QI__AVX512_VBMI void qi__store_pair_avx512(const qi__dot_q8_args *a, size_t first, __m512 lanes) {
+  a->y[first] = qi__sum_lanes_avx2(_mm512_castps512_ps256(lanes));
+  if (first + 1 < a->n_w) a->y[first + 1] = qi__sum_lanes_avx2(_mm512_extractf32x8_ps(lanes, 1));
 }
+
+QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_vbmi(const qi__dot_q8_args *a) {
+  __m512i table[8];
+  qi__qins8_sizes_vbmi(a->format->factors, table);
+  for (size_t first = 0; first < a->n_w; first += QI__PAIR)
+    qi__store_pair_avx512(a, first, qi__pair_qins8_vbmi(a, table, qi__qins8_d(a->format), first));
+}
+
+// ---- QINS8_K and QINS4_K with VBMI ----
+
+// The seven bits of each group of two blocks (qi__unpack_seven_bits): the lower four as bytes, each plane above as a mask.
+typedef struct qi__seven_bits {
+  __m256i low;
+  __mmask32 plane[3];
+} qi__seven_bits;
+
+QI__INLINE QI__AVX512_VBMI qi__seven_bits qi__seven_bits_vbmi(const uint8_t *first, const uint8_t *second) {
+  qi__seven_bits bits;
+  __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadl_epi64((const __m128i *)(const void *)first)),
+                                      _mm_loadl_epi64((const __m128i *)(const void *)second), 1);
+  bits.low = _mm256_and_si256(_mm256_unpacklo_epi64(v, _mm256_srli_epi16(v, 4)), _mm256_set1_epi8(15));
+  QI__UNROLL for (int p = 0; p < 3; p++)
+    bits.plane[p] = qi__load_u16(first + 8 + 2 * p) | (__mmask32)qi__load_u16(second + 8 + 2 * p) << 16;
+  return bits;
+}
+
+// The sums of both halves of two registers.
+QI__INLINE QI__AVX512_VBMI __m512i qi__join_halves_avx512(const __m512i *v) {
+  return _mm512_add_epi32(_mm512_shuffle_i64x2(v[0], v[1], 0x44), _mm512_shuffle_i64x2(v[0], v[1], 0xee));
+}
+
+// Dword j of each 128 bits, four times.
+QI__INLINE QI__AVX512_VBMI __m512i qi__repeat_dword_avx512(__m512i v, int j) {
+  switch (j) { // instructions want a constant
+  case 0: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x00);
+  case 1: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x55);
+  case 2: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xaa);
+  default: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xff);
+  }
+}
+
+// Totals of a block of two weight rows, eight lanes each; sums: of the activations.
+typedef __m512i (*qi__pair_block_vbmi)(const uint8_t *const *w, const int8_t *x, __m256i sums, const __m512i *table);
+
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *const *w, const int8_t *x, __m256i sums,
+                                                          const __m512i *table) {
+  const __m512i zero = _mm512_setzero_si512(), group = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  qi__seven_bits bits = qi__seven_bits_vbmi(w[0] + 2, w[1] + 2);
+  __m512i scale[QI__PAIR], total[QI__PAIR];
+  (void)sums;
+  QI__UNROLL for (int p = 0; p < 3; p++)
+    bits.low = _mm256_mask_add_epi8(bits.low, bits.plane[p], bits.low, _mm256_set1_epi8((char)(16 << p)));
+  scale[0] = _mm512_cvtepu8_epi32(_mm256_castsi256_si128(bits.low));
+  scale[1] = _mm512_cvtepu8_epi32(_mm256_extracti128_si256(bits.low, 1));
+  QI__UNROLL for (int j = 0; j < 4; j++) {
+    __m512i xj = _mm512_loadu_si512((const void *)(x + 64 * j)), groups = _mm512_add_epi32(group, _mm512_set1_epi32(4 * j));
+    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+      __m512i codes = _mm512_loadu_si512((const void *)(w[r] + 16 + 64 * j));
+      __m512i sizes = _mm512_permutex2var_epi8(table[0], codes, table[1]);
+      __m512i products = _mm512_dpbusd_epi32(zero, sizes, _mm512_mask_sub_epi8(xj, _mm512_movepi8_mask(codes), zero, xj));
+      products = _mm512_mullo_epi32(products, _mm512_permutexvar_epi32(groups, scale[r]));
+      total[r] = j ? _mm512_add_epi32(total[r], products) : products;
+    }
+  }
+  return qi__join_halves_avx512(total);
+}
+
+// Of each four bits the lower two, each twice.
+QI__INLINE uint32_t qi__twice_two_of_four(uint32_t v) { return (v & 0x11111111u) * 3 | (v & 0x22222222u) * 6; }
+
+// table: T[0] and T[1] plus 128, which the sums take off again. A register of nibbles has four groups, 16 codes each: low nibbles
+// of 64 bytes those of weights 0..31 and 64..95, high ones those between and behind.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_k_block_vbmi(const uint8_t *const *w, const int8_t *x, __m256i sums,
+                                                          const __m512i *table) {
+  const __m512i zero = _mm512_setzero_si512(), low4 = _mm512_set1_epi8(15);
+  const __m512i group = _mm512_setr_epi32(0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15); // lane l of j: 4 l + j
+  qi__seven_bits bits = qi__seven_bits_vbmi(w[0] + 2, w[1] + 2);
+  __m256i size = _mm256_mask_add_epi8(bits.low, bits.plane[0], bits.low, _mm256_set1_epi8(16));
+  __m256i both = _mm256_mask_sub_epi8(size, bits.plane[1], _mm256_setzero_si256(), size);
+  const uint32_t tables[2] = {qi__twice_two_of_four(bits.plane[2]), qi__twice_two_of_four(bits.plane[2] >> 2)};
+  __m512i scale[QI__PAIR], total[QI__PAIR];
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+    __m128i bytes = r ? _mm256_extracti128_si256(both, 1) : _mm256_castsi256_si128(both);
+    __m256i offset = _mm256_slli_epi32(_mm256_madd_epi16(_mm256_cvtepi8_epi16(bytes), sums), 7);
+    scale[r] = _mm512_permutexvar_epi32(group, _mm512_cvtepi8_epi32(bytes));
+    total[r] = _mm512_sub_epi32(zero, _mm512_inserti64x4(zero, offset, 0));
+  }
+  QI__UNROLL for (int j = 0; j < 4; j++) { // j / 2: 64 bytes, j % 2: which nibbles
+    const uint8_t *at = (const uint8_t *)x + 128 * (j / 2) + 32 * (j % 2);
+    __m512i xj = _mm512_inserti64x4(_mm512_castsi256_si512(qi__bytes_avx2(at)), qi__bytes_avx2(at + 64), 1);
+    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+      __m512i codes = _mm512_loadu_si512((const void *)(w[r] + 16 + 64 * (j / 2)));
+      codes = _mm512_and_si512(j % 2 ? _mm512_srli_epi16(codes, 4) : codes, low4);
+      __m512i t = _mm512_mask_blend_epi64((__mmask8)(tables[j % 2] >> (16 * r + 8 * (j / 2))), table[0], table[1]);
+      __m512i products = _mm512_dpbusd_epi32(zero, _mm512_shuffle_epi8(t, codes), xj);
+      total[r] = _mm512_add_epi32(total[r], _mm512_mullo_epi32(products, qi__repeat_dword_avx512(scale[r], j)));
+    }
+  }
+  return qi__join_halves_avx512(total);
+}
+
+// Two weight rows from `first` on, of blocks of 256 with d / 2^10 in front: the lanes of one, then of the other.
+QI__INLINE QI__AVX512_VBMI __m512 qi__pair_256_vbmi(qi__pair_block_vbmi multiply, size_t size, const qi__dot_q8_args *a,
+                                                    const __m512i *table, size_t first) {
+  const uint8_t *w[QI__PAIR], *first_row;
+  __m512i total[8];
+  float d_w[QI__PAIR * 8] = {0};
+  __m512 lanes = _mm512_setzero_ps();
+  size_t n_blocks = a->x->k / 256;
+  memset(total, 0, sizeof total); // blocks that are not there
+  qi__pair_rows(a, first, w);
+  first_row = w[0];
+  for (size_t b = 0; b < n_blocks; b++) {
+    qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
+    int n = (int)(b % 8) + 1;
+    qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * size);
+    total[n - 1] = multiply(w, x.q, qi__bytes_avx2((const uint8_t *)x.sum), table);
+    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+      d_w[8 * r + n - 1] = qi__half_avx2(w[r]) * 0x1p-10f;
+      w[r] += size;
+    }
+    if (n < 8 && b + 1 < n_blocks) continue;
+    __m512 d = _mm512_mul_ps(_mm512_loadu_ps(d_w), _mm512_broadcast_f32x8(qi__chunk_d_avx2(x.d - (n - 1), n)));
+    __mmask16 taken = (__mmask16)(((1u << n) - 1) * 0x101);
+    lanes = _mm512_mask3_fmadd_ps(d, _mm512_cvtepi32_ps(qi__fold8_halves_avx512(total)), lanes, taken);
+  }
+  return lanes;
+}
+
+QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_k_vbmi(const qi__dot_q8_args *a) {
+  const uint8_t *sizes = qi__qins8_sizes;
+  const __m512i table[2] = {_mm512_loadu_si512((const void *)sizes), _mm512_loadu_si512((const void *)(sizes + 64))};
+  for (size_t first = 0; first < a->n_w; first += QI__PAIR)
+    qi__store_pair_avx512(a, first, qi__pair_256_vbmi(qi__qins8_k_block_vbmi, 272, a, table, first));
+}
+
+QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
+  __m512i table[2];
+  QI__UNROLL for (int t = 0; t < 2; t++)
+    table[t] = _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)qi__qins4_values[t])),
+                                _mm512_set1_epi8(-128));
+  for (size_t first = 0; first < a->n_w; first += QI__PAIR)
+    qi__store_pair_avx512(a, first, qi__pair_256_vbmi(qi__qins4_k_block_vbmi, 144, a, table, first));
+}
+
+// ---- the kernels ----
+
+// Few rows of activations one by one, many in panels.
+#define QI__DOT_QINS(name, row_fn, fill, multiply) \
+  QI__FN void name(const qi__dot_q8_args *a) { \
+    if (a->n_x >= QI__PANEL_FROM) { \
+      qi__dot_panels_x86(a, true, fill, multiply); \
+      return; \
+    } \
+    qi__dot_q8_args row = *a; \
+    for (size_t i = 0; i < a->n_x; i++, row.x_row++, row.y += a->y_stride) row_fn(&row); \
+  }
+
+QI__DOT_QINS(qi__dot_qins8_avx2, qi__dot_row_qins8_avx2, qi__wide_fill_qins8_avx2, qi__wide_multiply_avx2)
+QI__DOT_QINS(qi__dot_qins8_avx512, qi__dot_row_qins8_avx2, qi__wide_fill_qins8_avx2, qi__wide_multiply_avx512)
+QI__DOT_QINS(qi__dot_qins8_vbmi, qi__dot_row_qins8_vbmi, qi__wide_fill_qins8_avx2, qi__wide_multiply_avx512)
+QI__DOT_QINS(qi__dot_qins8_k_avx2, qi__dot_row_qins8_k_avx2, qi__wide_fill_qins8_k_avx2, qi__wide_multiply_avx2)
+#if defined(QI__HAS_AVX_VNNI)
+QI__DOT_QINS(qi__dot_qins8_k_avx_vnni, qi__dot_row_qins8_k_avx_vnni, qi__wide_fill_qins8_k_avx2, qi__wide_multiply_avx2)
+#endif
+QI__DOT_QINS(qi__dot_qins8_k_avx512, qi__dot_row_qins8_k_avx512, qi__wide_fill_qins8_k_avx2, qi__wide_multiply_avx512)
+QI__DOT_QINS(qi__dot_qins8_k_vbmi, qi__dot_row_qins8_k_vbmi, qi__wide_fill_qins8_k_avx2, qi__wide_multiply_avx512)
+QI__DOT_QINS(qi__dot_qins4_k_vbmi, qi__dot_row_qins4_k_vbmi, qi__panel_fill_avx2, qi__panel_multiply_avx512)
+#undef QI__DOT_QINS
 #endif
 
 #endif // QI__KERNELS_DOT_QINS_X86_H
@@ -9336,677 +10671,6 @@ QI__DOT_TERNARY(i8mm, qi__ternary_row_dotprod)
 #ifndef QI__KERNELS_DOT_TERNARY_X86_H
 #define QI__KERNELS_DOT_TERNARY_X86_H
 
-// generated from src/kernels/panel_q8_x86.h: edit there
-// ==== >>panel_q8_x86 : integer products with many rows of activations ====
-#ifndef QI__KERNELS_PANEL_Q8_X86_H
-#define QI__KERNELS_PANEL_Q8_X86_H
-
-
-#if defined(QI__X86_64)
-
-// A chunk of 32 weight rows is taken apart into a panel, whose lanes are weight rows, and meets all rows of activations; sums wait
-// in eight float32 lanes a row until the next chunk. Codes are unsigned, code + offset; the offset times the sum of the
-// activations is taken off again, either before (VNNI: sums start from it) or after.
-//
-// AVX2 adds products of two bytes in int16 for as many steps as fit (`chain`). Wide codes, up to 255, do not fit even once: they
-// are cut into two planes of four bits, the second counting 16 times.
-typedef struct qi__q8_panel {
-  const uint8_t *code;               // lines of 64 bytes: [plane][rows / 16][k / 4][row % 16, k % 4], or stored (VNNI)
-  bool stored, nibbles;              // see below: as qi__q8_stored says
-  const int8_t (*scale)[QI__Q8_ROWS]; // [group]; none in blocks of 32
-  const int8_t (*min)[QI__Q8_ROWS][2]; // [group / 2]; formats with mins
-  const int32_t (*scale_twice)[QI__Q8_ROWS]; // AVX2: [group] pairs of equal int16
-  const int32_t (*pair)[QI__Q8_ROWS]; // AVX2: [group / 2] of two groups, what meets the sums of their activations: mins, or scales
-  const float (*d)[QI__Q8_ROWS], (*minus_dmin)[QI__Q8_ROWS]; // [block of 32], or [0]
-} qi__q8_panel;
-
-// A panel that is not taken from a cache. Its size is a multiple of the cache line: several lie one after another.
-typedef struct qi__q8_own_panel {
-  uint8_t code[2][2][64][64];
-  int8_t scale[16][QI__Q8_ROWS], min[8][QI__Q8_ROWS][2];
-  float d[8][QI__Q8_ROWS], minus_dmin[8][QI__Q8_ROWS];
-  int32_t scale_twice[16][QI__Q8_ROWS], pair[8][QI__Q8_ROWS];
-} qi__q8_own_panel;
-
-QI__STATIC_ASSERT(sizeof(qi__q8_own_panel) % QI__CACHE_LINE == 0, q8_panel_lines);
-QI__STATIC_ASSERT(sizeof(qi__q8_own_panel) <= QI__Q8_PANEL_FLOATS * sizeof(float), q8_panel);
-
-// What the variants need to know of a format.
-typedef struct qi__q8_plan {
-  const qi__format *format;
-  qi_format id;
-  int offset; // code + offset is unsigned
-  int chain;  // products of pairs that fit into int16: steps of 4 codes
-  bool planes, vnni;
-} qi__q8_plan;
-
-QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
-  qi_format id = qi__format_id(f);
-  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, vnni};
-  if (p.offset == QI__WIDE) {
-    p.offset = 128;
-    p.planes = !vnni;
-  } else if (id == QI_FORMAT_Q6_K) {
-    p.chain = 2; // 2 * 63 * 127 * 2
-  } else if (id == QI_FORMAT_Q5_0 || id == QI_FORMAT_Q5_1 || id == QI_FORMAT_Q5_K || id == QI_FORMAT_MXFP4) {
-    p.chain = 4; // 4 * 31 * 127 * 2
-  }
-  if (f->group == 16 && p.chain > 4) p.chain = 4;
-  return p;
-}
-
-// ---- weights to a panel ----
-
-QI__INLINE QI__AVX2 void qi__store_bytes_avx2(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
-
-// Eight rows of 256 codes, 4 at a time, to one half of the lines of a plane: dst[k / 4][row, k % 4].
-QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *dst) {
-  for (int k = 0; k < 256; k += 32, dst += 8 * 64) {
-    __m256i a[8], b[8];
-    QI__UNROLL for (int r = 0; r < 8; r++) a[r] = qi__bytes_avx2(rows[r] + k);
-    QI__UNROLL for (int r = 0; r < 8; r += 2) {
-      b[r] = _mm256_unpacklo_epi32(a[r], a[r + 1]);
-      b[r + 1] = _mm256_unpackhi_epi32(a[r], a[r + 1]);
-    }
-    // a[4 i + c], half l: dword 4 l + c of rows 4 i .. 4 i + 3
-    QI__UNROLL for (int r = 0; r < 8; r += 4) {
-      a[r] = _mm256_unpacklo_epi64(b[r], b[r + 2]);
-      a[r + 1] = _mm256_unpackhi_epi64(b[r], b[r + 2]);
-      a[r + 2] = _mm256_unpacklo_epi64(b[r + 1], b[r + 3]);
-      a[r + 3] = _mm256_unpackhi_epi64(b[r + 1], b[r + 3]);
-    }
-    QI__UNROLL for (int c = 0; c < 4; c++) {
-      qi__store_bytes_avx2(dst + 64 * c, _mm256_permute2x128_si256(a[c], a[4 + c], 0x20));
-      qi__store_bytes_avx2(dst + 64 * (c + 4), _mm256_permute2x128_si256(a[c], a[4 + c], 0x31));
-    }
-  }
-}
-
-// Scales and mins of row r, from the words of its block.
-QI__INLINE void qi__panel_scales(const qi__format *f, const int16_t *scale, const int16_t *min, size_t r, qi__q8_own_panel *p) {
-  // scale[g], scale[8 + g] belong to the first and second 16 codes of group g of 32
-  for (int g = 0; g < 8; g++) {
-    if (f->group == 32) {
-      p->scale[g][r] = (int8_t)scale[g];
-    } else {
-      p->scale[2 * g][r] = (int8_t)scale[g];
-      p->scale[2 * g + 1][r] = (int8_t)scale[8 + g];
-    }
-  }
-  // Words of min are in order, one for each 16 codes.
-  for (int g = 0; f->has_min && g < 256 / f->group; g++) p->min[g / 2][r][g % 2] = (int8_t)min[f->group / 16 * g];
-}
-
-// Row r: scales to the panel, codes to `codes`; n blocks of 32 or one of 256 at w. id is a constant where this is inlined.
-QI__INLINE QI__AVX2 void qi__panel_row_avx2(qi_format id, const qi__q8_plan *plan, const uint8_t *w, int n, size_t r,
-                                            qi__q8_own_panel *p, uint8_t *codes) {
-  const qi__format *f = id ? &qi__formats[id] : plan->format;
-  int offset = qi__q8_offset(id);
-  const __m256i wide = _mm256_set1_epi8(offset == QI__WIDE ? (char)-128 : 0);
-  if (id && f->info.block_len == 32) {
-    float d[8], minus_dmin[8] = {0};
-    _mm256_storeu_ps(d, qi__block_d_avx2(id, f, w, n));
-    if (f->has_min) _mm256_storeu_ps(minus_dmin, qi__block_offset_avx2(f, w, n));
-    for (int b = 0; b < n; b++, w += f->info.block_bytes) {
-      p->d[b][r] = d[b];
-      p->minus_dmin[b][r] = minus_dmin[b];
-      qi__store_bytes_avx2(codes + 32 * b, _mm256_xor_si256(qi__q8_codes_avx2(id, w, 0, NULL, offset), wide));
-    }
-    return;
-  }
-  qi__block block;
-  qi__q8_scales s;
-  int16_t scale[16], min[16];
-  qi__q8_scales_avx2(id, plan->format, w, &block, &s);
-  p->d[0][r] = s.d;
-  p->minus_dmin[0][r] = -s.dmin;
-  qi__store_bytes_avx2(scale, s.scale);
-  qi__store_bytes_avx2(min, s.min);
-  qi__panel_scales(plan->format, scale, min, r, p);
-  QI__UNROLL for (int g = 0; g < 8; g++)
-    qi__store_bytes_avx2(codes + 32 * g, _mm256_xor_si256(qi__q8_codes_avx2(id, w, g, &block, offset), wide));
-}
-
-QI__INLINE qi__q8_panel qi__panel_view(const qi__q8_own_panel *p) {
-  qi__q8_panel v;
-  v.code = p->code[0][0][0];
-  v.stored = v.nibbles = false;
-  v.scale = (const int8_t (*)[QI__Q8_ROWS])p->scale;
-  v.min = (const int8_t (*)[QI__Q8_ROWS][2])p->min;
-  v.d = (const float (*)[QI__Q8_ROWS])p->d;
-  v.minus_dmin = (const float (*)[QI__Q8_ROWS])p->minus_dmin;
-  v.scale_twice = (const int32_t (*)[QI__Q8_ROWS])p->scale_twice;
-  v.pair = (const int32_t (*)[QI__Q8_ROWS])p->pair;
-  return v;
-}
-
-// Eight int8 at a and eight at b as pairs of int16.
-QI__INLINE QI__AVX2 __m256i qi__byte_pairs_avx2(const int8_t *a, const int8_t *b) {
-  __m128i first = _mm_loadl_epi64((const __m128i *)(const void *)a), second = _mm_loadl_epi64((const __m128i *)(const void *)b);
-  return _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(first, second));
-}
-
-// What AVX2 multiplies with, from int8.
-QI__FN QI__AVX2 void qi__panel_widen_avx2(const qi__q8_plan *plan, const int8_t (*scale)[QI__Q8_ROWS],
-                                          const int8_t (*min)[QI__Q8_ROWS][2], qi__q8_own_panel *p) {
-  int groups = plan->format->info.block_len == 32 ? 0 : 256 / plan->format->group;
-  for (int g = 0; g < groups; g++)
-    for (int r = 0; r < QI__Q8_ROWS; r += 8) {
-      qi__store_bytes_avx2(p->scale_twice[g] + r, qi__byte_pairs_avx2(scale[g] + r, scale[g] + r));
-      if (g % 2) continue;
-      __m256i pair;
-      if (plan->format->has_min) pair = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)min[g / 2][r]));
-      else pair = qi__byte_pairs_avx2(scale[g] + r, scale[g + 1] + r);
-      qi__store_bytes_avx2(p->pair[g / 2] + r, pair);
-    }
-}
-
-// The chunk at column `at`: n blocks of 32, or one of 256. Rows beyond the last are the last again.
-QI__FN QI__AVX2 void qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n,
-                                         qi__q8_own_panel *p) {
-  const qi__format *f = plan->format;
-  uint8_t codes[8][256], high[8][256];
-  const __m256i low4 = _mm256_set1_epi8(15);
-  for (size_t r = 0; r < QI__Q8_ROWS; r++) {
-    const uint8_t *w = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride;
-    w += at / (size_t)f->info.block_len * (size_t)f->info.block_bytes;
-#define QI__CASE(ID) case ID: qi__panel_row_avx2(ID, plan, w, n, r, p, codes[r % 8]); break
-    switch (plan->id) {
-      QI__CASE(QI_FORMAT_Q4_0);
-      QI__CASE(QI_FORMAT_Q4_1);
-      QI__CASE(QI_FORMAT_Q5_0);
-      QI__CASE(QI_FORMAT_Q5_1);
-      QI__CASE(QI_FORMAT_Q8_0);
-      QI__CASE(QI_FORMAT_IQ4_NL);
-      QI__CASE(QI_FORMAT_MXFP4);
-      QI__CASE(QI_FORMAT_Q2_K);
-      QI__CASE(QI_FORMAT_Q3_K);
-      QI__CASE(QI_FORMAT_Q4_K);
-      QI__CASE(QI_FORMAT_Q5_K);
-      QI__CASE(QI_FORMAT_Q6_K);
-      QI__CASE(QI_FORMAT_IQ4_XS);
-      QI__CASE(QI_FORMAT_QINS4_K);
-    default: qi__panel_row_avx2(QI_FORMAT_NONE, plan, w, n, r, p, codes[r % 8]); break;
-    }
-#undef QI__CASE
-    if (r % 8 != 7) continue;
-    size_t half = r / 16, place = r / 8 % 2 * 32;
-    if (plan->planes) {
-      for (int i = 0; i < 8 * 256; i += 32) {
-        uint8_t *code = codes[i / 256] + i % 256;
-        __m256i v = qi__bytes_avx2(code);
-        qi__store_bytes_avx2(high[i / 256] + i % 256, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
-        qi__store_bytes_avx2(code, _mm256_and_si256(v, low4));
-      }
-      qi__panel_interleave_avx2(high, p->code[1][half][0] + place);
-    }
-    qi__panel_interleave_avx2(codes, p->code[0][half][0] + place);
-  }
-  if (!plan->vnni)
-    qi__panel_widen_avx2(plan, (const int8_t (*)[QI__Q8_ROWS])p->scale, (const int8_t (*)[QI__Q8_ROWS][2])p->min, p);
-}
-
-// ---- a panel with rows of activations ----
-
-// Rows of activations at one chunk, and where their sums wait.
-typedef struct qi__panel_x {
-  const int8_t *q;    // rows `k` apart
-  const int16_t *sum; // rows k / 16 apart
-  const float *d;     // rows `blocks` apart
-  size_t k, blocks;
-  float *lane;        // rows QI__Q8_LANES apart: [8][32], from the lane of the chunk's first block on
-} qi__panel_x;
-
-QI__INLINE int qi__load_4(const void *p) {
-  int v;
-  memcpy(&v, p, sizeof v);
-  return v;
-}
-
-// start[g] = -offset * (sum of the codes in group g) of a row, groups of 16 or 32.
-QI__INLINE QI__AVX2 void qi__group_starts_avx2(int offset, int group, const int16_t *sum, int32_t *start) {
-  __m256i sums = qi__bytes_avx2((const uint8_t *)sum), minus = _mm256_set1_epi32(-offset);
-  if (group == 32) {
-    qi__store_bytes_avx2(start, _mm256_madd_epi16(sums, _mm256_set1_epi16((short)-offset)));
-  } else {
-    __m256i first = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums));
-    __m256i last = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sums, 1));
-    qi__store_bytes_avx2(start, _mm256_mullo_epi32(first, minus));
-    qi__store_bytes_avx2(start + 8, _mm256_mullo_epi32(last, minus));
-  }
-}
-
-// AVX2: 16 weight rows (`half`) and n rows of activations; n is a constant where this is inlined.
-// total[h][i] += products of `steps` steps from `step` on, times the scales of a group, or 1.
-QI__INLINE QI__AVX2 void qi__panel_group_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, int step, int steps,
-                                              const int32_t *scale, const qi__panel_x *x, int n, __m256i (*total)[4]) {
-  __m256i weight[2];
-  QI__UNROLL for (int h = 0; h < 2; h++)
-    weight[h] = scale ? qi__bytes_avx2((const uint8_t *)(scale + 16 * half + 8 * h)) : _mm256_set1_epi16(1);
-  for (int plane = 0; plane <= plan->planes; plane++)
-    for (int s = step; s < step + steps; s += plan->chain) {
-      const uint8_t *w = p->code + 64 * ((2 * plane + half) * 64 + s);
-      __m256i pairs[2][4];
-      QI__UNROLL for (int i = 0; i < n; i++) pairs[0][i] = pairs[1][i] = _mm256_setzero_si256();
-      for (int c = 0; c < plan->chain; c++) {
-        __m256i w0 = qi__bytes_avx2(w + 64 * c), w1 = qi__bytes_avx2(w + 64 * c + 32);
-        QI__UNROLL for (int i = 0; i < n; i++) {
-          __m256i v = _mm256_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * (s + c)));
-          __m256i v0 = _mm256_maddubs_epi16(w0, v), v1 = _mm256_maddubs_epi16(w1, v);
-          pairs[0][i] = _mm256_add_epi16(pairs[0][i], v0);
-          pairs[1][i] = _mm256_add_epi16(pairs[1][i], v1);
-        }
-      }
-      QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) {
-        __m256i v = _mm256_madd_epi16(pairs[h][i], weight[h]);
-        total[h][i] = _mm256_add_epi32(total[h][i], plane ? _mm256_slli_epi32(v, 4) : v);
-      }
-    }
-}
-
-// Sums of the activations in each group of 16 or 32.
-QI__INLINE QI__AVX2 void qi__group_sums_avx2(int group, const int16_t *sum, int16_t *out) {
-  __m256i sums = qi__bytes_avx2((const uint8_t *)sum);
-  if (group == 32) sums = _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)), sums), 0x08);
-  qi__store_bytes_avx2(out, sums);
-}
-
-// The sums with the pairs of eight rows from `row` on.
-QI__INLINE QI__AVX2 __m256i qi__panel_pairs_avx2(const qi__q8_panel *p, int n_pairs, int row, const int16_t *sums) {
-  __m256i all = _mm256_setzero_si256();
-  for (int g = 0; g < n_pairs; g++) {
-    __m256i pair = qi__bytes_avx2((const uint8_t *)(p->pair[g] + row));
-    all = _mm256_add_epi32(all, _mm256_madd_epi16(pair, _mm256_set1_epi32(qi__load_4(sums + 2 * g))));
-  }
-  return all;
-}
-
-// lane = fma(d_w * d_x, integers, lane) for eight weight rows.
-QI__INLINE QI__AVX2 void qi__panel_add_avx2(float *lane, const float *d_w, float d_x, __m256i integers) {
-  __m256 d = _mm256_mul_ps(_mm256_loadu_ps(d_w), _mm256_set1_ps(d_x));
-  _mm256_storeu_ps(lane, _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(integers), _mm256_loadu_ps(lane)));
-}
-
-// A block of 256.
-QI__INLINE QI__AVX2 void qi__panel_256_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x, int n) {
-  const int groups = 256 / plan->format->group;
-  __m256i total[2][4];
-  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm256_setzero_si256();
-  for (int g = 0; g < groups; g++)
-    qi__panel_group_avx2(plan, p, half, g * 64 / groups, 64 / groups, p->scale_twice[g], x, n, total);
-  QI__UNROLL for (int i = 0; i < n; i++) {
-    const int16_t *sum = x->sum + (size_t)i * (x->k / 16);
-    float d_x = x->d[(size_t)i * x->blocks];
-    int16_t sums[16];
-    qi__group_sums_avx2(256 / groups, sum, sums);
-    QI__UNROLL for (int h = 0; h < 2; h++) {
-      int row = 16 * half + 8 * h;
-      float *lane = x->lane + i * QI__Q8_LANES + row;
-      __m256i pairs = _mm256_setzero_si256(), offset = _mm256_set1_epi32(plan->offset);
-      if (plan->format->has_min || plan->offset) pairs = qi__panel_pairs_avx2(p, groups / 2, row, sums);
-      if (plan->offset) total[h][i] = _mm256_sub_epi32(total[h][i], _mm256_mullo_epi32(pairs, offset));
-      qi__panel_add_avx2(lane, p->d[0] + row, d_x, total[h][i]);
-      if (plan->format->has_min) qi__panel_add_avx2(lane, p->minus_dmin[0] + row, d_x, pairs);
-    }
-  }
-}
-
-// Blocks of 32.
-QI__INLINE QI__AVX2 void qi__panel_32_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
-                                           int n_blocks, int n) {
-  for (int b = 0; b < n_blocks; b++) {
-    __m256i total[2][4];
-    int32_t sums[4];
-    QI__UNROLL for (int i = 0; i < n; i++) {
-      const int16_t *sum = x->sum + (size_t)i * (x->k / 16) + 2 * b;
-      sums[i] = sum[0] + sum[1];
-      total[0][i] = total[1][i] = _mm256_set1_epi32(-plan->offset * sums[i]);
-    }
-    qi__panel_group_avx2(plan, p, half, 8 * b, 8, NULL, x, n, total);
-    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
-      int row = 16 * half + 8 * h;
-      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + row, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
-      qi__panel_add_avx2(lane, p->d[b] + row, d_x, total[h][i]);
-      if (plan->format->has_min) qi__panel_add_avx2(lane, p->minus_dmin[b] + row, d_x, _mm256_set1_epi32(sums[i]));
-    }
-  }
-}
-
-QI__INLINE QI__AVX2 void qi__panel_rows_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
-                                             int n_blocks, int n) {
-  if (plan->format->info.block_len == 32) qi__panel_32_avx2(plan, p, half, x, n_blocks, n);
-  else qi__panel_256_avx2(plan, p, half, x, n);
-}
-
-// The panel with n_x rows of activations.
-QI__FN QI__AVX2 void qi__panel_multiply_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
-                                             size_t n_x, bool two_halves) {
-  for (size_t i = 0; i < n_x;) {
-    int n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
-    for (int half = 0; half < (two_halves ? 2 : 1); half++) {
-      if (n == 4) qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 4);
-      else if (n == 2) qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 2);
-      else qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 1);
-    }
-    i += (size_t)n;
-    x.q += (size_t)n * x.k;
-    x.sum += (size_t)n * (x.k / 16);
-    x.d += (size_t)n * x.blocks;
-    x.lane += n * QI__Q8_LANES;
-  }
-}
-
-// ---- AVX-512 VNNI ----
-
-// sum[h][i] += products of step `step`, of 32 weight rows and n rows of activations.
-QI__INLINE QI__AVX512_VNNI void qi__panel_step_avx512(__m512i w0, __m512i w1, int step, const qi__panel_x *x, int n,
-                                                      __m512i (*sum)[4]) {
-  QI__UNROLL for (int i = 0; i < n; i++) {
-    __m512i v = _mm512_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * step));
-    sum[0][i] = _mm512_dpbusd_epi32(sum[0][i], w0, v);
-    sum[1][i] = _mm512_dpbusd_epi32(sum[1][i], w1, v);
-  }
-}
-
-// The same for `steps` steps; nibbles is a constant where this is inlined.
-QI__INLINE QI__AVX512_VNNI void qi__panel_steps_avx512(const qi__q8_panel *p, bool nibbles, int step, int steps,
-                                                       const qi__panel_x *x, int n, __m512i (*sum)[4]) {
-  const __m512i low4 = _mm512_set1_epi8(15);
-  const size_t half = p->stored ? 64 : 64 * 64, next = p->stored ? 128 : 64;
-  const uint8_t *line = p->code + (size_t)(nibbles ? step / 2 : step) * next;
-  for (int s = 0; s < steps; s += nibbles ? 2 : 1, line += next) {
-    __m512i w0 = _mm512_loadu_si512((const void *)line), w1 = _mm512_loadu_si512((const void *)(line + half));
-    if (!nibbles) {
-      qi__panel_step_avx512(w0, w1, step + s, x, n, sum);
-      continue;
-    }
-    qi__panel_step_avx512(_mm512_and_si512(w0, low4), _mm512_and_si512(w1, low4), step + s, x, n, sum);
-    w0 = _mm512_and_si512(_mm512_srli_epi16(w0, 4), low4);
-    w1 = _mm512_and_si512(_mm512_srli_epi16(w1, 4), low4);
-    qi__panel_step_avx512(w0, w1, step + s + 1, x, n, sum);
-  }
-}
-
-QI__INLINE QI__AVX512_VNNI void qi__panel_add_avx512(float *lane, const float *d_w, float d_x, __m512i integers) {
-  __m512 d = _mm512_mul_ps(_mm512_loadu_ps(d_w), _mm512_set1_ps(d_x));
-  _mm512_storeu_ps(lane, _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(integers), _mm512_loadu_ps(lane)));
-}
-
-QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles,
-                                                     const qi__panel_x *x, int n) {
-  const int groups = 256 / plan->format->group;
-  int32_t start[4][16];
-  __m512i total[2][4], sum[2][4];
-  QI__UNROLL for (int i = 0; i < n; i++) {
-    const int16_t *sums = x->sum + (size_t)i * (x->k / 16);
-    qi__group_starts_avx2(plan->offset, plan->format->group, sums, start[i]);
-    total[0][i] = total[1][i] = _mm512_setzero_si512();
-  }
-  for (int g = 0; g < groups; g++) {
-    QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm512_set1_epi32(start[i][g]);
-    qi__panel_steps_avx512(p, nibbles, g * 64 / groups, 64 / groups, x, n, sum);
-    QI__UNROLL for (int h = 0; h < 2; h++) {
-      __m512i scale = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p->scale[g] + 16 * h)));
-      QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm512_add_epi32(total[h][i], _mm512_mullo_epi32(sum[h][i], scale));
-    }
-  }
-  bool has_min = plan->format->has_min;
-  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) sum[h][i] = _mm512_setzero_si512();
-  if (has_min) {
-    int16_t sums[4][16];
-    QI__UNROLL for (int i = 0; i < n; i++) qi__group_sums_avx2(256 / groups, x->sum + (size_t)i * (x->k / 16), sums[i]);
-    for (int g = 0; g < groups / 2; g++) QI__UNROLL for (int h = 0; h < 2; h++) {
-      __m512i pair = _mm512_cvtepi8_epi16(qi__bytes_avx2((const uint8_t *)p->min[g][16 * h]));
-      QI__UNROLL for (int i = 0; i < n; i++)
-        sum[h][i] = _mm512_dpwssd_epi32(sum[h][i], pair, _mm512_set1_epi32(qi__load_4(sums[i] + 2 * g)));
-    }
-  }
-  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
-    float *lane = x->lane + i * QI__Q8_LANES + 16 * h, d_x = x->d[(size_t)i * x->blocks];
-    qi__panel_add_avx512(lane, p->d[0] + 16 * h, d_x, total[h][i]);
-    if (has_min) qi__panel_add_avx512(lane, p->minus_dmin[0] + 16 * h, d_x, sum[h][i]);
-  }
-}
-
-QI__INLINE QI__AVX512_VNNI void qi__panel_32_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles,
-                                                    const qi__panel_x *x, int n_blocks, int n) {
-  for (int b = 0; b < n_blocks; b++) {
-    __m512i total[2][4];
-    int32_t sums[4];
-    QI__UNROLL for (int i = 0; i < n; i++) {
-      const int16_t *sum = x->sum + (size_t)i * (x->k / 16) + 2 * b;
-      sums[i] = sum[0] + sum[1];
-      total[0][i] = total[1][i] = _mm512_set1_epi32(-plan->offset * sums[i]);
-    }
-    qi__panel_steps_avx512(p, nibbles, 8 * b, 8, x, n, total);
-    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
-      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + 16 * h, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
-      qi__panel_add_avx512(lane, p->d[b] + 16 * h, d_x, total[h][i]);
-      if (plan->format->has_min) qi__panel_add_avx512(lane, p->minus_dmin[b] + 16 * h, d_x, _mm512_set1_epi32(sums[i]));
-    }
-  }
-}
-
-QI__INLINE QI__AVX512_VNNI void qi__panel_rows_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x,
-                                                      int n_blocks, int n) {
-  bool short_blocks = plan->format->info.block_len == 32;
-  if (short_blocks && p->nibbles) qi__panel_32_avx512(plan, p, true, x, n_blocks, n);
-  else if (short_blocks) qi__panel_32_avx512(plan, p, false, x, n_blocks, n);
-  else if (p->nibbles) qi__panel_256_avx512(plan, p, true, x, n);
-  else qi__panel_256_avx512(plan, p, false, x, n);
-}
-
-QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
-                                                      size_t n_x, bool two_halves) {
-  (void)two_halves;
-  for (size_t i = 0; i < n_x;) {
-    size_t n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
-    if (n == 4) qi__panel_rows_avx512(plan, p, &x, n_blocks, 4);
-    else if (n == 2) qi__panel_rows_avx512(plan, p, &x, n_blocks, 2);
-    else qi__panel_rows_avx512(plan, p, &x, n_blocks, 1);
-    i += n;
-    x.q += n * x.k;
-    x.sum += n * (x.k / 16);
-    x.d += n * x.blocks;
-    x.lane += n * QI__Q8_LANES;
-  }
-}
-
-// ---- stored panels ----
-
-// Panels of a cache: as few bytes as hold them, the same for all variants. A tile of 32 weight rows is a row of chunks of 256
-// columns, each of these parts one after another, as in qi__q8_panel:
-//   codes   lines [k / 4][rows / 16][row % 16, k % 4] of code + offset, in the order in which VNNI reads them; as nibbles where
-//           all are below 16: two steps of k a line, the first in the low halves of its bytes
-//   scales  [256 / group][32], none in blocks of 32; mins [128 / group][32][2], formats with mins
-//   d       [256 / block][32], then -dmin the same, formats with mins
-typedef struct qi__q8_stored {
-  bool nibbles;
-  size_t scale, min, d, minus_dmin, bytes; // where parts begin; min = d, minus_dmin = bytes where there are none
-} qi__q8_stored;
-
-QI__FN qi__q8_stored qi__q8_stored_of(const qi__format *f) {
-  qi_format id = qi__format_id(f);
-  qi__q8_stored s;
-  bool scales = f->info.block_len == 256;
-  size_t row = QI__Q8_ROWS, groups = scales ? 256 / (size_t)f->group : 0, floats = 256 / (size_t)f->info.block_len * sizeof(float);
-  s.nibbles = id == QI_FORMAT_Q4_0 || id == QI_FORMAT_Q4_1 || id == QI_FORMAT_Q2_K || id == QI_FORMAT_Q3_K ||
-              id == QI_FORMAT_Q4_K;
-  s.scale = row * (s.nibbles ? 128 : 256);
-  s.min = s.scale + row * groups;
-  s.d = s.min + (f->has_min ? row * groups : 0);
-  s.minus_dmin = s.d + row * floats;
-  s.bytes = s.minus_dmin + (f->has_min ? row * floats : 0);
-  return s;
-}
-
-// Bytes of a chunk; 0 = not for panels.
-QI__FN size_t qi__q8_stored_bytes(const qi__format *f) {
-  return f->wide || !qi__dot_q8_x86_has(qi__format_id(f)) ? 0 : qi__q8_stored_of(f).bytes;
-}
-
-// Chunks of the tile a->w, a->n_w, a->w_stride of rows of k columns to `dst`.
-QI__FN QI__AVX2 void qi__q8_store_avx2(const qi__dot_q8_args *a, size_t k, uint8_t *dst) {
-  qi__q8_own_panel p;
-  qi__q8_plan plan = qi__q8_plan_of(a->format, true);
-  qi__q8_stored s = qi__q8_stored_of(a->format);
-  memset(&p, 0, sizeof p);
-  for (size_t at = 0; at < k; at += 256, dst += s.bytes) {
-    qi__panel_fill_avx2(a, &plan, at, (int)qi__min_size(8, (k - at) / 32), &p);
-    for (size_t i = 0; i < s.scale; i += 32) {
-      const uint8_t *line = p.code[0][i / 64 % 2][i / 128 * (s.nibbles ? 2 : 1)] + i % 64;
-      __m256i v = qi__bytes_avx2(line);
-      if (s.nibbles) v = _mm256_or_si256(v, _mm256_slli_epi16(qi__bytes_avx2(line + 64), 4));
-      qi__store_bytes_avx2(dst + i, v);
-    }
-    memcpy(dst + s.scale, p.scale, s.min - s.scale);
-    memcpy(dst + s.min, p.min, s.d - s.min);
-    memcpy(dst + s.d, p.d, s.minus_dmin - s.d);
-    memcpy(dst + s.minus_dmin, p.minus_dmin, s.bytes - s.minus_dmin);
-  }
-}
-
-// Codes of a stored chunk as AVX2 wants them: nibbles to a line each, or the halves of wide codes to a plane each.
-QI__FN QI__AVX2 void qi__panel_load_codes_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src,
-                                               qi__q8_own_panel *p) {
-  const __m256i low4 = _mm256_set1_epi8(15);
-  for (size_t i = 0; i < s->scale; i += 32) {
-    uint8_t *first = p->code[0][i / 64 % 2][i / 128 * (s->nibbles ? 2 : 1)] + i % 64;
-    __m256i v = qi__bytes_avx2(src + i);
-    if (s->nibbles || plan->planes) {
-      qi__store_bytes_avx2(s->nibbles ? first + 64 : first + 2 * 64 * 64, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
-      v = _mm256_and_si256(v, low4);
-    }
-    qi__store_bytes_avx2(first, v);
-  }
-}
-
-// A stored chunk as a panel. With VNNI and few rows of activations all stays where it is; else codes go to `own`.
-QI__FN QI__AVX2 qi__q8_panel qi__panel_load_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src, bool few,
-                                                 qi__q8_own_panel *own) {
-  qi__q8_panel v = qi__panel_view(own);
-  v.stored = plan->vnni && (few || !s->nibbles);
-  v.nibbles = v.stored && s->nibbles;
-  if (!v.stored) qi__panel_load_codes_avx2(plan, s, src, own);
-  v.code = v.stored ? src : own->code[0][0][0];
-  v.scale = (const int8_t (*)[QI__Q8_ROWS])(const void *)(src + s->scale);
-  v.min = (const int8_t (*)[QI__Q8_ROWS][2])(const void *)(src + s->min);
-  v.d = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->d);
-  v.minus_dmin = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->minus_dmin);
-  if (!plan->vnni) qi__panel_widen_avx2(plan, v.scale, v.min, own);
-  return v;
-}
-
-// ---- all columns ----
-
-// y[r] = qi__sum_lanes of each weight row, r < n_w.
-QI__FN QI__AVX2 void qi__panel_sums_avx2(const float *lane, size_t n_w, float *y) {
-  float sums[QI__Q8_ROWS];
-  for (size_t r = 0; r < n_w; r += 8) {
-    __m256 v[4];
-    QI__UNROLL for (size_t l = 0; l < 4; l++)
-      v[l] = _mm256_add_ps(_mm256_loadu_ps(lane + l * QI__Q8_ROWS + r), _mm256_loadu_ps(lane + (l + 4) * QI__Q8_ROWS + r));
-    _mm256_storeu_ps(sums + r, _mm256_add_ps(_mm256_add_ps(v[0], v[2]), _mm256_add_ps(v[1], v[3])));
-  }
-  memcpy(y, sums, n_w * sizeof *y);
-}
-
-typedef void (*qi__panel_multiply_fn)(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks, size_t n_x,
-                                      bool two_halves);
-
-#define QI__STORED_FEW 16  // rows of activations up to which nibbles are taken apart for each of them
-#define QI__STORED_AHEAD 4 // chunks: so early are they fetched from memory. Beyond a tile the next one follows
-
-// Into the second-level cache.
-QI__INLINE void qi__prefetch_chunk(const uint8_t *p, size_t n) {
-  for (size_t i = 0; i < n; i += QI__CACHE_LINE) __builtin_prefetch(p + i, 0, 2);
-}
-
-// All weight rows with n_x rows of activations from `first` on. The panels of a slice lie in the second-level cache; the sums of 16
-// rows stay in the first while the slice passes. stored: a->w is a tile of stored panels (below), else weights as in their file.
-QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, bool stored, qi__panel_multiply_fn multiply,
-                              size_t first, size_t n_x) {
-  qi__q8_own_panel *own = (qi__q8_own_panel *)(void *)a->scratch;
-  qi__q8_panel panels[QI__Q8_PANELS];
-  qi__q8_stored layout = qi__q8_stored_of(a->format);
-  float *lanes = a->scratch + QI__Q8_PANELS * QI__Q8_PANEL_FLOATS;
-  size_t k = a->x->k, block = a->x->block;
-  memset(lanes, 0, n_x * QI__Q8_LANES * sizeof *lanes);
-  for (size_t slice = 0; slice < k; slice += 256 * QI__Q8_PANELS) {
-    size_t n_panels = (qi__min_size(256 * QI__Q8_PANELS, k - slice) + 255) / 256;
-    for (size_t c = 0; c < n_panels; c++) {
-      size_t at = slice + 256 * c;
-      if (stored) {
-        panels[c] = qi__panel_load_avx2(plan, &layout, a->w + at / 256 * a->w_stride, n_x <= QI__STORED_FEW, &own[c]);
-      } else {
-        qi__panel_fill_avx2(a, plan, at, (int)qi__min_size(8, (k - at) / 32), &own[c]);
-        panels[c] = qi__panel_view(&own[c]);
-      }
-    }
-    for (size_t i = 0; i < n_x; i += 16)
-      for (size_t c = 0; c < n_panels; c++) {
-        size_t at = slice + 256 * c;
-        qi__q8_chunk q = qi__q8_chunk_at(a->x, a->x_row + first + i, at);
-        float *lane = lanes + i * QI__Q8_LANES + at / block % 8 * QI__Q8_ROWS;
-        qi__panel_x x = {q.q, q.sum, q.d, k, k / block, lane};
-        if (stored && !i) qi__prefetch_chunk(a->w + (at / 256 + QI__STORED_AHEAD) * a->w_stride, a->w_stride);
-        multiply(plan, &panels[c], x, (int)qi__min_size(8, (k - at) / 32), qi__min_size(16, n_x - i), a->n_w > 16);
-      }
-  }
-  for (size_t i = 0; i < n_x; i++) qi__panel_sums_avx2(lanes + i * QI__Q8_LANES, a->n_w, a->y + (first + i) * a->y_stride);
-}
-
-QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, bool stored, qi__panel_multiply_fn multiply) {
-  qi__q8_plan plan = qi__q8_plan_of(a->format, vnni);
-  for (size_t first = 0; first < a->n_x; first += QI__Q8_BATCH)
-    qi__dot_batch_x86(a, &plan, stored, multiply, first, qi__min_size(QI__Q8_BATCH, a->n_x - first));
-}
-
-// ---- the kernels ----
-
-#define QI__PANEL_FROM 4 // rows of activations from which a panel pays
-
-#define QI__DOT_Q8(isa, vnni, multiply) \
-  QI__FN void qi__dot_q8_##isa(const qi__dot_q8_args *a) { \
-    if (a->n_x >= QI__PANEL_FROM && !a->format->wide) { \
-      qi__dot_panels_x86(a, vnni, false, multiply); \
-      return; \
-    } \
-    qi__dot_q8_args row = *a; \
-    for (size_t i = 0; i < a->n_x; i++, row.x_row++, row.y += a->y_stride) qi__dot_row_##isa(&row); \
-  }
-
-QI__DOT_Q8(avx2, false, qi__panel_multiply_avx2)
-#if defined(QI__HAS_AVX_VNNI)
-QI__DOT_Q8(avx_vnni, false, qi__panel_multiply_avx2) // these need no VNNI
-#endif
-QI__DOT_Q8(avx512, true, qi__panel_multiply_avx512)
-
-QI__FN void qi__dot_stored_avx2(const qi__dot_q8_args *a) { qi__dot_panels_x86(a, false, true, qi__panel_multiply_avx2); }
-QI__FN void qi__dot_stored_avx512(const qi__dot_q8_args *a) { qi__dot_panels_x86(a, true, true, qi__panel_multiply_avx512); }
-
-// Formats whose blocks the one-row kernels let the reference take apart.
-QI__INLINE bool qi__q8_by_reference(qi_format id) {
-  bool has_case = id == QI_FORMAT_IQ4_XS || id == QI_FORMAT_QINS4_K || qi__formats[id].info.block_len == 32;
-  return !has_case && qi__q8_offset(id) == QI__WIDE;
-}
-
-// From how many rows on a stored tile is faster than the one-row kernels, both read from memory (Zen 4, two threads). One row is
-// bound by memory, and stored tiles are never smaller; they win where its kernel computes for longer.
-QI__FN size_t qi__stored_from_avx2(const qi__format *f) { return qi__q8_by_reference(qi__format_id(f)) ? 1 : 4; }
-
-QI__FN size_t qi__stored_from_avx512(const qi__format *f) {
-  qi_format id = qi__format_id(f);
-  return qi__q8_by_reference(id) ? 1 : id == QI_FORMAT_Q6_K ? 3 : 2;
-}
-
-static const qi__stored_q8_kernels qi__stored_q8_avx2 = {qi__q8_stored_bytes, qi__stored_from_avx2, qi__q8_store_avx2,
-                                                         qi__dot_stored_avx2};
-static const qi__stored_q8_kernels qi__stored_q8_avx512 = {qi__q8_stored_bytes, qi__stored_from_avx512, qi__q8_store_avx2,
-                                                           qi__dot_stored_avx512};
-#endif
-
-#endif // QI__KERNELS_PANEL_Q8_X86_H
 
 #if defined(QI__X86_64)
 
@@ -10584,6 +11248,8 @@ QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot, qi__dot_q8
 QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
   k->quantize_q8 = qi__quantize_q8_avx2;
   qi__kernels_set_dot_q8(k, qi__dot_q8_avx2, qi__dot_ternary_avx2);
+  k->dot_q8[QI_FORMAT_QINS8] = qi__dot_qins8_avx2;
+  k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_avx2;
   k->stored_q8 = qi__stored_q8_avx2;
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx2;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx2;
@@ -10613,6 +11279,8 @@ QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
 
 QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
   qi__kernels_set_dot_q8(k, qi__dot_q8_avx512, qi__dot_ternary_avx512);
+  k->dot_q8[QI_FORMAT_QINS8] = qi__dot_qins8_avx512;
+  k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_avx512;
   k->stored_q8 = qi__stored_q8_avx512;
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx512;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx512;
@@ -10647,6 +11315,7 @@ QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot, qi__dot_q8
 QI__FN void qi__kernels_init_neon(qi__kernels *k) {
   k->quantize_q8 = qi__quantize_q8_neon;
   qi__kernels_set_dot_q8(k, qi__dot_q8_neon, qi__dot_ternary_neon);
+  k->dot_q8[QI_FORMAT_QINS8] = qi__dot_qins8_neon;
   k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_neon;
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_neon;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_neon;
@@ -10684,12 +11353,17 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
 #if defined(QI__HAS_AVX_VNNI)
   if (cpu->avx_vnni) {
     qi__kernels_set_dot_q8(k, qi__dot_q8_avx_vnni, qi__dot_ternary_avx_vnni);
+    k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_avx_vnni;
     k->attention_scores_q8 = qi__attention_scores_q8_avx_vnni;
     k->attention_values_q8 = qi__attention_values_q8_avx_vnni;
   }
 #endif
   if (cpu->avx512) qi__kernels_init_avx512(k);
-  if (cpu->avx512_vbmi) k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_vbmi;
+  if (cpu->avx512_vbmi) {
+    k->dot_q8[QI_FORMAT_QINS8] = qi__dot_qins8_vbmi;
+    k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_vbmi;
+    k->dot_q8[QI_FORMAT_QINS4_K] = qi__dot_qins4_k_vbmi;
+  }
 #if defined(QI__HAS_AVX512_BF16)
   if (cpu->avx512_bf16) k->bf16 = qi__bf16_avx512;
   if (cpu->avx512_bf16) k->attention_panel = qi__attention_panel_avx512;

@@ -145,7 +145,8 @@ typedef struct qi_parallel {
 // Beyond ggml's:
 //   I2_S     bitnet.cpp's ternary weights: two bits a weight, one float32 scale for the tensor.
 //   QINS8    logarithmic, 9 bits a weight. Code c = 1..255 and sign: |w| = exp(log_min + (255 - c) / 254 * (log_max - log_min)), so
-//            a larger code is a smaller weight; code 0 is zero. log_min and log_max are of the whole tensor.
+//            a larger code is a smaller weight; code 0 is zero. log_min and log_max are of the whole tensor. Integer products take
+//            |w| with an error of at most exp(log_max) / 21800.
 //   QINS8_K  sign and 7-bit logarithmic code under a scale for 16 weights, 8.5 bits a weight (as Q8_0).
 //   QINS4_K  4-bit logarithmic code, scale and one of two ranges for 16 weights, 4.5 bits a weight (as Q4_0, Q4_K, IQ4_NL).
 //

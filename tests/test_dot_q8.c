@@ -52,6 +52,17 @@ static void make_block_finite(qi_format id, uint8_t *b) {
   }
 }
 
+// The format with a tail, if it has one: of QINS8 a usual range, no range (all codes but 0 are the greatest size), one in which
+// most codes have the size 0, and one with weights near the end of float32.
+static const qi__format *bind(qi__bound *out, qi_format id, contents what) {
+  static const float ranges[][2] = {{-9.5f, -2.25f}, {0.5f, 0.5f}, {-900.0f, 1.0f}, {76.0f, 84.0f}, {-7.0f, 0.0f}};
+  uint8_t tail[32] = {0};
+  qi__store_f32(tail, id == QI_FORMAT_I2_S ? -0.37f : ranges[what][0]);
+  qi__store_f32(tail + 4, ranges[what][1]);
+  assert_int_equal(qi__format_bind(out, id, tail, "", NULL), QI_OK);
+  return &out->format;
+}
+
 // RUNS: ternary blocks that have the scale of the block before, but for one in `change` (0: all have one scale).
 static uint32_t change;
 
@@ -93,9 +104,8 @@ static void reference(const qi__dot_q8_args *a) {
 
 // Exact ends of the arrays, so that a sanitizer sees each byte read too far.
 static void compare(qi_format id, qi__dot_q8_fn dot, const shape *s, contents what) {
-  qi__format bound = qi__formats[id], *f = &bound;
-  bound.row = &qi__formats[id];
-  bound.param[0] = -0.37f; // I2_S
+  qi__bound bound;
+  const qi__format *f = bind(&bound, id, what);
   size_t row = s->k / (size_t)f->info.block_len * (size_t)f->info.block_bytes, stride = row + s->gap;
   size_t block = f->ternary ? s->k : (size_t)f->info.block_len; // of activations
   size_t n_rows = s->x_row + s->n_x, n_bytes = (s->n_w - 1) * stride + row;
@@ -293,7 +303,8 @@ static void test_ternary_formats(void **state) {
 
 // Each byte of a block takes each value, so that every code, scale and index occurs in every place.
 static void check_bytes(qi_format id, qi__dot_q8_fn dot) {
-  const qi__format *f = &qi__formats[id];
+  qi__bound bound;
+  const qi__format *f = bind(&bound, id, RANDOM);
   size_t block = (size_t)f->info.block_len, size = (size_t)f->info.block_bytes;
   static uint8_t w[16 * 320];
   static int8_t q[256];

@@ -96,7 +96,7 @@ static void test_table(void **state) {
     assert_non_null(f->info.name);
     assert_int_equal(qi__format_from_gguf(f->info.gguf_id), i); // so no id occurs twice
     assert_true((f->quantize || f->quantize_tensor) == f->info.can_quantize);
-    assert_true((f->unpack != NULL) == (f->info.block_len > 1 && i != QI_FORMAT_QINS8));
+    assert_true((f->unpack != NULL) == (f->info.block_len > 1));
     assert_true(f->unpack ? f->group == 16 || f->group == 32 : f->dequantize && f->group == 0);
     assert_true((f->read_tail != NULL) == (f->info.tail_bytes > 0));
     assert_true((f->quantize_tensor != NULL) == (f->info.tail_bytes > 0));

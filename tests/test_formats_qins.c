@@ -72,6 +72,10 @@ static void test_qins8_definition(void **state) {
 static void test_tables(void **state) {
   (void)state;
   for (int c = 0; c < 128; c++) assert_int_equal(qi__qins8_sizes[c], (int)floor(255 * (pow(4, c / 127.0) - 1) / 3 + 0.5));
+  for (int c = 0; c < 256; c++) { // with the sign in bit 7
+    int product = (qi__qins8_k_factors[c / 16] * qi__qins8_k_factors[16 + c % 16] + 0x4000) >> 15;
+    assert_int_equal((product - QI__QINS8_K_BASE) >> 4, qi__qins8_sizes[c % 128]);
+  }
   static const double m[2] = {1, 4}, o[2] = {0.25, 0};
   for (int t = 0; t < 2; t++)
     for (int c = 0; c < 16; c++) {
@@ -270,6 +274,28 @@ static void test_qins8_range(void **state) {
       if (fabsf(bound.values[c] - fabsf(x[i])) < fabsf(bound.values[nearest] - fabsf(x[i]))) nearest = c;
     assert_int_equal(sign, x[i] < 0);
     if (code != nearest) assert_true(fabs(fabs(bound.values[code] - fabs(x[i])) - fabs(bound.values[nearest] - fabs(x[i]))) < 1e-7);
+  }
+}
+
+// The integers of the codes are within their bound of what the codes stand for, and descend with them.
+static void test_qins8_sizes(void **state) {
+  (void)state;
+  static const float ranges[][2] = {{-9, -2}, {0, 0}, {-0.5f, 0}, {-20, 88.7f}, {-80, -60}, {-3e38f, 5}};
+  for (size_t r = 0; r < QI__COUNT_OF(ranges); r++) {
+    uint8_t tail[32] = {0};
+    qi__bound bound;
+    qi__store_f32(tail, ranges[r][0]);
+    qi__store_f32(tail + 4, ranges[r][1]);
+    assert_int_equal(qi__format_bind(&bound, QI_FORMAT_QINS8, tail, "", NULL), QI_OK);
+    double d = qi__qins8_d(&bound.format);
+    assert_int_equal(qi__qins8_size(bound.factors, 0), 0);
+    assert_int_equal(qi__qins8_size(bound.factors, 1), 32766);
+    for (int c = 1; c < 256; c++) {
+      int size = qi__qins8_size(bound.factors, c);
+      double exact = bound.values[c], rounding = 2e-7 * exact; // of d and the value to float32
+      if (!(fabs(d * size - exact) <= 1.5 * d + rounding)) fail_msg("range %zu, code %d: %g for %g", r, c, d * size, exact);
+      assert_true(size <= qi__qins8_size(bound.factors, c - 1) || c == 1);
+    }
   }
 }
 
@@ -511,6 +537,7 @@ int main(void) {
     cmocka_unit_test(test_rivals),           cmocka_unit_test(test_qins8_range), cmocka_unit_test(test_hugging_face),
     cmocka_unit_test(test_same_as_tq2_0),    cmocka_unit_test(test_products),    cmocka_unit_test(test_models),
     cmocka_unit_test(test_models_bad_tail),  cmocka_unit_test(test_id_36),       cmocka_unit_test(test_truncated),
+    cmocka_unit_test(test_qins8_sizes),
   };
   return cmocka_run_group_tests_name("qins", tests, NULL, NULL);
 }

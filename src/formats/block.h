@@ -24,7 +24,7 @@ typedef struct qi__format {
   qi_format_info info;
   int group;            // codes that share a scale: 16 or 32; 0 in formats without integer form
   bool has_min;         // dmin and min are used
-  bool wide;            // codes need 9 bits: the block's `wide`
+  bool wide;            // codes need more than 8 bits: the block's `wide`
   bool ternary;         // one scale a block of 256, codes -1..2: integer products of a whole row (kernels/dot_ternary.h)
   // One block at `src` (any alignment) to integers; NULL without integer form. Call qi__unpack.
   void (*unpack)(const uint8_t *src, qi__block *out);
@@ -34,19 +34,22 @@ typedef struct qi__format {
   void (*quantize)(const float *src, uint8_t *dst, size_t n, const float *importance);
   // Formats with a tail (info.tail_bytes): the whole tensor with its tail; importance NULL or [n_cols].
   void (*quantize_tensor)(const float *src, uint8_t *dst, size_t n_rows, size_t n_cols, const float *importance);
-  // Parameters of a tensor from its tail to param and values[256]; NULL, or what was expected there.
-  const char *(*read_tail)(const uint8_t *tail, float *param, float *values);
+  // Parameters of a tensor from its tail to param, values[256] and factors[32]; NULL, or what was expected there.
+  const char *(*read_tail)(const uint8_t *tail, float *param, float *values, int16_t *factors);
+  // What they say, to a block as unpack left it.
+  void (*apply_tail)(const struct qi__format *f, qi__block *out);
 
   // What a tail says is filled in by qi__format_bind in a copy of the row, which then goes where the row would.
   const struct qi__format *row; // of the table; NULL in the table itself
   float param[2];
   const float *values;          // what the codes stand for
+  const int16_t *factors;       // and their integers: see qi__qins8_size
 } qi__format;
 
-// Takes a block apart. `f`: bound, if the format has a tail; then d is a parameter of the tensor.
+// Takes a block apart. `f`: bound, if the format has a tail.
 QI__INLINE void qi__unpack(const qi__format *f, const uint8_t *src, qi__block *out) {
   f->unpack(src, out);
-  if (f->info.tail_bytes) out->d = f->param[0];
+  if (f->apply_tail) f->apply_tail(f, out);
 }
 
 QI__INLINE int qi__block_code(const qi__format *f, const qi__block *b, int i) { return f->wide ? b->wide[i] : b->q[i]; }

@@ -14,7 +14,15 @@
 //   QINS4_K  256   144   4.5    16    d / 2^10 * s[g] * T[t[g]][c]            0 d, 2 low[8], 10 planes[3], 16 nibbles[128]
 //
 // QINS8: R = log_max - log_min, two float32 in the tensor's tail (32 bytes, the rest zero). Code 1 is the greatest size, 255 the
-// least; 0 is zero. Bit i % 8 of signs[i / 8] is set where weight i is negative.
+// least; 0 is zero. Bit i % 8 of signs[i / 8] is set where weight i is negative. In float32 a weight is what the formula says; in
+// integers it is d times the size of its code. e^x is multiplicative, so a size is made of two of 32 factors, which byte shuffles
+// find (t = c - 1, h = R / 254):
+//
+//   size[c] = (A[t / 16] * B[t % 16] + 2^14) >> 15        A[i] = round(32767 exp(-16 i h))        B[j] = round(32767 exp(-j h))
+//   size[0] = 0,  d = exp(log_max) * 2^15 / 32767^2
+//
+// Factors are off by at most 1/2 and size[c] rounds once more, so d * size[c] is off by at most 1.5 d, which is less than
+// exp(log_max) / 21800. (At the greatest size half a step of the codes, (1 - exp(-h)) / 2, is 1/72 of it for R = 7.)
 //
 // The grouped kinds have seven bits a group: low[j] holds the low four of group j and, above, of group j + 8; bit g of the word
 // planes[p] is bit 4 + p of group g. In QINS8_K these are s, 0..127. In QINS4_K the five lowest are the size of s, the next its
@@ -42,6 +50,14 @@ static const uint8_t qi__qins8_sizes[128] = {
   102, 104, 106, 108, 110, 112, 114, 116, 119, 121, 123, 125, 128, 130, 132, 135, 137, 140, 142, 145, 147, 150, 152, 155,
   157, 160, 163, 165, 168, 171, 174, 177, 180, 182, 185, 188, 191, 194, 197, 201, 204, 207, 210, 213, 217, 220, 223, 227,
   230, 233, 237, 240, 244, 248, 251, 255
+};
+
+// The same from 32 factors, as in QINS8: (((A[c / 16] * B[c % 16] + 2^14) >> 15) - QI__QINS8_K_BASE) >> 4, exactly. (A b is about
+// 85 * 2^4 * 4^(c / 127); found by trying scales of B. A is there twice, so that the sign does not matter.)
+#define QI__QINS8_K_BASE 1352
+static const int16_t qi__qins8_k_factors[32] = {
+  1602, 1908, 2272, 2706, 3222, 3837, 4569, 5441, 1602, 1908, 2272, 2706, 3222, 3837, 4569, 5441,
+  27813, 28118, 28427, 28739, 29054, 29373, 29696, 30021, 30351, 30684, 31021, 31361, 31706, 32054, 32405, 32761
 };
 
 static const int8_t qi__qins4_values[2][16] = {
@@ -72,13 +88,47 @@ QI__FN void qi__qins8_table(float log_min, float log_max, float *values) {
   }
 }
 
+// A, then B.
+QI__FN void qi__qins8_factors(float log_min, float log_max, int16_t *factors) {
+  double h = ((double)log_max - (double)log_min) / 254;
+  for (int i = 0; i < 16; i++) {
+    factors[i] = (int16_t)qi__nearest(32767 * qi__exp(-16 * i * h));
+    factors[16 + i] = (int16_t)qi__nearest(32767 * qi__exp(-i * h));
+  }
+}
+
+QI__INLINE int qi__qins8_size(const int16_t *factors, int c) {
+  return c ? (factors[(c - 1) / 16] * factors[16 + (c - 1) % 16] + 0x4000) >> 15 : 0;
+}
+
+// d, from a bound format: the value of code 1 is exp(log_max).
+QI__INLINE float qi__qins8_d(const qi__format *f) { return f->values[1] * 0x1.0004p-15f; } // 2^15 / 32767^2
+
 // NULL, or what the tail should be.
-QI__FN const char *qi__read_tail_qins8(const uint8_t *tail, float *param, float *values) {
+QI__FN const char *qi__read_tail_qins8(const uint8_t *tail, float *param, float *values, int16_t *factors) {
   float log_min = param[0] = qi__bits_f32(qi__load_u32(tail)), log_max = param[1] = qi__bits_f32(qi__load_u32(tail + 4));
   if (!qi__is_finite(log_min) || !qi__is_finite(log_max) || log_min > log_max || log_max > QI__QINS8_LOG_MAX)
     return "log_min <= log_max <= 88.73";
   qi__qins8_table(log_min, log_max, values);
+  qi__qins8_factors(log_min, log_max, factors);
   return NULL;
+}
+
+// Codes with their signs; qi__apply_tail_qins8 makes sizes of them.
+QI__FN void qi__unpack_qins8(const uint8_t *src, qi__block *out) {
+  uint32_t signs = qi__load_u32(src);
+  out->d = out->dmin = 0.0f;
+  out->scale[0] = 1;
+  out->min[0] = 0;
+  for (int i = 0; i < 32; i++) out->wide[i] = (int16_t)(signs >> i & 1 ? -src[4 + i] : src[4 + i]);
+}
+
+QI__FN void qi__apply_tail_qins8(const qi__format *f, qi__block *out) {
+  out->d = qi__qins8_d(f);
+  for (int i = 0; i < 32; i++) {
+    int c = out->wide[i], size = qi__qins8_size(f->factors, abs(c));
+    out->wide[i] = (int16_t)(c < 0 ? -size : size);
+  }
 }
 
 QI__FN void qi__dequantize_qins8(const qi__format *f, const uint8_t *src, float *dst, size_t n) {

@@ -69,9 +69,11 @@ static const qi__format qi__formats[QI_FORMAT_COUNT] = {
   [QI_FORMAT_MXFP4] = {.info = {"MXFP4", 39, 32, 17, false, 0}, .group = 32, .unpack = qi__unpack_mxfp4},
   [QI_FORMAT_I2_S] = {.info = {"I2_S", 36, 256, 64, true, QI__I2_S_TAIL},
     .group = 32, .ternary = true, .unpack = qi__unpack_i2_s, .dequantize = qi__dequantize_i2_s,
-    .quantize_tensor = qi__quantize_tensor_i2_s, .read_tail = qi__read_tail_i2_s},
-  [QI_FORMAT_QINS8] = {.info = {"QINS8", 0x51490001, 32, 36, true, QI__QINS_TAIL}, .dequantize = qi__dequantize_qins8,
-    .quantize_tensor = qi__quantize_tensor_qins8, .read_tail = qi__read_tail_qins8},
+    .quantize_tensor = qi__quantize_tensor_i2_s, .read_tail = qi__read_tail_i2_s,
+    .apply_tail = qi__apply_tail_i2_s},
+  [QI_FORMAT_QINS8] = {.info = {"QINS8", 0x51490001, 32, 36, true, QI__QINS_TAIL}, .group = 32, .wide = true,
+    .unpack = qi__unpack_qins8, .dequantize = qi__dequantize_qins8, .quantize_tensor = qi__quantize_tensor_qins8,
+    .read_tail = qi__read_tail_qins8, .apply_tail = qi__apply_tail_qins8},
   [QI_FORMAT_QINS8_K] = {.info = {"QINS8_K", 0x51490002, 256, 272, true, 0}, .group = 16, .wide = true,
     .unpack = qi__unpack_qins8_k, .quantize = qi__quantize_qins8_k},
   [QI_FORMAT_QINS4_K] = {.info = {"QINS4_K", 0x51490003, 256, 144, true, 0},
@@ -113,10 +115,11 @@ QI__FN size_t qi__format_bytes(qi_format format, size_t n) {
 
 // ---- parameters of a tensor ----
 
-// A row of the table for one tensor, with what its tail says. Must not be copied: format.values points into it.
+// A row of the table for one tensor, with what its tail says. Must not be copied: its format points into it.
 typedef struct qi__bound {
   qi__format format;
   float values[256];
+  int16_t factors[32];
 } qi__bound;
 
 // `tail`: behind the rows of the tensor `name`; NULL = only the structure counts, weights are not looked at. Formats without a tail
@@ -125,9 +128,10 @@ QI__FN qi_result qi__format_bind(qi__bound *out, qi_format format, const uint8_t
   out->format = qi__formats[format];
   out->format.row = &qi__formats[format];
   out->format.values = out->values;
+  out->format.factors = out->factors;
   if (!out->format.read_tail || !tail) return QI_OK;
   float *param = out->format.param;
-  const char *expected = out->format.read_tail(tail, param, out->values);
+  const char *expected = out->format.read_tail(tail, param, out->values, out->factors);
   if (!expected) return QI_OK;
   return qi__fail(err, QI_ERR_FORMAT, "%.96s: parameters of %s are %g, %g, expected %s", name, out->format.info.name,
                   (double)param[0], (double)param[1], expected);

@@ -86,11 +86,14 @@ QI__FN void qi__dequantize_i2_s(const qi__format *f, const uint8_t *src, float *
 }
 
 // NULL, or what the tail should be.
-QI__FN const char *qi__read_tail_i2_s(const uint8_t *tail, float *param, float *values) {
+QI__FN const char *qi__read_tail_i2_s(const uint8_t *tail, float *param, float *values, int16_t *factors) {
   (void)values;
+  (void)factors;
   param[0] = qi__bits_f32(qi__load_u32(tail));
   return qi__is_finite(param[0]) ? NULL : "a finite scale";
 }
+
+QI__FN void qi__apply_tail_i2_s(const qi__format *f, qi__block *out) { out->d = f->param[0]; }
 
 QI__FN void qi__pack_digits(const uint8_t *code, int n_bytes, int n_digits, uint8_t *dst) {
   for (int l = 0; l < n_bytes; l++) {

@@ -258,35 +258,67 @@ QI__INLINE QI__AVX2 void qi__dequantize_row_avx2(qi_format id, const qi__format 
 
 // ---- logarithmic codes of eight bits ----
 
-// The sizes of QINS8_K for 32 codes: of 128 bytes, each 16 answer where the upper bits of the code are theirs.
-QI__INLINE QI__AVX2 __m256i qi__qins8_sizes_avx2(__m256i codes) {
-  __m256i c = _mm256_and_si256(codes, _mm256_set1_epi8(127)), sizes = _mm256_setzero_si256();
-  QI__UNROLL for (int h = 0; h < 8; h++) {
-    const uint8_t *table = qi__qins8_sizes + 16 * h;
-    __m256i at = _mm256_adds_epu8(_mm256_xor_si256(c, _mm256_set1_epi8((char)(16 * h))), _mm256_set1_epi8(0x70)); // or 128 and more
-    sizes = _mm256_or_si256(sizes, qi__lookup_avx2((const int8_t *)table, at));
+// 32 factors, A and B (formats/qins.h), as tables for byte shuffles: low and high bytes of A, then of B.
+QI__INLINE QI__AVX2 void qi__log_tables_avx2(const int16_t *factors, __m256i *table) {
+  QI__UNROLL for (int f = 0; f < 2; f++) {
+    __m256i words = qi__bytes_avx2((const uint8_t *)(factors + 16 * f));
+    __m256i bytes = _mm256_packus_epi16(_mm256_and_si256(words, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(words, 8));
+    bytes = _mm256_permute4x64_epi64(bytes, 0xd8); // packing works in halves
+    table[2 * f] = _mm256_permute2x128_si256(bytes, bytes, 0x00);
+    table[2 * f + 1] = _mm256_permute2x128_si256(bytes, bytes, 0x11);
   }
-  return sizes;
 }
 
-// Weights 8 e .. 8 e + 7 of 32 sizes, with the signs of the codes.
-QI__INLINE QI__AVX2 __m256 qi__signed_sizes_avx2(__m256i sizes, __m256i codes, int e) {
-  __m128i size = e < 2 ? _mm256_castsi256_si128(sizes) : _mm256_extracti128_si256(sizes, 1);
-  __m128i code = e < 2 ? _mm256_castsi256_si128(codes) : _mm256_extracti128_si256(codes, 1);
-  if (e % 2) size = _mm_srli_si128(size, 8), code = _mm_srli_si128(code, 8);
-  return _mm256_cvtepi32_ps(_mm256_sign_epi32(_mm256_cvtepu8_epi32(size), _mm256_cvtepi8_epi32(code)));
+// (A[i] * B[j] + 2^14) >> 15 of 32 bytes whose quarters are in the order 0 2 1 3: words[0] has the first 16.
+QI__INLINE QI__AVX2 void qi__log_products_avx2(const __m256i *table, __m256i i, __m256i j, __m256i *words) {
+  __m256i a0 = _mm256_shuffle_epi8(table[0], i), a1 = _mm256_shuffle_epi8(table[1], i);
+  __m256i b0 = _mm256_shuffle_epi8(table[2], j), b1 = _mm256_shuffle_epi8(table[3], j);
+  words[0] = _mm256_mulhrs_epi16(_mm256_unpacklo_epi8(a0, a1), _mm256_unpacklo_epi8(b0, b1));
+  words[1] = _mm256_mulhrs_epi16(_mm256_unpackhi_epi8(a0, a1), _mm256_unpackhi_epi8(b0, b1));
+}
+
+// qi__qins8_size of 32 codes: of the first 16, then of the others.
+QI__INLINE QI__AVX2 void qi__qins8_words_avx2(const __m256i *table, __m256i codes, __m256i *words) {
+  __m256i t = _mm256_add_epi8(_mm256_permute4x64_epi64(codes, 0xd8), _mm256_set1_epi8(-1));
+  __m256i zero = _mm256_cmpeq_epi8(t, _mm256_set1_epi8(-1)); // index 255: a shuffle gives 0
+  qi__log_products_avx2(table, _mm256_or_si256(qi__bits_avx2(t, 4, 4), zero), qi__bits_avx2(t, 0, 4), words);
+}
+
+// qi__qins8_sizes of 32 codes.
+QI__INLINE QI__AVX2 void qi__qins8_k_words_avx2(const __m256i *table, __m256i codes, __m256i *words) {
+  const __m256i base = _mm256_set1_epi16(QI__QINS8_K_BASE), c = _mm256_permute4x64_epi64(codes, 0xd8);
+  qi__log_products_avx2(table, qi__bits_avx2(c, 4, 4), qi__bits_avx2(c, 0, 4), words);
+  QI__UNROLL for (int h = 0; h < 2; h++) words[h] = _mm256_srli_epi16(_mm256_sub_epi16(words[h], base), 4);
+}
+
+// words[h], of codes 16 h .. 16 h + 15, with the signs of 32 bytes that are not 0.
+QI__INLINE QI__AVX2 __m256i qi__signed_words_avx2(const __m256i *words, __m256i signs, int h) {
+  __m128i half = h ? _mm256_extracti128_si256(signs, 1) : _mm256_castsi256_si128(signs);
+  return _mm256_sign_epi16(words[h], _mm256_cvtepi8_epi16(half));
+}
+
+// Weights of 32 codes of QINS8_K without their scale: eight in each of v.
+QI__INLINE QI__AVX2 void qi__qins8_k_floats_avx2(const __m256i *table, const uint8_t *src, __m256 *v) {
+  __m256i sizes[2], codes = qi__bytes_avx2(src), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
+  qi__qins8_k_words_avx2(table, codes, sizes);
+  QI__UNROLL for (int e = 0; e < 4; e++) {
+    __m256i words = qi__signed_words_avx2(sizes, signs, e / 2);
+    __m128i half = e % 2 ? _mm256_extracti128_si256(words, 1) : _mm256_castsi256_si128(words);
+    v[e] = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(half));
+  }
 }
 
 QI__FN QI__AVX2 void qi__dequantize_qins8_k_avx2(const uint8_t *src, float *dst, size_t n) {
   qi__block_scales s;
+  __m256i table[4];
+  qi__log_tables_avx2(qi__qins8_k_factors, table);
   for (size_t i = 0; i < n; i += 256, src += 272) {
     qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
     for (int g = 0; g < 8; g++) {
-      __m256i codes = qi__bytes_avx2(src + 16 + 32 * g), sizes = qi__qins8_sizes_avx2(codes);
-      QI__UNROLL for (int e = 0; e < 4; e++) {
-        __m256 v = _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), qi__signed_sizes_avx2(sizes, codes, e));
-        _mm256_storeu_ps(dst + i + (size_t)(32 * g + 8 * e), v);
-      }
+      __m256 v[4];
+      qi__qins8_k_floats_avx2(table, src + 16 + 32 * g, v);
+      QI__UNROLL for (int e = 0; e < 4; e++)
+        _mm256_storeu_ps(dst + i + (size_t)(32 * g + 8 * e), _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), v[e]));
     }
   }
 }
@@ -416,13 +448,14 @@ QI__INLINE QI__AVX512_BF16 void qi__lanes_to_bf16_avx512(const __m256 *v, uint16
 
 QI__FN QI__AVX512_BF16 void qi__qins8_k_to_bf16_avx512(const uint8_t *src, size_t n, uint16_t *dst) {
   qi__block_scales s;
+  __m256i table[4];
+  qi__log_tables_avx2(qi__qins8_k_factors, table);
   for (size_t i = 0; i < n; i += 256, src += 272) {
     qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
     for (int g = 0; g < 8; g++) {
-      __m256i codes = qi__bytes_avx2(src + 16 + 32 * g), sizes = qi__qins8_sizes_avx2(codes);
       __m256 v[4];
-      QI__UNROLL for (int e = 0; e < 4; e++)
-        v[e] = _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), qi__signed_sizes_avx2(sizes, codes, e));
+      qi__qins8_k_floats_avx2(table, src + 16 + 32 * g, v);
+      QI__UNROLL for (int e = 0; e < 4; e++) v[e] = _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), v[e]);
       qi__lanes_to_bf16_avx512(v, dst + i + 32 * g);
     }
   }

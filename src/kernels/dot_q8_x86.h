@@ -74,7 +74,7 @@ QI__INLINE int qi__q8_offset(qi_format id) {
 // Whether the kernels below take a format; what they do not is left to the reference.
 QI__INLINE bool qi__dot_q8_x86_has(qi_format id) {
   const qi__format *f = &qi__formats[id];
-  if (!f->unpack || f->ternary) return false;
+  if (!f->unpack || f->ternary || f->wide) return false; // wide formats: dot_qins_x86.h
   return f->info.block_len == 256 || qi__q8_offset(id) != QI__WIDE || id == QI_FORMAT_Q8_0 || id == QI_FORMAT_IQ4_NL;
 }
 
@@ -188,10 +188,6 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
     s->scale = qi__q8_scales_iq4_avx2(src);
     s->d = qi__half_avx2(src);
     break;
-  case QI_FORMAT_QINS8_K:
-    s->scale = qi__scales16_avx2(qi__seven_bits_avx2(src + 2), false);
-    s->d = qi__half_avx2(src) * 0x1p-10f;
-    break;
   case QI_FORMAT_QINS4_K:
     s->scale = qi__scales16_avx2(qi__qins4_scales_avx2(qi__seven_bits_avx2(src + 2)), true);
     s->d = qi__half_avx2(src) * 0x1p-10f;
@@ -209,7 +205,6 @@ QI__INLINE int qi__q8_d_at(qi_format id) {
   case QI_FORMAT_Q4_K:
   case QI_FORMAT_Q5_K:
   case QI_FORMAT_IQ4_XS:
-  case QI_FORMAT_QINS8_K:
   case QI_FORMAT_QINS4_K: return 0;
   case QI_FORMAT_Q2_K: return 80;
   case QI_FORMAT_Q3_K: return 108;
@@ -357,20 +352,6 @@ QI__INLINE QI__AVX2 __m256i qi__row_scaled_avx2(qi_format id, qi__step_fn words,
   return _mm256_sub_epi32(total, qi__offset_sums_avx2(offset, s->scale, sums));
 }
 
-// Integer lanes of a block of QINS8_K. Sizes up to 255 do not fit: they are taken as twice a half, up to 127, and a rest.
-QI__INLINE QI__AVX2 __m256i qi__row_qins8_avx2(qi__step_fn words, const uint8_t *w, const qi__q8_scales *s, const int8_t *x) {
-  const __m256i one = _mm256_set1_epi8(1);
-  __m256i sum = _mm256_setzero_si256();
-  QI__UNROLL for (int g = 0; g < 8; g++) {
-    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g), codes = qi__bytes_avx2(w + 16 + 32 * g);
-    __m256i sizes = qi__qins8_sizes_avx2(codes), signed_x = _mm256_sign_epi8(xg, _mm256_or_si256(codes, one));
-    __m256i half = qi__bits_avx2(sizes, 1, 7), rest = _mm256_and_si256(sizes, one), scale = qi__group_scale_avx2(s->scale, g);
-    sum = words(sum, _mm256_maddubs_epi16(half, signed_x), _mm256_add_epi16(scale, scale));
-    sum = words(sum, _mm256_maddubs_epi16(rest, signed_x), scale);
-  }
-  return sum;
-}
-
 // What blocks of a row have added up to, until eight of them are taken to the lanes.
 typedef struct qi__row_sums {
   __m256i total[8], mins[8];
@@ -384,8 +365,7 @@ QI__INLINE QI__AVX2 void qi__row_block_avx2(qi_format id, const qi__format *boun
   qi__q8_scales s;
   __m256i sums = qi__bytes_avx2((const uint8_t *)x_sums);
   qi__q8_scales_avx2(id, bound, w, &block, &s);
-  if (id == QI_FORMAT_QINS8_K) p->total[b] = qi__row_qins8_avx2(words, w, &s, x);
-  else p->total[b] = qi__row_scaled_avx2(id, words, w, &block, &s, x, sums);
+  p->total[b] = qi__row_scaled_avx2(id, words, w, &block, &s, x, sums);
   if ((id ? &qi__formats[id] : bound)->has_min) p->mins[b] = _mm256_madd_epi16(s.min, sums);
   if (qi__q8_d_at(id) >= 0) return;
   p->d[b] = s.d;
@@ -397,7 +377,7 @@ QI__INLINE QI__AVX2 __m256 qi__row_take_avx2(qi_format id, const qi__format *f, 
                                              const float *d_x, int n, __m256 lanes) {
   const __m256 minus = _mm256_set1_ps(-0.0f);
   size_t size = (size_t)f->info.block_bytes, at = (size_t)qi__q8_d_at(id);
-  bool half = qi__q8_d_at(id) >= 0, qins = id == QI_FORMAT_QINS8_K || id == QI_FORMAT_QINS4_K;
+  bool half = qi__q8_d_at(id) >= 0, qins = id == QI_FORMAT_QINS4_K;
   __m256 x = qi__chunk_d_avx2(d_x, n);
   __m256 d = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n, at)) : _mm256_loadu_ps(p->d);
   if (qins) d = _mm256_mul_ps(d, _mm256_set1_ps(0x1p-10f));
@@ -491,7 +471,6 @@ QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn 
   QI__DOT_ROWS(isa, target, vnni, iq4_nl, QI_FORMAT_IQ4_NL) \
   QI__DOT_ROWS(isa, target, vnni, iq4_xs, QI_FORMAT_IQ4_XS) \
   QI__DOT_ROWS(isa, target, vnni, mxfp4, QI_FORMAT_MXFP4) \
-  QI__DOT_ROWS(isa, target, vnni, qins8_k, QI_FORMAT_QINS8_K) \
   QI__DOT_ROWS(isa, target, vnni, qins4_k, QI_FORMAT_QINS4_K) \
   QI__DOT_ROWS(isa, target, vnni, any, QI_FORMAT_NONE) \
   QI__FN void qi__dot_row_##isa(const qi__dot_q8_args *a) { \
@@ -509,7 +488,6 @@ QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn 
     case QI_FORMAT_IQ4_NL: qi__dot_rows_iq4_nl_##isa(a); break; \
     case QI_FORMAT_IQ4_XS: qi__dot_rows_iq4_xs_##isa(a); break; \
     case QI_FORMAT_MXFP4: qi__dot_rows_mxfp4_##isa(a); break; \
-    case QI_FORMAT_QINS8_K: qi__dot_rows_qins8_k_##isa(a); break; \
     case QI_FORMAT_QINS4_K: qi__dot_rows_qins4_k_##isa(a); break; \
     default: qi__dot_rows_any_##isa(a); break; \
     } \

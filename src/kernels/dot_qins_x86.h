@@ -1,51 +1,383 @@
-// ==== >>dot_qins_x86 : integer products of QINS8_K with VBMI ====
+// ==== >>dot_qins_x86 : integer products of logarithmic formats ====
 #ifndef QI__KERNELS_DOT_QINS_X86_H
 #define QI__KERNELS_DOT_QINS_X86_H
 
-#include "dot_q8_x86.h"
+#include "panel_wide_x86.h"
 
 #if defined(QI__X86_64)
 
-// VPERMI2B looks up 64 codes at once in a table of 128 bytes, two registers; it takes no notice of the sign in bit 7.
-#define QI__AVX512_VBMI QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
+// One row of activations; more of them: panel_wide_x86.h.
 
-// Integer lanes of a block, as qi__row_qins8_avx2.
-QI__INLINE QI__AVX512_VBMI __m256i qi__block_qins8_vbmi(const uint8_t *w, const int8_t *x, const __m512i *table) {
-  const __m512i zero = _mm512_setzero_si512(), group = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  __m512i scale = _mm512_cvtepu8_epi32(qi__seven_bits_avx2(w + 2)), total = zero;
-  QI__UNROLL for (int j = 0; j < 4; j++) {
-    __m512i xj = _mm512_loadu_si512((const void *)(x + 64 * j)), groups = _mm512_add_epi32(group, _mm512_set1_epi32(4 * j));
-    __m512i codes = _mm512_loadu_si512((const void *)(w + 16 + 64 * j));
-    __m512i sizes = _mm512_permutex2var_epi8(table[0], codes, table[1]);
-    __m512i products = _mm512_dpbusd_epi32(zero, sizes, _mm512_mask_sub_epi8(xj, _mm512_movepi8_mask(codes), zero, xj));
-    total = _mm512_add_epi32(total, _mm512_mullo_epi32(products, _mm512_permutexvar_epi32(groups, scale)));
-  }
-  return _mm256_add_epi32(_mm512_castsi512_si256(total), _mm512_extracti64x4_epi64(total, 1));
+// Two weight rows beside each other: chains of additions overlap.
+#define QI__PAIR 2
+
+// Weight rows first, first + 1; beyond the last row the last again.
+QI__INLINE void qi__pair_rows(const qi__dot_q8_args *a, size_t first, const uint8_t **w) {
+  for (size_t r = 0; r < QI__PAIR; r++) w[r] = a->w + qi__min_size(first + r, a->n_w - 1) * a->w_stride;
 }
 
-// The lanes of weight row w and activation row `row`.
-QI__INLINE QI__AVX512_VBMI __m256 qi__row_qins8_vbmi(const qi__dot_q8_args *a, const uint8_t *w, size_t row) {
-  const size_t n_blocks = a->x->k / 256;
-  const uint8_t *sizes = qi__qins8_sizes;
-  const __m512i table[2] = {_mm512_loadu_si512((const void *)sizes), _mm512_loadu_si512((const void *)(sizes + 64))};
-  qi__q8_chunk x = qi__q8_chunk_at(a->x, row, 0);
-  __m256 lanes = _mm256_setzero_ps();
-  qi__row_sums p;
-  memset(&p, 0, sizeof p);
-  for (size_t b = 0; b < n_blocks; b += 8, x.d += 8) {
-    size_t n = qi__min_size(8, n_blocks - b);
-    const uint8_t *first = w;
-    for (size_t i = 0; i < n; i++, w += 272, x.q += 256) p.total[i] = qi__block_qins8_vbmi(w, x.q, table);
-    lanes = qi__row_take_avx2(QI_FORMAT_QINS8_K, a->format, &p, first, x.d, (int)n, lanes);
+// Fetches the rows of the next pair in the order of their addresses, n bytes of them: row by row the processor would see streams
+// that begin and end every few kilobytes. Never faults, also beyond the matrix.
+QI__INLINE QI__AVX2 void qi__prefetch_pair_avx2(const uint8_t *first_row, const uint8_t *now, size_t stride, size_t n) {
+  uintptr_t next = (uintptr_t)first_row + QI__PAIR * (stride + (size_t)(now - first_row));
+  for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(next + i), _MM_HINT_NTA);
+}
+
+// ---- QINS8 with AVX2 ----
+
+// Total of a block, in eight lanes: sizes as int16 times activations with the signs of the weights.
+QI__INLINE QI__AVX2 __m256i qi__qins8_block_avx2(const __m256i *table, const uint8_t *w, const int8_t *x) {
+  __m256i sizes[2], signs = _mm256_or_si256(qi__spread_bits_avx2(qi__load_u32(w), 255), _mm256_set1_epi8(1));
+  __m256i v = _mm256_sign_epi8(qi__bytes_avx2((const uint8_t *)x), signs);
+  qi__qins8_words_avx2(table, qi__bytes_avx2(w + 4), sizes);
+  return qi__words_avx2(_mm256_madd_epi16(sizes[0], _mm256_cvtepi8_epi16(_mm256_castsi256_si128(v))), sizes[1],
+                        _mm256_cvtepi8_epi16(_mm256_extracti128_si256(v, 1)));
+}
+
+// All weight rows with one row of activations.
+QI__FN QI__AVX2 void qi__dot_row_qins8_avx2(const qi__dot_q8_args *a) {
+  const __m256 d_w = _mm256_set1_ps(qi__qins8_d(a->format));
+  __m256i table[4];
+  qi__log_tables_avx2(a->format->factors, table);
+  for (size_t first = 0; first < a->n_w; first += QI__PAIR) {
+    const uint8_t *w[QI__PAIR], *first_row;
+    __m256 lanes[QI__PAIR] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    __m256i total[QI__PAIR][8];
+    memset(total, 0, sizeof total); // blocks that are not there
+    qi__pair_rows(a, first, w);
+    first_row = w[0];
+    for (size_t at = 0; at < a->x->k; at += 256) {
+      qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, at);
+      int n = (int)qi__min_size(8, (a->x->k - at) / 32);
+      __m256 d = _mm256_mul_ps(d_w, qi__chunk_d_avx2(x.d, n));
+      qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * 8 * 36);
+      for (int b = 0; b < n; b++)
+        QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+          total[r][b] = qi__qins8_block_avx2(table, w[r], x.q + 32 * b);
+          w[r] += 36;
+        }
+      QI__UNROLL for (int r = 0; r < QI__PAIR; r++) lanes[r] = qi__take_blocks_avx2(lanes[r], d, qi__fold8_avx2(total[r]), n);
+    }
+    QI__UNROLL for (size_t r = 0; r < QI__PAIR; r++)
+      if (first + r < a->n_w) a->y[first + r] = qi__sum_lanes_avx2(lanes[r]);
+  }
+}
+
+// ---- QINS8_K with AVX2 and VNNI ----
+
+// Total of a block, in eight lanes: sizes times scales are int16.
+QI__INLINE QI__AVX2 __m256i qi__qins8_k_block_avx2(qi__step_fn words, const __m256i *table, const uint8_t *w, const int8_t *x) {
+  __m256i total[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  int16_t scale[16];
+  qi__store_bytes_avx2(scale, _mm256_cvtepu8_epi16(qi__seven_bits_avx2(w + 2)));
+  QI__UNROLL for (int g = 0; g < 8; g++) {
+    __m256i sizes[2], codes = qi__bytes_avx2(w + 16 + 32 * g), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
+    __m256i v = _mm256_sign_epi8(qi__bytes_avx2((const uint8_t *)x + 32 * g), signs);
+    qi__qins8_k_words_avx2(table, codes, sizes);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      __m128i half = h ? _mm256_extracti128_si256(v, 1) : _mm256_castsi256_si128(v);
+      __m256i scaled = _mm256_mullo_epi16(sizes[h], _mm256_set1_epi16(scale[2 * g + h]));
+      total[h] = words(total[h], scaled, _mm256_cvtepi8_epi16(half));
+    }
+  }
+  return _mm256_add_epi32(total[0], total[1]);
+}
+
+// All weight rows with one row of activations.
+QI__INLINE QI__AVX2 void qi__dot_row_qins8_k(qi__step_fn words, const qi__dot_q8_args *a) {
+  size_t n_blocks = a->x->k / 256;
+  __m256i table[4];
+  qi__log_tables_avx2(qi__qins8_k_factors, table);
+  for (size_t first = 0; first < a->n_w; first += QI__PAIR) {
+    const uint8_t *w[QI__PAIR], *first_row;
+    __m256 lanes[QI__PAIR] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    __m256i total[QI__PAIR][8];
+    float d_w[QI__PAIR][8] = {{0}};
+    memset(total, 0, sizeof total); // blocks that are not there
+    qi__pair_rows(a, first, w);
+    first_row = w[0];
+    for (size_t b = 0; b < n_blocks; b++) {
+      qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
+      int n = (int)(b % 8) + 1;
+      qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * 272);
+      QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+        total[r][n - 1] = qi__qins8_k_block_avx2(words, table, w[r], x.q);
+        d_w[r][n - 1] = qi__half_avx2(w[r]) * 0x1p-10f;
+        w[r] += 272;
+      }
+      if (n < 8 && b + 1 < n_blocks) continue;
+      __m256 d = qi__chunk_d_avx2(x.d - (n - 1), n);
+      QI__UNROLL for (int r = 0; r < QI__PAIR; r++)
+        lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(d_w[r]), d), qi__fold8_avx2(total[r]), n);
+    }
+    QI__UNROLL for (size_t r = 0; r < QI__PAIR; r++)
+      if (first + r < a->n_w) a->y[first + r] = qi__sum_lanes_avx2(lanes[r]);
+  }
+}
+
+QI__FN QI__AVX2 void qi__dot_row_qins8_k_avx2(const qi__dot_q8_args *a) { qi__dot_row_qins8_k(qi__words_avx2, a); }
+#if defined(QI__HAS_AVX_VNNI)
+QI__FN QI__AVX_VNNI void qi__dot_row_qins8_k_avx_vnni(const qi__dot_q8_args *a) { qi__dot_row_qins8_k(qi__words_avx_vnni, a); }
+#endif
+QI__FN QI__AVX512_VNNI void qi__dot_row_qins8_k_avx512(const qi__dot_q8_args *a) { qi__dot_row_qins8_k(qi__words_avx512, a); }
+
+// ---- QINS8 with VBMI ----
+
+// VPERMI2B looks up 64 codes at once in a table of 128 bytes, two registers; it takes no notice of bit 7.
+#define QI__AVX512_VBMI QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
+
+// Low bytes of the 256 sizes in table[0..3], high bytes in table[4..7].
+QI__INLINE QI__AVX512_VBMI void qi__qins8_sizes_vbmi(const int16_t *factors, __m512i *table) {
+  int16_t sizes[257]; // of code t + 1 behind that of code t; the last is beyond
+  sizes[0] = 0;
+  for (int i = 0; i < 16; i++)
+    qi__store_bytes_avx2(sizes + 1 + 16 * i, _mm256_mulhrs_epi16(_mm256_set1_epi16(factors[i]),
+                                                                 qi__bytes_avx2((const uint8_t *)(factors + 16))));
+  QI__UNROLL for (int q = 0; q < 4; q++) {
+    __m512i first = _mm512_loadu_si512((const void *)(sizes + 64 * q));
+    __m512i last = _mm512_loadu_si512((const void *)(sizes + 64 * q + 32));
+    QI__UNROLL for (int part = 0; part < 2; part++) {
+      __m256i low = _mm512_cvtepi16_epi8(part ? _mm512_srli_epi16(first, 8) : first);
+      __m256i high = _mm512_cvtepi16_epi8(part ? _mm512_srli_epi16(last, 8) : last);
+      table[4 * part + q] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+    }
+  }
+}
+
+QI__INLINE QI__AVX512_VBMI __m512i qi__lookup256_vbmi(const __m512i *table, __m512i codes, __mmask64 upper) {
+  return _mm512_mask_blend_epi8(upper, _mm512_permutex2var_epi8(table[0], codes, table[1]),
+                                _mm512_permutex2var_epi8(table[2], codes, table[3]));
+}
+
+// Totals of a block of two weight rows, eight lanes each.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_block_vbmi(const __m512i *table, const uint8_t *const *w, const int8_t *x) {
+  const __m512i zero = _mm512_setzero_si512();
+  __m512i codes = _mm512_inserti64x4(_mm512_castsi256_si512(qi__bytes_avx2(w[0] + 4)), qi__bytes_avx2(w[1] + 4), 1);
+  __m512i v = _mm512_broadcast_i64x4(qi__bytes_avx2((const uint8_t *)x));
+  __mmask64 upper = _mm512_movepi8_mask(codes), minus = qi__load_u32(w[0]) | (uint64_t)qi__load_u32(w[1]) << 32;
+  v = _mm512_mask_sub_epi8(v, minus, zero, v);
+  __m512i high = _mm512_dpbusd_epi32(zero, qi__lookup256_vbmi(table + 4, codes, upper), v);
+  return _mm512_dpbusd_epi32(_mm512_slli_epi32(high, 8), qi__lookup256_vbmi(table, codes, upper), v);
+}
+
+// The sums of each half of eight registers, in order: of lower halves, then of upper ones.
+QI__INLINE QI__AVX512_VBMI __m512i qi__fold8_halves_avx512(const __m512i *v) {
+  const __m512i even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+  __m512i a[4], b[2];
+  QI__UNROLL for (int i = 0; i < 4; i++)
+    a[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
+  QI__UNROLL for (int i = 0; i < 2; i++)
+    b[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(a[2 * i], a[2 * i + 1]), _mm512_unpackhi_epi64(a[2 * i], a[2 * i + 1]));
+  return _mm512_add_epi32(_mm512_permutex2var_epi64(b[0], even, b[1]), _mm512_permutex2var_epi64(b[0], odd, b[1]));
+}
+
+// n <= 8 blocks of two weight rows: totals of one row, then of the other. n is a constant where it is 8.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_chunk_vbmi(const __m512i *table, const uint8_t *const *w, const int8_t *x, int n) {
+  __m512i total[8];
+  QI__UNROLL for (int b = 0; b < 8; b++) {
+    const uint8_t *block[QI__PAIR] = {w[0] + 36 * b, w[1] + 36 * b};
+    total[b] = b < n ? qi__qins8_block_vbmi(table, block, x + 32 * b) : _mm512_setzero_si512();
+  }
+  return qi__fold8_halves_avx512(total);
+}
+
+// Two weight rows from `first` on: the lanes of one, then of the other.
+QI__INLINE QI__AVX512_VBMI __m512 qi__pair_qins8_vbmi(const qi__dot_q8_args *a, const __m512i *table, float d_w, size_t first) {
+  const uint8_t *w[QI__PAIR], *first_row;
+  size_t at = 0, k = a->x->k;
+  __m512 lanes = _mm512_setzero_ps();
+  qi__pair_rows(a, first, w);
+  first_row = w[0];
+  for (; at + 256 <= k; at += 256, w[0] += 8 * 36, w[1] += 8 * 36) {
+    qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, at);
+    __m512 d = _mm512_broadcast_f32x8(_mm256_mul_ps(_mm256_set1_ps(d_w), _mm256_loadu_ps(x.d)));
+    qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * 8 * 36);
+    lanes = _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(qi__qins8_chunk_vbmi(table, w, x.q, 8)), lanes);
+  }
+  if (at < k) {
+    int n = (int)((k - at) / 32);
+    qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, at);
+    __m512 d = _mm512_broadcast_f32x8(_mm256_mul_ps(_mm256_set1_ps(d_w), qi__chunk_d_avx2(x.d, n)));
+    __mmask16 taken = (__mmask16)(((1u << n) - 1) * 0x101);
+    lanes = _mm512_mask3_fmadd_ps(d, _mm512_cvtepi32_ps(qi__qins8_chunk_vbmi(table, w, x.q, n)), lanes, taken);
   }
   return lanes;
 }
 
-QI__FN QI__AVX512_VBMI void qi__dot_qins8_k_vbmi(const qi__dot_q8_args *a) {
-  for (size_t r = 0; r < a->n_w; r++)
-    for (size_t i = 0; i < a->n_x; i++)
-      a->y[i * a->y_stride + r] = qi__sum_lanes_avx2(qi__row_qins8_vbmi(a, a->w + r * a->w_stride, a->x_row + i));
+// Results of two weight rows from their lanes; the second may be beyond the last.
+QI__INLINE QI__AVX512_VBMI void qi__store_pair_avx512(const qi__dot_q8_args *a, size_t first, __m512 lanes) {
+  a->y[first] = qi__sum_lanes_avx2(_mm512_castps512_ps256(lanes));
+  if (first + 1 < a->n_w) a->y[first + 1] = qi__sum_lanes_avx2(_mm512_extractf32x8_ps(lanes, 1));
 }
+
+QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_vbmi(const qi__dot_q8_args *a) {
+  __m512i table[8];
+  qi__qins8_sizes_vbmi(a->format->factors, table);
+  for (size_t first = 0; first < a->n_w; first += QI__PAIR)
+    qi__store_pair_avx512(a, first, qi__pair_qins8_vbmi(a, table, qi__qins8_d(a->format), first));
+}
+
+// ---- QINS8_K and QINS4_K with VBMI ----
+
+// The seven bits of each group of two blocks (qi__unpack_seven_bits): the lower four as bytes, each plane above as a mask.
+typedef struct qi__seven_bits {
+  __m256i low;
+  __mmask32 plane[3];
+} qi__seven_bits;
+
+QI__INLINE QI__AVX512_VBMI qi__seven_bits qi__seven_bits_vbmi(const uint8_t *first, const uint8_t *second) {
+  qi__seven_bits bits;
+  __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadl_epi64((const __m128i *)(const void *)first)),
+                                      _mm_loadl_epi64((const __m128i *)(const void *)second), 1);
+  bits.low = _mm256_and_si256(_mm256_unpacklo_epi64(v, _mm256_srli_epi16(v, 4)), _mm256_set1_epi8(15));
+  QI__UNROLL for (int p = 0; p < 3; p++)
+    bits.plane[p] = qi__load_u16(first + 8 + 2 * p) | (__mmask32)qi__load_u16(second + 8 + 2 * p) << 16;
+  return bits;
+}
+
+// The sums of both halves of two registers.
+QI__INLINE QI__AVX512_VBMI __m512i qi__join_halves_avx512(const __m512i *v) {
+  return _mm512_add_epi32(_mm512_shuffle_i64x2(v[0], v[1], 0x44), _mm512_shuffle_i64x2(v[0], v[1], 0xee));
+}
+
+// Dword j of each 128 bits, four times.
+QI__INLINE QI__AVX512_VBMI __m512i qi__repeat_dword_avx512(__m512i v, int j) {
+  switch (j) { // instructions want a constant
+  case 0: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x00);
+  case 1: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x55);
+  case 2: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xaa);
+  default: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xff);
+  }
+}
+
+// Totals of a block of two weight rows, eight lanes each; sums: of the activations.
+typedef __m512i (*qi__pair_block_vbmi)(const uint8_t *const *w, const int8_t *x, __m256i sums, const __m512i *table);
+
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *const *w, const int8_t *x, __m256i sums,
+                                                          const __m512i *table) {
+  const __m512i zero = _mm512_setzero_si512(), group = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  qi__seven_bits bits = qi__seven_bits_vbmi(w[0] + 2, w[1] + 2);
+  __m512i scale[QI__PAIR], total[QI__PAIR];
+  (void)sums;
+  QI__UNROLL for (int p = 0; p < 3; p++)
+    bits.low = _mm256_mask_add_epi8(bits.low, bits.plane[p], bits.low, _mm256_set1_epi8((char)(16 << p)));
+  scale[0] = _mm512_cvtepu8_epi32(_mm256_castsi256_si128(bits.low));
+  scale[1] = _mm512_cvtepu8_epi32(_mm256_extracti128_si256(bits.low, 1));
+  QI__UNROLL for (int j = 0; j < 4; j++) {
+    __m512i xj = _mm512_loadu_si512((const void *)(x + 64 * j)), groups = _mm512_add_epi32(group, _mm512_set1_epi32(4 * j));
+    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+      __m512i codes = _mm512_loadu_si512((const void *)(w[r] + 16 + 64 * j));
+      __m512i sizes = _mm512_permutex2var_epi8(table[0], codes, table[1]);
+      __m512i products = _mm512_dpbusd_epi32(zero, sizes, _mm512_mask_sub_epi8(xj, _mm512_movepi8_mask(codes), zero, xj));
+      products = _mm512_mullo_epi32(products, _mm512_permutexvar_epi32(groups, scale[r]));
+      total[r] = j ? _mm512_add_epi32(total[r], products) : products;
+    }
+  }
+  return qi__join_halves_avx512(total);
+}
+
+// Of each four bits the lower two, each twice.
+QI__INLINE uint32_t qi__twice_two_of_four(uint32_t v) { return (v & 0x11111111u) * 3 | (v & 0x22222222u) * 6; }
+
+// table: T[0] and T[1] plus 128, which the sums take off again. A register of nibbles has four groups, 16 codes each: low nibbles
+// of 64 bytes those of weights 0..31 and 64..95, high ones those between and behind.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_k_block_vbmi(const uint8_t *const *w, const int8_t *x, __m256i sums,
+                                                          const __m512i *table) {
+  const __m512i zero = _mm512_setzero_si512(), low4 = _mm512_set1_epi8(15);
+  const __m512i group = _mm512_setr_epi32(0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15); // lane l of j: 4 l + j
+  qi__seven_bits bits = qi__seven_bits_vbmi(w[0] + 2, w[1] + 2);
+  __m256i size = _mm256_mask_add_epi8(bits.low, bits.plane[0], bits.low, _mm256_set1_epi8(16));
+  __m256i both = _mm256_mask_sub_epi8(size, bits.plane[1], _mm256_setzero_si256(), size);
+  const uint32_t tables[2] = {qi__twice_two_of_four(bits.plane[2]), qi__twice_two_of_four(bits.plane[2] >> 2)};
+  __m512i scale[QI__PAIR], total[QI__PAIR];
+  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+    __m128i bytes = r ? _mm256_extracti128_si256(both, 1) : _mm256_castsi256_si128(both);
+    __m256i offset = _mm256_slli_epi32(_mm256_madd_epi16(_mm256_cvtepi8_epi16(bytes), sums), 7);
+    scale[r] = _mm512_permutexvar_epi32(group, _mm512_cvtepi8_epi32(bytes));
+    total[r] = _mm512_sub_epi32(zero, _mm512_inserti64x4(zero, offset, 0));
+  }
+  QI__UNROLL for (int j = 0; j < 4; j++) { // j / 2: 64 bytes, j % 2: which nibbles
+    const uint8_t *at = (const uint8_t *)x + 128 * (j / 2) + 32 * (j % 2);
+    __m512i xj = _mm512_inserti64x4(_mm512_castsi256_si512(qi__bytes_avx2(at)), qi__bytes_avx2(at + 64), 1);
+    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+      __m512i codes = _mm512_loadu_si512((const void *)(w[r] + 16 + 64 * (j / 2)));
+      codes = _mm512_and_si512(j % 2 ? _mm512_srli_epi16(codes, 4) : codes, low4);
+      __m512i t = _mm512_mask_blend_epi64((__mmask8)(tables[j % 2] >> (16 * r + 8 * (j / 2))), table[0], table[1]);
+      __m512i products = _mm512_dpbusd_epi32(zero, _mm512_shuffle_epi8(t, codes), xj);
+      total[r] = _mm512_add_epi32(total[r], _mm512_mullo_epi32(products, qi__repeat_dword_avx512(scale[r], j)));
+    }
+  }
+  return qi__join_halves_avx512(total);
+}
+
+// Two weight rows from `first` on, of blocks of 256 with d / 2^10 in front: the lanes of one, then of the other.
+QI__INLINE QI__AVX512_VBMI __m512 qi__pair_256_vbmi(qi__pair_block_vbmi multiply, size_t size, const qi__dot_q8_args *a,
+                                                    const __m512i *table, size_t first) {
+  const uint8_t *w[QI__PAIR], *first_row;
+  __m512i total[8];
+  float d_w[QI__PAIR * 8] = {0};
+  __m512 lanes = _mm512_setzero_ps();
+  size_t n_blocks = a->x->k / 256;
+  memset(total, 0, sizeof total); // blocks that are not there
+  qi__pair_rows(a, first, w);
+  first_row = w[0];
+  for (size_t b = 0; b < n_blocks; b++) {
+    qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
+    int n = (int)(b % 8) + 1;
+    qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * size);
+    total[n - 1] = multiply(w, x.q, qi__bytes_avx2((const uint8_t *)x.sum), table);
+    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
+      d_w[8 * r + n - 1] = qi__half_avx2(w[r]) * 0x1p-10f;
+      w[r] += size;
+    }
+    if (n < 8 && b + 1 < n_blocks) continue;
+    __m512 d = _mm512_mul_ps(_mm512_loadu_ps(d_w), _mm512_broadcast_f32x8(qi__chunk_d_avx2(x.d - (n - 1), n)));
+    __mmask16 taken = (__mmask16)(((1u << n) - 1) * 0x101);
+    lanes = _mm512_mask3_fmadd_ps(d, _mm512_cvtepi32_ps(qi__fold8_halves_avx512(total)), lanes, taken);
+  }
+  return lanes;
+}
+
+QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_k_vbmi(const qi__dot_q8_args *a) {
+  const uint8_t *sizes = qi__qins8_sizes;
+  const __m512i table[2] = {_mm512_loadu_si512((const void *)sizes), _mm512_loadu_si512((const void *)(sizes + 64))};
+  for (size_t first = 0; first < a->n_w; first += QI__PAIR)
+    qi__store_pair_avx512(a, first, qi__pair_256_vbmi(qi__qins8_k_block_vbmi, 272, a, table, first));
+}
+
+QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
+  __m512i table[2];
+  QI__UNROLL for (int t = 0; t < 2; t++)
+    table[t] = _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)qi__qins4_values[t])),
+                                _mm512_set1_epi8(-128));
+  for (size_t first = 0; first < a->n_w; first += QI__PAIR)
+    qi__store_pair_avx512(a, first, qi__pair_256_vbmi(qi__qins4_k_block_vbmi, 144, a, table, first));
+}
+
+// ---- the kernels ----
+
+// Few rows of activations one by one, many in panels.
+#define QI__DOT_QINS(name, row_fn, fill, multiply) \
+  QI__FN void name(const qi__dot_q8_args *a) { \
+    if (a->n_x >= QI__PANEL_FROM) { \
+      qi__dot_panels_x86(a, true, fill, multiply); \
+      return; \
+    } \
+    qi__dot_q8_args row = *a; \
+    for (size_t i = 0; i < a->n_x; i++, row.x_row++, row.y += a->y_stride) row_fn(&row); \
+  }
+
+QI__DOT_QINS(qi__dot_qins8_avx2, qi__dot_row_qins8_avx2, qi__wide_fill_qins8_avx2, qi__wide_multiply_avx2)
+QI__DOT_QINS(qi__dot_qins8_avx512, qi__dot_row_qins8_avx2, qi__wide_fill_qins8_avx2, qi__wide_multiply_avx512)
+QI__DOT_QINS(qi__dot_qins8_vbmi, qi__dot_row_qins8_vbmi, qi__wide_fill_qins8_avx2, qi__wide_multiply_avx512)
+QI__DOT_QINS(qi__dot_qins8_k_avx2, qi__dot_row_qins8_k_avx2, qi__wide_fill_qins8_k_avx2, qi__wide_multiply_avx2)
+#if defined(QI__HAS_AVX_VNNI)
+QI__DOT_QINS(qi__dot_qins8_k_avx_vnni, qi__dot_row_qins8_k_avx_vnni, qi__wide_fill_qins8_k_avx2, qi__wide_multiply_avx2)
+#endif
+QI__DOT_QINS(qi__dot_qins8_k_avx512, qi__dot_row_qins8_k_avx512, qi__wide_fill_qins8_k_avx2, qi__wide_multiply_avx512)
+QI__DOT_QINS(qi__dot_qins8_k_vbmi, qi__dot_row_qins8_k_vbmi, qi__wide_fill_qins8_k_avx2, qi__wide_multiply_avx512)
+QI__DOT_QINS(qi__dot_qins4_k_vbmi, qi__dot_row_qins4_k_vbmi, qi__panel_fill_avx2, qi__panel_multiply_avx512)
+#undef QI__DOT_QINS
 #endif
 
 #endif // QI__KERNELS_DOT_QINS_X86_H

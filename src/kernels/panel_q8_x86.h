@@ -163,12 +163,13 @@ QI__FN QI__AVX2 void qi__panel_widen_avx2(const qi__q8_plan *plan, const int8_t 
     }
 }
 
-// The chunk at column `at`: n blocks of 32, or one of 256. Rows beyond the last are the last again.
-QI__FN QI__AVX2 void qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n,
-                                         qi__q8_own_panel *p) {
+// qi__panel_fill_fn of weights as they are in their file. Rows beyond the last are the last again.
+QI__FN QI__AVX2 qi__q8_panel qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
+                                                 qi__q8_own_panel *p) {
   const qi__format *f = plan->format;
   uint8_t codes[8][256], high[8][256];
   const __m256i low4 = _mm256_set1_epi8(15);
+  (void)n_x;
   for (size_t r = 0; r < QI__Q8_ROWS; r++) {
     const uint8_t *w = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride;
     w += at / (size_t)f->info.block_len * (size_t)f->info.block_bytes;
@@ -206,6 +207,7 @@ QI__FN QI__AVX2 void qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_
   }
   if (!plan->vnni)
     qi__panel_widen_avx2(plan, (const int8_t (*)[QI__Q8_ROWS])p->scale, (const int8_t (*)[QI__Q8_ROWS][2])p->min, p);
+  return qi__panel_view(p);
 }
 
 // ---- a panel with rows of activations ----
@@ -218,6 +220,13 @@ typedef struct qi__panel_x {
   size_t k, blocks;
   float *lane;        // rows QI__Q8_LANES apart: [8][32], from the lane of the chunk's first block on
 } qi__panel_x;
+
+QI__INLINE void qi__panel_x_advance(qi__panel_x *x, size_t n) {
+  x->q += n * x->k;
+  x->sum += n * (x->k / 16);
+  x->d += n * x->blocks;
+  x->lane += n * QI__Q8_LANES;
+}
 
 QI__INLINE int qi__load_4(const void *p) {
   int v;
@@ -351,10 +360,7 @@ QI__FN QI__AVX2 void qi__panel_multiply_avx2(const qi__q8_plan *plan, const qi__
       else qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 1);
     }
     i += (size_t)n;
-    x.q += (size_t)n * x.k;
-    x.sum += (size_t)n * (x.k / 16);
-    x.d += (size_t)n * x.blocks;
-    x.lane += n * QI__Q8_LANES;
+    qi__panel_x_advance(&x, (size_t)n);
   }
 }
 
@@ -467,10 +473,7 @@ QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, c
     else if (n == 2) qi__panel_rows_avx512(plan, p, &x, n_blocks, 2);
     else qi__panel_rows_avx512(plan, p, &x, n_blocks, 1);
     i += n;
-    x.q += n * x.k;
-    x.sum += n * (x.k / 16);
-    x.d += n * x.blocks;
-    x.lane += n * QI__Q8_LANES;
+    qi__panel_x_advance(&x, n);
   }
 }
 
@@ -514,7 +517,7 @@ QI__FN QI__AVX2 void qi__q8_store_avx2(const qi__dot_q8_args *a, size_t k, uint8
   qi__q8_stored s = qi__q8_stored_of(a->format);
   memset(&p, 0, sizeof p);
   for (size_t at = 0; at < k; at += 256, dst += s.bytes) {
-    qi__panel_fill_avx2(a, &plan, at, (int)qi__min_size(8, (k - at) / 32), &p);
+    qi__panel_fill_avx2(a, &plan, at, (int)qi__min_size(8, (k - at) / 32), 0, &p);
     for (size_t i = 0; i < s.scale; i += 32) {
       const uint8_t *line = p.code[0][i / 64 % 2][i / 128 * (s.nibbles ? 2 : 1)] + i % 64;
       __m256i v = qi__bytes_avx2(line);
@@ -559,6 +562,16 @@ QI__FN QI__AVX2 qi__q8_panel qi__panel_load_avx2(const qi__q8_plan *plan, const 
   return v;
 }
 
+#define QI__STORED_FEW 16 // rows of activations up to which nibbles are taken apart for each of them
+
+// qi__panel_fill_fn where a->w is a tile of stored panels.
+QI__FN qi__q8_panel qi__panel_fill_stored(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
+                                          qi__q8_own_panel *own) {
+  qi__q8_stored layout = qi__q8_stored_of(plan->format);
+  (void)n;
+  return qi__panel_load_avx2(plan, &layout, a->w + at / 256 * a->w_stride, n_x <= QI__STORED_FEW, own);
+}
+
 // ---- all columns ----
 
 // y[r] = qi__sum_lanes of each weight row, r < n_w.
@@ -573,10 +586,12 @@ QI__FN QI__AVX2 void qi__panel_sums_avx2(const float *lane, size_t n_w, float *y
   memcpy(y, sums, n_w * sizeof *y);
 }
 
+// The panel of the chunk at column `at`, n blocks of 32 or one of 256, for n_x rows of activations. `own`: room for it.
+typedef qi__q8_panel (*qi__panel_fill_fn)(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
+                                          qi__q8_own_panel *own);
 typedef void (*qi__panel_multiply_fn)(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks, size_t n_x,
                                       bool two_halves);
 
-#define QI__STORED_FEW 16  // rows of activations up to which nibbles are taken apart for each of them
 #define QI__STORED_AHEAD 4 // chunks: so early are they fetched from memory. Beyond a tile the next one follows
 
 // Into the second-level cache.
@@ -585,12 +600,12 @@ QI__INLINE void qi__prefetch_chunk(const uint8_t *p, size_t n) {
 }
 
 // All weight rows with n_x rows of activations from `first` on. The panels of a slice lie in the second-level cache; the sums of 16
-// rows stay in the first while the slice passes. stored: a->w is a tile of stored panels (below), else weights as in their file.
-QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, bool stored, qi__panel_multiply_fn multiply,
-                              size_t first, size_t n_x) {
+// rows stay in the first while the slice passes. What a->w is, `fill` knows.
+QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, qi__panel_fill_fn fill,
+                              qi__panel_multiply_fn multiply, size_t first, size_t n_x) {
   qi__q8_own_panel *own = (qi__q8_own_panel *)(void *)a->scratch;
   qi__q8_panel panels[QI__Q8_PANELS];
-  qi__q8_stored layout = qi__q8_stored_of(a->format);
+  bool stored = fill == qi__panel_fill_stored;
   float *lanes = a->scratch + QI__Q8_PANELS * QI__Q8_PANEL_FLOATS;
   size_t k = a->x->k, block = a->x->block;
   memset(lanes, 0, n_x * QI__Q8_LANES * sizeof *lanes);
@@ -598,12 +613,7 @@ QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan,
     size_t n_panels = (qi__min_size(256 * QI__Q8_PANELS, k - slice) + 255) / 256;
     for (size_t c = 0; c < n_panels; c++) {
       size_t at = slice + 256 * c;
-      if (stored) {
-        panels[c] = qi__panel_load_avx2(plan, &layout, a->w + at / 256 * a->w_stride, n_x <= QI__STORED_FEW, &own[c]);
-      } else {
-        qi__panel_fill_avx2(a, plan, at, (int)qi__min_size(8, (k - at) / 32), &own[c]);
-        panels[c] = qi__panel_view(&own[c]);
-      }
+      panels[c] = fill(a, plan, at, (int)qi__min_size(8, (k - at) / 32), n_x, &own[c]);
     }
     for (size_t i = 0; i < n_x; i += 16)
       for (size_t c = 0; c < n_panels; c++) {
@@ -618,10 +628,10 @@ QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan,
   for (size_t i = 0; i < n_x; i++) qi__panel_sums_avx2(lanes + i * QI__Q8_LANES, a->n_w, a->y + (first + i) * a->y_stride);
 }
 
-QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, bool stored, qi__panel_multiply_fn multiply) {
+QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_fill_fn fill, qi__panel_multiply_fn multiply) {
   qi__q8_plan plan = qi__q8_plan_of(a->format, vnni);
   for (size_t first = 0; first < a->n_x; first += QI__Q8_BATCH)
-    qi__dot_batch_x86(a, &plan, stored, multiply, first, qi__min_size(QI__Q8_BATCH, a->n_x - first));
+    qi__dot_batch_x86(a, &plan, fill, multiply, first, qi__min_size(QI__Q8_BATCH, a->n_x - first));
 }
 
 // ---- the kernels ----
@@ -630,8 +640,8 @@ QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, bool stored,
 
 #define QI__DOT_Q8(isa, vnni, multiply) \
   QI__FN void qi__dot_q8_##isa(const qi__dot_q8_args *a) { \
-    if (a->n_x >= QI__PANEL_FROM && !a->format->wide) { \
-      qi__dot_panels_x86(a, vnni, false, multiply); \
+    if (a->n_x >= QI__PANEL_FROM) { \
+      qi__dot_panels_x86(a, vnni, qi__panel_fill_avx2, multiply); \
       return; \
     } \
     qi__dot_q8_args row = *a; \
@@ -644,8 +654,12 @@ QI__DOT_Q8(avx_vnni, false, qi__panel_multiply_avx2) // these need no VNNI
 #endif
 QI__DOT_Q8(avx512, true, qi__panel_multiply_avx512)
 
-QI__FN void qi__dot_stored_avx2(const qi__dot_q8_args *a) { qi__dot_panels_x86(a, false, true, qi__panel_multiply_avx2); }
-QI__FN void qi__dot_stored_avx512(const qi__dot_q8_args *a) { qi__dot_panels_x86(a, true, true, qi__panel_multiply_avx512); }
+QI__FN void qi__dot_stored_avx2(const qi__dot_q8_args *a) {
+  qi__dot_panels_x86(a, false, qi__panel_fill_stored, qi__panel_multiply_avx2);
+}
+QI__FN void qi__dot_stored_avx512(const qi__dot_q8_args *a) {
+  qi__dot_panels_x86(a, true, qi__panel_fill_stored, qi__panel_multiply_avx512);
+}
 
 // Formats whose blocks the one-row kernels let the reference take apart.
 QI__INLINE bool qi__q8_by_reference(qi_format id) {

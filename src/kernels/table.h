@@ -9,6 +9,7 @@
 #include "dequant.h"
 #include "dot_f32.h"
 #include "dot_q8.h"
+#include "dot_qins_neon.h"
 #include "dot_qins_x86.h"
 #include "dot_ternary.h"
 #include "dot_ternary_neon.h"
@@ -91,6 +92,8 @@ QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot, qi__dot_q8
 QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
   k->quantize_q8 = qi__quantize_q8_avx2;
   qi__kernels_set_dot_q8(k, qi__dot_q8_avx2, qi__dot_ternary_avx2);
+  k->dot_q8[QI_FORMAT_QINS8] = qi__dot_qins8_avx2;
+  k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_avx2;
   k->stored_q8 = qi__stored_q8_avx2;
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx2;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx2;
@@ -120,6 +123,8 @@ QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
 
 QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
   qi__kernels_set_dot_q8(k, qi__dot_q8_avx512, qi__dot_ternary_avx512);
+  k->dot_q8[QI_FORMAT_QINS8] = qi__dot_qins8_avx512;
+  k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_avx512;
   k->stored_q8 = qi__stored_q8_avx512;
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx512;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx512;
@@ -154,6 +159,7 @@ QI__FN void qi__kernels_set_dot_q8(qi__kernels *k, qi__dot_q8_fn dot, qi__dot_q8
 QI__FN void qi__kernels_init_neon(qi__kernels *k) {
   k->quantize_q8 = qi__quantize_q8_neon;
   qi__kernels_set_dot_q8(k, qi__dot_q8_neon, qi__dot_ternary_neon);
+  k->dot_q8[QI_FORMAT_QINS8] = qi__dot_qins8_neon;
   k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_neon;
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_neon;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_neon;
@@ -191,12 +197,17 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
 #if defined(QI__HAS_AVX_VNNI)
   if (cpu->avx_vnni) {
     qi__kernels_set_dot_q8(k, qi__dot_q8_avx_vnni, qi__dot_ternary_avx_vnni);
+    k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_avx_vnni;
     k->attention_scores_q8 = qi__attention_scores_q8_avx_vnni;
     k->attention_values_q8 = qi__attention_values_q8_avx_vnni;
   }
 #endif
   if (cpu->avx512) qi__kernels_init_avx512(k);
-  if (cpu->avx512_vbmi) k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_vbmi;
+  if (cpu->avx512_vbmi) {
+    k->dot_q8[QI_FORMAT_QINS8] = qi__dot_qins8_vbmi;
+    k->dot_q8[QI_FORMAT_QINS8_K] = qi__dot_qins8_k_vbmi;
+    k->dot_q8[QI_FORMAT_QINS4_K] = qi__dot_qins4_k_vbmi;
+  }
 #if defined(QI__HAS_AVX512_BF16)
   if (cpu->avx512_bf16) k->bf16 = qi__bf16_avx512;
   if (cpu->avx512_bf16) k->attention_panel = qi__attention_panel_avx512;
