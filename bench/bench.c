@@ -4,6 +4,7 @@
 //   build/bench --synth tinyllama:Q4_K_M -p 256 -n 32     the same, with random weights in a known shape
 //   build/bench --tables                                  the tables of the origin documents, theirs beside ours
 //   build/bench --matmul 4096x4096x64:TQ2_0               one product: our paths, OpenBLAS, oneDNN
+//   build/bench --formats -m f32.gguf                     what each format costs and keeps
 //
 // Results go to standard output, progress and messages to standard error. Exit code: 0, 1 failure, 2 wrong options.
 #define QINFER_IMPLEMENTATION
@@ -12,6 +13,7 @@
 #include <ctype.h>
 #include <errno.h>
 
+#include "formats.h"
 #include "products.h"
 #include "runs.h"
 #include "tables.h"
@@ -46,7 +48,8 @@ typedef struct settings {
   const char *tables;
   text_list kv_types, forms;
   int n_ctx, reps, bandwidth_mb;
-  bool no_mmap, no_warm_up, quick, list, help;
+  text_list texts, shapes, types;
+  bool formats, no_mmap, no_warm_up, quick, list, help;
 } settings;
 
 static bool parse_number(const char *s, size_t len, int min, int max, int *out) {
@@ -175,6 +178,10 @@ static int read_settings(int argc, char **argv, settings *c) {
       {"", "--synth", TEXTS, &c->synths, 0, 0, "S:T    random weights of shape S in type T; may be given several times"},
       {"", "--tables", TABLES, &c->tables, 0, 0, "NAME   a table of the origin documents, or all"},
       {"", "--matmul", TEXTS, &c->products, 0, 0, "SPEC   ROWSxCOLSxN[:TYPE], weights [ROWS, COLS] by N rows of activations"},
+      {"", "--formats", FLAG, &c->formats, 0, 0, "       error, distance and speed of each format, of the float32 model of -m"},
+      {"", "--text", TEXTS, &c->texts, 0, 0, "FILE   text for --formats (default: sampled from the model)"},
+      {"", "--shape", TEXTS, &c->shapes, 0, 0, "NAME   for --formats: also speeds, of random weights in this shape (--list)"},
+      {"", "--types", NAMES, &c->types, 0, 0, "LIST   formats of --formats (default all that can be written)"},
       {"", "--list", FLAG, &c->list, 0, 0, "       shapes, types, tables, instruction sets"},
       {"-p", "--n-prompt", INTS, &c->n_prompt, 0, 1 << 20, "LIST   prompt tokens, 0 = no such test (default 512)"},
       {"-n", "--n-gen", INTS, &c->n_gen, 0, 1 << 20, "LIST   tokens to generate, 0 = no such test (default 128)"},
@@ -203,6 +210,12 @@ static int read_settings(int argc, char **argv, settings *c) {
   if (c->help || c->list) return 1;
   set_defaults(c);
   int modes = (c->models.n || c->synths.n) + (c->tables != NULL) + (c->products.n > 0);
+  bool misfit = c->formats ? c->models.n != 1 || c->synths.n || c->texts.n > 1 || c->shapes.n > 1
+                           : c->texts.n || c->shapes.n || c->types.n;
+  if (misfit) {
+    complain("--formats takes one -m, one --text, one --shape and --types, which belong to it (--help lists all)");
+    return 3;
+  }
   if (modes == 1) return 0;
   complain("give %s of -m or --synth, --tables, --matmul (--help lists all)", modes ? "only one" : "one");
   return 3;
@@ -236,6 +249,16 @@ static bool find_cache(const char *text, uint64_t *bytes) {
   return true;
 }
 
+static format_settings settings_of_formats(const settings *c) {
+  format_settings f = {.model = c->models.v[0], .types = c->types.v, .n_types = c->types.n};
+  f.text = c->texts.n ? c->texts.v[0] : NULL;
+  f.shape = c->shapes.n ? c->shapes.v[0] : NULL;
+  f.n_prompt = c->n_prompt.v[0];
+  f.n_gen = c->n_gen.v[0];
+  f.common = (common_settings){.n_threads = c->n_threads.v[0], .reps = c->reps, .bandwidth_mb = c->bandwidth_mb};
+  return f;
+}
+
 // All that can be wrong with the words is found before anything is measured.
 static bool check_settings(const settings *c, report_form *form, qi_kv_type *kv) {
   qi_isa isa;
@@ -258,6 +281,8 @@ static bool check_settings(const settings *c, report_form *form, qi_kv_type *kv)
   *form = !strcmp(form_name, "json") ? REPORT_JSON : !strcmp(form_name, "csv") ? REPORT_CSV : REPORT_MD;
   if ((*form == REPORT_MD && strcmp(form_name, "md")) || c->forms.n > 1)
     return complain("-o %.40s: neither md, json nor csv", form_name);
+  format_settings f = settings_of_formats(c);
+  if (c->formats && !formats_check(&f)) return false;
   for (int i = 0; i < c->products.n; i++)
     if (!product_spec_check(c->products.v[i])) return false;
   return !c->tables || tables_known(c->tables);
@@ -384,6 +409,11 @@ static bool measure_others(report *out, const settings *c) {
   return true;
 }
 
+static bool measure_formats(report *out, const settings *c) {
+  format_settings f = settings_of_formats(c);
+  return find_isa(c->isas.v[0], &f.common.isa) && formats_run(out, &f);
+}
+
 int main(int argc, char **argv) {
   settings c = {.reps = 5, .bandwidth_mb = 256};
   report out;
@@ -393,6 +423,7 @@ int main(int argc, char **argv) {
   if (stop) return stop - 1;
   if (!check_settings(&c, &form, &kv)) return 2;
   report_begin(&out, form);
-  bool good = c.models.n || c.synths.n ? measure_models(&out, &c, kv) : measure_others(&out, &c);
+  bool models = c.models.n || c.synths.n;
+  bool good = c.formats ? measure_formats(&out, &c) : models ? measure_models(&out, &c, kv) : measure_others(&out, &c);
   return report_end(&out) && good ? 0 : 1;
 }

@@ -3,7 +3,8 @@
 
 Rows of models: tokens a second, one bar a row, with a mark where the read bandwidth or the matrix peak would be reached.
 Rows of --tables: how many times better than the origin's number, on a logarithmic axis. Rows of --matmul: GFLOPS.
-Several files are drawn below each other: the same test of two builds is then easy to compare. Python standard library only."""
+Several files are drawn below each other: the same test of two builds is then easy to compare. Rows of --formats: distance from the
+source against bits a weight, both down is better; a line joins those that nothing beats in both. Python standard library only."""
 import argparse
 import json
 import math
@@ -73,7 +74,60 @@ def draw_row(out, row, y, key, scale):
     out.append(f'<text x="{LEFT + max(start, end, scale.at(ceiling) if ceiling else 0) + 5:.1f}" y="{y + BAR - 4}">{number(value)}</text>')
 
 
+def heading(title, machines, width, height):
+    """The first lines of a picture."""
+    told = "; ".join(dict.fromkeys(f"{m['cpu']}, {m['cores']} cores, {m['compiler']}, {m['date']}" for m in machines))
+    return [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+            f'font-family="sans-serif" font-size="12" fill="{COLOURS["text"]}">', '<rect width="100%" height="100%" fill="white"/>',
+            f'<text x="10" y="18" font-size="14">{escape(title)}</text>',
+            f'<text x="10" y="36" fill="{COLOURS["line"]}">{escape(told)}</text>']
+
+
+def free_place(taken, x, y, width):
+    """Where a label of this width beside x, y meets none that is there: to the right, the left, or lower."""
+    places = [(x + 7, y + 4), (x - 7 - width, y + 4)] + [(x + 7, y + 4 + 12 * k) for k in range(1, 9)]
+    for place in places:
+        if all(abs(place[1] - b) >= 12 or place[0] + width < a or a + w < place[0] for a, b, w in taken):
+            break
+    taken.append((*place, width))
+    return place
+
+
+def draw_formats(runs):
+    rows = sorted((row for run in runs for row in run["rows"] if row["KL"] > 0), key=lambda row: (row["bits"], row["KL"]))
+    if not rows:
+        raise ValueError("no row has a number to draw")
+    width, height, left, top = 760, 520, 70, 56
+    bits_high = math.ceil(max(row["bits"] for row in rows)) + 0.5
+    low, high = (f(math.log10(g(row["KL"] for row in rows))) for f, g in ((math.floor, min), (math.ceil, max)))
+    x = lambda bits: left + (width - left - 40) * (bits - 1) / (bits_high - 1)
+    y = lambda kl: top + (height - top - 50) * (high - math.log10(kl)) / max(high - low, 1)
+    out = heading("KL divergence from the source (nats, logarithmic) against bits a weight", [run["machine"] for run in runs], width,
+                  height)
+    for power in range(low, high + 1):
+        out.append(f'<line x1="{left}" x2="{width - 40}" y1="{y(10 ** power):.1f}" y2="{y(10 ** power):.1f}" stroke="{COLOURS["part"]}"/>'
+                   f'<text x="{left - 8}" y="{y(10 ** power) + 4:.1f}" text-anchor="end">{10.0 ** power:g}</text>')
+    for bits in range(1, int(bits_high) + 1):
+        out.append(f'<text x="{x(bits):.1f}" y="{height - 28}" text-anchor="middle">{bits}</text>')
+    best, edge, taken = math.inf, [], [(x(row["bits"]) - 4, y(row["KL"]) + 4, 8) for row in rows]
+    for row in rows:
+        if row["KL"] < best:
+            best = row["KL"]
+            edge.append(f'{x(row["bits"]):.1f},{y(row["KL"]):.1f}')
+    out.append(f'<polyline points="{" ".join(edge)}" fill="none" stroke="{COLOURS["line"]}" stroke-dasharray="4 3"/>')
+    for row in sorted(rows, key=lambda row: (row["bits"], -row["KL"])):
+        ours = row["format"].startswith("QINS")
+        px, py = x(row["bits"]), y(row["KL"])
+        at = free_place(taken, px, py, 7 * len(row["format"]))
+        out.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{COLOURS["worse" if ours else "bar"]}"/>'
+                   f'<text x="{at[0]:.1f}" y="{at[1]:.1f}">{escape(row["format"])}</text>')
+    out.append("</svg>")
+    return "\n".join(out) + "\n"
+
+
 def draw(runs, key):
+    if all("KL" in row for run in runs for row in run["rows"]) and not key:
+        return draw_formats(runs)
     rows = [(run["machine"], row) for run in runs for row in run["rows"] if (value_of(row, key) or 0) > 0]
     if not rows:
         raise ValueError("no row has a number to draw")
@@ -82,11 +136,7 @@ def draw(runs, key):
     scale = Scale(values, ratios or max(values) / min(values) > 50)
     unit = key or ("times better than the origin's number" if ratios else "GFLOPS" if kind_of(rows[0][1]) == "product" else "tokens/s")
     height = TOP + len(rows) * (BAR + GAP) + 20
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDTH + 90}" height="{height}" '
-           f'font-family="sans-serif" font-size="12" fill="{COLOURS["text"]}">', '<rect width="100%" height="100%" fill="white"/>']
-    machines = "; ".join(dict.fromkeys(f"{m['cpu']}, {m['cores']} cores, {m['compiler']}, {m['date']}" for m, _ in rows))
-    out.append(f'<text x="10" y="18" font-size="14">{escape(unit)}{" (logarithmic)" if scale.log else ""}</text>')
-    out.append(f'<text x="10" y="36" fill="{COLOURS["line"]}">{escape(machines)}</text>')
+    out = heading(unit + (" (logarithmic)" if scale.log else ""), [m for m, _ in rows], LEFT + WIDTH + 90, height)
     for i, (_, row) in enumerate(rows):
         draw_row(out, row, TOP + i * (BAR + GAP), key, scale)
     if ratios:

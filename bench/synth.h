@@ -40,6 +40,7 @@ static const scale_place scale_places[] = {
     {QI_FORMAT_Q5_K, 0, 2, 15.5f}, {QI_FORMAT_Q6_K, 208, -1, 0},   {QI_FORMAT_IQ1_S, 0, -1, 0},   {QI_FORMAT_IQ2_XXS, 0, -1, 0},
     {QI_FORMAT_IQ2_XS, 0, -1, 0},  {QI_FORMAT_IQ2_S, 0, -1, 0},    {QI_FORMAT_IQ3_XXS, 0, -1, 0}, {QI_FORMAT_IQ3_S, 0, -1, 0},
     {QI_FORMAT_IQ4_NL, 0, -1, 0},  {QI_FORMAT_IQ4_XS, 0, -1, 0},   {QI_FORMAT_TQ1_0, 52, -1, 0},  {QI_FORMAT_TQ2_0, 64, -1, 0},
+    {QI_FORMAT_QINS8_K, 0, -1, 0}, {QI_FORMAT_QINS4_K, 0, -1, 0},
 };
 
 static const scale_place *scale_place_of(qi_format f) {
@@ -56,7 +57,7 @@ static void set_scale_iq1_m(uint8_t *block, uint16_t scale) {
   }
 }
 
-// TQ2_0 knows the codes 0, 1, 2: a byte of four of them, from a random byte.
+// TQ2_0 and I2_S know the codes 0, 1, 2: a byte of four of them, from a random byte.
 static uint8_t ternary_byte(uint8_t r) {
   unsigned v = r % 81u;
   return (uint8_t)(v % 3 | v / 3 % 3 << 2 | v / 9 % 3 << 4 | v / 27 << 6);
@@ -89,7 +90,7 @@ static void fill_blocks(qi_format f, uint8_t *dst, size_t n, float scale, uint64
   uint16_t d = qi__f32_to_f16(scale), m = qi__f32_to_f16(place ? place->factor * scale : 0);
   for (size_t i = 0; i < n; i += (size_t)info->block_bytes) {
     uint8_t *block = dst + i;
-    if (f == QI_FORMAT_TQ2_0)
+    if (f == QI_FORMAT_TQ2_0 || f == QI_FORMAT_I2_S)
       for (int k = 0; k < 64; k++) block[k] = ternary_byte(block[k]);
     if (f == QI_FORMAT_MXFP4) block[0] = (uint8_t)(qi__f32_bits(scale) >> 23);
     if (f == QI_FORMAT_IQ1_M) set_scale_iq1_m(block, d);
@@ -98,20 +99,29 @@ static void fill_blocks(qi_format f, uint8_t *dst, size_t n, float scale, uint64
   }
 }
 
+// What is behind all blocks of some formats. Sizes of QINS8 span a factor of e^7.
+static void set_tail(qi_format f, uint8_t *tail, float scale) {
+  memset(tail, 0, (size_t)qi_format_get(f)->tail_bytes);
+  if (f == QI_FORMAT_I2_S) qi__store_f32(tail, scale);
+  if (f != QI_FORMAT_QINS8) return;
+  float log_max = (float)log((double)scale);
+  qi__store_f32(tail, log_max - 7);
+  qi__store_f32(tail + 4, log_max);
+}
+
 // The scale with which random blocks have a root mean square of `rms`, found from some that are made with a scale of 1.
 static float scale_for_rms(qi_format f, float rms) {
   enum { N_BLOCKS = 64 };
   const qi_format_info *info = qi_format_get(f);
-  uint8_t blocks[N_BLOCKS * 256];
-  float values[QI__BLOCK_MAX];
+  uint8_t blocks[N_BLOCKS * 320];
+  float values[N_BLOCKS * QI__BLOCK_MAX];
   double sum = 0;
   uint64_t state = 1;
   if (info->block_len == 1) return rms / 1.4f;
   fill_blocks(f, blocks, (size_t)(N_BLOCKS * info->block_bytes), 1.0f, &state);
-  for (int i = 0; i < N_BLOCKS; i++) {
-    qi__dequantize(f, blocks + i * info->block_bytes, values, (size_t)info->block_len);
-    for (int k = 0; k < info->block_len; k++) sum += (double)values[k] * (double)values[k];
-  }
+  set_tail(f, blocks + N_BLOCKS * info->block_bytes, 1.0f);
+  qi__dequantize(f, blocks, values, (size_t)(N_BLOCKS * info->block_len));
+  for (int i = 0; i < N_BLOCKS * info->block_len; i++) sum += (double)values[i] * (double)values[i];
   return (float)((double)rms / sqrt(sum / (N_BLOCKS * info->block_len)));
 }
 
@@ -137,11 +147,13 @@ static void fill_task(void *arg, int worker, int64_t begin, int64_t end) {
 
 // A matrix of `bytes` bytes.
 static void fill_matrix(qi_pool *pool, qi_format f, uint8_t *dst, size_t bytes, float rms, uint64_t seed) {
+  bytes -= (size_t)qi_format_get(f)->tail_bytes;
   fill_job j = {f, dst, bytes, 0, scale_for_rms(f, rms), seed};
   // A multiple of 8: fill_floats writes pairs and fours.
   size_t block = (size_t)qi_format_get(f)->block_bytes;
   j.chunk = SYNTH_CHUNK / block / 8 * 8 * block;
   qi__pool_run(pool, fill_task, &j, (int64_t)((bytes + j.chunk - 1) / j.chunk), 1);
+  set_tail(f, dst + bytes, j.scale);
 }
 
 // ---- the file ----
