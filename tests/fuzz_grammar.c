@@ -2,7 +2,7 @@
 // hold. The first byte says what the rest is, the second seeds the walk.
 //
 //   make fuzz FUZZ_SECONDS=60          or by hand:
-//   clang -O1 -g -DQI_NO_SIMD -fsanitize=fuzzer,address,undefined tests/fuzz_grammar.c -o fuzz_grammar -lm -lpthread && ./fuzz_grammar
+//   clang -O1 -g -DQI_NO_SIMD -fsanitize=fuzzer,address,undefined tests/fuzz_grammar.c -o fuzz_grammar -lm -lpthread
 #define QINFER_IMPLEMENTATION
 #define QI_STATIC
 #include "../qinfer.h"
@@ -21,7 +21,7 @@ static qi_model *fuzz_model(void) {
   static char texts[N][16];
   const char *list[N];
   int32_t types[N];
-  gw_file w;
+  static gw_file w; // the model's bytes stay for ever
   size_t size;
   for (int i = 0; i < N; i++) {
     list[i] = texts[i];
@@ -44,7 +44,7 @@ static qi_model *fuzz_model(void) {
   md.load = QI_LOAD_VOCAB;
   qi_model *m = NULL;
   check(bytes && !qi_model_open(&m, &md, NULL), "the model opens");
-  return m; // the file stays for ever
+  return m;
 }
 
 // Goes on by allowed tokens at random. What the mask says is what is accepted, and a copy goes the same way.
@@ -123,8 +123,9 @@ int main(int argc, char **argv) {
   static const char *const seeds[] = {
     "0aroot ::= \"a\" (b | [^c-e\\n]{2,3})* c?\nb ::= \"x\" root \"y\" | \"\\u20ac\" # comment\nc ::= . \"\"\n",
     "0broot ::= ((\"a\"?)*)+ \"b\" | \"(\" root \")\"",
-    "1c{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\",\"minimum\":-3,\"maximum\":120},\"b\":{\"enum\":[\"x\",null]},"
-    "\"c\":{\"$ref\":\"#\"}},\"required\":[\"a\"],\"additionalProperties\":{\"type\":[\"string\",\"null\"],\"maxLength\":4}}",
+    "1c{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\",\"minimum\":-3,\"maximum\":120},"
+    "\"b\":{\"enum\":[\"x\",null]},\"c\":{\"$ref\":\"#\"}},\"required\":[\"a\"],"
+    "\"additionalProperties\":{\"type\":[\"string\",\"null\"],\"maxLength\":4}}",
     "1d{\"anyOf\":[{\"type\":\"array\",\"items\":{\"const\":{\"k\":[1,2.5e3]}},\"minItems\":1,\"maxItems\":3},"
     "{\"prefixItems\":[{\"format\":\"date-time\"},true],\"items\":{\"type\":\"number\"}}]}",
     "2eab\xC3\xA9",
