@@ -802,8 +802,11 @@ QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us
 // ignore_end; n_predict and stop strings may cut it short). NULL takes the grammar away. The matcher stays the caller's and must
 // not be used or closed before that or qi_session_close. In the middle of an answer the grammar begins with the text that is still
 // to come. Where only one token fits, it is taken without computing anything, and computed later together with the next ones: the
-// words are the same. Errors: QI_ERR_ARGUMENT (a matcher of another model), QI_ERR_STATE (unfinished work).
-QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, qi_error *err);
+// words are the same. jump: so is text about which the grammar leaves no choice, in the longest tokens that it begins with (not
+// where its last one might be the beginning of a longer token): that text is the same, and faster, but its tokens may be others
+// than sampling would have chosen, and what comes behind it may differ then. Errors: QI_ERR_ARGUMENT (a matcher of another model),
+// QI_ERR_STATE (unfinished work).
+QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, bool jump, qi_error *err);
 
 // Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as
 // it was before. With no call running, the next one is stopped.
@@ -21591,6 +21594,42 @@ QI__FN qi_result qi__matcher_mask(qi_matcher *m, qi__mask *out, qi_error *err) {
   return QI_OK;
 }
 
+// The only byte that may come next; -1 when there are several or the text may end.
+QI__FN int qi__automaton_only_byte(const qi__automaton *a, uint32_t state) {
+  const qi__grammar_instr *code = a->grammar->program.code;
+  int only = -1;
+  for (size_t i = a->states.start[state]; i < a->states.start[state + 1]; i++) {
+    uint32_t pc = (uint32_t)(a->states.items[i] >> 32);
+    if (pc == QI__GRAMMAR_ACCEPT || code[pc].lo != code[pc].hi || (only >= 0 && only != code[pc].lo)) return -1;
+    only = code[pc].lo;
+  }
+  return only;
+}
+
+// Where the grammar leaves one text: the longest token that this text begins with; -1 = none, or it may be the beginning of a
+// longer token that reaches beyond.
+QI__FN qi_result qi__matcher_jump(qi_matcher *m, qi_token *out, qi_error *err) {
+  qi__automaton *a = m->automaton;
+  const qi__token_trie *t = a->grammar->trie;
+  size_t node = 0, end = t->n_nodes;
+  qi_result r = QI_OK;
+  int byte;
+  *out = -1;
+  a->path[0] = m->state;
+  a->n_path = 1;
+  while (!r && (byte = qi__automaton_only_byte(a, a->path[a->n_path - 1])) >= 0) {
+    while (node < end && t->nodes[node].byte != byte) node = t->nodes[node].skip;
+    if (node >= end) break;
+    if (t->nodes[node].first < t->nodes[node + 1].first) *out = t->ids[t->nodes[node].first];
+    end = t->nodes[node].skip;
+    node++;
+    r = qi__automaton_step(a, (uint8_t)byte, err);
+  }
+  if (r || (byte < 0 && node < end)) *out = -1;
+  a->n_path = 0;
+  return r;
+}
+
 // Goes on by a token. Errors: QI_ERR_ARGUMENT (the grammar does not allow it; nothing changes), QI_ERR_LIMIT.
 QI__FN qi_result qi__matcher_accept(qi_matcher *m, qi_token token, qi_error *err) {
   qi__automaton *a = m->automaton;
@@ -23799,6 +23838,7 @@ struct qi_session {
   char *piece;            // bytes of one token
   bool prompted, ended;
   qi_matcher *matcher;    // the caller's; NULL = any text
+  bool jump;              // see qi_session_constrain
   qi_token pending[QI__MAX_PENDING]; // chosen, given as text, not computed yet
   size_t n_pending;
   int n_predicted;        // since the last prompt
@@ -24226,29 +24266,34 @@ QI__FN qi_result qi__take_token(qi_session *s, qi_token token, qi_piece *out, qi
   return s->ended ? QI_END : QI_OK;
 }
 
-// Chooses a token from the logits of the last one. Where the grammar leaves one, no random number is drawn for it.
-QI__FN qi_result qi__sample_piece(qi_session *s, const qi__mask *mask, qi_piece *out, qi_error *err) {
-  bool forced = mask->only >= 0 && !mask->can_end;
-  qi_token token = forced ? mask->only : qi__sampler_sample(s->sampler, qi__session_logits(s, -1), mask->allowed);
-  return qi__take_token(s, token, out, err);
-}
-
-// Behind a token that is not computed yet: can the next one be told without? Not where one at a time would not have fit.
-QI__FN bool qi__is_forced(const qi_session *s, const qi__mask *mask) {
-  if (!s->matcher || !s->n_pending) return false;
-  if (!mask->n) return true; // only the end is left
-  return mask->only >= 0 && !mask->can_end && s->n_pending < QI__MAX_PENDING && s->kv.length[0] + s->n_pending <= s->kv.n_ctx;
+// The token that the grammar leaves no choice about, -1 = none; *end: only the end is left. *mask is filled in.
+QI__FN qi_result qi__told_token(qi_session *s, qi__mask *mask, qi_token *token, bool *end, qi_error *err) {
+  *mask = (qi__mask){NULL, 0, -1, false};
+  *token = -1;
+  *end = false;
+  if (!s->matcher) return QI_OK;
+  qi_result r = qi__matcher_mask(s->matcher, mask, err);
+  if (r) return r;
+  *end = !mask->n;
+  if (mask->can_end) return QI_OK;
+  *token = mask->only;
+  return *token < 0 && s->jump ? qi__matcher_jump(s->matcher, token, err) : QI_OK;
 }
 
 QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi_error *err) {
   qi_result r;
-  qi__mask mask = {NULL, 0, -1, false};
+  qi__mask mask;
+  qi_token token;
+  bool end;
   *out = (qi_piece){"", 0, -1};
   if (!s->work.tokens && s->prompted && s->ended) return QI_END;
   if (!s->work.tokens && s->n_pending) {
     if (s->n_predicted >= s->desc.n_predict) return qi__finish(s, out);
-    if (s->matcher && (r = qi__matcher_mask(s->matcher, &mask, err))) return r;
-    if (qi__is_forced(s, &mask)) return mask.n ? qi__take_token(s, mask.only, out, err) : qi__finish(s, out);
+    if ((r = qi__told_token(s, &mask, &token, &end, err))) return r;
+    if (end) return qi__finish(s, out);
+    // Not where one at a time would not have fit.
+    if (token >= 0 && s->n_pending < QI__MAX_PENDING && s->kv.length[0] + s->n_pending <= s->kv.n_ctx)
+      return qi__take_token(s, token, out, err);
     for (size_t i = 0; i < s->n_pending; i++)
       s->queue[i] = (qi_decode_token){s->pending[i], 0, true, i + 1 == s->n_pending};
     if ((r = qi__work_begin(s, s->queue, s->n_pending, err))) return r;
@@ -24256,14 +24301,16 @@ QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi
   }
   if ((r = qi__work_run(s, deadline_us, err))) return r;
   if (!s->prompted || !s->n_logits) return qi__fail(err, QI_ERR_STATE, "next: nothing to continue; call qi_prompt first");
-  if (s->matcher && (r = qi__matcher_mask(s->matcher, &mask, err))) return r;
-  return qi__sample_piece(s, &mask, out, err);
+  if ((r = qi__told_token(s, &mask, &token, &end, err))) return r;
+  if (token < 0) token = qi__sampler_sample(s->sampler, qi__session_logits(s, -1), mask.allowed); // else no random number is drawn
+  return qi__take_token(s, token, out, err);
 }
 
-QI__FN qi_result qi__session_constrain(qi_session *s, qi_matcher *m, qi_error *err) {
+QI__FN qi_result qi__session_constrain(qi_session *s, qi_matcher *m, bool jump, qi_error *err) {
   if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "constrain: earlier work is unfinished (qi_step, or qi_session_reset)");
   if (m && m->automaton->grammar->model != s->model) return qi__fail(err, QI_ERR_ARGUMENT, "constrain: a matcher of another model");
   s->matcher = m;
+  s->jump = jump;
   if (m) qi__matcher_reset(m);
   return QI_OK;
 }
@@ -24941,9 +24988,9 @@ QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us
   return r;
 }
 
-QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, qi_error *err) {
+QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, bool jump, qi_error *err) {
   QI__NOT_NULL(s, "qi_session_constrain");
-  return qi__session_constrain(s, mt, err);
+  return qi__session_constrain(s, mt, jump, err);
 }
 
 QI_API void qi_cancel(qi_session *s) {

@@ -308,7 +308,7 @@ static int run(settings *c) {
   if (!r) r = open_sampling(&c->sampling, m, &err);
   sd.sampler = c->sampling.desc;
   if (!r) r = qi_session_open(&talk_to.session, m, &sd, &err);
-  if (!r) r = qi_session_constrain(talk_to.session, c->sampling.mt, &err);
+  if (!r) r = qi_session_constrain(talk_to.session, c->sampling.mt, c->sampling.jump, &err);
   if (r) {
     fprintf(stderr, PROGRAM ": %s%s\n", err.msg, r == QI_ERR_UNSUPPORTED && !c->format ? " (--chat-template NAME)" : "");
   } else {

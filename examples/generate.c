@@ -139,7 +139,7 @@ static int run(settings *c, qi_session_desc *sd, const char *prompt, size_t len)
   if (!r) r = open_sampling(&c->sampling, m, &err);
   sd->sampler = c->sampling.desc;
   if (!r) r = qi_session_open(&s, m, sd, &err);
-  if (!r) r = qi_session_constrain(s, c->sampling.mt, &err);
+  if (!r) r = qi_session_constrain(s, c->sampling.mt, c->sampling.jump, &err);
   if (!r) r = generate(s, prompt, len, c->n_predict, &err);
   bool written = !fflush(stdout) && !ferror(stdout);
   if (r) fprintf(stderr, PROGRAM ": %s\n", err.msg);

@@ -152,6 +152,7 @@ typedef struct sampling {
   qi_sampler_desc desc;
   const char *order, *grammar, *schema;
   text_list breakers, choices;
+  bool jump;
   qi_sampler_step steps[QI_STEP_COUNT];
   qi_token *breaker_ids; // malloc
   char *grammar_text;    // malloc; of --grammar or --json-schema
@@ -160,7 +161,7 @@ typedef struct sampling {
   qi_matcher *mt;
 } sampling;
 
-#define N_SAMPLING 26
+#define N_SAMPLING 27
 
 static const sampling sampling_defaults = {
   .desc = {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f},
@@ -197,6 +198,7 @@ static option_table sampling_table(sampling *s, option table[N_SAMPLING]) {
     {"", "--grammar", TEXT, &s->grammar, 0, 0, "FILE  the text follows this GBNF grammar"},
     {"", "--json-schema", TEXT, &s->schema, 0, 0, "FILE  the text is JSON of this schema"},
     {"", "--choice", LIST, &s->choices, 0, 0, "TEXT  the text is this, or one of several choices"},
+    {"", "--jump", FLAG, &s->jump, 0, 0, "      take text that the grammar leaves no choice about in few tokens: faster"},
   };
   memcpy(table, options, sizeof options);
   return (option_table){table, N_SAMPLING};

@@ -790,8 +790,11 @@ QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us
 // ignore_end; n_predict and stop strings may cut it short). NULL takes the grammar away. The matcher stays the caller's and must
 // not be used or closed before that or qi_session_close. In the middle of an answer the grammar begins with the text that is still
 // to come. Where only one token fits, it is taken without computing anything, and computed later together with the next ones: the
-// words are the same. Errors: QI_ERR_ARGUMENT (a matcher of another model), QI_ERR_STATE (unfinished work).
-QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, qi_error *err);
+// words are the same. jump: so is text about which the grammar leaves no choice, in the longest tokens that it begins with (not
+// where its last one might be the beginning of a longer token): that text is the same, and faster, but its tokens may be others
+// than sampling would have chosen, and what comes behind it may differ then. Errors: QI_ERR_ARGUMENT (a matcher of another model),
+// QI_ERR_STATE (unfinished work).
+QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, bool jump, qi_error *err);
 
 // Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as
 // it was before. With no call running, the next one is stopped.

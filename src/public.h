@@ -503,9 +503,9 @@ QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us
   return r;
 }
 
-QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, qi_error *err) {
+QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, bool jump, qi_error *err) {
   QI__NOT_NULL(s, "qi_session_constrain");
-  return qi__session_constrain(s, mt, err);
+  return qi__session_constrain(s, mt, jump, err);
 }
 
 QI_API void qi_cancel(qi_session *s) {

@@ -556,7 +556,7 @@ static void test_session(void **state) {
     qi_session *s = run_session(rm.m, &sd);
     qi_error err = {QI_OK, ""};
     answer a, hand;
-    RUN_OK(qi_session_constrain(s, mt, &err), err);
+    RUN_OK(qi_session_constrain(s, mt, false, &err), err);
     RUN_OK(qi_prompt(s, "ab", &err), err);
     take_answer(s, &a);
     assert_int_equal(a.last, QI_END);
@@ -578,11 +578,60 @@ static void test_session(void **state) {
     assert_int_equal(qi_seq_length(s, 0), n_first + hand.n + n_second);
     take_answer(s, &a);
     assert_int_equal(match(check, a.text, a.len), 1);
-    RUN_OK(qi_session_constrain(s, NULL, &err), err);
+    RUN_OK(qi_session_constrain(s, NULL, false, &err), err);
     RUN_OK(qi_prompt(s, "cd", &err), err);
     qi_session_close(s);
   }
   assert_true(n_saved > 12);
+  qi_matcher_close(mt);
+  qi_matcher_close(check);
+  qi_grammar_close(g);
+  run_free(&rm);
+}
+
+// Text without choice is taken in few tokens: it is the same text, and all that was given is in the context.
+static void test_jump(void **state) {
+  (void)state;
+  static const char grammar[] = "root ::= \"{: the other side; \" [a-d]{1,3} \" in the house, then \" (\"yes\" | \"no\") \"}\" ";
+  run_model rm = letters_model();
+  qi_grammar *g = open_gbnf(rm.m, grammar);
+  qi_matcher *mt = open_matcher(g, NULL), *check = open_matcher(g, NULL);
+  size_t n_tokens[2] = {0, 0};
+  for (uint64_t seed = 0; seed < 6; seed++) {
+    size_t n_prompt = 0;
+    for (int jump = 0; jump < 2; jump++) {
+      qi_session_desc sd = warm_desc();
+      sd.sampler.seed = seed;
+      qi_session *s = run_session(rm.m, &sd);
+      qi_error err = {QI_OK, ""};
+      answer a;
+      RUN_OK(qi_session_constrain(s, mt, jump, &err), err);
+      RUN_OK(qi_prompt(s, "ab", &err), err);
+      take_answer(s, &a);
+      assert_int_equal(a.last, QI_END);
+      if (match(check, a.text, a.len) != 1) fail_msg("not of the grammar: %s", a.text);
+      n_tokens[jump] += a.n;
+      RUN_OK(qi_tokenize(rm.m, "ab", 2, QI_TOKENIZE_ADD_SPECIAL, NULL, 0, &n_prompt, &err), err);
+      RUN_OK(qi_prompt_tokens(s, a.ids, 1, &err), err);
+      RUN_OK(qi_step(s, 0, &err), err);
+      bool end = qi_token_is_end(rm.m, a.ids[a.n - 1]);
+      assert_int_equal(qi_seq_length(s, 0), n_prompt + a.n - end + 1);
+      qi_session_close(s);
+    }
+  }
+  assert_true(n_tokens[1] < n_tokens[0]); // at random, single letters are taken more often
+  // The last token of a text without choice may be the beginning of a longer one: that is left to sampling.
+  qi_grammar *open = open_gbnf(rm.m, "root ::= \"a\" [a-h]"), *closed = open_gbnf(rm.m, "root ::= \"{\" [a-h]");
+  qi_matcher *to = open_matcher(open, NULL), *tc = open_matcher(closed, NULL);
+  qi_token token;
+  assert_int_equal(qi__matcher_jump(to, &token, NULL), QI_OK);
+  assert_int_equal(token, -1);
+  assert_int_equal(qi__matcher_jump(tc, &token, NULL), QI_OK);
+  assert_int_equal(token, 3 + '{');
+  qi_matcher_close(to);
+  qi_matcher_close(tc);
+  qi_grammar_close(open);
+  qi_grammar_close(closed);
   qi_matcher_close(mt);
   qi_matcher_close(check);
   qi_grammar_close(g);
@@ -601,7 +650,7 @@ static void test_session_ends(void **state) {
     answer a;
     sd.n_predict = n;
     qi_session *s = run_session(rm.m, &sd);
-    RUN_OK(qi_session_constrain(s, mt, &err), err);
+    RUN_OK(qi_session_constrain(s, mt, false, &err), err);
     RUN_OK(qi_prompt(s, "ab", &err), err);
     take_answer(s, &a);
     assert_int_equal(a.last, QI_END);
@@ -610,7 +659,7 @@ static void test_session_ends(void **state) {
     sd.n_predict = 0;
     sd.n_ctx = n + 3; // begin, "ab" as blank and pair or two letters
     s = run_session(rm.m, &sd);
-    RUN_OK(qi_session_constrain(s, mt, &err), err);
+    RUN_OK(qi_session_constrain(s, mt, false, &err), err);
     RUN_OK(qi_prompt(s, "ab", &err), err);
     int room = sd.n_ctx - qi_seq_length(s, 0);
     take_answer(s, &a);
@@ -624,7 +673,7 @@ static void test_session_ends(void **state) {
   sd.stop = stop;
   sd.n_stop = 1;
   qi_session *s = run_session(rm.m, &sd);
-  RUN_OK(qi_session_constrain(s, mt, &err), err);
+  RUN_OK(qi_session_constrain(s, mt, false, &err), err);
   RUN_OK(qi_prompt(s, "ab", &err), err);
   take_answer(s, &a);
   assert_string_equal(a.text, "{:;%");
@@ -654,12 +703,12 @@ static void test_session_errors(void **state) {
   qi_grammar_desc d = {.gbnf = "root ::= \"a\"", .share = foreign};
   qi_grammar *none = NULL;
   assert_int_equal(qi_grammar_open(&none, rm.m, &d, &err), QI_ERR_ARGUMENT);
-  assert_int_equal(qi_session_constrain(s, wrong, &err), QI_ERR_ARGUMENT);
-  assert_int_equal(qi_session_constrain(NULL, mt, &err), QI_ERR_ARGUMENT);
+  assert_int_equal(qi_session_constrain(s, wrong, false, &err), QI_ERR_ARGUMENT);
+  assert_int_equal(qi_session_constrain(NULL, mt, false, &err), QI_ERR_ARGUMENT);
   RUN_OK(qi_prompt_begin(s, "ab", 2, &err), err);
-  assert_int_equal(qi_session_constrain(s, mt, &err), QI_ERR_STATE);
+  assert_int_equal(qi_session_constrain(s, mt, false, &err), QI_ERR_STATE);
   RUN_OK(qi_step(s, 0, &err), err);
-  RUN_OK(qi_session_constrain(s, mt, &err), err);
+  RUN_OK(qi_session_constrain(s, mt, false, &err), err);
   answer a;
   take_answer(s, &a); // a character of three bytes, then a letter
   assert_int_equal(a.len, 4);
@@ -683,7 +732,7 @@ int main(void) {
     cmocka_unit_test(test_texts),      cmocka_unit_test(test_errors),       cmocka_unit_test(test_against_naive),
     cmocka_unit_test(test_masks),      cmocka_unit_test(test_bounds),       cmocka_unit_test(test_choices),
     cmocka_unit_test(test_memory),     cmocka_unit_test(test_session),      cmocka_unit_test(test_session_ends),
-    cmocka_unit_test(test_session_errors),
+    cmocka_unit_test(test_session_errors), cmocka_unit_test(test_jump),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

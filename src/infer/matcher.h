@@ -165,6 +165,42 @@ QI__FN qi_result qi__matcher_mask(qi_matcher *m, qi__mask *out, qi_error *err) {
   return QI_OK;
 }
 
+// The only byte that may come next; -1 when there are several or the text may end.
+QI__FN int qi__automaton_only_byte(const qi__automaton *a, uint32_t state) {
+  const qi__grammar_instr *code = a->grammar->program.code;
+  int only = -1;
+  for (size_t i = a->states.start[state]; i < a->states.start[state + 1]; i++) {
+    uint32_t pc = (uint32_t)(a->states.items[i] >> 32);
+    if (pc == QI__GRAMMAR_ACCEPT || code[pc].lo != code[pc].hi || (only >= 0 && only != code[pc].lo)) return -1;
+    only = code[pc].lo;
+  }
+  return only;
+}
+
+// Where the grammar leaves one text: the longest token that this text begins with; -1 = none, or it may be the beginning of a
+// longer token that reaches beyond.
+QI__FN qi_result qi__matcher_jump(qi_matcher *m, qi_token *out, qi_error *err) {
+  qi__automaton *a = m->automaton;
+  const qi__token_trie *t = a->grammar->trie;
+  size_t node = 0, end = t->n_nodes;
+  qi_result r = QI_OK;
+  int byte;
+  *out = -1;
+  a->path[0] = m->state;
+  a->n_path = 1;
+  while (!r && (byte = qi__automaton_only_byte(a, a->path[a->n_path - 1])) >= 0) {
+    while (node < end && t->nodes[node].byte != byte) node = t->nodes[node].skip;
+    if (node >= end) break;
+    if (t->nodes[node].first < t->nodes[node + 1].first) *out = t->ids[t->nodes[node].first];
+    end = t->nodes[node].skip;
+    node++;
+    r = qi__automaton_step(a, (uint8_t)byte, err);
+  }
+  if (r || (byte < 0 && node < end)) *out = -1;
+  a->n_path = 0;
+  return r;
+}
+
 // Goes on by a token. Errors: QI_ERR_ARGUMENT (the grammar does not allow it; nothing changes), QI_ERR_LIMIT.
 QI__FN qi_result qi__matcher_accept(qi_matcher *m, qi_token token, qi_error *err) {
   qi__automaton *a = m->automaton;
