@@ -156,8 +156,9 @@ QI__FN float qi__fit_scale(const qi__levels *levels, const float *x, const float
   for (int i = 0; i < n; i++)
     if (fabsf(x[i]) > fabsf(max)) max = x[i];
   if (fabsf(max) < QI__FIT_TINY) return 0.0f;
-  if (levels->sizes) max = fabsf(max); // their scales have no sign
-  int ends = levels->lo == 0 || levels->lo == -levels->hi ? 1 : 2;
+  bool symmetric = levels->lo == -levels->hi;
+  if (levels->sizes || symmetric) max = fabsf(max); // scales that have no sign, or need none: neighbours then have equal ones
+  int ends = levels->lo == 0 || symmetric ? 1 : 2;
   bool fine = levels->hi > 63 && !levels->values; // gain nothing from clipping
   float ratio = fine ? 1.01f : 1.07f;
   int n_steps = levels->hi == 1 ? 48 : 18; // ternary: most of a heavy tail is clipped

@@ -10,8 +10,8 @@
 
 // y[i * y_stride + r] = sum_j w[r, j] * x[i * x_stride + j]      i < n_x, r < n_w, j < k
 // w: rows w_stride bytes apart, any alignment, of float32, float16 or bfloat16, which float32 holds exactly. y overlaps nothing.
-// In each piece of QI__FLOAT_PIECE columns, lane j % 8 takes product j with one fused multiply-add, j ascending; lanes of pieces are
-// added up in order; then qi__sum_lanes. Pieces do not wait for each other: one row of weights, read as one stream, keeps up with
+// In each piece of QI__FLOAT_PIECE columns, lane j % 8 takes product j with one fused multiply-add, j ascending; lanes of pieces
+// are added up in order; then qi__sum_lanes. Pieces do not wait for each other: one row of weights, read as one stream, keeps up with
 // the memory, where a single chain of additions would not.
 #define QI__FLOAT_PIECE 128
 typedef void (*qi__dot_float_fn)(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
@@ -72,7 +72,8 @@ QI__INLINE QI__AVX2 __m256 qi__load_weights_avx2(qi_format kind, const uint8_t *
   return kind == QI_FORMAT_F16 ? _mm256_cvtph_ps(v) : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
 }
 
-QI__INLINE QI__AVX2 __m256 qi__dot_float_tail_avx2(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t k, __m256 sum) {
+QI__INLINE QI__AVX2 __m256 qi__dot_float_tail_avx2(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t k,
+                                                   __m256 sum) {
   float lane[8];
   _mm256_storeu_ps(lane, sum);
   qi__dot_float_tail(kind, w, x, j, k, lane);

@@ -329,8 +329,8 @@ QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
 // Two halves of a sum: shorter chains.
 #define QI__HALVES 2
 
-// The hardware prefetcher follows a row, but stops where a page of memory ends: one line for each block is asked for this far ahead,
-// so that the next page is known, and its stream begun, when its turn comes. More lines would only take the places of its own.
+// The hardware prefetcher follows a row, but stops where a page of memory ends: one line for each block is asked for this far
+// ahead, so that the next page is known, and its stream begun, when its turn comes. More lines would take the places of its own.
 #define QI__ROW_AHEAD 3072
 QI__INLINE QI__AVX2 void qi__look_ahead_avx2(const uint8_t *w) { // never faults, also beyond the matrix
   _mm_prefetch((const char *)((uintptr_t)w + QI__ROW_AHEAD), _MM_HINT_T1);
