@@ -739,7 +739,7 @@ typedef struct qi_session_desc {
   qi_pool *pool;             // shared pool instead of an own one; must outlive the session; the three above then do not count
   qi_path path;              // default AUTO; else all tokens take this one
   qi_kv_type kv_type;        // default F16
-  int n_kv_tokens;           // tokens that the cache has room for, of all sequences together, in pages of 64; 0 = what n_seqs
+  int n_kv_tokens;           // tokens that the cache has room for, of all sequences together, in pages of 128; 0 = what n_seqs
                              // sequences of n_ctx take, and never more. What sequences share counts once
   qi_sampler_desc sampler;   // used by qi_next
   const char *const *stop;   // n_stop strings that end generation; not part of the text. Copied; at most 64, UTF-8 of 1..256 bytes
@@ -830,7 +830,7 @@ QI_API int qi_seq_length(const qi_session *s, int seq);
 // sliding window: a token there would see some whose room was given back; n = 0 always works).
 QI_API qi_result qi_seq_truncate(qi_session *s, int seq, int n, qi_error *err);
 // Sequence `to` becomes the first n tokens of `from`: what it held is forgotten. Costs next to nothing: keys and values are shared
-// until either sequence goes on in a page of 64 tokens that both have, which is then copied. Logits of what follows have the same
+// until either sequence goes on in a page of 128 tokens that both have, which is then copied. Logits of what follows have the same
 // bits as if `to` had been given these tokens itself. Errors: as qi_seq_truncate; from and to must differ.
 QI_API qi_result qi_seq_fork(qi_session *s, int from, int to, int n, qi_error *err);
 // Context shift: drops n_drop tokens after the first n_keep; those behind them move down, their keys are rotated to the new

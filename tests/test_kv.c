@@ -135,7 +135,7 @@ static void test_losses(void **state) {
 // ---- pages ----
 
 #define N_SEQS 5
-#define N_CTX 330
+#define N_CTX 650
 
 // A plain model of sequences: what each holds, as numbers that say which token it is.
 typedef struct book {
@@ -181,7 +181,7 @@ static void step_append(cache *c, const qi__kernels *kernels, book *b, uint64_t 
   size_t to[N_SEQS];
   bool drop = pick(rng, 5) == 0;
   for (size_t seq = 0; seq < N_SEQS; seq++) {
-    to[seq] = b->n[seq] + (pick(rng, 3) ? 0 : pick(rng, 2) ? 1 : pick(rng, 150));
+    to[seq] = b->n[seq] + (pick(rng, 3) ? 0 : pick(rng, 2) ? 1 : pick(rng, 300));
     if (to[seq] > N_CTX) to[seq] = N_CTX;
   }
   size_t needs = qi__kv_needs(&c->kv, to), unused = c->kv.n_unused;
@@ -267,9 +267,9 @@ static void test_pages(void **state) {
   for (uint64_t seed = 1; seed <= 12; seed++) {
     run_book(0, 0, seed);
     run_book(0, 100, seed);
-    run_book(500, 0, seed);
-    run_book(640, 70, seed);
-    run_book(300, 1, seed);
+    run_book(1000, 0, seed);
+    run_book(1300, 70, seed);
+    run_book(600, 1, seed);
   }
 }
 
@@ -277,21 +277,21 @@ static void test_pages(void **state) {
 static void test_default_room(void **state) {
   (void)state;
   cache c;
-  size_t to[N_SEQS], half[N_SEQS] = {100, 0, 0, 0, 0};
+  size_t to[N_SEQS], half[N_SEQS] = {200, 0, 0, 0, 0};
   cache_open(&c, N_SEQS, N_CTX, 0, 4, 0, QI_KV_F16);
   assert_int_equal(qi__kv_reserve(&c.kv, half, NULL), QI_OK);
-  c.kv.length[0] = 100;
-  for (size_t seq = 1; seq < N_SEQS; seq++) qi__kv_fork(&c.kv, 0, seq, 100);
+  c.kv.length[0] = 200;
+  for (size_t seq = 1; seq < N_SEQS; seq++) qi__kv_fork(&c.kv, 0, seq, 200);
   assert_int_equal(c.kv.n_unused, c.kv.n_pages - 2);
   for (size_t seq = 0; seq < N_SEQS; seq++) to[seq] = N_CTX;
   assert_int_equal(qi__kv_reserve(&c.kv, to, NULL), QI_OK);
-  assert_int_equal(c.kv.n_unused, N_SEQS - 1); // the first page stays shared
+  assert_int_equal(c.kv.n_unused, N_SEQS - 1); // of two, the first page stays shared
   cache_close(&c);
 }
 
 // ---- through the public interface ----
 
-#define N_TEXT 200
+#define N_TEXT 400
 
 static run_model kv_model(int window) {
   rm_desc d = rm_llama();
@@ -360,7 +360,7 @@ static void test_forks(void **state) {
   for (int window = 0; window < 100; window += 50) {
     run_model rm = kv_model(window);
     for (int type = QI_KV_F32; type < QI_KV_COUNT; type++)
-      run_forks(&rm, (qi_kv_type)type, paths[type % 3], 1 + type % 3, type % 2 ? 70 : 64);
+      run_forks(&rm, (qi_kv_type)type, paths[type % 3], 1 + type % 3, type % 2 ? 140 : 128);
     run_free(&rm);
   }
 }
@@ -423,35 +423,35 @@ static void test_full_cache(void **state) {
   run_model rm = kv_model(0);
   qi_error err = {QI_OK, ""};
   qi_session_desc sd = kv_session(3, QI_KV_F16, QI_PATH_AUTO);
-  sd.n_kv_tokens = 192;
+  sd.n_kv_tokens = 384;
   sd.n_logits = 1;
   uint64_t bytes, all;
   RUN_OK(qi_session_memory(rm.m, &sd, &bytes, &err), err);
   sd.n_kv_tokens = 0;
   RUN_OK(qi_session_memory(rm.m, &sd, &all, &err), err);
-  sd.n_kv_tokens = 192;
+  sd.n_kv_tokens = 384;
   qi_session *s = run_session(rm.m, &sd);
   qi_session_stats stats;
   qi_session_get_stats(s, &stats);
-  assert_true(stats.heap_bytes == bytes && bytes < all && stats.kv_tokens == 192);
-  assert_true(stats.kv_bytes == 192 * 2 * 2 * (40 + 40) * 2); // tokens, layers, heads, elements, bytes
-  qi_decode_token t[200];
-  for (int i = 0; i < 200; i++) {
-    qi_decode_token one = {i % 60, i < 130 ? 0 : 1, false, false};
+  assert_true(stats.heap_bytes == bytes && bytes < all && stats.kv_tokens == 384);
+  assert_true(stats.kv_bytes == 384 * 2 * 2 * (40 + 40) * 2); // tokens, layers, heads, elements, bytes
+  qi_decode_token t[400];
+  for (int i = 0; i < 400; i++) {
+    qi_decode_token one = {i % 60, i < 260 ? 0 : 1, false, false};
     t[i] = one;
   }
-  run_expect(qi_decode(s, t, 200, &err), QI_ERR_CONTEXT, &err, "more tokens than the cache holds");
+  run_expect(qi_decode(s, t, 400, &err), QI_ERR_CONTEXT, &err, "more tokens than the cache holds");
   assert_non_null(strstr(err.msg, "cache is full"));
   assert_int_equal(qi_seq_length(s, 0), 0);
-  assert_int_equal(unused(s), 192);
-  RUN_OK(qi_decode(s, t, 128, &err), err);
-  RUN_OK(qi_decode(s, t + 136, 64, &err), err);
+  assert_int_equal(unused(s), 384);
+  RUN_OK(qi_decode(s, t, 256, &err), err);
+  RUN_OK(qi_decode(s, t + 264, 128, &err), err);
   run_expect(qi_decode(s, t, 1, &err), QI_ERR_CONTEXT, &err, "one token more than the cache holds");
   RUN_OK(qi_seq_truncate(s, 1, 0, &err), err);
-  RUN_OK(qi_seq_fork(s, 0, 1, 128, &err), err);
-  RUN_OK(qi_seq_fork(s, 0, 2, 128, &err), err);
+  RUN_OK(qi_seq_fork(s, 0, 1, 256, &err), err);
+  RUN_OK(qi_seq_fork(s, 0, 2, 256, &err), err);
   RUN_OK(qi_decode(s, t, 1, &err), err);
-  run_expect(qi_decode(s, t + 199, 1, &err), QI_ERR_CONTEXT, &err, "a fork without a page");
+  run_expect(qi_decode(s, t + 399, 1, &err), QI_ERR_CONTEXT, &err, "a fork without a page");
   qi_session_close(s);
   run_free(&rm);
 }
@@ -466,18 +466,18 @@ static void test_window(void **state) {
   qi_session_desc sd = kv_session(1, QI_KV_F16, QI_PATH_AUTO);
   float *want = run_logits(rm.m, &sd, ids, N_TEXT, true), *got = (float *)malloc(N_TEXT * 60 * sizeof *got);
   assert_non_null(got);
-  sd.n_kv_tokens = 128;
+  sd.n_kv_tokens = 256;
   qi_session *s = run_session(rm.m, &sd);
   run_decode(s, rm.m, ids, N_TEXT, 10, 0, true, got);
   run_expect_bits(got, want, N_TEXT * 60, "window", "small cache");
-  assert_int_equal(unused(s), 0); // tokens 151 to 199: two pages
-  run_expect(qi_seq_truncate(s, 0, 150, &err), QI_ERR_CONTEXT, &err, "back to where the window is gone");
+  assert_int_equal(unused(s), 0); // tokens 351 to 399: two pages
+  run_expect(qi_seq_truncate(s, 0, 280, &err), QI_ERR_CONTEXT, &err, "back to where the window is gone");
   assert_non_null(strstr(err.msg, "window"));
-  RUN_OK(qi_seq_truncate(s, 0, 180, &err), err);
-  run_decode(s, rm.m, ids + 180, 20, 0, 0, true, got + 180 * 60);
+  RUN_OK(qi_seq_truncate(s, 0, 380, &err), err);
+  run_decode(s, rm.m, ids + 380, 20, 0, 0, true, got + 380 * 60);
   run_expect_bits(got, want, N_TEXT * 60, "window", "after going back");
   RUN_OK(qi_seq_truncate(s, 0, 0, &err), err);
-  assert_int_equal(unused(s), 128);
+  assert_int_equal(unused(s), 256);
   qi_session_close(s);
   free(want);
   free(got);
@@ -547,7 +547,7 @@ static void test_arguments(void **state) {
   s = run_session(rm.m, &sd);
   qi_session_stats stats;
   qi_session_get_stats(s, &stats);
-  assert_true(stats.kv_tokens == 2 * 320);
+  assert_true(stats.kv_tokens == 2 * 512);
   qi_decode_token t[5] = {
       {5, 0, false, false}, {6, 0, false, true}, {7, 0, false, false}, {8, 0, false, false}, {9, 1, false, false}};
   RUN_OK(qi_decode(s, t, 5, &err), err);
@@ -571,7 +571,7 @@ static void test_arguments(void **state) {
   RUN_OK(qi_step(s, 0, &err), err);
   RUN_OK(qi_seq_shift(s, 0, 0, 6, &err), err);
   RUN_OK(qi_seq_fork(s, 0, 1, 0, &err), err);
-  assert_int_equal(unused(s), 2 * 320);
+  assert_int_equal(unused(s), 2 * 512);
   for (int i = -1; i <= QI_KV_COUNT; i++) assert_true((qi_kv_type_name((qi_kv_type)i) != NULL) == (i >= 0 && i < QI_KV_COUNT));
   qi_session_close(s);
   run_free(&rm);
