@@ -280,10 +280,10 @@ static void test_attention_q8(void **state) {
       fill(&random, t % 5 == 4 ? HUGE_ONES : ORDINARY, d, sizeof d / sizeof *d);
       for (size_t i = 0; i < QI__KV_PAGE * MAX_GROUPS; i++) scale[i] = qi__f32_to_f16(fabsf(number(&random, ORDINARY)) * 0.01f);
       for (size_t g = 0; g < 24; g++)
-        for (size_t b = 0; b < queries.groups; b++) {
+        for (size_t group = 0; group < queries.groups; group++) {
           int sum = 0;
-          for (size_t i = 0; i < 32; i++) sum += q_codes[qi__kv_query_codes_at(&queries, g, b) + i / 4 * 32 + i % 4];
-          bias[qi__kv_query_at(&queries, g, b)] = -128 * sum;
+          for (size_t i = 0; i < 32; i++) sum += q_codes[qi__kv_query_codes_at(&queries, g, group) + i / 4 * 32 + i % 4];
+          bias[qi__kv_query_at(&queries, g, group)] = -128 * sum;
         }
       size_t whole = (n + 15) / 16 * 16;
       ref.attention_scores_q8(&queries, first, n_q, &page, scores[0]);
