@@ -248,37 +248,54 @@ QI__FN qi__attend_page qi__attend_get(const qi__attend *w, const qi__attend_piec
   return page;
 }
 
-// n elements of a float type as F32 or F16 (*half); floats: room for them where they have to be converted.
-QI__FN const void *qi__attend_floats(const qi__attend *w, const uint8_t *src, size_t n, float *floats, bool *half) {
+#define QI__ATTEND_CHUNK 1024 // elements that are converted at once, while as many bytes of what is wanted next are fetched
+
+QI__FN void qi__attend_fetch(const uint8_t *ahead, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += QI__CACHE_LINE) qi__prefetch(ahead + i);
+}
+
+// n elements of a float type as F32 or F16 (*half); floats: room for them where they have to be converted; ahead: what is wanted
+// next.
+QI__FN const void *qi__attend_floats(const qi__attend *w, const uint8_t *src, size_t n, const uint8_t *ahead, float *floats,
+                                     bool *half) {
   const qi__kernels *kernels = w->a->kernels;
   qi_kv_type type = w->a->kv->head.type;
   *half = type == QI_KV_F16;
   if (type == QI_KV_F16 || type == QI_KV_F32) return src;
-  if (type == QI_KV_BF16) kernels->dequantize[QI_FORMAT_BF16](&qi__formats[QI_FORMAT_BF16], src, floats, n);
-  else kernels->fp8_floats(src, n, floats);
+  for (size_t i = 0; i < n; i += QI__ATTEND_CHUNK) {
+    size_t m = qi__min_size(n - i, QI__ATTEND_CHUNK), at = qi__kv_size(type, i);
+    qi__attend_fetch(ahead + at, qi__kv_size(type, m));
+    if (type == QI_KV_BF16) kernels->dequantize[QI_FORMAT_BF16](&qi__formats[QI_FORMAT_BF16], src + at, floats + i, m);
+    else kernels->fp8_floats(src + at, m, floats + i);
+  }
   return floats;
 }
 
 // n codes of keys or values, see `step`, in the form of Q8.
-QI__FN const int8_t *qi__attend_codes(const qi__attend *w, const uint8_t *src, size_t n, size_t step) {
+QI__FN const int8_t *qi__attend_codes(const qi__attend *w, const uint8_t *src, size_t n, size_t step, const uint8_t *ahead) {
   if (w->a->kv->head.type == QI_KV_Q8) return (const int8_t *)src;
-  w->a->kernels->kv_unpack_q4(src, n / 2, step, w->codes);
+  for (size_t i = 0; i < n; i += QI__ATTEND_CHUNK) {
+    qi__attend_fetch(ahead + i / 2, QI__ATTEND_CHUNK / 2);
+    w->a->kernels->kv_unpack_q4(src + i / 2, QI__ATTEND_CHUNK / 2, step, w->codes + i);
+  }
   return w->codes;
 }
 
 // Keys and values of a page as F32 or F16, from any type.
 QI__FN const void *qi__attend_key_floats(const qi__attend *w, const qi__attend_page *page, bool *half) {
   const qi__kv_layout *l = &w->a->kv->head;
-  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, page->head, qi__round16(page->n) * l->dim_k, w->floats, half);
-  const int8_t *codes = qi__attend_codes(w, page->head, QI__KV_PAGE * l->groups_k * QI__KV_GROUP, QI__KV_KEY_STEP);
+  const uint8_t *k = page->head, *v = k + l->v;
+  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, k, qi__round16(page->n) * l->dim_k, v, w->floats, half);
+  const int8_t *codes = qi__attend_codes(w, k, QI__KV_PAGE * l->groups_k * QI__KV_GROUP, QI__KV_KEY_STEP, v);
   w->a->kernels->kv_key_floats(l, codes, (const uint16_t *)(const void *)(page->head + l->k_scale), page->n, w->floats);
   *half = false;
   return w->floats;
 }
 QI__FN const void *qi__attend_value_floats(const qi__attend *w, const qi__attend_page *page, float *floats, bool *half) {
   const qi__kv_layout *l = &w->a->kv->head;
-  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, page->head + l->v, page->n * l->dim_v, floats, half);
-  const int8_t *codes = qi__attend_codes(w, page->head + l->v, QI__KV_PAGE * l->groups_v * QI__KV_GROUP, QI__KV_VALUE_STEP);
+  const uint8_t *v = page->head + l->v;
+  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, v, page->n * l->dim_v, page->next, floats, half);
+  const int8_t *codes = qi__attend_codes(w, v, QI__KV_PAGE * l->groups_v * QI__KV_GROUP, QI__KV_VALUE_STEP, page->next);
   w->a->kernels->kv_value_floats(l, codes, (const uint16_t *)(const void *)(page->head + l->v_scale), page->n, floats);
   *half = false;
   return floats;
@@ -345,7 +362,7 @@ QI__FN void qi__attend_scores_integer(const qi__attend *w, const qi__attend_piec
   for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
     qi__attend_page page = qi__attend_get(w, p, at);
     qi__kv_codes k = {NULL, (const uint16_t *)(const void *)(page.head + l->k_scale), page.n, page.head + l->v};
-    k.codes = qi__attend_codes(w, page.head, QI__KV_PAGE * l->groups_k * QI__KV_GROUP, QI__KV_KEY_STEP);
+    k.codes = qi__attend_codes(w, page.head, QI__KV_PAGE * l->groups_k * QI__KV_GROUP, QI__KV_KEY_STEP, page.head + l->v);
     if (k.codes == w->codes) k.ahead = k.codes;
     w->a->kernels->attention_scores_q8(&w->queries, p->r * w->group, p->n_r * w->group, &k, w->score + at);
   }
@@ -359,7 +376,8 @@ QI__FN void qi__attend_total(const qi__attend *w, const qi__attend_piece *p, siz
   for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
     qi__attend_page page = qi__attend_get(w, p, at);
     qi__kv_codes v = {NULL, NULL, page.n, page.next + b * group};
-    v.codes = qi__attend_codes(w, page.head + l->v + qi__kv_size(l->type, b * group), group, QI__KV_VALUE_STEP);
+    size_t offset = qi__kv_size(l->type, b * group);
+    v.codes = qi__attend_codes(w, page.head + l->v + offset, group, QI__KV_VALUE_STEP, page.next + offset);
     if (v.codes == w->codes) v.ahead = v.codes;
     w->a->kernels->attention_values_q8(w->weight + at, n_q, &v, w->total);
   }
