@@ -2864,8 +2864,9 @@ QI__FN float qi__fit_scale(const qi__levels *levels, const float *x, const float
   for (int i = 0; i < n; i++)
     if (fabsf(x[i]) > fabsf(max)) max = x[i];
   if (fabsf(max) < QI__FIT_TINY) return 0.0f;
-  if (levels->sizes) max = fabsf(max); // their scales have no sign
-  int ends = levels->lo == 0 || levels->lo == -levels->hi ? 1 : 2;
+  bool symmetric = levels->lo == -levels->hi;
+  if (levels->sizes || symmetric) max = fabsf(max); // scales that have no sign, or need none: neighbours then have equal ones
+  int ends = levels->lo == 0 || symmetric ? 1 : 2;
   bool fine = levels->hi > 63 && !levels->values; // gain nothing from clipping
   float ratio = fine ? 1.01f : 1.07f;
   int n_steps = levels->hi == 1 ? 48 : 18; // ternary: most of a heavy tail is clipped
@@ -6987,9 +6988,8 @@ QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_
 //   wide codes    |q| times x with the sign of q; 128 * 127 * 2 still fits into int16
 //
 // One row of activations: blocks are taken apart in registers, one weight row after the other: the hardware prefetcher follows one
-// stream; rows beside each other reach three quarters of its speed. The integer sums of a block lie in eight
-// lanes of a register; those of eight blocks are folded into one, which is the eight lanes of the contract. More rows:
-// panel_q8_x86.h.
+// stream; rows beside each other reach three quarters of its speed. The integer sums of a block lie in eight lanes of a register;
+// those of eight blocks are folded into one, which is the eight lanes of the contract. More rows: panel_q8_x86.h.
 //
 // All works in chunks: one block of 256 weights, or up to eight of 32.
 
@@ -7303,8 +7303,8 @@ QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
 // Two halves of a sum: shorter chains.
 #define QI__HALVES 2
 
-// The hardware prefetcher follows a row, but stops where a page of memory ends: one line for each block is asked for this far ahead,
-// so that the next page is known, and its stream begun, when its turn comes. More lines would only take the places of its own.
+// The hardware prefetcher follows a row, but stops where a page of memory ends: one line for each block is asked for this far
+// ahead, so that the next page is known, and its stream begun, when its turn comes. More lines would take the places of its own.
 #define QI__ROW_AHEAD 3072
 QI__INLINE QI__AVX2 void qi__look_ahead_avx2(const uint8_t *w) { // never faults, also beyond the matrix
   _mm_prefetch((const char *)((uintptr_t)w + QI__ROW_AHEAD), _MM_HINT_T1);
@@ -8317,8 +8317,8 @@ static const qi__bf16_kernels qi__bf16_neon = {512, qi__bf16_pack_neon, qi__to_b
 
 // y[i * y_stride + r] = sum_j w[r, j] * x[i * x_stride + j]      i < n_x, r < n_w, j < k
 // w: rows w_stride bytes apart, any alignment, of float32, float16 or bfloat16, which float32 holds exactly. y overlaps nothing.
-// In each piece of QI__FLOAT_PIECE columns, lane j % 8 takes product j with one fused multiply-add, j ascending; lanes of pieces are
-// added up in order; then qi__sum_lanes. Pieces do not wait for each other: one row of weights, read as one stream, keeps up with
+// In each piece of QI__FLOAT_PIECE columns, lane j % 8 takes product j with one fused multiply-add, j ascending; lanes of pieces
+// are added up in order; then qi__sum_lanes. Pieces do not wait for each other: one row of weights, read as one stream, keeps up with
 // the memory, where a single chain of additions would not.
 #define QI__FLOAT_PIECE 128
 typedef void (*qi__dot_float_fn)(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
@@ -8379,7 +8379,8 @@ QI__INLINE QI__AVX2 __m256 qi__load_weights_avx2(qi_format kind, const uint8_t *
   return kind == QI_FORMAT_F16 ? _mm256_cvtph_ps(v) : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
 }
 
-QI__INLINE QI__AVX2 __m256 qi__dot_float_tail_avx2(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t k, __m256 sum) {
+QI__INLINE QI__AVX2 __m256 qi__dot_float_tail_avx2(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t k,
+                                                   __m256 sum) {
   float lane[8];
   _mm256_storeu_ps(lane, sum);
   qi__dot_float_tail(kind, w, x, j, k, lane);

@@ -13,9 +13,8 @@
 //   wide codes    |q| times x with the sign of q; 128 * 127 * 2 still fits into int16
 //
 // One row of activations: blocks are taken apart in registers, one weight row after the other: the hardware prefetcher follows one
-// stream; rows beside each other reach three quarters of its speed. The integer sums of a block lie in eight
-// lanes of a register; those of eight blocks are folded into one, which is the eight lanes of the contract. More rows:
-// panel_q8_x86.h.
+// stream; rows beside each other reach three quarters of its speed. The integer sums of a block lie in eight lanes of a register;
+// those of eight blocks are folded into one, which is the eight lanes of the contract. More rows: panel_q8_x86.h.
 //
 // All works in chunks: one block of 256 weights, or up to eight of 32.
 
