@@ -866,6 +866,112 @@ typedef struct qi_session_stats {
 // s NULL: all zero.
 QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out);
 
+// ---- batches ----
+
+// Many requests at once, each with its own text, sampler and end, over the sequences of a session that belongs to the batch:
+// weights are read once for all. Each answer has the bits of a lone session of the same desc, whatever else runs beside it.
+//
+//   while ((r = qi_batch_step(b, 0, &err)) >= 0 && r != QI_END)
+//     while (qi_batch_poll(b, &event)) ...
+//
+// Who comes next: higher priority first, then in the order of submission. A request that 16 later ones have overtaken counts as one
+// priority higher, and so on, so none waits forever. The first one waits until a sequence is free and the cache has room for its
+// tokens; smaller ones behind it do not go before it. Requests that run are not stopped for those that wait.
+//
+// When the cache gets full, the last of the running requests in that order gives its room back, waits, and is computed again later:
+// its text goes on where it was. One that runs alone and still finds no room ends with QI_DONE_CONTEXT.
+typedef struct qi_batch qi_batch;
+
+// How a batch shall be; zero = default.
+typedef struct qi_batch_desc {
+  qi_session_desc session;   // n_seqs: requests that run at once; n_kv_tokens: tokens of all of them. sampler and stop are no
+                             // defaults: they say how much memory those of one request may take (and 1 KB more). Temperature,
+                             // top_k, top_p, min_p, typical_p and the like take none; penalties, DRY and long lists do.
+                             // Of no meaning: n_logits, n_predict, ignore_end
+  int n_requests;            // that are there at once: waiting, running, kept, or with results not polled; 0 = 4 * n_seqs, at
+                             // most 65536. Each takes 5 * n_ctx bytes
+  int n_step_tokens;         // tokens computed in a step while any request generates: one of each of these, the rest for prompts.
+                             // So it says how long prompts hold up the others. 0 = 64; at least n_seqs. Else a step has n_batch
+} qi_batch_desc;
+
+// All memory is taken here; later only qi_batch_submit asks for some when it is given text, and gives it back (qi_tokenize).
+// Errors: as qi_session_open.
+QI_API qi_result qi_batch_open(qi_batch **out, const qi_model *m, const qi_batch_desc *desc, qi_error *err);
+QI_API void qi_batch_close(qi_batch *b); // NULL is fine; requests are forgotten
+
+// Bytes that qi_batch_open with this desc will ask of the allocator, all of them until close. Errors: as qi_session_memory.
+QI_API qi_result qi_batch_memory(const qi_model *m, const qi_batch_desc *desc, uint64_t *bytes, qi_error *err);
+
+// What is asked for. Nothing of it needs to stay, but the matcher.
+typedef struct qi_batch_request {
+  const char *text;          // the prompt: either text (special tokens as the session's desc says) ...
+  size_t len;                // its bytes; 0 = up to its terminator
+  const qi_token *ids;       // ... or n_ids tokens
+  size_t n_ids;
+  qi_sampler_desc sampler;   // zero = greedy
+  const char *const *stop;   // n_stop strings that end the answer, as in qi_session_desc
+  int n_stop;
+  qi_matcher *matcher;       // the answer follows its grammar, as in qi_session_constrain, but every token is computed. One of its
+                             // own for each request (they may share); not to be used or closed before the end is polled
+  int priority;              // higher goes first; any number
+  int n_predict;             // tokens of the answer; 0 = until the end, -1 = none: only the prompt is computed
+  bool ignore_end;           // go on after end tokens
+  bool keep;                 // its sequence stays after the end for others to share, until qi_batch_cancel. At most n_seqs - 1
+  uint64_t share;            // another request: what the texts have in common from the start on is computed once. Of one that has
+                             // ended the answer counts too, as if its conversation went on. 0 = none
+  void *user;                // comes back in events
+} qi_batch_request;
+
+// Takes note of a request; *id is its name from now on, never 0. The work is done by qi_batch_step.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_CONTEXT (it would never fit), QI_ERR_LIMIT (n_requests are there, n_seqs - 1 are kept, or its
+// sampler and stop strings take too much memory), QI_ERR_OOM (text).
+QI_API qi_result qi_batch_submit(qi_batch *b, const qi_batch_request *request, uint64_t *id, qi_error *err);
+
+// Works on the next token of each running request, for about budget_us microseconds (0 = until the step is done). QI_OK: the step
+// is done, there may be something to poll, call again for more. QI_AGAIN: the budget is spent in mid-step. QI_END: nothing is left
+// to do or to poll. A request whose last piece has not been polled does not go on.
+// Errors: QI_ERR_CANCELLED (qi_cancel; the step is dropped, no request is lost: call again).
+QI_API qi_result qi_batch_step(qi_batch *b, uint32_t budget_us, qi_error *err);
+
+// Why a request ended.
+typedef enum qi_done {
+  QI_DONE_NOT = 0,   // it goes on
+  QI_DONE_END,       // an end token
+  QI_DONE_STOP,      // a stop string
+  QI_DONE_LIMIT,     // n_predict tokens are there
+  QI_DONE_CANCELLED, // qi_batch_cancel
+  QI_DONE_CONTEXT,   // n_ctx tokens are there, or the cache has no room left
+  QI_DONE_GRAMMAR,   // the grammar cannot go on: qi_matcher_allowed says why
+  QI_DONE_COUNT
+} qi_done;
+QI_API const char *qi_done_name(qi_done done); // "end" and so on; static text, "?" when out of range
+
+// A piece of an answer, or its end.
+typedef struct qi_batch_event {
+  uint64_t id;
+  void *user;
+  qi_piece piece;    // text valid until the next qi_batch_poll or qi_batch_step. At the end: text that was held back, and the end
+                     // token or -1
+  qi_done done;      // not 0: the last event of this request; its id is then free, unless it is kept
+} qi_batch_event;
+
+// The next event; false when there is none. Pieces of one request come in order, its end last.
+QI_API bool qi_batch_poll(qi_batch *b, qi_batch_event *out);
+
+// Ends a request; its last event is still to be polled. What is kept is forgotten, without an event. Takes effect at once, or after
+// the step that is under way. Errors: QI_ERR_ARGUMENT (no such request, or it is over).
+QI_API qi_result qi_batch_cancel(qi_batch *b, uint64_t id, qi_error *err);
+
+// The session that computes, for qi_cancel and qi_session_get_stats; other calls would disturb the batch. NULL for NULL.
+QI_API qi_session *qi_batch_session(qi_batch *b);
+
+typedef struct qi_batch_stats {
+  size_t n_waiting, n_running; // requests now
+  uint64_t n_put_back;         // how often one gave its room back
+} qi_batch_stats;
+// b NULL: all zero.
+QI_API void qi_batch_get_stats(const qi_batch *b, qi_batch_stats *out);
+
 #ifdef __cplusplus
 }
 #endif
@@ -894,10 +1000,15 @@ QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out);
 #ifndef QI__PUBLIC_H
 #define QI__PUBLIC_H
 
-// generated from src/infer/chat.h: edit there
-// ==== >>chat : conversations in the form that a model was trained on ====
-#ifndef QI__CHAT_H
-#define QI__CHAT_H
+// generated from src/infer/batch.h: edit there
+// ==== >>batch : many requests over the sequences of one session ====
+#ifndef QI__INFER_BATCH_H
+#define QI__INFER_BATCH_H
+
+// generated from src/infer/session.h: edit there
+// ==== >>session : sequences, the work that is under way, and text ====
+#ifndef QI__SESSION_H
+#define QI__SESSION_H
 
 // generated from src/model/model.h: edit there
 // ==== >>model : an open model ====
@@ -18698,270 +18809,6 @@ QI__FN void qi__model_tensor(const qi_model *m, const qi__tensor_info *t, qi_ten
 }
 
 #endif // QI__MODEL_H
-
-// How a format writes messages. In its texts, \1name\2 is a control token (plain text where the vocabulary has none of that name),
-// \3 the end token, \4 the begin token. What people wrote goes between the texts and never becomes one of these.
-typedef struct qi__chat_style {
-  const char *name;
-  const char *begin;                        // of the conversation, where the model's file asks for no begin token
-  const char *system_before, *system_after; // folded: inside the next user's message, before its text
-  const char *user_before, *user_after;
-  const char *answer_before, *answer_after;
-  bool folded;
-  bool answer_blank;                        // a blank before the text of an answer
-  bool trim;                                // texts without blanks around them
-} qi__chat_style;
-
-// In the order of qi_chat_format.
-static const qi__chat_style qi__chat_styles[QI_CHAT_COUNT] = {
-  {"none", "", "", "", "", "", "", "", false, false, false},
-  {"llama-2", "", "<<SYS>>\n", "\n<</SYS>>\n\n", "\4[INST] ", " [/INST]", "", " \3", true, true, true},
-  {"llama-3", "\1<|begin_of_text|>\2", "\1<|start_header_id|>\2system\1<|end_header_id|>\2\n\n", "\1<|eot_id|>\2",
-   "\1<|start_header_id|>\2user\1<|end_header_id|>\2\n\n", "\1<|eot_id|>\2",
-   "\1<|start_header_id|>\2assistant\1<|end_header_id|>\2\n\n", "\1<|eot_id|>\2", false, false, true},
-  {"chatml", "", "\1<|im_start|>\2system\n", "\1<|im_end|>\2\n", "\1<|im_start|>\2user\n", "\1<|im_end|>\2\n",
-   "\1<|im_start|>\2assistant\n", "\1<|im_end|>\2\n", false, false, false},
-  {"mistral", "\4", "", "\n\n", "\1[INST]\2 ", " \1[/INST]\2", "", "\3", true, true, false},
-  {"mistral-v3", "\4", "", "\n\n", "\1[INST]\2 ", "\1[/INST]\2", "", "\3", true, true, true},
-  {"mistral-tekken", "\4", "", "\n\n", "\1[INST]\2", "\1[/INST]\2", "", "\3", true, false, false},
-  {"phi-3", "", "\1<|system|>\2\n", "\1<|end|>\2\n", "\1<|user|>\2\n", "\1<|end|>\2\n", "\1<|assistant|>\2\n", "\1<|end|>\2\n",
-   false, false, false},
-  {"gemma", "\4", "", "\n\n", "\1<start_of_turn>\2user\n", "\1<end_of_turn>\2\n", "\1<start_of_turn>\2model\n",
-   "\1<end_of_turn>\2\n", true, false, true},
-  {"zephyr", "", "\1<|system|>\2\n", "\3\n", "\1<|user|>\2\n", "\3\n", "\1<|assistant|>\2\n", "\3\n", false, false, false},
-};
-
-// ---- which format ----
-
-QI__FN int qi__chat_format_from_name(const char *name) {
-  for (int i = 0; i < QI_CHAT_COUNT; i++)
-    if (!strcmp(name, qi__chat_styles[i].name)) return i;
-  return -1;
-}
-
-// By what a template (Jinja, which is not run) holds.
-QI__FN qi_chat_format qi__chat_by_template(const char *t) {
-  if (strstr(t, "<|im_start|>")) return strstr(t, "<|im_sep|>") ? QI_CHAT_NONE : QI_CHAT_CHATML; // the latter: phi-4
-  if (strstr(t, "[SYSTEM_PROMPT]")) return QI_CHAT_NONE;
-  if (strstr(t, "[INST]")) {
-    if (strstr(t, "<<SYS>>")) return QI_CHAT_LLAMA_2;
-    if (!strstr(t, "[AVAILABLE_TOOLS]") || strstr(t, " [INST]")) return QI_CHAT_MISTRAL;
-    return strstr(t, "\"[INST]\"") ? QI_CHAT_MISTRAL_TEKKEN : QI_CHAT_MISTRAL_V3;
-  }
-  if (strstr(t, "<|start_header_id|>") && strstr(t, "<|eot_id|>")) return QI_CHAT_LLAMA_3;
-  if (strstr(t, "<|assistant|>") && strstr(t, "<|end|>")) return QI_CHAT_PHI_3;
-  if (strstr(t, "<|user|>") && (strstr(t, "eos_token") || strstr(t, "<|endoftext|>"))) return QI_CHAT_ZEPHYR;
-  if (strstr(t, "<start_of_turn>")) return QI_CHAT_GEMMA;
-  return QI_CHAT_NONE;
-}
-
-// Without template: by tokens that only one format has.
-QI__FN qi_chat_format qi__chat_by_tokens(const qi__vocab *v) {
-  static const struct {
-    const char *name;
-    qi_chat_format format;
-  } marks[] = {{"<|start_header_id|>", QI_CHAT_LLAMA_3}, {"<|im_start|>", QI_CHAT_CHATML}, {"<start_of_turn>", QI_CHAT_GEMMA}};
-  for (size_t i = 0; i < QI__COUNT_OF(marks); i++)
-    if (qi__token_by_name(v, marks[i].name) >= 0) return marks[i].format;
-  return QI_CHAT_NONE;
-}
-
-QI__FN qi_result qi__chat_detect(const qi_model *m, qi_chat_format *out, qi_error *err) {
-  static const char known[] = "known are llama-2, llama-3, chatml, mistral, mistral-v3, mistral-tekken, phi-3, gemma, zephyr: "
-                              "choose one of them if you know that the model was trained on it";
-  qi_model_info info;
-  qi__model_info(m, &info);
-  const char *t = info.chat_template;
-  qi_chat_format format = *t ? qi__chat_by_template(t) : qi__chat_by_tokens(&m->vocab);
-  if (format == QI_CHAT_NONE)
-    return qi__fail(err, QI_ERR_UNSUPPORTED, "chat: the model has %s; %s", *t ? "a template of another kind" : "no template",
-                    known);
-  *out = format;
-  return QI_OK;
-}
-
-// ---- messages to tokens ----
-
-typedef struct qi__chat {
-  const qi__vocab *v;
-  const qi__chat_style *style;
-  qi__merger merger;
-  qi__token_sink sink;
-  qi_token *ids;       // [n_ids] of a stretch
-  size_t n_ids;
-  char *text;          // a stretch of text between control tokens
-  size_t len, cap;
-  bool strip;          // the control token before it swallows blanks
-  bool joined;         // it follows text that is in the context
-  char *piece;         // [max_token]
-} qi__chat;
-
-// Tokens that structure a conversation: those of the style and all that end generation. Plain text must not become one.
-QI__FN bool qi__chat_is_mark(const qi__chat *c, qi_token id) {
-  const char *texts[] = {c->style->begin,        c->style->system_before, c->style->system_after, c->style->user_before,
-                         c->style->user_after,   c->style->answer_before, c->style->answer_after};
-  size_t len;
-  if (qi__token_is_end(c->v, id)) return true;
-  if (qi__token_type(c->v, (uint32_t)id) != QI__TOKEN_USER) return false;
-  const char *name = qi__token_text(c->v, (uint32_t)id, &len);
-  for (size_t i = 0; i < QI__COUNT_OF(texts); i++)
-    for (const char *p = texts[i]; (p = strchr(p, '\1')) != NULL; p++)
-      if (strchr(p, '\2') == p + 1 + len && !memcmp(p + 1, name, len)) return true;
-  return false;
-}
-
-// Ends a stretch of text. A mark in it was written by someone as text, and is encoded in two parts.
-QI__FN void qi__chat_flush(qi__chat *c) {
-  size_t start = 0;
-  while (c->strip && start < c->len && qi__is_ascii_space(c->text[start])) start++;
-  qi__token_sink ids = {c->ids, c->n_ids, 0};
-  if (c->joined) qi__encode_plain(&c->merger, c->text, start, c->len, false, &ids);
-  else qi__encode(&c->merger, c->text + start, c->len - start, 0, &ids);
-  for (size_t i = 0; i < ids.n && i < c->n_ids; i++) {
-    size_t len = qi__chat_is_mark(c, c->ids[i]) ? qi__token_piece(c->v, c->ids[i], false, c->piece, c->v->max_token) : 0;
-    if (len < 2) {
-      qi__emit(&c->sink, c->ids[i]);
-      continue;
-    }
-    uint32_t cp;
-    size_t first = qi__utf8_next(c->piece, len, &cp);
-    qi__encode_plain(&c->merger, c->piece, 0, first, false, &c->sink);
-    qi__encode_plain(&c->merger, c->piece, first, len, false, &c->sink);
-  }
-  c->len = 0;
-  c->strip = c->joined = false;
-}
-
-QI__FN void qi__chat_put(qi__chat *c, const char *text, size_t len) {
-  len = qi__min_size(len, c->cap - c->len);
-  memcpy(c->text + c->len, text, len);
-  c->len += len;
-}
-
-QI__FN void qi__chat_control(qi__chat *c, qi_token id) {
-  qi__chat_flush(c);
-  if (id < 0) return;
-  qi__emit(&c->sink, id);
-  c->strip = (c->v->attrs[id] & QI__TOKEN_RSTRIP) != 0;
-}
-
-// A text of the style.
-QI__FN void qi__chat_part(qi__chat *c, const char *p) {
-  while (*p) {
-    size_t n = strcspn(p, "\1\3\4");
-    qi__chat_put(c, p, n);
-    p += n;
-    if (*p == '\3') qi__chat_control(c, c->v->special.eos), p++;
-    else if (*p == '\4') qi__chat_control(c, c->v->special.bos), p++;
-    else if (*p == '\1') {
-      size_t len = strcspn(++p, "\2");
-      qi_token id = qi__token_find(c->v, p, len);
-      bool mark = id >= 0 && (qi__token_is_control(c->v, id) || qi__token_type(c->v, (uint32_t)id) == QI__TOKEN_USER);
-      if (mark) qi__chat_control(c, id);
-      else qi__chat_put(c, p, len);
-      p += len + 1;
-    }
-  }
-}
-
-QI__FN void qi__chat_text(qi__chat *c, const qi_chat_message *m) {
-  const char *text = m->text;
-  size_t len = m->len;
-  while (c->style->trim && len && qi__is_ascii_space(text[len - 1])) len--;
-  while (c->style->trim && len && qi__is_ascii_space(*text)) text++, len--;
-  qi__chat_put(c, text, len);
-}
-
-// Messages from n_done on, see qi_chat_tokens. `open`: an answer has begun and is not closed.
-QI__FN void qi__chat_write(qi__chat *c, const qi_chat_message *messages, size_t n, size_t n_done) {
-  const qi__chat_style *s = c->style;
-  bool open = n_done > 0;
-  size_t folded = n_done; // first system message that waits for a user's
-  c->joined = open;
-  if (!n_done && c->v->special.add_bos && s->user_before[0] != '\4') qi__chat_control(c, c->v->special.bos);
-  else if (!n_done) qi__chat_part(c, s->begin);
-  for (size_t i = n_done; i < n; i++) {
-    const qi_chat_message *m = &messages[i];
-    if (m->role == QI_CHAT_SYSTEM && s->folded) continue;
-    if (open && m->role != QI_CHAT_ASSISTANT) qi__chat_part(c, s->answer_after);
-    if (m->role == QI_CHAT_ASSISTANT) {
-      if (!open) qi__chat_part(c, s->answer_before);
-      if (s->answer_blank) qi__chat_put(c, " ", 1);
-      qi__chat_text(c, m);
-      open = true;
-      folded = i + 1;
-      continue;
-    }
-    qi__chat_part(c, m->role == QI_CHAT_USER ? s->user_before : s->system_before);
-    for (size_t k = folded; k < i && s->folded; k++) {
-      qi__chat_part(c, s->system_before);
-      qi__chat_text(c, &messages[k]);
-      qi__chat_part(c, s->system_after);
-    }
-    qi__chat_text(c, m);
-    qi__chat_part(c, m->role == QI_CHAT_USER ? s->user_after : s->system_after);
-    folded = i + 1;
-    open = false;
-  }
-  if (!open) qi__chat_part(c, s->answer_before);
-  qi__chat_flush(c);
-}
-
-#define QI__CHAT_STYLE_BYTES 256 // at most of a style's texts around one message
-
-// Errors: QI_ERR_ARGUMENT, QI_ERR_LIMIT.
-QI__FN qi_result qi__chat_check(const qi__chat_style *s, const qi_chat_message *messages, size_t n, size_t n_done, size_t *bytes,
-                                qi_error *err) {
-  *bytes = QI__CHAT_STYLE_BYTES;
-  if (n_done > n) return qi__fail(err, QI_ERR_ARGUMENT, "chat: n_done is %zu, there are %zu messages", n_done, n);
-  for (size_t i = 0; i < n; i++) {
-    int role = (int)messages[i].role;
-    if (role < QI_CHAT_SYSTEM || role > QI_CHAT_ASSISTANT)
-      return qi__fail(err, QI_ERR_ARGUMENT, "chat: messages[%zu].role is %d, expected a qi_chat_role", i, role);
-    if (messages[i].len && !messages[i].text) return qi__fail(err, QI_ERR_ARGUMENT, "chat: messages[%zu].text is NULL", i);
-    if (role == QI_CHAT_SYSTEM && s->folded && (i + 1 == n || i + 1 == n_done || messages[i + 1].role == QI_CHAT_ASSISTANT))
-      return qi__fail(err, QI_ERR_ARGUMENT, "chat: messages[%zu]: in %s a system message is part of the user's that must follow", i,
-                      s->name);
-    if (i < n_done) continue;
-    bool fits = qi__add_size(*bytes, messages[i].len, bytes) && qi__add_size(*bytes, QI__CHAT_STYLE_BYTES, bytes);
-    if (!fits || *bytes >= QI__TEXT_LIMIT) return qi__fail(err, QI_ERR_LIMIT, "chat: texts of 2^30 bytes or more");
-  }
-  return QI_OK;
-}
-
-QI__FN qi_result qi__chat_tokens(const qi_model *m, qi_chat_format format, const qi_chat_message *messages, size_t n, size_t n_done,
-                                 qi_token *out, size_t cap, size_t *n_out, qi_error *err) {
-  qi__chat c;
-  memset(&c, 0, sizeof c);
-  c.v = &m->vocab;
-  c.style = &qi__chat_styles[format];
-  qi_result r = qi__chat_check(c.style, messages, n, n_done, &c.cap, err);
-  if (r) return r;
-  qi__arena arena = {0};
-  for (int real = 0; real < 2; real++) {
-    if (real && (r = qi__arena_open(&arena, &m->allocator, "chat", err)) != QI_OK) return r;
-    c.n_ids = c.cap + 2;
-    c.text = QI__ARENA_ARRAY(&arena, char, c.cap);
-    c.ids = QI__ARENA_ARRAY(&arena, qi_token, c.n_ids);
-    c.merger.heap = QI__ARENA_ARRAY(&arena, uint64_t, 2 * (c.cap + 2));
-    c.merger.symbols = QI__ARENA_ARRAY(&arena, qi__symbol, c.cap + 2);
-    c.piece = QI__ARENA_ARRAY(&arena, char, m->vocab.max_token);
-    c.merger.key = QI__ARENA_ARRAY(&arena, char, (size_t)m->vocab.max_token + 1);
-  }
-  c.merger.v = c.v;
-  c.sink = (qi__token_sink){out, cap, 0};
-  qi__chat_write(&c, messages, n, n_done);
-  *n_out = c.sink.n;
-  qi__arena_close(&arena, &m->allocator);
-  return QI_OK;
-}
-
-#endif // QI__CHAT_H
-// generated from src/infer/session.h: edit there
-// ==== >>session : sequences, the work that is under way, and text ====
-#ifndef QI__SESSION_H
-#define QI__SESSION_H
-
 // generated from src/infer/matcher.h: edit there
 // ==== >>matcher : where a text is in a grammar, and which tokens may follow ====
 #ifndef QI__MATCHER_H
@@ -23534,8 +23381,15 @@ QI__FN void qi__sampler_set_chain(qi_sampler *sp) {
   }
 }
 
-// A sampler of a checked desc in an arena, ready to use; NULL while the arena counts.
-QI__FN qi_sampler *qi__sampler_layout(qi__arena *arena, int n_vocab, const qi_sampler_desc *desc) {
+// What samplers need only while they choose: those that do so one after another may share it.
+typedef struct qi__sampler_scratch {
+  qi__candidate *candidates; // [n_vocab]
+  float *saved;              // [n_vocab]
+} qi__sampler_scratch;
+
+// A sampler of a checked desc in an arena, ready to use; NULL while the arena counts. scratch NULL = its own.
+QI__FN qi_sampler *qi__sampler_layout(qi__arena *arena, const qi__sampler_scratch *scratch, int n_vocab,
+                                      const qi_sampler_desc *desc) {
   qi_sampler_desc d = qi__sampler_desc_defaults(desc);
   bool has_penalties = d.repetition_penalty != 1 || d.frequency_penalty != 0 || d.presence_penalty != 0;
   bool has_dry = d.dry_multiplier > 0, typical = d.typical_p < 1;
@@ -23544,14 +23398,14 @@ QI__FN qi_sampler *qi__sampler_layout(qi__arena *arena, int n_vocab, const qi_sa
   if (has_dry && d.dry_last_n > history_cap) history_cap = d.dry_last_n;
   size_t n = (size_t)n_vocab, n_words = (n + 31) / 32;
   qi_sampler *sp = QI__ARENA_ARRAY(arena, qi_sampler, 1);
-  qi__candidate *candidates = QI__ARENA_ARRAY(arena, qi__candidate, plain ? 0 : n);
+  qi__candidate *candidates = scratch ? scratch->candidates : QI__ARENA_ARRAY(arena, qi__candidate, plain ? 0 : n);
   qi_logit_bias *bias = QI__ARENA_ARRAY(arena, qi_logit_bias, (size_t)d.n_logit_bias);
   int32_t *count = QI__ARENA_ARRAY(arena, int32_t, has_penalties ? n : 0);
   qi_token *history = QI__ARENA_ARRAY(arena, qi_token, (size_t)history_cap);
   int32_t *dry_match = QI__ARENA_ARRAY(arena, int32_t, has_dry ? (size_t)d.dry_last_n : 0);
   int32_t *dry_length = QI__ARENA_ARRAY(arena, int32_t, has_dry ? n : 0);
   uint32_t *dry_breaks = QI__ARENA_ARRAY(arena, uint32_t, has_dry ? n_words : 0);
-  float *saved = QI__ARENA_ARRAY(arena, float, typical ? n : 0);
+  float *saved = scratch ? scratch->saved : QI__ARENA_ARRAY(arena, float, typical ? n : 0);
   if (!sp) return NULL;
   memset(sp, 0, sizeof *sp);
   if (d.n_logit_bias) memcpy(bias, d.logit_bias, (size_t)d.n_logit_bias * sizeof *bias);
@@ -23589,10 +23443,10 @@ QI__FN qi_result qi__sampler_open(qi_sampler **out, int n_vocab, const qi_sample
   if (r == QI_OK) r = qi__sampler_check(n_vocab, desc, err);
   if (r) return r;
   qi__arena arena = {0};
-  qi__sampler_layout(&arena, n_vocab, desc);
+  qi__sampler_layout(&arena, NULL, n_vocab, desc);
   r = qi__arena_open(&arena, &a, "sampler", err);
   if (r) return r;
-  qi_sampler *sp = qi__sampler_layout(&arena, n_vocab, desc);
+  qi_sampler *sp = qi__sampler_layout(&arena, NULL, n_vocab, desc);
   sp->allocator = a;
   sp->bytes = arena.size;
   *out = sp;
@@ -23912,7 +23766,7 @@ QI__FN void qi__session_layout(qi_session *s, qi__arena *arena, size_t n_threads
   s->ids = QI__ARENA_ARRAY(arena, qi_token, n_ctx);
   s->start = QI__ARENA_ARRAY(arena, size_t, n_seqs);
   s->logits_at = QI__ARENA_ARRAY(arena, size_t, (size_t)d->n_logits);
-  s->sampler = qi__sampler_layout(arena, (int)h->n_vocab, &d->sampler);
+  s->sampler = qi__sampler_layout(arena, NULL, (int)h->n_vocab, &d->sampler);
   s->piece = QI__ARENA_ARRAY(arena, char, s->model->vocab.max_token);
   qi__text_layout(&s->text, arena, d->stop, d->n_stop, s->model->vocab.max_token);
 }
@@ -24335,6 +24189,837 @@ QI__FN qi_result qi__session_constrain(qi_session *s, qi_matcher *m, bool jump, 
 }
 
 #endif // QI__SESSION_H
+
+#define QI__MAX_REQUESTS 65536
+#define QI__STEP_TOKENS_DEFAULT 64
+#define QI__REQUEST_SLACK 1024 // bytes beyond those of the sampler and the stop strings that opening was told of
+#define QI__AGE 16             // requests that overtake one until it counts as one priority higher
+
+// A step is planned, computed, and its tokens are chosen; each of these may end a slice. A request holds all of its tokens. What
+// of them is computed is the length of its sequence, and the rest of them is what there is to compute: a prompt, the last token,
+// or everything when it had to give its sequence back. Each token keeps its role, so computing it again gives the same bits.
+
+typedef enum qi__request_state {
+  QI__REQUEST_FREE,
+  QI__REQUEST_WAITING,
+  QI__REQUEST_RUNNING, // has a sequence
+  QI__REQUEST_ENDED    // its end has not been polled, or it is kept
+} qi__request_state;
+
+typedef struct qi__request {
+  qi__request_state state;
+  qi_done done;
+  uint64_t id;          // from 1 on, in the order of submission
+  uint64_t share;       // id of another request; 0 = none
+  size_t n_share;       // tokens in common with it
+  int priority, seq;    // seq -1 = none
+  size_t n_passed;      // requests submitted later and admitted while this one waited
+  qi_token *tokens;     // [n_ctx] the prompt and what was chosen
+  uint8_t *generated;   // [n_ctx] roles
+  size_t n_tokens, n_prompt;
+  int n_predict, n_predicted;
+  bool ignore_end, keep, cancelled;
+  bool has_piece, has_end; // not polled yet
+  qi_piece piece;
+  qi_token last;        // token at which it ended; -1 = none
+  uint8_t *block;       // [request_bytes] sampler and text
+  qi_sampler *sampler;
+  qi__text text;
+  qi_matcher *matcher;
+  void *user;
+} qi__request;
+
+struct qi_batch {
+  qi_session *session;
+  qi_allocator allocator;
+  qi__arena arena;
+  size_t n_requests, step_tokens, request_bytes;
+  qi__request *requests;  // [n_requests]
+  qi__request **running;  // [n_seqs] request of each sequence, running or kept; NULL = the sequence is free
+  size_t *n_planned;      // [n_seqs] tokens of the step
+  int *rows;              // [n_seqs] sequence of each row of logits
+  size_t n_rows, n_chosen;
+  qi__sampler_scratch scratch;
+  uint64_t last_id;
+  size_t n_events, n_cancelled, n_keep, poll_at;
+  qi_batch_stats stats;
+};
+
+// ---- open and close ----
+
+// Sampler and text of a request, in `arena`.
+QI__FN void qi__request_layout(qi__request *r, qi__arena *arena, const qi_model *m, const qi__sampler_scratch *scratch,
+                               const qi_sampler_desc *sampler, const char *const *stop, int n_stop) {
+  r->sampler = qi__sampler_layout(arena, scratch, (int)m->h.n_vocab, sampler);
+  qi__text_layout(&r->text, arena, stop, n_stop, m->vocab.max_token);
+}
+
+// Bytes that these take of a request's block; false when they cannot be counted.
+QI__FN bool qi__request_bytes(const qi_model *m, const qi_sampler_desc *sampler, const char *const *stop, int n_stop, size_t *out) {
+  static const qi__sampler_scratch scratch = {NULL, NULL};
+  qi__arena arena = {0};
+  qi__request r;
+  qi__request_layout(&r, &arena, m, &scratch, sampler, stop, n_stop);
+  *out = arena.used;
+  return !arena.overflow;
+}
+
+QI__FN void qi__batch_layout(qi_batch *b, qi__arena *arena, const qi_model *m, const qi_session_desc *sd) {
+  size_t n_seqs = (size_t)sd->n_seqs, n_ctx = (size_t)sd->n_ctx, n = b->n_requests, n_tokens;
+  if (!qi__request_bytes(m, &sd->sampler, sd->stop, sd->n_stop, &b->request_bytes) ||
+      !qi__add_size(b->request_bytes, QI__REQUEST_SLACK, &b->request_bytes) ||
+      !qi__align_up(b->request_bytes, QI__CACHE_LINE, &b->request_bytes) || !qi__mul_size(n, n_ctx, &n_tokens)) {
+    arena->overflow = true;
+    return;
+  }
+  b->requests = QI__ARENA_ARRAY(arena, qi__request, n);
+  qi_token *tokens = QI__ARENA_ARRAY(arena, qi_token, n_tokens);
+  uint8_t *generated = QI__ARENA_ARRAY(arena, uint8_t, n_tokens);
+  uint8_t *blocks = (uint8_t *)qi__arena_take(arena, n, b->request_bytes, QI__CACHE_LINE);
+  b->running = QI__ARENA_ARRAY(arena, qi__request *, n_seqs);
+  b->n_planned = QI__ARENA_ARRAY(arena, size_t, n_seqs);
+  b->rows = QI__ARENA_ARRAY(arena, int, n_seqs);
+  b->scratch.candidates = QI__ARENA_ARRAY(arena, qi__candidate, m->h.n_vocab);
+  b->scratch.saved = QI__ARENA_ARRAY(arena, float, m->h.n_vocab);
+  if (!b->scratch.saved) return;
+  memset(b->running, 0, n_seqs * sizeof *b->running);
+  memset(b->requests, 0, n * sizeof *b->requests);
+  for (size_t i = 0; i < n; i++) {
+    b->requests[i].tokens = tokens + i * n_ctx;
+    b->requests[i].generated = generated + i * n_ctx;
+    b->requests[i].block = blocks + i * b->request_bytes;
+  }
+}
+
+// Fills in defaults of the session's desc.
+QI__FN qi_result qi__batch_desc_defaults(qi_batch *b, const qi_model *m, const qi_batch_desc *desc, qi_session_desc *sd,
+                                         qi_error *err) {
+  int n_requests, step_tokens;
+  *sd = desc->session;
+  sd->n_logits = 0;
+  qi_result r = qi__session_desc_defaults(sd, m, err);
+  if (!r) r = qi__session_int("n_requests", desc->n_requests, QI__MAX_REQUESTS, 4 * sd->n_seqs, &n_requests, err);
+  if (!r) r = qi__session_int("n_step_tokens", desc->n_step_tokens, INT32_MAX, QI__STEP_TOKENS_DEFAULT, &step_tokens, err);
+  if (r) return r;
+  b->n_requests = (size_t)n_requests;
+  b->step_tokens = (size_t)(step_tokens < sd->n_seqs ? sd->n_seqs : step_tokens);
+  return QI_OK;
+}
+
+// Requests have samplers and stop strings of their own; the session needs none.
+QI__FN qi_session_desc qi__batch_session_desc(const qi_session_desc *sd) {
+  qi_session_desc d = *sd;
+  memset(&d.sampler, 0, sizeof d.sampler);
+  d.stop = NULL;
+  d.n_stop = 0;
+  return d;
+}
+
+QI__FN qi_result qi__batch_memory(const qi_model *m, const qi_batch_desc *desc, uint64_t *bytes, qi_error *err) {
+  qi_batch b;
+  qi_session_desc sd;
+  uint64_t session = 0;
+  qi__arena arena = {0};
+  memset(&b, 0, sizeof b);
+  qi_result r = qi__batch_desc_defaults(&b, m, desc, &sd, err);
+  if (r) return r;
+  qi_session_desc own = qi__batch_session_desc(&sd);
+  if ((r = qi__session_memory(m, &own, &session, err))) return r;
+  qi__batch_layout(&b, &arena, m, &sd);
+  if (arena.overflow) return qi__fail(err, QI_ERR_LIMIT, "batch: does not fit into this machine's address space");
+  *bytes = session + (uint64_t)arena.used + sizeof b;
+  return QI_OK;
+}
+
+QI__FN void qi__batch_close(qi_batch *b) {
+  if (!b) return;
+  qi_allocator allocator = b->allocator;
+  qi__arena_close(&b->arena, &allocator);
+  qi__session_close(b->session);
+  qi__free(&allocator, b, sizeof *b);
+}
+
+QI__FN qi_result qi__batch_open(qi_batch **out, const qi_model *m, const qi_batch_desc *desc, qi_error *err) {
+  qi_batch start;
+  qi_session_desc sd;
+  memset(&start, 0, sizeof start);
+  const qi_allocator *hook = &desc->session.allocator;
+  if (!hook->alloc && !hook->free) hook = &m->allocator;
+  qi_result r = qi__batch_desc_defaults(&start, m, desc, &sd, err);
+  if (!r) r = qi__allocator_resolve(hook, &start.allocator, err);
+  if (r) return r;
+  qi_batch *b = (qi_batch *)qi__alloc(&start.allocator, sizeof *b, QI__CACHE_LINE);
+  if (!b) return qi__fail_oom(err, "batch", sizeof *b);
+  *b = start;
+  qi_session_desc own = qi__batch_session_desc(&sd);
+  qi__batch_layout(b, &b->arena, m, &sd);
+  if ((r = qi__arena_open(&b->arena, &b->allocator, "batch", err))) goto fail;
+  qi__batch_layout(b, &b->arena, m, &sd);
+  if ((r = qi__session_open(&b->session, m, &own, err))) goto fail;
+  *out = b;
+  return QI_OK;
+fail:
+  qi__batch_close(b);
+  return r;
+}
+
+// ---- requests ----
+
+QI__FN qi__request *qi__batch_find(const qi_batch *b, uint64_t id) {
+  for (size_t i = 0; i < b->n_requests; i++)
+    if (b->requests[i].state != QI__REQUEST_FREE && b->requests[i].id == id) return &b->requests[i];
+  return NULL;
+}
+
+QI__FN qi_result qi__batch_tokens(qi_batch *b, const qi_batch_request *q, qi__request *r, qi_error *err) {
+  qi_session *s = b->session;
+  size_t n = q->n_ids, n_ctx = s->kv.n_ctx, n_vocab = s->model->h.n_vocab;
+  if (!q->text == !q->ids) return qi__fail(err, QI_ERR_ARGUMENT, "submit: give text or ids, one of them");
+  if (q->text) {
+    int flags = (s->desc.no_parse_special ? 0 : QI_TOKENIZE_PARSE_SPECIAL) |
+                (s->desc.no_add_special ? 0 : QI_TOKENIZE_ADD_SPECIAL);
+    size_t len = q->len ? q->len : strlen(q->text);
+    qi_result e = qi__tokenize(&s->model->vocab, &s->allocator, q->text, len, flags, r->tokens, n_ctx, &n, err);
+    if (e) return e;
+  }
+  if (!n) return qi__fail(err, QI_ERR_ARGUMENT, "submit: no tokens");
+  if (n > n_ctx || qi__kv_pages(n) > s->kv.n_pages)
+    return qi__fail(err, QI_ERR_CONTEXT, "submit: %zu tokens; a sequence holds %zu, the cache %zu", n, n_ctx,
+                    s->kv.n_pages * QI__KV_PAGE);
+  if (q->ids) memcpy(r->tokens, q->ids, n * sizeof *r->tokens);
+  for (size_t i = 0; i < n; i++)
+    if (r->tokens[i] < 0 || (size_t)r->tokens[i] >= n_vocab)
+      return qi__fail(err, QI_ERR_ARGUMENT, "submit: token %zu is %d, expected 0 to %zu", i, (int)r->tokens[i], n_vocab - 1);
+  memset(r->generated, 0, n);
+  r->n_tokens = r->n_prompt = n;
+  return QI_OK;
+}
+
+// Checks sampler, stop strings and matcher, and makes the first two in the request's block.
+QI__FN qi_result qi__batch_sampling(qi_batch *b, const qi_batch_request *q, qi__request *r, qi_error *err) {
+  const qi_model *m = b->session->model;
+  size_t bytes;
+  qi_result e = qi__sampler_check((int)m->h.n_vocab, &q->sampler, err);
+  if (!e) e = qi__text_check(q->stop, q->n_stop, err);
+  if (e) return e;
+  if (q->n_predict < -1) return qi__fail(err, QI_ERR_ARGUMENT, "submit: n_predict is %d, expected -1 or more", q->n_predict);
+  if (q->matcher && q->matcher->automaton->grammar->model != m)
+    return qi__fail(err, QI_ERR_ARGUMENT, "submit: a matcher of another model");
+  if (!qi__request_bytes(m, &q->sampler, q->stop, q->n_stop, &bytes) || bytes > b->request_bytes)
+    return qi__fail(err, QI_ERR_LIMIT, "submit: sampler and stop strings take more than the %zu bytes of a request (qi_batch_desc)",
+                    b->request_bytes);
+  qi__arena arena = {r->block, b->request_bytes, 0, false};
+  qi__request_layout(r, &arena, m, &b->scratch, &q->sampler, q->stop, q->n_stop);
+  return QI_OK;
+}
+
+// What a request has in common with another: its tokens, and for these also their roles. The answer of the other counts when it
+// has ended.
+QI__FN void qi__batch_share(qi__request *r, const qi__request *from) {
+  size_t n = from->state == QI__REQUEST_ENDED ? from->n_tokens : from->n_prompt, i = 0;
+  n = qi__min_size(n, r->n_tokens - 1); // the last one gives the logits
+  while (i < n && r->tokens[i] == from->tokens[i]) i++;
+  memcpy(r->generated, from->generated, i);
+  r->share = from->id;
+  r->n_share = i;
+}
+
+QI__FN qi_result qi__batch_submit(qi_batch *b, const qi_batch_request *q, uint64_t *id, qi_error *err) {
+  qi__request *r = NULL, *from = q->share ? qi__batch_find(b, q->share) : NULL;
+  for (size_t i = 0; i < b->n_requests && !r; i++)
+    if (b->requests[i].state == QI__REQUEST_FREE) r = &b->requests[i];
+  if (!r) return qi__fail(err, QI_ERR_LIMIT, "submit: there are %zu requests (n_requests)", b->n_requests);
+  if (q->keep && b->n_keep + 1 >= b->session->kv.n_seqs)
+    return qi__fail(err, QI_ERR_LIMIT, "submit: %zu of %zu sequences are to be kept, one must stay free", b->n_keep + 1,
+                    b->session->kv.n_seqs);
+  if (q->share && !from) return qi__fail(err, QI_ERR_ARGUMENT, "submit: share is none of the requests there are");
+  qi_result e = qi__batch_tokens(b, q, r, err);
+  if (!e) e = qi__batch_sampling(b, q, r, err);
+  if (e) return e;
+  r->state = QI__REQUEST_WAITING;
+  r->done = QI_DONE_NOT;
+  r->id = *id = ++b->last_id;
+  r->share = 0;
+  r->n_share = r->n_passed = 0;
+  r->priority = q->priority;
+  r->seq = -1;
+  r->n_predict = q->n_predict ? q->n_predict : INT32_MAX;
+  r->n_predicted = 0;
+  r->ignore_end = q->ignore_end;
+  r->keep = q->keep;
+  r->cancelled = r->has_piece = r->has_end = false;
+  r->last = -1;
+  r->matcher = q->matcher;
+  r->user = q->user;
+  if (from) qi__batch_share(r, from);
+  if (r->matcher) qi__matcher_reset(r->matcher);
+  for (size_t i = 0; i < r->n_tokens; i++) qi__sampler_accept(r->sampler, r->tokens[i]);
+  b->n_keep += r->keep;
+  b->stats.n_waiting++;
+  return QI_OK;
+}
+
+QI__FN void qi__batch_free_sequence(qi_batch *b, qi__request *r) {
+  if (r->seq < 0) return;
+  qi__kv_cut(&b->session->kv, (size_t)r->seq, 0);
+  b->running[r->seq] = NULL;
+  r->seq = -1;
+}
+
+QI__FN void qi__batch_forget(qi_batch *b, qi__request *r) {
+  qi__batch_free_sequence(b, r);
+  b->n_keep -= r->keep;
+  r->keep = false;
+  if (!r->has_end) r->state = QI__REQUEST_FREE;
+}
+
+// No work may be under way.
+QI__FN void qi__batch_end(qi_batch *b, qi__request *r, qi_done done) {
+  *(r->state == QI__REQUEST_WAITING ? &b->stats.n_waiting : &b->stats.n_running) -= 1;
+  r->state = QI__REQUEST_ENDED;
+  r->done = done;
+  r->has_end = true;
+  b->n_events++;
+  if (!r->keep || r->seq < 0 || done == QI_DONE_CANCELLED) qi__batch_forget(b, r);
+}
+
+// Ends what was cancelled. No work may be under way.
+QI__FN void qi__batch_sweep(qi_batch *b) {
+  for (size_t i = 0; b->n_cancelled && i < b->n_requests; i++) {
+    qi__request *r = &b->requests[i];
+    if (!r->cancelled) continue;
+    r->cancelled = false;
+    b->n_cancelled--;
+    if (r->state == QI__REQUEST_ENDED) qi__batch_forget(b, r);
+    else qi__batch_end(b, r, QI_DONE_CANCELLED);
+  }
+}
+
+QI__FN qi_result qi__batch_cancel(qi_batch *b, uint64_t id, qi_error *err) {
+  qi__request *r = qi__batch_find(b, id);
+  if (!r) return qi__fail(err, QI_ERR_ARGUMENT, "batch: no such request");
+  b->n_cancelled += !r->cancelled;
+  r->cancelled = true;
+  if (!b->session->work.tokens) qi__batch_sweep(b);
+  return QI_OK;
+}
+
+// ---- admission ----
+
+// Whether a goes before b: by priority, which grows while others overtake, then by age.
+QI__FN bool qi__request_before(const qi__request *a, const qi__request *b) {
+  int64_t pa = a->priority + (int64_t)(a->n_passed / QI__AGE), pb = b->priority + (int64_t)(b->n_passed / QI__AGE);
+  return pa != pb ? pa > pb : a->id < b->id;
+}
+
+// The other request whose first *n tokens this one may take over now. *wait: it is about to compute them.
+QI__FN const qi__request *qi__batch_source(const qi_batch *b, const qi__request *r, size_t *n, bool *wait) {
+  const qi__request *from = r->n_share ? qi__batch_find(b, r->share) : NULL;
+  *n = 0;
+  *wait = false;
+  if (!from || from->seq < 0) return NULL;
+  size_t length = b->session->kv.length[from->seq];
+  *n = qi__min_size(r->n_share, length);
+  *wait = from->state == QI__REQUEST_RUNNING && length < r->n_share;
+  return *n && qi__kv_can_cut(&b->session->kv, (size_t)from->seq, *n) ? from : NULL;
+}
+
+QI__FN qi__request *qi__batch_next_waiting(const qi_batch *b) {
+  qi__request *best = NULL;
+  for (size_t i = 0; b->stats.n_waiting && i < b->n_requests; i++) {
+    qi__request *r = &b->requests[i];
+    bool wait;
+    size_t n;
+    if (r->state != QI__REQUEST_WAITING || (best && qi__request_before(best, r))) continue;
+    qi__batch_source(b, r, &n, &wait);
+    if (!wait) best = r;
+  }
+  return best;
+}
+
+// Pages that running requests still take for the tokens they have.
+QI__FN size_t qi__batch_promised(const qi_batch *b) {
+  const qi__kv *kv = &b->session->kv;
+  size_t n = 0;
+  for (size_t seq = 0; seq < kv->n_seqs; seq++) {
+    const qi__request *r = b->running[seq];
+    if (!r || r->state != QI__REQUEST_RUNNING) continue;
+    n += qi__kv_pages(r->n_tokens) - qi__kv_pages(kv->length[seq]) + qi__kv_shares_end(kv, seq);
+  }
+  return n;
+}
+
+QI__FN void qi__batch_admit_one(qi_batch *b, qi__request *r, size_t seq) {
+  size_t n;
+  bool wait;
+  const qi__request *from = qi__batch_source(b, r, &n, &wait);
+  if (from) qi__kv_fork(&b->session->kv, (size_t)from->seq, seq, n);
+  r->state = QI__REQUEST_RUNNING;
+  r->seq = (int)seq;
+  b->running[seq] = r;
+  b->stats.n_waiting--;
+  b->stats.n_running++;
+  for (size_t i = 0; b->stats.n_waiting && i < b->n_requests; i++)
+    if (b->requests[i].state == QI__REQUEST_WAITING && b->requests[i].id < r->id) b->requests[i].n_passed++;
+}
+
+// Gives free sequences to waiting requests, the first of them first: one that does not fit is not overtaken by smaller ones.
+QI__FN void qi__batch_admit(qi_batch *b) {
+  const qi__kv *kv = &b->session->kv;
+  for (size_t seq = 0; seq < kv->n_seqs; seq++) {
+    if (b->running[seq]) continue;
+    qi__request *r;
+    while ((r = qi__batch_next_waiting(b))) {
+      size_t n;
+      bool wait;
+      if (!qi__batch_source(b, r, &n, &wait)) n = 0;
+      if (qi__kv_pages(r->n_tokens) - n / QI__KV_PAGE + qi__batch_promised(b) <= kv->n_unused) break;
+      if (b->stats.n_running) return;
+      qi__batch_end(b, r, QI_DONE_CONTEXT); // what is kept leaves no room for it
+    }
+    if (!r) return;
+    qi__batch_admit_one(b, r, seq);
+  }
+}
+
+// Puts the last of the running requests back to the waiting ones; false when it is the only one.
+QI__FN bool qi__batch_put_back(qi_batch *b) {
+  qi__request *last = NULL;
+  for (size_t seq = 0; seq < b->session->kv.n_seqs; seq++) {
+    qi__request *r = b->running[seq];
+    if (r && r->state == QI__REQUEST_RUNNING && (!last || qi__request_before(last, r))) last = r;
+  }
+  if (!last || b->stats.n_running < 2) return false;
+  qi__batch_free_sequence(b, last);
+  last->state = QI__REQUEST_WAITING;
+  b->stats.n_running--;
+  b->stats.n_waiting++;
+  b->stats.n_put_back++;
+  return true;
+}
+
+// ---- steps ----
+
+// Tokens that a sequence has to compute, if it may go on.
+QI__FN size_t qi__batch_todo(const qi_batch *b, size_t seq) {
+  const qi__request *r = b->running[seq];
+  return r && r->state == QI__REQUEST_RUNNING && !r->has_piece ? r->n_tokens - b->session->kv.length[seq] : 0;
+}
+
+// How many tokens of each sequence the step computes: one of each, then prompts in order until the step is full.
+QI__FN void qi__batch_share_step(qi_batch *b) {
+  size_t n_seqs = b->session->kv.n_seqs, left = b->session->forward.n_batch;
+  for (size_t seq = 0; seq < n_seqs; seq++)
+    if (b->running[seq] && b->running[seq]->n_predicted) left = b->step_tokens;
+  for (size_t seq = 0; seq < n_seqs; seq++) {
+    b->n_planned[seq] = qi__min_size(1, qi__batch_todo(b, seq));
+    left -= qi__min_size(left, b->n_planned[seq]);
+  }
+  while (left) {
+    qi__request *best = NULL;
+    for (size_t seq = 0; seq < n_seqs; seq++)
+      if (b->n_planned[seq] < qi__batch_todo(b, seq) && (!best || qi__request_before(b->running[seq], best)))
+        best = b->running[seq];
+    if (!best) return;
+    size_t more = qi__min_size(left, qi__batch_todo(b, (size_t)best->seq) - b->n_planned[best->seq]);
+    b->n_planned[best->seq] += more;
+    left -= more;
+  }
+}
+
+// Makes the plan the work of the session. QI_ERR_CONTEXT: pages are missing.
+QI__FN qi_result qi__batch_begin(qi_batch *b, qi_error *err) {
+  qi_session *s = b->session;
+  size_t n = 0;
+  b->n_rows = b->n_chosen = 0;
+  for (size_t seq = 0; seq < s->kv.n_seqs; seq++) {
+    const qi__request *r = b->running[seq];
+    for (size_t i = 0, at = s->kv.length[seq]; i < b->n_planned[seq]; i++, at++) {
+      bool last = at + 1 == r->n_tokens;
+      s->queue[n++] = (qi_decode_token){r->tokens[at], (int)seq, r->generated[at] != 0, last};
+      if (last) b->rows[b->n_rows++] = (int)seq;
+    }
+  }
+  return n ? qi__work_begin(s, s->queue, n, err) : QI_OK;
+}
+
+// Ends the request that runs alone and finds no pages all the same.
+QI__FN void qi__batch_end_alone(qi_batch *b) {
+  for (size_t seq = 0; seq < b->session->kv.n_seqs; seq++) {
+    qi__request *r = b->running[seq];
+    if (r && r->state == QI__REQUEST_RUNNING) qi__batch_end(b, r, QI_DONE_CONTEXT);
+  }
+}
+
+QI__FN qi_result qi__batch_plan(qi_batch *b, qi_error *err) {
+  qi_error why = {QI_OK, ""};
+  qi__batch_sweep(b);
+  qi__batch_admit(b);
+  for (;;) {
+    qi__batch_share_step(b);
+    qi_result r = qi__batch_begin(b, &why);
+    if (r != QI_ERR_CONTEXT) return r ? qi__fail(err, r, "%s", why.msg) : QI_OK;
+    if (!qi__batch_put_back(b)) qi__batch_end_alone(b);
+  }
+}
+
+// Chooses a token as qi__next does: where the grammar leaves one, no random number is drawn for it, and where it leaves only the
+// end behind some text, none is chosen: -1.
+QI__FN qi_result qi__request_choose(qi__request *r, const float *logits, qi_token *out) {
+  qi__mask mask = {NULL, 0, -1, false};
+  qi_result e = r->matcher ? qi__matcher_mask(r->matcher, &mask, NULL) : QI_OK;
+  if (e) return e;
+  *out = -1;
+  if (r->matcher && !mask.n && r->n_predicted) return QI_OK;
+  bool forced = mask.only >= 0 && !mask.can_end;
+  *out = forced ? mask.only : qi__sampler_sample(r->sampler, logits, mask.allowed);
+  return r->matcher ? qi__matcher_accept(r->matcher, *out, NULL) : QI_OK;
+}
+
+// A chosen token becomes text, and what there is to compute.
+QI__FN void qi__batch_take(qi_batch *b, qi__request *r, qi_token token) {
+  qi_session *s = b->session;
+  const qi__vocab *vocab = &s->model->vocab;
+  size_t len = qi__token_piece(vocab, token, s->desc.print_special, s->piece, vocab->max_token);
+  bool stop = qi__text_push(&r->text, s->piece, len, &r->piece), fits = r->n_tokens < s->kv.n_ctx;
+  r->piece.token = token;
+  r->has_piece = true;
+  b->n_events++;
+  if (fits) {
+    r->generated[r->n_tokens] = 1;
+    r->tokens[r->n_tokens++] = token;
+  }
+  if (stop) qi__batch_end(b, r, QI_DONE_STOP);
+  else if (++r->n_predicted == r->n_predict) qi__batch_end(b, r, QI_DONE_LIMIT);
+  else if (!fits) qi__batch_end(b, r, QI_DONE_CONTEXT);
+}
+
+// One token more for a request whose tokens are all computed, or its end.
+QI__FN void qi__batch_go_on(qi_batch *b, qi__request *r, const float *logits) {
+  if (r->n_predict < 0) {
+    qi__batch_end(b, r, QI_DONE_LIMIT);
+    return;
+  }
+  qi_token token;
+  if (qi__request_choose(r, logits, &token)) {
+    qi__batch_end(b, r, QI_DONE_GRAMMAR);
+    return;
+  }
+  qi__sampler_accept(r->sampler, token);
+  bool is_end = token < 0 || ((r->matcher || !r->ignore_end) && qi__token_is_end(&b->session->model->vocab, token));
+  if (!is_end) {
+    qi__batch_take(b, r, token);
+    return;
+  }
+  r->last = token;
+  qi__batch_end(b, r, QI_DONE_END);
+}
+
+QI__FN qi_result qi__batch_step(qi_batch *b, uint64_t deadline_us, qi_error *err) {
+  qi_session *s = b->session;
+  qi_result e = QI_OK;
+  if (!s->work.tokens && b->n_chosen == b->n_rows) e = qi__batch_plan(b, err);
+  if (!e) e = qi__work_run(s, deadline_us, err);
+  if (e == QI_ERR_CANCELLED) b->n_rows = b->n_chosen = 0;
+  if (e) return e;
+  qi__batch_sweep(b);
+  while (b->n_chosen < b->n_rows) {
+    size_t i = b->n_chosen++;
+    qi__request *r = b->running[b->rows[i]];
+    if (r && r->state == QI__REQUEST_RUNNING) qi__batch_go_on(b, r, qi__session_logits(s, (int)i));
+    if (deadline_us && b->n_chosen < b->n_rows && qi__now_us() >= deadline_us) return QI_AGAIN;
+  }
+  return b->stats.n_waiting || b->stats.n_running || b->n_events ? QI_OK : QI_END;
+}
+
+// ---- results ----
+
+QI__FN bool qi__batch_poll(qi_batch *b, qi_batch_event *out) {
+  qi__request *r = NULL;
+  if (!b->n_events) return false;
+  for (size_t i = 0; i < b->n_requests; i++, b->poll_at = (b->poll_at + 1) % b->n_requests) {
+    r = &b->requests[b->poll_at];
+    if (r->has_piece || r->has_end) break;
+  }
+  *out = (qi_batch_event){r->id, r->user, r->piece, QI_DONE_NOT};
+  b->n_events--;
+  if (r->has_piece) {
+    r->has_piece = false;
+    return true;
+  }
+  qi__text_flush(&r->text, &out->piece);
+  out->piece.token = r->last;
+  out->done = r->done;
+  r->has_end = false;
+  if (!r->keep) r->state = QI__REQUEST_FREE;
+  return true;
+}
+
+#endif // QI__INFER_BATCH_H
+// generated from src/infer/chat.h: edit there
+// ==== >>chat : conversations in the form that a model was trained on ====
+#ifndef QI__CHAT_H
+#define QI__CHAT_H
+
+
+// How a format writes messages. In its texts, \1name\2 is a control token (plain text where the vocabulary has none of that name),
+// \3 the end token, \4 the begin token. What people wrote goes between the texts and never becomes one of these.
+typedef struct qi__chat_style {
+  const char *name;
+  const char *begin;                        // of the conversation, where the model's file asks for no begin token
+  const char *system_before, *system_after; // folded: inside the next user's message, before its text
+  const char *user_before, *user_after;
+  const char *answer_before, *answer_after;
+  bool folded;
+  bool answer_blank;                        // a blank before the text of an answer
+  bool trim;                                // texts without blanks around them
+} qi__chat_style;
+
+// In the order of qi_chat_format.
+static const qi__chat_style qi__chat_styles[QI_CHAT_COUNT] = {
+  {"none", "", "", "", "", "", "", "", false, false, false},
+  {"llama-2", "", "<<SYS>>\n", "\n<</SYS>>\n\n", "\4[INST] ", " [/INST]", "", " \3", true, true, true},
+  {"llama-3", "\1<|begin_of_text|>\2", "\1<|start_header_id|>\2system\1<|end_header_id|>\2\n\n", "\1<|eot_id|>\2",
+   "\1<|start_header_id|>\2user\1<|end_header_id|>\2\n\n", "\1<|eot_id|>\2",
+   "\1<|start_header_id|>\2assistant\1<|end_header_id|>\2\n\n", "\1<|eot_id|>\2", false, false, true},
+  {"chatml", "", "\1<|im_start|>\2system\n", "\1<|im_end|>\2\n", "\1<|im_start|>\2user\n", "\1<|im_end|>\2\n",
+   "\1<|im_start|>\2assistant\n", "\1<|im_end|>\2\n", false, false, false},
+  {"mistral", "\4", "", "\n\n", "\1[INST]\2 ", " \1[/INST]\2", "", "\3", true, true, false},
+  {"mistral-v3", "\4", "", "\n\n", "\1[INST]\2 ", "\1[/INST]\2", "", "\3", true, true, true},
+  {"mistral-tekken", "\4", "", "\n\n", "\1[INST]\2", "\1[/INST]\2", "", "\3", true, false, false},
+  {"phi-3", "", "\1<|system|>\2\n", "\1<|end|>\2\n", "\1<|user|>\2\n", "\1<|end|>\2\n", "\1<|assistant|>\2\n", "\1<|end|>\2\n",
+   false, false, false},
+  {"gemma", "\4", "", "\n\n", "\1<start_of_turn>\2user\n", "\1<end_of_turn>\2\n", "\1<start_of_turn>\2model\n",
+   "\1<end_of_turn>\2\n", true, false, true},
+  {"zephyr", "", "\1<|system|>\2\n", "\3\n", "\1<|user|>\2\n", "\3\n", "\1<|assistant|>\2\n", "\3\n", false, false, false},
+};
+
+// ---- which format ----
+
+QI__FN int qi__chat_format_from_name(const char *name) {
+  for (int i = 0; i < QI_CHAT_COUNT; i++)
+    if (!strcmp(name, qi__chat_styles[i].name)) return i;
+  return -1;
+}
+
+// By what a template (Jinja, which is not run) holds.
+QI__FN qi_chat_format qi__chat_by_template(const char *t) {
+  if (strstr(t, "<|im_start|>")) return strstr(t, "<|im_sep|>") ? QI_CHAT_NONE : QI_CHAT_CHATML; // the latter: phi-4
+  if (strstr(t, "[SYSTEM_PROMPT]")) return QI_CHAT_NONE;
+  if (strstr(t, "[INST]")) {
+    if (strstr(t, "<<SYS>>")) return QI_CHAT_LLAMA_2;
+    if (!strstr(t, "[AVAILABLE_TOOLS]") || strstr(t, " [INST]")) return QI_CHAT_MISTRAL;
+    return strstr(t, "\"[INST]\"") ? QI_CHAT_MISTRAL_TEKKEN : QI_CHAT_MISTRAL_V3;
+  }
+  if (strstr(t, "<|start_header_id|>") && strstr(t, "<|eot_id|>")) return QI_CHAT_LLAMA_3;
+  if (strstr(t, "<|assistant|>") && strstr(t, "<|end|>")) return QI_CHAT_PHI_3;
+  if (strstr(t, "<|user|>") && (strstr(t, "eos_token") || strstr(t, "<|endoftext|>"))) return QI_CHAT_ZEPHYR;
+  if (strstr(t, "<start_of_turn>")) return QI_CHAT_GEMMA;
+  return QI_CHAT_NONE;
+}
+
+// Without template: by tokens that only one format has.
+QI__FN qi_chat_format qi__chat_by_tokens(const qi__vocab *v) {
+  static const struct {
+    const char *name;
+    qi_chat_format format;
+  } marks[] = {{"<|start_header_id|>", QI_CHAT_LLAMA_3}, {"<|im_start|>", QI_CHAT_CHATML}, {"<start_of_turn>", QI_CHAT_GEMMA}};
+  for (size_t i = 0; i < QI__COUNT_OF(marks); i++)
+    if (qi__token_by_name(v, marks[i].name) >= 0) return marks[i].format;
+  return QI_CHAT_NONE;
+}
+
+QI__FN qi_result qi__chat_detect(const qi_model *m, qi_chat_format *out, qi_error *err) {
+  static const char known[] = "known are llama-2, llama-3, chatml, mistral, mistral-v3, mistral-tekken, phi-3, gemma, zephyr: "
+                              "choose one of them if you know that the model was trained on it";
+  qi_model_info info;
+  qi__model_info(m, &info);
+  const char *t = info.chat_template;
+  qi_chat_format format = *t ? qi__chat_by_template(t) : qi__chat_by_tokens(&m->vocab);
+  if (format == QI_CHAT_NONE)
+    return qi__fail(err, QI_ERR_UNSUPPORTED, "chat: the model has %s; %s", *t ? "a template of another kind" : "no template",
+                    known);
+  *out = format;
+  return QI_OK;
+}
+
+// ---- messages to tokens ----
+
+typedef struct qi__chat {
+  const qi__vocab *v;
+  const qi__chat_style *style;
+  qi__merger merger;
+  qi__token_sink sink;
+  qi_token *ids;       // [n_ids] of a stretch
+  size_t n_ids;
+  char *text;          // a stretch of text between control tokens
+  size_t len, cap;
+  bool strip;          // the control token before it swallows blanks
+  bool joined;         // it follows text that is in the context
+  char *piece;         // [max_token]
+} qi__chat;
+
+// Tokens that structure a conversation: those of the style and all that end generation. Plain text must not become one.
+QI__FN bool qi__chat_is_mark(const qi__chat *c, qi_token id) {
+  const char *texts[] = {c->style->begin,        c->style->system_before, c->style->system_after, c->style->user_before,
+                         c->style->user_after,   c->style->answer_before, c->style->answer_after};
+  size_t len;
+  if (qi__token_is_end(c->v, id)) return true;
+  if (qi__token_type(c->v, (uint32_t)id) != QI__TOKEN_USER) return false;
+  const char *name = qi__token_text(c->v, (uint32_t)id, &len);
+  for (size_t i = 0; i < QI__COUNT_OF(texts); i++)
+    for (const char *p = texts[i]; (p = strchr(p, '\1')) != NULL; p++)
+      if (strchr(p, '\2') == p + 1 + len && !memcmp(p + 1, name, len)) return true;
+  return false;
+}
+
+// Ends a stretch of text. A mark in it was written by someone as text, and is encoded in two parts.
+QI__FN void qi__chat_flush(qi__chat *c) {
+  size_t start = 0;
+  while (c->strip && start < c->len && qi__is_ascii_space(c->text[start])) start++;
+  qi__token_sink ids = {c->ids, c->n_ids, 0};
+  if (c->joined) qi__encode_plain(&c->merger, c->text, start, c->len, false, &ids);
+  else qi__encode(&c->merger, c->text + start, c->len - start, 0, &ids);
+  for (size_t i = 0; i < ids.n && i < c->n_ids; i++) {
+    size_t len = qi__chat_is_mark(c, c->ids[i]) ? qi__token_piece(c->v, c->ids[i], false, c->piece, c->v->max_token) : 0;
+    if (len < 2) {
+      qi__emit(&c->sink, c->ids[i]);
+      continue;
+    }
+    uint32_t cp;
+    size_t first = qi__utf8_next(c->piece, len, &cp);
+    qi__encode_plain(&c->merger, c->piece, 0, first, false, &c->sink);
+    qi__encode_plain(&c->merger, c->piece, first, len, false, &c->sink);
+  }
+  c->len = 0;
+  c->strip = c->joined = false;
+}
+
+QI__FN void qi__chat_put(qi__chat *c, const char *text, size_t len) {
+  len = qi__min_size(len, c->cap - c->len);
+  memcpy(c->text + c->len, text, len);
+  c->len += len;
+}
+
+QI__FN void qi__chat_control(qi__chat *c, qi_token id) {
+  qi__chat_flush(c);
+  if (id < 0) return;
+  qi__emit(&c->sink, id);
+  c->strip = (c->v->attrs[id] & QI__TOKEN_RSTRIP) != 0;
+}
+
+// A text of the style.
+QI__FN void qi__chat_part(qi__chat *c, const char *p) {
+  while (*p) {
+    size_t n = strcspn(p, "\1\3\4");
+    qi__chat_put(c, p, n);
+    p += n;
+    if (*p == '\3') qi__chat_control(c, c->v->special.eos), p++;
+    else if (*p == '\4') qi__chat_control(c, c->v->special.bos), p++;
+    else if (*p == '\1') {
+      size_t len = strcspn(++p, "\2");
+      qi_token id = qi__token_find(c->v, p, len);
+      bool mark = id >= 0 && (qi__token_is_control(c->v, id) || qi__token_type(c->v, (uint32_t)id) == QI__TOKEN_USER);
+      if (mark) qi__chat_control(c, id);
+      else qi__chat_put(c, p, len);
+      p += len + 1;
+    }
+  }
+}
+
+QI__FN void qi__chat_text(qi__chat *c, const qi_chat_message *m) {
+  const char *text = m->text;
+  size_t len = m->len;
+  while (c->style->trim && len && qi__is_ascii_space(text[len - 1])) len--;
+  while (c->style->trim && len && qi__is_ascii_space(*text)) text++, len--;
+  qi__chat_put(c, text, len);
+}
+
+// Messages from n_done on, see qi_chat_tokens. `open`: an answer has begun and is not closed.
+QI__FN void qi__chat_write(qi__chat *c, const qi_chat_message *messages, size_t n, size_t n_done) {
+  const qi__chat_style *s = c->style;
+  bool open = n_done > 0;
+  size_t folded = n_done; // first system message that waits for a user's
+  c->joined = open;
+  if (!n_done && c->v->special.add_bos && s->user_before[0] != '\4') qi__chat_control(c, c->v->special.bos);
+  else if (!n_done) qi__chat_part(c, s->begin);
+  for (size_t i = n_done; i < n; i++) {
+    const qi_chat_message *m = &messages[i];
+    if (m->role == QI_CHAT_SYSTEM && s->folded) continue;
+    if (open && m->role != QI_CHAT_ASSISTANT) qi__chat_part(c, s->answer_after);
+    if (m->role == QI_CHAT_ASSISTANT) {
+      if (!open) qi__chat_part(c, s->answer_before);
+      if (s->answer_blank) qi__chat_put(c, " ", 1);
+      qi__chat_text(c, m);
+      open = true;
+      folded = i + 1;
+      continue;
+    }
+    qi__chat_part(c, m->role == QI_CHAT_USER ? s->user_before : s->system_before);
+    for (size_t k = folded; k < i && s->folded; k++) {
+      qi__chat_part(c, s->system_before);
+      qi__chat_text(c, &messages[k]);
+      qi__chat_part(c, s->system_after);
+    }
+    qi__chat_text(c, m);
+    qi__chat_part(c, m->role == QI_CHAT_USER ? s->user_after : s->system_after);
+    folded = i + 1;
+    open = false;
+  }
+  if (!open) qi__chat_part(c, s->answer_before);
+  qi__chat_flush(c);
+}
+
+#define QI__CHAT_STYLE_BYTES 256 // at most of a style's texts around one message
+
+// Errors: QI_ERR_ARGUMENT, QI_ERR_LIMIT.
+QI__FN qi_result qi__chat_check(const qi__chat_style *s, const qi_chat_message *messages, size_t n, size_t n_done, size_t *bytes,
+                                qi_error *err) {
+  *bytes = QI__CHAT_STYLE_BYTES;
+  if (n_done > n) return qi__fail(err, QI_ERR_ARGUMENT, "chat: n_done is %zu, there are %zu messages", n_done, n);
+  for (size_t i = 0; i < n; i++) {
+    int role = (int)messages[i].role;
+    if (role < QI_CHAT_SYSTEM || role > QI_CHAT_ASSISTANT)
+      return qi__fail(err, QI_ERR_ARGUMENT, "chat: messages[%zu].role is %d, expected a qi_chat_role", i, role);
+    if (messages[i].len && !messages[i].text) return qi__fail(err, QI_ERR_ARGUMENT, "chat: messages[%zu].text is NULL", i);
+    if (role == QI_CHAT_SYSTEM && s->folded && (i + 1 == n || i + 1 == n_done || messages[i + 1].role == QI_CHAT_ASSISTANT))
+      return qi__fail(err, QI_ERR_ARGUMENT, "chat: messages[%zu]: in %s a system message is part of the user's that must follow", i,
+                      s->name);
+    if (i < n_done) continue;
+    bool fits = qi__add_size(*bytes, messages[i].len, bytes) && qi__add_size(*bytes, QI__CHAT_STYLE_BYTES, bytes);
+    if (!fits || *bytes >= QI__TEXT_LIMIT) return qi__fail(err, QI_ERR_LIMIT, "chat: texts of 2^30 bytes or more");
+  }
+  return QI_OK;
+}
+
+QI__FN qi_result qi__chat_tokens(const qi_model *m, qi_chat_format format, const qi_chat_message *messages, size_t n, size_t n_done,
+                                 qi_token *out, size_t cap, size_t *n_out, qi_error *err) {
+  qi__chat c;
+  memset(&c, 0, sizeof c);
+  c.v = &m->vocab;
+  c.style = &qi__chat_styles[format];
+  qi_result r = qi__chat_check(c.style, messages, n, n_done, &c.cap, err);
+  if (r) return r;
+  qi__arena arena = {0};
+  for (int real = 0; real < 2; real++) {
+    if (real && (r = qi__arena_open(&arena, &m->allocator, "chat", err)) != QI_OK) return r;
+    c.n_ids = c.cap + 2;
+    c.text = QI__ARENA_ARRAY(&arena, char, c.cap);
+    c.ids = QI__ARENA_ARRAY(&arena, qi_token, c.n_ids);
+    c.merger.heap = QI__ARENA_ARRAY(&arena, uint64_t, 2 * (c.cap + 2));
+    c.merger.symbols = QI__ARENA_ARRAY(&arena, qi__symbol, c.cap + 2);
+    c.piece = QI__ARENA_ARRAY(&arena, char, m->vocab.max_token);
+    c.merger.key = QI__ARENA_ARRAY(&arena, char, (size_t)m->vocab.max_token + 1);
+  }
+  c.merger.v = c.v;
+  c.sink = (qi__token_sink){out, cap, 0};
+  qi__chat_write(&c, messages, n, n_done);
+  *n_out = c.sink.n;
+  qi__arena_close(&arena, &m->allocator);
+  return QI_OK;
+}
+
+#endif // QI__CHAT_H
 // generated from src/kernels/product.h: edit there
 // ==== >>product : threaded products for callers' own nets ====
 #ifndef QI__KERNELS_PRODUCT_H
@@ -25064,6 +25749,63 @@ QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out) {
   if (!s || !out) return;
   *out = s->stats;
   out->kv_tokens_unused = (uint64_t)s->kv.n_unused * QI__KV_PAGE;
+}
+
+// ---- batches ----
+
+QI_API qi_result qi_batch_open(qi_batch **out, const qi_model *m, const qi_batch_desc *desc, qi_error *err) {
+  QI__NOT_NULL(out, "qi_batch_open");
+  *out = NULL;
+  QI__NOT_NULL(desc, "qi_batch_open");
+  qi_result r = qi__session_check_model(m, err);
+  if (r) return r;
+  qi__fp_mode mode = qi__fp_enter();
+  r = qi__batch_open(out, m, desc, err);
+  qi__fp_leave(mode);
+  return r;
+}
+
+QI_API void qi_batch_close(qi_batch *b) { qi__batch_close(b); }
+
+QI_API qi_result qi_batch_memory(const qi_model *m, const qi_batch_desc *desc, uint64_t *bytes, qi_error *err) {
+  QI__NOT_NULL(desc, "qi_batch_memory");
+  QI__NOT_NULL(bytes, "qi_batch_memory");
+  qi_result r = qi__session_check_model(m, err);
+  return r ? r : qi__batch_memory(m, desc, bytes, err);
+}
+
+QI_API qi_result qi_batch_submit(qi_batch *b, const qi_batch_request *request, uint64_t *id, qi_error *err) {
+  QI__NOT_NULL(b, "qi_batch_submit");
+  QI__NOT_NULL(request, "qi_batch_submit");
+  QI__NOT_NULL(id, "qi_batch_submit");
+  return qi__batch_submit(b, request, id, err);
+}
+
+QI_API qi_result qi_batch_step(qi_batch *b, uint32_t budget_us, qi_error *err) {
+  QI__NOT_NULL(b, "qi_batch_step");
+  qi__fp_mode mode = qi__fp_enter();
+  qi_result r = qi__batch_step(b, qi__deadline(budget_us), err);
+  qi__fp_leave(mode);
+  return r;
+}
+
+QI_API bool qi_batch_poll(qi_batch *b, qi_batch_event *out) { return b && out && qi__batch_poll(b, out); }
+
+QI_API qi_result qi_batch_cancel(qi_batch *b, uint64_t id, qi_error *err) {
+  QI__NOT_NULL(b, "qi_batch_cancel");
+  return qi__batch_cancel(b, id, err);
+}
+
+QI_API const char *qi_done_name(qi_done done) {
+  static const char *const names[QI_DONE_COUNT] = {"not", "end", "stop", "limit", "cancelled", "context", "grammar"};
+  return (int)done >= 0 && done < QI_DONE_COUNT ? names[done] : "?";
+}
+
+QI_API qi_session *qi_batch_session(qi_batch *b) { return b ? b->session : NULL; }
+
+QI_API void qi_batch_get_stats(const qi_batch *b, qi_batch_stats *out) {
+  if (out) memset(out, 0, sizeof *out);
+  if (b && out) *out = b->stats;
 }
 
 #undef QI__NOT_NULL

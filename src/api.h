@@ -854,6 +854,112 @@ typedef struct qi_session_stats {
 // s NULL: all zero.
 QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out);
 
+// ---- batches ----
+
+// Many requests at once, each with its own text, sampler and end, over the sequences of a session that belongs to the batch:
+// weights are read once for all. Each answer has the bits of a lone session of the same desc, whatever else runs beside it.
+//
+//   while ((r = qi_batch_step(b, 0, &err)) >= 0 && r != QI_END)
+//     while (qi_batch_poll(b, &event)) ...
+//
+// Who comes next: higher priority first, then in the order of submission. A request that 16 later ones have overtaken counts as one
+// priority higher, and so on, so none waits forever. The first one waits until a sequence is free and the cache has room for its
+// tokens; smaller ones behind it do not go before it. Requests that run are not stopped for those that wait.
+//
+// When the cache gets full, the last of the running requests in that order gives its room back, waits, and is computed again later:
+// its text goes on where it was. One that runs alone and still finds no room ends with QI_DONE_CONTEXT.
+typedef struct qi_batch qi_batch;
+
+// How a batch shall be; zero = default.
+typedef struct qi_batch_desc {
+  qi_session_desc session;   // n_seqs: requests that run at once; n_kv_tokens: tokens of all of them. sampler and stop are no
+                             // defaults: they say how much memory those of one request may take (and 1 KB more). Temperature,
+                             // top_k, top_p, min_p, typical_p and the like take none; penalties, DRY and long lists do.
+                             // Of no meaning: n_logits, n_predict, ignore_end
+  int n_requests;            // that are there at once: waiting, running, kept, or with results not polled; 0 = 4 * n_seqs, at
+                             // most 65536. Each takes 5 * n_ctx bytes
+  int n_step_tokens;         // tokens computed in a step while any request generates: one of each of these, the rest for prompts.
+                             // So it says how long prompts hold up the others. 0 = 64; at least n_seqs. Else a step has n_batch
+} qi_batch_desc;
+
+// All memory is taken here; later only qi_batch_submit asks for some when it is given text, and gives it back (qi_tokenize).
+// Errors: as qi_session_open.
+QI_API qi_result qi_batch_open(qi_batch **out, const qi_model *m, const qi_batch_desc *desc, qi_error *err);
+QI_API void qi_batch_close(qi_batch *b); // NULL is fine; requests are forgotten
+
+// Bytes that qi_batch_open with this desc will ask of the allocator, all of them until close. Errors: as qi_session_memory.
+QI_API qi_result qi_batch_memory(const qi_model *m, const qi_batch_desc *desc, uint64_t *bytes, qi_error *err);
+
+// What is asked for. Nothing of it needs to stay, but the matcher.
+typedef struct qi_batch_request {
+  const char *text;          // the prompt: either text (special tokens as the session's desc says) ...
+  size_t len;                // its bytes; 0 = up to its terminator
+  const qi_token *ids;       // ... or n_ids tokens
+  size_t n_ids;
+  qi_sampler_desc sampler;   // zero = greedy
+  const char *const *stop;   // n_stop strings that end the answer, as in qi_session_desc
+  int n_stop;
+  qi_matcher *matcher;       // the answer follows its grammar, as in qi_session_constrain, but every token is computed. One of its
+                             // own for each request (they may share); not to be used or closed before the end is polled
+  int priority;              // higher goes first; any number
+  int n_predict;             // tokens of the answer; 0 = until the end, -1 = none: only the prompt is computed
+  bool ignore_end;           // go on after end tokens
+  bool keep;                 // its sequence stays after the end for others to share, until qi_batch_cancel. At most n_seqs - 1
+  uint64_t share;            // another request: what the texts have in common from the start on is computed once. Of one that has
+                             // ended the answer counts too, as if its conversation went on. 0 = none
+  void *user;                // comes back in events
+} qi_batch_request;
+
+// Takes note of a request; *id is its name from now on, never 0. The work is done by qi_batch_step.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_CONTEXT (it would never fit), QI_ERR_LIMIT (n_requests are there, n_seqs - 1 are kept, or its
+// sampler and stop strings take too much memory), QI_ERR_OOM (text).
+QI_API qi_result qi_batch_submit(qi_batch *b, const qi_batch_request *request, uint64_t *id, qi_error *err);
+
+// Works on the next token of each running request, for about budget_us microseconds (0 = until the step is done). QI_OK: the step
+// is done, there may be something to poll, call again for more. QI_AGAIN: the budget is spent in mid-step. QI_END: nothing is left
+// to do or to poll. A request whose last piece has not been polled does not go on.
+// Errors: QI_ERR_CANCELLED (qi_cancel; the step is dropped, no request is lost: call again).
+QI_API qi_result qi_batch_step(qi_batch *b, uint32_t budget_us, qi_error *err);
+
+// Why a request ended.
+typedef enum qi_done {
+  QI_DONE_NOT = 0,   // it goes on
+  QI_DONE_END,       // an end token
+  QI_DONE_STOP,      // a stop string
+  QI_DONE_LIMIT,     // n_predict tokens are there
+  QI_DONE_CANCELLED, // qi_batch_cancel
+  QI_DONE_CONTEXT,   // n_ctx tokens are there, or the cache has no room left
+  QI_DONE_GRAMMAR,   // the grammar cannot go on: qi_matcher_allowed says why
+  QI_DONE_COUNT
+} qi_done;
+QI_API const char *qi_done_name(qi_done done); // "end" and so on; static text, "?" when out of range
+
+// A piece of an answer, or its end.
+typedef struct qi_batch_event {
+  uint64_t id;
+  void *user;
+  qi_piece piece;    // text valid until the next qi_batch_poll or qi_batch_step. At the end: text that was held back, and the end
+                     // token or -1
+  qi_done done;      // not 0: the last event of this request; its id is then free, unless it is kept
+} qi_batch_event;
+
+// The next event; false when there is none. Pieces of one request come in order, its end last.
+QI_API bool qi_batch_poll(qi_batch *b, qi_batch_event *out);
+
+// Ends a request; its last event is still to be polled. What is kept is forgotten, without an event. Takes effect at once, or after
+// the step that is under way. Errors: QI_ERR_ARGUMENT (no such request, or it is over).
+QI_API qi_result qi_batch_cancel(qi_batch *b, uint64_t id, qi_error *err);
+
+// The session that computes, for qi_cancel and qi_session_get_stats; other calls would disturb the batch. NULL for NULL.
+QI_API qi_session *qi_batch_session(qi_batch *b);
+
+typedef struct qi_batch_stats {
+  size_t n_waiting, n_running; // requests now
+  uint64_t n_put_back;         // how often one gave its room back
+} qi_batch_stats;
+// b NULL: all zero.
+QI_API void qi_batch_get_stats(const qi_batch *b, qi_batch_stats *out);
+
 #ifdef __cplusplus
 }
 #endif

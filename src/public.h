@@ -2,6 +2,7 @@
 #ifndef QI__PUBLIC_H
 #define QI__PUBLIC_H
 
+#include "infer/batch.h"
 #include "infer/chat.h"
 #include "infer/session.h"
 #include "kernels/product.h"
@@ -560,6 +561,63 @@ QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out) {
   if (!s || !out) return;
   *out = s->stats;
   out->kv_tokens_unused = (uint64_t)s->kv.n_unused * QI__KV_PAGE;
+}
+
+// ---- batches ----
+
+QI_API qi_result qi_batch_open(qi_batch **out, const qi_model *m, const qi_batch_desc *desc, qi_error *err) {
+  QI__NOT_NULL(out, "qi_batch_open");
+  *out = NULL;
+  QI__NOT_NULL(desc, "qi_batch_open");
+  qi_result r = qi__session_check_model(m, err);
+  if (r) return r;
+  qi__fp_mode mode = qi__fp_enter();
+  r = qi__batch_open(out, m, desc, err);
+  qi__fp_leave(mode);
+  return r;
+}
+
+QI_API void qi_batch_close(qi_batch *b) { qi__batch_close(b); }
+
+QI_API qi_result qi_batch_memory(const qi_model *m, const qi_batch_desc *desc, uint64_t *bytes, qi_error *err) {
+  QI__NOT_NULL(desc, "qi_batch_memory");
+  QI__NOT_NULL(bytes, "qi_batch_memory");
+  qi_result r = qi__session_check_model(m, err);
+  return r ? r : qi__batch_memory(m, desc, bytes, err);
+}
+
+QI_API qi_result qi_batch_submit(qi_batch *b, const qi_batch_request *request, uint64_t *id, qi_error *err) {
+  QI__NOT_NULL(b, "qi_batch_submit");
+  QI__NOT_NULL(request, "qi_batch_submit");
+  QI__NOT_NULL(id, "qi_batch_submit");
+  return qi__batch_submit(b, request, id, err);
+}
+
+QI_API qi_result qi_batch_step(qi_batch *b, uint32_t budget_us, qi_error *err) {
+  QI__NOT_NULL(b, "qi_batch_step");
+  qi__fp_mode mode = qi__fp_enter();
+  qi_result r = qi__batch_step(b, qi__deadline(budget_us), err);
+  qi__fp_leave(mode);
+  return r;
+}
+
+QI_API bool qi_batch_poll(qi_batch *b, qi_batch_event *out) { return b && out && qi__batch_poll(b, out); }
+
+QI_API qi_result qi_batch_cancel(qi_batch *b, uint64_t id, qi_error *err) {
+  QI__NOT_NULL(b, "qi_batch_cancel");
+  return qi__batch_cancel(b, id, err);
+}
+
+QI_API const char *qi_done_name(qi_done done) {
+  static const char *const names[QI_DONE_COUNT] = {"not", "end", "stop", "limit", "cancelled", "context", "grammar"};
+  return (int)done >= 0 && done < QI_DONE_COUNT ? names[done] : "?";
+}
+
+QI_API qi_session *qi_batch_session(qi_batch *b) { return b ? b->session : NULL; }
+
+QI_API void qi_batch_get_stats(const qi_batch *b, qi_batch_stats *out) {
+  if (out) memset(out, 0, sizeof *out);
+  if (b && out) *out = b->stats;
 }
 
 #undef QI__NOT_NULL

@@ -192,8 +192,15 @@ QI__FN void qi__sampler_set_chain(qi_sampler *sp) {
   }
 }
 
-// A sampler of a checked desc in an arena, ready to use; NULL while the arena counts.
-QI__FN qi_sampler *qi__sampler_layout(qi__arena *arena, int n_vocab, const qi_sampler_desc *desc) {
+// What samplers need only while they choose: those that do so one after another may share it.
+typedef struct qi__sampler_scratch {
+  qi__candidate *candidates; // [n_vocab]
+  float *saved;              // [n_vocab]
+} qi__sampler_scratch;
+
+// A sampler of a checked desc in an arena, ready to use; NULL while the arena counts. scratch NULL = its own.
+QI__FN qi_sampler *qi__sampler_layout(qi__arena *arena, const qi__sampler_scratch *scratch, int n_vocab,
+                                      const qi_sampler_desc *desc) {
   qi_sampler_desc d = qi__sampler_desc_defaults(desc);
   bool has_penalties = d.repetition_penalty != 1 || d.frequency_penalty != 0 || d.presence_penalty != 0;
   bool has_dry = d.dry_multiplier > 0, typical = d.typical_p < 1;
@@ -202,14 +209,14 @@ QI__FN qi_sampler *qi__sampler_layout(qi__arena *arena, int n_vocab, const qi_sa
   if (has_dry && d.dry_last_n > history_cap) history_cap = d.dry_last_n;
   size_t n = (size_t)n_vocab, n_words = (n + 31) / 32;
   qi_sampler *sp = QI__ARENA_ARRAY(arena, qi_sampler, 1);
-  qi__candidate *candidates = QI__ARENA_ARRAY(arena, qi__candidate, plain ? 0 : n);
+  qi__candidate *candidates = scratch ? scratch->candidates : QI__ARENA_ARRAY(arena, qi__candidate, plain ? 0 : n);
   qi_logit_bias *bias = QI__ARENA_ARRAY(arena, qi_logit_bias, (size_t)d.n_logit_bias);
   int32_t *count = QI__ARENA_ARRAY(arena, int32_t, has_penalties ? n : 0);
   qi_token *history = QI__ARENA_ARRAY(arena, qi_token, (size_t)history_cap);
   int32_t *dry_match = QI__ARENA_ARRAY(arena, int32_t, has_dry ? (size_t)d.dry_last_n : 0);
   int32_t *dry_length = QI__ARENA_ARRAY(arena, int32_t, has_dry ? n : 0);
   uint32_t *dry_breaks = QI__ARENA_ARRAY(arena, uint32_t, has_dry ? n_words : 0);
-  float *saved = QI__ARENA_ARRAY(arena, float, typical ? n : 0);
+  float *saved = scratch ? scratch->saved : QI__ARENA_ARRAY(arena, float, typical ? n : 0);
   if (!sp) return NULL;
   memset(sp, 0, sizeof *sp);
   if (d.n_logit_bias) memcpy(bias, d.logit_bias, (size_t)d.n_logit_bias * sizeof *bias);
@@ -247,10 +254,10 @@ QI__FN qi_result qi__sampler_open(qi_sampler **out, int n_vocab, const qi_sample
   if (r == QI_OK) r = qi__sampler_check(n_vocab, desc, err);
   if (r) return r;
   qi__arena arena = {0};
-  qi__sampler_layout(&arena, n_vocab, desc);
+  qi__sampler_layout(&arena, NULL, n_vocab, desc);
   r = qi__arena_open(&arena, &a, "sampler", err);
   if (r) return r;
-  qi_sampler *sp = qi__sampler_layout(&arena, n_vocab, desc);
+  qi_sampler *sp = qi__sampler_layout(&arena, NULL, n_vocab, desc);
   sp->allocator = a;
   sp->bytes = arena.size;
   *out = sp;

@@ -103,7 +103,7 @@ QI__FN void qi__session_layout(qi_session *s, qi__arena *arena, size_t n_threads
   s->ids = QI__ARENA_ARRAY(arena, qi_token, n_ctx);
   s->start = QI__ARENA_ARRAY(arena, size_t, n_seqs);
   s->logits_at = QI__ARENA_ARRAY(arena, size_t, (size_t)d->n_logits);
-  s->sampler = qi__sampler_layout(arena, (int)h->n_vocab, &d->sampler);
+  s->sampler = qi__sampler_layout(arena, NULL, (int)h->n_vocab, &d->sampler);
   s->piece = QI__ARENA_ARRAY(arena, char, s->model->vocab.max_token);
   qi__text_layout(&s->text, arena, d->stop, d->n_stop, s->model->vocab.max_token);
 }
