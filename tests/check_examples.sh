@@ -39,7 +39,7 @@ printf 'root ::= "x" (\n' >broken.gbnf
 printf '{"type": "object", "properties": {"name": {"type": "string", "maxLength": 9}, "age": {"type": "integer", "minimum": 1,
 "maximum": 99}}, "required": ["name", "age"]}' >person.json
 exits 2 ./hello
-for program in generate tokenize logits inspect chat; do
+for program in generate tokenize logits inspect chat batch; do
   exits 0 ./$program --help
   exits 2 ./$program
   exits 2 ./$program --no-such-option
@@ -64,6 +64,14 @@ exits 1 ./hello absent.gguf a
 exits 1 ./generate -m absent.gguf -p a
 exits 1 ./generate -m ids.txt -p a
 exits 1 ./generate -m absent.gguf -f absent.txt
+exits 2 ./batch -m x.gguf
+exits 2 ./batch -m x.gguf -f a -np 0
+exits 1 ./batch -m absent.gguf -f absent.txt
+exits 1 ./batch -m absent.gguf -f ids.txt
+exits 1 ./batch -m absent.gguf -f empty.txt
+exits 2 ./game_loop
+exits 2 ./game_loop x.gguf 0
+exits 1 ./game_loop absent.gguf
 exits 1 ./chat -m absent.gguf
 exits 1 ./tokenize -m absent.gguf -p a
 exits 1 ./inspect -m absent.gguf
@@ -132,6 +140,14 @@ sleep 0.3
 kill -INT $pid 2>/dev/null
 wait $pid
 same "chat: Ctrl-C does not end the program" "0 $(cat single.txt)" "$? $(cat out)"
+printf 'Once upon a time\n\nThe cat\\nsat\nLily\nOne day\n' >prompts.txt
+same "batch: each answer is that of generate" "$(for p in "Once upon a time" "$(printf 'The cat\nsat')" Lily "One day"; do
+  [ "$p" = "Once upon a time" ] || echo ----
+  ./generate -m "$model" -p "$p" -n 25 -c 64 --seed 5 2>/dev/null
+done)" "$(./batch -m "$model" -f prompts.txt -n 25 -c 64 --seed 5 -np 3 -q 2>/dev/null)"
+same "batch: answers of a grammar" 4 "$(./batch -m "$model" -f prompts.txt --choice " happy" --choice " sad" -np 2 2>/dev/null |
+  grep -cE ' (happy|sad)$')"
+same "game_loop: every frame is counted" 40 "$(./game_loop "$model" 300 40 2 rush | awk '/  over by/ { n += $6 == "us" ? $7 : $4 } END { print n }')"
 begins "hello: the greedy story" "Once upon a time, there was a little girl named Lily." "$(./hello "$model" "Once upon a time" 2>/dev/null)"
 
 ids=$(./tokenize -m "$model" -p "Once upon a time")
