@@ -129,7 +129,7 @@ int main(int argc, char **argv) {
     return 2;
   }
   qi_model_desc md = {.path = argv[1]};
-  qi_batch_desc bd = {.session = {.n_ctx = 512, .n_seqs = N_CHARACTERS + 1, .n_threads = (int)n_threads}};
+  qi_batch_desc bd = {.session = {.n_ctx = 1024, .n_seqs = N_CHARACTERS + 1, .n_threads = (int)n_threads}};
   qi_error err = {QI_OK, ""};
   qi_model *m = NULL;
   qi_batch *b = NULL;
