@@ -164,10 +164,11 @@ static double now(void) {
 static void print_speed(qi_batch *b, const jobs *j, double seconds) {
   qi_session_stats st;
   qi_session_get_stats(qi_batch_session(b), &st);
-  fprintf(stderr, "\n%zu answers; %llu tokens of prompts and %llu of answers computed in %.2f s: %.1f and %.1f a second; %d threads, %s\n",
-          j->n_done, (unsigned long long)st.n_prompt, (unsigned long long)st.n_generated, seconds,
-          seconds > 0 ? (double)st.n_prompt / seconds : 0, seconds > 0 ? (double)st.n_generated / seconds : 0, st.n_threads,
-          qi_isa_name(st.isa));
+  double prompts = (double)st.n_prompt, answers = (double)st.n_generated;
+  if (seconds <= 0) seconds = 1e-9;
+  fprintf(stderr, "\n%zu answers; %.0f tokens of prompts and %.0f of answers computed in %.2f s: %.1f and %.1f a second; ", j->n_done,
+          prompts, answers, seconds, prompts / seconds, answers / seconds);
+  fprintf(stderr, "%d threads, %s\n", st.n_threads, qi_isa_name(st.isa));
 }
 
 static qi_result run(settings *c, jobs *j, qi_error *err) {
