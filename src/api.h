@@ -899,7 +899,7 @@ typedef struct qi_batch_request {
   qi_sampler_desc sampler;   // zero = greedy
   const char *const *stop;   // n_stop strings that end the answer, as in qi_session_desc
   int n_stop;
-  qi_matcher *matcher;       // the answer follows its grammar, as in qi_session_constrain, but every token is computed. One of its
+  qi_matcher *matcher;       // the answer follows its grammar, as in qi_session_constrain without jump. One of its
                              // own for each request (they may share); not to be used or closed before the end is polled
   int priority;              // higher goes first; any number
   int n_predict;             // tokens of the answer; 0 = until the end, -1 = none: only the prompt is computed

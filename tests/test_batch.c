@@ -90,7 +90,7 @@ static answer lone(const qi_model *m, const qi_session_desc *desc, const qi_batc
   sd.n_predict = q->n_predict;
   sd.ignore_end = q->ignore_end;
   qi_session *s = run_session(m, &sd);
-  RUN_OK(qi_session_constrain(s, q->matcher, &err), err);
+  RUN_OK(qi_session_constrain(s, q->matcher, false, &err), err);
   RUN_OK(qi_prompt_tokens(s, q->ids, q->n_ids, &err), err);
   while (r == QI_OK) {
     r = qi_next(s, &p, &err);
@@ -103,7 +103,7 @@ static answer lone(const qi_model *m, const qi_session_desc *desc, const qi_batc
   if (r == QI_ERR_CONTEXT) a.done = QI_DONE_CONTEXT;
   else run_expect(r, QI_END, &err, "a lone session");
   a.n_ends = 1;
-  RUN_OK(qi_session_constrain(s, NULL, &err), err);
+  RUN_OK(qi_session_constrain(s, NULL, false, &err), err);
   qi_session_close(s);
   return a;
 }
