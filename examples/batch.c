@@ -166,8 +166,8 @@ static void print_speed(qi_batch *b, const jobs *j, double seconds) {
   qi_session_get_stats(qi_batch_session(b), &st);
   double prompts = (double)st.n_prompt, answers = (double)st.n_generated;
   if (seconds <= 0) seconds = 1e-9;
-  fprintf(stderr, "\n%zu answers; %.0f tokens of prompts and %.0f of answers computed in %.2f s: %.1f and %.1f a second; ", j->n_done,
-          prompts, answers, seconds, prompts / seconds, answers / seconds);
+  fprintf(stderr, "\n%zu answers; %.0f tokens of prompts and %.0f of answers computed in %.2f s: %.1f and %.1f a second; ",
+          j->n_done, prompts, answers, seconds, prompts / seconds, answers / seconds);
   fprintf(stderr, "%d threads, %s\n", st.n_threads, qi_isa_name(st.isa));
 }
 
