@@ -135,12 +135,18 @@ typedef struct qi_progress {
 } qi_progress;
 
 // A file behind callbacks (pak archive, APK, network). read copies `size` bytes at `offset` to `dst` and returns true, or returns
-// false on failure; it is never asked beyond `size`. Called only while a model is opened or validated, from the opening thread.
+// false on failure; it is never asked beyond `size`. Called only while a model is opened or validated, or a session loaded, from that thread.
 typedef struct qi_reader {
   bool (*read)(void *user, uint64_t offset, void *dst, size_t size);
   uint64_t size; // of the whole file
   void *user;
 } qi_reader;
+
+// Where bytes go: `write` is given them in order, in parts, and returns false to stop the call.
+typedef struct qi_writer {
+  bool (*write)(void *user, const void *bytes, size_t n);
+  void *user;
+} qi_writer;
 
 // The host's job system. parallel_for runs fn(arg, i) for i = 0..n-1, in any order, on any threads, and returns when all are done.
 // Calls may run one after another; the library never waits for one call inside another.
@@ -822,7 +828,7 @@ typedef struct qi_decode_token {
   bool want_logits;     // qi_logits shall have a row for it
 } qi_decode_token;
 
-// Computes n tokens of one or several sequences together; weights are read once for all. On failure all sequences are as before.
+// Computes n tokens of one or several sequences together; weights are read once for all. 0 do nothing. On failure all sequences are as before.
 // Errors: QI_ERR_ARGUMENT (which token, why), _CONTEXT (n_ctx, or n_kv_tokens: room for all of them is taken first), _LIMIT (more
 // than n_logits rows wanted), _CANCELLED, _STATE (unfinished work).
 QI_API qi_result qi_decode(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);
@@ -853,6 +859,36 @@ QI_API qi_result qi_seq_fork(qi_session *s, int from, int to, int n, qi_error *e
 QI_API qi_result qi_seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi_error *err);
 // Forgets all sequences, unfinished work and the sampler's history.
 QI_API void qi_session_reset(qi_session *s);
+
+// Save and restore. A saved session holds keys and values of all sequences (what they share once), logits of the last call, the
+// text interface with held-back text and pending tokens, and the sampler's random state and history. Loaded into a session with
+// the same desc, what follows has the same bits as if it had not been stopped. It does not hold: the desc with sampling parameters
+// and stop strings, a matcher (it begins anew: see qi_session_constrain), statistics. About as large as the pages that are in use.
+//
+// It can be loaded into sessions of the same model file with the same kv_type that have room for it: n_ctx, n_seqs, n_kv_tokens,
+// n_logits, and stop strings as long as the text held back. (Of models with two sets of rotations, for short and for long contexts,
+// n_ctx must also choose the same one.) path, threads and sampling may differ. Files of other machines will do if these order
+// bytes alike. Anything else, and damaged or hostile files, are refused and leave the session as it was; unfinished work is
+// dropped only where loading succeeds. Any number of bytes of a file may be wrong: what passes its checks does no harm.
+
+// Writes the session to out[0..*n_out-1]. out NULL and cap 0: only *n_out. All of them: the same state gives the same bytes.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work), QI_ERR_LIMIT (cap is less than *n_out: nothing was written).
+QI_API qi_result qi_session_save(qi_session *s, void *out, size_t cap, size_t *n_out, qi_error *err);
+// The same in parts. Errors: as above, and QI_ERR_IO (`write` returned false).
+QI_API qi_result qi_session_save_to(qi_session *s, const qi_writer *writer, qi_error *err);
+// The same to a file, which is written as "PATH.part", brought to the disk and renamed: at the path is the old file or the new one,
+// also when the process is killed meanwhile. Asks the session's allocator for the length of the path.
+// Errors: as above; QI_ERR_IO with the system's reason (also: another save to this path is under way), QI_ERR_OOM,
+// QI_ERR_UNSUPPORTED (QI_NO_STDIO).
+QI_API qi_result qi_session_save_path(qi_session *s, const char *path, qi_error *err);
+
+// The session becomes the saved one. Errors: QI_ERR_ARGUMENT (another model, kv_type or set of rotations), QI_ERR_CONTEXT and
+// QI_ERR_LIMIT (no room), QI_ERR_FORMAT (damaged), QI_ERR_UNSUPPORTED (of another version or order of bytes).
+QI_API qi_result qi_session_load(qi_session *s, const void *data, size_t size, qi_error *err);
+// The same from callbacks, or a path. It is read twice: once to check it. Should the second time fail or bring something else, the
+// session is reset. Errors: as above, QI_ERR_IO, QI_ERR_UNSUPPORTED (a path with QI_NO_STDIO).
+QI_API qi_result qi_session_load_from(qi_session *s, const qi_reader *reader, qi_error *err);
+QI_API qi_result qi_session_load_path(qi_session *s, const char *path, qi_error *err);
 
 // What a session did and has.
 typedef struct qi_session_stats {
@@ -21535,7 +21571,7 @@ typedef struct qi__kv {
   uint32_t *table;    // [n_seqs, n_table] pages in the order of positions; QI__KV_NO_PAGE where there is none
   uint32_t *refs;     // [n_pages] sequences that a page is in
   uint32_t *unused;   // [n_pages] the first n_unused are pages in no sequence
-  uint32_t *writers;  // [n_pages] 0 but within qi__kv_needs
+  uint32_t *writers;  // [n_pages] 0 but within qi__kv_needs, and while a session is saved or loaded
   size_t n_unused;
   size_t *length;     // [n_seqs] tokens in each sequence
   size_t *first;      // [n_seqs] position from which on keys and values are there; above 0 only with a window
@@ -21590,12 +21626,17 @@ QI__INLINE uint32_t *qi__kv_slot(const qi__kv *kv, size_t seq, size_t pos) {
   return &kv->table[seq * kv->n_table + pos / QI__KV_PAGE];
 }
 
+// A unit (layer * n_kv_heads + head) of a page.
+QI__INLINE uint8_t *qi__kv_unit(const qi__kv *kv, size_t unit, size_t page) {
+  return kv->data + (unit * kv->n_pages + page) * kv->head.bytes;
+}
+
 // One head of the page that holds `pos`; NULL where there is no page.
 QI__INLINE uint8_t *qi__kv_head(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos) {
   if (pos >= kv->n_ctx) return NULL;
   uint32_t page = *qi__kv_slot(kv, seq, pos);
   if (page == QI__KV_NO_PAGE) return NULL;
-  return kv->data + ((layer * kv->n_kv_heads + head) * kv->n_pages + page) * kv->head.bytes;
+  return qi__kv_unit(kv, layer * kv->n_kv_heads + head, page);
 }
 
 // A page in no sequence, which is there.
@@ -21617,10 +21658,8 @@ QI__FN void qi__kv_own(qi__kv *kv, uint32_t *slot) {
   if (kv->refs[old] == 1) return;
   *slot = qi__kv_take(kv);
   kv->refs[old]--;
-  for (size_t i = 0; i < kv->n_layers * kv->n_kv_heads; i++) {
-    uint8_t *head = kv->data + i * kv->n_pages * kv->head.bytes;
-    memcpy(head + *slot * kv->head.bytes, head + old * kv->head.bytes, kv->head.bytes);
-  }
+  for (size_t i = 0; i < kv->n_layers * kv->n_kv_heads; i++)
+    memcpy(qi__kv_unit(kv, i, *slot), qi__kv_unit(kv, i, old), kv->head.bytes);
 }
 
 // ---- room for work ----
@@ -22352,18 +22391,22 @@ QI__FN void qi__kv_load_floats(qi_kv_type type, const uint8_t *from, size_t step
   }
 }
 
-// One position of one head, whose page is there: k [dim_k], v [dim_v].
-QI__FN void qi__kv_store(const qi__kv *kv, const qi__kernels *kernels, size_t layer, size_t seq, size_t head, size_t pos,
-                         const float *k, const float *v) {
-  const qi__kv_layout *l = &kv->head;
-  uint8_t *to = qi__kv_head(kv, layer, seq, head, pos);
-  size_t p = pos % QI__KV_PAGE, key = p / QI__KEY_BLOCK * QI__KEY_BLOCK * l->dim_k + p % QI__KEY_BLOCK;
+// Position p of one head in a page: k [dim_k], v [dim_v].
+QI__FN void qi__kv_store_at(const qi__kv_layout *l, const qi__kernels *kernels, uint8_t *to, size_t p, const float *k,
+                            const float *v) {
+  size_t key = p / QI__KEY_BLOCK * QI__KEY_BLOCK * l->dim_k + p % QI__KEY_BLOCK;
   if (qi__kv_is_integer(l->type)) {
     qi__kv_store_codes(l, kernels, to, p, k, v);
     return;
   }
   qi__kv_store_floats(l->type, kernels, k, l->dim_k, to + qi__kv_size(l->type, key), QI__KEY_BLOCK);
   qi__kv_store_floats(l->type, kernels, v, l->dim_v, to + l->v + qi__kv_size(l->type, p * l->dim_v), 1);
+}
+
+// One position of one head, whose page is there.
+QI__FN void qi__kv_store(const qi__kv *kv, const qi__kernels *kernels, size_t layer, size_t seq, size_t head, size_t pos,
+                         const float *k, const float *v) {
+  qi__kv_store_at(&kv->head, kernels, qi__kv_head(kv, layer, seq, head, pos), pos % QI__KV_PAGE, k, v);
 }
 
 QI__FN void qi__kv_load(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos, float *k, float *v) {
@@ -23993,8 +24036,9 @@ QI__FN uint64_t qi__deadline(uint32_t budget_us) { return budget_us ? qi__now_us
 QI__FN qi_result qi__decode(qi_session *s, const qi_decode_token *tokens, size_t n, bool later, qi_error *err) {
   if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "decode: earlier work is unfinished (qi_step, or qi_session_reset)");
   if (!tokens && n) return qi__fail(err, QI_ERR_ARGUMENT, "decode: tokens is NULL");
+  if (!n) return QI_OK;
   qi_result r = qi__work_begin(s, tokens, n, err);
-  if (r || !n) return r;
+  if (r) return r;
   s->n_pending = 0;
   s->prompted = false;
   if (later) {
@@ -25020,6 +25064,833 @@ QI__FN qi_result qi__chat_tokens(const qi_model *m, qi_chat_format format, const
 }
 
 #endif // QI__CHAT_H
+// generated from src/infer/save.h: edit there
+// ==== >>save : a session as a file, and back ====
+#ifndef QI__SAVE_H
+#define QI__SAVE_H
+
+// generated from src/base/file_replace.h: edit there
+// ==== >>file_replace : a file is written beside its path and takes it when it is whole ====
+#ifndef QI__FILE_REPLACE_H
+#define QI__FILE_REPLACE_H
+
+
+#if defined(QI__FILE_POSIX)
+#include <sys/file.h>
+#endif
+
+// At the path lies the old file or the new one at any time, also when the process or the machine stops in the middle: the new one is
+// written to "PATH.part", brought to the disk, and then renamed. What is left of it by a process that was killed is written over
+// the next time. On systems that are neither POSIX nor Windows renaming may refuse to replace a file.
+typedef struct qi__replace {
+  const char *path;
+  char *part;         // "PATH.part"
+  size_t part_bytes;
+  qi_allocator allocator;
+  const char *reason; // why something failed; NULL so far
+#if defined(QI__FILE_POSIX)
+  int fd;
+#elif defined(QI__FILE_STREAM)
+  FILE *stream;
+#endif
+} qi__replace;
+
+// ---- POSIX ----
+
+#ifdef QI__FILE_POSIX
+// Opens and locks the part; NULL or why not. Another save to this path may have locked it, and rename it at any time.
+QI__FN const char *qi__replace_lock(qi__replace *f) {
+  int flags = O_RDWR | O_CREAT | O_NONBLOCK;
+#ifdef O_CLOEXEC
+  flags |= O_CLOEXEC;
+#endif
+#ifdef O_NOFOLLOW
+  flags |= O_NOFOLLOW;
+#endif
+  for (;;) {
+    struct stat ours, there;
+    f->fd = open(f->part, flags, 0666);
+    if (f->fd < 0 && errno == EINTR) continue;
+    if (f->fd < 0 || fstat(f->fd, &ours)) return strerror(errno);
+    if (!S_ISREG(ours.st_mode)) return "what lies at PATH.part is no regular file";
+    // Where the file system knows no locks, one save at a time must do.
+    if (flock(f->fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) return "another save to this path is under way";
+    if (!stat(f->part, &there) && there.st_ino == ours.st_ino && there.st_dev == ours.st_dev) return NULL;
+    close(f->fd);
+  }
+}
+
+QI__FN const char *qi__replace_open_part(qi__replace *f) {
+  struct stat old;
+  const char *reason = qi__replace_lock(f);
+  if (!reason && ftruncate(f->fd, 0)) reason = strerror(errno);
+  // Who may read the old file may read the new one, and no one else.
+  if (!reason && !stat(f->path, &old) && fchmod(f->fd, old.st_mode & 07777)) reason = strerror(errno);
+  return reason;
+}
+
+QI__FN const char *qi__replace_put(qi__replace *f, const void *bytes, size_t n) {
+  const uint8_t *p = (const uint8_t *)bytes;
+  while (n) {
+    ssize_t done = write(f->fd, p, n);
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) return strerror(errno);
+    p += done;
+    n -= (size_t)done;
+  }
+  return NULL;
+}
+
+// The new name must reach the disk too: it is in the folder. Not all file systems can; the file is whole in any case.
+QI__FN void qi__replace_sync_folder(qi__replace *f) {
+  char *slash = strrchr(f->part, '/');
+  if (slash) slash[slash == f->part] = 0; // PATH.part is not needed any more
+  int fd = open(slash ? f->part : ".", O_RDONLY);
+  if (fd < 0) return;
+  fsync(fd);
+  close(fd);
+}
+
+QI__FN const char *qi__replace_rename(qi__replace *f) {
+  if (fsync(f->fd) || rename(f->part, f->path)) return strerror(errno);
+  qi__replace_sync_folder(f);
+  return NULL;
+}
+
+QI__FN void qi__replace_close_part(qi__replace *f, bool drop) {
+  if (f->fd < 0) return;
+  if (drop) unlink(f->part); // while it is locked
+  close(f->fd);
+}
+#endif
+
+// ---- streams ----
+
+#ifdef QI__FILE_STREAM
+#ifdef _WIN32
+QI__FN FILE *qi__replace_stream(const char *part) {
+  qi__wide_path wide;
+  if (qi__widen(part, &wide)) return _wfopen(wide.s, L"wb");
+  errno = EINVAL;
+  return NULL;
+}
+QI__FN bool qi__replace_sync(FILE *stream) { return !fflush(stream) && !_commit(_fileno(stream)); }
+QI__FN bool qi__replace_move(const char *from, const char *to) {
+  qi__wide_path wide[2];
+  return qi__widen(from, &wide[0]) && qi__widen(to, &wide[1]) &&
+         MoveFileExW(wide[0].s, wide[1].s, MOVEFILE_REPLACE_EXISTING | MOVEFILE_WRITE_THROUGH);
+}
+#else
+QI__FN FILE *qi__replace_stream(const char *part) { return fopen(part, "wb"); }
+QI__FN bool qi__replace_sync(FILE *stream) { return !fflush(stream); }
+QI__FN bool qi__replace_move(const char *from, const char *to) { return !rename(from, to); }
+#endif
+
+QI__FN const char *qi__replace_open_part(qi__replace *f) {
+  f->stream = qi__replace_stream(f->part);
+  return f->stream ? NULL : strerror(errno);
+}
+
+QI__FN const char *qi__replace_put(qi__replace *f, const void *bytes, size_t n) {
+  return fwrite(bytes, 1, n, f->stream) == n ? NULL : "it could not be written to the end";
+}
+
+QI__FN const char *qi__replace_rename(qi__replace *f) {
+  bool whole = qi__replace_sync(f->stream);
+  if (fclose(f->stream)) whole = false;
+  f->stream = NULL;
+  if (!whole) return "it could not be brought to the disk";
+  return qi__replace_move(f->part, f->path) ? NULL : "the file that is there could not be replaced";
+}
+
+QI__FN void qi__replace_close_part(qi__replace *f, bool drop) {
+  if (f->stream) fclose(f->stream);
+  if (drop) remove(f->part);
+}
+#endif
+
+// ---- both ----
+
+// Begins a file; end it with qi__replace_end, also after a failure. `path` must stay. Errors: QI_ERR_OOM, QI_ERR_IO,
+// QI_ERR_UNSUPPORTED (QI_NO_STDIO).
+QI__FN qi_result qi__replace_begin(qi__replace *f, const char *path, const qi_allocator *allocator, qi_error *err) {
+  memset(f, 0, sizeof *f);
+#ifdef QI_NO_STDIO
+  (void)allocator;
+  return qi__fail(err, QI_ERR_UNSUPPORTED, "%s: this build writes no files (QI_NO_STDIO)", qi__path_tail(path, 140));
+#else
+#ifdef QI__FILE_POSIX
+  f->fd = -1;
+#endif
+  size_t n = strlen(path);
+  f->path = path;
+  f->allocator = *allocator;
+  f->part_bytes = n + sizeof ".part";
+  f->part = (char *)qi__alloc(allocator, f->part_bytes, 1);
+  if (!f->part) return qi__fail_oom(err, "path", f->part_bytes);
+  memcpy(f->part, path, n);
+  memcpy(f->part + n, ".part", sizeof ".part");
+  const char *reason = qi__replace_open_part(f);
+  if (!reason) return QI_OK;
+#ifdef QI__FILE_POSIX
+  if (f->fd >= 0) close(f->fd); // what is there may be another's
+  f->fd = -1;
+#endif
+  return qi__fail(err, QI_ERR_IO, "%s.part: cannot be opened: %s", qi__path_tail(path, 140), reason);
+#endif
+}
+
+// The `write` of a qi_writer.
+QI__FN bool qi__replace_write(void *user, const void *bytes, size_t n) {
+  qi__replace *f = (qi__replace *)user;
+#ifdef QI_NO_STDIO
+  (void)bytes;
+  (void)n;
+#else
+  if (!f->reason) f->reason = qi__replace_put(f, bytes, n);
+#endif
+  return !f->reason;
+}
+
+// With `keep` and after writes that were all done the file takes its path; else it is dropped. Errors: QI_ERR_IO.
+QI__FN qi_result qi__replace_end(qi__replace *f, bool keep, qi_error *err) {
+  qi_result r = QI_OK;
+#ifdef QI_NO_STDIO
+  (void)keep;
+  (void)err;
+#else
+  bool renamed = false;
+  if (keep && !f->reason) {
+    f->reason = qi__replace_rename(f);
+    renamed = !f->reason;
+  }
+  if (f->reason) r = qi__fail(err, QI_ERR_IO, "%s.part: cannot be written: %s", qi__path_tail(f->path, 140), f->reason);
+  if (f->part) qi__replace_close_part(f, !renamed);
+  if (f->part) qi__free(&f->allocator, f->part, f->part_bytes);
+#endif
+  return r;
+}
+
+#endif // QI__FILE_REPLACE_H
+// generated from src/base/stream.h: edit there
+// ==== >>stream : bytes out and in by blocks, with a checksum ====
+#ifndef QI__STREAM_H
+#define QI__STREAM_H
+
+
+#define QI__STREAM_BLOCK 16384
+
+// Checksum of the blocks so far, then of one more: FNV-1a (xor, multiply by an odd number) by words of 8 bytes, and a rotation, as
+// in a product upper bits do not reach lower ones. Each step can be undone, so a change within one word always shows.
+QI__INLINE uint64_t qi__digest_word(uint64_t digest, uint64_t word) {
+  uint64_t h = (digest ^ word) * 0x9e3779b97f4a7c15u;
+  return h << 29 | h >> 35;
+}
+QI__FN uint64_t qi__digest(uint64_t digest, const void *bytes, size_t n) {
+  const uint8_t *p = (const uint8_t *)bytes;
+  uint8_t rest[8] = {0};
+  size_t whole = n / 8 * 8;
+  for (size_t i = 0; i < whole; i += 8) digest = qi__digest_word(digest, qi__load_u64(p + i));
+  for (size_t i = whole; i < n; i++) rest[i - whole] = p[i];
+  return qi__digest_word(qi__digest_word(digest, qi__load_u64(rest)), n);
+}
+
+// ---- out ----
+
+typedef struct qi__sink {
+  qi_writer writer;
+  uint64_t digest; // of the blocks that were written
+  size_t used;     // bytes of `block`
+  bool failed;     // the writer refused; nothing more is given to it
+  uint8_t block[QI__STREAM_BLOCK];
+} qi__sink;
+
+QI__FN void qi__sink_init(qi__sink *s, const qi_writer *writer) {
+  s->writer = *writer;
+  s->digest = 0;
+  s->used = 0;
+  s->failed = false;
+}
+
+QI__FN void qi__sink_flush(qi__sink *s) {
+  s->digest = qi__digest(s->digest, s->block, s->used);
+  if (!s->failed && s->used) s->failed = !s->writer.write(s->writer.user, s->block, s->used);
+  s->used = 0;
+}
+
+QI__FN void qi__sink_put(qi__sink *s, const void *bytes, size_t n) {
+  const uint8_t *p = (const uint8_t *)bytes;
+  while (n && !s->failed) {
+    size_t part = qi__min_size(n, QI__STREAM_BLOCK - s->used);
+    memcpy(s->block + s->used, p, part);
+    s->used += part;
+    p += part;
+    n -= part;
+    if (s->used == QI__STREAM_BLOCK) qi__sink_flush(s);
+  }
+}
+
+// Little-endian, the lowest n_bytes.
+QI__FN void qi__sink_number(qi__sink *s, uint64_t v, size_t n_bytes) {
+  uint8_t b[8];
+  for (size_t i = 0; i < 8; i++) b[i] = (uint8_t)(v >> (8 * i));
+  qi__sink_put(s, b, n_bytes);
+}
+
+// What is left, then the checksum of all. False when the writer refused anything.
+QI__FN bool qi__sink_end(qi__sink *s) {
+  qi__sink_flush(s);
+  qi__sink_number(s, s->digest, 8);
+  qi__sink_flush(s);
+  return !s->failed;
+}
+
+// ---- in ----
+
+// What a sink wrote.
+typedef struct qi__source {
+  const qi__file *file;
+  qi_error *err;
+  uint64_t at, end; // next block to be read; where the checksum is
+  uint64_t digest;  // of the blocks that were read
+  size_t used, have;
+  uint8_t block[QI__STREAM_BLOCK];
+} qi__source;
+
+// A file without room for a checksum has no other bytes either.
+QI__FN void qi__source_init(qi__source *s, const qi__file *file, qi_error *err) {
+  s->file = file;
+  s->err = err;
+  s->at = s->digest = 0;
+  s->end = file->size < 8 ? 0 : file->size - 8;
+  s->used = s->have = 0;
+}
+
+// The next n bytes; dst NULL = only past them. Errors: QI_ERR_IO, QI_ERR_FORMAT (there are not so many).
+QI__FN qi_result qi__source_get(qi__source *s, void *dst, size_t n) {
+  uint8_t *p = (uint8_t *)dst;
+  while (n) {
+    if (s->used == s->have) {
+      s->used = 0;
+      s->have = s->end - s->at < QI__STREAM_BLOCK ? (size_t)(s->end - s->at) : QI__STREAM_BLOCK;
+      if (!s->have) return qi__fail(s->err, QI_ERR_FORMAT, "ends after %llu bytes", (unsigned long long)s->file->size);
+      qi_result r = qi__file_read(s->file, s->at, s->block, s->have, s->err);
+      if (r) {
+        s->have = 0;
+        return r;
+      }
+      s->digest = qi__digest(s->digest, s->block, s->have);
+      s->at += s->have;
+    }
+    size_t part = qi__min_size(n, s->have - s->used);
+    if (p) {
+      memcpy(p, s->block + s->used, part);
+      p += part;
+    }
+    s->used += part;
+    n -= part;
+  }
+  return QI_OK;
+}
+
+QI__FN qi_result qi__source_number(qi__source *s, size_t n_bytes, uint64_t *out) {
+  uint8_t b[8] = {0};
+  qi_result r = qi__source_get(s, b, n_bytes);
+  if (!r) *out = qi__load_u64(b);
+  return r;
+}
+
+// After the last byte: whether the checksum is that of what was read. Errors: QI_ERR_IO, QI_ERR_FORMAT.
+QI__FN qi_result qi__source_end(qi__source *s) {
+  uint8_t b[8];
+  qi_result r = qi__file_read(s->file, s->end, b, 8, s->err);
+  if (r || qi__load_u64(b) == s->digest) return r;
+  return qi__fail(s->err, QI_ERR_FORMAT, "is damaged: its checksum is %016llx, expected %016llx",
+                  (unsigned long long)qi__load_u64(b), (unsigned long long)s->digest);
+}
+
+#endif // QI__STREAM_H
+
+// A saved session. Numbers are little-endian, u64 unless noted:
+//
+//   head      the fields of qi__save_head
+//   sequences [n_seqs] length, first position whose keys and values are there, u32 pages from that one to the end: numbers from 0
+//             in the order in which they come first; what forks share is at the same positions. n_slots are those of all
+//   history   u32 [n_history] the sampler's recent tokens, oldest first
+//   pending   u32 [n_pending] tokens that were given as text and are not computed yet
+//   text      bytes [n_held] of whole characters held back, [n_partial] of one that is not whole
+//   logits    float32 [n_logits, n_vocab] of the last call, in the order of qi_logits
+//   pages     [n_pages, n_layers, n_kv_heads] one head as kv_page.h has it
+//   checksum  of all before it, see qi__sink
+//
+// Logits and pages are in the machine's order of bytes, which `order` tells. The version changes when anything does that is here
+// or in kv_page.h. The same state gives the same bytes.
+#define QI__SAVE_MAGIC 0x0a657661732d6971u // "qi-save\n"
+#define QI__SAVE_VERSION 1
+
+typedef struct qi__save_head {
+  uint64_t magic, version;
+  uint64_t order;             // 0x0102030405060708 as it lies in memory
+  uint64_t model, rope;       // digests: see qi__save_model and qi__save_rope
+  uint64_t kv_type, page_bytes, n_vocab;
+  uint64_t n_seqs, n_slots, n_pages; // sequences behind the last that holds tokens are left out
+  uint64_t n_history, n_pending, n_held, n_partial, n_logits;
+  uint64_t prompted, ended, text_ended, n_predicted;
+  uint64_t rng[4];
+  uint64_t tau, mu;           // of mirostat: bits of the float and of the double
+} qi__save_head;
+
+#define QI__SAVE_WORDS (sizeof(qi__save_head) / 8)
+QI__STATIC_ASSERT(sizeof(qi__save_head) % 8 == 0, save_head_is_words);
+
+// ---- what a file is bound to ----
+
+// Metadata with the vocabulary, tensors by name, type and shape, and 64 bytes at the beginning and in the middle of each: other
+// weights of the same shape are another model.
+QI__FN uint64_t qi__save_model(const qi_model *m) {
+  const qi__gguf *g = &m->gguf;
+  uint64_t digest = qi__digest(0, g->resident.map, (size_t)g->resident.size);
+  for (size_t i = 0; i < g->n_tensors; i++) {
+    const qi__tensor_info *t = &g->tensors[i];
+    digest = qi__digest(digest, t->name, strlen(t->name));
+    digest = qi__digest_word(digest, (uint64_t)t->gguf_id);
+    for (int d = 0; d < 4; d++) digest = qi__digest_word(digest, t->shape[d]);
+    size_t bytes = (size_t)t->n_bytes, sample = qi__min_size(bytes, 64);
+    if (!m->data[i] || !bytes) continue;
+    digest = qi__digest(digest, m->data[i], sample);
+    digest = qi__digest(digest, m->data[i] + (bytes - sample) / 2, sample);
+  }
+  return digest;
+}
+
+// Rotations: some models have others for long contexts.
+QI__FN uint64_t qi__save_rope(const qi_session *s) {
+  const qi__forward *f = &s->forward;
+  return qi__digest(qi__digest(0, f->frequency, f->h->n_rot / 2 * sizeof *f->frequency), &f->magnitude, sizeof f->magnitude);
+}
+
+// The fields that are the same for all files that this session can load.
+QI__FN void qi__save_head_init(const qi_session *s, qi__save_head *h) {
+  const uint64_t order = 0x0102030405060708u;
+  memset(h, 0, sizeof *h);
+  h->magic = QI__SAVE_MAGIC;
+  h->version = QI__SAVE_VERSION;
+  h->order = qi__load_u64(&order);
+  h->model = qi__save_model(s->model);
+  h->rope = qi__save_rope(s);
+  h->kv_type = (uint64_t)s->kv.head.type;
+  h->page_bytes = s->kv.page_bytes;
+  h->n_vocab = s->model->h.n_vocab;
+}
+
+// Bytes of a file with this head; false on overflow.
+QI__FN bool qi__save_bytes(const qi__save_head *h, uint64_t *bytes) {
+  const uint64_t parts[][2] = {
+    {QI__SAVE_WORDS, 8}, {h->n_seqs, 16}, {h->n_slots, 4}, {h->n_history, 4}, {h->n_pending, 4}, {h->n_held, 1},
+    {h->n_partial, 1}, {h->n_logits, 4 * h->n_vocab}, {h->n_pages, h->page_bytes}, {1, 8},
+  };
+  *bytes = 0;
+  for (size_t i = 0; i < QI__COUNT_OF(parts); i++) {
+    uint64_t part;
+    if (!qi__mul_u64(parts[i][0], parts[i][1], &part) || !qi__add_u64(*bytes, part, bytes)) return false;
+  }
+  return true;
+}
+
+// ---- pages ----
+
+// Slots of a sequence that hold pages: from the first to before the last one.
+QI__INLINE size_t qi__save_first_slot(const qi__kv *kv, size_t seq) { return kv->first[seq] / QI__KV_PAGE; }
+QI__INLINE size_t qi__save_end_slot(const qi__kv *kv, size_t seq) { return qi__kv_pages(kv->length[seq]); }
+
+// Positions of a page, which is at this slot of each sequence that it is in, that hold tokens.
+QI__FN size_t qi__save_page_used(const qi__kv *kv, size_t slot, uint32_t page) {
+  size_t used = 0;
+  for (size_t seq = 0; seq < kv->n_seqs; seq++) {
+    if (kv->table[seq * kv->n_table + slot] != page) continue;
+    size_t n = qi__min_size(kv->length[seq] - slot * QI__KV_PAGE, QI__KV_PAGE);
+    if (n > used) used = n;
+  }
+  return used;
+}
+
+// Positions that hold no token yet may hold anything, also what the host had in this memory before: they become zeros.
+QI__FN void qi__save_clear_ends(qi_session *s) {
+  qi__kv *kv = &s->kv;
+  size_t dim = kv->head.dim_k > kv->head.dim_v ? kv->head.dim_k : kv->head.dim_v;
+  float *zeros = s->forward.scratch;
+  memset(zeros, 0, dim * sizeof *zeros);
+  for (size_t seq = 0; seq < kv->n_seqs; seq++) {
+    if (kv->length[seq] % QI__KV_PAGE == 0) continue;
+    size_t slot = kv->length[seq] / QI__KV_PAGE;
+    uint32_t page = kv->table[seq * kv->n_table + slot];
+    for (size_t p = qi__save_page_used(kv, slot, page); p < QI__KV_PAGE; p++)
+      for (size_t unit = 0; unit < kv->n_layers * kv->n_kv_heads; unit++)
+        qi__kv_store_at(&kv->head, &s->kernels, qi__kv_unit(kv, unit, page), p, zeros, zeros);
+  }
+}
+
+// Numbers pages in the order of sequences and positions: kv->writers[page] becomes its number, from 1. Counts pages and slots.
+QI__FN void qi__save_number_pages(qi__kv *kv, qi__save_head *h) {
+  for (size_t seq = 0; seq < h->n_seqs; seq++)
+    for (size_t i = qi__save_first_slot(kv, seq); i < qi__save_end_slot(kv, seq); i++, h->n_slots++) {
+      uint32_t *number = &kv->writers[kv->table[seq * kv->n_table + i]];
+      if (!*number) *number = (uint32_t)++h->n_pages;
+    }
+}
+
+QI__FN void qi__save_forget_numbers(qi__kv *kv) { memset(kv->writers, 0, kv->n_pages * sizeof *kv->writers); }
+
+// ---- saving ----
+
+QI__FN void qi__save_put_pages(qi__sink *out, const qi__kv *kv, size_t n_seqs) {
+  uint32_t next = 1;
+  for (size_t seq = 0; seq < n_seqs; seq++)
+    for (size_t i = qi__save_first_slot(kv, seq); i < qi__save_end_slot(kv, seq); i++) {
+      uint32_t page = kv->table[seq * kv->n_table + i];
+      if (kv->writers[page] != next) continue; // another sequence had it
+      next++;
+      for (size_t unit = 0; unit < kv->n_layers * kv->n_kv_heads; unit++)
+        qi__sink_put(out, qi__kv_unit(kv, unit, page), kv->head.bytes);
+    }
+}
+
+QI__FN void qi__save_put(qi__sink *out, const qi_session *s, const qi__save_head *h) {
+  const qi__kv *kv = &s->kv;
+  uint64_t words[QI__SAVE_WORDS];
+  memcpy(words, h, sizeof words);
+  for (size_t i = 0; i < QI__SAVE_WORDS; i++) qi__sink_number(out, words[i], 8);
+  for (size_t seq = 0; seq < h->n_seqs; seq++) {
+    qi__sink_number(out, kv->length[seq], 8);
+    qi__sink_number(out, kv->first[seq], 8);
+    for (size_t i = qi__save_first_slot(kv, seq); i < qi__save_end_slot(kv, seq); i++)
+      qi__sink_number(out, kv->writers[kv->table[seq * kv->n_table + i]] - 1, 4);
+  }
+  for (int k = s->sampler->history_len; k-- > 0;) qi__sink_number(out, (uint64_t)qi__sampler_recent(s->sampler, k), 4);
+  for (size_t i = 0; i < s->n_pending; i++) qi__sink_number(out, (uint64_t)s->pending[i], 4);
+  qi__sink_put(out, s->text.buf + s->text.given, (size_t)h->n_held);
+  qi__sink_put(out, s->text.partial.bytes, (size_t)h->n_partial);
+  for (size_t i = 0; i < s->n_logits; i++)
+    qi__sink_put(out, s->forward.logits + s->logits_at[i] * s->model->h.n_vocab, s->model->h.n_vocab * sizeof(float));
+  qi__save_put_pages(out, kv, (size_t)h->n_seqs);
+}
+
+// Fills in the head; numbers of pages stay in kv->writers until qi__save_forget_numbers.
+QI__FN void qi__save_begin(qi_session *s, qi__save_head *h) {
+  const qi_sampler *sp = s->sampler;
+  qi__save_head_init(s, h);
+  h->n_seqs = s->kv.n_seqs;
+  while (h->n_seqs && !s->kv.length[h->n_seqs - 1]) h->n_seqs--;
+  qi__save_number_pages(&s->kv, h);
+  h->n_history = (uint64_t)sp->history_len;
+  h->n_pending = s->n_pending;
+  h->n_held = s->text.used - s->text.given;
+  h->n_partial = s->text.partial.need ? s->text.partial.len : 0;
+  h->n_logits = s->n_logits;
+  h->prompted = s->prompted;
+  h->ended = s->ended;
+  h->text_ended = s->text.ended;
+  h->n_predicted = (uint64_t)s->n_predicted;
+  memcpy(h->rng, sp->rng, sizeof h->rng);
+  h->tau = qi__f32_bits(sp->desc.mirostat_tau);
+  memcpy(&h->mu, &sp->mu, sizeof h->mu);
+}
+
+// Errors: QI_ERR_STATE, QI_ERR_IO (the writer refused; where it has a reason of its own, that is to be said instead).
+QI__FN qi_result qi__session_save(qi_session *s, const qi_writer *writer, qi_error *err) {
+  qi__save_head head;
+  qi__sink out;
+  if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "save: work is unfinished (qi_step, or qi_session_reset)");
+  qi__save_clear_ends(s);
+  qi__save_begin(s, &head);
+  qi__sink_init(&out, writer);
+  qi__save_put(&out, s, &head);
+  qi__save_forget_numbers(&s->kv);
+  return qi__sink_end(&out) ? QI_OK : qi__fail(err, QI_ERR_IO, "save: the writer's callback failed");
+}
+
+// Bytes that it takes.
+QI__FN uint64_t qi__session_save_bytes(qi_session *s) {
+  qi__save_head head;
+  uint64_t bytes = 0;
+  qi__save_begin(s, &head);
+  qi__save_forget_numbers(&s->kv);
+  qi__save_bytes(&head, &bytes);
+  return bytes;
+}
+
+// The `write` of a qi_writer whose user is the pointer to where the bytes go.
+QI__FN bool qi__save_to_memory(void *user, const void *bytes, size_t n) {
+  uint8_t **at = (uint8_t **)user;
+  memcpy(*at, bytes, n);
+  *at += n;
+  return true;
+}
+
+QI__FN qi_result qi__session_save_memory(qi_session *s, void *out, size_t cap, size_t *n_out, qi_error *err) {
+  if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "save: work is unfinished (qi_step, or qi_session_reset)");
+  uint64_t bytes = qi__session_save_bytes(s);
+  if (bytes > SIZE_MAX) return qi__fail(err, QI_ERR_LIMIT, "save: does not fit into this machine's address space");
+  *n_out = (size_t)bytes;
+  if (!out && !cap) return QI_OK;
+  if (bytes > cap) return qi__fail(err, QI_ERR_LIMIT, "save: takes %zu bytes, there is room for %zu", (size_t)bytes, cap);
+  const qi_writer writer = {qi__save_to_memory, &out};
+  return qi__session_save(s, &writer, err);
+}
+
+QI__FN qi_result qi__session_save_path(qi_session *s, const char *path, qi_error *err) {
+  qi__replace file;
+  const qi_writer writer = {qi__replace_write, &file};
+  qi_result r = qi__replace_begin(&file, path, &s->allocator, err);
+  if (!r) r = qi__session_save(s, &writer, err);
+  qi_result end = qi__replace_end(&file, r == QI_OK, err);
+  return end ? end : r;
+}
+
+// ---- loading: what a file must be ----
+
+QI__FN qi_result qi__load_check_kind(const qi_session *s, const qi__save_head *h, qi_error *err) {
+  qi__save_head own;
+  qi__save_head_init(s, &own);
+  if (h->magic != own.magic) return qi__fail(err, QI_ERR_FORMAT, "is no saved session");
+  if (h->version != own.version)
+    return qi__fail(err, QI_ERR_UNSUPPORTED, "has version %llu, expected %d", (unsigned long long)h->version, QI__SAVE_VERSION);
+  if (h->order != own.order) return qi__fail(err, QI_ERR_UNSUPPORTED, "is of a machine with another order of bytes");
+  if (h->model != own.model || h->n_vocab != own.n_vocab) return qi__fail(err, QI_ERR_ARGUMENT, "is of another model");
+  if (h->kv_type != own.kv_type)
+    return qi__fail(err, QI_ERR_ARGUMENT, "has kv_type %llu, the session has %d", (unsigned long long)h->kv_type,
+                    (int)s->kv.head.type);
+  if (h->page_bytes != own.page_bytes) return qi__fail(err, QI_ERR_FORMAT, "its pages have another size than this model's");
+  if (h->rope != own.rope)
+    return qi__fail(err, QI_ERR_ARGUMENT, "has other rotations than this session: n_ctx is on the other side of what the model was "
+                    "made for");
+  return QI_OK;
+}
+
+// The longest text that can be held back, less one byte.
+QI__FN size_t qi__load_held_max(const qi__text *t) {
+  size_t longest = 1;
+  for (int i = 0; i < t->n_stops; i++)
+    if (t->stops[i].len > longest) longest = t->stops[i].len;
+  return longest - 1;
+}
+
+// Numbers of the head that must fit into this session. Later steps check them against each other.
+QI__FN qi_result qi__load_check_room(const qi_session *s, const qi__save_head *h, qi_error *err) {
+  const struct {
+    const char *name;
+    uint64_t found, most;
+    qi_result code;
+  } fields[] = {
+    {"sequences", h->n_seqs, s->kv.n_seqs, QI_ERR_CONTEXT},
+    {"pages of 128 tokens (n_kv_tokens)", h->n_pages, s->kv.n_pages, QI_ERR_CONTEXT},
+    {"rows of logits", h->n_logits, s->forward.n_logits, QI_ERR_LIMIT},
+    {"bytes of text held back for stop strings", h->n_held, qi__load_held_max(&s->text), QI_ERR_LIMIT},
+    {"bytes of a character", h->n_partial, 3, QI_ERR_FORMAT},
+    {"pending tokens", h->n_pending, qi__min_size(QI__MAX_PENDING, s->kv.n_ctx), QI_ERR_FORMAT},
+    {"recent tokens", h->n_history, QI__LAST_N_MAX, QI_ERR_FORMAT},
+    {"tokens predicted", h->n_predicted, INT_MAX - 1, QI_ERR_FORMAT},
+    {"in a flag", h->prompted | h->ended | h->text_ended, 1, QI_ERR_FORMAT},
+  };
+  for (size_t i = 0; i < QI__COUNT_OF(fields); i++)
+    if (fields[i].found > fields[i].most)
+      return qi__fail(err, fields[i].code, "has %llu %s, expected at most %llu", (unsigned long long)fields[i].found,
+                      fields[i].name, (unsigned long long)fields[i].most);
+  double mu;
+  memcpy(&mu, &h->mu, sizeof mu);
+  if (!(mu >= -DBL_MAX && mu <= DBL_MAX)) return qi__fail(err, QI_ERR_FORMAT, "is damaged: mirostat's state is no number");
+  if (!(h->rng[0] | h->rng[1] | h->rng[2] | h->rng[3])) return qi__fail(err, QI_ERR_FORMAT, "is damaged: no random state");
+  return QI_OK;
+}
+
+QI__FN qi_result qi__load_head(qi__source *in, const qi_session *s, qi__save_head *h) {
+  uint64_t words[QI__SAVE_WORDS], bytes;
+  qi_result r = in->file->size < sizeof *h + 8 ? qi__fail(in->err, QI_ERR_FORMAT, "is no saved session: %llu bytes",
+                                                          (unsigned long long)in->file->size) : QI_OK;
+  for (size_t i = 0; i < QI__SAVE_WORDS && !r; i++) r = qi__source_number(in, 8, &words[i]);
+  if (r) return r;
+  memcpy(h, words, sizeof *h);
+  if ((r = qi__load_check_kind(s, h, in->err)) || (r = qi__load_check_room(s, h, in->err))) return r;
+  if (!qi__save_bytes(h, &bytes) || bytes != in->file->size)
+    return qi__fail(in->err, QI_ERR_FORMAT, "is damaged or cut off: it has %llu bytes, expected %llu",
+                    (unsigned long long)in->file->size, (unsigned long long)bytes);
+  return QI_OK;
+}
+
+// ---- loading: its parts. They check all, and change the session only with `apply` ----
+
+typedef struct qi__restore {
+  qi_session *s;
+  bool apply;
+  qi__save_head head;
+  uint64_t n_slots, n_pages; // that came so far; pages: different ones
+  qi__source in;
+} qi__restore;
+
+// Pages of slots begin..end-1 of a sequence.
+QI__FN qi_result qi__load_slots(qi__restore *l, size_t seq, size_t begin, size_t end) {
+  qi__kv *kv = &l->s->kv;
+  for (size_t i = begin; i < end; i++) {
+    uint64_t page = 0;
+    qi_result r = qi__source_number(&l->in, 4, &page);
+    if (r) return r;
+    bool is_new = page == l->n_pages && page < l->head.n_pages;
+    if (!is_new && (page >= l->n_pages || kv->writers[page] != i + 1))
+      return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: sequence %zu has page %llu where it cannot be", seq,
+                      (unsigned long long)page);
+    if (is_new) kv->writers[l->n_pages++] = (uint32_t)i + 1;
+    if (!l->apply) continue;
+    kv->table[seq * kv->n_table + i] = (uint32_t)page;
+    if (is_new) qi__kv_take(kv); // of an empty cache: this number
+    else kv->refs[page]++;
+  }
+  return QI_OK;
+}
+
+QI__FN qi_result qi__load_seq(qi__restore *l, size_t seq) {
+  qi__kv *kv = &l->s->kv;
+  uint64_t length = 0, first = 0, n_pending = seq == 0 ? l->head.n_pending : 0;
+  qi_result r = qi__source_number(&l->in, 8, &length);
+  if (!r) r = qi__source_number(&l->in, 8, &first);
+  if (r) return r;
+  if (length > kv->n_ctx || length + n_pending > kv->n_ctx + 1)
+    return qi__fail(l->in.err, QI_ERR_CONTEXT, "sequence %zu has %llu tokens, n_ctx is %zu", seq,
+                    (unsigned long long)(length + n_pending), kv->n_ctx);
+  if (first > qi__kv_sees_from(kv, (size_t)length))
+    return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: sequence %zu begins at %llu", seq, (unsigned long long)first);
+  size_t begin = (size_t)first / QI__KV_PAGE, end = qi__kv_pages((size_t)length);
+  l->n_slots += end - begin;
+  if (l->n_slots > l->head.n_slots) return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: sequence %zu has too many pages", seq);
+  if (l->apply) {
+    kv->length[seq] = (size_t)length;
+    kv->first[seq] = (size_t)first;
+  }
+  return qi__load_slots(l, seq, begin, end);
+}
+
+QI__FN qi_result qi__load_seqs(qi__restore *l) {
+  qi_result r = QI_OK;
+  l->n_slots = l->n_pages = 0;
+  for (size_t seq = 0; seq < l->head.n_seqs && !r; seq++) r = qi__load_seq(l, seq);
+  qi__save_forget_numbers(&l->s->kv);
+  if (r || (l->n_slots == l->head.n_slots && l->n_pages == l->head.n_pages)) return r;
+  return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: it has pages of no sequence");
+}
+
+// Tokens for the sampler's history and those that are pending.
+QI__FN qi_result qi__load_tokens(qi__restore *l) {
+  const qi__save_head *h = &l->head;
+  qi_session *s = l->s;
+  for (uint64_t i = 0; i < h->n_history + h->n_pending; i++) {
+    uint64_t token = 0;
+    qi_result r = qi__source_number(&l->in, 4, &token);
+    if (r) return r;
+    if (token >= h->n_vocab)
+      return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: token %llu, expected below %llu", (unsigned long long)token,
+                      (unsigned long long)h->n_vocab);
+    if (l->apply && i < h->n_history) qi__sampler_accept(s->sampler, (qi_token)token);
+    if (l->apply && i >= h->n_history) s->pending[s->n_pending++] = (qi_token)token;
+  }
+  return QI_OK;
+}
+
+// What stop strings have matched follows from the text that is held back for them.
+QI__FN qi_result qi__load_text(qi__restore *l) {
+  const qi__save_head *h = &l->head;
+  qi_session *s = l->s;
+  char held[QI__STOP_LEN_MAX];
+  uint8_t bytes[3] = {0};
+  qi__utf8 partial = {{0}, 0, 0, 0, 0};
+  qi_result r = qi__source_get(&l->in, held, (size_t)h->n_held);
+  if (!r) r = qi__source_get(&l->in, bytes, (size_t)h->n_partial);
+  if (r) return r;
+  bool sound = qi__utf8_valid(held, (size_t)h->n_held);
+  for (size_t i = 0; i < h->n_partial && sound; i++)
+    sound = (i ? qi__utf8_continue(&partial, bytes[i]) : qi__utf8_begin(&partial, bytes[i])) && partial.need;
+  if (!sound) return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: text that is held back is not UTF-8");
+  if (!l->apply) return QI_OK;
+  bool stopped = qi__text_append(&s->text, held, (size_t)h->n_held);
+  s->text.partial = partial;
+  s->text.ended = stopped || h->text_ended;
+  return QI_OK;
+}
+
+QI__FN qi_result qi__load_arrays(qi__restore *l) {
+  const qi__save_head *h = &l->head;
+  qi_session *s = l->s;
+  qi__kv *kv = &s->kv;
+  qi_result r = QI_OK;
+  for (size_t i = 0; i < h->n_logits && !r; i++) {
+    float *row = s->forward.logits + i * (size_t)h->n_vocab;
+    r = qi__source_get(&l->in, l->apply ? row : NULL, (size_t)h->n_vocab * sizeof *row);
+    if (l->apply) s->logits_at[i] = i;
+  }
+  for (size_t page = 0; page < h->n_pages && !r; page++)
+    for (size_t unit = 0; unit < kv->n_layers * kv->n_kv_heads && !r; unit++)
+      r = qi__source_get(&l->in, l->apply ? qi__kv_unit(kv, unit, page) : NULL, kv->head.bytes);
+  return r;
+}
+
+QI__FN void qi__load_state(qi_session *s, const qi__save_head *h) {
+  qi_sampler *sp = s->sampler;
+  memcpy(sp->rng, h->rng, sizeof sp->rng);
+  if (h->tau == qi__f32_bits(sp->desc.mirostat_tau)) memcpy(&sp->mu, &h->mu, sizeof sp->mu);
+  s->prompted = h->prompted;
+  s->ended = h->ended;
+  s->n_predicted = (int)h->n_predicted;
+  s->n_logits = (size_t)h->n_logits;
+}
+
+// ---- loading ----
+
+// One pass over the file.
+QI__FN qi_result qi__load_pass(qi_session *s, const qi__file *file, bool apply, qi_error *err) {
+  qi__restore l;
+  l.s = s;
+  l.apply = apply;
+  qi__source_init(&l.in, file, err);
+  qi_result r = qi__load_head(&l.in, s, &l.head);
+  if (!r && apply) qi__session_reset(s);
+  if (!r) r = qi__load_seqs(&l);
+  if (!r) r = qi__load_tokens(&l);
+  if (!r) r = qi__load_text(&l);
+  if (!r) r = qi__load_arrays(&l);
+  if (!r) r = qi__source_end(&l.in);
+  if (!r && apply) qi__load_state(s, &l.head);
+  return r;
+}
+
+// Reads twice: all is checked before anything is changed, and no memory is needed in between. Should the second time bring
+// something else, the session is empty afterwards.
+QI__FN qi_result qi__session_load(qi_session *s, const qi__file *file, qi_error *err) {
+  qi_result r = qi__load_pass(s, file, false, err);
+  if (!r && (r = qi__load_pass(s, file, true, err))) qi__session_reset(s);
+  if (r && r != QI_ERR_IO) qi__fail_prefix(err, "%s: ", file->name[0] ? file->name : "saved session");
+  return r;
+}
+
+QI__FN qi_result qi__session_load_memory(qi_session *s, const void *data, size_t size, qi_error *err) {
+  qi__file file;
+  qi_result r = qi__file_open_memory(&file, data, size, err);
+  return r ? r : qi__session_load(s, &file, err);
+}
+
+QI__FN qi_result qi__session_load_reader(qi_session *s, const qi_reader *reader, qi_error *err) {
+  qi__file file;
+  qi_result r = qi__file_open_reader(&file, reader, err);
+  return r ? r : qi__session_load(s, &file, err);
+}
+
+// Not mapped: should someone make the file shorter meanwhile, reading it fails and does no harm.
+QI__FN qi_result qi__session_load_path(qi_session *s, const char *path, qi_error *err) {
+  qi__file file;
+  qi_result r = qi__file_open_path(&file, path, true, err);
+  if (!r) r = qi__session_load(s, &file, err);
+  qi__file_close(&file);
+  return r;
+}
+
+#endif // QI__SAVE_H
 // generated from src/kernels/product.h: edit there
 // ==== >>product : threaded products for callers' own nets ====
 #ifndef QI__KERNELS_PRODUCT_H
@@ -25742,6 +26613,44 @@ QI_API qi_result qi_seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi
 
 QI_API void qi_session_reset(qi_session *s) {
   if (s) qi__session_reset(s);
+}
+
+QI_API qi_result qi_session_save(qi_session *s, void *out, size_t cap, size_t *n_out, qi_error *err) {
+  QI__NOT_NULL(s, "qi_session_save");
+  QI__NOT_NULL(n_out, "qi_session_save");
+  if (cap) QI__NOT_NULL(out, "qi_session_save");
+  return qi__session_save_memory(s, out, cap, n_out, err);
+}
+
+QI_API qi_result qi_session_save_to(qi_session *s, const qi_writer *writer, qi_error *err) {
+  QI__NOT_NULL(s, "qi_session_save_to");
+  QI__NOT_NULL(writer, "qi_session_save_to");
+  QI__NOT_NULL(writer->write, "qi_session_save_to");
+  return qi__session_save(s, writer, err);
+}
+
+QI_API qi_result qi_session_save_path(qi_session *s, const char *path, qi_error *err) {
+  QI__NOT_NULL(s, "qi_session_save_path");
+  QI__NOT_NULL(path, "qi_session_save_path");
+  return qi__session_save_path(s, path, err);
+}
+
+QI_API qi_result qi_session_load(qi_session *s, const void *data, size_t size, qi_error *err) {
+  QI__NOT_NULL(s, "qi_session_load");
+  QI__NOT_NULL(data, "qi_session_load");
+  return qi__session_load_memory(s, data, size, err);
+}
+
+QI_API qi_result qi_session_load_from(qi_session *s, const qi_reader *reader, qi_error *err) {
+  QI__NOT_NULL(s, "qi_session_load_from");
+  QI__NOT_NULL(reader, "qi_session_load_from");
+  return qi__session_load_reader(s, reader, err);
+}
+
+QI_API qi_result qi_session_load_path(qi_session *s, const char *path, qi_error *err) {
+  QI__NOT_NULL(s, "qi_session_load_path");
+  QI__NOT_NULL(path, "qi_session_load_path");
+  return qi__session_load_path(s, path, err);
 }
 
 QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out) {

@@ -123,12 +123,18 @@ typedef struct qi_progress {
 } qi_progress;
 
 // A file behind callbacks (pak archive, APK, network). read copies `size` bytes at `offset` to `dst` and returns true, or returns
-// false on failure; it is never asked beyond `size`. Called only while a model is opened or validated, from the opening thread.
+// false on failure; it is never asked beyond `size`. Called only while a model is opened or validated, or a session loaded, from that thread.
 typedef struct qi_reader {
   bool (*read)(void *user, uint64_t offset, void *dst, size_t size);
   uint64_t size; // of the whole file
   void *user;
 } qi_reader;
+
+// Where bytes go: `write` is given them in order, in parts, and returns false to stop the call.
+typedef struct qi_writer {
+  bool (*write)(void *user, const void *bytes, size_t n);
+  void *user;
+} qi_writer;
 
 // The host's job system. parallel_for runs fn(arg, i) for i = 0..n-1, in any order, on any threads, and returns when all are done.
 // Calls may run one after another; the library never waits for one call inside another.
@@ -810,7 +816,7 @@ typedef struct qi_decode_token {
   bool want_logits;     // qi_logits shall have a row for it
 } qi_decode_token;
 
-// Computes n tokens of one or several sequences together; weights are read once for all. On failure all sequences are as before.
+// Computes n tokens of one or several sequences together; weights are read once for all. 0 do nothing. On failure all sequences are as before.
 // Errors: QI_ERR_ARGUMENT (which token, why), _CONTEXT (n_ctx, or n_kv_tokens: room for all of them is taken first), _LIMIT (more
 // than n_logits rows wanted), _CANCELLED, _STATE (unfinished work).
 QI_API qi_result qi_decode(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);
@@ -841,6 +847,36 @@ QI_API qi_result qi_seq_fork(qi_session *s, int from, int to, int n, qi_error *e
 QI_API qi_result qi_seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi_error *err);
 // Forgets all sequences, unfinished work and the sampler's history.
 QI_API void qi_session_reset(qi_session *s);
+
+// Save and restore. A saved session holds keys and values of all sequences (what they share once), logits of the last call, the
+// text interface with held-back text and pending tokens, and the sampler's random state and history. Loaded into a session with
+// the same desc, what follows has the same bits as if it had not been stopped. It does not hold: the desc with sampling parameters
+// and stop strings, a matcher (it begins anew: see qi_session_constrain), statistics. About as large as the pages that are in use.
+//
+// It can be loaded into sessions of the same model file with the same kv_type that have room for it: n_ctx, n_seqs, n_kv_tokens,
+// n_logits, and stop strings as long as the text held back. (Of models with two sets of rotations, for short and for long contexts,
+// n_ctx must also choose the same one.) path, threads and sampling may differ. Files of other machines will do if these order
+// bytes alike. Anything else, and damaged or hostile files, are refused and leave the session as it was; unfinished work is
+// dropped only where loading succeeds. Any number of bytes of a file may be wrong: what passes its checks does no harm.
+
+// Writes the session to out[0..*n_out-1]. out NULL and cap 0: only *n_out. All of them: the same state gives the same bytes.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work), QI_ERR_LIMIT (cap is less than *n_out: nothing was written).
+QI_API qi_result qi_session_save(qi_session *s, void *out, size_t cap, size_t *n_out, qi_error *err);
+// The same in parts. Errors: as above, and QI_ERR_IO (`write` returned false).
+QI_API qi_result qi_session_save_to(qi_session *s, const qi_writer *writer, qi_error *err);
+// The same to a file, which is written as "PATH.part", brought to the disk and renamed: at the path is the old file or the new one,
+// also when the process is killed meanwhile. Asks the session's allocator for the length of the path.
+// Errors: as above; QI_ERR_IO with the system's reason (also: another save to this path is under way), QI_ERR_OOM,
+// QI_ERR_UNSUPPORTED (QI_NO_STDIO).
+QI_API qi_result qi_session_save_path(qi_session *s, const char *path, qi_error *err);
+
+// The session becomes the saved one. Errors: QI_ERR_ARGUMENT (another model, kv_type or set of rotations), QI_ERR_CONTEXT and
+// QI_ERR_LIMIT (no room), QI_ERR_FORMAT (damaged), QI_ERR_UNSUPPORTED (of another version or order of bytes).
+QI_API qi_result qi_session_load(qi_session *s, const void *data, size_t size, qi_error *err);
+// The same from callbacks, or a path. It is read twice: once to check it. Should the second time fail or bring something else, the
+// session is reset. Errors: as above, QI_ERR_IO, QI_ERR_UNSUPPORTED (a path with QI_NO_STDIO).
+QI_API qi_result qi_session_load_from(qi_session *s, const qi_reader *reader, qi_error *err);
+QI_API qi_result qi_session_load_path(qi_session *s, const char *path, qi_error *err);
 
 // What a session did and has.
 typedef struct qi_session_stats {

@@ -4,6 +4,7 @@
 
 #include "infer/batch.h"
 #include "infer/chat.h"
+#include "infer/save.h"
 #include "infer/session.h"
 #include "kernels/product.h"
 
@@ -554,6 +555,44 @@ QI_API qi_result qi_seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi
 
 QI_API void qi_session_reset(qi_session *s) {
   if (s) qi__session_reset(s);
+}
+
+QI_API qi_result qi_session_save(qi_session *s, void *out, size_t cap, size_t *n_out, qi_error *err) {
+  QI__NOT_NULL(s, "qi_session_save");
+  QI__NOT_NULL(n_out, "qi_session_save");
+  if (cap) QI__NOT_NULL(out, "qi_session_save");
+  return qi__session_save_memory(s, out, cap, n_out, err);
+}
+
+QI_API qi_result qi_session_save_to(qi_session *s, const qi_writer *writer, qi_error *err) {
+  QI__NOT_NULL(s, "qi_session_save_to");
+  QI__NOT_NULL(writer, "qi_session_save_to");
+  QI__NOT_NULL(writer->write, "qi_session_save_to");
+  return qi__session_save(s, writer, err);
+}
+
+QI_API qi_result qi_session_save_path(qi_session *s, const char *path, qi_error *err) {
+  QI__NOT_NULL(s, "qi_session_save_path");
+  QI__NOT_NULL(path, "qi_session_save_path");
+  return qi__session_save_path(s, path, err);
+}
+
+QI_API qi_result qi_session_load(qi_session *s, const void *data, size_t size, qi_error *err) {
+  QI__NOT_NULL(s, "qi_session_load");
+  QI__NOT_NULL(data, "qi_session_load");
+  return qi__session_load_memory(s, data, size, err);
+}
+
+QI_API qi_result qi_session_load_from(qi_session *s, const qi_reader *reader, qi_error *err) {
+  QI__NOT_NULL(s, "qi_session_load_from");
+  QI__NOT_NULL(reader, "qi_session_load_from");
+  return qi__session_load_reader(s, reader, err);
+}
+
+QI_API qi_result qi_session_load_path(qi_session *s, const char *path, qi_error *err) {
+  QI__NOT_NULL(s, "qi_session_load_path");
+  QI__NOT_NULL(path, "qi_session_load_path");
+  return qi__session_load_path(s, path, err);
 }
 
 QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out) {

@@ -23,7 +23,7 @@ typedef struct qi__kv {
   uint32_t *table;    // [n_seqs, n_table] pages in the order of positions; QI__KV_NO_PAGE where there is none
   uint32_t *refs;     // [n_pages] sequences that a page is in
   uint32_t *unused;   // [n_pages] the first n_unused are pages in no sequence
-  uint32_t *writers;  // [n_pages] 0 but within qi__kv_needs
+  uint32_t *writers;  // [n_pages] 0 but within qi__kv_needs, and while a session is saved or loaded
   size_t n_unused;
   size_t *length;     // [n_seqs] tokens in each sequence
   size_t *first;      // [n_seqs] position from which on keys and values are there; above 0 only with a window
@@ -78,12 +78,17 @@ QI__INLINE uint32_t *qi__kv_slot(const qi__kv *kv, size_t seq, size_t pos) {
   return &kv->table[seq * kv->n_table + pos / QI__KV_PAGE];
 }
 
+// A unit (layer * n_kv_heads + head) of a page.
+QI__INLINE uint8_t *qi__kv_unit(const qi__kv *kv, size_t unit, size_t page) {
+  return kv->data + (unit * kv->n_pages + page) * kv->head.bytes;
+}
+
 // One head of the page that holds `pos`; NULL where there is no page.
 QI__INLINE uint8_t *qi__kv_head(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos) {
   if (pos >= kv->n_ctx) return NULL;
   uint32_t page = *qi__kv_slot(kv, seq, pos);
   if (page == QI__KV_NO_PAGE) return NULL;
-  return kv->data + ((layer * kv->n_kv_heads + head) * kv->n_pages + page) * kv->head.bytes;
+  return qi__kv_unit(kv, layer * kv->n_kv_heads + head, page);
 }
 
 // A page in no sequence, which is there.
@@ -105,10 +110,8 @@ QI__FN void qi__kv_own(qi__kv *kv, uint32_t *slot) {
   if (kv->refs[old] == 1) return;
   *slot = qi__kv_take(kv);
   kv->refs[old]--;
-  for (size_t i = 0; i < kv->n_layers * kv->n_kv_heads; i++) {
-    uint8_t *head = kv->data + i * kv->n_pages * kv->head.bytes;
-    memcpy(head + *slot * kv->head.bytes, head + old * kv->head.bytes, kv->head.bytes);
-  }
+  for (size_t i = 0; i < kv->n_layers * kv->n_kv_heads; i++)
+    memcpy(qi__kv_unit(kv, i, *slot), qi__kv_unit(kv, i, old), kv->head.bytes);
 }
 
 // ---- room for work ----

@@ -89,18 +89,22 @@ QI__FN void qi__kv_load_floats(qi_kv_type type, const uint8_t *from, size_t step
   }
 }
 
-// One position of one head, whose page is there: k [dim_k], v [dim_v].
-QI__FN void qi__kv_store(const qi__kv *kv, const qi__kernels *kernels, size_t layer, size_t seq, size_t head, size_t pos,
-                         const float *k, const float *v) {
-  const qi__kv_layout *l = &kv->head;
-  uint8_t *to = qi__kv_head(kv, layer, seq, head, pos);
-  size_t p = pos % QI__KV_PAGE, key = p / QI__KEY_BLOCK * QI__KEY_BLOCK * l->dim_k + p % QI__KEY_BLOCK;
+// Position p of one head in a page: k [dim_k], v [dim_v].
+QI__FN void qi__kv_store_at(const qi__kv_layout *l, const qi__kernels *kernels, uint8_t *to, size_t p, const float *k,
+                            const float *v) {
+  size_t key = p / QI__KEY_BLOCK * QI__KEY_BLOCK * l->dim_k + p % QI__KEY_BLOCK;
   if (qi__kv_is_integer(l->type)) {
     qi__kv_store_codes(l, kernels, to, p, k, v);
     return;
   }
   qi__kv_store_floats(l->type, kernels, k, l->dim_k, to + qi__kv_size(l->type, key), QI__KEY_BLOCK);
   qi__kv_store_floats(l->type, kernels, v, l->dim_v, to + l->v + qi__kv_size(l->type, p * l->dim_v), 1);
+}
+
+// One position of one head, whose page is there.
+QI__FN void qi__kv_store(const qi__kv *kv, const qi__kernels *kernels, size_t layer, size_t seq, size_t head, size_t pos,
+                         const float *k, const float *v) {
+  qi__kv_store_at(&kv->head, kernels, qi__kv_head(kv, layer, seq, head, pos), pos % QI__KV_PAGE, k, v);
 }
 
 QI__FN void qi__kv_load(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos, float *k, float *v) {

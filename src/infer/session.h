@@ -330,8 +330,9 @@ QI__FN uint64_t qi__deadline(uint32_t budget_us) { return budget_us ? qi__now_us
 QI__FN qi_result qi__decode(qi_session *s, const qi_decode_token *tokens, size_t n, bool later, qi_error *err) {
   if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "decode: earlier work is unfinished (qi_step, or qi_session_reset)");
   if (!tokens && n) return qi__fail(err, QI_ERR_ARGUMENT, "decode: tokens is NULL");
+  if (!n) return QI_OK;
   qi_result r = qi__work_begin(s, tokens, n, err);
-  if (r || !n) return r;
+  if (r) return r;
   s->n_pending = 0;
   s->prompted = false;
   if (later) {
