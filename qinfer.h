@@ -135,7 +135,8 @@ typedef struct qi_progress {
 } qi_progress;
 
 // A file behind callbacks (pak archive, APK, network). read copies `size` bytes at `offset` to `dst` and returns true, or returns
-// false on failure; it is never asked beyond `size`. Called only while a model is opened or validated, or a session loaded, from that thread.
+// false on failure; it is never asked beyond `size`. Called only while a model is opened or validated, or a session loaded, in the
+// thread of that call.
 typedef struct qi_reader {
   bool (*read)(void *user, uint64_t offset, void *dst, size_t size);
   uint64_t size; // of the whole file
@@ -828,9 +829,9 @@ typedef struct qi_decode_token {
   bool want_logits;     // qi_logits shall have a row for it
 } qi_decode_token;
 
-// Computes n tokens of one or several sequences together; weights are read once for all. 0 do nothing. On failure all sequences are as before.
-// Errors: QI_ERR_ARGUMENT (which token, why), _CONTEXT (n_ctx, or n_kv_tokens: room for all of them is taken first), _LIMIT (more
-// than n_logits rows wanted), _CANCELLED, _STATE (unfinished work).
+// Computes n tokens of one or several sequences together; weights are read once for all. n = 0 changes nothing. On failure all
+// sequences are as before. Errors: QI_ERR_ARGUMENT (which token, why), _CONTEXT (n_ctx, or n_kv_tokens: room for all of them is
+// taken first), _LIMIT (more than n_logits rows wanted), _CANCELLED, _STATE (unfinished work).
 QI_API qi_result qi_decode(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);
 // Takes note of the same work; qi_step does it. At most n_seqs * n_ctx tokens.
 QI_API qi_result qi_decode_begin(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);
@@ -25079,9 +25080,9 @@ QI__FN qi_result qi__chat_tokens(const qi_model *m, qi_chat_format format, const
 #include <sys/file.h>
 #endif
 
-// At the path lies the old file or the new one at any time, also when the process or the machine stops in the middle: the new one is
-// written to "PATH.part", brought to the disk, and then renamed. What is left of it by a process that was killed is written over
-// the next time. On systems that are neither POSIX nor Windows renaming may refuse to replace a file.
+// At the path lies the old file or the new one at any time, also when the process or the machine stops in the middle: the new one
+// is written to "PATH.part", brought to the disk, and then renamed. What a process that was killed leaves of it is written over the
+// next time. On systems that are neither POSIX nor Windows renaming may refuse to replace a file.
 typedef struct qi__replace {
   const char *path;
   char *part;         // "PATH.part"

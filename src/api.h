@@ -123,7 +123,8 @@ typedef struct qi_progress {
 } qi_progress;
 
 // A file behind callbacks (pak archive, APK, network). read copies `size` bytes at `offset` to `dst` and returns true, or returns
-// false on failure; it is never asked beyond `size`. Called only while a model is opened or validated, or a session loaded, from that thread.
+// false on failure; it is never asked beyond `size`. Called only while a model is opened or validated, or a session loaded, in the
+// thread of that call.
 typedef struct qi_reader {
   bool (*read)(void *user, uint64_t offset, void *dst, size_t size);
   uint64_t size; // of the whole file
@@ -816,9 +817,9 @@ typedef struct qi_decode_token {
   bool want_logits;     // qi_logits shall have a row for it
 } qi_decode_token;
 
-// Computes n tokens of one or several sequences together; weights are read once for all. 0 do nothing. On failure all sequences are as before.
-// Errors: QI_ERR_ARGUMENT (which token, why), _CONTEXT (n_ctx, or n_kv_tokens: room for all of them is taken first), _LIMIT (more
-// than n_logits rows wanted), _CANCELLED, _STATE (unfinished work).
+// Computes n tokens of one or several sequences together; weights are read once for all. n = 0 changes nothing. On failure all
+// sequences are as before. Errors: QI_ERR_ARGUMENT (which token, why), _CONTEXT (n_ctx, or n_kv_tokens: room for all of them is
+// taken first), _LIMIT (more than n_logits rows wanted), _CANCELLED, _STATE (unfinished work).
 QI_API qi_result qi_decode(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);
 // Takes note of the same work; qi_step does it. At most n_seqs * n_ctx tokens.
 QI_API qi_result qi_decode_begin(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err);

@@ -396,7 +396,8 @@ static void test_damaged(void **state) {
 static void stamp(bytes *b) {
   uint64_t digest = 0;
   size_t end = b->n - 8;
-  for (size_t at = 0; at < end; at += QI__STREAM_BLOCK) digest = qi__digest(digest, b->p + at, qi__min_size(end - at, QI__STREAM_BLOCK));
+  for (size_t at = 0; at < end; at += QI__STREAM_BLOCK)
+    digest = qi__digest(digest, b->p + at, qi__min_size(end - at, QI__STREAM_BLOCK));
   for (size_t i = 0; i < 8; i++) b->p[end + i] = (uint8_t)(digest >> (8 * i));
 }
 
@@ -638,6 +639,12 @@ static void test_files(void **state) {
   folder_remove(&f);
 }
 
+// What the child does until it is killed.
+static void save_for_ever(qi_session *const s[2], const char *path) {
+  for (int k = 0; !qi_session_save_path(s[k % 2], path, NULL);) k++;
+  _exit(1);
+}
+
 // A child saves one state, then another, again and again; wherever it is killed, one of them is there.
 static void test_kill(void **state) {
   (void)state;
@@ -654,8 +661,7 @@ static void test_kill(void **state) {
   for (int i = 0; i < 40; i++) {
     pid_t child = fork();
     assert_true(child >= 0);
-    for (int k = 0; child == 0; k++)
-      if (qi_session_save_path(s[k % 2], f.path, NULL)) _exit(1);
+    if (child == 0) save_for_ever(s, f.path);
     usleep((useconds_t)(1000 + rm_next(&rng) % 20000));
     int status = 0;
     assert_int_equal(kill(child, SIGKILL), 0);

@@ -8,9 +8,9 @@
 #include <sys/file.h>
 #endif
 
-// At the path lies the old file or the new one at any time, also when the process or the machine stops in the middle: the new one is
-// written to "PATH.part", brought to the disk, and then renamed. What is left of it by a process that was killed is written over
-// the next time. On systems that are neither POSIX nor Windows renaming may refuse to replace a file.
+// At the path lies the old file or the new one at any time, also when the process or the machine stops in the middle: the new one
+// is written to "PATH.part", brought to the disk, and then renamed. What a process that was killed leaves of it is written over the
+// next time. On systems that are neither POSIX nor Windows renaming may refuse to replace a file.
 typedef struct qi__replace {
   const char *path;
   char *part;         // "PATH.part"
