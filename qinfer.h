@@ -25257,6 +25257,7 @@ QI__FN bool qi__replace_write(void *user, const void *bytes, size_t n) {
 QI__FN qi_result qi__replace_end(qi__replace *f, bool keep, qi_error *err) {
   qi_result r = QI_OK;
 #ifdef QI_NO_STDIO
+  (void)f;
   (void)keep;
   (void)err;
 #else
