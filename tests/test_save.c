@@ -282,6 +282,51 @@ static void test_sequences(void **state) {
   }
 }
 
+// Whatever was done to sequences, they can be saved, and what is loaded is the same and goes on alike.
+static void run_random(const run_model *rm, uint64_t seed) {
+  qi_session_desc sd = seqs_desc(QI_KV_F16);
+  float *want = (float *)malloc(64 * 300 * sizeof *want), *got = (float *)malloc(64 * 300 * sizeof *got);
+  assert_true(want && got);
+  qi_session *a = run_session(rm->m, &sd), *b = run_session(rm->m, &sd);
+  qi_error err = {QI_OK, ""};
+  for (int step = 0; step < 40; step++) {
+    int seq = (int)(rm_next(&seed) % N_SEQS), to = (int)(rm_next(&seed) % N_SEQS), length = qi_seq_length(a, seq);
+    int n = (int)(rm_next(&seed) % (uint64_t)(length + 1));
+    qi_token ids[50];
+    switch (rm_next(&seed) % 6) { // what a window forbids is refused
+    case 0: qi_seq_fork(a, seq, to, n, &err); break;
+    case 1: qi_seq_truncate(a, seq, n, &err); break;
+    case 2: qi_seq_shift(a, seq, n / 3, n - n / 3, &err); break;
+    default:
+      if (length > 400) break;
+      run_random_tokens(seed, 300, ids, 50);
+      run_decode(a, rm->m, ids, 50, 0, seq, false, want);
+    }
+    bytes file = save(a);
+    RUN_OK(qi_session_load(b, file.p, file.n, &err), err);
+    expect_saves(b, &file);
+    free(file.p);
+    assert_int_equal(unused(a), unused(b));
+    if (step % 8) continue;
+    decode_all(a, seed, 1, want);
+    decode_all(b, seed, 1, got);
+    run_expect_bits(got, want, N_SEQS * 300, "restored", "after random calls");
+  }
+  free(want);
+  free(got);
+  qi_session_close(a);
+  qi_session_close(b);
+}
+
+static void test_random(void **state) {
+  (void)state;
+  for (int window = 0; window < 200; window += 70) {
+    run_model rm = save_model(window, 1);
+    for (uint64_t seed = 1; seed < 5; seed++) run_random(&rm, seed + (uint64_t)window);
+    run_free(&rm);
+  }
+}
+
 // ---- what is refused ----
 
 static void expect_refused(qi_session *s, const bytes *file, qi_result want, const char *word) {
@@ -685,7 +730,7 @@ int main(void) {
     cmocka_unit_test(test_text),      cmocka_unit_test(test_held_text), cmocka_unit_test(test_sequences),
     cmocka_unit_test(test_other_sessions), cmocka_unit_test(test_damaged), cmocka_unit_test(test_hostile),
     cmocka_unit_test(test_calls),     cmocka_unit_test(test_callbacks), cmocka_unit_test(test_files),
-    cmocka_unit_test(test_kill),
+    cmocka_unit_test(test_kill),      cmocka_unit_test(test_random),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
