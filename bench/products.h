@@ -68,21 +68,20 @@ static bool random_matrix(qi_matrix *m, qi_format f, int n_rows, int n_cols, qi_
   return true;
 }
 
-// The same values as float32 or bfloat16: what a cache of weights would hold.
+// The same values as float32 or bfloat16: what a cache of weights would hold. Whole tensors, since some formats end in parameters
+// of all their rows (qi_format_info.tail_bytes).
 static bool cached_matrix(qi_matrix *out, const qi_matrix *m, qi_format f) {
-  size_t n = (size_t)m->n_rows * (size_t)m->n_cols, cols = (size_t)m->n_cols, bytes = qi_format_bytes(f, n);
-  uint8_t *data = memory_fits("matrix", bytes) ? (uint8_t *)malloc(bytes + 64) : NULL;
-  float *values = (float *)malloc(cols * sizeof *values);
-  *out = (qi_matrix){f, data, m->n_rows, m->n_cols};
-  for (size_t r = 0; data && values && r < (size_t)m->n_rows; r++) {
-    qi__dequantize(m->format, (const uint8_t *)m->data + r * qi_format_bytes(m->format, cols), values, cols);
-    qi_quantize(f, values, data + r * qi_format_bytes(f, cols), cols, cols, NULL, NULL);
-  }
-  free(values);
-  if (data && values) return true;
-  free(data);
-  out->data = NULL;
-  return complain("no memory for a matrix of %.1f MB", (double)bytes * 1e-6);
+  size_t cols = (size_t)m->n_cols, n = (size_t)m->n_rows * cols, bytes = qi_format_bytes(f, n);
+  bool direct = f == QI_FORMAT_F32;
+  uint8_t *data = memory_fits("matrix", bytes + (direct ? 0 : 4 * n)) ? (uint8_t *)malloc(bytes + 64) : NULL;
+  float *values = direct ? (float *)(void *)data : (float *)malloc(n * sizeof *values);
+  qi_result r = data && values ? QI_OK : QI_ERR_OOM;
+  if (!r) r = qi_dequantize(m->format, m->data, values, n, NULL);
+  if (!r && !direct) r = qi_quantize(f, values, data, n, cols, NULL, NULL);
+  if (!direct) free(values);
+  if (r) free(data);
+  *out = (qi_matrix){f, r ? NULL : data, m->n_rows, m->n_cols};
+  return !r || complain("a matrix of %.1f MB: %s", (double)bytes * 1e-6, qi_result_name(r));
 }
 
 static void matrix_free(qi_matrix *m) {

@@ -303,7 +303,7 @@ static bool table_kv(const table_context *t) {
 // ---- batches ----
 
 // Our products by rows of activations. The documents have 1 and 64.
-static bool table_batch_products(const table_context *t) {
+static bool table_rows(const table_context *t) {
   ternary_set s;
   int most = t->c.quick ? 16 : 512;
   if (!ternary_open(&s, t->c.quick ? 256 : 4096, most, t->pool)) return false;
@@ -313,7 +313,7 @@ static bool table_batch_products(const table_context *t) {
     contender c[2] = {{.name = "integer", .run = own_product_run, .arg = &p[0]},
                       {.name = "bf16", .run = own_product_run, .arg = &p[1]}};
     snprintf(prefix, sizeof prefix, "product, %d row%s: ", n, n > 1 ? "s" : "");
-    contenders_run(c, 2, t->c.reps, "batch");
+    contenders_run(c, 2, t->c.reps, "rows");
     for (int i = 0; i < 2; i++) table_time(t, prefix, &c[i], n == 1 ? 0.235 : n == 64 ? 1.03 : 0);
   }
   ternary_close(&s);
@@ -341,7 +341,7 @@ static bool table_batch(const table_context *t) {
                {"origin-7b:TQ2_0", 32, 104.5},  {"origin-7b:TQ2_0", 128, 228.7}, {"origin-7b:TQ2_0", 256, 256.1},
                {"origin-7b:TQ2_0", 384, 262.8}, {"origin-7b:TQ2_0", 512, 0}};
   rooflines roof;
-  if (!table_batch_products(t) || !rooflines_open(&roof, t->pool, t->c.bandwidth_mb)) return false;
+  if (!rooflines_open(&roof, t->pool, t->c.bandwidth_mb)) return false;
   bench_model m;
   const char *open = NULL;
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -498,7 +498,8 @@ static const struct {
     {"q4k128", "Product of 128 x 128 Q4_K weights, and its allocations", table_q4k128},
     {"kvbytes", "Bytes of cached keys and values by context", table_kv_bytes},
     {"kv", "With and without cached keys and values", table_kv},
-    {"batch", "Batches: rows of a product, sequences of a model", table_batch},
+    {"rows", "Ternary 4096 x 4096 by rows of activations", table_rows},
+    {"batch", "Sequences of a model that generate together", table_batch},
     {"speed", "Generation, one sequence", table_speed},
 };
 #define N_TABLES (sizeof tables / sizeof tables[0])
