@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Draws what `build/bench ... -o json` wrote as an SVG bar chart.    python3 bench/plot.py run.json -o run.svg [--value KEY]
 
-Rows of models: tokens a second, one bar a row, with a mark where the read bandwidth or the matrix peak would be reached.
+Rows of models: tokens a second, one bar a row, light up to where the read bandwidth or the matrix peak would be reached; a panel
+for each test, told apart by what differs between rows.
 Rows of --tables: how many times better than the origin's number, on a logarithmic axis. Rows of --matmul: GFLOPS.
 Several files are drawn below each other: the same test of two builds is then easy to compare. Rows of --formats: distance from the
 source against bits a weight, both down is better; a line joins those that nothing beats in both. Python standard library only."""
@@ -11,7 +12,7 @@ import math
 import sys
 from xml.sax.saxutils import escape
 
-BAR, GAP, LEFT, WIDTH, TOP = 16, 6, 460, 560, 54
+BAR, GAP, PANEL, WIDTH, TOP = 16, 6, 20, 560, 54
 COLOURS = {"part": "#d8e4f2", "bar": "#3b6ea8", "worse": "#b5533c", "line": "#999", "text": "#222"}
 
 
@@ -19,13 +20,26 @@ def kind_of(row):
     return "table" if "what" in row else "product" if "GFLOPS" in row else "model"
 
 
-def label_of(row):
+def label_of(row, shown):
+    """What is written left of a bar; `shown`: the columns of models' rows that tell them apart."""
     kind = kind_of(row)
     if kind == "table":
         return f"{row['table']}: {row['what']}"
     if kind == "product":
         return f"{row['product']} {row['type']}, {row['path']}, {row['threads']} threads"
-    return f"{row['model']}, {row['test']}, {row['path']}, {row['isa']}, {row['threads']} threads"
+    return ", ".join(f"{row[key]} threads" if key == "threads" else str(row[key]) for key in shown)
+
+
+def columns_that_differ(rows):
+    columns = ("path", "isa", "threads", "cache MB", "n_batch")
+    return ["model"] + [key for key in columns if len({row.get(key) for row in rows}) > 1]
+
+
+def panels_of(rows):
+    """[(title, rows)]: models by test, each with its own scale; everything else in one."""
+    if any(kind_of(row) != "model" for row in rows):
+        return [("", rows)]
+    return [(test, [row for row in rows if row["test"] == test]) for test in dict.fromkeys(row["test"] for row in rows)]
 
 
 def value_of(row, key):
@@ -62,21 +76,21 @@ class Scale:
         return WIDTH * math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
 
 
-def draw_row(out, row, y, key, scale):
+def draw_row(out, row, y, key, scale, label, left):
     value, ceiling = value_of(row, key), ceiling_of(row, key)
     ratio = kind_of(row) == "table" and not key
-    out.append(f'<text x="{LEFT - 8}" y="{y + BAR - 4}" text-anchor="end">{escape(label_of(row))}</text>')
+    out.append(f'<text x="{left - 8}" y="{y + BAR - 4}" text-anchor="end">{escape(label)}</text>')
     if ceiling is not None:
-        out.append(f'<rect x="{LEFT}" y="{y}" width="{min(scale.at(ceiling), WIDTH):.1f}" height="{BAR}" fill="{COLOURS["part"]}"/>')
+        out.append(f'<rect x="{left}" y="{y}" width="{min(scale.at(ceiling), WIDTH):.1f}" height="{BAR}" fill="{COLOURS["part"]}"/>')
     start, end = scale.at(1) if ratio else 0, scale.at(value)
     colour = COLOURS["worse" if ratio and value < 1 else "bar"]
-    out.append(f'<rect x="{LEFT + min(start, end):.1f}" y="{y}" width="{max(abs(end - start), 1):.1f}" height="{BAR}" fill="{colour}"/>')
-    out.append(f'<text x="{LEFT + max(start, end, scale.at(ceiling) if ceiling else 0) + 5:.1f}" y="{y + BAR - 4}">{number(value)}</text>')
+    out.append(f'<rect x="{left + min(start, end):.1f}" y="{y}" width="{max(abs(end - start), 1):.1f}" height="{BAR}" fill="{colour}"/>')
+    out.append(f'<text x="{left + max(start, end, scale.at(ceiling) if ceiling else 0) + 5:.1f}" y="{y + BAR - 4}">{number(value)}</text>')
 
 
 def heading(title, machines, width, height):
     """The first lines of a picture."""
-    told = "; ".join(dict.fromkeys(f"{m['cpu']}, {m['cores']} cores, {m['compiler']}, {m['date']}" for m in machines))
+    told = "; ".join(dict.fromkeys(f"{m['cpu']}, {m['cores']} cores, {m['compiler']}, {m['date'][:10]}" for m in machines))
     return [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
             f'font-family="sans-serif" font-size="12" fill="{COLOURS["text"]}">', '<rect width="100%" height="100%" fill="white"/>',
             f'<text x="10" y="18" font-size="14">{escape(title)}</text>',
@@ -131,17 +145,23 @@ def draw(runs, key):
     rows = [(run["machine"], row) for run in runs for row in run["rows"] if (value_of(row, key) or 0) > 0]
     if not rows:
         raise ValueError("no row has a number to draw")
-    values = [value_of(row, key) for _, row in rows] + [c for _, row in rows if (c := ceiling_of(row, key))]
-    ratios = any(kind_of(row) == "table" for _, row in rows) and not key
-    scale = Scale(values, ratios or max(values) / min(values) > 50)
-    unit = key or ("times better than the origin's number" if ratios else "GFLOPS" if kind_of(rows[0][1]) == "product" else "tokens/s")
-    height = TOP + len(rows) * (BAR + GAP) + 20
-    out = heading(unit + (" (logarithmic)" if scale.log else ""), [m for m, _ in rows], LEFT + WIDTH + 90, height)
-    for i, (_, row) in enumerate(rows):
-        draw_row(out, row, TOP + i * (BAR + GAP), key, scale)
-    if ratios:
-        x = LEFT + scale.at(1)
-        out.append(f'<line x1="{x:.1f}" y1="{TOP - 4}" x2="{x:.1f}" y2="{height - 16}" stroke="{COLOURS["line"]}"/>')
+    machines, rows = [m for m, _ in rows], [row for _, row in rows]
+    ratios = any(kind_of(row) == "table" for row in rows) and not key
+    unit = key or ("times better than the origin's number" if ratios else "GFLOPS" if kind_of(rows[0]) == "product" else "tokens/s")
+    panels, shown, y = panels_of(rows), columns_that_differ(rows), TOP
+    left = 16 + 7 * max(len(label_of(row, shown)) for row in rows)
+    out = heading(unit, machines, left + WIDTH + 90, TOP + len(rows) * (BAR + GAP) + len(panels) * PANEL)
+    for title, members in panels:
+        values = [value_of(row, key) for row in members] + [c for row in members if (c := ceiling_of(row, key))]
+        scale = Scale(values, ratios or max(values) / min(values) > 50)
+        out.append(f'<text x="{left}" y="{y + 12}" font-weight="bold">{escape(title)}{" (logarithmic)" if scale.log else ""}</text>')
+        y += PANEL
+        if ratios:
+            x = left + scale.at(1)
+            out.append(f'<line x1="{x:.1f}" y1="{y - 4}" x2="{x:.1f}" y2="{y + len(members) * (BAR + GAP)}" stroke="{COLOURS["line"]}"/>')
+        for row in members:
+            draw_row(out, row, y, key, scale, label_of(row, shown), left)
+            y += BAR + GAP
     out.append("</svg>")
     return "\n".join(out) + "\n"
 
