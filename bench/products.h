@@ -68,20 +68,15 @@ static bool random_matrix(qi_matrix *m, qi_format f, int n_rows, int n_cols, qi_
   return true;
 }
 
-// The same values as float32 or bfloat16: what a cache of weights would hold. Whole tensors, since some formats end in parameters
-// of all their rows (qi_format_info.tail_bytes).
-static bool cached_matrix(qi_matrix *out, const qi_matrix *m, qi_format f) {
-  size_t cols = (size_t)m->n_cols, n = (size_t)m->n_rows * cols, bytes = qi_format_bytes(f, n);
-  bool direct = f == QI_FORMAT_F32;
-  uint8_t *data = memory_fits("matrix", bytes + (direct ? 0 : 4 * n)) ? (uint8_t *)malloc(bytes + 64) : NULL;
-  float *values = direct ? (float *)(void *)data : (float *)malloc(n * sizeof *values);
-  qi_result r = data && values ? QI_OK : QI_ERR_OOM;
-  if (!r) r = qi_dequantize(m->format, m->data, values, n, NULL);
-  if (!r && !direct) r = qi_quantize(f, values, data, n, cols, NULL, NULL);
-  if (!direct) free(values);
-  if (r) free(data);
-  *out = (qi_matrix){f, r ? NULL : data, m->n_rows, m->n_cols};
-  return !r || complain("a matrix of %.1f MB: %s", (double)bytes * 1e-6, qi_result_name(r));
+// The same values as float32, for the peers. Whole tensors, since some formats end in parameters of all their rows
+// (qi_format_info.tail_bytes).
+static bool float_matrix(qi_matrix *out, const qi_matrix *m) {
+  size_t n = (size_t)m->n_rows * (size_t)m->n_cols;
+  float *values = memory_fits("matrix", 4 * n) ? (float *)malloc(4 * n) : NULL;
+  qi_result r = values ? qi_dequantize(m->format, m->data, values, n, NULL) : QI_ERR_OOM;
+  if (r) free(values);
+  *out = (qi_matrix){QI_FORMAT_F32, r ? NULL : values, m->n_rows, m->n_cols};
+  return !r || complain("a matrix of %.1f MB: %s", (double)n * 4e-6, qi_result_name(r));
 }
 
 static void matrix_free(qi_matrix *m) {
@@ -103,6 +98,7 @@ typedef struct own_product {
   qi_pool *pool;
   qi_path path;
   const qi_matrix *w;
+  const qi_weight *ready; // of w; NULL = straight from w
   const float *x;
   int n;
   float *y;
@@ -111,7 +107,8 @@ typedef struct own_product {
 
 static void own_product_run(void *arg) {
   own_product *p = (own_product *)arg;
-  qi_result r = qi_matmul(p->pool, p->path, p->w, p->x, (size_t)p->n, p->y, NULL);
+  qi_result r = p->ready ? qi_weight_matmul(p->pool, p->path, p->ready, p->x, (size_t)p->n, p->y, NULL)
+                         : qi_matmul(p->pool, p->path, p->w, p->x, (size_t)p->n, p->y, NULL);
   if (r) p->result = r;
 }
 
@@ -144,7 +141,7 @@ static bool product_spec_check(const char *s) {
   return product_spec_parse(s, &p);
 }
 
-enum { MAX_WAYS = 8 };
+enum { OWN_PATHS = 3, MAX_WAYS = 2 * OWN_PATHS + 3 };
 
 // One way to compute the product: what it reads and which unit it uses.
 typedef struct way {
@@ -160,7 +157,8 @@ typedef struct product_bench {
   float *x;
   contender turn[MAX_WAYS];
   way ways[MAX_WAYS];
-  own_product own[QI_PATH_FLOAT];
+  own_product own[2 * OWN_PATHS];
+  qi_weight *ready[OWN_PATHS];
   peer_product peer;
 #ifdef HAVE_DNNL
   peer_dnnl dnnl[2];
@@ -179,16 +177,27 @@ static bool product_way(product_bench *b, const char *name, unit_kind unit, doub
   return true;
 }
 
+// Each path straight from the blocks, and with weights made ready beforehand, where that spares something.
 static bool product_own_ways(product_bench *b) {
-  static const char *const names[] = {"float", "integer", "bf16"};
+  static const char *const names[][2] = {{"float", "float ready"}, {"integer", "int ready"}, {"bf16", "bf16 ready"}};
   static const qi_path paths[] = {QI_PATH_FLOAT, QI_PATH_INTEGER, QI_PATH_BF16};
-  double bytes = (double)qi_format_bytes(b->spec.format, (size_t)b->spec.n_rows * (size_t)b->spec.n_cols);
+  uint64_t packed = (uint64_t)qi_format_bytes(b->spec.format, (size_t)b->spec.n_rows * (size_t)b->spec.n_cols);
   qi__weight w = {b->spec.format, qi__format_get(b->spec.format), NULL, 0, 0, 0, NULL, NULL};
-  for (int i = 0; i < 3; i++) {
-    if (paths[i] == QI_PATH_INTEGER && !w.format->unpack) continue; // float formats have no integer form
-    unit_kind unit = unit_of(qi__arithmetic_of(NULL, &w, paths[i], false));
-    if (!product_way(b, names[i], unit, bytes, own_product_run, &b->own[i])) return false;
-    b->own[i] = (own_product){b->roof->pool, paths[i], &b->w, b->x, b->spec.n, b->ways[b->n - 1].y, QI_OK};
+  for (int i = 0; i < 2 * OWN_PATHS; i++) {
+    qi_path path = paths[i / 2];
+    uint64_t bytes = packed;
+    qi_error err = {QI_OK, ""};
+    if (path == QI_PATH_INTEGER && !w.format->unpack) continue; // float formats have no integer form
+    if (i % 2) {
+      if (qi_weight_memory(b->roof->pool, path, &b->w, &bytes, &err)) return complain("%s", err.msg);
+      if (bytes < packed / 2) continue; // nothing to spare
+      if (!memory_fits("weights made ready", (size_t)bytes)) return false;
+      if (qi_weight_open(&b->ready[i / 2], b->roof->pool, path, &b->w, NULL, &err)) return complain("%s", err.msg);
+    }
+    unit_kind unit = unit_of(qi__arithmetic_of(NULL, &w, path, false));
+    if (!product_way(b, names[i / 2][i % 2], unit, (double)bytes, own_product_run, &b->own[i])) return false;
+    qi_weight *ready = i % 2 ? b->ready[i / 2] : NULL;
+    b->own[i] = (own_product){b->roof->pool, path, &b->w, ready, b->x, b->spec.n, b->ways[b->n - 1].y, QI_OK};
   }
   return true;
 }
@@ -272,7 +281,7 @@ static bool product_measure(report *out, product_bench *b, int reps) {
     for (int u = 0; u < UNIT_COUNT; u++) samples_add(&peak[u], roofline_peak(b->roof, (unit_kind)u));
     contenders_sample(b->turn, b->n);
   }
-  for (int i = 0; i < 3; i++)
+  for (int i = 0; i < 2 * OWN_PATHS; i++)
     if (b->own[i].result) return complain("qi_matmul: %s", qi_result_name(b->own[i].result));
   for (int i = 0; i < b->n; i++) product_report(out, b, i, &bandwidth, peak);
   return true;
@@ -285,13 +294,14 @@ static bool product_with_pool(report *out, const product_spec *spec, rooflines *
   b.roof = roof;
   bool good = random_matrix(&b.w, spec->format, spec->n_rows, spec->n_cols, roof->pool);
 #if defined(HAVE_OPENBLAS) || defined(HAVE_DNNL)
-  good = good && cached_matrix(&b.w32, &b.w, QI_FORMAT_F32);
+  good = good && float_matrix(&b.w32, &b.w);
 #endif
   good = good && (b.x = random_floats((size_t)spec->n * (size_t)spec->n_cols)) != NULL;
   good = good && product_own_ways(&b) && product_peer_ways(&b) && product_measure(out, &b, reps);
 #ifdef HAVE_DNNL
   for (int i = 0; i < 2; i++) peer_dnnl_close(&b.dnnl[i]);
 #endif
+  for (int i = 0; i < OWN_PATHS; i++) qi_weight_close(b.ready[i]);
   for (int i = 0; i < b.n; i++) free(b.ways[i].y);
   free(b.x);
   matrix_free(&b.w);

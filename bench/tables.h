@@ -45,17 +45,18 @@ static void table_time(const table_context *t, const char *prefix, const contend
 
 // ---- operands of a ternary product ----
 
-// A ternary matrix, the same as float32 and bfloat16, and activations.
+// A ternary matrix, the same made ready as float32 and as bfloat16, and activations.
 typedef struct ternary_set {
-  qi_matrix w, f32, bf16;
+  qi_matrix w;
+  qi_weight *f32, *bf16;
   float *x, *y, *unpacked;
   int size, n;
 } ternary_set;
 
 static void ternary_close(ternary_set *s) {
+  qi_weight_close(s->f32);
+  qi_weight_close(s->bf16);
   matrix_free(&s->w);
-  matrix_free(&s->f32);
-  matrix_free(&s->bf16);
   free(s->x);
   free(s->y);
   free(s->unpacked);
@@ -69,11 +70,12 @@ static bool ternary_open(ternary_set *s, int size, int n, qi_pool *pool) {
   s->n = n;
   size_t cells = (size_t)size * (size_t)size, inputs = (size_t)n * (size_t)size;
   bool good = memory_fits("product", cells * 11 + inputs * 8) && random_matrix(&s->w, QI_FORMAT_TQ2_0, size, size, pool) &&
-              cached_matrix(&s->f32, &s->w, QI_FORMAT_F32) && cached_matrix(&s->bf16, &s->w, QI_FORMAT_BF16) &&
+              !qi_weight_open(&s->f32, pool, QI_PATH_FLOAT, &s->w, NULL, NULL) &&
+              !qi_weight_open(&s->bf16, pool, QI_PATH_BF16, &s->w, NULL, NULL) &&
               (s->x = random_floats(inputs)) != NULL && (s->y = random_floats(inputs)) != NULL &&
               (s->unpacked = random_floats(cells)) != NULL;
   if (!good) ternary_close(s);
-  return good;
+  return good || complain("no memory for a product of %d x %d", size, size);
 }
 
 // The naive way: all weights to float32 by one thread, then the product, each time.
@@ -108,14 +110,13 @@ static bool table_stages(const table_context *t) {
   for (int k = 0; k < 2; k++) {
     int n = k ? 64 : 1;
     contender c[N] = {{.turns = 0}};
-    qi_matrix all = s.f32;
-    all.data = s.unpacked;
-    naive_product naive = {&s.w, s.unpacked, {t->pool, QI_PATH_FLOAT, &all, s.x, n, s.y, QI_OK}};
+    qi_matrix all = {QI_FORMAT_F32, s.unpacked, size, size};
+    naive_product naive = {&s.w, s.unpacked, {t->pool, QI_PATH_FLOAT, &all, NULL, s.x, n, s.y, QI_OK}};
     own_product p[N] = {{.pool = NULL}};
-    const qi_matrix *w[N] = {NULL, &s.w, &s.f32, &s.bf16, &s.w, &s.w};
+    const qi_weight *ready[N] = {NULL, NULL, s.f32, s.bf16, NULL, NULL};
     const qi_path path[N] = {QI_PATH_FLOAT, QI_PATH_FLOAT, QI_PATH_FLOAT, QI_PATH_BF16, QI_PATH_BF16, QI_PATH_INTEGER};
     for (int i = 0; i < N; i++) {
-      p[i] = (own_product){t->pool, path[i], w[i], s.x, n, s.y, QI_OK};
+      p[i] = (own_product){t->pool, path[i], &s.w, ready[i], s.x, n, s.y, QI_OK};
       c[i] = (contender){.name = stages[i].name, .run = i ? own_product_run : naive_product_run, .arg = i ? (void *)&p[i] : &naive};
     }
     contenders_run(c, N, t->c.reps, "stages");
@@ -139,8 +140,8 @@ static bool table_threads_row(const table_context *t, const ternary_set *s, int 
   if (qi_pool_open(&pool, &pd, &err)) return complain("%s", err.msg);
   for (int k = 0; k < 2; k++) {
     char prefix[64];
-    own_product p[2] = {{pool, QI_PATH_BF16, &s->bf16, s->x, k ? 64 : 1, s->y, QI_OK},
-                        {pool, QI_PATH_INTEGER, &s->w, s->x, k ? 64 : 1, s->y, QI_OK}};
+    own_product p[2] = {{pool, QI_PATH_BF16, &s->w, s->bf16, s->x, k ? 64 : 1, s->y, QI_OK},
+                        {pool, QI_PATH_INTEGER, &s->w, NULL, s->x, k ? 64 : 1, s->y, QI_OK}};
     contender c[2] = {{.name = "cached as BF16", .run = own_product_run, .arg = &p[0]},
                       {.name = "integer", .run = own_product_run, .arg = &p[1]}};
     snprintf(prefix, sizeof prefix, "%d thread%s, %s: ", threads, threads > 1 ? "s" : "", k ? "64 rows" : "1 row");
@@ -219,12 +220,11 @@ static bool table_dequant(const table_context *t) {
 static bool table_cache(const table_context *t) {
   ternary_set s;
   if (!ternary_open(&s, t->c.quick ? 256 : 1024, 1, t->pool)) return false;
-  qi_matrix all = s.f32;
-  all.data = s.unpacked;
-  naive_product naive = {&s.w, s.unpacked, {t->pool, QI_PATH_FLOAT, &all, s.x, 1, s.y, QI_OK}};
-  own_product p[3] = {{t->pool, QI_PATH_FLOAT, &s.f32, s.x, 1, s.y, QI_OK},
-                      {t->pool, QI_PATH_BF16, &s.bf16, s.x, 1, s.y, QI_OK},
-                      {t->pool, QI_PATH_INTEGER, &s.w, s.x, 1, s.y, QI_OK}};
+  qi_matrix all = {QI_FORMAT_F32, s.unpacked, s.size, s.size};
+  naive_product naive = {&s.w, s.unpacked, {t->pool, QI_PATH_FLOAT, &all, NULL, s.x, 1, s.y, QI_OK}};
+  own_product p[3] = {{t->pool, QI_PATH_FLOAT, &s.w, s.f32, s.x, 1, s.y, QI_OK},
+                      {t->pool, QI_PATH_BF16, &s.w, s.bf16, s.x, 1, s.y, QI_OK},
+                      {t->pool, QI_PATH_INTEGER, &s.w, NULL, s.x, 1, s.y, QI_OK}};
   contender c[4] = {{.name = "10 passes, cold: dequantised in each", .run = naive_product_run, .arg = &naive},
                     {.name = "10 passes, warm: cached as F32", .run = own_product_run, .arg = &p[0]},
                     {.name = "10 passes, warm: cached as BF16", .run = own_product_run, .arg = &p[1]},
@@ -309,7 +309,8 @@ static bool table_rows(const table_context *t) {
   if (!ternary_open(&s, t->c.quick ? 256 : 4096, most, t->pool)) return false;
   for (int n = 1; n <= most; n *= 2) {
     char prefix[64];
-    own_product p[2] = {{t->pool, QI_PATH_INTEGER, &s.w, s.x, n, s.y, QI_OK}, {t->pool, QI_PATH_BF16, &s.w, s.x, n, s.y, QI_OK}};
+    own_product p[2] = {{t->pool, QI_PATH_INTEGER, &s.w, NULL, s.x, n, s.y, QI_OK},
+                        {t->pool, QI_PATH_BF16, &s.w, NULL, s.x, n, s.y, QI_OK}};
     contender c[2] = {{.name = "integer", .run = own_product_run, .arg = &p[0]},
                       {.name = "bf16", .run = own_product_run, .arg = &p[1]}};
     snprintf(prefix, sizeof prefix, "product, %d row%s: ", n, n > 1 ? "s" : "");
@@ -384,9 +385,9 @@ static bool table_q4k128_measure(const table_context *t, qi_pool *pool, counter 
   bool good = y && x && random_matrix(&w, QI_FORMAT_Q4_K, 64, 256, pool);
   if (good) {
     qi_matrix all = {QI_FORMAT_F32, unpacked, 128, 128};
-    naive_product naive = {&w, unpacked, {pool, QI_PATH_FLOAT, &all, x, 128, y, QI_OK}};
-    own_product p[3] = {{pool, QI_PATH_INTEGER, &w, x, 128, y, QI_OK}, {pool, QI_PATH_BF16, &w, x, 128, y, QI_OK},
-                        {pool, QI_PATH_FLOAT, &w, x, 128, y, QI_OK}};
+    naive_product naive = {&w, unpacked, {pool, QI_PATH_FLOAT, &all, NULL, x, 128, y, QI_OK}};
+    own_product p[3] = {{pool, QI_PATH_INTEGER, &w, NULL, x, 128, y, QI_OK}, {pool, QI_PATH_BF16, &w, NULL, x, 128, y, QI_OK},
+                        {pool, QI_PATH_FLOAT, &w, NULL, x, 128, y, QI_OK}};
     contender c[4] = {{.name = "dequantise, then multiply: 128 x 128 x 128", .run = naive_product_run, .arg = &naive},
                       {.name = "fused, integer: 64 x 256 x 128", .run = own_product_run, .arg = &p[0]},
                       {.name = "fused, bf16: 64 x 256 x 128", .run = own_product_run, .arg = &p[1]},
