@@ -147,18 +147,21 @@ def draw(runs, key):
         raise ValueError("no row has a number to draw")
     machines, rows = [m for m, _ in rows], [row for _, row in rows]
     ratios = any(kind_of(row) == "table" for row in rows) and not key
-    unit = key or ("times better than the origin's number" if ratios else "GFLOPS" if kind_of(rows[0]) == "product" else "tokens/s")
+    unit = key or ("times better than the origin's number" if ratios else "GFLOPS" if kind_of(rows[0]) == "product" else
+                   "tokens/s; light: what the read bandwidth or the peak of the arithmetic, whichever is nearer, would allow")
     panels, shown, y = panels_of(rows), columns_that_differ(rows), TOP
     left = 16 + 7 * max(len(label_of(row, shown)) for row in rows)
     out = heading(unit, machines, left + WIDTH + 90, TOP + len(rows) * (BAR + GAP) + len(panels) * PANEL)
     for title, members in panels:
         values = [value_of(row, key) for row in members] + [c for row in members if (c := ceiling_of(row, key))]
         scale = Scale(values, ratios or max(values) / min(values) > 50)
-        out.append(f'<text x="{left}" y="{y + 12}" font-weight="bold">{escape(title)}{" (logarithmic)" if scale.log else ""}</text>')
+        note = " (logarithmic)" if scale.log else ""
+        out.append(f'<text x="{left}" y="{y + 12}" font-weight="bold">{escape(title)}{note}</text>')
         y += PANEL
         if ratios:
             x = left + scale.at(1)
-            out.append(f'<line x1="{x:.1f}" y1="{y - 4}" x2="{x:.1f}" y2="{y + len(members) * (BAR + GAP)}" stroke="{COLOURS["line"]}"/>')
+            end = y + len(members) * (BAR + GAP)
+            out.append(f'<line x1="{x:.1f}" y1="{y - 4}" x2="{x:.1f}" y2="{end}" stroke="{COLOURS["line"]}"/>')
         for row in members:
             draw_row(out, row, y, key, scale, label_of(row, shown), left)
             y += BAR + GAP
