@@ -68,6 +68,7 @@ static bool random_matrix(qi_matrix *m, qi_format f, int n_rows, int n_cols, qi_
   return true;
 }
 
+#if defined(HAVE_OPENBLAS) || defined(HAVE_DNNL)
 // The same values as float32, for the peers. Whole tensors, since some formats end in parameters of all their rows
 // (qi_format_info.tail_bytes).
 static bool float_matrix(qi_matrix *out, const qi_matrix *m) {
@@ -78,6 +79,7 @@ static bool float_matrix(qi_matrix *out, const qi_matrix *m) {
   *out = (qi_matrix){QI_FORMAT_F32, r ? NULL : values, m->n_rows, m->n_cols};
   return !r || complain("a matrix of %.1f MB: %s", (double)n * 4e-6, qi_result_name(r));
 }
+#endif
 
 static void matrix_free(qi_matrix *m) {
   free((void *)(uintptr_t)m->data);
