@@ -195,10 +195,42 @@ static void test_golden(void **state) {
   assert_int_equal(n_files, 6); // there is none of IQ1_M
 }
 
+#if defined(QI__X86_64)
+// The SIMD form gives the same blocks, from memory of just their size.
+static void test_avx2(void **state) {
+  (void)state;
+  uint32_t seed = 11;
+  if (!qi__cpu_detect().avx2) skip();
+  for (size_t k = 0; k < N_CASES; k++)
+    for (int round = 0; round < 2000; round++) {
+      const iq_case *c = &cases[k];
+      uint8_t *src = (uint8_t *)malloc(c->bytes);
+      qi__block expected, found;
+      assert_non_null(src);
+      for (size_t i = 0; i < c->bytes; i++) src[i] = round < 256 ? (uint8_t)round : (uint8_t)next_random(&seed);
+      const qi__format *f = qi__formats;
+      while (f->unpack != c->unpack) f++;
+      memset(&found, 0x55, sizeof found);
+      c->unpack(src, &expected);
+      qi__unpack_avx2(f, src, &found);
+      if (qi__is_nan(expected.d)) assert_true(qi__is_nan(found.d));
+      else assert_int_equal(qi__f32_bits(expected.d), qi__f32_bits(found.d));
+      assert_true(found.dmin == 0);
+      assert_memory_equal(expected.q, found.q, sizeof found.q);
+      assert_memory_equal(expected.scale, found.scale, sizeof(int16_t) * N_BLOCK / (size_t)c->group);
+      assert_memory_equal(expected.min, found.min, sizeof found.min);
+      free(src);
+    }
+}
+#endif
+
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_known_blocks), cmocka_unit_test(test_every_d),    cmocka_unit_test(test_random_bytes_stay_in_range),
     cmocka_unit_test(test_grids),        cmocka_unit_test(test_sign_codes), cmocka_unit_test(test_golden),
+#if defined(QI__X86_64)
+    cmocka_unit_test(test_avx2),
+#endif
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

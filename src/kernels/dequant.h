@@ -4,6 +4,7 @@
 
 #include "../formats/table.h"
 #include "simd.h"
+#include "unpack_iq_x86.h"
 
 // SIMD forms of qi__dequantize_blocks with the same bits: of each block the scales as float32, then 32 integer codes at a time.
 // `id` is a constant where these are inlined; QI_FORMAT_NONE stands for formats without a case, which their `unpack` takes apart.
@@ -60,7 +61,7 @@ QI__INLINE QI__AVX2 __m128i qi__qins4_scales_avx2(__m128i bits) {
 
 // Of a format without a case: `block` is unpacked, too.
 QI__INLINE QI__AVX2 void qi__scales_any_avx2(const qi__format *f, const uint8_t *src, qi__block *block, qi__block_scales *out) {
-  qi__unpack(f, src, block);
+  qi__unpack_avx2(f, src, block);
   for (int g = 0; g < f->info.block_len / f->group; g++) {
     out->scale[g] = block->d * (float)block->scale[g];
     if (f->has_min) out->offset[g] = block->dmin * (float)block->min[g];
@@ -125,8 +126,6 @@ QI__INLINE QI__AVX2 void qi__block_scales_avx2(qi_format id, const qi__format *f
 
 // ---- codes ----
 
-QI__INLINE QI__AVX2 __m256i qi__bytes_avx2(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
-
 // Bits shift..shift+n-1 of each byte.
 QI__INLINE QI__AVX2 __m256i qi__bits_avx2(__m256i v, int shift, int n) {
   return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8((char)((1 << n) - 1)));
@@ -140,14 +139,6 @@ QI__INLINE QI__AVX2 __m256i qi__nibbles_avx2(const uint8_t *p) {
 
 QI__INLINE QI__AVX2 __m256i qi__lookup_avx2(const int8_t *table, __m256i nibbles) {
   return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)table)), nibbles);
-}
-
-// `value` where bit i of `bits` is set, for byte i.
-QI__INLINE QI__AVX2 __m256i qi__spread_bits_avx2(uint32_t bits, int value) {
-  const __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
-  const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201u);
-  __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), byte), bit);
-  return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8((char)value));
 }
 
 // Bit `from` of each byte as bit `to`.

@@ -192,7 +192,7 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
     s->d = qi__half_avx2(src) * 0x1p-10f;
     break;
   default:
-    qi__unpack(f, src, block);
+    qi__unpack_avx2(f, src, block);
     qi__q8_scales_block_avx2(f, block, s);
     break;
   }

@@ -59,8 +59,6 @@ QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
 
 // ---- weights to a panel ----
 
-QI__INLINE QI__AVX2 void qi__store_bytes_avx2(void *p, __m256i v) { _mm256_storeu_si256((__m256i *)p, v); }
-
 // Eight rows of 256 codes, 4 at a time, to one half of the lines of a plane: dst[k / 4][row, k % 4].
 QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *dst) {
   for (int k = 0; k < 256; k += 32, dst += 8 * 64) {
@@ -661,19 +659,13 @@ QI__FN void qi__dot_stored_avx512(const qi__dot_q8_args *a) {
   qi__dot_panels_x86(a, true, qi__panel_fill_stored, qi__panel_multiply_avx512);
 }
 
-// Formats whose blocks the one-row kernels let the reference take apart.
-QI__INLINE bool qi__q8_by_reference(qi_format id) {
-  bool has_case = id == QI_FORMAT_IQ4_XS || id == QI_FORMAT_QINS4_K || qi__formats[id].info.block_len == 32;
-  return !has_case && qi__q8_offset(id) == QI__WIDE;
-}
-
 // From how many rows on a stored tile is faster than the one-row kernels, both read from memory (Zen 4, two threads). One row is
 // bound by memory, and stored tiles are never smaller; they win where its kernel computes for longer.
-QI__FN size_t qi__stored_from_avx2(const qi__format *f) { return qi__q8_by_reference(qi__format_id(f)) ? 1 : 4; }
+QI__FN size_t qi__stored_from_avx2(const qi__format *f) { return qi__is_iq_grid(qi__format_id(f)) ? 1 : 4; }
 
 QI__FN size_t qi__stored_from_avx512(const qi__format *f) {
   qi_format id = qi__format_id(f);
-  return qi__q8_by_reference(id) ? 1 : id == QI_FORMAT_Q6_K ? 3 : 2;
+  return qi__is_iq_grid(id) ? 1 : id == QI_FORMAT_Q6_K ? 3 : 2;
 }
 
 static const qi__stored_q8_kernels qi__stored_q8_avx2 = {qi__q8_stored_bytes, qi__stored_from_avx2, qi__q8_store_avx2,
