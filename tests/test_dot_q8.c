@@ -173,6 +173,7 @@ static void check_contents(qi_format id, qi__dot_q8_fn dot) {
     for (contents what = RANDOM; what <= BIG_SCALES; what++) {
       compare(id, dot, &(shape){6, 1, 2048, 0, 1}, what);
       compare(id, dot, &(shape){6, 4, 2048, 0, 1}, what);
+      compare(id, dot, &(shape){6, 24, 2048, 0, 1}, what); // in panels
     }
 }
 static void test_contents(void **state) {

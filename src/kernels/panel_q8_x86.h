@@ -634,11 +634,21 @@ QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_fi
 
 // ---- the kernels ----
 
-#define QI__PANEL_FROM 4 // rows of activations from which a panel pays
+#define QI__PANEL_FROM 4 // rows of activations from which a panel pays, formats with kernels of their own
+
+// The same for the kernels here (Zen 4, two threads, weights from memory): the longer one row takes, the fewer rows. Without VNNI
+// wide codes meet the activations twice.
+QI__FN size_t qi__panel_from(const qi__format *f, bool vnni) {
+  qi_format id = qi__format_id(f);
+  if (qi__is_iq_grid(id)) return 2;
+  if (id == QI_FORMAT_Q8_0) return vnni ? 6 : 20;
+  if (!vnni) return 7;
+  return id == QI_FORMAT_Q4_K ? 5 : 4;
+}
 
 #define QI__DOT_Q8(isa, vnni, multiply) \
   QI__FN void qi__dot_q8_##isa(const qi__dot_q8_args *a) { \
-    if (a->n_x >= QI__PANEL_FROM) { \
+    if (a->n_x >= qi__panel_from(a->format, vnni)) { \
       qi__dot_panels_x86(a, vnni, qi__panel_fill_avx2, multiply); \
       return; \
     } \
