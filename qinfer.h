@@ -6653,22 +6653,23 @@ QI__FN void qi__quantize_q8_neon(const float *x, const qi__q8 *out, size_t row) 
 
 // ---- 32 codes ----
 
-// Four points of 8 values from packed grids.
-QI__INLINE uint64_t qi__iq_join4(uint16_t a, uint16_t b, uint16_t c, uint16_t d) {
-  return a | (uint64_t)b << 16 | (uint64_t)c << 32 | (uint64_t)d << 48;
+// Four packed points beside each other.
+QI__INLINE QI__AVX2 __m128i qi__iq_join4_avx2(uint16_t a, uint16_t b, uint16_t c, uint16_t d) {
+  __m128i v = _mm_insert_epi16(_mm_cvtsi32_si128(a), b, 1);
+  return _mm_insert_epi16(_mm_insert_epi16(v, c, 2), d, 3);
 }
 
 // Four points of 8 values of 2 bits to their values.
-QI__INLINE QI__AVX2 __m256i qi__iq_points8_avx2(uint64_t points, __m256i values) {
-  __m256i v = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((long long)points)); // four values in each dword
+QI__INLINE QI__AVX2 __m256i qi__iq_points8_avx2(__m128i points, __m256i values) {
+  __m256i v = _mm256_cvtepu8_epi32(points); // four values in each dword
   v = _mm256_or_si256(v, _mm256_slli_epi32(v, 12));
   v = _mm256_or_si256(v, _mm256_slli_epi32(v, 6));
   return _mm256_shuffle_epi8(values, _mm256_and_si256(v, _mm256_set1_epi8(3)));
 }
 
 // Eight points of 4 values of 3 bits to their values.
-QI__INLINE QI__AVX2 __m256i qi__iq_points4_avx2(uint64_t first, uint64_t last, __m256i values) {
-  __m256i v = _mm256_cvtepu16_epi32(_mm_set_epi64x((long long)last, (long long)first)); // four values in each dword
+QI__INLINE QI__AVX2 __m256i qi__iq_points4_avx2(__m128i first, __m128i last, __m256i values) {
+  __m256i v = _mm256_cvtepu16_epi32(_mm_unpacklo_epi64(first, last)); // four values in each dword
   __m256i high = _mm256_and_si256(_mm256_slli_epi32(v, 10), _mm256_set1_epi32(0x3f0000));
   v = _mm256_or_si256(_mm256_and_si256(v, _mm256_set1_epi32(0x3f)), high);
   v = _mm256_or_si256(v, _mm256_slli_epi32(v, 5));
@@ -6735,7 +6736,7 @@ QI__FN QI__AVX2 void qi__unpack_iq2_xxs_avx2(const uint8_t *src, qi__block *out)
   __m256i words = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd)); // each second one
   qi__iq_sign_words_avx2(_mm256_permute4x64_epi64(words, 0xd8), out, signs);
   for (int g = 0; g < 8; g++, src += 8) {
-    uint64_t points = qi__iq_join4(grid[src[0]], grid[src[1]], grid[src[2]], grid[src[3]]);
+    __m128i points = qi__iq_join4_avx2(grid[src[0]], grid[src[1]], grid[src[2]], grid[src[3]]);
     qi__iq_store_signed_avx2(qi__iq_points8_avx2(points, values), signs[g], out->q + 32 * g);
   }
 }
@@ -6752,8 +6753,8 @@ QI__FN QI__AVX2 void qi__unpack_iq2_xs_avx2(const uint8_t *src, qi__block *out) 
   __m256i codes = _mm256_packus_epi16(_mm256_srli_epi16(qi__bytes_avx2(src), 9), _mm256_srli_epi16(qi__bytes_avx2(src + 32), 9));
   qi__store_bytes_avx2(signs, qi__iq_sign_bytes_avx2(_mm256_permute4x64_epi64(codes, 0xd8)));
   for (int g = 0; g < 8; g++, src += 8) {
-    uint64_t points =
-        qi__iq_join4(qi__iq2_xs_point(src), qi__iq2_xs_point(src + 2), qi__iq2_xs_point(src + 4), qi__iq2_xs_point(src + 6));
+    __m128i points =
+        qi__iq_join4_avx2(qi__iq2_xs_point(src), qi__iq2_xs_point(src + 2), qi__iq2_xs_point(src + 4), qi__iq2_xs_point(src + 6));
     qi__iq_store_signed_avx2(qi__iq_points8_avx2(points, values), signs[g], out->q + 32 * g);
   }
 }
@@ -6766,7 +6767,7 @@ QI__FN QI__AVX2 void qi__unpack_iq2_s_avx2(const uint8_t *src, qi__block *out) {
   for (int g = 0; g < 8; g++) {
     const uint8_t *low = src + 2 + 4 * g;
     unsigned high = src[66 + g];
-    uint64_t points = qi__iq_join4(grid[low[0] | (high << 8 & 0x300)], grid[low[1] | (high << 6 & 0x300)],
+    __m128i points = qi__iq_join4_avx2(grid[low[0] | (high << 8 & 0x300)], grid[low[1] | (high << 6 & 0x300)],
                                    grid[low[2] | (high << 4 & 0x300)], grid[low[3] | (high << 2 & 0x300)]);
     qi__iq_store_signed_avx2(qi__iq_points8_avx2(points, values), qi__load_u32(low + 32), out->q + 32 * g);
   }
@@ -6782,8 +6783,8 @@ QI__FN QI__AVX2 void qi__unpack_iq3_xxs_avx2(const uint8_t *src, qi__block *out)
   qi__iq_sign_words_avx2(qi__bytes_avx2(src + 66), out, signs);
   src += 2;
   for (int g = 0; g < 8; g++, src += 8) {
-    uint64_t first = qi__iq_join4(grid[src[0]], grid[src[1]], grid[src[2]], grid[src[3]]);
-    uint64_t last = qi__iq_join4(grid[src[4]], grid[src[5]], grid[src[6]], grid[src[7]]);
+    __m128i first = qi__iq_join4_avx2(grid[src[0]], grid[src[1]], grid[src[2]], grid[src[3]]);
+    __m128i last = qi__iq_join4_avx2(grid[src[4]], grid[src[5]], grid[src[6]], grid[src[7]]);
     qi__iq_store_signed_avx2(qi__iq_points4_avx2(first, last, values), signs[g], out->q + 32 * g);
   }
 }
@@ -6796,9 +6797,9 @@ QI__FN QI__AVX2 void qi__unpack_iq3_s_avx2(const uint8_t *src, qi__block *out) {
   for (int g = 0; g < 8; g++) {
     const uint8_t *low = src + 2 + 8 * g;
     unsigned high = src[66 + g];
-    uint64_t first = qi__iq_join4(grid[low[0] | (high << 8 & 256)], grid[low[1] | (high << 7 & 256)],
+    __m128i first = qi__iq_join4_avx2(grid[low[0] | (high << 8 & 256)], grid[low[1] | (high << 7 & 256)],
                                   grid[low[2] | (high << 6 & 256)], grid[low[3] | (high << 5 & 256)]);
-    uint64_t last = qi__iq_join4(grid[low[4] | (high << 4 & 256)], grid[low[5] | (high << 3 & 256)],
+    __m128i last = qi__iq_join4_avx2(grid[low[4] | (high << 4 & 256)], grid[low[5] | (high << 3 & 256)],
                                  grid[low[6] | (high << 2 & 256)], grid[low[7] | (high << 1 & 256)]);
     qi__iq_store_signed_avx2(qi__iq_points4_avx2(first, last, values), qi__load_u32(src + 74 + 4 * g), out->q + 32 * g);
   }
@@ -6821,7 +6822,7 @@ QI__FN QI__AVX2 void qi__unpack_iq1_s_avx2(const uint8_t *src, qi__block *out) {
   for (int g = 0; g < 8; g++) {
     const uint8_t *low = src + 2 + 4 * g;
     unsigned word = qi__load_u16(src + 34 + 2 * g);
-    uint64_t points = qi__iq_join4(grid[low[0] | (word << 8 & 0x700)], grid[low[1] | (word << 5 & 0x700)],
+    __m128i points = qi__iq_join4_avx2(grid[low[0] | (word << 8 & 0x700)], grid[low[1] | (word << 5 & 0x700)],
                                    grid[low[2] | (word << 2 & 0x700)], grid[low[3] | (word >> 1 & 0x700)]);
     __m256i delta = _mm256_set1_epi8(word >> 15 ? -1 : 1);
     qi__store_bytes_avx2(out->q + 32 * g, _mm256_add_epi8(qi__iq_points8_avx2(points, values), delta));
@@ -6844,7 +6845,7 @@ QI__FN QI__AVX2 void qi__unpack_iq1_m_avx2(const uint8_t *src, qi__block *out) {
   for (int g = 0; g < 8; g++) {
     const uint8_t *low = src + 4 * g;
     unsigned high = qi__load_u16(src + 32 + 2 * g);
-    uint64_t points = qi__iq_join4(grid[low[0] | (high << 8 & 0x700)], grid[low[1] | (high << 4 & 0x700)],
+    __m128i points = qi__iq_join4_avx2(grid[low[0] | (high << 8 & 0x700)], grid[low[1] | (high << 4 & 0x700)],
                                    grid[low[2] | (high & 0x700)], grid[low[3] | (high >> 4 & 0x700)]);
     __m256i bits = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi16((short)high), byte_of), delta_bit);
     __m256i delta = _mm256_or_si256(_mm256_cmpeq_epi8(bits, delta_bit), _mm256_set1_epi8(1));
