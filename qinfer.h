@@ -6824,7 +6824,7 @@ QI__FN QI__AVX2 void qi__unpack_iq1_s_avx2(const uint8_t *src, qi__block *out) {
     unsigned word = qi__load_u16(src + 34 + 2 * g);
     __m128i points = qi__iq_join4_avx2(grid[low[0] | (word << 8 & 0x700)], grid[low[1] | (word << 5 & 0x700)],
                                    grid[low[2] | (word << 2 & 0x700)], grid[low[3] | (word >> 1 & 0x700)]);
-    __m256i delta = _mm256_set1_epi8(word >> 15 ? -1 : 1);
+    __m256i delta = _mm256_set1_epi8((char)(word >> 15 ? -1 : 1));
     qi__store_bytes_avx2(out->q + 32 * g, _mm256_add_epi8(qi__iq_points8_avx2(points, values), delta));
   }
 }
@@ -7150,8 +7150,8 @@ QI__INLINE QI__AVX2 void qi__log_products_avx2(const __m256i *table, __m256i i, 
 
 // qi__qins8_size of 32 codes: of the first 16, then of the others.
 QI__INLINE QI__AVX2 void qi__qins8_words_avx2(const __m256i *table, __m256i codes, __m256i *words) {
-  __m256i t = _mm256_add_epi8(_mm256_permute4x64_epi64(codes, 0xd8), _mm256_set1_epi8(-1));
-  __m256i zero = _mm256_cmpeq_epi8(t, _mm256_set1_epi8(-1)); // index 255: a shuffle gives 0
+  __m256i t = _mm256_add_epi8(_mm256_permute4x64_epi64(codes, 0xd8), _mm256_set1_epi32(-1));
+  __m256i zero = _mm256_cmpeq_epi8(t, _mm256_set1_epi32(-1)); // index 255: a shuffle gives 0
   qi__log_products_avx2(table, _mm256_or_si256(qi__bits_avx2(t, 4, 4), zero), qi__bits_avx2(t, 0, 4), words);
 }
 
@@ -7484,10 +7484,11 @@ QI__INLINE QI__AVX2 __m128i qi__scale_bytes_k3_avx2(const uint8_t *src) {
 // Q4_K, Q5_K: eight scales and eight mins of the block at src, in the layout of qi__unpack_scales_k4.
 QI__INLINE QI__AVX2 void qi__q8_scales_k4_avx2(const uint8_t *src, qi__q8_scales *s) {
   const __m128i low_bytes = _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m128i high_bytes = _mm_setr_epi8(-1, -1, -1, -1, 4, 5, 6, 7, -1, -1, -1, -1, 8, 9, 10, 11);
-  const __m256i scale_words = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 1, -1, 2, -1, 3, -1, 4, -1, 5, -1, 6, -1, 7, -1));
-  const __m256i min_words = _mm256_setr_epi8(8, -1, 8, -1, 9, -1, 9, -1, 10, -1, 10, -1, 11, -1, 11, -1, 12, -1, 12, -1, 13, -1, 13,
-                                             -1, 14, -1, 14, -1, 15, -1, 15, -1);
+  const __m128i high_bytes = _mm_setr_epi32(-1, 0x07060504, -1, 0x0b0a0908); // -1: zeros
+  // Words 0xff00 + i: byte i and a zero.
+  const __m256i scale_words = _mm256_broadcastsi128_si256(_mm_setr_epi16(~255, ~254, ~253, ~252, ~251, ~250, ~249, ~248));
+  const __m256i min_words = _mm256_setr_epi16(~247, ~247, ~246, ~246, ~245, ~245, ~244, ~244, ~243, ~243, ~242, ~242, ~241, ~241,
+                                              ~240, ~240);
   __m128i v = _mm_loadu_si128((const __m128i *)(const void *)src);
   __m128i low = _mm_srlv_epi32(_mm_shuffle_epi8(v, low_bytes), _mm_setr_epi32(0, 0, 0, 4));
   __m128i high = _mm_srli_epi32(_mm_shuffle_epi8(v, high_bytes), 2);
@@ -8712,8 +8713,8 @@ static const qi__bf16_kernels qi__bf16_neon = {512, qi__bf16_pack_neon, qi__to_b
 // y[i * y_stride + r] = sum_j w[r, j] * x[i * x_stride + j]      i < n_x, r < n_w, j < k
 // w: rows w_stride bytes apart, any alignment, of float32, float16 or bfloat16, which float32 holds exactly. y overlaps nothing.
 // In each piece of QI__FLOAT_PIECE columns, lane j % 8 takes product j with one fused multiply-add, j ascending; lanes of pieces
-// are added up in order; then qi__sum_lanes. Pieces do not wait for each other: one row of weights, read as one stream, keeps up with
-// the memory, where a single chain of additions would not.
+// are added up in order; then qi__sum_lanes. Pieces do not wait for each other: one row of weights, read as one stream, keeps up
+// with the memory, where a single chain of additions would not.
 #define QI__FLOAT_PIECE 128
 typedef void (*qi__dot_float_fn)(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
                                  float *y, size_t y_stride);
@@ -9835,16 +9836,16 @@ QI__INLINE QI__AVX2 qi__q8_panel qi__wide_fill_avx2(qi__wide_row_fn row, const _
   return qi__panel_view(own);
 }
 
-QI__FN QI__AVX2 qi__q8_panel qi__wide_fill_qins8_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
-                                                      qi__q8_own_panel *own) {
+QI__FN QI__AVX2 qi__q8_panel qi__wide_fill_qins8_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n,
+                                                      size_t n_x, qi__q8_own_panel *own) {
   __m256i table[4];
   (void)plan, (void)n_x;
   qi__log_tables_avx2(a->format->factors, table);
   return qi__wide_fill_avx2(qi__wide_row_qins8_avx2, table, a, at, n, own);
 }
 
-QI__FN QI__AVX2 qi__q8_panel qi__wide_fill_qins8_k_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
-                                                        qi__q8_own_panel *own) {
+QI__FN QI__AVX2 qi__q8_panel qi__wide_fill_qins8_k_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n,
+                                                        size_t n_x, qi__q8_own_panel *own) {
   __m256i table[4];
   (void)plan, (void)n_x;
   qi__log_tables_avx2(qi__qins8_k_factors, table);
@@ -10292,7 +10293,7 @@ QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
   __m512i table[2];
   QI__UNROLL for (int t = 0; t < 2; t++)
     table[t] = _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)qi__qins4_values[t])),
-                                _mm512_set1_epi8(-128));
+                                _mm512_set1_epi8((char)-128));
   for (size_t first = 0; first < a->n_w; first += QI__PAIR)
     qi__store_pair_avx512(a, first, qi__pair_256_vbmi(qi__qins4_k_block_vbmi, 144, a, table, first));
 }
@@ -11228,7 +11229,8 @@ QI__INLINE QI__AVX2 __m256i qi__x_twice_avx2(const int8_t *x) {
 
 // The digits of fractions + 128: 1 from 86 and 2 from 171 on.
 QI__INLINE QI__AVX2 __m256i qi__ternary_digits_avx2(__m256i f) {
-  __m256i from1 = _mm256_cmpgt_epi8(f, _mm256_set1_epi8(85 - 128)), from2 = _mm256_cmpgt_epi8(f, _mm256_set1_epi8(170 - 128));
+  __m256i from1 = _mm256_cmpgt_epi8(f, _mm256_set1_epi8((char)(85 - 128)));
+  __m256i from2 = _mm256_cmpgt_epi8(f, _mm256_set1_epi8((char)(170 - 128)));
   return _mm256_abs_epi8(_mm256_add_epi8(from1, from2));
 }
 

@@ -270,8 +270,8 @@ QI__INLINE QI__AVX2 void qi__log_products_avx2(const __m256i *table, __m256i i, 
 
 // qi__qins8_size of 32 codes: of the first 16, then of the others.
 QI__INLINE QI__AVX2 void qi__qins8_words_avx2(const __m256i *table, __m256i codes, __m256i *words) {
-  __m256i t = _mm256_add_epi8(_mm256_permute4x64_epi64(codes, 0xd8), _mm256_set1_epi8(-1));
-  __m256i zero = _mm256_cmpeq_epi8(t, _mm256_set1_epi8(-1)); // index 255: a shuffle gives 0
+  __m256i t = _mm256_add_epi8(_mm256_permute4x64_epi64(codes, 0xd8), _mm256_set1_epi32(-1));
+  __m256i zero = _mm256_cmpeq_epi8(t, _mm256_set1_epi32(-1)); // index 255: a shuffle gives 0
   qi__log_products_avx2(table, _mm256_or_si256(qi__bits_avx2(t, 4, 4), zero), qi__bits_avx2(t, 0, 4), words);
 }
 

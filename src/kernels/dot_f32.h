@@ -11,8 +11,8 @@
 // y[i * y_stride + r] = sum_j w[r, j] * x[i * x_stride + j]      i < n_x, r < n_w, j < k
 // w: rows w_stride bytes apart, any alignment, of float32, float16 or bfloat16, which float32 holds exactly. y overlaps nothing.
 // In each piece of QI__FLOAT_PIECE columns, lane j % 8 takes product j with one fused multiply-add, j ascending; lanes of pieces
-// are added up in order; then qi__sum_lanes. Pieces do not wait for each other: one row of weights, read as one stream, keeps up with
-// the memory, where a single chain of additions would not.
+// are added up in order; then qi__sum_lanes. Pieces do not wait for each other: one row of weights, read as one stream, keeps up
+// with the memory, where a single chain of additions would not.
 #define QI__FLOAT_PIECE 128
 typedef void (*qi__dot_float_fn)(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
                                  float *y, size_t y_stride);

@@ -115,10 +115,11 @@ QI__INLINE QI__AVX2 __m128i qi__scale_bytes_k3_avx2(const uint8_t *src) {
 // Q4_K, Q5_K: eight scales and eight mins of the block at src, in the layout of qi__unpack_scales_k4.
 QI__INLINE QI__AVX2 void qi__q8_scales_k4_avx2(const uint8_t *src, qi__q8_scales *s) {
   const __m128i low_bytes = _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m128i high_bytes = _mm_setr_epi8(-1, -1, -1, -1, 4, 5, 6, 7, -1, -1, -1, -1, 8, 9, 10, 11);
-  const __m256i scale_words = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, 1, -1, 2, -1, 3, -1, 4, -1, 5, -1, 6, -1, 7, -1));
-  const __m256i min_words = _mm256_setr_epi8(8, -1, 8, -1, 9, -1, 9, -1, 10, -1, 10, -1, 11, -1, 11, -1, 12, -1, 12, -1, 13, -1, 13,
-                                             -1, 14, -1, 14, -1, 15, -1, 15, -1);
+  const __m128i high_bytes = _mm_setr_epi32(-1, 0x07060504, -1, 0x0b0a0908); // -1: zeros
+  // Words 0xff00 + i: byte i and a zero.
+  const __m256i scale_words = _mm256_broadcastsi128_si256(_mm_setr_epi16(~255, ~254, ~253, ~252, ~251, ~250, ~249, ~248));
+  const __m256i min_words = _mm256_setr_epi16(~247, ~247, ~246, ~246, ~245, ~245, ~244, ~244, ~243, ~243, ~242, ~242, ~241, ~241,
+                                              ~240, ~240);
   __m128i v = _mm_loadu_si128((const __m128i *)(const void *)src);
   __m128i low = _mm_srlv_epi32(_mm_shuffle_epi8(v, low_bytes), _mm_setr_epi32(0, 0, 0, 4));
   __m128i high = _mm_srli_epi32(_mm_shuffle_epi8(v, high_bytes), 2);

@@ -349,7 +349,7 @@ QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
   __m512i table[2];
   QI__UNROLL for (int t = 0; t < 2; t++)
     table[t] = _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)qi__qins4_values[t])),
-                                _mm512_set1_epi8(-128));
+                                _mm512_set1_epi8((char)-128));
   for (size_t first = 0; first < a->n_w; first += QI__PAIR)
     qi__store_pair_avx512(a, first, qi__pair_256_vbmi(qi__qins4_k_block_vbmi, 144, a, table, first));
 }

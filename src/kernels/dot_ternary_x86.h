@@ -163,7 +163,8 @@ QI__INLINE QI__AVX2 __m256i qi__x_twice_avx2(const int8_t *x) {
 
 // The digits of fractions + 128: 1 from 86 and 2 from 171 on.
 QI__INLINE QI__AVX2 __m256i qi__ternary_digits_avx2(__m256i f) {
-  __m256i from1 = _mm256_cmpgt_epi8(f, _mm256_set1_epi8(85 - 128)), from2 = _mm256_cmpgt_epi8(f, _mm256_set1_epi8(170 - 128));
+  __m256i from1 = _mm256_cmpgt_epi8(f, _mm256_set1_epi8((char)(85 - 128)));
+  __m256i from2 = _mm256_cmpgt_epi8(f, _mm256_set1_epi8((char)(170 - 128)));
   return _mm256_abs_epi8(_mm256_add_epi8(from1, from2));
 }
 

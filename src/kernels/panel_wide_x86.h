@@ -66,16 +66,16 @@ QI__INLINE QI__AVX2 qi__q8_panel qi__wide_fill_avx2(qi__wide_row_fn row, const _
   return qi__panel_view(own);
 }
 
-QI__FN QI__AVX2 qi__q8_panel qi__wide_fill_qins8_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
-                                                      qi__q8_own_panel *own) {
+QI__FN QI__AVX2 qi__q8_panel qi__wide_fill_qins8_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n,
+                                                      size_t n_x, qi__q8_own_panel *own) {
   __m256i table[4];
   (void)plan, (void)n_x;
   qi__log_tables_avx2(a->format->factors, table);
   return qi__wide_fill_avx2(qi__wide_row_qins8_avx2, table, a, at, n, own);
 }
 
-QI__FN QI__AVX2 qi__q8_panel qi__wide_fill_qins8_k_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
-                                                        qi__q8_own_panel *own) {
+QI__FN QI__AVX2 qi__q8_panel qi__wide_fill_qins8_k_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n,
+                                                        size_t n_x, qi__q8_own_panel *own) {
   __m256i table[4];
   (void)plan, (void)n_x;
   qi__log_tables_avx2(qi__qins8_k_factors, table);

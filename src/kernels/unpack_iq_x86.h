@@ -183,7 +183,7 @@ QI__FN QI__AVX2 void qi__unpack_iq1_s_avx2(const uint8_t *src, qi__block *out) {
     unsigned word = qi__load_u16(src + 34 + 2 * g);
     __m128i points = qi__iq_join4_avx2(grid[low[0] | (word << 8 & 0x700)], grid[low[1] | (word << 5 & 0x700)],
                                    grid[low[2] | (word << 2 & 0x700)], grid[low[3] | (word >> 1 & 0x700)]);
-    __m256i delta = _mm256_set1_epi8(word >> 15 ? -1 : 1);
+    __m256i delta = _mm256_set1_epi8((char)(word >> 15 ? -1 : 1));
     qi__store_bytes_avx2(out->q + 32 * g, _mm256_add_epi8(qi__iq_points8_avx2(points, values), delta));
   }
 }
