@@ -6655,8 +6655,8 @@ QI__FN void qi__quantize_q8_neon(const float *x, const qi__q8 *out, size_t row) 
 
 // Four packed points beside each other.
 QI__INLINE QI__AVX2 __m128i qi__iq_join4_avx2(uint16_t a, uint16_t b, uint16_t c, uint16_t d) {
-  __m128i v = _mm_insert_epi16(_mm_cvtsi32_si128(a), b, 1);
-  return _mm_insert_epi16(_mm_insert_epi16(v, c, 2), d, 3);
+  __m128i v = _mm_insert_epi16(_mm_cvtsi32_si128(a), (short)b, 1);
+  return _mm_insert_epi16(_mm_insert_epi16(v, (short)c, 2), (short)d, 3);
 }
 
 // Four points of 8 values of 2 bits to their values.
@@ -24589,7 +24589,7 @@ QI__FN void qi__batch_layout(qi_batch *b, qi__arena *arena, const qi_model *m, c
 // Fills in defaults of the session's desc.
 QI__FN qi_result qi__batch_desc_defaults(qi_batch *b, const qi_model *m, const qi_batch_desc *desc, qi_session_desc *sd,
                                          qi_error *err) {
-  int n_requests, step_tokens;
+  int n_requests = 0, step_tokens = 0;
   *sd = desc->session;
   sd->n_logits = 0;
   qi_result r = qi__session_desc_defaults(sd, m, err);
@@ -25317,8 +25317,8 @@ QI__FN qi_result qi__chat_tokens(const qi_model *m, qi_chat_format format, const
 #endif // QI__CHAT_H
 // generated from src/infer/save.h: edit there
 // ==== >>save : a session as a file, and back ====
-#ifndef QI__SAVE_H
-#define QI__SAVE_H
+#ifndef QI__INFER_SAVE_H
+#define QI__INFER_SAVE_H
 
 // generated from src/base/file_replace.h: edit there
 // ==== >>file_replace : a file is written beside its path and takes it when it is whole ====
@@ -26142,7 +26142,7 @@ QI__FN qi_result qi__session_load_path(qi_session *s, const char *path, qi_error
   return r;
 }
 
-#endif // QI__SAVE_H
+#endif // QI__INFER_SAVE_H
 // generated from src/kernels/product.h: edit there
 // ==== >>product : threaded products for callers' own nets ====
 #ifndef QI__KERNELS_PRODUCT_H

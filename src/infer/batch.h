@@ -108,7 +108,7 @@ QI__FN void qi__batch_layout(qi_batch *b, qi__arena *arena, const qi_model *m, c
 // Fills in defaults of the session's desc.
 QI__FN qi_result qi__batch_desc_defaults(qi_batch *b, const qi_model *m, const qi_batch_desc *desc, qi_session_desc *sd,
                                          qi_error *err) {
-  int n_requests, step_tokens;
+  int n_requests = 0, step_tokens = 0;
   *sd = desc->session;
   sd->n_logits = 0;
   qi_result r = qi__session_desc_defaults(sd, m, err);

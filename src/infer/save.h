@@ -1,6 +1,6 @@
 // ==== >>save : a session as a file, and back ====
-#ifndef QI__SAVE_H
-#define QI__SAVE_H
+#ifndef QI__INFER_SAVE_H
+#define QI__INFER_SAVE_H
 
 #include "../base/file_replace.h"
 #include "../base/stream.h"
@@ -485,4 +485,4 @@ QI__FN qi_result qi__session_load_path(qi_session *s, const char *path, qi_error
   return r;
 }
 
-#endif // QI__SAVE_H
+#endif // QI__INFER_SAVE_H

@@ -14,8 +14,8 @@
 
 // Four packed points beside each other.
 QI__INLINE QI__AVX2 __m128i qi__iq_join4_avx2(uint16_t a, uint16_t b, uint16_t c, uint16_t d) {
-  __m128i v = _mm_insert_epi16(_mm_cvtsi32_si128(a), b, 1);
-  return _mm_insert_epi16(_mm_insert_epi16(v, c, 2), d, 3);
+  __m128i v = _mm_insert_epi16(_mm_cvtsi32_si128(a), (short)b, 1);
+  return _mm_insert_epi16(_mm_insert_epi16(v, (short)c, 2), (short)d, 3);
 }
 
 // Four points of 8 values of 2 bits to their values.
