@@ -4758,9 +4758,7 @@ QI__FN qi__kv_layout qi__kv_layout_of(qi_kv_type type, size_t dim_k, size_t dim_
 
 // ---- FP8: OCP E4M3, sign, 4 bits of exponent with bias 7, 3 of mantissa ----
 
-#define QI__FP8_MAX 448.0f
-
-// Rounds to nearest, ties to even; what is greater than QI__FP8_MAX, infinite or NaN becomes QI__FP8_MAX with its sign: the codes
+// Rounds to nearest, ties to even; what is greater than 448, infinite or NaN becomes 448 with its sign: the codes
 // that the standard has for NaN are not used.
 QI__FN uint8_t qi__f32_to_fp8(float f) {
   uint32_t u = qi__f32_bits(f), sign = u >> 24 & 0x80u, a = u & 0x7fffffffu;
@@ -7667,7 +7665,7 @@ QI__INLINE QI__AVX2 __m256i qi__offset_sums_avx2(int offset, __m256i scale, __m2
   return _mm256_mullo_epi32(_mm256_madd_epi16(scale, sums), _mm256_set1_epi32(offset));
 }
 
-// The sums of the lanes of eight registers, in order. Blends and one shuffle a step: half the time of horizontal additions.
+// The sums of the lanes of eight registers, in order. A step is blends and one shuffle, where a horizontal addition has two.
 QI__INLINE QI__AVX2 __m256i qi__fold8_avx2(const __m256i *v) {
   __m256i two[4], four[2];
   QI__UNROLL for (int i = 0; i < 4; i++) { // a0+a1 b0+b1 a2+a3 b2+b3 ..
@@ -7699,7 +7697,7 @@ QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
 #define QI__HALVES 2
 
 // The hardware prefetcher follows a row, but stops where a page of memory ends: one line for each block is asked for this far
-// ahead, so that the next page is known, and its stream begun, when its turn comes. More lines would take the places of its own.
+// ahead, so that the next page is known, and its stream begun, when its turn comes. More lines were slower.
 #define QI__ROW_AHEAD 3072
 QI__INLINE QI__AVX2 void qi__look_ahead_avx2(const uint8_t *w) { // never faults, also beyond the matrix
   _mm_prefetch((const char *)((uintptr_t)w + QI__ROW_AHEAD), _MM_HINT_T1);

@@ -53,9 +53,7 @@ QI__FN qi__kv_layout qi__kv_layout_of(qi_kv_type type, size_t dim_k, size_t dim_
 
 // ---- FP8: OCP E4M3, sign, 4 bits of exponent with bias 7, 3 of mantissa ----
 
-#define QI__FP8_MAX 448.0f
-
-// Rounds to nearest, ties to even; what is greater than QI__FP8_MAX, infinite or NaN becomes QI__FP8_MAX with its sign: the codes
+// Rounds to nearest, ties to even; what is greater than 448, infinite or NaN becomes 448 with its sign: the codes
 // that the standard has for NaN are not used.
 QI__FN uint8_t qi__f32_to_fp8(float f) {
   uint32_t u = qi__f32_bits(f), sign = u >> 24 & 0x80u, a = u & 0x7fffffffu;
