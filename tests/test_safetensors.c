@@ -368,8 +368,8 @@ static run_model build_ternary(rm_desc d) {
   return r;
 }
 
-static rm_desc ternary_desc(void) {
-  rm_desc d = rm_qwen2();
+static rm_desc ternary_desc(bool biases) {
+  rm_desc d = biases ? rm_qwen2() : rm_qwen3();
   d.n_embd = 256;
   d.n_ff = 512;
   d.n_vocab = 300;
@@ -380,7 +380,7 @@ static rm_desc ternary_desc(void) {
 static void test_ternary(void **state) {
   (void)state;
   for (int variant = 0; variant < 3; variant++) {
-    run_model g = build_ternary(ternary_desc());
+    run_model g = build_ternary(ternary_desc(variant == 1));
     hw_options o = {.packed = true, .divides = variant == 1, .n_shards = variant == 2 ? 2 : 0, .pad = variant};
     hw_folder h;
     hw_begin(&h);
@@ -499,6 +499,38 @@ static void test_bad_ternary(void **state) {
     hw_tensor(&t, "model.layers.0.mlp.up_proj.weight_scale", bad[i].dtype, 1, &bad[i].n, bad[i].bits, 4);
     hw_save_tensors(&h, "model.safetensors", &t, 0);
     refuse_path(h.dir, QI_LOAD_METADATA, i == 6 ? QI_ERR_UNSUPPORTED : QI_ERR_FORMAT, bad[i].phrase);
+    hw_end(&h);
+  }
+}
+
+// A bias beside packed weights: refused where the layer would scale it too.
+static void test_ternary_bias(void **state) {
+  (void)state;
+  static const char *const classes[] = {"autobitlinear", "bitlinear"};
+  for (int divides = 0; divides < 2; divides++) {
+    hw_folder h;
+    hw_tensors t;
+    qi_model_desc md;
+    qi_error err = {QI_OK, ""};
+    static const uint8_t zeros[512];
+    char config[160];
+    hw_begin(&h);
+    memset(&t, 0, sizeof t);
+    memset(&md, 0, sizeof md);
+    snprintf(config, sizeof config, "{\"model_type\":\"llama\",\"quantization_config\":{\"quant_method\":\"bitnet\","
+             "\"linear_class\":\"%s\"}}", classes[divides]);
+    hw_text(&h, "config.json", config);
+    hw_tensor(&t, "model.layers.0.mlp.up_proj.weight", "U8", 2, (uint64_t[]){2, 256}, zeros, 512);
+    hw_tensor(&t, "model.layers.0.mlp.up_proj.weight_scale", "F32", 1, (uint64_t[]){1}, "\x00\x00\x80\x3f", 4);
+    hw_tensor(&t, "model.layers.0.mlp.up_proj.bias", "F32", 1, (uint64_t[]){8}, zeros, 32);
+    hw_save_tensors(&h, "model.safetensors", &t, 0);
+    if (divides) {
+      md.path = h.dir;
+      md.load = QI_LOAD_METADATA;
+      assert_int_equal(qi_model_validate(&md, &err), QI_OK);
+    } else {
+      refuse_path(h.dir, QI_LOAD_METADATA, QI_ERR_UNSUPPORTED, "tensor blk.0.ffn_up.bias: a bias beside packed weights");
+    }
     hw_end(&h);
   }
 }
@@ -1008,7 +1040,7 @@ static void test_damage(void **state) {
 
 static void test_failing_allocator(void **state) {
   (void)state;
-  run_model g = build_ternary(ternary_desc());
+  run_model g = build_ternary(ternary_desc(false));
   hw_options o = {.packed = true};
   hw_folder h;
   hw_begin(&h);
@@ -1037,7 +1069,7 @@ static void test_failing_allocator(void **state) {
 // A code that is none: only opening finds it when the file is not mapped.
 static void test_bad_code(void **state) {
   (void)state;
-  run_model g = build_ternary(ternary_desc());
+  run_model g = build_ternary(ternary_desc(false));
   hw_options o = {.packed = true, .bad_code = true};
   hw_folder h;
   hw_begin(&h);
@@ -1063,7 +1095,7 @@ static bool stop_at_once(void *user, float done) {
 
 static void test_progress(void **state) {
   (void)state;
-  run_model g = build_ternary(ternary_desc());
+  run_model g = build_ternary(ternary_desc(false));
   hw_options o = {.packed = true};
   hw_folder h;
   int n = 0;
@@ -1093,6 +1125,7 @@ int main(void) {
       cmocka_unit_test(test_bitnet),
       cmocka_unit_test(test_scale_beside),
       cmocka_unit_test(test_bad_ternary),
+      cmocka_unit_test(test_ternary_bias),
       cmocka_unit_test(test_bad_code),
       cmocka_unit_test(test_bad_headers),
       cmocka_unit_test(test_odd_tensors),

@@ -466,6 +466,17 @@ QI__FN qi_result qi__hf_read_scale(const qi__gguf *g, const qi__tensor_info *t, 
   return qi__fail(err, QI_ERR_FORMAT, "tensor %.96s: is %g, expected a number above 0", t->name, (double)*out);
 }
 
+// A layer whose scale multiplies its whole output scales its bias too (AutoBitLinear of transformers): ours would not.
+QI__FN qi_result qi__hf_check_bias(const qi__hf *hf, const qi__gguf *g, const qi__tensor_info *t, qi_error *err) {
+  char name[QI__GGUF_MAX_NAME + 8];
+  size_t n = strlen(t->name), suffix = strlen(".weight");
+  if (qi__hf_scale_divides(&hf->config) || n < suffix || strcmp(t->name + n - suffix, ".weight")) return QI_OK;
+  snprintf(name, sizeof name, "%.*s.bias", (int)(n - suffix), t->name);
+  if (!qi__gguf_tensor(g, name)) return QI_OK;
+  return qi__fail(err, QI_ERR_UNSUPPORTED, "tensor %.96s: a bias beside packed weights whose scale multiplies it is not supported",
+                  name);
+}
+
 // Uint8 tensors with a scale beside them become what they are converted to when they are loaded.
 QI__FN qi_result qi__hf_note_packed(const qi__hf *hf, qi__gguf *g, qi__tensor_info *t, qi_error *err) {
   char name[QI__GGUF_MAX_NAME + 8];
@@ -475,6 +486,7 @@ QI__FN qi_result qi__hf_note_packed(const qi__hf *hf, qi__gguf *g, qi__tensor_in
   const qi__tensor_info *s = qi__gguf_tensor(g, name);
   if (!s) return QI_OK;
   qi_result r = qi__hf_read_scale(g, s, &scale, err);
+  if (!r) r = qi__hf_check_bias(hf, g, t, err);
   if (r) return r;
   if (qi__hf_scale_divides(&hf->config)) scale = 1 / scale;
   if (!qi__is_finite(scale) || !(scale > 0))
