@@ -267,7 +267,10 @@ static bool score_format(probe *p, qi_format f, format_score *score) {
 // ---- speed ----
 
 typedef struct format_speed {
-  double megabytes, prompt, gen, gen_float, bandwidth_part; // tokens/s; gen_float: weights dequantised for each token
+  double megabytes, cached_megabytes; // all tensors; what a cache without limit takes beside them
+  double prompt, prompt_cached, gen, gen_cached; // tokens/s
+  double gen_float;                   // the same, weights dequantised for each token
+  double bandwidth_part;              // of gen
 } format_speed;
 
 static bool speed_test(double *speed, double *part, const bench_model *m, run_test t, rooflines *roof, int reps) {
@@ -276,6 +279,19 @@ static bool speed_test(double *speed, double *part, const bench_model *m, run_te
   *speed = samples_spread(&result.speed).median;
   if (part) *part = samples_spread(&result.bandwidth_part).median;
   return true;
+}
+
+// The model with all the cache that serves it.
+static bool measure_cached(const bench_model *m, const run_test *prompt, const run_test *gen, rooflines *roof,
+                           int reps, format_speed *out) {
+  bench_model cached;
+  if (!model_open_cached(&cached, m, UINT64_MAX, QI_PATH_AUTO, roof->pool)) return false;
+  const qi_cache_info *cache = &cached.info.cache;
+  out->cached_megabytes = (double)(cache->integer.bytes + cache->bf16.bytes + cache->f32.bytes) * 1e-6;
+  bool good = speed_test(&out->prompt_cached, NULL, &cached, *prompt, roof, reps) &&
+              speed_test(&out->gen_cached, NULL, &cached, *gen, roof, reps);
+  qi_model_close(cached.model);
+  return good;
 }
 
 // Random weights of a known shape in this format.
@@ -293,7 +309,8 @@ static bool measure_speed(const format_settings *c, qi_format f, rooflines *roof
   out->megabytes = (double)m.info.n_tensor_bytes * 1e-6;
   bool good = speed_test(&out->prompt, NULL, &m, prompt, roof, c->common.reps) &&
               speed_test(&out->gen, &out->bandwidth_part, &m, gen, roof, c->common.reps) &&
-              speed_test(&out->gen_float, NULL, &m, slow, roof, c->common.reps);
+              speed_test(&out->gen_float, NULL, &m, slow, roof, c->common.reps) &&
+              measure_cached(&m, &prompt, &gen, roof, c->common.reps, out);
   model_close(&m);
   return good;
 }
@@ -318,6 +335,9 @@ static void report_format(report *out, const format_settings *c, qi_format f, co
     row_value(&r, "gen t/s", 8, speed->gen);
     row_number(&r, "% bandwidth", 11, 1, 100 * speed->bandwidth_part);
     row_value(&r, "gen, dequantised t/s", 8, speed->gen_float);
+    row_number(&r, "cached MB", 9, 0, speed->cached_megabytes);
+    row_value(&r, "prompt, cached t/s", 10, speed->prompt_cached);
+    row_value(&r, "gen, cached t/s", 8, speed->gen_cached);
   }
   report_row(out, &r);
 }
@@ -351,7 +371,8 @@ static bool formats_run(report *out, const format_settings *c) {
   bool has_roof = good && c->shape && (good = rooflines_open(&roof, pool, c->common.bandwidth_mb));
   for (int f = QI_FORMAT_NONE + 1; f < QI_FORMAT_COUNT && good; f++) {
     format_score score;
-    format_speed speed = {0, 0, 0, 0, 0};
+    format_speed speed;
+    memset(&speed, 0, sizeof speed);
     if (!format_chosen(c, qi_format_get((qi_format)f))) continue;
     good = score_format(&p, (qi_format)f, &score) && (!c->shape || measure_speed(c, (qi_format)f, &roof, &speed));
     if (good) report_format(out, c, (qi_format)f, &score, &speed);
