@@ -8396,6 +8396,13 @@ QI__FN QI__AVX512 void qi__bf16_interleave_avx512(const uint16_t *rows, size_t n
 
 // ---- AVX512-BF16 ----
 
+// Clang 16 does not come to an end over the cast of a broadcast pair, unless it cannot see where the pair is from.
+#if defined(__clang__) && __clang_major__ == 16
+#define QI__BF16_PAIRS(v) __asm__("" : "+v"(v))
+#else
+#define QI__BF16_PAIRS(v) ((void)0)
+#endif
+
 // n <= 8 activation rows of one tile, the first at `x`; n is a constant where this is inlined. The lanes are weight rows.
 QI__INLINE QI__AVX512_BF16 void qi__bf16_rows_avx512(const qi__bf16_args *a, const uint16_t *x, int n, float *y) {
   const uint16_t *w = a->panel, *w_end = w + a->n_k * 16;
@@ -8410,9 +8417,10 @@ QI__INLINE QI__AVX512_BF16 void qi__bf16_rows_avx512(const qi__bf16_args *a, con
       QI__UNROLL for (int i = 0; i < n; i++) {
         int both;
         memcpy(&both, x + 32 * i, sizeof both);
-        __m512bh v = (__m512bh)_mm512_set1_epi32(both);
-        sum[i][0] = _mm512_dpbf16_ps(sum[i][0], w0, v);
-        sum[i][1] = _mm512_dpbf16_ps(sum[i][1], w1, v);
+        __m512i v = _mm512_set1_epi32(both);
+        QI__BF16_PAIRS(v);
+        sum[i][0] = _mm512_dpbf16_ps(sum[i][0], w0, (__m512bh)v);
+        sum[i][1] = _mm512_dpbf16_ps(sum[i][1], w1, (__m512bh)v);
       }
     }
   QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int b = 0; b < 2; b++)
