@@ -9088,7 +9088,7 @@ QI__FN void qi__dot_qins8_neon(const qi__dot_q8_args *a) {
 #define QI__KERNELS_DOT_QINS_X86_H
 
 // generated from src/kernels/panel_wide_x86.h: edit there
-// ==== >>panel_wide_x86 : integer products of wide codes with many rows of activations ====
+// ==== >>panel_wide_x86 : panels of formats with wide codes ====
 #ifndef QI__KERNELS_PANEL_WIDE_X86_H
 #define QI__KERNELS_PANEL_WIDE_X86_H
 
@@ -9097,31 +9097,44 @@ QI__FN void qi__dot_qins8_neon(const qi__dot_q8_args *a) {
 #ifndef QI__KERNELS_PANEL_Q8_X86_H
 #define QI__KERNELS_PANEL_Q8_X86_H
 
+// generated from src/kernels/panel_multiply_x86.h: edit there
+// ==== >>panel_multiply_x86 : a panel with rows of activations ====
+#ifndef QI__KERNELS_PANEL_MULTIPLY_X86_H
+#define QI__KERNELS_PANEL_MULTIPLY_X86_H
+
+// generated from src/kernels/panel_x86.h: edit there
+// ==== >>panel_x86 : weights as panels for many rows of activations ====
+#ifndef QI__KERNELS_PANEL_X86_H
+#define QI__KERNELS_PANEL_X86_H
+
 
 #if defined(QI__X86_64)
 
-// A chunk of 32 weight rows is taken apart into a panel, whose lanes are weight rows, and meets all rows of activations; sums wait
-// in eight float32 lanes a row until the next chunk. Codes are unsigned, code + offset; the offset times the sum of the
-// activations is taken off again, either before (VNNI: sums start from it) or after.
+// A chunk of 256 columns of 32 weight rows is taken apart into a panel, whose lanes are weight rows, and meets all rows of
+// activations: panel_multiply_x86.h. Codes are one of
 //
-// AVX2 adds products of two bytes in int16 for as many steps as fit (`chain`). Wide codes, up to 255, do not fit even once: they
-// are cut into two planes of four bits, the second counting 16 times.
+//   bytes   unsigned, code + offset; the offset times the sum of the activations is taken off again
+//   words   code * scale of its group as int16: codes of any size, where there is no instruction for wide ones (VNNI) or none at
+//           all (more than eight bits). Products of 256 such words fit into int32: 256 * 128 * 128 * 127, and of QINS8_K, whose
+//           scaled words reach 127 * 255, too.
 typedef struct qi__q8_panel {
-  const uint8_t *code;               // lines of 64 bytes: [plane][rows / 16][k / 4][row % 16, k % 4], or stored (VNNI)
-  bool stored, nibbles;              // see below: as qi__q8_stored says
-  const int8_t (*scale)[QI__Q8_ROWS]; // [group]; none in blocks of 32
-  const int8_t (*min)[QI__Q8_ROWS][2]; // [group / 2]; formats with mins
-  const int32_t (*scale_twice)[QI__Q8_ROWS]; // AVX2: [group] pairs of equal int16
-  const int32_t (*pair)[QI__Q8_ROWS]; // AVX2: [group / 2] of two groups, what meets the sums of their activations: mins, or scales
+  const uint8_t *code;  // lines of 64 bytes, [rows / 16][step][row % 16][4 bytes of k], or stored
+  bool stored, nibbles; // see below: as qi__q8_stored says
+  const int8_t (*scale)[QI__Q8_ROWS];         // [group]; none in blocks of 32
+  const int8_t (*min)[QI__Q8_ROWS][2];        // [group / 2]; formats with mins
+  const int32_t (*scale_pair)[QI__Q8_ROWS];   // AVX2: [step / chain] pairs of equal int16
+  const int32_t (*min_pair)[QI__Q8_ROWS];     // AVX2: [group / 2] the mins of two groups as int16
   const float (*d)[QI__Q8_ROWS], (*minus_dmin)[QI__Q8_ROWS]; // [block of 32], or [0]
 } qi__q8_panel;
 
+#define QI__PANEL_LINES 128 // of words; bytes take 64
+
 // A panel that is not taken from a cache. Its size is a multiple of the cache line: several lie one after another.
 typedef struct qi__q8_own_panel {
-  uint8_t code[2][2][64][64];
+  uint8_t code[2][QI__PANEL_LINES][64];
   int8_t scale[16][QI__Q8_ROWS], min[8][QI__Q8_ROWS][2];
   float d[8][QI__Q8_ROWS], minus_dmin[8][QI__Q8_ROWS];
-  int32_t scale_twice[16][QI__Q8_ROWS], pair[8][QI__Q8_ROWS];
+  int32_t scale_pair[16][QI__Q8_ROWS], min_pair[8][QI__Q8_ROWS];
 } qi__q8_own_panel;
 
 QI__STATIC_ASSERT(sizeof(qi__q8_own_panel) % QI__CACHE_LINE == 0, q8_panel_lines);
@@ -9131,29 +9144,26 @@ QI__STATIC_ASSERT(sizeof(qi__q8_own_panel) <= QI__Q8_PANEL_FLOATS * sizeof(float
 typedef struct qi__q8_plan {
   const qi__format *format;
   qi_format id;
-  int offset; // code + offset is unsigned
-  int chain;  // products of pairs that fit into int16: steps of 4 codes
-  bool planes, vnni;
+  int offset; // of bytes: code + offset is unsigned
+  int chain;  // steps of 4 codes whose products AVX2 adds up as pairs of int16, 4 or 8; never more than a group
+  bool words, vnni;
 } qi__q8_plan;
 
+// Chains of 8: 15 * 127 * 2 * 8 < 2^15; of 4: 31 * 127 * 2 * 4, and Q6_K by sums that start from its offset (qi__chain_starts_avx2).
 QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
   qi_format id = qi__format_id(f);
   qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, vnni};
-  if (p.offset == QI__WIDE) {
-    p.offset = 128;
-    p.planes = !vnni;
-  } else if (id == QI_FORMAT_Q6_K) {
-    p.chain = 2; // 2 * 63 * 127 * 2
-  } else if (id == QI_FORMAT_Q5_0 || id == QI_FORMAT_Q5_1 || id == QI_FORMAT_Q5_K || id == QI_FORMAT_MXFP4) {
-    p.chain = 4; // 4 * 31 * 127 * 2
-  }
-  if (f->group == 16 && p.chain > 4) p.chain = 4;
+  bool five_bits = id == QI_FORMAT_Q5_0 || id == QI_FORMAT_Q5_1 || id == QI_FORMAT_Q5_K || id == QI_FORMAT_MXFP4;
+  if (f->group == 16 || five_bits) p.chain = 4;
+  if (p.offset != QI__WIDE) return p;
+  p.offset = 128;
+  p.words = f->wide || !vnni;
   return p;
 }
 
 // ---- weights to a panel ----
 
-// Eight rows of 256 codes, 4 at a time, to one half of the lines of a plane: dst[k / 4][row, k % 4].
+// Eight rows of 256 codes, 4 at a time, to one half of the lines: dst[k / 4][row, k % 4].
 QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *dst) {
   for (int k = 0; k < 256; k += 32, dst += 8 * 64) {
     __m256i a[8], b[8];
@@ -9223,35 +9233,52 @@ QI__INLINE QI__AVX2 void qi__panel_row_avx2(qi_format id, const qi__q8_plan *pla
 
 QI__INLINE qi__q8_panel qi__panel_view(const qi__q8_own_panel *p) {
   qi__q8_panel v;
-  v.code = p->code[0][0][0];
+  v.code = p->code[0][0];
   v.stored = v.nibbles = false;
   v.scale = (const int8_t (*)[QI__Q8_ROWS])p->scale;
   v.min = (const int8_t (*)[QI__Q8_ROWS][2])p->min;
   v.d = (const float (*)[QI__Q8_ROWS])p->d;
   v.minus_dmin = (const float (*)[QI__Q8_ROWS])p->minus_dmin;
-  v.scale_twice = (const int32_t (*)[QI__Q8_ROWS])p->scale_twice;
-  v.pair = (const int32_t (*)[QI__Q8_ROWS])p->pair;
+  v.scale_pair = (const int32_t (*)[QI__Q8_ROWS])p->scale_pair;
+  v.min_pair = (const int32_t (*)[QI__Q8_ROWS])p->min_pair;
   return v;
-}
-
-// Eight int8 at a and eight at b as pairs of int16.
-QI__INLINE QI__AVX2 __m256i qi__byte_pairs_avx2(const int8_t *a, const int8_t *b) {
-  __m128i first = _mm_loadl_epi64((const __m128i *)(const void *)a), second = _mm_loadl_epi64((const __m128i *)(const void *)b);
-  return _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(first, second));
 }
 
 // What AVX2 multiplies with, from int8.
 QI__FN QI__AVX2 void qi__panel_widen_avx2(const qi__q8_plan *plan, const int8_t (*scale)[QI__Q8_ROWS],
                                           const int8_t (*min)[QI__Q8_ROWS][2], qi__q8_own_panel *p) {
-  int groups = plan->format->info.block_len == 32 ? 0 : 256 / plan->format->group;
-  for (int g = 0; g < groups; g++)
+  const qi__format *f = plan->format;
+  for (int c = 0; f->info.block_len == 256 && c < 64 / plan->chain; c++)
     for (int r = 0; r < QI__Q8_ROWS; r += 8) {
-      qi__store_bytes_avx2(p->scale_twice[g] + r, qi__byte_pairs_avx2(scale[g] + r, scale[g] + r));
-      if (g % 2) continue;
-      __m256i pair;
-      if (plan->format->has_min) pair = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)min[g / 2][r]));
-      else pair = qi__byte_pairs_avx2(scale[g] + r, scale[g + 1] + r);
-      qi__store_bytes_avx2(p->pair[g / 2] + r, pair);
+      __m128i v = _mm_loadl_epi64((const __m128i *)(const void *)(scale[4 * c * plan->chain / f->group] + r));
+      qi__store_bytes_avx2(p->scale_pair[c] + r, _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(v, v)));
+    }
+  for (int g = 0; f->has_min && g < 128 / f->group; g++)
+    for (int r = 0; r < QI__Q8_ROWS; r += 8) {
+      __m128i v = _mm_loadu_si128((const __m128i *)(const void *)min[g][r]);
+      qi__store_bytes_avx2(p->min_pair[g] + r, _mm256_cvtepi8_epi16(v));
+    }
+}
+
+// Lines of bytes, code + 128, to the words of p, which has its scale_pair. Halves of 16 rows lie `half` bytes apart, steps `next`;
+// src may be p->code: words of a step are written after its bytes, and those of all steps below it, are read.
+QI__FN QI__AVX2 void qi__panel_words_avx2(const qi__q8_plan *plan, const uint8_t *src, size_t half, size_t next,
+                                          qi__q8_own_panel *p) {
+  const __m256i sign = _mm256_set1_epi8((char)-128);
+  for (size_t r = 0; r < QI__Q8_ROWS; r += 8)
+    for (size_t step = 64; step-- > 0;) {
+      __m256i v = _mm256_xor_si256(qi__bytes_avx2(src + r / 16 * half + step * next + r % 16 * 4), sign);
+      __m256 a = _mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(v)));
+      __m256 b = _mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(v, 1)));
+      __m256i even = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88)), 0xd8);
+      __m256i odd = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd)), 0xd8);
+      if (plan->format->info.block_len == 256) {
+        __m256i scale = qi__bytes_avx2((const uint8_t *)(p->scale_pair[step / (size_t)plan->chain] + r));
+        even = _mm256_mullo_epi16(even, scale);
+        odd = _mm256_mullo_epi16(odd, scale);
+      }
+      qi__store_bytes_avx2(p->code[r / 16][2 * step] + r % 16 * 4, even);
+      qi__store_bytes_avx2(p->code[r / 16][2 * step + 1] + r % 16 * 4, odd);
     }
 }
 
@@ -9259,8 +9286,7 @@ QI__FN QI__AVX2 void qi__panel_widen_avx2(const qi__q8_plan *plan, const int8_t 
 QI__FN QI__AVX2 qi__q8_panel qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
                                                  qi__q8_own_panel *p) {
   const qi__format *f = plan->format;
-  uint8_t codes[8][256], high[8][256];
-  const __m256i low4 = _mm256_set1_epi8(15);
+  uint8_t codes[8][256];
   (void)n_x;
   for (size_t r = 0; r < QI__Q8_ROWS; r++) {
     const uint8_t *w = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride;
@@ -9285,24 +9311,119 @@ QI__FN QI__AVX2 qi__q8_panel qi__panel_fill_avx2(const qi__dot_q8_args *a, const
     }
 #undef QI__CASE
     if (r % 8 != 7) continue;
-    size_t half = r / 16, place = r / 8 % 2 * 32;
-    if (plan->planes) {
-      for (int i = 0; i < 8 * 256; i += 32) {
-        uint8_t *code = codes[i / 256] + i % 256;
-        __m256i v = qi__bytes_avx2(code);
-        qi__store_bytes_avx2(high[i / 256] + i % 256, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
-        qi__store_bytes_avx2(code, _mm256_and_si256(v, low4));
-      }
-      qi__panel_interleave_avx2(high, p->code[1][half][0] + place);
-    }
-    qi__panel_interleave_avx2(codes, p->code[0][half][0] + place);
+    qi__panel_interleave_avx2(codes, p->code[r / 16][0] + r / 8 % 2 * 32);
   }
-  if (!plan->vnni)
-    qi__panel_widen_avx2(plan, (const int8_t (*)[QI__Q8_ROWS])p->scale, (const int8_t (*)[QI__Q8_ROWS][2])p->min, p);
+  if (plan->vnni) return qi__panel_view(p);
+  qi__panel_widen_avx2(plan, (const int8_t (*)[QI__Q8_ROWS])p->scale, (const int8_t (*)[QI__Q8_ROWS][2])p->min, p);
+  if (plan->words) qi__panel_words_avx2(plan, p->code[0][0], sizeof p->code[0], sizeof p->code[0][0], p);
   return qi__panel_view(p);
 }
 
-// ---- a panel with rows of activations ----
+// ---- stored panels ----
+
+// Panels of a cache: as few bytes as hold them, the same for all variants. A tile of 32 weight rows is a row of chunks of 256
+// columns, each of these parts one after another, as in qi__q8_panel:
+//   codes   lines [k / 4][rows / 16][row % 16, k % 4] of code + offset, in the order in which VNNI reads them; as nibbles where
+//           all are below 16: two steps of k a line, the first in the low halves of its bytes
+//   scales  [256 / group][32], none in blocks of 32; mins [128 / group][32][2], formats with mins
+//   d       [256 / block][32], then -dmin the same, formats with mins
+typedef struct qi__q8_stored {
+  bool nibbles;
+  size_t scale, min, d, minus_dmin, bytes; // where parts begin; min = d, minus_dmin = bytes where there are none
+} qi__q8_stored;
+
+QI__FN qi__q8_stored qi__q8_stored_of(const qi__format *f) {
+  qi_format id = qi__format_id(f);
+  qi__q8_stored s;
+  bool scales = f->info.block_len == 256;
+  size_t row = QI__Q8_ROWS, groups = scales ? 256 / (size_t)f->group : 0, floats = 256 / (size_t)f->info.block_len * sizeof(float);
+  s.nibbles = id == QI_FORMAT_Q4_0 || id == QI_FORMAT_Q4_1 || id == QI_FORMAT_Q2_K || id == QI_FORMAT_Q3_K ||
+              id == QI_FORMAT_Q4_K;
+  s.scale = row * (s.nibbles ? 128 : 256);
+  s.min = s.scale + row * groups;
+  s.d = s.min + (f->has_min ? row * groups : 0);
+  s.minus_dmin = s.d + row * floats;
+  s.bytes = s.minus_dmin + (f->has_min ? row * floats : 0);
+  return s;
+}
+
+// Bytes of a chunk; 0 = not for panels.
+QI__FN size_t qi__q8_stored_bytes(const qi__format *f) {
+  return f->wide || !qi__dot_q8_x86_has(qi__format_id(f)) ? 0 : qi__q8_stored_of(f).bytes;
+}
+
+// Chunks of the tile a->w, a->n_w, a->w_stride of rows of k columns to `dst`.
+QI__FN QI__AVX2 void qi__q8_store_avx2(const qi__dot_q8_args *a, size_t k, uint8_t *dst) {
+  qi__q8_own_panel p;
+  qi__q8_plan plan = qi__q8_plan_of(a->format, true);
+  qi__q8_stored s = qi__q8_stored_of(a->format);
+  memset(&p, 0, sizeof p);
+  for (size_t at = 0; at < k; at += 256, dst += s.bytes) {
+    qi__panel_fill_avx2(a, &plan, at, (int)qi__min_size(8, (k - at) / 32), 0, &p);
+    for (size_t i = 0; i < s.scale; i += 32) {
+      const uint8_t *line = p.code[i / 64 % 2][i / 128 * (s.nibbles ? 2 : 1)] + i % 64;
+      __m256i v = qi__bytes_avx2(line);
+      if (s.nibbles) v = _mm256_or_si256(v, _mm256_slli_epi16(qi__bytes_avx2(line + 64), 4));
+      qi__store_bytes_avx2(dst + i, v);
+    }
+    memcpy(dst + s.scale, p.scale, s.min - s.scale);
+    memcpy(dst + s.min, p.min, s.d - s.min);
+    memcpy(dst + s.d, p.d, s.minus_dmin - s.d);
+    memcpy(dst + s.minus_dmin, p.minus_dmin, s.bytes - s.minus_dmin);
+  }
+}
+
+// Nibbles of a stored chunk to a line each, or bytes to lines of words.
+QI__FN QI__AVX2 void qi__panel_load_codes_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src,
+                                               qi__q8_own_panel *p) {
+  const __m256i low4 = _mm256_set1_epi8(15);
+  if (plan->words) {
+    qi__panel_words_avx2(plan, src, 64, 128, p);
+    return;
+  }
+  for (size_t i = 0; i < s->scale; i += 32) {
+    uint8_t *first = p->code[i / 64 % 2][i / 128 * (s->nibbles ? 2 : 1)] + i % 64;
+    __m256i v = qi__bytes_avx2(src + i);
+    if (s->nibbles) {
+      qi__store_bytes_avx2(first + 64, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
+      v = _mm256_and_si256(v, low4);
+    }
+    qi__store_bytes_avx2(first, v);
+  }
+}
+
+// A stored chunk as a panel. With VNNI and few rows of activations all stays where it is; else codes go to `own`.
+QI__FN QI__AVX2 qi__q8_panel qi__panel_load_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src, bool few,
+                                                 qi__q8_own_panel *own) {
+  qi__q8_panel v = qi__panel_view(own);
+  v.stored = plan->vnni && (few || !s->nibbles);
+  v.nibbles = v.stored && s->nibbles;
+  v.scale = (const int8_t (*)[QI__Q8_ROWS])(const void *)(src + s->scale);
+  v.min = (const int8_t (*)[QI__Q8_ROWS][2])(const void *)(src + s->min);
+  v.d = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->d);
+  v.minus_dmin = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->minus_dmin);
+  if (!plan->vnni) qi__panel_widen_avx2(plan, v.scale, v.min, own);
+  if (v.stored) v.code = src;
+  else qi__panel_load_codes_avx2(plan, s, src, own);
+  return v;
+}
+
+#define QI__STORED_FEW 16 // rows of activations up to which nibbles are taken apart for each of them
+
+// qi__panel_fill_fn where a->w is a tile of stored panels.
+QI__FN qi__q8_panel qi__panel_fill_stored(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
+                                          qi__q8_own_panel *own) {
+  qi__q8_stored layout = qi__q8_stored_of(plan->format);
+  (void)n;
+  return qi__panel_load_avx2(plan, &layout, a->w + at / 256 * a->w_stride, n_x <= QI__STORED_FEW, own);
+}
+#endif
+
+#endif // QI__KERNELS_PANEL_X86_H
+
+#if defined(QI__X86_64)
+
+// Sums of weight rows wait in eight float32 lanes for each row of activations until the next chunk.
 
 // Rows of activations at one chunk, and where their sums wait.
 typedef struct qi__panel_x {
@@ -9326,6 +9447,212 @@ QI__INLINE int qi__load_4(const void *p) {
   return v;
 }
 
+#define QI__PANEL_X 4 // rows of activations at a time
+
+// What is made of them beforehand.
+typedef struct qi__panel_ready_x {
+  int16_t word[QI__PANEL_X][256];   // their codes, for words
+  int32_t start[QI__PANEL_X][16];   // of sums: [chain] (AVX2) or [group] (AVX-512)
+  int16_t sum[QI__PANEL_X][16];     // of the codes in each group
+} qi__panel_ready_x;
+
+// `len` codes of n rows as int16.
+QI__INLINE QI__AVX2 void qi__panel_x_words_avx2(const qi__panel_x *x, int n, int len, qi__panel_ready_x *out) {
+  for (int i = 0; i < n; i++)
+    for (int j = 0; j < len; j += 16) {
+      __m128i codes = _mm_loadu_si128((const __m128i *)(const void *)(x->q + (size_t)i * x->k + j));
+      qi__store_bytes_avx2(out->word[i] + j, _mm256_cvtepi8_epi16(codes));
+    }
+}
+
+// Sums of the activations in each group of 16 or 32.
+QI__INLINE QI__AVX2 void qi__group_sums_avx2(int group, const int16_t *sum, int16_t *out) {
+  __m256i sums = qi__bytes_avx2((const uint8_t *)sum);
+  if (group == 32) sums = _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)), sums), 0x08);
+  qi__store_bytes_avx2(out, sums);
+}
+
+// ---- AVX2: bytes ----
+
+// Products of two bytes are added as int16 for a chain of steps, sums times scales as int32. GCC would add in another order, which
+// wants more registers than there are: this keeps it from that.
+QI__INLINE QI__AVX2 __m256i qi__keep_avx2(__m256i v) {
+  __asm__("" : "+x"(v));
+  return v;
+}
+
+// sum[h][i] += products of a chain: 16 weight rows, whose lines begin at w, with n rows of activations from column `at` on.
+QI__INLINE QI__AVX2 void qi__panel_chain_avx2(const uint8_t *w, const qi__panel_x *x, int at, int chain, int n,
+                                              __m256i (*sum)[QI__PANEL_X]) {
+  QI__UNROLL for (int s = 0; s < chain; s++) {
+    __m256i w0 = qi__bytes_avx2(w + 64 * s), w1 = qi__bytes_avx2(w + 64 * s + 32);
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      __m256i v = _mm256_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + at + 4 * s));
+      sum[0][i] = qi__keep_avx2(_mm256_add_epi16(sum[0][i], _mm256_maddubs_epi16(w0, v)));
+      sum[1][i] = qi__keep_avx2(_mm256_add_epi16(sum[1][i], _mm256_maddubs_epi16(w1, v)));
+    }
+  }
+}
+
+// Dword c: pairs of int16, the sums of dwords 4 c .. 4 c + 3 of four registers.
+QI__INLINE QI__AVX2 __m256i qi__fold4_words_avx2(const __m256i *v) {
+  const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  __m256i two[2];
+  QI__UNROLL for (int i = 0; i < 2; i++) {
+    __m256i a = v[2 * i], b = v[2 * i + 1];
+    two[i] = _mm256_add_epi16(_mm256_blend_epi32(a, b, 0xaa), _mm256_shuffle_epi32(_mm256_blend_epi32(b, a, 0xaa), 0xb1));
+  }
+  __m256i swapped = _mm256_shuffle_epi32(_mm256_blend_epi32(two[1], two[0], 0xcc), 0x4e);
+  return _mm256_permutevar8x32_epi32(_mm256_add_epi16(_mm256_blend_epi32(two[0], two[1], 0xcc), swapped), in_order);
+}
+
+// start[c] = -offset * (sums of the activations of chain c, of 16 codes), in the pairs in which their products are added. Sums
+// that start there may wrap around between: what they come to, products with code - offset, fits.
+QI__INLINE QI__AVX2 void qi__chain_starts_avx2(int offset, const int8_t *q, int32_t *start) {
+  const __m256i ones = _mm256_set1_epi8(1), minus = _mm256_set1_epi16((short)-offset);
+  for (int half = 0; half < 2; half++) {
+    __m256i pairs[4];
+    QI__UNROLL for (int g = 0; g < 4; g++)
+      pairs[g] = _mm256_maddubs_epi16(ones, qi__bytes_avx2((const uint8_t *)q + 128 * half + 32 * g));
+    qi__store_bytes_avx2(start + 8 * half, _mm256_mullo_epi16(qi__fold4_words_avx2(pairs), minus));
+  }
+}
+
+// lane = fma(d_w * d_x, integers, lane) for eight weight rows.
+QI__INLINE QI__AVX2 void qi__panel_add_avx2(float *lane, const float *d_w, float d_x, __m256i integers) {
+  __m256 d = _mm256_mul_ps(_mm256_loadu_ps(d_w), _mm256_set1_ps(d_x));
+  _mm256_storeu_ps(lane, _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(integers), _mm256_loadu_ps(lane)));
+}
+
+// Totals of block b of 16 weight rows (`half`) and n rows of activations, to their lanes.
+QI__INLINE QI__AVX2 void qi__panel_take_avx2(const float (*d)[QI__Q8_ROWS], int half, const qi__panel_x *x, int b, int n,
+                                             __m256i (*total)[QI__PANEL_X]) {
+  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
+    int row = 16 * half + 8 * h;
+    float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + row;
+    qi__panel_add_avx2(lane, d[b] + row, x->d[(size_t)i * x->blocks + (size_t)b], total[h][i]);
+  }
+}
+
+// The part of the mins in a block of 256.
+QI__INLINE QI__AVX2 void qi__panel_mins_avx2(const qi__q8_panel *p, int half, const qi__panel_x *x, const qi__panel_ready_x *r,
+                                             int groups, int n) {
+  __m256i total[2][QI__PANEL_X];
+  QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm256_setzero_si256();
+  for (int g = 0; g < groups / 2; g++) {
+    const uint8_t *min = (const uint8_t *)(p->min_pair[g] + 16 * half);
+    __m256i m0 = qi__bytes_avx2(min), m1 = qi__bytes_avx2(min + 32);
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      __m256i sums = _mm256_set1_epi32(qi__load_4(r->sum[i] + 2 * g));
+      total[0][i] = qi__words_avx2(total[0][i], m0, sums);
+      total[1][i] = qi__words_avx2(total[1][i], m1, sums);
+    }
+  }
+  qi__panel_take_avx2(p->minus_dmin, half, x, 0, n, total);
+}
+
+// A block of 256; n and chain are constants where this is inlined.
+QI__INLINE QI__AVX2 void qi__panel_256_avx2(const qi__q8_panel *p, int half, const qi__panel_x *x, const qi__panel_ready_x *r,
+                                            int chain, int n) {
+  __m256i total[2][QI__PANEL_X];
+  QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm256_setzero_si256();
+  const uint8_t *w = p->code + half * QI__PANEL_LINES * 64;
+  for (int c = 0; c < 64 / chain; c++, w += 64 * chain) {
+    __m256i sum[2][QI__PANEL_X];
+    QI__UNROLL for (int i = 0; i < n; i++)
+      sum[0][i] = sum[1][i] = chain == 4 ? _mm256_set1_epi32(r->start[i][c]) : _mm256_setzero_si256();
+    qi__panel_chain_avx2(w, x, 4 * chain * c, chain, n, sum);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      __m256i scale = qi__bytes_avx2((const uint8_t *)(p->scale_pair[c] + 16 * half + 8 * h));
+      QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = qi__words_avx2(total[h][i], sum[h][i], scale);
+    }
+  }
+  qi__panel_take_avx2(p->d, half, x, 0, n, total);
+}
+
+// Blocks of 32; n and chain are constants where this is inlined.
+QI__INLINE QI__AVX2 void qi__panel_32_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
+                                           int n_blocks, int chain, int n) {
+  const uint8_t *w = p->code + half * QI__PANEL_LINES * 64;
+  for (int b = 0; b < n_blocks; b++) {
+    __m256i total[2][QI__PANEL_X], sums[2][QI__PANEL_X];
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      const int16_t *sum = x->sum + (size_t)i * (x->k / 16) + 2 * b;
+      sums[0][i] = sums[1][i] = _mm256_set1_epi32(sum[0] + sum[1]);
+      total[0][i] = total[1][i] = _mm256_set1_epi32(-plan->offset * (sum[0] + sum[1]));
+    }
+    for (int s = 0; s < 8; s += chain, w += 64 * chain) {
+      __m256i sum[2][QI__PANEL_X];
+      QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm256_setzero_si256();
+      qi__panel_chain_avx2(w, x, 32 * b + 4 * s, chain, n, sum);
+      QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
+        total[h][i] = qi__words_avx2(total[h][i], sum[h][i], _mm256_set1_epi16(1));
+    }
+    qi__panel_take_avx2(p->d, half, x, b, n, total);
+    if (plan->format->has_min) qi__panel_take_avx2(p->minus_dmin, half, x, b, n, sums);
+  }
+}
+
+// ---- AVX2: words ----
+
+// Blocks of `block` columns; n is a constant where this is inlined.
+QI__INLINE QI__AVX2 void qi__panel_words_rows_avx2(const qi__q8_panel *p, int half, const qi__panel_x *x,
+                                                   const qi__panel_ready_x *r, int block, int n_blocks, int n) {
+  const uint8_t *w = p->code + half * QI__PANEL_LINES * 64;
+  for (int b = 0; b < n_blocks; b++) {
+    __m256i total[2][QI__PANEL_X];
+    QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm256_setzero_si256();
+    for (int at = b * block; at < (b + 1) * block; at += 8, w += 4 * 64)
+      QI__UNROLL for (int s = 0; s < 4; s++) {
+        __m256i w0 = qi__bytes_avx2(w + 64 * s), w1 = qi__bytes_avx2(w + 64 * s + 32);
+        QI__UNROLL for (int i = 0; i < n; i++) {
+          __m256i v = _mm256_set1_epi32(qi__load_4(r->word[i] + at + 2 * s));
+          total[0][i] = qi__keep_avx2(qi__words_avx2(total[0][i], w0, v));
+          total[1][i] = qi__keep_avx2(qi__words_avx2(total[1][i], w1, v));
+        }
+      }
+    qi__panel_take_avx2(p->d, half, x, b, n, total);
+  }
+}
+
+// ---- AVX2 ----
+
+QI__INLINE QI__AVX2 void qi__panel_rows_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x, int n_blocks,
+                                             bool two_halves, int n) {
+  const qi__format *f = plan->format;
+  bool long_blocks = f->info.block_len == 256;
+  qi__panel_ready_x r;
+  if (long_blocks) n_blocks = 1;
+  if (plan->words) qi__panel_x_words_avx2(x, n, n_blocks * f->info.block_len, &r);
+  if (long_blocks && !plan->words && plan->chain == 4)
+    for (int i = 0; i < n; i++) qi__chain_starts_avx2(plan->offset, x->q + (size_t)i * x->k, r.start[i]);
+  if (long_blocks && f->has_min)
+    for (int i = 0; i < n; i++) qi__group_sums_avx2(f->group, x->sum + (size_t)i * (x->k / 16), r.sum[i]);
+  for (int half = 0; half < (two_halves ? 2 : 1); half++) {
+    if (plan->words) qi__panel_words_rows_avx2(p, half, x, &r, f->info.block_len, n_blocks, n);
+    else if (!long_blocks && plan->chain == 8) qi__panel_32_avx2(plan, p, half, x, n_blocks, 8, n);
+    else if (!long_blocks) qi__panel_32_avx2(plan, p, half, x, n_blocks, 4, n);
+    else if (plan->chain == 8) qi__panel_256_avx2(p, half, x, &r, 8, n);
+    else qi__panel_256_avx2(p, half, x, &r, 4, n);
+    if (long_blocks && f->has_min) qi__panel_mins_avx2(p, half, x, &r, 256 / f->group, n);
+  }
+}
+
+// The panel with n_x rows of activations.
+QI__FN QI__AVX2 void qi__panel_multiply_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
+                                             size_t n_x, bool two_halves) {
+  for (size_t i = 0; i < n_x;) {
+    size_t n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
+    if (n == 4) qi__panel_rows_avx2(plan, p, &x, n_blocks, two_halves, 4);
+    else if (n == 2) qi__panel_rows_avx2(plan, p, &x, n_blocks, two_halves, 2);
+    else qi__panel_rows_avx2(plan, p, &x, n_blocks, two_halves, 1);
+    i += n;
+    qi__panel_x_advance(&x, n);
+  }
+}
+
+// ---- AVX-512 VNNI: bytes ----
+
 // start[g] = -offset * (sum of the codes in group g) of a row, groups of 16 or 32.
 QI__INLINE QI__AVX2 void qi__group_starts_avx2(int offset, int group, const int16_t *sum, int32_t *start) {
   __m256i sums = qi__bytes_avx2((const uint8_t *)sum), minus = _mm256_set1_epi32(-offset);
@@ -9338,125 +9665,6 @@ QI__INLINE QI__AVX2 void qi__group_starts_avx2(int offset, int group, const int1
     qi__store_bytes_avx2(start + 8, _mm256_mullo_epi32(last, minus));
   }
 }
-
-// AVX2: 16 weight rows (`half`) and n rows of activations; n is a constant where this is inlined.
-// total[h][i] += products of `steps` steps from `step` on, times the scales of a group, or 1.
-QI__INLINE QI__AVX2 void qi__panel_group_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, int step, int steps,
-                                              const int32_t *scale, const qi__panel_x *x, int n, __m256i (*total)[4]) {
-  __m256i weight[2];
-  QI__UNROLL for (int h = 0; h < 2; h++)
-    weight[h] = scale ? qi__bytes_avx2((const uint8_t *)(scale + 16 * half + 8 * h)) : _mm256_set1_epi16(1);
-  for (int plane = 0; plane <= plan->planes; plane++)
-    for (int s = step; s < step + steps; s += plan->chain) {
-      const uint8_t *w = p->code + 64 * ((2 * plane + half) * 64 + s);
-      __m256i pairs[2][4];
-      QI__UNROLL for (int i = 0; i < n; i++) pairs[0][i] = pairs[1][i] = _mm256_setzero_si256();
-      for (int c = 0; c < plan->chain; c++) {
-        __m256i w0 = qi__bytes_avx2(w + 64 * c), w1 = qi__bytes_avx2(w + 64 * c + 32);
-        QI__UNROLL for (int i = 0; i < n; i++) {
-          __m256i v = _mm256_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * (s + c)));
-          __m256i v0 = _mm256_maddubs_epi16(w0, v), v1 = _mm256_maddubs_epi16(w1, v);
-          pairs[0][i] = _mm256_add_epi16(pairs[0][i], v0);
-          pairs[1][i] = _mm256_add_epi16(pairs[1][i], v1);
-        }
-      }
-      QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) {
-        __m256i v = _mm256_madd_epi16(pairs[h][i], weight[h]);
-        total[h][i] = _mm256_add_epi32(total[h][i], plane ? _mm256_slli_epi32(v, 4) : v);
-      }
-    }
-}
-
-// Sums of the activations in each group of 16 or 32.
-QI__INLINE QI__AVX2 void qi__group_sums_avx2(int group, const int16_t *sum, int16_t *out) {
-  __m256i sums = qi__bytes_avx2((const uint8_t *)sum);
-  if (group == 32) sums = _mm256_permute4x64_epi64(_mm256_packs_epi32(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)), sums), 0x08);
-  qi__store_bytes_avx2(out, sums);
-}
-
-// The sums with the pairs of eight rows from `row` on.
-QI__INLINE QI__AVX2 __m256i qi__panel_pairs_avx2(const qi__q8_panel *p, int n_pairs, int row, const int16_t *sums) {
-  __m256i all = _mm256_setzero_si256();
-  for (int g = 0; g < n_pairs; g++) {
-    __m256i pair = qi__bytes_avx2((const uint8_t *)(p->pair[g] + row));
-    all = _mm256_add_epi32(all, _mm256_madd_epi16(pair, _mm256_set1_epi32(qi__load_4(sums + 2 * g))));
-  }
-  return all;
-}
-
-// lane = fma(d_w * d_x, integers, lane) for eight weight rows.
-QI__INLINE QI__AVX2 void qi__panel_add_avx2(float *lane, const float *d_w, float d_x, __m256i integers) {
-  __m256 d = _mm256_mul_ps(_mm256_loadu_ps(d_w), _mm256_set1_ps(d_x));
-  _mm256_storeu_ps(lane, _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(integers), _mm256_loadu_ps(lane)));
-}
-
-// A block of 256.
-QI__INLINE QI__AVX2 void qi__panel_256_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x, int n) {
-  const int groups = 256 / plan->format->group;
-  __m256i total[2][4];
-  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm256_setzero_si256();
-  for (int g = 0; g < groups; g++)
-    qi__panel_group_avx2(plan, p, half, g * 64 / groups, 64 / groups, p->scale_twice[g], x, n, total);
-  QI__UNROLL for (int i = 0; i < n; i++) {
-    const int16_t *sum = x->sum + (size_t)i * (x->k / 16);
-    float d_x = x->d[(size_t)i * x->blocks];
-    int16_t sums[16];
-    qi__group_sums_avx2(256 / groups, sum, sums);
-    QI__UNROLL for (int h = 0; h < 2; h++) {
-      int row = 16 * half + 8 * h;
-      float *lane = x->lane + i * QI__Q8_LANES + row;
-      __m256i pairs = _mm256_setzero_si256(), offset = _mm256_set1_epi32(plan->offset);
-      if (plan->format->has_min || plan->offset) pairs = qi__panel_pairs_avx2(p, groups / 2, row, sums);
-      if (plan->offset) total[h][i] = _mm256_sub_epi32(total[h][i], _mm256_mullo_epi32(pairs, offset));
-      qi__panel_add_avx2(lane, p->d[0] + row, d_x, total[h][i]);
-      if (plan->format->has_min) qi__panel_add_avx2(lane, p->minus_dmin[0] + row, d_x, pairs);
-    }
-  }
-}
-
-// Blocks of 32.
-QI__INLINE QI__AVX2 void qi__panel_32_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
-                                           int n_blocks, int n) {
-  for (int b = 0; b < n_blocks; b++) {
-    __m256i total[2][4];
-    int32_t sums[4];
-    QI__UNROLL for (int i = 0; i < n; i++) {
-      const int16_t *sum = x->sum + (size_t)i * (x->k / 16) + 2 * b;
-      sums[i] = sum[0] + sum[1];
-      total[0][i] = total[1][i] = _mm256_set1_epi32(-plan->offset * sums[i]);
-    }
-    qi__panel_group_avx2(plan, p, half, 8 * b, 8, NULL, x, n, total);
-    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
-      int row = 16 * half + 8 * h;
-      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + row, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
-      qi__panel_add_avx2(lane, p->d[b] + row, d_x, total[h][i]);
-      if (plan->format->has_min) qi__panel_add_avx2(lane, p->minus_dmin[b] + row, d_x, _mm256_set1_epi32(sums[i]));
-    }
-  }
-}
-
-QI__INLINE QI__AVX2 void qi__panel_rows_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
-                                             int n_blocks, int n) {
-  if (plan->format->info.block_len == 32) qi__panel_32_avx2(plan, p, half, x, n_blocks, n);
-  else qi__panel_256_avx2(plan, p, half, x, n);
-}
-
-// The panel with n_x rows of activations.
-QI__FN QI__AVX2 void qi__panel_multiply_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
-                                             size_t n_x, bool two_halves) {
-  for (size_t i = 0; i < n_x;) {
-    int n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
-    for (int half = 0; half < (two_halves ? 2 : 1); half++) {
-      if (n == 4) qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 4);
-      else if (n == 2) qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 2);
-      else qi__panel_rows_avx2(plan, p, half, &x, n_blocks, 1);
-    }
-    i += (size_t)n;
-    qi__panel_x_advance(&x, (size_t)n);
-  }
-}
-
-// ---- AVX-512 VNNI ----
 
 // sum[h][i] += products of step `step`, of 32 weight rows and n rows of activations.
 QI__INLINE QI__AVX512_VNNI void qi__panel_step_avx512(__m512i w0, __m512i w1, int step, const qi__panel_x *x, int n,
@@ -9472,7 +9680,7 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_step_avx512(__m512i w0, __m512i w1, in
 QI__INLINE QI__AVX512_VNNI void qi__panel_steps_avx512(const qi__q8_panel *p, bool nibbles, int step, int steps,
                                                        const qi__panel_x *x, int n, __m512i (*sum)[4]) {
   const __m512i low4 = _mm512_set1_epi8(15);
-  const size_t half = p->stored ? 64 : 64 * 64, next = p->stored ? 128 : 64;
+  const size_t half = p->stored ? 64 : QI__PANEL_LINES * 64, next = p->stored ? 128 : 64;
   const uint8_t *line = p->code + (size_t)(nibbles ? step / 2 : step) * next;
   for (int s = 0; s < steps; s += nibbles ? 2 : 1, line += next) {
     __m512i w0 = _mm512_loadu_si512((const void *)line), w1 = _mm512_loadu_si512((const void *)(line + half));
@@ -9547,9 +9755,43 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_32_avx512(const qi__q8_plan *plan, con
   }
 }
 
+// ---- AVX-512 VNNI: words ----
+
+// As qi__panel_words_rows_avx2, all 32 weight rows.
+QI__INLINE QI__AVX512_VNNI void qi__panel_words_rows_avx512(const qi__q8_panel *p, const qi__panel_x *x,
+                                                            const qi__panel_ready_x *r, int block, int n_blocks, int n) {
+  const uint8_t *w = p->code;
+  for (int b = 0; b < n_blocks; b++) {
+    __m512i total[2][QI__PANEL_X];
+    QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm512_setzero_si512();
+    for (int at = b * block; at < (b + 1) * block; at += 2, w += 64) {
+      __m512i w0 = _mm512_loadu_si512((const void *)w), w1 = _mm512_loadu_si512((const void *)(w + QI__PANEL_LINES * 64));
+      QI__UNROLL for (int i = 0; i < n; i++) {
+        __m512i v = _mm512_set1_epi32(qi__load_4(r->word[i] + at));
+        total[0][i] = _mm512_dpwssd_epi32(total[0][i], w0, v);
+        total[1][i] = _mm512_dpwssd_epi32(total[1][i], w1, v);
+      }
+    }
+    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
+      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + 16 * h;
+      qi__panel_add_avx512(lane, p->d[b] + 16 * h, x->d[(size_t)i * x->blocks + (size_t)b], total[h][i]);
+    }
+  }
+}
+
+// ---- AVX-512 VNNI ----
+
 QI__INLINE QI__AVX512_VNNI void qi__panel_rows_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x,
                                                       int n_blocks, int n) {
-  bool short_blocks = plan->format->info.block_len == 32;
+  const int block = plan->format->info.block_len;
+  bool short_blocks = block == 32;
+  if (plan->words) {
+    qi__panel_ready_x r;
+    if (!short_blocks) n_blocks = 1;
+    qi__panel_x_words_avx2(x, n, n_blocks * block, &r);
+    qi__panel_words_rows_avx512(p, x, &r, block, n_blocks, n);
+    return;
+  }
   if (short_blocks && p->nibbles) qi__panel_32_avx512(plan, p, true, x, n_blocks, n);
   else if (short_blocks) qi__panel_32_avx512(plan, p, false, x, n_blocks, n);
   else if (p->nibbles) qi__panel_256_avx512(plan, p, true, x, n);
@@ -9568,101 +9810,11 @@ QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, c
     qi__panel_x_advance(&x, n);
   }
 }
+#endif
 
-// ---- stored panels ----
+#endif // QI__KERNELS_PANEL_MULTIPLY_X86_H
 
-// Panels of a cache: as few bytes as hold them, the same for all variants. A tile of 32 weight rows is a row of chunks of 256
-// columns, each of these parts one after another, as in qi__q8_panel:
-//   codes   lines [k / 4][rows / 16][row % 16, k % 4] of code + offset, in the order in which VNNI reads them; as nibbles where
-//           all are below 16: two steps of k a line, the first in the low halves of its bytes
-//   scales  [256 / group][32], none in blocks of 32; mins [128 / group][32][2], formats with mins
-//   d       [256 / block][32], then -dmin the same, formats with mins
-typedef struct qi__q8_stored {
-  bool nibbles;
-  size_t scale, min, d, minus_dmin, bytes; // where parts begin; min = d, minus_dmin = bytes where there are none
-} qi__q8_stored;
-
-QI__FN qi__q8_stored qi__q8_stored_of(const qi__format *f) {
-  qi_format id = qi__format_id(f);
-  qi__q8_stored s;
-  bool scales = f->info.block_len == 256;
-  size_t row = QI__Q8_ROWS, groups = scales ? 256 / (size_t)f->group : 0, floats = 256 / (size_t)f->info.block_len * sizeof(float);
-  s.nibbles = id == QI_FORMAT_Q4_0 || id == QI_FORMAT_Q4_1 || id == QI_FORMAT_Q2_K || id == QI_FORMAT_Q3_K ||
-              id == QI_FORMAT_Q4_K;
-  s.scale = row * (s.nibbles ? 128 : 256);
-  s.min = s.scale + row * groups;
-  s.d = s.min + (f->has_min ? row * groups : 0);
-  s.minus_dmin = s.d + row * floats;
-  s.bytes = s.minus_dmin + (f->has_min ? row * floats : 0);
-  return s;
-}
-
-// Bytes of a chunk; 0 = not for panels.
-QI__FN size_t qi__q8_stored_bytes(const qi__format *f) {
-  return f->wide || !qi__dot_q8_x86_has(qi__format_id(f)) ? 0 : qi__q8_stored_of(f).bytes;
-}
-
-// Chunks of the tile a->w, a->n_w, a->w_stride of rows of k columns to `dst`.
-QI__FN QI__AVX2 void qi__q8_store_avx2(const qi__dot_q8_args *a, size_t k, uint8_t *dst) {
-  qi__q8_own_panel p;
-  qi__q8_plan plan = qi__q8_plan_of(a->format, true);
-  qi__q8_stored s = qi__q8_stored_of(a->format);
-  memset(&p, 0, sizeof p);
-  for (size_t at = 0; at < k; at += 256, dst += s.bytes) {
-    qi__panel_fill_avx2(a, &plan, at, (int)qi__min_size(8, (k - at) / 32), 0, &p);
-    for (size_t i = 0; i < s.scale; i += 32) {
-      const uint8_t *line = p.code[0][i / 64 % 2][i / 128 * (s.nibbles ? 2 : 1)] + i % 64;
-      __m256i v = qi__bytes_avx2(line);
-      if (s.nibbles) v = _mm256_or_si256(v, _mm256_slli_epi16(qi__bytes_avx2(line + 64), 4));
-      qi__store_bytes_avx2(dst + i, v);
-    }
-    memcpy(dst + s.scale, p.scale, s.min - s.scale);
-    memcpy(dst + s.min, p.min, s.d - s.min);
-    memcpy(dst + s.d, p.d, s.minus_dmin - s.d);
-    memcpy(dst + s.minus_dmin, p.minus_dmin, s.bytes - s.minus_dmin);
-  }
-}
-
-// Codes of a stored chunk as AVX2 wants them: nibbles to a line each, or the halves of wide codes to a plane each.
-QI__FN QI__AVX2 void qi__panel_load_codes_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src,
-                                               qi__q8_own_panel *p) {
-  const __m256i low4 = _mm256_set1_epi8(15);
-  for (size_t i = 0; i < s->scale; i += 32) {
-    uint8_t *first = p->code[0][i / 64 % 2][i / 128 * (s->nibbles ? 2 : 1)] + i % 64;
-    __m256i v = qi__bytes_avx2(src + i);
-    if (s->nibbles || plan->planes) {
-      qi__store_bytes_avx2(s->nibbles ? first + 64 : first + 2 * 64 * 64, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
-      v = _mm256_and_si256(v, low4);
-    }
-    qi__store_bytes_avx2(first, v);
-  }
-}
-
-// A stored chunk as a panel. With VNNI and few rows of activations all stays where it is; else codes go to `own`.
-QI__FN QI__AVX2 qi__q8_panel qi__panel_load_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src, bool few,
-                                                 qi__q8_own_panel *own) {
-  qi__q8_panel v = qi__panel_view(own);
-  v.stored = plan->vnni && (few || !s->nibbles);
-  v.nibbles = v.stored && s->nibbles;
-  if (!v.stored) qi__panel_load_codes_avx2(plan, s, src, own);
-  v.code = v.stored ? src : own->code[0][0][0];
-  v.scale = (const int8_t (*)[QI__Q8_ROWS])(const void *)(src + s->scale);
-  v.min = (const int8_t (*)[QI__Q8_ROWS][2])(const void *)(src + s->min);
-  v.d = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->d);
-  v.minus_dmin = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->minus_dmin);
-  if (!plan->vnni) qi__panel_widen_avx2(plan, v.scale, v.min, own);
-  return v;
-}
-
-#define QI__STORED_FEW 16 // rows of activations up to which nibbles are taken apart for each of them
-
-// qi__panel_fill_fn where a->w is a tile of stored panels.
-QI__FN qi__q8_panel qi__panel_fill_stored(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
-                                          qi__q8_own_panel *own) {
-  qi__q8_stored layout = qi__q8_stored_of(plan->format);
-  (void)n;
-  return qi__panel_load_avx2(plan, &layout, a->w + at / 256 * a->w_stride, n_x <= QI__STORED_FEW, own);
-}
+#if defined(QI__X86_64)
 
 // ---- all columns ----
 
@@ -9782,17 +9934,8 @@ static const qi__stored_q8_kernels qi__stored_q8_avx512 = {qi__q8_stored_bytes, 
 
 #if defined(QI__X86_64)
 
-// Panels as in panel_q8_x86.h for codes of more than eight bits: weights are int16, scales of groups multiplied in, so that a block
-// has only its d, and multiply two codes at a time (VPMADDWD, VPDPWSSD). A product of 256 of QINS8_K is at most 256 * 127 * 255 *
-// 127 < 2^31, one of 32 of QINS8 less.
-typedef struct qi__wide_panel {
-  int16_t word[2][128][16][2]; // [rows / 16][k / 2][row % 16][k % 2]
-  float d[8][QI__Q8_ROWS];     // [block of 32], or [0]
-} qi__wide_panel;
-
-QI__STATIC_ASSERT(sizeof(qi__wide_panel) <= sizeof(qi__q8_own_panel), wide_panel);
-
-// ---- weights to a panel ----
+// Panels of words (panel_x86.h) for codes of more than eight bits, scales of groups multiplied in. A product of 256 of QINS8_K is at
+// most 256 * 127 * 255 * 127 < 2^31, one of 32 of QINS8 less.
 
 // Columns of a row: up to eight blocks of 32 or one of 256 at w, to words [2][8][128] of which this row is one of eight, and to the
 // d of its blocks, which are QI__Q8_ROWS apart.
@@ -9828,16 +9971,15 @@ QI__INLINE QI__AVX2 void qi__wide_row_qins8_k_avx2(const qi__format *f, const __
 // The chunk at column `at`. Rows beyond the last are the last again.
 QI__INLINE QI__AVX2 qi__q8_panel qi__wide_fill_avx2(qi__wide_row_fn row, const __m256i *table, const qi__dot_q8_args *a, size_t at,
                                                     int n, qi__q8_own_panel *own) {
-  qi__wide_panel *p = (qi__wide_panel *)(void *)own;
   const qi__format *f = a->format;
   int16_t words[2][8][128]; // [k / 128][row][k % 128]
   for (size_t r = 0; r < QI__Q8_ROWS; r++) {
     const uint8_t *w = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride;
     w += at / (size_t)f->info.block_len * (size_t)f->info.block_bytes;
-    row(f, table, w, n, words[0][r % 8], &p->d[0][r]);
+    row(f, table, w, n, words[0][r % 8], &own->d[0][r]);
     if (r % 8 != 7) continue;
     for (int part = 0; part < 2; part++)
-      qi__panel_interleave_avx2((uint8_t(*)[256])(void *)words[part], (uint8_t *)p->word[r / 16][64 * part][r / 8 % 2 * 8]);
+      qi__panel_interleave_avx2((uint8_t(*)[256])(void *)words[part], own->code[r / 16][64 * part] + r / 8 % 2 * 32);
   }
   return qi__panel_view(own);
 }
@@ -9856,99 +9998,6 @@ QI__FN QI__AVX2 qi__q8_panel qi__wide_fill_qins8_k_avx2(const qi__dot_q8_args *a
   (void)plan, (void)n_x;
   qi__log_tables_avx2(qi__qins8_k_factors, table);
   return qi__wide_fill_avx2(qi__wide_row_qins8_k_avx2, table, a, at, n, own);
-}
-
-// ---- a panel with rows of activations ----
-
-#define QI__WIDE_ROWS 4 // of activations at a time
-
-// `len` codes of n rows as int16.
-QI__INLINE QI__AVX2 void qi__wide_x_avx2(const qi__panel_x *x, int n, int len, int16_t (*words)[256]) {
-  for (int i = 0; i < n; i++)
-    for (int j = 0; j < len; j += 16) {
-      __m128i codes = _mm_loadu_si128((const __m128i *)(const void *)(x->q + (size_t)i * x->k + j));
-      qi__store_bytes_avx2(words[i] + j, _mm256_cvtepi8_epi16(codes));
-    }
-}
-
-// 16 weight rows (`half`) and n rows of activations; n is a constant where this is inlined.
-QI__INLINE QI__AVX2 void qi__wide_rows_avx2(const qi__wide_panel *p, int half, const qi__panel_x *x, int16_t (*words)[256],
-                                            int block, int n_blocks, int n) {
-  for (int b = 0; b < n_blocks; b++) {
-    __m256i total[2][QI__WIDE_ROWS];
-    QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm256_setzero_si256();
-    for (int s = b * block / 2; s < (b + 1) * block / 2; s++) {
-      const uint8_t *w = (const uint8_t *)p->word[half][s];
-      __m256i w0 = qi__bytes_avx2(w), w1 = qi__bytes_avx2(w + 32);
-      QI__UNROLL for (int i = 0; i < n; i++) {
-        __m256i v = _mm256_set1_epi32(qi__load_4(words[i] + 2 * s));
-        total[0][i] = qi__words_avx2(total[0][i], w0, v);
-        total[1][i] = qi__words_avx2(total[1][i], w1, v);
-      }
-    }
-    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
-      int row = 16 * half + 8 * h;
-      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + row, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
-      qi__panel_add_avx2(lane, p->d[b] + row, d_x, total[h][i]);
-    }
-  }
-}
-
-// All 32 weight rows.
-QI__INLINE QI__AVX512_VNNI void qi__wide_rows_avx512(const qi__wide_panel *p, const qi__panel_x *x, int16_t (*words)[256],
-                                                     int block, int n_blocks, int n) {
-  for (int b = 0; b < n_blocks; b++) {
-    __m512i total[2][QI__WIDE_ROWS];
-    QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm512_setzero_si512();
-    for (int s = b * block / 2; s < (b + 1) * block / 2; s++) {
-      __m512i w0 = _mm512_loadu_si512((const void *)p->word[0][s]), w1 = _mm512_loadu_si512((const void *)p->word[1][s]);
-      QI__UNROLL for (int i = 0; i < n; i++) {
-        __m512i v = _mm512_set1_epi32(qi__load_4(words[i] + 2 * s));
-        total[0][i] = _mm512_dpwssd_epi32(total[0][i], w0, v);
-        total[1][i] = _mm512_dpwssd_epi32(total[1][i], w1, v);
-      }
-    }
-    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
-      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + 16 * h, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
-      qi__panel_add_avx512(lane, p->d[b] + 16 * h, d_x, total[h][i]);
-    }
-  }
-}
-
-// As qi__panel_multiply_avx2.
-QI__FN QI__AVX2 void qi__wide_multiply_avx2(const qi__q8_plan *plan, const qi__q8_panel *panel, qi__panel_x x, int n_blocks,
-                                            size_t n_x, bool two_halves) {
-  const qi__wide_panel *p = (const qi__wide_panel *)(const void *)panel->code;
-  const int block = plan->format->info.block_len;
-  int16_t words[QI__WIDE_ROWS][256];
-  if (block == 256) n_blocks = 1;
-  for (size_t i = 0; i < n_x;) {
-    int n = n_x - i >= QI__WIDE_ROWS ? QI__WIDE_ROWS : 1;
-    qi__wide_x_avx2(&x, n, n_blocks * block, words);
-    for (int half = 0; half < (two_halves ? 2 : 1); half++) {
-      if (n == 1) qi__wide_rows_avx2(p, half, &x, words, block, n_blocks, 1);
-      else qi__wide_rows_avx2(p, half, &x, words, block, n_blocks, QI__WIDE_ROWS);
-    }
-    i += (size_t)n;
-    qi__panel_x_advance(&x, (size_t)n);
-  }
-}
-
-QI__FN QI__AVX512_VNNI void qi__wide_multiply_avx512(const qi__q8_plan *plan, const qi__q8_panel *panel, qi__panel_x x,
-                                                     int n_blocks, size_t n_x, bool two_halves) {
-  const qi__wide_panel *p = (const qi__wide_panel *)(const void *)panel->code;
-  const int block = plan->format->info.block_len;
-  int16_t words[QI__WIDE_ROWS][256];
-  (void)two_halves;
-  if (block == 256) n_blocks = 1;
-  for (size_t i = 0; i < n_x;) {
-    int n = n_x - i >= QI__WIDE_ROWS ? QI__WIDE_ROWS : 1;
-    qi__wide_x_avx2(&x, n, n_blocks * block, words);
-    if (n == 1) qi__wide_rows_avx512(p, &x, words, block, n_blocks, 1);
-    else qi__wide_rows_avx512(p, &x, words, block, n_blocks, QI__WIDE_ROWS);
-    i += (size_t)n;
-    qi__panel_x_advance(&x, (size_t)n);
-  }
 }
 #endif
 
@@ -10317,15 +10366,15 @@ QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
     for (size_t i = 0; i < a->n_x; i++, row.x_row++, row.y += a->y_stride) row_fn(&row); \
   }
 
-QI__DOT_QINS(qi__dot_qins8_avx2, qi__dot_row_qins8_avx2, qi__wide_fill_qins8_avx2, qi__wide_multiply_avx2)
-QI__DOT_QINS(qi__dot_qins8_avx512, qi__dot_row_qins8_avx2, qi__wide_fill_qins8_avx2, qi__wide_multiply_avx512)
-QI__DOT_QINS(qi__dot_qins8_vbmi, qi__dot_row_qins8_vbmi, qi__wide_fill_qins8_avx2, qi__wide_multiply_avx512)
-QI__DOT_QINS(qi__dot_qins8_k_avx2, qi__dot_row_qins8_k_avx2, qi__wide_fill_qins8_k_avx2, qi__wide_multiply_avx2)
+QI__DOT_QINS(qi__dot_qins8_avx2, qi__dot_row_qins8_avx2, qi__wide_fill_qins8_avx2, qi__panel_multiply_avx2)
+QI__DOT_QINS(qi__dot_qins8_avx512, qi__dot_row_qins8_avx2, qi__wide_fill_qins8_avx2, qi__panel_multiply_avx512)
+QI__DOT_QINS(qi__dot_qins8_vbmi, qi__dot_row_qins8_vbmi, qi__wide_fill_qins8_avx2, qi__panel_multiply_avx512)
+QI__DOT_QINS(qi__dot_qins8_k_avx2, qi__dot_row_qins8_k_avx2, qi__wide_fill_qins8_k_avx2, qi__panel_multiply_avx2)
 #if defined(QI__HAS_AVX_VNNI)
-QI__DOT_QINS(qi__dot_qins8_k_avx_vnni, qi__dot_row_qins8_k_avx_vnni, qi__wide_fill_qins8_k_avx2, qi__wide_multiply_avx2)
+QI__DOT_QINS(qi__dot_qins8_k_avx_vnni, qi__dot_row_qins8_k_avx_vnni, qi__wide_fill_qins8_k_avx2, qi__panel_multiply_avx2)
 #endif
-QI__DOT_QINS(qi__dot_qins8_k_avx512, qi__dot_row_qins8_k_avx512, qi__wide_fill_qins8_k_avx2, qi__wide_multiply_avx512)
-QI__DOT_QINS(qi__dot_qins8_k_vbmi, qi__dot_row_qins8_k_vbmi, qi__wide_fill_qins8_k_avx2, qi__wide_multiply_avx512)
+QI__DOT_QINS(qi__dot_qins8_k_avx512, qi__dot_row_qins8_k_avx512, qi__wide_fill_qins8_k_avx2, qi__panel_multiply_avx512)
+QI__DOT_QINS(qi__dot_qins8_k_vbmi, qi__dot_row_qins8_k_vbmi, qi__wide_fill_qins8_k_avx2, qi__panel_multiply_avx512)
 QI__DOT_QINS(qi__dot_qins4_k_vbmi, qi__dot_row_qins4_k_vbmi, qi__panel_fill_avx2, qi__panel_multiply_avx512)
 #undef QI__DOT_QINS
 #endif

@@ -367,15 +367,15 @@ QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
     for (size_t i = 0; i < a->n_x; i++, row.x_row++, row.y += a->y_stride) row_fn(&row); \
   }
 
-QI__DOT_QINS(qi__dot_qins8_avx2, qi__dot_row_qins8_avx2, qi__wide_fill_qins8_avx2, qi__wide_multiply_avx2)
-QI__DOT_QINS(qi__dot_qins8_avx512, qi__dot_row_qins8_avx2, qi__wide_fill_qins8_avx2, qi__wide_multiply_avx512)
-QI__DOT_QINS(qi__dot_qins8_vbmi, qi__dot_row_qins8_vbmi, qi__wide_fill_qins8_avx2, qi__wide_multiply_avx512)
-QI__DOT_QINS(qi__dot_qins8_k_avx2, qi__dot_row_qins8_k_avx2, qi__wide_fill_qins8_k_avx2, qi__wide_multiply_avx2)
+QI__DOT_QINS(qi__dot_qins8_avx2, qi__dot_row_qins8_avx2, qi__wide_fill_qins8_avx2, qi__panel_multiply_avx2)
+QI__DOT_QINS(qi__dot_qins8_avx512, qi__dot_row_qins8_avx2, qi__wide_fill_qins8_avx2, qi__panel_multiply_avx512)
+QI__DOT_QINS(qi__dot_qins8_vbmi, qi__dot_row_qins8_vbmi, qi__wide_fill_qins8_avx2, qi__panel_multiply_avx512)
+QI__DOT_QINS(qi__dot_qins8_k_avx2, qi__dot_row_qins8_k_avx2, qi__wide_fill_qins8_k_avx2, qi__panel_multiply_avx2)
 #if defined(QI__HAS_AVX_VNNI)
-QI__DOT_QINS(qi__dot_qins8_k_avx_vnni, qi__dot_row_qins8_k_avx_vnni, qi__wide_fill_qins8_k_avx2, qi__wide_multiply_avx2)
+QI__DOT_QINS(qi__dot_qins8_k_avx_vnni, qi__dot_row_qins8_k_avx_vnni, qi__wide_fill_qins8_k_avx2, qi__panel_multiply_avx2)
 #endif
-QI__DOT_QINS(qi__dot_qins8_k_avx512, qi__dot_row_qins8_k_avx512, qi__wide_fill_qins8_k_avx2, qi__wide_multiply_avx512)
-QI__DOT_QINS(qi__dot_qins8_k_vbmi, qi__dot_row_qins8_k_vbmi, qi__wide_fill_qins8_k_avx2, qi__wide_multiply_avx512)
+QI__DOT_QINS(qi__dot_qins8_k_avx512, qi__dot_row_qins8_k_avx512, qi__wide_fill_qins8_k_avx2, qi__panel_multiply_avx512)
+QI__DOT_QINS(qi__dot_qins8_k_vbmi, qi__dot_row_qins8_k_vbmi, qi__wide_fill_qins8_k_avx2, qi__panel_multiply_avx512)
 QI__DOT_QINS(qi__dot_qins4_k_vbmi, qi__dot_row_qins4_k_vbmi, qi__panel_fill_avx2, qi__panel_multiply_avx512)
 #undef QI__DOT_QINS
 #endif

@@ -1,0 +1,318 @@
+// ==== >>panel_x86 : weights as panels for many rows of activations ====
+#ifndef QI__KERNELS_PANEL_X86_H
+#define QI__KERNELS_PANEL_X86_H
+
+#include "dot_q8_x86.h"
+
+#if defined(QI__X86_64)
+
+// A chunk of 256 columns of 32 weight rows is taken apart into a panel, whose lanes are weight rows, and meets all rows of
+// activations: panel_multiply_x86.h. Codes are one of
+//
+//   bytes   unsigned, code + offset; the offset times the sum of the activations is taken off again
+//   words   code * scale of its group as int16: codes of any size, where there is no instruction for wide ones (VNNI) or none at
+//           all (more than eight bits). Products of 256 such words fit into int32: 256 * 128 * 128 * 127, and of QINS8_K, whose
+//           scaled words reach 127 * 255, too.
+typedef struct qi__q8_panel {
+  const uint8_t *code;  // lines of 64 bytes, [rows / 16][step][row % 16][4 bytes of k], or stored
+  bool stored, nibbles; // see below: as qi__q8_stored says
+  const int8_t (*scale)[QI__Q8_ROWS];         // [group]; none in blocks of 32
+  const int8_t (*min)[QI__Q8_ROWS][2];        // [group / 2]; formats with mins
+  const int32_t (*scale_pair)[QI__Q8_ROWS];   // AVX2: [step / chain] pairs of equal int16
+  const int32_t (*min_pair)[QI__Q8_ROWS];     // AVX2: [group / 2] the mins of two groups as int16
+  const float (*d)[QI__Q8_ROWS], (*minus_dmin)[QI__Q8_ROWS]; // [block of 32], or [0]
+} qi__q8_panel;
+
+#define QI__PANEL_LINES 128 // of words; bytes take 64
+
+// A panel that is not taken from a cache. Its size is a multiple of the cache line: several lie one after another.
+typedef struct qi__q8_own_panel {
+  uint8_t code[2][QI__PANEL_LINES][64];
+  int8_t scale[16][QI__Q8_ROWS], min[8][QI__Q8_ROWS][2];
+  float d[8][QI__Q8_ROWS], minus_dmin[8][QI__Q8_ROWS];
+  int32_t scale_pair[16][QI__Q8_ROWS], min_pair[8][QI__Q8_ROWS];
+} qi__q8_own_panel;
+
+QI__STATIC_ASSERT(sizeof(qi__q8_own_panel) % QI__CACHE_LINE == 0, q8_panel_lines);
+QI__STATIC_ASSERT(sizeof(qi__q8_own_panel) <= QI__Q8_PANEL_FLOATS * sizeof(float), q8_panel);
+
+// What the variants need to know of a format.
+typedef struct qi__q8_plan {
+  const qi__format *format;
+  qi_format id;
+  int offset; // of bytes: code + offset is unsigned
+  int chain;  // steps of 4 codes whose products AVX2 adds up as pairs of int16, 4 or 8; never more than a group
+  bool words, vnni;
+} qi__q8_plan;
+
+// Chains of 8: 15 * 127 * 2 * 8 < 2^15; of 4: 31 * 127 * 2 * 4, and Q6_K by sums that start from its offset (qi__chain_starts_avx2).
+QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
+  qi_format id = qi__format_id(f);
+  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, vnni};
+  bool five_bits = id == QI_FORMAT_Q5_0 || id == QI_FORMAT_Q5_1 || id == QI_FORMAT_Q5_K || id == QI_FORMAT_MXFP4;
+  if (f->group == 16 || five_bits) p.chain = 4;
+  if (p.offset != QI__WIDE) return p;
+  p.offset = 128;
+  p.words = f->wide || !vnni;
+  return p;
+}
+
+// ---- weights to a panel ----
+
+// Eight rows of 256 codes, 4 at a time, to one half of the lines: dst[k / 4][row, k % 4].
+QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *dst) {
+  for (int k = 0; k < 256; k += 32, dst += 8 * 64) {
+    __m256i a[8], b[8];
+    QI__UNROLL for (int r = 0; r < 8; r++) a[r] = qi__bytes_avx2(rows[r] + k);
+    QI__UNROLL for (int r = 0; r < 8; r += 2) {
+      b[r] = _mm256_unpacklo_epi32(a[r], a[r + 1]);
+      b[r + 1] = _mm256_unpackhi_epi32(a[r], a[r + 1]);
+    }
+    // a[4 i + c], half l: dword 4 l + c of rows 4 i .. 4 i + 3
+    QI__UNROLL for (int r = 0; r < 8; r += 4) {
+      a[r] = _mm256_unpacklo_epi64(b[r], b[r + 2]);
+      a[r + 1] = _mm256_unpackhi_epi64(b[r], b[r + 2]);
+      a[r + 2] = _mm256_unpacklo_epi64(b[r + 1], b[r + 3]);
+      a[r + 3] = _mm256_unpackhi_epi64(b[r + 1], b[r + 3]);
+    }
+    QI__UNROLL for (int c = 0; c < 4; c++) {
+      qi__store_bytes_avx2(dst + 64 * c, _mm256_permute2x128_si256(a[c], a[4 + c], 0x20));
+      qi__store_bytes_avx2(dst + 64 * (c + 4), _mm256_permute2x128_si256(a[c], a[4 + c], 0x31));
+    }
+  }
+}
+
+// Scales and mins of row r, from the words of its block.
+QI__INLINE void qi__panel_scales(const qi__format *f, const int16_t *scale, const int16_t *min, size_t r, qi__q8_own_panel *p) {
+  // scale[g], scale[8 + g] belong to the first and second 16 codes of group g of 32
+  for (int g = 0; g < 8; g++) {
+    if (f->group == 32) {
+      p->scale[g][r] = (int8_t)scale[g];
+    } else {
+      p->scale[2 * g][r] = (int8_t)scale[g];
+      p->scale[2 * g + 1][r] = (int8_t)scale[8 + g];
+    }
+  }
+  // Words of min are in order, one for each 16 codes.
+  for (int g = 0; f->has_min && g < 256 / f->group; g++) p->min[g / 2][r][g % 2] = (int8_t)min[f->group / 16 * g];
+}
+
+// Row r: scales to the panel, codes to `codes`; n blocks of 32 or one of 256 at w. id is a constant where this is inlined.
+QI__INLINE QI__AVX2 void qi__panel_row_avx2(qi_format id, const qi__q8_plan *plan, const uint8_t *w, int n, size_t r,
+                                            qi__q8_own_panel *p, uint8_t *codes) {
+  const qi__format *f = id ? &qi__formats[id] : plan->format;
+  int offset = qi__q8_offset(id);
+  const __m256i wide = _mm256_set1_epi8(offset == QI__WIDE ? (char)-128 : 0);
+  if (id && f->info.block_len == 32) {
+    float d[8], minus_dmin[8] = {0};
+    _mm256_storeu_ps(d, qi__block_d_avx2(id, f, w, n));
+    if (f->has_min) _mm256_storeu_ps(minus_dmin, qi__block_offset_avx2(f, w, n));
+    for (int b = 0; b < n; b++, w += f->info.block_bytes) {
+      p->d[b][r] = d[b];
+      p->minus_dmin[b][r] = minus_dmin[b];
+      qi__store_bytes_avx2(codes + 32 * b, _mm256_xor_si256(qi__q8_codes_avx2(id, w, 0, NULL, offset), wide));
+    }
+    return;
+  }
+  qi__block block;
+  qi__q8_scales s;
+  int16_t scale[16], min[16];
+  qi__q8_scales_avx2(id, plan->format, w, &block, &s);
+  p->d[0][r] = s.d;
+  p->minus_dmin[0][r] = -s.dmin;
+  qi__store_bytes_avx2(scale, s.scale);
+  qi__store_bytes_avx2(min, s.min);
+  qi__panel_scales(plan->format, scale, min, r, p);
+  QI__UNROLL for (int g = 0; g < 8; g++)
+    qi__store_bytes_avx2(codes + 32 * g, _mm256_xor_si256(qi__q8_codes_avx2(id, w, g, &block, offset), wide));
+}
+
+QI__INLINE qi__q8_panel qi__panel_view(const qi__q8_own_panel *p) {
+  qi__q8_panel v;
+  v.code = p->code[0][0];
+  v.stored = v.nibbles = false;
+  v.scale = (const int8_t (*)[QI__Q8_ROWS])p->scale;
+  v.min = (const int8_t (*)[QI__Q8_ROWS][2])p->min;
+  v.d = (const float (*)[QI__Q8_ROWS])p->d;
+  v.minus_dmin = (const float (*)[QI__Q8_ROWS])p->minus_dmin;
+  v.scale_pair = (const int32_t (*)[QI__Q8_ROWS])p->scale_pair;
+  v.min_pair = (const int32_t (*)[QI__Q8_ROWS])p->min_pair;
+  return v;
+}
+
+// What AVX2 multiplies with, from int8.
+QI__FN QI__AVX2 void qi__panel_widen_avx2(const qi__q8_plan *plan, const int8_t (*scale)[QI__Q8_ROWS],
+                                          const int8_t (*min)[QI__Q8_ROWS][2], qi__q8_own_panel *p) {
+  const qi__format *f = plan->format;
+  for (int c = 0; f->info.block_len == 256 && c < 64 / plan->chain; c++)
+    for (int r = 0; r < QI__Q8_ROWS; r += 8) {
+      __m128i v = _mm_loadl_epi64((const __m128i *)(const void *)(scale[4 * c * plan->chain / f->group] + r));
+      qi__store_bytes_avx2(p->scale_pair[c] + r, _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(v, v)));
+    }
+  for (int g = 0; f->has_min && g < 128 / f->group; g++)
+    for (int r = 0; r < QI__Q8_ROWS; r += 8) {
+      __m128i v = _mm_loadu_si128((const __m128i *)(const void *)min[g][r]);
+      qi__store_bytes_avx2(p->min_pair[g] + r, _mm256_cvtepi8_epi16(v));
+    }
+}
+
+// Lines of bytes, code + 128, to the words of p, which has its scale_pair. Halves of 16 rows lie `half` bytes apart, steps `next`;
+// src may be p->code: words of a step are written after its bytes, and those of all steps below it, are read.
+QI__FN QI__AVX2 void qi__panel_words_avx2(const qi__q8_plan *plan, const uint8_t *src, size_t half, size_t next,
+                                          qi__q8_own_panel *p) {
+  const __m256i sign = _mm256_set1_epi8((char)-128);
+  for (size_t r = 0; r < QI__Q8_ROWS; r += 8)
+    for (size_t step = 64; step-- > 0;) {
+      __m256i v = _mm256_xor_si256(qi__bytes_avx2(src + r / 16 * half + step * next + r % 16 * 4), sign);
+      __m256 a = _mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(v)));
+      __m256 b = _mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(v, 1)));
+      __m256i even = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88)), 0xd8);
+      __m256i odd = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd)), 0xd8);
+      if (plan->format->info.block_len == 256) {
+        __m256i scale = qi__bytes_avx2((const uint8_t *)(p->scale_pair[step / (size_t)plan->chain] + r));
+        even = _mm256_mullo_epi16(even, scale);
+        odd = _mm256_mullo_epi16(odd, scale);
+      }
+      qi__store_bytes_avx2(p->code[r / 16][2 * step] + r % 16 * 4, even);
+      qi__store_bytes_avx2(p->code[r / 16][2 * step + 1] + r % 16 * 4, odd);
+    }
+}
+
+// qi__panel_fill_fn of weights as they are in their file. Rows beyond the last are the last again.
+QI__FN QI__AVX2 qi__q8_panel qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
+                                                 qi__q8_own_panel *p) {
+  const qi__format *f = plan->format;
+  uint8_t codes[8][256];
+  (void)n_x;
+  for (size_t r = 0; r < QI__Q8_ROWS; r++) {
+    const uint8_t *w = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride;
+    w += at / (size_t)f->info.block_len * (size_t)f->info.block_bytes;
+#define QI__CASE(ID) case ID: qi__panel_row_avx2(ID, plan, w, n, r, p, codes[r % 8]); break
+    switch (plan->id) {
+      QI__CASE(QI_FORMAT_Q4_0);
+      QI__CASE(QI_FORMAT_Q4_1);
+      QI__CASE(QI_FORMAT_Q5_0);
+      QI__CASE(QI_FORMAT_Q5_1);
+      QI__CASE(QI_FORMAT_Q8_0);
+      QI__CASE(QI_FORMAT_IQ4_NL);
+      QI__CASE(QI_FORMAT_MXFP4);
+      QI__CASE(QI_FORMAT_Q2_K);
+      QI__CASE(QI_FORMAT_Q3_K);
+      QI__CASE(QI_FORMAT_Q4_K);
+      QI__CASE(QI_FORMAT_Q5_K);
+      QI__CASE(QI_FORMAT_Q6_K);
+      QI__CASE(QI_FORMAT_IQ4_XS);
+      QI__CASE(QI_FORMAT_QINS4_K);
+    default: qi__panel_row_avx2(QI_FORMAT_NONE, plan, w, n, r, p, codes[r % 8]); break;
+    }
+#undef QI__CASE
+    if (r % 8 != 7) continue;
+    qi__panel_interleave_avx2(codes, p->code[r / 16][0] + r / 8 % 2 * 32);
+  }
+  if (plan->vnni) return qi__panel_view(p);
+  qi__panel_widen_avx2(plan, (const int8_t (*)[QI__Q8_ROWS])p->scale, (const int8_t (*)[QI__Q8_ROWS][2])p->min, p);
+  if (plan->words) qi__panel_words_avx2(plan, p->code[0][0], sizeof p->code[0], sizeof p->code[0][0], p);
+  return qi__panel_view(p);
+}
+
+// ---- stored panels ----
+
+// Panels of a cache: as few bytes as hold them, the same for all variants. A tile of 32 weight rows is a row of chunks of 256
+// columns, each of these parts one after another, as in qi__q8_panel:
+//   codes   lines [k / 4][rows / 16][row % 16, k % 4] of code + offset, in the order in which VNNI reads them; as nibbles where
+//           all are below 16: two steps of k a line, the first in the low halves of its bytes
+//   scales  [256 / group][32], none in blocks of 32; mins [128 / group][32][2], formats with mins
+//   d       [256 / block][32], then -dmin the same, formats with mins
+typedef struct qi__q8_stored {
+  bool nibbles;
+  size_t scale, min, d, minus_dmin, bytes; // where parts begin; min = d, minus_dmin = bytes where there are none
+} qi__q8_stored;
+
+QI__FN qi__q8_stored qi__q8_stored_of(const qi__format *f) {
+  qi_format id = qi__format_id(f);
+  qi__q8_stored s;
+  bool scales = f->info.block_len == 256;
+  size_t row = QI__Q8_ROWS, groups = scales ? 256 / (size_t)f->group : 0, floats = 256 / (size_t)f->info.block_len * sizeof(float);
+  s.nibbles = id == QI_FORMAT_Q4_0 || id == QI_FORMAT_Q4_1 || id == QI_FORMAT_Q2_K || id == QI_FORMAT_Q3_K ||
+              id == QI_FORMAT_Q4_K;
+  s.scale = row * (s.nibbles ? 128 : 256);
+  s.min = s.scale + row * groups;
+  s.d = s.min + (f->has_min ? row * groups : 0);
+  s.minus_dmin = s.d + row * floats;
+  s.bytes = s.minus_dmin + (f->has_min ? row * floats : 0);
+  return s;
+}
+
+// Bytes of a chunk; 0 = not for panels.
+QI__FN size_t qi__q8_stored_bytes(const qi__format *f) {
+  return f->wide || !qi__dot_q8_x86_has(qi__format_id(f)) ? 0 : qi__q8_stored_of(f).bytes;
+}
+
+// Chunks of the tile a->w, a->n_w, a->w_stride of rows of k columns to `dst`.
+QI__FN QI__AVX2 void qi__q8_store_avx2(const qi__dot_q8_args *a, size_t k, uint8_t *dst) {
+  qi__q8_own_panel p;
+  qi__q8_plan plan = qi__q8_plan_of(a->format, true);
+  qi__q8_stored s = qi__q8_stored_of(a->format);
+  memset(&p, 0, sizeof p);
+  for (size_t at = 0; at < k; at += 256, dst += s.bytes) {
+    qi__panel_fill_avx2(a, &plan, at, (int)qi__min_size(8, (k - at) / 32), 0, &p);
+    for (size_t i = 0; i < s.scale; i += 32) {
+      const uint8_t *line = p.code[i / 64 % 2][i / 128 * (s.nibbles ? 2 : 1)] + i % 64;
+      __m256i v = qi__bytes_avx2(line);
+      if (s.nibbles) v = _mm256_or_si256(v, _mm256_slli_epi16(qi__bytes_avx2(line + 64), 4));
+      qi__store_bytes_avx2(dst + i, v);
+    }
+    memcpy(dst + s.scale, p.scale, s.min - s.scale);
+    memcpy(dst + s.min, p.min, s.d - s.min);
+    memcpy(dst + s.d, p.d, s.minus_dmin - s.d);
+    memcpy(dst + s.minus_dmin, p.minus_dmin, s.bytes - s.minus_dmin);
+  }
+}
+
+// Nibbles of a stored chunk to a line each, or bytes to lines of words.
+QI__FN QI__AVX2 void qi__panel_load_codes_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src,
+                                               qi__q8_own_panel *p) {
+  const __m256i low4 = _mm256_set1_epi8(15);
+  if (plan->words) {
+    qi__panel_words_avx2(plan, src, 64, 128, p);
+    return;
+  }
+  for (size_t i = 0; i < s->scale; i += 32) {
+    uint8_t *first = p->code[i / 64 % 2][i / 128 * (s->nibbles ? 2 : 1)] + i % 64;
+    __m256i v = qi__bytes_avx2(src + i);
+    if (s->nibbles) {
+      qi__store_bytes_avx2(first + 64, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
+      v = _mm256_and_si256(v, low4);
+    }
+    qi__store_bytes_avx2(first, v);
+  }
+}
+
+// A stored chunk as a panel. With VNNI and few rows of activations all stays where it is; else codes go to `own`.
+QI__FN QI__AVX2 qi__q8_panel qi__panel_load_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src, bool few,
+                                                 qi__q8_own_panel *own) {
+  qi__q8_panel v = qi__panel_view(own);
+  v.stored = plan->vnni && (few || !s->nibbles);
+  v.nibbles = v.stored && s->nibbles;
+  v.scale = (const int8_t (*)[QI__Q8_ROWS])(const void *)(src + s->scale);
+  v.min = (const int8_t (*)[QI__Q8_ROWS][2])(const void *)(src + s->min);
+  v.d = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->d);
+  v.minus_dmin = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->minus_dmin);
+  if (!plan->vnni) qi__panel_widen_avx2(plan, v.scale, v.min, own);
+  if (v.stored) v.code = src;
+  else qi__panel_load_codes_avx2(plan, s, src, own);
+  return v;
+}
+
+#define QI__STORED_FEW 16 // rows of activations up to which nibbles are taken apart for each of them
+
+// qi__panel_fill_fn where a->w is a tile of stored panels.
+QI__FN qi__q8_panel qi__panel_fill_stored(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
+                                          qi__q8_own_panel *own) {
+  qi__q8_stored layout = qi__q8_stored_of(plan->format);
+  (void)n;
+  return qi__panel_load_avx2(plan, &layout, a->w + at / 256 * a->w_stride, n_x <= QI__STORED_FEW, own);
+}
+#endif
+
+#endif // QI__KERNELS_PANEL_X86_H
