@@ -23,7 +23,7 @@ configure() {
     gcc-asan-ubsan) compile="gcc -O1 -g1 $warnings -Wno-format-truncation -DQI_STATIC -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" ;;
     clang-tsan) compile="clang -O1 -g1 $warnings -DQI_STATIC -fsanitize=thread" ;;
     arm64)
-      compile="aarch64-linux-gnu-gcc -O2 $warnings -DQI_STATIC -I$QI_ARM_CMOCKA/include -L$QI_ARM_CMOCKA/lib"
+      compile="aarch64-linux-gnu-gcc -O2 $warnings -DQI_STATIC -DN_MIXES=100 -I$QI_ARM_CMOCKA/include -L$QI_ARM_CMOCKA/lib"
       launch="qemu-aarch64 -L /usr/aarch64-linux-gnu -E LD_LIBRARY_PATH=$QI_ARM_CMOCKA/lib"
       ;;
   esac
