@@ -93,7 +93,8 @@ typedef enum qi_result {
   QI_ERR_LIMIT = -6,       // beyond a limit stated in this header
   QI_ERR_CONTEXT = -7,     // the context is full
   QI_ERR_CANCELLED = -8,   // qi_cancel or a callback stopped the call; the state is as before it
-  QI_ERR_STATE = -9        // not possible now (for example: logits asked for before any were computed)
+  QI_ERR_STATE = -9,       // not possible now (for example: logits asked for before any were computed)
+  QI_ERR_DEVICE = -10      // the device of a backend failed
 } qi_result;
 
 // What went wrong, in the caller's own memory. `msg` says where, what was expected and what was found; always terminated.
@@ -109,7 +110,7 @@ QI_API const char *qi_result_name(qi_result r);
 
 // Memory. alloc returns NULL on failure; `align` is a power of two, at most 4096. free is given the size that was asked for and is
 // never called with NULL. Both or neither; neither = malloc. Called from the thread that opens or closes an object, never while
-// decoding. Not covered: file mappings and thread stacks.
+// decoding. Not covered: file mappings, thread stacks, and what a backend takes.
 typedef struct qi_allocator {
   void *(*alloc)(size_t size, size_t align, void *user);
   void (*free)(void *ptr, size_t size, void *user);
@@ -333,6 +334,160 @@ QI_API qi_result qi_weight_memory(qi_pool *pool, qi_path path, const qi_matrix *
 QI_API qi_result qi_weight_matmul(qi_pool *pool, qi_path path, const qi_weight *w, const float *x, size_t n, float *y,
                                   qi_error *err);
 
+// ---- key/value types ----
+
+// How keys and values are kept: bits an element, and what an element x loses at most when it is stored; `max` is the greatest of
+// the 32 beside it in its head. In brackets what the logits of a small random model lose (tests/test_kv.c; root mean square of
+// the difference over theirs, computed in float32 otherwise).
+typedef enum qi_kv_type {
+  QI_KV_AUTO = 0,  // F16
+  QI_KV_F32,       // 32   nothing
+  QI_KV_F16,       // 16   2^-11 |x|, or 2^-25; finite below 65520 (0.02 %)
+  QI_KV_BF16,      // 16   2^-8 |x| (0.15 %)
+  QI_KV_Q8,        // 8.5  max / 225: int8, and a scale for each 32. Attention over it is computed in integers (0.6 %)
+  QI_KV_FP8,       // 8    2^-4 |x|, or 2^-10: E4M3; at most 448 (2.6 %)
+  QI_KV_Q4,        // 4.5  max / 9: 16 levels, and a scale for each 32; as Q8 otherwise (7 %)
+  QI_KV_COUNT
+} qi_kv_type;
+
+// "f16"; "auto" for AUTO; NULL when `type` is none of the list. Static memory.
+QI_API const char *qi_kv_type_name(qi_kv_type type);
+
+// ---- backends ----
+
+// What computes instead of the CPU: a table of functions, given in qi_model_desc. qinfer_metal.m has one; a program may bring its
+// own. The library walks through the model and hands over lists of operations. Sequences, pages of the cache, sampling, time slices
+// and cancelling stay with it, and a backend knows nothing of them.
+//
+// Pointers in operations are the host's, into memory that was mapped or that came from alloc. The host uses that memory too, but
+// never between submit and the end of wait. So a device with memory of its own copies what is mapped, and gives from alloc what
+// both sides reach. Results must depend on nothing but the row and whether it was generated: not on n, and not on what is
+// submitted together.
+
+// A token of a step.
+typedef struct qi_op_row {
+  int32_t token;
+  uint32_t seq;   // row of qi_op_kv's table
+  uint32_t pos;   // in the sequence
+  uint32_t first; // it sees positions first..pos
+} qi_op_row;
+
+// A weight matrix as it lies in the file. Its rows may begin at any address.
+typedef struct qi_op_matrix {
+  qi_format format;
+  const void *data;
+  size_t n_rows, n_cols, row_bytes;
+  float param[2];    // what the tail of the tensor says. I2_S: scale; QINS8: log_min, log_max
+  const float *bias; // [n_rows], or NULL
+} qi_op_matrix;
+
+// Keys and values. Position p of sequence s is in page table[s, p / 128], at p % 128 there. A page holds, for one head of one
+// layer, with P = 128 and groups of 32 elements, the last filled up with zeros:
+//   F16  k [P / 16][dim_k][16]                               v [P][dim_v]
+//   Q8   k int8 [P / 16][groups_k][8][16][4]                 v int8 [groups_v][P / 2][32][2]
+//        k_scale f16 [P / 16][groups_k][16]                  v_scale f16 [groups_v][P]
+// In Q8 the scale is the greatest of the group in size / 127; element 32 g + 4 i + j of key p is at [p / 16][g][i][p % 16][j],
+// element 32 g + i of value p at [g][p / 2][i][p % 2]. Other types of qi_kv_type may be refused (supports).
+typedef struct qi_op_kv {
+  qi_kv_type type;
+  void *data;                  // [n_layers, n_kv_heads, n_pages, page_bytes]
+  const uint32_t *table;       // [n_seqs, n_table] pages
+  size_t layer, n_kv_heads, n_pages, page_bytes, n_table;
+  size_t dim_k, dim_v;         // elements of a head
+  size_t k_scale, v, v_scale;  // offsets in a page; k lies at 0
+} qi_op_kv;
+
+// What a device does. All vectors are float32. Each operation sees what those before it in the list have written.
+typedef enum qi_op_kind {
+  QI_OP_EMBED = 0, // embed:     y[i] = row rows[i].token of w
+  QI_OP_RMS_NORM,  // norm:      y[i] = x[j] / sqrt(mean of the squares of x[j] + eps) * weight; j = index ? index[i] : i
+  QI_OP_PRODUCT,   // product:   y[i] = w x[i] + bias, or y[i] += that
+  QI_OP_ROPE,      // rope:      queries and keys normed and rotated; keys and values go to their pages
+  QI_OP_ATTENTION, // attention: softmax over q k / sqrt(dim_k) of the positions that a row sees, times v
+  QI_OP_SWIGLU,    // gate:      y = x / (1 + exp(-x)) * up
+  QI_OP_RELU2,     // gate:      y = max(x, 0)^2 * up
+  QI_OP_COUNT
+} qi_op_kind;
+
+typedef struct qi_op {
+  qi_op_kind kind;
+  size_t n; // rows
+  union {
+    struct {
+      qi_op_matrix w;
+      const qi_op_row *rows; // [n]
+      float *y;              // [n, w.n_cols]
+    } embed;
+    struct {
+      const float *x;        // [.., width]
+      const uint32_t *index; // [n], or NULL
+      const float *weight;   // [width]
+      float *y;              // [n, width]; may be x without index
+      size_t width;
+      float eps;
+    } norm;
+    struct {
+      qi_op_matrix w;
+      const float *x;        // [n, w.n_cols]
+      float *y;              // [n, w.n_rows]
+      bool add, generated;   // generated: rows of generated tokens, else of prompts
+    } product;
+    struct {
+      const qi_op_row *rows;         // [n]
+      const float *cos_sin;          // [n, 2 * n_pairs] cosine and sine of each pair, in turn
+      const float *q_norm, *k_norm;  // [dim_k] norm of each head before it is rotated; NULL = none
+      float *q, *k;                  // [n, n_heads, dim_k], [n, n_kv_heads, dim_k]. k may be left as it is
+      const float *v;                // [n, n_kv_heads, dim_v]
+      qi_op_kv kv;
+      size_t n_heads, n_pairs;
+      float eps;
+      bool neighbours;               // pairs are elements 2 i, 2 i + 1; else i, n_pairs + i
+    } rope;
+    struct {
+      const qi_op_row *rows; // [n]
+      const float *q;        // [n, n_heads, dim_k]
+      float *y;              // [n, n_heads, dim_v]
+      qi_op_kv kv;
+      size_t n_heads;        // n_heads / n_kv_heads in a row share keys and values
+    } attention;
+    struct {
+      const float *x, *up;   // [n, width]
+      float *y;              // [n, width]; may be x
+      size_t width;
+    } gate;
+  } of;
+} qi_op;
+
+// The table. A device belongs to a model, queues of it to its sessions. Functions of a device may be called from several threads at
+// once (open, map and close are not), those of a queue are not. Failures: a negative result with a message in err.
+typedef struct qi_backend {
+  const char *name; // "metal"; static text
+  void *user;       // for open
+  // A device to compute on. QI_ERR_UNSUPPORTED: there is none that will do.
+  qi_result (*open)(void *user, const qi_allocator *allocator, void **device, qi_error *err);
+  void (*close)(void *device); // its queues are closed
+  // Whether it computes such an operation; pointers in it may be NULL.
+  bool (*supports)(const void *device, const qi_op *op);
+  // Most bytes that one call of map may show.
+  size_t (*map_limit)(const void *device);
+  // Shows memory with weights, which stays as it is until close. Calls may overlap by some bytes, and what an operation reads lies
+  // within one of them.
+  qi_result (*map)(void *device, const void *data, size_t size, qi_error *err);
+  qi_result (*queue_open)(void *device, void **queue, qi_error *err);
+  void (*queue_close)(void *queue); // NULL never comes; nothing is submitted, all memory was freed
+  // Memory for operations of this queue, aligned to 64 bytes; NULL = there is none. Contents: any.
+  void *(*alloc)(void *queue, size_t size);
+  void (*free)(void *queue, void *data, size_t size); // NULL never comes
+  // Begins a list of operations, and copies what it needs of it. wait ends it, and must be called before the next one, also when
+  // submit failed.
+  qi_result (*submit)(void *queue, const qi_op *ops, size_t n, qi_error *err);
+  qi_result (*wait)(void *queue, qi_error *err);
+} qi_backend;
+
+// Apple GPUs of family 7 (M1) and later, macOS 12 and later. Only in programs with qinfer_metal.m:
+//   clang -O2 app.c qinfer_metal.m -framework Metal -framework Foundation
+extern const qi_backend *qi_metal(void);
+
 // ---- models ----
 
 // An open model: metadata, tokenizer and weights.
@@ -362,13 +517,16 @@ typedef struct qi_model_desc {
   qi_path cache_path;         // what it shall serve: the path of sessions, default AUTO
   qi_pool *cache_pool;        // fills it, and says for which instruction set. NULL = the calling thread and the best one. Sessions
                               // of another instruction set use what they can of it
+  const qi_backend *backend;  // computes instead of the CPU, for all sessions; must stay. QI_LOAD_ALL only; there is no cache then.
+                              // Weights are mapped for it without a copy where it can do that. default NULL = the CPU
+  bool backend_fallback;      // take the CPU (and log why) when the backend has no usable device or cannot compute this model
 } qi_model_desc;
 
 // Opens a model. The desc and its path are not needed afterwards (data is). Close with qi_model_close. A Hugging Face folder looks
 // like a GGUF file afterwards: metadata and names of tensors are translated (of the tokenizer from QI_LOAD_VOCAB on). Its tensors
 // are F32, F16, BF16, or packed ternary of BitNet, which is converted to I2_S; what cannot give the model's own results is refused.
-// Errors: QI_ERR_ARGUMENT, _OOM, _IO, _FORMAT, _UNSUPPORTED (architecture, tokenizer or weight format named in the message),
-// _LIMIT, _CANCELLED.
+// Errors: QI_ERR_ARGUMENT, _OOM, _IO, _FORMAT, _UNSUPPORTED (architecture, tokenizer, weight format or backend named in the
+// message), _LIMIT, _CANCELLED, _DEVICE.
 QI_API qi_result qi_model_open(qi_model **out, const qi_model_desc *desc, qi_error *err);
 QI_API void qi_model_close(qi_model *m); // NULL is fine; sessions must be closed first
 
@@ -420,6 +578,7 @@ typedef struct qi_model_info {
   uint64_t n_tensor_bytes;     // their bytes as stored
   qi_memory memory;            // what qi_model_memory told
   qi_cache_info cache;         // all 0 without
+  const char *backend;         // name of the backend that computes; "" = the CPU
 } qi_model_info;
 
 // Fields that the load level did not read are 0 or "". m NULL: all zero, texts NULL.
@@ -729,23 +888,6 @@ typedef struct qi_observer {
   void *user;
 } qi_observer;
 
-// How keys and values are kept: bits an element, and what an element x loses at most when it is stored; `max` is the greatest of
-// the 32 beside it in its head. In brackets what the logits of a small random model lose (tests/test_kv.c; root mean square of
-// the difference over theirs, computed in float32 otherwise).
-typedef enum qi_kv_type {
-  QI_KV_AUTO = 0,  // F16
-  QI_KV_F32,       // 32   nothing
-  QI_KV_F16,       // 16   2^-11 |x|, or 2^-25; finite below 65520 (0.02 %)
-  QI_KV_BF16,      // 16   2^-8 |x| (0.15 %)
-  QI_KV_Q8,        // 8.5  max / 225: int8, and a scale for each 32. Attention over it is computed in integers (0.6 %)
-  QI_KV_FP8,       // 8    2^-4 |x|, or 2^-10: E4M3; at most 448 (2.6 %)
-  QI_KV_Q4,        // 4.5  max / 9: 16 levels, and a scale for each 32; as Q8 otherwise (7 %)
-  QI_KV_COUNT
-} qi_kv_type;
-
-// "f16"; "auto" for AUTO; NULL when `type` is none of the list. Static memory.
-QI_API const char *qi_kv_type_name(qi_kv_type type);
-
 // How a session shall be; zero = default.
 typedef struct qi_session_desc {
   int n_ctx;                 // tokens of context for each sequence; 0 = what the model was trained for, at most 4096
@@ -773,11 +915,15 @@ typedef struct qi_session_desc {
 } qi_session_desc;
 
 // All memory is taken here; nothing is allocated while decoding (qi_prompt's text excepted: qi_tokenize).
-// Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_STATE (model not opened with QI_LOAD_ALL), QI_ERR_LIMIT.
+// On a backend: path does not count (weights are multiplied as they are, in float32), kv_type must be one that it has, an observer
+// is refused; most of the memory comes from the backend. A saved session may go on there, and back on the CPU.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_STATE (model not opened with QI_LOAD_ALL), QI_ERR_LIMIT, QI_ERR_UNSUPPORTED (of the
+// backend), QI_ERR_DEVICE.
 QI_API qi_result qi_session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err);
 QI_API void qi_session_close(qi_session *s); // NULL is fine
 
-// Bytes that qi_session_open with this desc will ask of the allocator, all of them until close. Asks for nothing itself.
+// Bytes that qi_session_open with this desc will ask of the allocator or of the model's backend, all of them until close. Asks for
+// nothing itself.
 // Errors: those of qi_session_open but QI_ERR_OOM.
 QI_API qi_result qi_session_memory(const qi_model *m, const qi_session_desc *desc, uint64_t *bytes, qi_error *err);
 
@@ -792,7 +938,8 @@ typedef struct qi_piece {
 } qi_piece;
 
 // Appends text to the context and computes it. Special tokens as the desc says. On failure the context is as before.
-// Errors: QI_ERR_CONTEXT (says how many tokens did not fit), _CANCELLED, _ARGUMENT, _OOM.
+// Errors: QI_ERR_CONTEXT (says how many tokens did not fit), _CANCELLED, _ARGUMENT, _OOM; QI_ERR_DEVICE of this and of everything
+// below that computes on a backend.
 QI_API qi_result qi_prompt(qi_session *s, const char *text, qi_error *err);
 // The same for text with a length (may hold zeros), or ids. They only take note: the work is done by qi_step, or the next qi_next.
 // Errors: as above but _CANCELLED; QI_ERR_STATE (earlier work is unfinished).
@@ -18877,6 +19024,8 @@ struct qi_model {
   const uint8_t **data; // QI_LOAD_ALL: [n_tensors] bytes of each tensor
   const char *info[3];  // terminated copies of the strings of qi__info_keys
   qi__arena arena;      // all of the above but the GGUF index
+  const qi_backend *backend; // computes for sessions; NULL = the CPU
+  void *device;         // of the backend
 };
 
 // ---- memory ----
@@ -19009,6 +19158,7 @@ QI__FN qi_result qi__model_load(qi_model *m, qi_error *err) {
 QI__FN void qi__model_close(qi_model *m) {
   if (!m) return;
   qi_allocator allocator = m->allocator;
+  if (m->backend) m->backend->close(m->device);
   qi__arena_close(&m->arena, &allocator);
   qi__gguf_close(&m->gguf);
   qi__free(&allocator, m, sizeof *m);
@@ -19038,7 +19188,7 @@ QI__FN qi_result qi__model_new(qi_model **out, const qi_model_desc *desc, qi_err
   m->logger = desc->logger;
   m->progress = desc->progress;
   m->load = desc->load;
-  m->cache.budget = desc->cache_bytes;
+  m->cache.budget = desc->backend ? 0 : desc->cache_bytes;
   m->cache.path = desc->cache_path;
   m->cache.pool = desc->cache_pool;
   r = qi__hf_is_source(desc) ? qi__hf_open(&m->gguf, desc, &allocator, err)
@@ -19144,6 +19294,7 @@ QI__FN void qi__model_info(const qi_model *m, qi_model_info *out) {
   out->n_ff = (int)m->h.n_ff;
   out->memory = m->memory;
   out->cache = m->cache.info;
+  out->backend = m->backend ? m->backend->name : "";
   for (size_t i = 0; i < m->gguf.n_tensors; i++) {
     const qi__tensor_info *t = &m->gguf.tensors[i];
     out->n_params += t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
@@ -19163,6 +19314,1721 @@ QI__FN void qi__model_tensor(const qi_model *m, const qi__tensor_info *t, qi_ten
 }
 
 #endif // QI__MODEL_H
+// generated from src/infer/backend.h: edit there
+// ==== >>backend : the forward pass as lists of operations for a device ====
+#ifndef QI__INFER_BACKEND_H
+#define QI__INFER_BACKEND_H
+
+// generated from src/infer/forward.h: edit there
+// ==== >>forward : one pass over the layers, as a state that can stop anywhere ====
+#ifndef QI__INFER_FORWARD_H
+#define QI__INFER_FORWARD_H
+
+// generated from src/infer/attend.h: edit there
+// ==== >>attend : attention of a chunk's rows over the cache ====
+#ifndef QI__INFER_ATTEND_H
+#define QI__INFER_ATTEND_H
+
+// generated from src/infer/kv.h: edit there
+// ==== >>kv : the key/value cache: pages, and sequences that share them ====
+#ifndef QI__INFER_KV_H
+#define QI__INFER_KV_H
+
+
+// Keys and values of all layers and heads at QI__KV_PAGE consecutive positions of a sequence lie in a page. All pages are of one
+// size and come from one pool, so nothing fragments. A page may be in several sequences at once: forks share what they have in
+// common, and a sequence that goes on in a page that others have too takes a copy of it first (copy on write). What one head has
+// in all pages lies together: pages that were taken one after another are read as one stream.
+//
+// Pages are taken before work begins, for all of its tokens, and given back when its sequences return to where they were; so the
+// forward pass finds a page for each position and cannot run out of them.
+#define QI__KV_NO_PAGE UINT32_MAX
+
+typedef struct qi__kv {
+  size_t n_layers, n_seqs, n_kv_heads, n_ctx;
+  size_t window;      // of the model; positions that no later token sees are given back; 0 = none
+  qi__kv_layout head; // of one head in a page
+  size_t n_pages, page_bytes, n_table; // n_table: pages that n_ctx positions take
+  uint8_t *data;      // [n_layers, n_kv_heads, n_pages, head.bytes]
+  uint32_t *table;    // [n_seqs, n_table] pages in the order of positions; QI__KV_NO_PAGE where there is none
+  uint32_t *refs;     // [n_pages] sequences that a page is in
+  uint32_t *unused;   // [n_pages] the first n_unused are pages in no sequence
+  uint32_t *writers;  // [n_pages] 0 but within qi__kv_needs, and while a session is saved or loaded
+  size_t n_unused;
+  size_t *length;     // [n_seqs] tokens in each sequence
+  size_t *first;      // [n_seqs] position from which on keys and values are there; above 0 only with a window
+} qi__kv;
+
+QI__INLINE size_t qi__kv_pages(size_t n) { return (n + QI__KV_PAGE - 1) / QI__KV_PAGE; }
+
+QI__FN void qi__kv_clear(qi__kv *kv) {
+  for (size_t i = 0; i < kv->n_seqs * kv->n_table; i++) kv->table[i] = QI__KV_NO_PAGE;
+  for (size_t i = 0; i < kv->n_pages; i++) kv->unused[i] = (uint32_t)(kv->n_pages - 1 - i);
+  memset(kv->refs, 0, kv->n_pages * sizeof *kv->refs);
+  memset(kv->length, 0, kv->n_seqs * sizeof *kv->length);
+  memset(kv->first, 0, kv->n_seqs * sizeof *kv->first);
+  kv->n_unused = kv->n_pages;
+}
+
+// n_tokens: positions that all sequences have together; 0 = n_seqs * n_ctx. No sequence needs more pages than n_ctx takes.
+QI__FN void qi__kv_open(qi__kv *kv, qi__arena *arena, const qi__hparams *h, size_t n_seqs, size_t n_ctx, size_t n_tokens,
+                        qi_kv_type type) {
+  kv->n_layers = h->n_layers;
+  kv->n_seqs = n_seqs;
+  kv->n_kv_heads = h->n_kv_heads;
+  kv->n_ctx = n_ctx;
+  kv->window = h->sliding_window;
+  kv->head = qi__kv_layout_of(type, h->head_dim_k, h->head_dim_v);
+  kv->n_table = qi__kv_pages(n_ctx);
+  size_t n_table;
+  if (!qi__mul_size(n_seqs, kv->n_table, &n_table) || n_table >= QI__KV_NO_PAGE ||
+      !qi__mul_size(h->n_layers * h->n_kv_heads, kv->head.bytes, &kv->page_bytes)) {
+    arena->overflow = true;
+    n_table = kv->n_table = kv->page_bytes = 0;
+  }
+  kv->n_pages = n_tokens ? qi__min_size(qi__kv_pages(n_tokens), n_table) : n_table;
+  kv->data = (uint8_t *)qi__arena_take(arena, kv->n_pages, kv->page_bytes, QI__CACHE_LINE);
+  kv->table = QI__ARENA_ARRAY(arena, uint32_t, n_table);
+  kv->refs = QI__ARENA_ARRAY(arena, uint32_t, kv->n_pages);
+  kv->unused = QI__ARENA_ARRAY(arena, uint32_t, kv->n_pages);
+  kv->writers = QI__ARENA_ARRAY(arena, uint32_t, kv->n_pages);
+  kv->length = QI__ARENA_ARRAY(arena, size_t, n_seqs);
+  kv->first = QI__ARENA_ARRAY(arena, size_t, n_seqs);
+  if (!kv->first || arena->overflow) return;
+  memset(kv->writers, 0, kv->n_pages * sizeof *kv->writers);
+  qi__kv_clear(kv);
+}
+
+// Bytes of keys and values.
+QI__FN uint64_t qi__kv_bytes(const qi__kv *kv) { return (uint64_t)kv->n_pages * kv->page_bytes; }
+
+// ---- pages ----
+
+QI__INLINE uint32_t *qi__kv_slot(const qi__kv *kv, size_t seq, size_t pos) {
+  return &kv->table[seq * kv->n_table + pos / QI__KV_PAGE];
+}
+
+// A unit (layer * n_kv_heads + head) of a page.
+QI__INLINE uint8_t *qi__kv_unit(const qi__kv *kv, size_t unit, size_t page) {
+  return kv->data + (unit * kv->n_pages + page) * kv->head.bytes;
+}
+
+// One head of the page that holds `pos`; NULL where there is no page.
+QI__INLINE uint8_t *qi__kv_head(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos) {
+  if (pos >= kv->n_ctx) return NULL;
+  uint32_t page = *qi__kv_slot(kv, seq, pos);
+  if (page == QI__KV_NO_PAGE) return NULL;
+  return qi__kv_unit(kv, layer * kv->n_kv_heads + head, page);
+}
+
+// A page in no sequence, which is there.
+QI__FN uint32_t qi__kv_take(qi__kv *kv) {
+  uint32_t page = kv->unused[--kv->n_unused];
+  kv->refs[page] = 1;
+  return page;
+}
+
+QI__FN void qi__kv_release(qi__kv *kv, uint32_t *slot) {
+  if (*slot == QI__KV_NO_PAGE) return;
+  if (--kv->refs[*slot] == 0) kv->unused[kv->n_unused++] = *slot;
+  *slot = QI__KV_NO_PAGE;
+}
+
+// Makes a page the sequence's own; there is an unused one if others have it too.
+QI__FN void qi__kv_own(qi__kv *kv, uint32_t *slot) {
+  uint32_t old = *slot;
+  if (kv->refs[old] == 1) return;
+  *slot = qi__kv_take(kv);
+  kv->refs[old]--;
+  for (size_t i = 0; i < kv->n_layers * kv->n_kv_heads; i++)
+    memcpy(qi__kv_unit(kv, i, *slot), qi__kv_unit(kv, i, old), kv->head.bytes);
+}
+
+// ---- room for work ----
+
+// Whether the sequence goes on in a page that others have too.
+QI__FN bool qi__kv_shares_end(const qi__kv *kv, size_t seq) {
+  size_t n = kv->length[seq];
+  return n % QI__KV_PAGE && kv->refs[*qi__kv_slot(kv, seq, n)] > 1;
+}
+
+// Pages that it takes to make the sequences as long as `to` says, [n_seqs]. Of those that share a page the last to write keeps it.
+QI__FN size_t qi__kv_needs(qi__kv *kv, const size_t *to) {
+  size_t n = 0;
+  for (size_t seq = 0; seq < kv->n_seqs; seq++) {
+    if (to[seq] <= kv->length[seq]) continue;
+    n += qi__kv_pages(to[seq]) - qi__kv_pages(kv->length[seq]);
+    if (!qi__kv_shares_end(kv, seq)) continue;
+    uint32_t page = *qi__kv_slot(kv, seq, kv->length[seq]);
+    if (++kv->writers[page] < kv->refs[page]) n++;
+  }
+  for (size_t seq = 0; seq < kv->n_seqs; seq++)
+    if (to[seq] > kv->length[seq] && qi__kv_shares_end(kv, seq)) kv->writers[*qi__kv_slot(kv, seq, kv->length[seq])] = 0;
+  return n;
+}
+
+// Takes these pages, or none: QI_ERR_CONTEXT. Lengths stay.
+QI__FN qi_result qi__kv_reserve(qi__kv *kv, const size_t *to, qi_error *err) {
+  size_t n = qi__kv_needs(kv, to);
+  if (n > kv->n_unused)
+    return qi__fail(err, QI_ERR_CONTEXT, "the key/value cache is full: %zu pages of %d tokens are needed, %zu of %zu are unused", n,
+                    QI__KV_PAGE, kv->n_unused, kv->n_pages);
+  for (size_t seq = 0; seq < kv->n_seqs; seq++) {
+    size_t pos = kv->length[seq];
+    if (to[seq] <= pos) continue;
+    if (pos % QI__KV_PAGE) qi__kv_own(kv, qi__kv_slot(kv, seq, pos));
+    for (pos = qi__kv_pages(pos) * QI__KV_PAGE; pos < to[seq]; pos += QI__KV_PAGE) *qi__kv_slot(kv, seq, pos) = qi__kv_take(kv);
+  }
+  return QI_OK;
+}
+
+// ---- sequences ----
+
+// First position that the token at `pos` sees.
+QI__INLINE size_t qi__kv_sees_from(const qi__kv *kv, size_t pos) {
+  return kv->window && pos + 1 > kv->window ? pos + 1 - kv->window : 0;
+}
+
+// Whether the sequence can go on after its first n tokens: what the next one sees has not been given back.
+QI__FN bool qi__kv_can_cut(const qi__kv *kv, size_t seq, size_t n) {
+  return n == 0 || kv->first[seq] == 0 || qi__kv_sees_from(kv, n) >= kv->first[seq];
+}
+
+// Keeps the first n tokens, of those that there are or that pages were reserved for.
+QI__FN void qi__kv_cut(qi__kv *kv, size_t seq, size_t n) {
+  for (size_t page = qi__kv_pages(n); page < kv->n_table; page++) qi__kv_release(kv, &kv->table[seq * kv->n_table + page]);
+  kv->length[seq] = n;
+  if (n == 0) kv->first[seq] = 0;
+}
+
+// Gives back what no later token of the sequence sees.
+QI__FN void qi__kv_slide(qi__kv *kv, size_t seq) {
+  size_t first = qi__kv_sees_from(kv, kv->length[seq]) / QI__KV_PAGE * QI__KV_PAGE;
+  if (first <= kv->first[seq]) return;
+  for (size_t pos = kv->first[seq]; pos < first; pos += QI__KV_PAGE) qi__kv_release(kv, qi__kv_slot(kv, seq, pos));
+  kv->first[seq] = first;
+}
+
+// `to` becomes the first n tokens of `from`, by reference; another sequence, n as qi__kv_can_cut allows.
+QI__FN void qi__kv_fork(qi__kv *kv, size_t from, size_t to, size_t n) {
+  qi__kv_cut(kv, to, 0);
+  for (size_t pos = 0; pos < n; pos += QI__KV_PAGE) {
+    uint32_t page = *qi__kv_slot(kv, from, pos);
+    *qi__kv_slot(kv, to, pos) = page;
+    if (page != QI__KV_NO_PAGE) kv->refs[page]++;
+  }
+  kv->length[to] = n;
+  if (n) kv->first[to] = kv->first[from];
+}
+
+#endif // QI__INFER_KV_H
+
+// softmax(q k^T / sqrt(head_dim)) v, piece by piece in one pass over the cache. The work is cut into units that threads take:
+//   - prompts: a tile of consecutive rows of one sequence, times one key/value head;
+//   - generation: a row times one key/value head; where there are fewer of these than keep all threads busy, each piece of the
+//     cache is a unit, which leaves its result in `parts`; qi__attention_finish joins them.
+// No result depends on the cut. On a matrix unit (BF16 path, prompts) queries, keys, weights of the softmax and values are rounded
+// to bfloat16 and multiplied as in kernels/bf16.h; maximum, sum and all that joins pieces stay float32. Rounding is off by at most
+// 2^-9 of a number, so a score by E = 2^-8 sum |q k| and an output by (e^2E (1 + 2^-8) - 1) max |v|, beside what sums lose.
+#define QI__ATTENTION_TILE 64 // query rows (heads times tokens) of a tile; one token may have more
+#define QI__ATTENTION_UNITS 4 // for each thread, below which generation is cut into pieces
+
+// One token of the chunk that is computed.
+typedef struct qi__row {
+  qi_token token;
+  size_t seq, pos;
+  bool want_logits;
+} qi__row;
+
+typedef struct qi__attention {
+  // Memory of the session.
+  size_t n_split, n_pieces;  // rows of generation that can be cut, and pieces of each
+  float *part_values;        // [n_split, n_pieces, n_heads, head_dim_v]
+  float *part_max, *part_sum; // [n_split, n_pieces, n_heads]
+  size_t *tile;              // [n_batch + 1] first rows of tiles, and the end of the last
+  // Queries in integers, where keys are: q8.block is QI__KV_GROUP, a row of q8 is a head.
+  qi__q8 q8;                 // [n_batch * n_heads]
+  // Of the chunk.
+  const qi__hparams *h;
+  const qi__kernels *kernels;
+  const qi__kv *kv;
+  const int *cancel;
+  const qi__row *rows;
+  size_t n_rows, n_prompt, n_tiles;
+  bool split;
+  float *q;                  // [n_rows, n_heads, head_dim_k], from qi__attention_query on times 1 / sqrt(head_dim_k)
+  float *out;                // [n_rows, n_heads, head_dim_v]
+} qi__attention;
+
+// ---- memory ----
+
+QI__INLINE size_t qi__round16(size_t n) { return (n + 15) / 16 * 16; }
+
+// Rows of generation that do not give QI__ATTENTION_UNITS for each thread when they are not cut.
+QI__FN size_t qi__attention_max_split(const qi__hparams *h, size_t n_batch, size_t n_threads) {
+  if (n_threads < 2) return 0;
+  return qi__min_size(n_batch, (QI__ATTENTION_UNITS * n_threads - 1) / h->n_kv_heads);
+}
+
+QI__FN void qi__attention_layout(qi__attention *a, qi__arena *arena, const qi__hparams *h, const qi__kv *kv, size_t n_batch,
+                                 size_t n_threads) {
+  size_t pieces = (kv->n_ctx + QI__ATTENTION_PIECE - 1) / QI__ATTENTION_PIECE, window = h->sliding_window / QI__ATTENTION_PIECE + 2;
+  a->n_pieces = h->sliding_window ? qi__min_size(pieces, window) : pieces;
+  a->n_split = a->n_pieces > 1 ? qi__attention_max_split(h, n_batch, n_threads) : 0;
+  size_t n;
+  if (!qi__mul_size(a->n_split * a->n_pieces, h->n_heads, &n)) arena->overflow = true, n = 0;
+  a->part_max = QI__ARENA_ARRAY(arena, float, n);
+  a->part_sum = QI__ARENA_ARRAY(arena, float, n);
+  if (!qi__mul_size(n, h->head_dim_v, &n)) arena->overflow = true, n = 0;
+  a->part_values = QI__ARENA_ARRAY(arena, float, n);
+  a->tile = QI__ARENA_ARRAY(arena, size_t, n_batch + 1);
+  size_t n_q = qi__kv_is_integer(kv->head.type) ? n_batch * h->n_heads : 0, groups = kv->head.groups_k;
+  a->q8 = (qi__q8){NULL, NULL, NULL, QI__KV_GROUP, groups * QI__KV_GROUP};
+  a->q8.q = QI__ARENA_ARRAY(arena, int8_t, n_q * groups * QI__KV_GROUP);
+  a->q8.d = QI__ARENA_ARRAY(arena, float, n_q * groups);
+  a->q8.sum = QI__ARENA_ARRAY(arena, int16_t, n_q * groups * 2);
+}
+
+// ---- units ----
+
+// Positions begin..*end-1 are what the row sees.
+QI__INLINE size_t qi__attention_span(const qi__hparams *h, const qi__row *row, size_t *end) {
+  *end = row->pos + 1;
+  return h->sliding_window && *end > h->sliding_window ? *end - h->sliding_window : 0;
+}
+
+QI__FN size_t qi__attention_row_pieces(const qi__attention *a, size_t i) {
+  size_t end, begin = qi__attention_span(a->h, &a->rows[i], &end);
+  return (end - 1) / QI__ATTENTION_PIECE - begin / QI__ATTENTION_PIECE + 1;
+}
+
+// Begins a chunk: the fields of the chunk but n_tiles and split are set.
+QI__FN void qi__attention_plan(qi__attention *a, size_t n_threads) {
+  size_t group = a->h->n_heads / a->h->n_kv_heads, most = group < QI__ATTENTION_TILE ? QI__ATTENTION_TILE / group : 1;
+  a->n_tiles = 0;
+  for (size_t i = 0; i < a->n_prompt; i++) {
+    const qi__row *row = &a->rows[i], *last = row - 1;
+    bool follows = i > 0 && row->seq == last->seq && row->pos == last->pos + 1 && row->pos % most != 0;
+    if (!follows) a->tile[a->n_tiles++] = i;
+  }
+  a->tile[a->n_tiles] = a->n_prompt;
+  size_t n_generated = a->n_rows - a->n_prompt;
+  a->split = n_generated <= a->n_split && n_generated * a->h->n_kv_heads < QI__ATTENTION_UNITS * n_threads;
+}
+
+QI__FN size_t qi__attention_units(const qi__attention *a) {
+  size_t n = a->n_tiles;
+  for (size_t i = a->n_prompt; i < a->n_rows; i++) n += a->split ? qi__attention_row_pieces(a, i) : 1;
+  return n * a->h->n_kv_heads;
+}
+
+// Head `head` of the queries of row i in the forms that its units want. scratch: as long as a row of q8
+QI__FN void qi__attention_query(const qi__attention *a, size_t i, size_t head, bool matrix, float *scratch) {
+  size_t dim = a->h->head_dim_k, row = i * a->h->n_heads + head;
+  float *q = a->q + row * dim, scale = 1.0f / sqrtf((float)dim);
+  for (size_t j = 0; j < dim; j++) q[j] *= scale;
+  if (!qi__kv_is_integer(a->kv->head.type) || (matrix && i < a->n_prompt)) return;
+  memcpy(scratch, q, dim * sizeof *q);
+  for (size_t j = dim; j < a->q8.k; j++) scratch[j] = 0;
+  a->kernels->quantize_q8(scratch, &a->q8, row);
+}
+
+// ---- one unit ----
+
+// Query rows of a unit: the heads of one group, of n_rows tokens that follow each other. Memory: `rows` is n_rows * group.
+typedef struct qi__attend {
+  const qi__attention *a;
+  size_t layer, head, group, first, n_rows; // head: of keys and values; first: row of the chunk
+  bool matrix, integer;       // which arithmetic
+  float *max, *sum;           // [rows] of a piece
+  qi__softmax_state all;      // [rows]
+  const float *q;             // [rows, head_dim_k]
+  float *score, *values;      // [rows, QI__ATTENTION_PIECE], [rows, head_dim_v]
+  // On a matrix unit.
+  uint16_t *q_bf16, *weight_bf16, *panel;
+  // In integers.
+  qi__kv_queries queries;     // [rows]
+  int16_t *weight;            // [rows, QI__ATTENTION_PIECE]
+  int32_t *total;             // [rows, 32]
+  float *unit;                // [rows] what a weight of 1 stands for
+  float *scale;               // [QI__ATTENTION_PIECE] of values
+  // What queries and pages are turned into.
+  float *q_copy;              // [rows, head_dim_k]
+  float *floats;              // [QI__ATTENTION_PIECE, head_dim]
+  int8_t *codes;              // [groups, QI__KV_PAGE, 32]
+} qi__attend;
+
+// Scratch of one thread.
+QI__FN void qi__attend_layout(qi__attend *w, qi__arena *arena, const qi__hparams *h, const qi__kv_layout *l) {
+  size_t group = h->n_heads / h->n_kv_heads, rows = qi__round16(group > QI__ATTENTION_TILE ? group : QI__ATTENTION_TILE);
+  size_t dim_k = h->head_dim_k, dim_v = h->head_dim_v, width = qi__bf16_width(dim_k), most = dim_k > dim_v ? dim_k : dim_v;
+  size_t groups = l->groups_k > l->groups_v ? l->groups_k : l->groups_v, integer = qi__kv_is_integer(l->type) ? rows : 0;
+  float **stats[] = {&w->max, &w->sum, &w->all.max, &w->all.sum, &w->all.keep, &w->all.add};
+  for (size_t i = 0; i < QI__COUNT_OF(stats); i++) *stats[i] = QI__ARENA_ARRAY(arena, float, rows);
+  w->q_copy = QI__ARENA_ARRAY(arena, float, rows * dim_k);
+  w->score = QI__ARENA_ARRAY(arena, float, rows * QI__ATTENTION_PIECE);
+  w->values = QI__ARENA_ARRAY(arena, float, rows * dim_v);
+  w->q_bf16 = QI__ARENA_ARRAY(arena, uint16_t, rows * width);
+  w->weight_bf16 = QI__ARENA_ARRAY(arena, uint16_t, rows * QI__ATTENTION_PIECE);
+  w->panel = QI__ARENA_ARRAY(arena, uint16_t, 32 * (width > QI__ATTENTION_PIECE ? width : QI__ATTENTION_PIECE));
+  w->queries.groups = l->groups_k;
+  w->queries.q = QI__ARENA_ARRAY(arena, int8_t, integer * l->groups_k * QI__KV_GROUP);
+  w->queries.d = QI__ARENA_ARRAY(arena, float, integer * l->groups_k);
+  w->queries.bias = QI__ARENA_ARRAY(arena, int32_t, integer * l->groups_k);
+  w->weight = QI__ARENA_ARRAY(arena, int16_t, integer * QI__ATTENTION_PIECE);
+  w->total = QI__ARENA_ARRAY(arena, int32_t, integer * QI__KV_GROUP);
+  w->unit = QI__ARENA_ARRAY(arena, float, integer);
+  w->scale = QI__ARENA_ARRAY(arena, float, QI__ATTENTION_PIECE);
+  bool converted = l->type != QI_KV_F32 && l->type != QI_KV_F16;
+  w->floats = QI__ARENA_ARRAY(arena, float, converted ? QI__ATTENTION_PIECE * most : 0);
+  w->codes = QI__ARENA_ARRAY(arena, int8_t, l->type == QI_KV_Q4 ? groups * QI__KV_PAGE * QI__KV_GROUP : 0);
+}
+
+// Floats of it.
+QI__FN size_t qi__attention_scratch(const qi__hparams *h, const qi__kv_layout *l) {
+  qi__attend w;
+  qi__arena arena = {0};
+  qi__attend_layout(&w, &arena, h, l);
+  size_t unit = arena.used / sizeof(float), finish = 4 * qi__round16(h->n_heads);
+  return qi__round16(unit > finish ? unit : finish);
+}
+
+// Row g of the unit's queries in integers: row `from` of those of the chunk.
+QI__FN void qi__attend_interleave(const qi__attend *w, size_t g, size_t from) {
+  const qi__q8 *q8 = &w->a->q8;
+  const qi__kv_queries *to = &w->queries;
+  for (size_t b = 0; b < to->groups; b++) {
+    size_t at = qi__kv_query_at(to, g, b), group = from * to->groups + b;
+    int8_t *codes = to->q + qi__kv_query_codes_at(to, g, b);
+    for (size_t i = 0; i < QI__KV_GROUP; i += 4) memcpy(codes + 8 * i, q8->q + group * QI__KV_GROUP + i, 4);
+    to->d[at] = q8->d[group];
+    to->bias[at] = -128 * (q8->sum[2 * group] + q8->sum[2 * group + 1]);
+  }
+}
+
+// Lays out scratch and takes the queries. Those of one token lie together in the chunk.
+QI__FN void qi__attend_open(qi__attend *w, float *scratch) {
+  const qi__attention *a = w->a;
+  size_t dim = a->h->head_dim_k, n_q = w->n_rows * w->group;
+  qi__arena arena = {(uint8_t *)scratch, SIZE_MAX, 0, false};
+  qi__attend_layout(w, &arena, a->h, &a->kv->head);
+  w->integer = !w->matrix && qi__kv_is_integer(a->kv->head.type);
+  w->q = w->n_rows == 1 ? a->q + (w->first * a->h->n_heads + w->head * w->group) * dim : w->q_copy;
+  for (size_t i = 0; i < w->n_rows; i++) {
+    size_t row = (w->first + i) * a->h->n_heads + w->head * w->group;
+    if (w->q == w->q_copy) memcpy(w->q_copy + i * w->group * dim, a->q + row * dim, w->group * dim * sizeof *w->q);
+    for (size_t g = 0; w->integer && g < w->group; g++) qi__attend_interleave(w, i * w->group + g, row + g);
+  }
+  for (size_t g = 0; w->matrix && g < n_q; g++) a->kernels->bf16.pack(w->q + g * dim, dim, w->q_bf16, g);
+}
+
+// A piece as the rows r..r+n_r-1 of a unit see it; the others see nothing of it.
+typedef struct qi__attend_piece {
+  size_t from, n; // positions, from a page's first on
+  size_t r, n_r;
+} qi__attend_piece;
+
+// Keys begin..*end-1 of the piece are what row r sees.
+QI__FN size_t qi__attend_see(const qi__attend *w, const qi__attend_piece *p, size_t r, size_t *end) {
+  size_t begin = qi__attention_span(w->a->h, &w->a->rows[w->first + r], end);
+  *end = qi__min_size(*end - p->from, p->n);
+  return begin > p->from ? begin - p->from : 0;
+}
+
+// Piece `number` of the cache. Where rows see only its end, pages before it are left out.
+QI__FN void qi__attend_take(const qi__attend *w, size_t number, qi__attend_piece *p) {
+  const qi__hparams *h = w->a->h;
+  const qi__row *rows = w->a->rows + w->first;
+  size_t base = number * QI__ATTENTION_PIECE, limit = base + QI__ATTENTION_PIECE, r = 0, n = w->n_rows, end;
+  while (rows[r].pos < base) r++;
+  while (qi__attention_span(h, &rows[n - 1], &end) >= limit) n--;
+  size_t begin = qi__attention_span(h, &rows[r], &end);
+  p->r = r;
+  p->n_r = n - r;
+  p->from = begin > base ? begin / QI__KV_PAGE * QI__KV_PAGE : base;
+  p->n = qi__min_size(limit, rows[n - 1].pos + 1) - p->from;
+}
+
+// ---- pages ----
+
+// The page of the piece's position `at` on.
+typedef struct qi__attend_page {
+  const uint8_t *head, *next; // next: the same place one piece later, or this page
+  size_t n;                   // positions of the piece in it
+} qi__attend_page;
+
+QI__FN qi__attend_page qi__attend_get(const qi__attend *w, const qi__attend_piece *p, size_t at) {
+  const qi__kv *kv = w->a->kv;
+  size_t seq = w->a->rows[w->first].seq;
+  const uint8_t *head = qi__kv_head(kv, w->layer, seq, w->head, p->from + at);
+  const uint8_t *next = qi__kv_head(kv, w->layer, seq, w->head, p->from + at + QI__ATTENTION_PIECE);
+  qi__attend_page page = {head, next ? next : head, qi__min_size(QI__KV_PAGE, p->n - at)};
+  return page;
+}
+
+#define QI__ATTEND_CHUNK 1024 // elements that are converted at once, while as many bytes of what is wanted next are fetched
+
+QI__FN void qi__attend_fetch(const uint8_t *ahead, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += QI__CACHE_LINE) qi__prefetch(ahead + i);
+}
+
+// n elements of a float type as F32 or F16 (*half); floats: room for them where they have to be converted; ahead: what is wanted
+// next.
+QI__FN const void *qi__attend_floats(const qi__attend *w, const uint8_t *src, size_t n, const uint8_t *ahead, float *floats,
+                                     bool *half) {
+  const qi__kernels *kernels = w->a->kernels;
+  qi_kv_type type = w->a->kv->head.type;
+  *half = type == QI_KV_F16;
+  if (type == QI_KV_F16 || type == QI_KV_F32) return src;
+  for (size_t i = 0; i < n; i += QI__ATTEND_CHUNK) {
+    size_t m = qi__min_size(n - i, QI__ATTEND_CHUNK), at = qi__kv_size(type, i);
+    qi__attend_fetch(ahead + at, qi__kv_size(type, m));
+    if (type == QI_KV_BF16) kernels->dequantize[QI_FORMAT_BF16](&qi__formats[QI_FORMAT_BF16], src + at, floats + i, m);
+    else kernels->fp8_floats(src + at, m, floats + i);
+  }
+  return floats;
+}
+
+// n codes of keys or values, see `step`, in the form of Q8.
+QI__FN const int8_t *qi__attend_codes(const qi__attend *w, const uint8_t *src, size_t n, size_t step, const uint8_t *ahead) {
+  if (w->a->kv->head.type == QI_KV_Q8) return (const int8_t *)src;
+  for (size_t i = 0; i < n; i += QI__ATTEND_CHUNK) {
+    qi__attend_fetch(ahead + i / 2, QI__ATTEND_CHUNK / 2);
+    w->a->kernels->kv_unpack_q4(src + i / 2, QI__ATTEND_CHUNK / 2, step, w->codes + i);
+  }
+  return w->codes;
+}
+
+// Keys and values of a page as F32 or F16, from any type.
+QI__FN const void *qi__attend_key_floats(const qi__attend *w, const qi__attend_page *page, bool *half) {
+  const qi__kv_layout *l = &w->a->kv->head;
+  const uint8_t *k = page->head, *v = k + l->v;
+  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, k, qi__round16(page->n) * l->dim_k, v, w->floats, half);
+  const int8_t *codes = qi__attend_codes(w, k, QI__KV_PAGE * l->groups_k * QI__KV_GROUP, QI__KV_KEY_STEP, v);
+  w->a->kernels->kv_key_floats(l, codes, (const uint16_t *)(const void *)(page->head + l->k_scale), page->n, w->floats);
+  *half = false;
+  return w->floats;
+}
+QI__FN const void *qi__attend_value_floats(const qi__attend *w, const qi__attend_page *page, float *floats, bool *half) {
+  const qi__kv_layout *l = &w->a->kv->head;
+  const uint8_t *v = page->head + l->v;
+  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, v, page->n * l->dim_v, page->next, floats, half);
+  const int8_t *codes = qi__attend_codes(w, v, QI__KV_PAGE * l->groups_v * QI__KV_GROUP, QI__KV_VALUE_STEP, page->next);
+  w->a->kernels->kv_value_floats(l, codes, (const uint16_t *)(const void *)(page->head + l->v_scale), page->n, floats);
+  *half = false;
+  return floats;
+}
+
+// ---- in float32 ----
+
+QI__FN void qi__attend_scores_float(const qi__attend *w, const qi__attend_piece *p) {
+  const qi__kv_layout *l = &w->a->kv->head;
+  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
+    qi__attend_page page = qi__attend_get(w, p, at);
+    qi__kv_run run = {NULL, page.head + l->v, page.n, false, NULL};
+    run.k = qi__attend_key_floats(w, &page, &run.half);
+    if (run.k != page.head) run.v = run.k; // so much would be fetched for nothing
+    w->a->kernels->attention_scores(w->q + p->r * w->group * l->dim_k, p->n_r * w->group, &run, l->dim_k, w->score + at);
+  }
+}
+
+// Rows i..i+n-1 of the piece add its keys begin..end-1, as far as they are in the page at `at`.
+QI__FN void qi__attend_add(const qi__attend *w, const qi__kv_run *run, size_t at, size_t i, size_t n, size_t begin, size_t end,
+                           float *values) {
+  size_t dim = w->a->h->head_dim_v, row = i * w->group;
+  begin = begin > at ? begin - at : 0;
+  end = end > at ? qi__min_size(end - at, run->n) : 0;
+  if (begin < end)
+    w->a->kernels->attention_values(w->score + row * QI__ATTENTION_PIECE + at, n * w->group, run, begin, end, dim,
+                                    values + row * dim);
+}
+
+// What all rows see they take together, what comes before and after it each alone: so each has the chain that it has alone.
+QI__FN void qi__attend_values_page(const qi__attend *w, const qi__attend_piece *p, const qi__kv_run *run, size_t at,
+                                   float *values) {
+  size_t begin, end, all_end, row_end;
+  size_t all_begin = qi__attend_see(w, p, p->r + p->n_r - 1, &end);
+  qi__attend_see(w, p, p->r, &all_end);
+  all_begin = qi__min_size(all_begin, all_end);
+  for (size_t i = 0; i + 1 < p->n_r; i++) {
+    begin = qi__attend_see(w, p, p->r + i, &row_end);
+    qi__attend_add(w, run, at, i, 1, begin, all_begin, values);
+  }
+  qi__attend_add(w, run, at, 0, p->n_r, all_begin, all_end, values);
+  for (size_t i = 0; i < p->n_r; i++) {
+    begin = qi__attend_see(w, p, p->r + i, &row_end);
+    qi__attend_add(w, run, at, i, 1, begin > all_end ? begin : all_end, row_end, values);
+  }
+}
+
+QI__FN void qi__attend_values_float(const qi__attend *w, const qi__attend_piece *p, float *values) {
+  const qi__kv_layout *l = &w->a->kv->head;
+  memset(values, 0, p->n_r * w->group * l->dim_v * sizeof *values);
+  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
+    qi__attend_page page = qi__attend_get(w, p, at);
+    qi__kv_run run = {NULL, NULL, page.n, false, page.next};
+    run.v = qi__attend_value_floats(w, &page, w->floats, &run.half);
+    if (run.v != page.head + l->v) run.next = run.v;
+    qi__attend_values_page(w, p, &run, at, values);
+  }
+}
+
+// ---- in integers ----
+
+QI__FN void qi__attend_scores_integer(const qi__attend *w, const qi__attend_piece *p) {
+  const qi__kv_layout *l = &w->a->kv->head;
+  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
+    qi__attend_page page = qi__attend_get(w, p, at);
+    qi__kv_codes k = {NULL, (const uint16_t *)(const void *)(page.head + l->k_scale), page.n, page.head + l->v};
+    k.codes = qi__attend_codes(w, page.head, QI__KV_PAGE * l->groups_k * QI__KV_GROUP, QI__KV_KEY_STEP, page.head + l->v);
+    if (k.codes == w->codes) k.ahead = k.codes;
+    w->a->kernels->attention_scores_q8(&w->queries, p->r * w->group, p->n_r * w->group, &k, w->score + at);
+  }
+}
+
+// Elements 32 b .. of the values, in w->total.
+QI__FN void qi__attend_total(const qi__attend *w, const qi__attend_piece *p, size_t b) {
+  const qi__kv_layout *l = &w->a->kv->head;
+  size_t group = QI__KV_PAGE * QI__KV_GROUP, n_q = p->n_r * w->group;
+  memset(w->total, 0, n_q * QI__KV_GROUP * sizeof *w->total);
+  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
+    qi__attend_page page = qi__attend_get(w, p, at);
+    qi__kv_codes v = {NULL, NULL, page.n, page.next + b * group};
+    size_t offset = qi__kv_size(l->type, b * group);
+    v.codes = qi__attend_codes(w, page.head + l->v + offset, group, QI__KV_VALUE_STEP, page.next + offset);
+    if (v.codes == w->codes) v.ahead = v.codes;
+    w->a->kernels->attention_values_q8(w->weight + at, n_q, &v, w->total);
+  }
+}
+
+QI__FN void qi__attend_values_integer(const qi__attend *w, const qi__attend_piece *p, float *values) {
+  const qi__kv_layout *l = &w->a->kv->head;
+  const qi__kernels *kernels = w->a->kernels;
+  size_t n = qi__round16(p->n), n_q = p->n_r * w->group;
+  for (size_t b = 0; b < l->groups_v; b++) {
+    for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
+      const uint8_t *scale = qi__attend_get(w, p, at).head + l->v_scale + qi__kv_value_scale_at(0, b) * sizeof(uint16_t);
+      kernels->dequantize[QI_FORMAT_F16](&qi__formats[QI_FORMAT_F16], scale, w->scale + at, qi__min_size(QI__KV_PAGE, n - at));
+    }
+    for (size_t g = 0; g < n_q; g++)
+      w->unit[g] = kernels->attention_weights(w->score + g * QI__ATTENTION_PIECE, w->scale, n, w->weight + g * QI__ATTENTION_PIECE);
+    qi__attend_total(w, p, b);
+    kernels->attention_scale(w->total, w->unit, n_q, qi__min_size(QI__KV_GROUP, l->dim_v - b * QI__KV_GROUP), l->dim_v,
+                             values + b * QI__KV_GROUP);
+  }
+}
+
+// ---- on a matrix unit ----
+
+QI__FN void qi__attend_scores_matrix(const qi__attend *w, const qi__attend_piece *p) {
+  const qi__kernels *kernels = w->a->kernels;
+  size_t dim = w->a->h->head_dim_k, width = qi__bf16_width(dim);
+  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
+    qi__attend_page page = qi__attend_get(w, p, at);
+    bool half;
+    const void *k = qi__attend_key_floats(w, &page, &half);
+    for (size_t j = 0; j < page.n; j += 32) {
+      size_t n_keys = qi__min_size(32, qi__round16(page.n - j));
+      for (size_t block = 0; block < n_keys; block += 16)
+        kernels->attention_panel(qi__kv_at(k, (j + block) * dim, half), QI__KEY_BLOCK, dim, 16, half, false,
+                                 w->panel + block * width);
+      qi__bf16_args a = {w->panel, n_keys, width, w->q_bf16, 16 * width, p->r * w->group, p->n_r * w->group, true,
+                         w->score + at + j, QI__ATTENTION_PIECE};
+      kernels->bf16.multiply(&a);
+    }
+  }
+}
+
+QI__FN void qi__attend_values_matrix(const qi__attend *w, const qi__attend_piece *p, float *values) {
+  const qi__kernels *kernels = w->a->kernels;
+  size_t dim = w->a->h->head_dim_v, width = qi__bf16_width(p->n), n_q = p->n_r * w->group;
+  const void *v[QI__ATTENTION_PIECE / QI__KV_PAGE];
+  bool half = false;
+  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
+    qi__attend_page page = qi__attend_get(w, p, at);
+    v[at / QI__KV_PAGE] = qi__attend_value_floats(w, &page, w->floats + (w->floats ? at * dim : 0), &half);
+  }
+  for (size_t g = 0; g < n_q; g++) kernels->bf16.pack(w->score + g * QI__ATTENTION_PIECE, width, w->weight_bf16, g);
+  for (size_t i = 0; i < dim; i += 32) {
+    size_t n_dim = qi__min_size(32, dim - i);
+    for (size_t block = 0; block < n_dim; block += 16)
+      for (size_t at = 0; at < p->n; at += QI__KV_PAGE)
+        kernels->attention_panel(qi__kv_at(v[at / QI__KV_PAGE], i + block, half), dim, qi__min_size(QI__KV_PAGE, p->n - at),
+                                 qi__min_size(16, n_dim - block), half, true, w->panel + block * width + at * 16);
+    qi__bf16_args a = {w->panel, n_dim, width, w->weight_bf16, 16 * width, 0, n_q, true, values + i, dim};
+    kernels->bf16.multiply(&a);
+  }
+}
+
+// ---- pieces ----
+
+// max, sum [n_r * group] and values [n_r * group, head_dim_v] of a piece.
+QI__FN void qi__attend_piece_run(const qi__attend *w, const qi__attend_piece *p, float *max, float *sum, float *values) {
+  const qi__kernels *kernels = w->a->kernels;
+  size_t group = w->group;
+  if (w->matrix) qi__attend_scores_matrix(w, p);
+  else if (w->integer) qi__attend_scores_integer(w, p);
+  else qi__attend_scores_float(w, p);
+  for (size_t i = 0; i < p->n_r; i++) {
+    size_t end, begin = qi__attend_see(w, p, p->r + i, &end), n = qi__round16(end);
+    if (w->matrix) n = qi__bf16_width(p->n);
+    else if (w->integer) n = qi__round16(p->n);
+    for (size_t g = i * group; g < (i + 1) * group; g++)
+      sum[g] = kernels->attention_softmax(w->score + g * QI__ATTENTION_PIECE, begin, end, n, &max[g]);
+  }
+  if (w->matrix) qi__attend_values_matrix(w, p, values);
+  else if (w->integer) qi__attend_values_integer(w, p, values);
+  else qi__attend_values_float(w, p, values);
+}
+
+QI__FN void qi__softmax_begin(const qi__softmax_state *all, size_t n) {
+  for (size_t g = 0; g < n; g++) all->max[g] = -FLT_MAX, all->sum[g] = 0;
+}
+
+// values[g, i] /= sum[g]
+QI__FN void qi__softmax_end(const qi__softmax_state *all, size_t n, size_t dim, float *values) {
+  for (size_t g = 0; g < n; g++, values += dim) {
+    float inverse = 1.0f / all->sum[g];
+    for (size_t i = 0; i < dim; i++) values[i] *= inverse;
+  }
+}
+
+// All pieces of the rows of a unit, into `out`.
+QI__FN void qi__attend_all(const qi__attend *w) {
+  const qi__attention *a = w->a;
+  const qi__kernels *kernels = a->kernels;
+  size_t group = w->group, dim = a->h->head_dim_v, stride = a->h->n_heads * dim, end;
+  float *out = a->out + w->first * stride + w->head * group * dim;
+  qi__softmax_begin(&w->all, w->n_rows * group);
+  for (size_t r = 0; r < w->n_rows; r++) memset(out + r * stride, 0, group * dim * sizeof *out);
+  size_t piece = qi__attention_span(a->h, &a->rows[w->first], &end) / QI__ATTENTION_PIECE;
+  size_t last = a->rows[w->first + w->n_rows - 1].pos / QI__ATTENTION_PIECE;
+  for (; piece <= last && !__atomic_load_n(a->cancel, __ATOMIC_RELAXED); piece++) {
+    qi__attend_piece p;
+    qi__attend_take(w, piece, &p);
+    qi__attend_piece_run(w, &p, w->max, w->sum, w->values);
+    size_t g = p.r * group;
+    qi__softmax_state all = {w->all.max + g, w->all.sum + g, w->all.keep + g, w->all.add + g};
+    kernels->attention_join(w->max, w->sum, p.n_r * group, &all);
+    for (size_t r = 0; r < p.n_r; r++)
+      kernels->attention_blend(w->values + r * group * dim, all.keep + r * group, all.add + r * group, group, dim,
+                               out + (p.r + r) * stride);
+  }
+  for (size_t r = 0; r < w->n_rows; r++) {
+    qi__softmax_state all = {NULL, w->all.sum + r * group, NULL, NULL};
+    qi__softmax_end(&all, group, dim, out + r * stride);
+  }
+}
+
+// First element in part_max of the piece's results for the rows of generation; times head_dim_v in part_values.
+QI__INLINE size_t qi__attention_part(const qi__attention *a, size_t row, size_t piece) {
+  return ((row - a->n_prompt) * a->n_pieces + piece) * a->h->n_heads;
+}
+
+// The unit's work on one of its row's pieces, left in the parts. `piece` counts from the first that the row sees.
+QI__FN void qi__attend_part(const qi__attend *w, size_t piece) {
+  const qi__attention *a = w->a;
+  qi__attend_piece p;
+  size_t end, begin = qi__attention_span(a->h, &a->rows[w->first], &end);
+  size_t at = qi__attention_part(a, w->first, piece) + w->head * w->group;
+  qi__attend_take(w, begin / QI__ATTENTION_PIECE + piece, &p);
+  qi__attend_piece_run(w, &p, a->part_max + at, a->part_sum + at, a->part_values + at * a->h->head_dim_v);
+}
+
+// Unit u of qi__attention_units. `matrix`: prompts go over the matrix unit, which is there. scratch: [qi__attention_scratch]
+QI__FN void qi__attention_run(const qi__attention *a, size_t layer, bool matrix, size_t u, float *scratch) {
+  size_t n_heads = a->h->n_kv_heads;
+  qi__attend w;
+  memset(&w, 0, sizeof w);
+  w.a = a;
+  w.layer = layer;
+  w.group = a->h->n_heads / n_heads;
+  w.n_rows = 1;
+  if (u < a->n_tiles * n_heads) {
+    w.first = a->tile[u / n_heads];
+    w.n_rows = a->tile[u / n_heads + 1] - w.first;
+    w.head = u % n_heads;
+    w.matrix = matrix;
+    qi__attend_open(&w, scratch);
+    qi__attend_all(&w);
+    return;
+  }
+  u -= a->n_tiles * n_heads;
+  w.first = a->n_prompt;
+  size_t n = a->split ? qi__attention_row_pieces(a, w.first) : 1;
+  for (; u >= n * n_heads; n = a->split ? qi__attention_row_pieces(a, w.first) : 1) {
+    u -= n * n_heads;
+    w.first++;
+  }
+  w.head = u / n;
+  qi__attend_open(&w, scratch);
+  if (a->split) qi__attend_part(&w, u % n);
+  else qi__attend_all(&w);
+}
+
+// After all units: joins the parts of row i of the chunk, where there are any. scratch: [qi__attention_scratch]
+QI__FN void qi__attention_finish(const qi__attention *a, size_t i, float *scratch) {
+  size_t n_heads = a->h->n_heads, dim = a->h->head_dim_v, step = qi__round16(n_heads);
+  if (i < a->n_prompt || !a->split) return;
+  qi__softmax_state all = {scratch, scratch + step, scratch + 2 * step, scratch + 3 * step};
+  float *out = a->out + i * n_heads * dim;
+  qi__softmax_begin(&all, n_heads);
+  memset(out, 0, n_heads * dim * sizeof *out);
+  for (size_t piece = 0, n = qi__attention_row_pieces(a, i); piece < n; piece++) {
+    size_t at = qi__attention_part(a, i, piece);
+    a->kernels->attention_join(a->part_max + at, a->part_sum + at, n_heads, &all);
+    a->kernels->attention_blend(a->part_values + at * dim, all.keep, all.add, n_heads, dim, out);
+  }
+  qi__softmax_end(&all, n_heads, dim, out);
+}
+
+#endif // QI__INFER_ATTEND_H
+// generated from src/infer/kv_store.h: edit there
+// ==== >>kv_store : one position into the cache and out of it; context shift ====
+#ifndef QI__INFER_KV_STORE_H
+#define QI__INFER_KV_STORE_H
+
+
+// What a stored x loses, of each element (F32: nothing); `max` is the greatest of its 32 in size:
+//
+//   F16   2^-11 |x|, or 2^-25 below 2^-14; infinite from 65520 on
+//   BF16  2^-8 |x|
+//   FP8   2^-4 |x|, or 2^-10 below 2^-6; at most 448
+//   Q8    (1/254 + 2^-11) max                     at most 127 * 65504; scales below 2^-14: max / 254 + 127 * 2^-25
+//   Q4    (14 / 127 + 2^-11) max                  half of the widest step between codes, and the rounding to Q8; also so
+//
+// What has been read and is stored again loses nothing more.
+
+// One position of one head in groups of 32: codes, and their scale rounded to half.
+typedef struct qi__kv_group {
+  int8_t q[QI__KV_GROUP];
+  uint16_t scale;
+} qi__kv_group;
+
+// Elements 32 g .. of x [dim].
+QI__FN qi__kv_group qi__kv_quantize(const qi__kernels *kernels, const float *x, size_t dim, size_t g) {
+  qi__kv_group out;
+  float padded[QI__KV_GROUP] = {0}, d;
+  int16_t sum[2];
+  const qi__q8 q8 = {out.q, &d, sum, QI__KV_GROUP, QI__KV_GROUP};
+  memcpy(padded, x + g * QI__KV_GROUP, qi__min_size(QI__KV_GROUP, dim - g * QI__KV_GROUP) * sizeof *x);
+  kernels->quantize_q8(padded, &q8, 0);
+  out.scale = qi__f32_to_f16(d < QI__F16_MAX ? d : QI__F16_MAX);
+  return out;
+}
+
+QI__FN void qi__kv_store_codes(const qi__kv_layout *l, const qi__kernels *kernels, uint8_t *head, size_t p, const float *k,
+                               const float *v) {
+  uint16_t *k_scale = (uint16_t *)(void *)(head + l->k_scale), *v_scale = (uint16_t *)(void *)(head + l->v_scale);
+  for (size_t g = 0; g < l->groups_k; g++) {
+    qi__kv_group codes = qi__kv_quantize(kernels, k, l->dim_k, g);
+    for (size_t i = 0; i < QI__KV_GROUP; i++)
+      qi__kv_set_code(l->type, head, qi__kv_key_at(l, p, g, i), QI__KV_KEY_STEP, codes.q[i]);
+    k_scale[qi__kv_key_scale_at(l, p, g)] = codes.scale;
+  }
+  for (size_t g = 0; g < l->groups_v; g++) {
+    qi__kv_group codes = qi__kv_quantize(kernels, v, l->dim_v, g);
+    for (size_t i = 0; i < QI__KV_GROUP; i++)
+      qi__kv_set_code(l->type, head + l->v, qi__kv_value_at(p, g, i), QI__KV_VALUE_STEP, codes.q[i]);
+    v_scale[qi__kv_value_scale_at(p, g)] = codes.scale;
+  }
+}
+
+QI__FN void qi__kv_load_codes(const qi__kv_layout *l, const uint8_t *head, size_t p, float *k, float *v) {
+  const uint16_t *k_scale = (const uint16_t *)(const void *)(head + l->k_scale);
+  const uint16_t *v_scale = (const uint16_t *)(const void *)(head + l->v_scale);
+  for (size_t i = 0; i < l->dim_k; i++)
+    k[i] = qi__f16_to_f32(k_scale[qi__kv_key_scale_at(l, p, i / 32)]) *
+           qi__kv_code(l->type, head, qi__kv_key_at(l, p, i / 32, i % 32), QI__KV_KEY_STEP);
+  for (size_t i = 0; i < l->dim_v; i++)
+    v[i] = qi__f16_to_f32(v_scale[qi__kv_value_scale_at(p, i / 32)]) *
+           qi__kv_code(l->type, head + l->v, qi__kv_value_at(p, i / 32, i % 32), QI__KV_VALUE_STEP);
+}
+
+// x [n] to elements of a float type that lie `step` apart.
+QI__FN void qi__kv_store_floats(qi_kv_type type, const qi__kernels *kernels, const float *x, size_t n, uint8_t *to, size_t step) {
+  uint16_t part[64];
+  if (type == QI_KV_F32) {
+    for (size_t i = 0; i < n; i++) ((float *)(void *)to)[i * step] = x[i];
+  } else if (type == QI_KV_F16) {
+    for (size_t at = 0, m; at < n; at += m) {
+      m = qi__min_size(n - at, 64);
+      kernels->to_f16(x + at, m, part);
+      for (size_t i = 0; i < m; i++) ((uint16_t *)(void *)to)[(at + i) * step] = part[i];
+    }
+  } else if (type == QI_KV_BF16) {
+    for (size_t i = 0; i < n; i++) ((uint16_t *)(void *)to)[i * step] = qi__f32_to_bf16(x[i]);
+  } else {
+    for (size_t i = 0; i < n; i++) to[i * step] = qi__f32_to_fp8(x[i]);
+  }
+}
+
+QI__FN void qi__kv_load_floats(qi_kv_type type, const uint8_t *from, size_t step, size_t n, float *x) {
+  for (size_t i = 0; i < n; i++) {
+    const uint8_t *at = from + qi__kv_size(type, i * step);
+    if (type == QI_KV_F32) x[i] = *(const float *)(const void *)at;
+    else if (type == QI_KV_F16) x[i] = qi__f16_to_f32(*(const uint16_t *)(const void *)at);
+    else if (type == QI_KV_BF16) x[i] = qi__bf16_to_f32(*(const uint16_t *)(const void *)at);
+    else x[i] = qi__fp8_to_f32(*at);
+  }
+}
+
+// Position p of one head in a page: k [dim_k], v [dim_v].
+QI__FN void qi__kv_store_at(const qi__kv_layout *l, const qi__kernels *kernels, uint8_t *to, size_t p, const float *k,
+                            const float *v) {
+  size_t key = p / QI__KEY_BLOCK * QI__KEY_BLOCK * l->dim_k + p % QI__KEY_BLOCK;
+  if (qi__kv_is_integer(l->type)) {
+    qi__kv_store_codes(l, kernels, to, p, k, v);
+    return;
+  }
+  qi__kv_store_floats(l->type, kernels, k, l->dim_k, to + qi__kv_size(l->type, key), QI__KEY_BLOCK);
+  qi__kv_store_floats(l->type, kernels, v, l->dim_v, to + l->v + qi__kv_size(l->type, p * l->dim_v), 1);
+}
+
+// One position of one head, whose page is there.
+QI__FN void qi__kv_store(const qi__kv *kv, const qi__kernels *kernels, size_t layer, size_t seq, size_t head, size_t pos,
+                         const float *k, const float *v) {
+  qi__kv_store_at(&kv->head, kernels, qi__kv_head(kv, layer, seq, head, pos), pos % QI__KV_PAGE, k, v);
+}
+
+QI__FN void qi__kv_load(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos, float *k, float *v) {
+  const qi__kv_layout *l = &kv->head;
+  const uint8_t *from = qi__kv_head(kv, layer, seq, head, pos);
+  size_t p = pos % QI__KV_PAGE, key = p / QI__KEY_BLOCK * QI__KEY_BLOCK * l->dim_k + p % QI__KEY_BLOCK;
+  if (qi__kv_is_integer(l->type)) {
+    qi__kv_load_codes(l, from, p, k, v);
+    return;
+  }
+  qi__kv_load_floats(l->type, from + qi__kv_size(l->type, key), QI__KEY_BLOCK, l->dim_k, k);
+  qi__kv_load_floats(l->type, from + l->v + qi__kv_size(l->type, p * l->dim_v), 1, l->dim_v, v);
+}
+
+// ---- context shift ----
+
+// Tokens n_keep .. n_keep + n_drop - 1 of a sequence are dropped, those after them move down. Keys were rotated by their
+// positions, and a rotation by the distance of the move makes them what they are at their new ones, but for rounding. What they
+// hold of the dropped tokens stays in them.
+typedef struct qi__kv_shift {
+  qi__kv *kv;
+  const qi__kernels *kernels;
+  size_t seq, from, to, end; // positions from..end-1 move to `to`
+  const float *cos_sin;      // [2 * n_pairs] of the distance, backwards
+  size_t n_pairs;
+  bool neighbours;
+  float *scratch;            // [n_threads, stride]
+  size_t stride;             // at least dim_k + dim_v
+} qi__kv_shift;
+
+// Pages that positions first..end-1 need so that all are there and the sequence's own.
+QI__FN size_t qi__kv_shift_needs(const qi__kv *kv, size_t seq, size_t first, size_t end) {
+  size_t n = 0;
+  for (size_t pos = first / QI__KV_PAGE * QI__KV_PAGE; pos < end; pos += QI__KV_PAGE) {
+    uint32_t page = *qi__kv_slot(kv, seq, pos);
+    n += page == QI__KV_NO_PAGE || kv->refs[page] > 1;
+  }
+  return n;
+}
+
+QI__FN qi_result qi__kv_shift_begin(qi__kv_shift *s, size_t n_keep, size_t n_drop, qi_error *err) {
+  qi__kv *kv = s->kv;
+  size_t first = kv->first[s->seq];
+  s->end = kv->length[s->seq];
+  s->from = n_keep + n_drop > first ? n_keep + n_drop : first;
+  s->to = s->from - n_drop;
+  size_t end = s->end - n_drop, valid = first <= n_keep ? first : s->to;
+  if (valid && qi__kv_sees_from(kv, end) < valid)
+    return qi__fail(err, QI_ERR_CONTEXT, "shift: what the window of %zu sees afterwards was given back", kv->window);
+  size_t needs = qi__kv_shift_needs(kv, s->seq, s->to, end);
+  if (needs > kv->n_unused)
+    return qi__fail(err, QI_ERR_CONTEXT, "shift: %zu pages of %d tokens are needed, %zu of %zu are unused", needs, QI__KV_PAGE,
+                    kv->n_unused, kv->n_pages);
+  for (size_t pos = s->to / QI__KV_PAGE * QI__KV_PAGE; pos < end; pos += QI__KV_PAGE) {
+    uint32_t *slot = qi__kv_slot(kv, s->seq, pos);
+    if (*slot == QI__KV_NO_PAGE) *slot = qi__kv_take(kv);
+    else qi__kv_own(kv, slot);
+  }
+  kv->first[s->seq] = valid;
+  return QI_OK;
+}
+
+// Units are heads of layers. A position is read before another is written over it: moves go down.
+QI__FN void qi__kv_shift_task(void *arg, int worker, int64_t begin, int64_t end) {
+  const qi__kv_shift *s = (const qi__kv_shift *)arg;
+  float *k = s->scratch + (size_t)worker * s->stride, *v = k + s->kv->head.dim_k;
+  for (size_t u = (size_t)begin; u < (size_t)end; u++) {
+    size_t layer = u / s->kv->n_kv_heads, head = u % s->kv->n_kv_heads;
+    for (size_t pos = s->from; pos < s->end; pos++) {
+      qi__kv_load(s->kv, layer, s->seq, head, pos, k, v);
+      s->kernels->rope(k, s->cos_sin, s->n_pairs, s->neighbours);
+      qi__kv_store(s->kv, s->kernels, layer, s->seq, head, s->to + (pos - s->from), k, v);
+    }
+  }
+}
+
+// Everything but n_keep and n_drop is set in *s; n_keep + n_drop is at most the sequence's length. QI_ERR_CONTEXT: nothing is
+// changed.
+QI__FN qi_result qi__kv_shift_run(qi__kv_shift *s, qi_pool *pool, size_t n_keep, size_t n_drop, qi_error *err) {
+  qi_result r = qi__kv_shift_begin(s, n_keep, n_drop, err);
+  if (r) return r;
+  qi__pool_run(pool, qi__kv_shift_task, s, (int64_t)(s->kv->n_layers * s->kv->n_kv_heads), 1);
+  qi__kv_cut(s->kv, s->seq, s->end - n_drop);
+  return QI_OK;
+}
+
+#endif // QI__INFER_KV_STORE_H
+
+// Easy to get wrong:
+//   - All keys and values of the chunk are stored before its attention begins: rows of one sequence see each other.
+//   - The norm of queries and keys comes before the rotation, biases before the norm.
+//   - Rows of prompts stand before rows of generation: products take each group with its own arithmetic.
+
+// The operations of a pass, in order. Those from ATTN_NORM to DOWN repeat for each layer.
+typedef enum qi__op {
+  QI__OP_EMBED,     // token embeddings, and the rotation angles of each row
+  QI__OP_ATTN_NORM,
+  QI__OP_QKV,
+  QI__OP_ROPE,      // query/key norm, rotation, keys and values to the cache, queries as attention wants them
+  QI__OP_ATTENTION,
+  QI__OP_ATTN_INPUT, // attention joined, and in the forms that the next product wants
+  QI__OP_ATTN_OUT,
+  QI__OP_FFN_NORM,
+  QI__OP_GATE_UP,
+  QI__OP_SWIGLU,
+  QI__OP_DOWN,
+  QI__OP_OUTPUT_NORM,
+  QI__OP_OUTPUT,
+  QI__OP_DONE
+} qi__op;
+
+typedef struct qi__forward {
+  const qi__hparams *h;
+  const qi__weights *w;
+  const qi__kernels *kernels;
+  qi_pool *pool;
+  qi__kv *kv;
+  qi_path path;
+  const int *cancel; // read by all threads; not 0 = leave the pass unfinished
+  bool on_device;    // backend.h runs the pass; what only the CPU's kernels need is not there
+  qi_observer observer;
+  void (*observe)(const struct qi__forward *f); // before each product; NULL = none
+  size_t n_batch, n_logits;
+
+  double *frequency;    // [n_rot / 2] angle per position
+  double magnitude;     // of cos and sin
+  qi__row *rows;        // [n_batch]
+  size_t *wanted;       // [n_batch] rows whose logits are wanted
+  float *x;             // [n_batch, n_embd] residual stream
+  qi__inputs in;        // [n_batch, widest input] what the next product reads
+  float *q, *k, *v;     // [n_batch, n_heads * head_dim_k], [n_batch, n_kv_heads * head_dim_k], [.. head_dim_v]
+  float *gate, *up;     // [n_batch, n_ff]
+  float *cos_sin;       // [n_batch, n_rot]
+  qi__attention attention;
+  float *logits;        // [n_logits, n_vocab]
+  float *scratch;       // [n_threads, scratch_floats]
+  size_t scratch_floats;
+
+  size_t n_rows, n_prompt;           // rows of the chunk; the first n_prompt are prompt
+  size_t n_wanted, n_wanted_prompt;  // the same among the wanted
+  size_t logits_row;                 // first row of `logits` that this chunk fills
+  qi__op op;
+  size_t layer;
+  int64_t unit;                      // units of the operation that are done
+  double us_per_unit[QI__OP_DONE];   // as measured last; 0 = not yet
+} qi__forward;
+
+// ---- memory ----
+
+QI__FN size_t qi__forward_width(const qi__hparams *h) {
+  size_t width = h->n_embd > h->n_ff ? h->n_embd : h->n_ff, attn = h->n_heads * h->head_dim_v;
+  return width > attn ? width : attn;
+}
+
+// Scratch of one thread: a tile of weights and its results, or what a unit of attention needs.
+QI__FN size_t qi__forward_scratch(const qi__hparams *h, const qi__kv *kv, size_t n_batch) {
+  size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + n_batch * QI__TILE_ROWS;
+  size_t attention = qi__attention_scratch(h, &kv->head);
+  size_t n = tile > attention ? tile : attention;
+  return (n + 15) / 16 * 16;
+}
+
+QI__FN void qi__forward_layout(qi__forward *f, qi__arena *arena, const qi__hparams *h, const qi__kv *kv, size_t n_batch,
+                               size_t n_logits, size_t n_threads) {
+  f->n_batch = n_batch;
+  f->n_logits = n_logits;
+  f->frequency = QI__ARENA_ARRAY(arena, double, h->n_rot / 2);
+  f->rows = QI__ARENA_ARRAY(arena, qi__row, n_batch);
+  f->wanted = QI__ARENA_ARRAY(arena, size_t, n_batch);
+  f->x = QI__ARENA_ARRAY(arena, float, n_batch * h->n_embd);
+  if (f->on_device) f->in.x = QI__ARENA_ARRAY(arena, float, n_batch * qi__forward_width(h));
+  else qi__inputs_layout(&f->in, arena, n_batch, qi__forward_width(h));
+  f->q = QI__ARENA_ARRAY(arena, float, n_batch * h->n_heads * h->head_dim_k);
+  f->k = QI__ARENA_ARRAY(arena, float, n_batch * h->n_kv_heads * h->head_dim_k);
+  f->v = QI__ARENA_ARRAY(arena, float, n_batch * h->n_kv_heads * h->head_dim_v);
+  f->gate = QI__ARENA_ARRAY(arena, float, n_batch * h->n_ff);
+  f->up = QI__ARENA_ARRAY(arena, float, n_batch * h->n_ff);
+  f->cos_sin = QI__ARENA_ARRAY(arena, float, n_batch * h->n_rot);
+  if (!f->on_device) qi__attention_layout(&f->attention, arena, h, kv, n_batch, n_threads);
+  size_t logits;
+  if (!qi__mul_size(n_logits, h->n_vocab, &logits)) arena->overflow = true, logits = 0;
+  f->logits = QI__ARENA_ARRAY(arena, float, logits);
+  f->scratch_floats = qi__forward_scratch(h, kv, n_batch);
+  f->scratch = QI__ARENA_ARRAY(arena, float, n_threads * f->scratch_floats);
+}
+
+// ---- operations on rows ----
+
+// Cosines and sines of row i.
+QI__FN void qi__row_angles(qi__forward *f, size_t i) {
+  float *cos_sin = f->cos_sin + i * f->h->n_rot;
+  for (size_t p = 0; p < f->h->n_rot / 2; p++) {
+    float s, c;
+    qi__sincos((double)f->rows[i].pos * f->frequency[p], &s, &c);
+    cos_sin[2 * p] = (float)(c * f->magnitude);
+    cos_sin[2 * p + 1] = (float)(s * f->magnitude);
+  }
+}
+
+QI__FN void qi__run_embed(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__weight *e = &f->w->embedding;
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
+    const uint8_t *src = e->data + (size_t)f->rows[i].token * e->row_bytes;
+    f->kernels->dequantize[e->id](e->format, src, f->x + i * e->n_cols, e->n_cols);
+    qi__row_angles(f, i);
+  }
+}
+
+// The forms of row i that these weights want, by the role of the row.
+QI__FN void qi__prepare_row(qi__forward *f, size_t i, bool generated, const qi__weight *const *w, size_t n) {
+  unsigned need = 0;
+  for (size_t j = 0; j < n; j++) need |= qi__inputs_need(w[j], qi__arithmetic_of(f->kernels, w[j], f->path, generated));
+  qi__inputs_prepare(f->kernels, &f->in, i, need);
+}
+
+// in.x[i] = norm of x[row], ready for products with w.
+QI__FN void qi__norm_row(qi__forward *f, size_t row, size_t i, bool generated, const float *norm, const qi__weight *const *w,
+                         size_t n) {
+  size_t width = f->h->n_embd;
+  f->kernels->rms_norm(f->x + row * width, norm, f->h->rms_norm_eps, width, f->in.x + i * width);
+  qi__prepare_row(f, i, generated, w, n);
+}
+
+QI__FN void qi__run_attn_norm(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  const qi__weight *next[] = {&l->wq, &l->wk, &l->wv};
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) qi__norm_row(f, i, i, i >= f->n_prompt, l->attn_norm, next, 3);
+}
+
+QI__FN void qi__run_ffn_norm(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  const qi__weight *next[] = {&l->gate, &l->up};
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) qi__norm_row(f, i, i, i >= f->n_prompt, l->ffn_norm, next, 2);
+}
+
+QI__FN void qi__run_output_norm(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__weight *next[] = {&f->w->output};
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++)
+    qi__norm_row(f, f->wanted[i], i, i >= f->n_wanted_prompt, f->w->output_norm, next, 1);
+}
+
+// Whether prompts have their attention on a matrix unit.
+QI__FN bool qi__attention_on_matrix(const qi__forward *f) {
+  bool bf16 = qi__arithmetic_of(f->kernels, &f->w->layers[f->layer].wq, f->path, false) == QI__BF16;
+  return bf16 && f->kernels->attention_panel && f->kernels->bf16.multiply;
+}
+
+QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__hparams *h = f->h;
+  const qi__layer *l = &f->w->layers[f->layer];
+  bool neighbours = (h->arch->features & QI__ROPE_NEIGHBOURS) != 0;
+  bool matrix = qi__attention_on_matrix(f);
+  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
+  size_t dim = h->head_dim_k;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
+    const qi__row *row = &f->rows[i];
+    const float *cos_sin = f->cos_sin + i * h->n_rot;
+    for (size_t head = 0; head < h->n_heads; head++) {
+      float *q = f->q + (i * h->n_heads + head) * dim;
+      if (l->q_norm) f->kernels->rms_norm(q, l->q_norm, h->rms_norm_eps, dim, q);
+      f->kernels->rope(q, cos_sin, h->n_rot / 2, neighbours);
+      qi__attention_query(&f->attention, i, head, matrix, scratch);
+    }
+    for (size_t head = 0; head < h->n_kv_heads; head++) {
+      float *k = f->k + (i * h->n_kv_heads + head) * dim;
+      if (l->k_norm) f->kernels->rms_norm(k, l->k_norm, h->rms_norm_eps, dim, k);
+      f->kernels->rope(k, cos_sin, h->n_rot / 2, neighbours);
+      const float *v = f->v + (i * h->n_kv_heads + head) * h->head_dim_v;
+      qi__kv_store(f->kv, f->kernels, f->layer, row->seq, head, row->pos, k, v);
+    }
+  }
+}
+
+QI__FN void qi__run_attention(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
+  bool matrix = qi__attention_on_matrix(f);
+  for (size_t u = (size_t)begin; u < (size_t)end; u++) qi__attention_run(&f->attention, f->layer, matrix, u, scratch);
+}
+
+QI__FN void qi__run_attn_input(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  const qi__weight *next[] = {&l->wo};
+  size_t width = f->h->n_heads * f->h->head_dim_v;
+  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
+    qi__attention_finish(&f->attention, i, scratch);
+    float *x = f->in.x + i * width;
+    if (l->attn_sub_norm) f->kernels->rms_norm(x, l->attn_sub_norm, f->h->rms_norm_eps, width, x);
+    qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
+  }
+}
+
+// y = max(gate, 0)^2 * up: products of two, the same bits however they are compiled.
+QI__FN void qi__relu2(const float *gate, const float *up, size_t n, float *y) {
+  for (size_t i = 0; i < n; i++) y[i] = qi__relu_squared_ref(gate[i]) * up[i];
+}
+
+QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  const qi__weight *next[] = {&l->down};
+  size_t n_ff = f->h->n_ff;
+  bool relu2 = (f->h->arch->features & QI__RELU2) != 0;
+  (void)worker;
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
+    float *x = f->in.x + i * n_ff;
+    if (relu2) qi__relu2(f->gate + i * n_ff, f->up + i * n_ff, n_ff, x);
+    else f->kernels->swiglu(f->gate + i * n_ff, f->up + i * n_ff, n_ff, x);
+    if (l->ffn_sub_norm) f->kernels->rms_norm(x, l->ffn_sub_norm, f->h->rms_norm_eps, n_ff, x);
+    qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
+  }
+}
+
+// ---- matrix products ----
+
+// One product of a step: y[i] = w in[i], or y[i] += w in[i].
+typedef struct qi__product {
+  const qi__weight *w;
+  float *y; // [n_rows, w->n_rows]
+  bool add;
+} qi__product;
+
+QI__FN size_t qi__products(const qi__forward *f, qi__product out[3]) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  switch (f->op) {
+  case QI__OP_QKV:
+    out[0] = (qi__product){&l->wq, f->q, false};
+    out[1] = (qi__product){&l->wk, f->k, false};
+    out[2] = (qi__product){&l->wv, f->v, false};
+    return 3;
+  case QI__OP_ATTN_OUT: out[0] = (qi__product){&l->wo, f->x, true}; return 1;
+  case QI__OP_GATE_UP:
+    out[0] = (qi__product){&l->gate, f->gate, false};
+    out[1] = (qi__product){&l->up, f->up, false};
+    return 2;
+  case QI__OP_DOWN: out[0] = (qi__product){&l->down, f->x, true}; return 1;
+  case QI__OP_OUTPUT: out[0] = (qi__product){&f->w->output, f->logits + f->logits_row * f->h->n_vocab, false}; return 1;
+  default: return 0;
+  }
+}
+
+QI__INLINE int64_t qi__tiles(const qi__weight *w) { return (int64_t)((w->n_rows + QI__TILE_ROWS - 1) / QI__TILE_ROWS); }
+
+QI__FN int64_t qi__product_units(const qi__forward *f) {
+  qi__product products[3];
+  size_t n = qi__products(f, products);
+  int64_t units = 0;
+  for (size_t i = 0; i < n; i++) units += qi__tiles(products[i].w);
+  return units;
+}
+
+// One tile of weight rows for the activation rows first_x..first_x+n_x-1, which share an arithmetic.
+QI__FN void qi__product_tile(qi__forward *f, float *scratch, const qi__product *p, size_t tile, size_t first_x, size_t n_x,
+                             bool generated) {
+  size_t first = tile * QI__TILE_ROWS, n_w = qi__min_size(QI__TILE_ROWS, p->w->n_rows - first);
+  float *result = scratch + qi__tile_scratch(qi__forward_width(f->h), f->n_batch); // [n_x, n_w]
+  qi__arithmetic arithmetic = qi__arithmetic_of(f->kernels, p->w, f->path, generated);
+  qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, result, n_w, scratch);
+  for (size_t i = 0; i < n_x; i++) {
+    float *y = p->y + (first_x + i) * p->w->n_rows + first;
+    if (p->add)
+      f->kernels->add(result + i * n_w, n_w, y);
+    else
+      memcpy(y, result + i * n_w, n_w * sizeof *y);
+  }
+}
+
+QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
+  qi__product products[3];
+  size_t n = qi__products(f, products);
+  bool output = f->op == QI__OP_OUTPUT;
+  size_t rows = output ? f->n_wanted : f->n_rows, prompt = output ? f->n_wanted_prompt : f->n_prompt;
+  for (int64_t u = begin; u < end; u++) {
+    int64_t tile = u;
+    size_t p = 0;
+    while (p + 1 < n && tile >= qi__tiles(products[p].w)) tile -= qi__tiles(products[p++].w);
+    if (prompt) qi__product_tile(f, scratch, &products[p], (size_t)tile, 0, prompt, false);
+    if (rows > prompt) qi__product_tile(f, scratch, &products[p], (size_t)tile, prompt, rows - prompt, true);
+  }
+}
+
+// ---- the state machine ----
+
+typedef struct qi__op_info {
+  void (*run)(qi__forward *f, int worker, int64_t begin, int64_t end);
+  enum { QI__PER_ROW, QI__PER_ATTENTION, QI__PER_TILE, QI__PER_WANTED } unit;
+} qi__op_info;
+
+static const qi__op_info qi__ops[QI__OP_DONE] = {
+    {qi__run_embed, QI__PER_ROW},       {qi__run_attn_norm, QI__PER_ROW},      {qi__run_products, QI__PER_TILE},
+    {qi__run_rope, QI__PER_ROW},        {qi__run_attention, QI__PER_ATTENTION}, {qi__run_attn_input, QI__PER_ROW},
+    {qi__run_products, QI__PER_TILE},   {qi__run_ffn_norm, QI__PER_ROW},       {qi__run_products, QI__PER_TILE},
+    {qi__run_swiglu, QI__PER_ROW},      {qi__run_products, QI__PER_TILE},      {qi__run_output_norm, QI__PER_WANTED},
+    {qi__run_products, QI__PER_TILE},
+};
+
+QI__FN int64_t qi__op_units(const qi__forward *f) {
+  switch (qi__ops[f->op].unit) {
+  case QI__PER_ROW: return (int64_t)f->n_rows;
+  case QI__PER_ATTENTION: return (int64_t)qi__attention_units(&f->attention);
+  case QI__PER_TILE: return qi__product_units(f);
+  case QI__PER_WANTED: return (int64_t)f->n_wanted;
+  }
+  return 0;
+}
+
+// How long rows are that this operation leaves in `in`.
+QI__FN size_t qi__op_input_width(const qi__forward *f) {
+  if (f->op == QI__OP_ATTENTION || f->op == QI__OP_ATTN_INPUT || f->op == QI__OP_ATTN_OUT) return f->h->n_heads * f->h->head_dim_v;
+  if (f->op == QI__OP_SWIGLU || f->op == QI__OP_DOWN) return f->h->n_ff;
+  return f->h->n_embd;
+}
+
+// Begins a chunk: rows, n_rows, n_prompt and logits_row are set.
+QI__FN void qi__forward_start(qi__forward *f) {
+  f->n_wanted = f->n_wanted_prompt = 0;
+  for (size_t i = 0; i < f->n_rows; i++)
+    if (f->rows[i].want_logits) {
+      f->wanted[f->n_wanted++] = i;
+      if (i < f->n_prompt) f->n_wanted_prompt++;
+    }
+  f->op = QI__OP_EMBED;
+  f->layer = 0;
+  f->unit = 0;
+  memset(f->us_per_unit, 0, sizeof f->us_per_unit);
+  if (f->on_device) return;
+  qi__attention *a = &f->attention;
+  a->h = f->h;
+  a->kernels = f->kernels;
+  a->kv = f->kv;
+  a->cancel = f->cancel;
+  a->rows = f->rows;
+  a->n_rows = f->n_rows;
+  a->n_prompt = f->n_prompt;
+  a->q = f->q;
+  a->out = f->in.x;
+  qi__attention_plan(a, (size_t)f->pool->n_threads);
+}
+
+QI__FN void qi__forward_next_op(qi__forward *f) {
+  f->unit = 0;
+  if (f->op == QI__OP_DOWN && f->layer + 1 < f->h->n_layers) {
+    f->layer++;
+    f->op = QI__OP_ATTN_NORM;
+  } else {
+    f->op = (qi__op)(f->op + 1);
+  }
+  if (f->op == QI__OP_OUTPUT_NORM && !f->n_wanted) f->op = QI__OP_DONE;
+}
+
+typedef struct qi__task {
+  qi__forward *f;
+  int64_t first;
+} qi__task;
+
+QI__FN void qi__forward_task(void *arg, int worker, int64_t begin, int64_t end) {
+  const qi__task *t = (const qi__task *)arg;
+  if (__atomic_load_n(t->f->cancel, __ATOMIC_RELAXED)) return;
+  qi__ops[t->f->op].run(t->f, worker, t->first + begin, t->first + end);
+}
+
+// Units to do before looking at the clock again: what fits into the time that is left, going by the last measurement.
+QI__FN int64_t qi__forward_slab(const qi__forward *f, int64_t n_units, uint64_t deadline_us) {
+  int64_t left = n_units - f->unit, least = f->pool->n_threads;
+  if (!deadline_us) return left;
+  uint64_t now = qi__now_us();
+  double cost = f->us_per_unit[f->op], time = deadline_us > now ? (double)(deadline_us - now) : 0;
+  if (cost <= 0 || time <= 0) return qi__min_i64(left, least);
+  double fits = time / cost;
+  return fits >= (double)left ? left : qi__min_i64(left, qi__max_i64(least, (int64_t)fits));
+}
+
+// Works until the chunk is done (QI_OK), the deadline has passed (QI_AGAIN; 0 = none) or *cancel is set (QI_ERR_CANCELLED).
+QI__FN qi_result qi__forward_run(qi__forward *f, uint64_t deadline_us) {
+  int n_threads = f->pool->n_threads;
+  while (f->op != QI__OP_DONE) {
+    int64_t n_units = qi__op_units(f), slab = qi__forward_slab(f, n_units, deadline_us);
+    qi__inputs_set_width(&f->in, qi__op_input_width(f));
+    if (f->observe && !f->unit) f->observe(f);
+    qi__task task = {f, f->unit};
+    uint64_t start = deadline_us ? qi__now_us() : 0;
+    qi__pool_run(f->pool, qi__forward_task, &task, slab, qi__max_i64(1, slab / (n_threads * 8)));
+    if (__atomic_load_n(f->cancel, __ATOMIC_RELAXED)) return QI_ERR_CANCELLED;
+    uint64_t now = deadline_us ? qi__now_us() : 0;
+    if (deadline_us) f->us_per_unit[f->op] = (double)(now - start) / (double)slab;
+    f->unit += slab;
+    if (f->unit == n_units) qi__forward_next_op(f);
+    if (deadline_us && now >= deadline_us && f->op != QI__OP_DONE) return QI_AGAIN;
+  }
+  return QI_OK;
+}
+
+#endif // QI__INFER_FORWARD_H
+
+// The state machine of forward.h says which operation comes next; here each becomes one or a few for the device, and layers are
+// submitted together. Between submissions the pass can stop: cancelled, or because its time is over. A submission takes about
+// QI__DEVICE_SLICE_US, so cancelling takes no longer.
+#define QI__DEVICE_SLICE_US 10000
+#define QI__LAYER_OPS 32 // more than any layer takes, with embeddings before it and logits behind it
+#define QI__MAP_GAP 65536 // weights this close are mapped together
+
+typedef struct qi__device_pass {
+  const qi_backend *backend; // NULL = none
+  void *queue;
+  qi_op_row *rows;     // [n_batch] of the chunk
+  uint32_t *index;     // [n_batch] its rows whose logits are wanted
+  qi_op *ops;          // [n_layers * QI__LAYER_OPS]
+  size_t n_ops;
+  size_t n_rows;       // of the chunk that us_per_layer was measured with
+  double us_per_layer; // 0 = not known
+} qi__device_pass;
+
+// ---- queue and memory ----
+
+QI__FN qi_result qi__device_open(qi__device_pass *d, const qi_backend *backend, void *device, qi_error *err) {
+  qi_result r = backend->queue_open(device, &d->queue, err);
+  if (!r) d->backend = backend;
+  return r;
+}
+
+QI__FN void qi__device_close(qi__device_pass *d) {
+  if (d->backend) d->backend->queue_close(d->queue);
+  d->backend = NULL;
+}
+
+// As qi_allocator's; user: qi__device_pass.
+static void *qi__device_alloc(size_t size, size_t align, void *user) {
+  const qi__device_pass *d = (const qi__device_pass *)user;
+  (void)align; // at most QI__CACHE_LINE: what the backend gives
+  return d->backend->alloc(d->queue, size);
+}
+static void qi__device_free(void *ptr, size_t size, void *user) {
+  const qi__device_pass *d = (const qi__device_pass *)user;
+  d->backend->free(d->queue, ptr, size);
+}
+
+QI__FN void qi__device_layout(qi__device_pass *d, qi__arena *arena, const qi__hparams *h, size_t n_batch) {
+  d->rows = QI__ARENA_ARRAY(arena, qi_op_row, n_batch);
+  d->index = QI__ARENA_ARRAY(arena, uint32_t, n_batch);
+  d->ops = QI__ARENA_ARRAY(arena, qi_op, h->n_layers * QI__LAYER_OPS);
+}
+
+// ---- operations ----
+
+QI__FN qi_op *qi__device_op(qi__device_pass *d, qi_op_kind kind, size_t n) {
+  qi_op *op = &d->ops[d->n_ops++];
+  memset(op, 0, sizeof *op);
+  op->kind = kind;
+  op->n = n;
+  return op;
+}
+
+QI__FN qi_op_matrix qi__op_matrix(const qi__weight *w) {
+  qi_op_matrix m = {w->id, w->data, w->n_rows, w->n_cols, w->row_bytes, {w->format->param[0], w->format->param[1]}, w->bias};
+  return m;
+}
+
+QI__FN qi_op_kv qi__op_kv(const qi__forward *f) {
+  const qi__kv *kv = f->kv;
+  const qi__kv_layout *l = &kv->head;
+  qi_op_kv out = {l->type, kv->data, kv->table, f->layer, kv->n_kv_heads, kv->n_pages, l->bytes, kv->n_table,
+                  l->dim_k, l->dim_v, l->k_scale, l->v, l->v_scale};
+  return out;
+}
+
+QI__FN void qi__encode_norm(qi__device_pass *d, const qi__forward *f, size_t n, const float *x, const uint32_t *index, size_t width,
+                            const float *weight) {
+  if (!weight) return;
+  qi_op *op = qi__device_op(d, QI_OP_RMS_NORM, n);
+  op->of.norm.x = x;
+  op->of.norm.index = index;
+  op->of.norm.weight = weight;
+  op->of.norm.y = f->in.x;
+  op->of.norm.width = width;
+  op->of.norm.eps = f->h->rms_norm_eps;
+}
+
+// The products of the operation: rows of prompts, then generated ones.
+QI__FN void qi__encode_products(qi__device_pass *d, const qi__forward *f) {
+  qi__product products[3];
+  size_t n = qi__products(f, products);
+  bool output = f->op == QI__OP_OUTPUT;
+  size_t rows = output ? f->n_wanted : f->n_rows, prompt = output ? f->n_wanted_prompt : f->n_prompt;
+  for (size_t i = 0; i < 2 * n; i++) {
+    const qi__product *p = &products[i / 2];
+    bool generated = i % 2;
+    size_t first = generated ? prompt : 0, count = generated ? rows - prompt : prompt;
+    if (!count) continue;
+    qi_op *op = qi__device_op(d, QI_OP_PRODUCT, count);
+    op->of.product.w = qi__op_matrix(p->w);
+    op->of.product.x = f->in.x + first * p->w->n_cols;
+    op->of.product.y = p->y + first * p->w->n_rows;
+    op->of.product.add = p->add;
+    op->of.product.generated = generated;
+  }
+}
+
+QI__FN void qi__encode_embed(qi__device_pass *d, const qi__forward *f) {
+  qi_op *op = qi__device_op(d, QI_OP_EMBED, f->n_rows);
+  op->of.embed.w = qi__op_matrix(&f->w->embedding);
+  op->of.embed.rows = d->rows;
+  op->of.embed.y = f->x;
+}
+
+QI__FN void qi__encode_rope(qi__device_pass *d, const qi__forward *f) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  qi_op *op = qi__device_op(d, QI_OP_ROPE, f->n_rows);
+  op->of.rope.rows = d->rows;
+  op->of.rope.cos_sin = f->cos_sin;
+  op->of.rope.q_norm = l->q_norm;
+  op->of.rope.k_norm = l->k_norm;
+  op->of.rope.q = f->q;
+  op->of.rope.k = f->k;
+  op->of.rope.v = f->v;
+  op->of.rope.kv = qi__op_kv(f);
+  op->of.rope.n_heads = f->h->n_heads;
+  op->of.rope.n_pairs = f->h->n_rot / 2;
+  op->of.rope.eps = f->h->rms_norm_eps;
+  op->of.rope.neighbours = (f->h->arch->features & QI__ROPE_NEIGHBOURS) != 0;
+}
+
+QI__FN void qi__encode_attention(qi__device_pass *d, const qi__forward *f) {
+  qi_op *op = qi__device_op(d, QI_OP_ATTENTION, f->n_rows);
+  op->of.attention.rows = d->rows;
+  op->of.attention.q = f->q;
+  op->of.attention.y = f->in.x;
+  op->of.attention.kv = qi__op_kv(f);
+  op->of.attention.n_heads = f->h->n_heads;
+}
+
+QI__FN void qi__encode_gate(qi__device_pass *d, const qi__forward *f) {
+  qi_op *op = qi__device_op(d, f->h->arch->features & QI__RELU2 ? QI_OP_RELU2 : QI_OP_SWIGLU, f->n_rows);
+  op->of.gate.x = f->gate;
+  op->of.gate.up = f->up;
+  op->of.gate.y = f->in.x;
+  op->of.gate.width = f->h->n_ff;
+}
+
+// The current operation of the pass.
+QI__FN void qi__encode_op(qi__device_pass *d, const qi__forward *f) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  size_t n_embd = f->h->n_embd, n_attn = f->h->n_heads * f->h->head_dim_v;
+  switch (f->op) {
+  case QI__OP_EMBED: qi__encode_embed(d, f); break;
+  case QI__OP_ATTN_NORM: qi__encode_norm(d, f, f->n_rows, f->x, NULL, n_embd, l->attn_norm); break;
+  case QI__OP_ROPE: qi__encode_rope(d, f); break;
+  case QI__OP_ATTENTION: qi__encode_attention(d, f); break;
+  case QI__OP_ATTN_INPUT: qi__encode_norm(d, f, f->n_rows, f->in.x, NULL, n_attn, l->attn_sub_norm); break;
+  case QI__OP_FFN_NORM: qi__encode_norm(d, f, f->n_rows, f->x, NULL, n_embd, l->ffn_norm); break;
+  case QI__OP_SWIGLU:
+    qi__encode_gate(d, f);
+    qi__encode_norm(d, f, f->n_rows, f->in.x, NULL, f->h->n_ff, l->ffn_sub_norm);
+    break;
+  case QI__OP_OUTPUT_NORM: qi__encode_norm(d, f, f->n_wanted, f->x, d->index, n_embd, f->w->output_norm); break;
+  case QI__OP_QKV:
+  case QI__OP_ATTN_OUT:
+  case QI__OP_GATE_UP:
+  case QI__OP_DOWN:
+  case QI__OP_OUTPUT: qi__encode_products(d, f); break;
+  case QI__OP_DONE: break;
+  }
+}
+
+// What remains of the pass, up to the end of n_layers layers; the last one takes the logits with it. Returns the layers.
+QI__FN size_t qi__encode_layers(qi__device_pass *d, qi__forward *f, size_t n_layers) {
+  size_t n = 0;
+  d->n_ops = 0;
+  while (f->op != QI__OP_DONE && n < n_layers) {
+    qi__encode_op(d, f);
+    qi__op op = f->op;
+    qi__forward_next_op(f);
+    n += f->op == QI__OP_DONE || (op == QI__OP_DOWN && f->op == QI__OP_ATTN_NORM);
+  }
+  return n;
+}
+
+// ---- the pass ----
+
+// What the device reads of the chunk's rows.
+QI__FN void qi__device_begin(qi__device_pass *d, qi__forward *f) {
+  for (size_t i = 0; i < f->n_rows; i++) {
+    const qi__row *r = &f->rows[i];
+    qi_op_row row = {r->token, (uint32_t)r->seq, (uint32_t)r->pos, (uint32_t)qi__kv_sees_from(f->kv, r->pos)};
+    d->rows[i] = row;
+    qi__row_angles(f, i);
+  }
+  for (size_t i = 0; i < f->n_wanted; i++) d->index[i] = (uint32_t)f->wanted[i];
+  if (d->n_rows != f->n_rows) d->us_per_layer = 0;
+  d->n_rows = f->n_rows;
+}
+
+// Layers for the next submission: what fits into a slice and into the time that is left, and at least one.
+QI__FN size_t qi__device_slab(const qi__device_pass *d, const qi__forward *f, uint64_t deadline_us) {
+  uint64_t now = deadline_us ? qi__now_us() : 0, left = deadline_us > now ? deadline_us - now : 0;
+  double time = deadline_us && left < QI__DEVICE_SLICE_US ? (double)left : QI__DEVICE_SLICE_US;
+  double fits = d->us_per_layer > 0 ? time / d->us_per_layer : 1;
+  if (fits < 1) return 1;
+  return fits < (double)f->h->n_layers ? (size_t)fits : f->h->n_layers;
+}
+
+// As qi__forward_run; other errors are the device's. Nothing is under way when it returns.
+QI__FN qi_result qi__device_run(qi__device_pass *d, qi__forward *f, uint64_t deadline_us, qi_error *err) {
+  if (f->op == QI__OP_EMBED) qi__device_begin(d, f);
+  while (f->op != QI__OP_DONE) {
+    if (__atomic_load_n(f->cancel, __ATOMIC_RELAXED)) return QI_ERR_CANCELLED;
+    size_t n = qi__encode_layers(d, f, qi__device_slab(d, f, deadline_us));
+    uint64_t start = qi__now_us();
+    qi_result r = d->backend->submit(d->queue, d->ops, d->n_ops, err), waited = d->backend->wait(d->queue, r ? NULL : err);
+    if (!r) r = waited;
+    if (r) return r;
+    uint64_t now = qi__now_us();
+    d->us_per_layer = (double)(now - start + 1) / (double)n;
+    if (deadline_us && now >= deadline_us && f->op != QI__OP_DONE) return QI_AGAIN;
+  }
+  return __atomic_load_n(f->cancel, __ATOMIC_RELAXED) ? QI_ERR_CANCELLED : QI_OK;
+}
+
+// ---- models ----
+
+QI__FN qi_result qi__backend_refuse(const qi_backend *backend, const qi_op *op, qi_kv_type kv_type, qi_error *err) {
+  static const char *const names[QI_OP_COUNT] = {"embeddings", "norms", "products", "rotations", "attention", "SwiGLU", "ReLU2"};
+  if (op->kind == QI_OP_EMBED || op->kind == QI_OP_PRODUCT) {
+    const qi_op_matrix *w = op->kind == QI_OP_EMBED ? &op->of.embed.w : &op->of.product.w;
+    return qi__fail(err, QI_ERR_UNSUPPORTED, "backend %s: no %s of [%zu, %zu] weights in %s", backend->name, names[op->kind],
+                    w->n_rows, w->n_cols, qi__formats[w->format].info.name);
+  }
+  if (op->kind == QI_OP_ROPE || op->kind == QI_OP_ATTENTION)
+    return qi__fail(err, QI_ERR_UNSUPPORTED, "backend %s: no %s with heads of %zu, keys and values in %s", backend->name,
+                    names[op->kind], op->of.rope.kv.dim_k, qi_kv_type_name(kv_type));
+  return qi__fail(err, QI_ERR_UNSUPPORTED, "backend %s: no %s of this model's shape", backend->name, names[op->kind]);
+}
+
+// Whether a device computes all operations of a model, of prompts and of generated tokens.
+QI__FN qi_result qi__backend_check(const qi_backend *backend, const void *device, const qi__hparams *h, const qi__weights *w,
+                                   qi_kv_type kv_type, qi_error *err) {
+  qi_op ops[2 * QI__LAYER_OPS];
+  qi__device_pass d;
+  qi__forward f;
+  qi__kv kv;
+  memset(&d, 0, sizeof d);
+  memset(&f, 0, sizeof f);
+  memset(&kv, 0, sizeof kv);
+  d.ops = ops;
+  kv.head = qi__kv_layout_of(kv_type, h->head_dim_k, h->head_dim_v);
+  kv.n_kv_heads = h->n_kv_heads;
+  f.h = h;
+  f.w = w;
+  f.kv = &kv;
+  f.n_rows = f.n_wanted = 2;
+  f.n_prompt = f.n_wanted_prompt = 1;
+  while (f.op != QI__OP_DONE) {
+    qi__encode_layers(&d, &f, 1);
+    for (size_t i = 0; i < d.n_ops; i++)
+      if (!backend->supports(device, &ops[i])) return qi__backend_refuse(backend, &ops[i], kv_type, err);
+  }
+  return QI_OK;
+}
+
+// Memory that is to be mapped: pieces grow into ranges.
+typedef struct qi__mapping {
+  const qi_backend *backend;
+  void *device;
+  uintptr_t begin, end; // 0 = none
+  qi_error *err;
+} qi__mapping;
+
+QI__FN qi_result qi__mapping_flush(qi__mapping *m) {
+  if (!m->begin) return QI_OK;
+  qi_result r = m->backend->map(m->device, (const void *)m->begin, (size_t)(m->end - m->begin), m->err);
+  m->begin = m->end = 0;
+  return r;
+}
+
+// Adds a piece, or begins another range with it where the two are far apart or too large together.
+QI__FN qi_result qi__mapping_add(qi__mapping *m, const void *data, size_t size) {
+  uintptr_t p = (uintptr_t)data;
+  if (!p || !size) return QI_OK;
+  bool near_end = m->begin && p >= m->begin && (p <= m->end || p - m->end <= QI__MAP_GAP);
+  if (near_end && p + size <= m->end) return QI_OK;
+  if (near_end && p + size - m->begin <= m->backend->map_limit(m->device)) {
+    m->end = p + size;
+    return QI_OK;
+  }
+  qi_result r = qi__mapping_flush(m);
+  m->begin = p;
+  m->end = p + size;
+  return r;
+}
+
+// Vectors of the structure at `base` that these slots describe.
+QI__FN qi_result qi__mapping_add_vectors(qi__mapping *m, const qi__hparams *h, const qi__slot *slots, size_t n, const void *base) {
+  qi_result r = QI_OK;
+  for (size_t i = 0; i < n && !r; i++) {
+    const char *at = (const char *)base + slots[i].part[0].at;
+    size_t bytes = qi__dim_length(h, slots[i].cols) * sizeof(float);
+    if (slots[i].kind == QI__VECTOR) r = qi__mapping_add(m, *(const float *const *)(const void *)at, bytes);
+    if (slots[i].kind == QI__BIAS) r = qi__mapping_add(m, ((const qi__weight *)(const void *)at)->bias, bytes);
+  }
+  return r;
+}
+
+// Shows the device all weights: matrices as they lie in the file, then vectors.
+QI__FN qi_result qi__backend_map(const qi_model *m, const qi_backend *backend, void *device, qi_error *err) {
+  qi__mapping map = {backend, device, 0, 0, err};
+  qi_result r = QI_OK;
+  for (size_t i = 0; i < m->gguf.n_tensors && !r; i++) {
+    const qi__tensor_info *t = &m->gguf.tensors[i];
+    if (t->format) r = qi__mapping_add(&map, m->data[i], (size_t)t->n_bytes);
+  }
+  if (!r) r = qi__mapping_add_vectors(&map, &m->h, qi__model_slots, QI__COUNT_OF(qi__model_slots), &m->weights);
+  for (size_t i = 0; i < m->h.n_layers && !r; i++)
+    r = qi__mapping_add_vectors(&map, &m->h, qi__layer_slots, QI__COUNT_OF(qi__layer_slots), &m->weights.layers[i]);
+  return r ? r : qi__mapping_flush(&map);
+}
+
+// Gives a model that was just opened the backend of its desc, if there is one.
+QI__FN qi_result qi__backend_attach(qi_model *m, const qi_model_desc *desc, qi_error *err) {
+  const qi_backend *backend = desc->backend;
+  qi_error why = {QI_OK, ""};
+  void *device = NULL;
+  if (!backend || m->load != QI_LOAD_ALL) return QI_OK;
+  qi_result r = backend->open(backend->user, &m->allocator, &device, &why);
+  if (!r && !(r = qi__backend_check(backend, device, &m->h, &m->weights, QI_KV_F16, &why)))
+    r = qi__backend_map(m, backend, device, &why);
+  if (!r) {
+    m->backend = backend;
+    m->device = device;
+    return QI_OK;
+  }
+  if (device) backend->close(device);
+  if (!desc->backend_fallback) return qi__fail(err, r, "%s", why.msg);
+  qi__log(&m->logger, QI_LOG_WARN, "the CPU computes: %s", why.msg);
+  return QI_OK;
+}
+
+#endif // QI__INFER_BACKEND_H
 // generated from src/infer/matcher.h: edit there
 // ==== >>matcher : where a text is in a grammar, and which tokens may follow ====
 #ifndef QI__MATCHER_H
@@ -21855,1366 +23721,6 @@ QI__FN qi_result qi__matcher_accept(qi_matcher *m, qi_token token, qi_error *err
 #ifndef QI__INFER_OBSERVE_H
 #define QI__INFER_OBSERVE_H
 
-// generated from src/infer/forward.h: edit there
-// ==== >>forward : one pass over the layers, as a state that can stop anywhere ====
-#ifndef QI__INFER_FORWARD_H
-#define QI__INFER_FORWARD_H
-
-// generated from src/infer/attend.h: edit there
-// ==== >>attend : attention of a chunk's rows over the cache ====
-#ifndef QI__INFER_ATTEND_H
-#define QI__INFER_ATTEND_H
-
-// generated from src/infer/kv.h: edit there
-// ==== >>kv : the key/value cache: pages, and sequences that share them ====
-#ifndef QI__INFER_KV_H
-#define QI__INFER_KV_H
-
-
-// Keys and values of all layers and heads at QI__KV_PAGE consecutive positions of a sequence lie in a page. All pages are of one
-// size and come from one pool, so nothing fragments. A page may be in several sequences at once: forks share what they have in
-// common, and a sequence that goes on in a page that others have too takes a copy of it first (copy on write). What one head has
-// in all pages lies together: pages that were taken one after another are read as one stream.
-//
-// Pages are taken before work begins, for all of its tokens, and given back when its sequences return to where they were; so the
-// forward pass finds a page for each position and cannot run out of them.
-#define QI__KV_NO_PAGE UINT32_MAX
-
-typedef struct qi__kv {
-  size_t n_layers, n_seqs, n_kv_heads, n_ctx;
-  size_t window;      // of the model; positions that no later token sees are given back; 0 = none
-  qi__kv_layout head; // of one head in a page
-  size_t n_pages, page_bytes, n_table; // n_table: pages that n_ctx positions take
-  uint8_t *data;      // [n_layers, n_kv_heads, n_pages, head.bytes]
-  uint32_t *table;    // [n_seqs, n_table] pages in the order of positions; QI__KV_NO_PAGE where there is none
-  uint32_t *refs;     // [n_pages] sequences that a page is in
-  uint32_t *unused;   // [n_pages] the first n_unused are pages in no sequence
-  uint32_t *writers;  // [n_pages] 0 but within qi__kv_needs, and while a session is saved or loaded
-  size_t n_unused;
-  size_t *length;     // [n_seqs] tokens in each sequence
-  size_t *first;      // [n_seqs] position from which on keys and values are there; above 0 only with a window
-} qi__kv;
-
-QI__INLINE size_t qi__kv_pages(size_t n) { return (n + QI__KV_PAGE - 1) / QI__KV_PAGE; }
-
-QI__FN void qi__kv_clear(qi__kv *kv) {
-  for (size_t i = 0; i < kv->n_seqs * kv->n_table; i++) kv->table[i] = QI__KV_NO_PAGE;
-  for (size_t i = 0; i < kv->n_pages; i++) kv->unused[i] = (uint32_t)(kv->n_pages - 1 - i);
-  memset(kv->refs, 0, kv->n_pages * sizeof *kv->refs);
-  memset(kv->length, 0, kv->n_seqs * sizeof *kv->length);
-  memset(kv->first, 0, kv->n_seqs * sizeof *kv->first);
-  kv->n_unused = kv->n_pages;
-}
-
-// n_tokens: positions that all sequences have together; 0 = n_seqs * n_ctx. No sequence needs more pages than n_ctx takes.
-QI__FN void qi__kv_open(qi__kv *kv, qi__arena *arena, const qi__hparams *h, size_t n_seqs, size_t n_ctx, size_t n_tokens,
-                        qi_kv_type type) {
-  kv->n_layers = h->n_layers;
-  kv->n_seqs = n_seqs;
-  kv->n_kv_heads = h->n_kv_heads;
-  kv->n_ctx = n_ctx;
-  kv->window = h->sliding_window;
-  kv->head = qi__kv_layout_of(type, h->head_dim_k, h->head_dim_v);
-  kv->n_table = qi__kv_pages(n_ctx);
-  size_t n_table;
-  if (!qi__mul_size(n_seqs, kv->n_table, &n_table) || n_table >= QI__KV_NO_PAGE ||
-      !qi__mul_size(h->n_layers * h->n_kv_heads, kv->head.bytes, &kv->page_bytes)) {
-    arena->overflow = true;
-    n_table = kv->n_table = kv->page_bytes = 0;
-  }
-  kv->n_pages = n_tokens ? qi__min_size(qi__kv_pages(n_tokens), n_table) : n_table;
-  kv->data = (uint8_t *)qi__arena_take(arena, kv->n_pages, kv->page_bytes, QI__CACHE_LINE);
-  kv->table = QI__ARENA_ARRAY(arena, uint32_t, n_table);
-  kv->refs = QI__ARENA_ARRAY(arena, uint32_t, kv->n_pages);
-  kv->unused = QI__ARENA_ARRAY(arena, uint32_t, kv->n_pages);
-  kv->writers = QI__ARENA_ARRAY(arena, uint32_t, kv->n_pages);
-  kv->length = QI__ARENA_ARRAY(arena, size_t, n_seqs);
-  kv->first = QI__ARENA_ARRAY(arena, size_t, n_seqs);
-  if (!kv->first || arena->overflow) return;
-  memset(kv->writers, 0, kv->n_pages * sizeof *kv->writers);
-  qi__kv_clear(kv);
-}
-
-// Bytes of keys and values.
-QI__FN uint64_t qi__kv_bytes(const qi__kv *kv) { return (uint64_t)kv->n_pages * kv->page_bytes; }
-
-// ---- pages ----
-
-QI__INLINE uint32_t *qi__kv_slot(const qi__kv *kv, size_t seq, size_t pos) {
-  return &kv->table[seq * kv->n_table + pos / QI__KV_PAGE];
-}
-
-// A unit (layer * n_kv_heads + head) of a page.
-QI__INLINE uint8_t *qi__kv_unit(const qi__kv *kv, size_t unit, size_t page) {
-  return kv->data + (unit * kv->n_pages + page) * kv->head.bytes;
-}
-
-// One head of the page that holds `pos`; NULL where there is no page.
-QI__INLINE uint8_t *qi__kv_head(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos) {
-  if (pos >= kv->n_ctx) return NULL;
-  uint32_t page = *qi__kv_slot(kv, seq, pos);
-  if (page == QI__KV_NO_PAGE) return NULL;
-  return qi__kv_unit(kv, layer * kv->n_kv_heads + head, page);
-}
-
-// A page in no sequence, which is there.
-QI__FN uint32_t qi__kv_take(qi__kv *kv) {
-  uint32_t page = kv->unused[--kv->n_unused];
-  kv->refs[page] = 1;
-  return page;
-}
-
-QI__FN void qi__kv_release(qi__kv *kv, uint32_t *slot) {
-  if (*slot == QI__KV_NO_PAGE) return;
-  if (--kv->refs[*slot] == 0) kv->unused[kv->n_unused++] = *slot;
-  *slot = QI__KV_NO_PAGE;
-}
-
-// Makes a page the sequence's own; there is an unused one if others have it too.
-QI__FN void qi__kv_own(qi__kv *kv, uint32_t *slot) {
-  uint32_t old = *slot;
-  if (kv->refs[old] == 1) return;
-  *slot = qi__kv_take(kv);
-  kv->refs[old]--;
-  for (size_t i = 0; i < kv->n_layers * kv->n_kv_heads; i++)
-    memcpy(qi__kv_unit(kv, i, *slot), qi__kv_unit(kv, i, old), kv->head.bytes);
-}
-
-// ---- room for work ----
-
-// Whether the sequence goes on in a page that others have too.
-QI__FN bool qi__kv_shares_end(const qi__kv *kv, size_t seq) {
-  size_t n = kv->length[seq];
-  return n % QI__KV_PAGE && kv->refs[*qi__kv_slot(kv, seq, n)] > 1;
-}
-
-// Pages that it takes to make the sequences as long as `to` says, [n_seqs]. Of those that share a page the last to write keeps it.
-QI__FN size_t qi__kv_needs(qi__kv *kv, const size_t *to) {
-  size_t n = 0;
-  for (size_t seq = 0; seq < kv->n_seqs; seq++) {
-    if (to[seq] <= kv->length[seq]) continue;
-    n += qi__kv_pages(to[seq]) - qi__kv_pages(kv->length[seq]);
-    if (!qi__kv_shares_end(kv, seq)) continue;
-    uint32_t page = *qi__kv_slot(kv, seq, kv->length[seq]);
-    if (++kv->writers[page] < kv->refs[page]) n++;
-  }
-  for (size_t seq = 0; seq < kv->n_seqs; seq++)
-    if (to[seq] > kv->length[seq] && qi__kv_shares_end(kv, seq)) kv->writers[*qi__kv_slot(kv, seq, kv->length[seq])] = 0;
-  return n;
-}
-
-// Takes these pages, or none: QI_ERR_CONTEXT. Lengths stay.
-QI__FN qi_result qi__kv_reserve(qi__kv *kv, const size_t *to, qi_error *err) {
-  size_t n = qi__kv_needs(kv, to);
-  if (n > kv->n_unused)
-    return qi__fail(err, QI_ERR_CONTEXT, "the key/value cache is full: %zu pages of %d tokens are needed, %zu of %zu are unused", n,
-                    QI__KV_PAGE, kv->n_unused, kv->n_pages);
-  for (size_t seq = 0; seq < kv->n_seqs; seq++) {
-    size_t pos = kv->length[seq];
-    if (to[seq] <= pos) continue;
-    if (pos % QI__KV_PAGE) qi__kv_own(kv, qi__kv_slot(kv, seq, pos));
-    for (pos = qi__kv_pages(pos) * QI__KV_PAGE; pos < to[seq]; pos += QI__KV_PAGE) *qi__kv_slot(kv, seq, pos) = qi__kv_take(kv);
-  }
-  return QI_OK;
-}
-
-// ---- sequences ----
-
-// First position that the token at `pos` sees.
-QI__INLINE size_t qi__kv_sees_from(const qi__kv *kv, size_t pos) {
-  return kv->window && pos + 1 > kv->window ? pos + 1 - kv->window : 0;
-}
-
-// Whether the sequence can go on after its first n tokens: what the next one sees has not been given back.
-QI__FN bool qi__kv_can_cut(const qi__kv *kv, size_t seq, size_t n) {
-  return n == 0 || kv->first[seq] == 0 || qi__kv_sees_from(kv, n) >= kv->first[seq];
-}
-
-// Keeps the first n tokens, of those that there are or that pages were reserved for.
-QI__FN void qi__kv_cut(qi__kv *kv, size_t seq, size_t n) {
-  for (size_t page = qi__kv_pages(n); page < kv->n_table; page++) qi__kv_release(kv, &kv->table[seq * kv->n_table + page]);
-  kv->length[seq] = n;
-  if (n == 0) kv->first[seq] = 0;
-}
-
-// Gives back what no later token of the sequence sees.
-QI__FN void qi__kv_slide(qi__kv *kv, size_t seq) {
-  size_t first = qi__kv_sees_from(kv, kv->length[seq]) / QI__KV_PAGE * QI__KV_PAGE;
-  if (first <= kv->first[seq]) return;
-  for (size_t pos = kv->first[seq]; pos < first; pos += QI__KV_PAGE) qi__kv_release(kv, qi__kv_slot(kv, seq, pos));
-  kv->first[seq] = first;
-}
-
-// `to` becomes the first n tokens of `from`, by reference; another sequence, n as qi__kv_can_cut allows.
-QI__FN void qi__kv_fork(qi__kv *kv, size_t from, size_t to, size_t n) {
-  qi__kv_cut(kv, to, 0);
-  for (size_t pos = 0; pos < n; pos += QI__KV_PAGE) {
-    uint32_t page = *qi__kv_slot(kv, from, pos);
-    *qi__kv_slot(kv, to, pos) = page;
-    if (page != QI__KV_NO_PAGE) kv->refs[page]++;
-  }
-  kv->length[to] = n;
-  if (n) kv->first[to] = kv->first[from];
-}
-
-#endif // QI__INFER_KV_H
-
-// softmax(q k^T / sqrt(head_dim)) v, piece by piece in one pass over the cache. The work is cut into units that threads take:
-//   - prompts: a tile of consecutive rows of one sequence, times one key/value head;
-//   - generation: a row times one key/value head; where there are fewer of these than keep all threads busy, each piece of the
-//     cache is a unit, which leaves its result in `parts`; qi__attention_finish joins them.
-// No result depends on the cut. On a matrix unit (BF16 path, prompts) queries, keys, weights of the softmax and values are rounded
-// to bfloat16 and multiplied as in kernels/bf16.h; maximum, sum and all that joins pieces stay float32. Rounding is off by at most
-// 2^-9 of a number, so a score by E = 2^-8 sum |q k| and an output by (e^2E (1 + 2^-8) - 1) max |v|, beside what sums lose.
-#define QI__ATTENTION_TILE 64 // query rows (heads times tokens) of a tile; one token may have more
-#define QI__ATTENTION_UNITS 4 // for each thread, below which generation is cut into pieces
-
-// One token of the chunk that is computed.
-typedef struct qi__row {
-  qi_token token;
-  size_t seq, pos;
-  bool want_logits;
-} qi__row;
-
-typedef struct qi__attention {
-  // Memory of the session.
-  size_t n_split, n_pieces;  // rows of generation that can be cut, and pieces of each
-  float *part_values;        // [n_split, n_pieces, n_heads, head_dim_v]
-  float *part_max, *part_sum; // [n_split, n_pieces, n_heads]
-  size_t *tile;              // [n_batch + 1] first rows of tiles, and the end of the last
-  // Queries in integers, where keys are: q8.block is QI__KV_GROUP, a row of q8 is a head.
-  qi__q8 q8;                 // [n_batch * n_heads]
-  // Of the chunk.
-  const qi__hparams *h;
-  const qi__kernels *kernels;
-  const qi__kv *kv;
-  const int *cancel;
-  const qi__row *rows;
-  size_t n_rows, n_prompt, n_tiles;
-  bool split;
-  float *q;                  // [n_rows, n_heads, head_dim_k], from qi__attention_query on times 1 / sqrt(head_dim_k)
-  float *out;                // [n_rows, n_heads, head_dim_v]
-} qi__attention;
-
-// ---- memory ----
-
-QI__INLINE size_t qi__round16(size_t n) { return (n + 15) / 16 * 16; }
-
-// Rows of generation that do not give QI__ATTENTION_UNITS for each thread when they are not cut.
-QI__FN size_t qi__attention_max_split(const qi__hparams *h, size_t n_batch, size_t n_threads) {
-  if (n_threads < 2) return 0;
-  return qi__min_size(n_batch, (QI__ATTENTION_UNITS * n_threads - 1) / h->n_kv_heads);
-}
-
-QI__FN void qi__attention_layout(qi__attention *a, qi__arena *arena, const qi__hparams *h, const qi__kv *kv, size_t n_batch,
-                                 size_t n_threads) {
-  size_t pieces = (kv->n_ctx + QI__ATTENTION_PIECE - 1) / QI__ATTENTION_PIECE, window = h->sliding_window / QI__ATTENTION_PIECE + 2;
-  a->n_pieces = h->sliding_window ? qi__min_size(pieces, window) : pieces;
-  a->n_split = a->n_pieces > 1 ? qi__attention_max_split(h, n_batch, n_threads) : 0;
-  size_t n;
-  if (!qi__mul_size(a->n_split * a->n_pieces, h->n_heads, &n)) arena->overflow = true, n = 0;
-  a->part_max = QI__ARENA_ARRAY(arena, float, n);
-  a->part_sum = QI__ARENA_ARRAY(arena, float, n);
-  if (!qi__mul_size(n, h->head_dim_v, &n)) arena->overflow = true, n = 0;
-  a->part_values = QI__ARENA_ARRAY(arena, float, n);
-  a->tile = QI__ARENA_ARRAY(arena, size_t, n_batch + 1);
-  size_t n_q = qi__kv_is_integer(kv->head.type) ? n_batch * h->n_heads : 0, groups = kv->head.groups_k;
-  a->q8 = (qi__q8){NULL, NULL, NULL, QI__KV_GROUP, groups * QI__KV_GROUP};
-  a->q8.q = QI__ARENA_ARRAY(arena, int8_t, n_q * groups * QI__KV_GROUP);
-  a->q8.d = QI__ARENA_ARRAY(arena, float, n_q * groups);
-  a->q8.sum = QI__ARENA_ARRAY(arena, int16_t, n_q * groups * 2);
-}
-
-// ---- units ----
-
-// Positions begin..*end-1 are what the row sees.
-QI__INLINE size_t qi__attention_span(const qi__hparams *h, const qi__row *row, size_t *end) {
-  *end = row->pos + 1;
-  return h->sliding_window && *end > h->sliding_window ? *end - h->sliding_window : 0;
-}
-
-QI__FN size_t qi__attention_row_pieces(const qi__attention *a, size_t i) {
-  size_t end, begin = qi__attention_span(a->h, &a->rows[i], &end);
-  return (end - 1) / QI__ATTENTION_PIECE - begin / QI__ATTENTION_PIECE + 1;
-}
-
-// Begins a chunk: the fields of the chunk but n_tiles and split are set.
-QI__FN void qi__attention_plan(qi__attention *a, size_t n_threads) {
-  size_t group = a->h->n_heads / a->h->n_kv_heads, most = group < QI__ATTENTION_TILE ? QI__ATTENTION_TILE / group : 1;
-  a->n_tiles = 0;
-  for (size_t i = 0; i < a->n_prompt; i++) {
-    const qi__row *row = &a->rows[i], *last = row - 1;
-    bool follows = i > 0 && row->seq == last->seq && row->pos == last->pos + 1 && row->pos % most != 0;
-    if (!follows) a->tile[a->n_tiles++] = i;
-  }
-  a->tile[a->n_tiles] = a->n_prompt;
-  size_t n_generated = a->n_rows - a->n_prompt;
-  a->split = n_generated <= a->n_split && n_generated * a->h->n_kv_heads < QI__ATTENTION_UNITS * n_threads;
-}
-
-QI__FN size_t qi__attention_units(const qi__attention *a) {
-  size_t n = a->n_tiles;
-  for (size_t i = a->n_prompt; i < a->n_rows; i++) n += a->split ? qi__attention_row_pieces(a, i) : 1;
-  return n * a->h->n_kv_heads;
-}
-
-// Head `head` of the queries of row i in the forms that its units want. scratch: as long as a row of q8
-QI__FN void qi__attention_query(const qi__attention *a, size_t i, size_t head, bool matrix, float *scratch) {
-  size_t dim = a->h->head_dim_k, row = i * a->h->n_heads + head;
-  float *q = a->q + row * dim, scale = 1.0f / sqrtf((float)dim);
-  for (size_t j = 0; j < dim; j++) q[j] *= scale;
-  if (!qi__kv_is_integer(a->kv->head.type) || (matrix && i < a->n_prompt)) return;
-  memcpy(scratch, q, dim * sizeof *q);
-  for (size_t j = dim; j < a->q8.k; j++) scratch[j] = 0;
-  a->kernels->quantize_q8(scratch, &a->q8, row);
-}
-
-// ---- one unit ----
-
-// Query rows of a unit: the heads of one group, of n_rows tokens that follow each other. Memory: `rows` is n_rows * group.
-typedef struct qi__attend {
-  const qi__attention *a;
-  size_t layer, head, group, first, n_rows; // head: of keys and values; first: row of the chunk
-  bool matrix, integer;       // which arithmetic
-  float *max, *sum;           // [rows] of a piece
-  qi__softmax_state all;      // [rows]
-  const float *q;             // [rows, head_dim_k]
-  float *score, *values;      // [rows, QI__ATTENTION_PIECE], [rows, head_dim_v]
-  // On a matrix unit.
-  uint16_t *q_bf16, *weight_bf16, *panel;
-  // In integers.
-  qi__kv_queries queries;     // [rows]
-  int16_t *weight;            // [rows, QI__ATTENTION_PIECE]
-  int32_t *total;             // [rows, 32]
-  float *unit;                // [rows] what a weight of 1 stands for
-  float *scale;               // [QI__ATTENTION_PIECE] of values
-  // What queries and pages are turned into.
-  float *q_copy;              // [rows, head_dim_k]
-  float *floats;              // [QI__ATTENTION_PIECE, head_dim]
-  int8_t *codes;              // [groups, QI__KV_PAGE, 32]
-} qi__attend;
-
-// Scratch of one thread.
-QI__FN void qi__attend_layout(qi__attend *w, qi__arena *arena, const qi__hparams *h, const qi__kv_layout *l) {
-  size_t group = h->n_heads / h->n_kv_heads, rows = qi__round16(group > QI__ATTENTION_TILE ? group : QI__ATTENTION_TILE);
-  size_t dim_k = h->head_dim_k, dim_v = h->head_dim_v, width = qi__bf16_width(dim_k), most = dim_k > dim_v ? dim_k : dim_v;
-  size_t groups = l->groups_k > l->groups_v ? l->groups_k : l->groups_v, integer = qi__kv_is_integer(l->type) ? rows : 0;
-  float **stats[] = {&w->max, &w->sum, &w->all.max, &w->all.sum, &w->all.keep, &w->all.add};
-  for (size_t i = 0; i < QI__COUNT_OF(stats); i++) *stats[i] = QI__ARENA_ARRAY(arena, float, rows);
-  w->q_copy = QI__ARENA_ARRAY(arena, float, rows * dim_k);
-  w->score = QI__ARENA_ARRAY(arena, float, rows * QI__ATTENTION_PIECE);
-  w->values = QI__ARENA_ARRAY(arena, float, rows * dim_v);
-  w->q_bf16 = QI__ARENA_ARRAY(arena, uint16_t, rows * width);
-  w->weight_bf16 = QI__ARENA_ARRAY(arena, uint16_t, rows * QI__ATTENTION_PIECE);
-  w->panel = QI__ARENA_ARRAY(arena, uint16_t, 32 * (width > QI__ATTENTION_PIECE ? width : QI__ATTENTION_PIECE));
-  w->queries.groups = l->groups_k;
-  w->queries.q = QI__ARENA_ARRAY(arena, int8_t, integer * l->groups_k * QI__KV_GROUP);
-  w->queries.d = QI__ARENA_ARRAY(arena, float, integer * l->groups_k);
-  w->queries.bias = QI__ARENA_ARRAY(arena, int32_t, integer * l->groups_k);
-  w->weight = QI__ARENA_ARRAY(arena, int16_t, integer * QI__ATTENTION_PIECE);
-  w->total = QI__ARENA_ARRAY(arena, int32_t, integer * QI__KV_GROUP);
-  w->unit = QI__ARENA_ARRAY(arena, float, integer);
-  w->scale = QI__ARENA_ARRAY(arena, float, QI__ATTENTION_PIECE);
-  bool converted = l->type != QI_KV_F32 && l->type != QI_KV_F16;
-  w->floats = QI__ARENA_ARRAY(arena, float, converted ? QI__ATTENTION_PIECE * most : 0);
-  w->codes = QI__ARENA_ARRAY(arena, int8_t, l->type == QI_KV_Q4 ? groups * QI__KV_PAGE * QI__KV_GROUP : 0);
-}
-
-// Floats of it.
-QI__FN size_t qi__attention_scratch(const qi__hparams *h, const qi__kv_layout *l) {
-  qi__attend w;
-  qi__arena arena = {0};
-  qi__attend_layout(&w, &arena, h, l);
-  size_t unit = arena.used / sizeof(float), finish = 4 * qi__round16(h->n_heads);
-  return qi__round16(unit > finish ? unit : finish);
-}
-
-// Row g of the unit's queries in integers: row `from` of those of the chunk.
-QI__FN void qi__attend_interleave(const qi__attend *w, size_t g, size_t from) {
-  const qi__q8 *q8 = &w->a->q8;
-  const qi__kv_queries *to = &w->queries;
-  for (size_t b = 0; b < to->groups; b++) {
-    size_t at = qi__kv_query_at(to, g, b), group = from * to->groups + b;
-    int8_t *codes = to->q + qi__kv_query_codes_at(to, g, b);
-    for (size_t i = 0; i < QI__KV_GROUP; i += 4) memcpy(codes + 8 * i, q8->q + group * QI__KV_GROUP + i, 4);
-    to->d[at] = q8->d[group];
-    to->bias[at] = -128 * (q8->sum[2 * group] + q8->sum[2 * group + 1]);
-  }
-}
-
-// Lays out scratch and takes the queries. Those of one token lie together in the chunk.
-QI__FN void qi__attend_open(qi__attend *w, float *scratch) {
-  const qi__attention *a = w->a;
-  size_t dim = a->h->head_dim_k, n_q = w->n_rows * w->group;
-  qi__arena arena = {(uint8_t *)scratch, SIZE_MAX, 0, false};
-  qi__attend_layout(w, &arena, a->h, &a->kv->head);
-  w->integer = !w->matrix && qi__kv_is_integer(a->kv->head.type);
-  w->q = w->n_rows == 1 ? a->q + (w->first * a->h->n_heads + w->head * w->group) * dim : w->q_copy;
-  for (size_t i = 0; i < w->n_rows; i++) {
-    size_t row = (w->first + i) * a->h->n_heads + w->head * w->group;
-    if (w->q == w->q_copy) memcpy(w->q_copy + i * w->group * dim, a->q + row * dim, w->group * dim * sizeof *w->q);
-    for (size_t g = 0; w->integer && g < w->group; g++) qi__attend_interleave(w, i * w->group + g, row + g);
-  }
-  for (size_t g = 0; w->matrix && g < n_q; g++) a->kernels->bf16.pack(w->q + g * dim, dim, w->q_bf16, g);
-}
-
-// A piece as the rows r..r+n_r-1 of a unit see it; the others see nothing of it.
-typedef struct qi__attend_piece {
-  size_t from, n; // positions, from a page's first on
-  size_t r, n_r;
-} qi__attend_piece;
-
-// Keys begin..*end-1 of the piece are what row r sees.
-QI__FN size_t qi__attend_see(const qi__attend *w, const qi__attend_piece *p, size_t r, size_t *end) {
-  size_t begin = qi__attention_span(w->a->h, &w->a->rows[w->first + r], end);
-  *end = qi__min_size(*end - p->from, p->n);
-  return begin > p->from ? begin - p->from : 0;
-}
-
-// Piece `number` of the cache. Where rows see only its end, pages before it are left out.
-QI__FN void qi__attend_take(const qi__attend *w, size_t number, qi__attend_piece *p) {
-  const qi__hparams *h = w->a->h;
-  const qi__row *rows = w->a->rows + w->first;
-  size_t base = number * QI__ATTENTION_PIECE, limit = base + QI__ATTENTION_PIECE, r = 0, n = w->n_rows, end;
-  while (rows[r].pos < base) r++;
-  while (qi__attention_span(h, &rows[n - 1], &end) >= limit) n--;
-  size_t begin = qi__attention_span(h, &rows[r], &end);
-  p->r = r;
-  p->n_r = n - r;
-  p->from = begin > base ? begin / QI__KV_PAGE * QI__KV_PAGE : base;
-  p->n = qi__min_size(limit, rows[n - 1].pos + 1) - p->from;
-}
-
-// ---- pages ----
-
-// The page of the piece's position `at` on.
-typedef struct qi__attend_page {
-  const uint8_t *head, *next; // next: the same place one piece later, or this page
-  size_t n;                   // positions of the piece in it
-} qi__attend_page;
-
-QI__FN qi__attend_page qi__attend_get(const qi__attend *w, const qi__attend_piece *p, size_t at) {
-  const qi__kv *kv = w->a->kv;
-  size_t seq = w->a->rows[w->first].seq;
-  const uint8_t *head = qi__kv_head(kv, w->layer, seq, w->head, p->from + at);
-  const uint8_t *next = qi__kv_head(kv, w->layer, seq, w->head, p->from + at + QI__ATTENTION_PIECE);
-  qi__attend_page page = {head, next ? next : head, qi__min_size(QI__KV_PAGE, p->n - at)};
-  return page;
-}
-
-#define QI__ATTEND_CHUNK 1024 // elements that are converted at once, while as many bytes of what is wanted next are fetched
-
-QI__FN void qi__attend_fetch(const uint8_t *ahead, size_t bytes) {
-  for (size_t i = 0; i < bytes; i += QI__CACHE_LINE) qi__prefetch(ahead + i);
-}
-
-// n elements of a float type as F32 or F16 (*half); floats: room for them where they have to be converted; ahead: what is wanted
-// next.
-QI__FN const void *qi__attend_floats(const qi__attend *w, const uint8_t *src, size_t n, const uint8_t *ahead, float *floats,
-                                     bool *half) {
-  const qi__kernels *kernels = w->a->kernels;
-  qi_kv_type type = w->a->kv->head.type;
-  *half = type == QI_KV_F16;
-  if (type == QI_KV_F16 || type == QI_KV_F32) return src;
-  for (size_t i = 0; i < n; i += QI__ATTEND_CHUNK) {
-    size_t m = qi__min_size(n - i, QI__ATTEND_CHUNK), at = qi__kv_size(type, i);
-    qi__attend_fetch(ahead + at, qi__kv_size(type, m));
-    if (type == QI_KV_BF16) kernels->dequantize[QI_FORMAT_BF16](&qi__formats[QI_FORMAT_BF16], src + at, floats + i, m);
-    else kernels->fp8_floats(src + at, m, floats + i);
-  }
-  return floats;
-}
-
-// n codes of keys or values, see `step`, in the form of Q8.
-QI__FN const int8_t *qi__attend_codes(const qi__attend *w, const uint8_t *src, size_t n, size_t step, const uint8_t *ahead) {
-  if (w->a->kv->head.type == QI_KV_Q8) return (const int8_t *)src;
-  for (size_t i = 0; i < n; i += QI__ATTEND_CHUNK) {
-    qi__attend_fetch(ahead + i / 2, QI__ATTEND_CHUNK / 2);
-    w->a->kernels->kv_unpack_q4(src + i / 2, QI__ATTEND_CHUNK / 2, step, w->codes + i);
-  }
-  return w->codes;
-}
-
-// Keys and values of a page as F32 or F16, from any type.
-QI__FN const void *qi__attend_key_floats(const qi__attend *w, const qi__attend_page *page, bool *half) {
-  const qi__kv_layout *l = &w->a->kv->head;
-  const uint8_t *k = page->head, *v = k + l->v;
-  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, k, qi__round16(page->n) * l->dim_k, v, w->floats, half);
-  const int8_t *codes = qi__attend_codes(w, k, QI__KV_PAGE * l->groups_k * QI__KV_GROUP, QI__KV_KEY_STEP, v);
-  w->a->kernels->kv_key_floats(l, codes, (const uint16_t *)(const void *)(page->head + l->k_scale), page->n, w->floats);
-  *half = false;
-  return w->floats;
-}
-QI__FN const void *qi__attend_value_floats(const qi__attend *w, const qi__attend_page *page, float *floats, bool *half) {
-  const qi__kv_layout *l = &w->a->kv->head;
-  const uint8_t *v = page->head + l->v;
-  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, v, page->n * l->dim_v, page->next, floats, half);
-  const int8_t *codes = qi__attend_codes(w, v, QI__KV_PAGE * l->groups_v * QI__KV_GROUP, QI__KV_VALUE_STEP, page->next);
-  w->a->kernels->kv_value_floats(l, codes, (const uint16_t *)(const void *)(page->head + l->v_scale), page->n, floats);
-  *half = false;
-  return floats;
-}
-
-// ---- in float32 ----
-
-QI__FN void qi__attend_scores_float(const qi__attend *w, const qi__attend_piece *p) {
-  const qi__kv_layout *l = &w->a->kv->head;
-  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
-    qi__attend_page page = qi__attend_get(w, p, at);
-    qi__kv_run run = {NULL, page.head + l->v, page.n, false, NULL};
-    run.k = qi__attend_key_floats(w, &page, &run.half);
-    if (run.k != page.head) run.v = run.k; // so much would be fetched for nothing
-    w->a->kernels->attention_scores(w->q + p->r * w->group * l->dim_k, p->n_r * w->group, &run, l->dim_k, w->score + at);
-  }
-}
-
-// Rows i..i+n-1 of the piece add its keys begin..end-1, as far as they are in the page at `at`.
-QI__FN void qi__attend_add(const qi__attend *w, const qi__kv_run *run, size_t at, size_t i, size_t n, size_t begin, size_t end,
-                           float *values) {
-  size_t dim = w->a->h->head_dim_v, row = i * w->group;
-  begin = begin > at ? begin - at : 0;
-  end = end > at ? qi__min_size(end - at, run->n) : 0;
-  if (begin < end)
-    w->a->kernels->attention_values(w->score + row * QI__ATTENTION_PIECE + at, n * w->group, run, begin, end, dim,
-                                    values + row * dim);
-}
-
-// What all rows see they take together, what comes before and after it each alone: so each has the chain that it has alone.
-QI__FN void qi__attend_values_page(const qi__attend *w, const qi__attend_piece *p, const qi__kv_run *run, size_t at,
-                                   float *values) {
-  size_t begin, end, all_end, row_end;
-  size_t all_begin = qi__attend_see(w, p, p->r + p->n_r - 1, &end);
-  qi__attend_see(w, p, p->r, &all_end);
-  all_begin = qi__min_size(all_begin, all_end);
-  for (size_t i = 0; i + 1 < p->n_r; i++) {
-    begin = qi__attend_see(w, p, p->r + i, &row_end);
-    qi__attend_add(w, run, at, i, 1, begin, all_begin, values);
-  }
-  qi__attend_add(w, run, at, 0, p->n_r, all_begin, all_end, values);
-  for (size_t i = 0; i < p->n_r; i++) {
-    begin = qi__attend_see(w, p, p->r + i, &row_end);
-    qi__attend_add(w, run, at, i, 1, begin > all_end ? begin : all_end, row_end, values);
-  }
-}
-
-QI__FN void qi__attend_values_float(const qi__attend *w, const qi__attend_piece *p, float *values) {
-  const qi__kv_layout *l = &w->a->kv->head;
-  memset(values, 0, p->n_r * w->group * l->dim_v * sizeof *values);
-  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
-    qi__attend_page page = qi__attend_get(w, p, at);
-    qi__kv_run run = {NULL, NULL, page.n, false, page.next};
-    run.v = qi__attend_value_floats(w, &page, w->floats, &run.half);
-    if (run.v != page.head + l->v) run.next = run.v;
-    qi__attend_values_page(w, p, &run, at, values);
-  }
-}
-
-// ---- in integers ----
-
-QI__FN void qi__attend_scores_integer(const qi__attend *w, const qi__attend_piece *p) {
-  const qi__kv_layout *l = &w->a->kv->head;
-  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
-    qi__attend_page page = qi__attend_get(w, p, at);
-    qi__kv_codes k = {NULL, (const uint16_t *)(const void *)(page.head + l->k_scale), page.n, page.head + l->v};
-    k.codes = qi__attend_codes(w, page.head, QI__KV_PAGE * l->groups_k * QI__KV_GROUP, QI__KV_KEY_STEP, page.head + l->v);
-    if (k.codes == w->codes) k.ahead = k.codes;
-    w->a->kernels->attention_scores_q8(&w->queries, p->r * w->group, p->n_r * w->group, &k, w->score + at);
-  }
-}
-
-// Elements 32 b .. of the values, in w->total.
-QI__FN void qi__attend_total(const qi__attend *w, const qi__attend_piece *p, size_t b) {
-  const qi__kv_layout *l = &w->a->kv->head;
-  size_t group = QI__KV_PAGE * QI__KV_GROUP, n_q = p->n_r * w->group;
-  memset(w->total, 0, n_q * QI__KV_GROUP * sizeof *w->total);
-  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
-    qi__attend_page page = qi__attend_get(w, p, at);
-    qi__kv_codes v = {NULL, NULL, page.n, page.next + b * group};
-    size_t offset = qi__kv_size(l->type, b * group);
-    v.codes = qi__attend_codes(w, page.head + l->v + offset, group, QI__KV_VALUE_STEP, page.next + offset);
-    if (v.codes == w->codes) v.ahead = v.codes;
-    w->a->kernels->attention_values_q8(w->weight + at, n_q, &v, w->total);
-  }
-}
-
-QI__FN void qi__attend_values_integer(const qi__attend *w, const qi__attend_piece *p, float *values) {
-  const qi__kv_layout *l = &w->a->kv->head;
-  const qi__kernels *kernels = w->a->kernels;
-  size_t n = qi__round16(p->n), n_q = p->n_r * w->group;
-  for (size_t b = 0; b < l->groups_v; b++) {
-    for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
-      const uint8_t *scale = qi__attend_get(w, p, at).head + l->v_scale + qi__kv_value_scale_at(0, b) * sizeof(uint16_t);
-      kernels->dequantize[QI_FORMAT_F16](&qi__formats[QI_FORMAT_F16], scale, w->scale + at, qi__min_size(QI__KV_PAGE, n - at));
-    }
-    for (size_t g = 0; g < n_q; g++)
-      w->unit[g] = kernels->attention_weights(w->score + g * QI__ATTENTION_PIECE, w->scale, n, w->weight + g * QI__ATTENTION_PIECE);
-    qi__attend_total(w, p, b);
-    kernels->attention_scale(w->total, w->unit, n_q, qi__min_size(QI__KV_GROUP, l->dim_v - b * QI__KV_GROUP), l->dim_v,
-                             values + b * QI__KV_GROUP);
-  }
-}
-
-// ---- on a matrix unit ----
-
-QI__FN void qi__attend_scores_matrix(const qi__attend *w, const qi__attend_piece *p) {
-  const qi__kernels *kernels = w->a->kernels;
-  size_t dim = w->a->h->head_dim_k, width = qi__bf16_width(dim);
-  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
-    qi__attend_page page = qi__attend_get(w, p, at);
-    bool half;
-    const void *k = qi__attend_key_floats(w, &page, &half);
-    for (size_t j = 0; j < page.n; j += 32) {
-      size_t n_keys = qi__min_size(32, qi__round16(page.n - j));
-      for (size_t block = 0; block < n_keys; block += 16)
-        kernels->attention_panel(qi__kv_at(k, (j + block) * dim, half), QI__KEY_BLOCK, dim, 16, half, false,
-                                 w->panel + block * width);
-      qi__bf16_args a = {w->panel, n_keys, width, w->q_bf16, 16 * width, p->r * w->group, p->n_r * w->group, true,
-                         w->score + at + j, QI__ATTENTION_PIECE};
-      kernels->bf16.multiply(&a);
-    }
-  }
-}
-
-QI__FN void qi__attend_values_matrix(const qi__attend *w, const qi__attend_piece *p, float *values) {
-  const qi__kernels *kernels = w->a->kernels;
-  size_t dim = w->a->h->head_dim_v, width = qi__bf16_width(p->n), n_q = p->n_r * w->group;
-  const void *v[QI__ATTENTION_PIECE / QI__KV_PAGE];
-  bool half = false;
-  for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
-    qi__attend_page page = qi__attend_get(w, p, at);
-    v[at / QI__KV_PAGE] = qi__attend_value_floats(w, &page, w->floats + (w->floats ? at * dim : 0), &half);
-  }
-  for (size_t g = 0; g < n_q; g++) kernels->bf16.pack(w->score + g * QI__ATTENTION_PIECE, width, w->weight_bf16, g);
-  for (size_t i = 0; i < dim; i += 32) {
-    size_t n_dim = qi__min_size(32, dim - i);
-    for (size_t block = 0; block < n_dim; block += 16)
-      for (size_t at = 0; at < p->n; at += QI__KV_PAGE)
-        kernels->attention_panel(qi__kv_at(v[at / QI__KV_PAGE], i + block, half), dim, qi__min_size(QI__KV_PAGE, p->n - at),
-                                 qi__min_size(16, n_dim - block), half, true, w->panel + block * width + at * 16);
-    qi__bf16_args a = {w->panel, n_dim, width, w->weight_bf16, 16 * width, 0, n_q, true, values + i, dim};
-    kernels->bf16.multiply(&a);
-  }
-}
-
-// ---- pieces ----
-
-// max, sum [n_r * group] and values [n_r * group, head_dim_v] of a piece.
-QI__FN void qi__attend_piece_run(const qi__attend *w, const qi__attend_piece *p, float *max, float *sum, float *values) {
-  const qi__kernels *kernels = w->a->kernels;
-  size_t group = w->group;
-  if (w->matrix) qi__attend_scores_matrix(w, p);
-  else if (w->integer) qi__attend_scores_integer(w, p);
-  else qi__attend_scores_float(w, p);
-  for (size_t i = 0; i < p->n_r; i++) {
-    size_t end, begin = qi__attend_see(w, p, p->r + i, &end), n = qi__round16(end);
-    if (w->matrix) n = qi__bf16_width(p->n);
-    else if (w->integer) n = qi__round16(p->n);
-    for (size_t g = i * group; g < (i + 1) * group; g++)
-      sum[g] = kernels->attention_softmax(w->score + g * QI__ATTENTION_PIECE, begin, end, n, &max[g]);
-  }
-  if (w->matrix) qi__attend_values_matrix(w, p, values);
-  else if (w->integer) qi__attend_values_integer(w, p, values);
-  else qi__attend_values_float(w, p, values);
-}
-
-QI__FN void qi__softmax_begin(const qi__softmax_state *all, size_t n) {
-  for (size_t g = 0; g < n; g++) all->max[g] = -FLT_MAX, all->sum[g] = 0;
-}
-
-// values[g, i] /= sum[g]
-QI__FN void qi__softmax_end(const qi__softmax_state *all, size_t n, size_t dim, float *values) {
-  for (size_t g = 0; g < n; g++, values += dim) {
-    float inverse = 1.0f / all->sum[g];
-    for (size_t i = 0; i < dim; i++) values[i] *= inverse;
-  }
-}
-
-// All pieces of the rows of a unit, into `out`.
-QI__FN void qi__attend_all(const qi__attend *w) {
-  const qi__attention *a = w->a;
-  const qi__kernels *kernels = a->kernels;
-  size_t group = w->group, dim = a->h->head_dim_v, stride = a->h->n_heads * dim, end;
-  float *out = a->out + w->first * stride + w->head * group * dim;
-  qi__softmax_begin(&w->all, w->n_rows * group);
-  for (size_t r = 0; r < w->n_rows; r++) memset(out + r * stride, 0, group * dim * sizeof *out);
-  size_t piece = qi__attention_span(a->h, &a->rows[w->first], &end) / QI__ATTENTION_PIECE;
-  size_t last = a->rows[w->first + w->n_rows - 1].pos / QI__ATTENTION_PIECE;
-  for (; piece <= last && !__atomic_load_n(a->cancel, __ATOMIC_RELAXED); piece++) {
-    qi__attend_piece p;
-    qi__attend_take(w, piece, &p);
-    qi__attend_piece_run(w, &p, w->max, w->sum, w->values);
-    size_t g = p.r * group;
-    qi__softmax_state all = {w->all.max + g, w->all.sum + g, w->all.keep + g, w->all.add + g};
-    kernels->attention_join(w->max, w->sum, p.n_r * group, &all);
-    for (size_t r = 0; r < p.n_r; r++)
-      kernels->attention_blend(w->values + r * group * dim, all.keep + r * group, all.add + r * group, group, dim,
-                               out + (p.r + r) * stride);
-  }
-  for (size_t r = 0; r < w->n_rows; r++) {
-    qi__softmax_state all = {NULL, w->all.sum + r * group, NULL, NULL};
-    qi__softmax_end(&all, group, dim, out + r * stride);
-  }
-}
-
-// First element in part_max of the piece's results for the rows of generation; times head_dim_v in part_values.
-QI__INLINE size_t qi__attention_part(const qi__attention *a, size_t row, size_t piece) {
-  return ((row - a->n_prompt) * a->n_pieces + piece) * a->h->n_heads;
-}
-
-// The unit's work on one of its row's pieces, left in the parts. `piece` counts from the first that the row sees.
-QI__FN void qi__attend_part(const qi__attend *w, size_t piece) {
-  const qi__attention *a = w->a;
-  qi__attend_piece p;
-  size_t end, begin = qi__attention_span(a->h, &a->rows[w->first], &end);
-  size_t at = qi__attention_part(a, w->first, piece) + w->head * w->group;
-  qi__attend_take(w, begin / QI__ATTENTION_PIECE + piece, &p);
-  qi__attend_piece_run(w, &p, a->part_max + at, a->part_sum + at, a->part_values + at * a->h->head_dim_v);
-}
-
-// Unit u of qi__attention_units. `matrix`: prompts go over the matrix unit, which is there. scratch: [qi__attention_scratch]
-QI__FN void qi__attention_run(const qi__attention *a, size_t layer, bool matrix, size_t u, float *scratch) {
-  size_t n_heads = a->h->n_kv_heads;
-  qi__attend w;
-  memset(&w, 0, sizeof w);
-  w.a = a;
-  w.layer = layer;
-  w.group = a->h->n_heads / n_heads;
-  w.n_rows = 1;
-  if (u < a->n_tiles * n_heads) {
-    w.first = a->tile[u / n_heads];
-    w.n_rows = a->tile[u / n_heads + 1] - w.first;
-    w.head = u % n_heads;
-    w.matrix = matrix;
-    qi__attend_open(&w, scratch);
-    qi__attend_all(&w);
-    return;
-  }
-  u -= a->n_tiles * n_heads;
-  w.first = a->n_prompt;
-  size_t n = a->split ? qi__attention_row_pieces(a, w.first) : 1;
-  for (; u >= n * n_heads; n = a->split ? qi__attention_row_pieces(a, w.first) : 1) {
-    u -= n * n_heads;
-    w.first++;
-  }
-  w.head = u / n;
-  qi__attend_open(&w, scratch);
-  if (a->split) qi__attend_part(&w, u % n);
-  else qi__attend_all(&w);
-}
-
-// After all units: joins the parts of row i of the chunk, where there are any. scratch: [qi__attention_scratch]
-QI__FN void qi__attention_finish(const qi__attention *a, size_t i, float *scratch) {
-  size_t n_heads = a->h->n_heads, dim = a->h->head_dim_v, step = qi__round16(n_heads);
-  if (i < a->n_prompt || !a->split) return;
-  qi__softmax_state all = {scratch, scratch + step, scratch + 2 * step, scratch + 3 * step};
-  float *out = a->out + i * n_heads * dim;
-  qi__softmax_begin(&all, n_heads);
-  memset(out, 0, n_heads * dim * sizeof *out);
-  for (size_t piece = 0, n = qi__attention_row_pieces(a, i); piece < n; piece++) {
-    size_t at = qi__attention_part(a, i, piece);
-    a->kernels->attention_join(a->part_max + at, a->part_sum + at, n_heads, &all);
-    a->kernels->attention_blend(a->part_values + at * dim, all.keep, all.add, n_heads, dim, out);
-  }
-  qi__softmax_end(&all, n_heads, dim, out);
-}
-
-#endif // QI__INFER_ATTEND_H
-// generated from src/infer/kv_store.h: edit there
-// ==== >>kv_store : one position into the cache and out of it; context shift ====
-#ifndef QI__INFER_KV_STORE_H
-#define QI__INFER_KV_STORE_H
-
-
-// What a stored x loses, of each element (F32: nothing); `max` is the greatest of its 32 in size:
-//
-//   F16   2^-11 |x|, or 2^-25 below 2^-14; infinite from 65520 on
-//   BF16  2^-8 |x|
-//   FP8   2^-4 |x|, or 2^-10 below 2^-6; at most 448
-//   Q8    (1/254 + 2^-11) max                     at most 127 * 65504; scales below 2^-14: max / 254 + 127 * 2^-25
-//   Q4    (14 / 127 + 2^-11) max                  half of the widest step between codes, and the rounding to Q8; also so
-//
-// What has been read and is stored again loses nothing more.
-
-// One position of one head in groups of 32: codes, and their scale rounded to half.
-typedef struct qi__kv_group {
-  int8_t q[QI__KV_GROUP];
-  uint16_t scale;
-} qi__kv_group;
-
-// Elements 32 g .. of x [dim].
-QI__FN qi__kv_group qi__kv_quantize(const qi__kernels *kernels, const float *x, size_t dim, size_t g) {
-  qi__kv_group out;
-  float padded[QI__KV_GROUP] = {0}, d;
-  int16_t sum[2];
-  const qi__q8 q8 = {out.q, &d, sum, QI__KV_GROUP, QI__KV_GROUP};
-  memcpy(padded, x + g * QI__KV_GROUP, qi__min_size(QI__KV_GROUP, dim - g * QI__KV_GROUP) * sizeof *x);
-  kernels->quantize_q8(padded, &q8, 0);
-  out.scale = qi__f32_to_f16(d < QI__F16_MAX ? d : QI__F16_MAX);
-  return out;
-}
-
-QI__FN void qi__kv_store_codes(const qi__kv_layout *l, const qi__kernels *kernels, uint8_t *head, size_t p, const float *k,
-                               const float *v) {
-  uint16_t *k_scale = (uint16_t *)(void *)(head + l->k_scale), *v_scale = (uint16_t *)(void *)(head + l->v_scale);
-  for (size_t g = 0; g < l->groups_k; g++) {
-    qi__kv_group codes = qi__kv_quantize(kernels, k, l->dim_k, g);
-    for (size_t i = 0; i < QI__KV_GROUP; i++)
-      qi__kv_set_code(l->type, head, qi__kv_key_at(l, p, g, i), QI__KV_KEY_STEP, codes.q[i]);
-    k_scale[qi__kv_key_scale_at(l, p, g)] = codes.scale;
-  }
-  for (size_t g = 0; g < l->groups_v; g++) {
-    qi__kv_group codes = qi__kv_quantize(kernels, v, l->dim_v, g);
-    for (size_t i = 0; i < QI__KV_GROUP; i++)
-      qi__kv_set_code(l->type, head + l->v, qi__kv_value_at(p, g, i), QI__KV_VALUE_STEP, codes.q[i]);
-    v_scale[qi__kv_value_scale_at(p, g)] = codes.scale;
-  }
-}
-
-QI__FN void qi__kv_load_codes(const qi__kv_layout *l, const uint8_t *head, size_t p, float *k, float *v) {
-  const uint16_t *k_scale = (const uint16_t *)(const void *)(head + l->k_scale);
-  const uint16_t *v_scale = (const uint16_t *)(const void *)(head + l->v_scale);
-  for (size_t i = 0; i < l->dim_k; i++)
-    k[i] = qi__f16_to_f32(k_scale[qi__kv_key_scale_at(l, p, i / 32)]) *
-           qi__kv_code(l->type, head, qi__kv_key_at(l, p, i / 32, i % 32), QI__KV_KEY_STEP);
-  for (size_t i = 0; i < l->dim_v; i++)
-    v[i] = qi__f16_to_f32(v_scale[qi__kv_value_scale_at(p, i / 32)]) *
-           qi__kv_code(l->type, head + l->v, qi__kv_value_at(p, i / 32, i % 32), QI__KV_VALUE_STEP);
-}
-
-// x [n] to elements of a float type that lie `step` apart.
-QI__FN void qi__kv_store_floats(qi_kv_type type, const qi__kernels *kernels, const float *x, size_t n, uint8_t *to, size_t step) {
-  uint16_t part[64];
-  if (type == QI_KV_F32) {
-    for (size_t i = 0; i < n; i++) ((float *)(void *)to)[i * step] = x[i];
-  } else if (type == QI_KV_F16) {
-    for (size_t at = 0, m; at < n; at += m) {
-      m = qi__min_size(n - at, 64);
-      kernels->to_f16(x + at, m, part);
-      for (size_t i = 0; i < m; i++) ((uint16_t *)(void *)to)[(at + i) * step] = part[i];
-    }
-  } else if (type == QI_KV_BF16) {
-    for (size_t i = 0; i < n; i++) ((uint16_t *)(void *)to)[i * step] = qi__f32_to_bf16(x[i]);
-  } else {
-    for (size_t i = 0; i < n; i++) to[i * step] = qi__f32_to_fp8(x[i]);
-  }
-}
-
-QI__FN void qi__kv_load_floats(qi_kv_type type, const uint8_t *from, size_t step, size_t n, float *x) {
-  for (size_t i = 0; i < n; i++) {
-    const uint8_t *at = from + qi__kv_size(type, i * step);
-    if (type == QI_KV_F32) x[i] = *(const float *)(const void *)at;
-    else if (type == QI_KV_F16) x[i] = qi__f16_to_f32(*(const uint16_t *)(const void *)at);
-    else if (type == QI_KV_BF16) x[i] = qi__bf16_to_f32(*(const uint16_t *)(const void *)at);
-    else x[i] = qi__fp8_to_f32(*at);
-  }
-}
-
-// Position p of one head in a page: k [dim_k], v [dim_v].
-QI__FN void qi__kv_store_at(const qi__kv_layout *l, const qi__kernels *kernels, uint8_t *to, size_t p, const float *k,
-                            const float *v) {
-  size_t key = p / QI__KEY_BLOCK * QI__KEY_BLOCK * l->dim_k + p % QI__KEY_BLOCK;
-  if (qi__kv_is_integer(l->type)) {
-    qi__kv_store_codes(l, kernels, to, p, k, v);
-    return;
-  }
-  qi__kv_store_floats(l->type, kernels, k, l->dim_k, to + qi__kv_size(l->type, key), QI__KEY_BLOCK);
-  qi__kv_store_floats(l->type, kernels, v, l->dim_v, to + l->v + qi__kv_size(l->type, p * l->dim_v), 1);
-}
-
-// One position of one head, whose page is there.
-QI__FN void qi__kv_store(const qi__kv *kv, const qi__kernels *kernels, size_t layer, size_t seq, size_t head, size_t pos,
-                         const float *k, const float *v) {
-  qi__kv_store_at(&kv->head, kernels, qi__kv_head(kv, layer, seq, head, pos), pos % QI__KV_PAGE, k, v);
-}
-
-QI__FN void qi__kv_load(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos, float *k, float *v) {
-  const qi__kv_layout *l = &kv->head;
-  const uint8_t *from = qi__kv_head(kv, layer, seq, head, pos);
-  size_t p = pos % QI__KV_PAGE, key = p / QI__KEY_BLOCK * QI__KEY_BLOCK * l->dim_k + p % QI__KEY_BLOCK;
-  if (qi__kv_is_integer(l->type)) {
-    qi__kv_load_codes(l, from, p, k, v);
-    return;
-  }
-  qi__kv_load_floats(l->type, from + qi__kv_size(l->type, key), QI__KEY_BLOCK, l->dim_k, k);
-  qi__kv_load_floats(l->type, from + l->v + qi__kv_size(l->type, p * l->dim_v), 1, l->dim_v, v);
-}
-
-// ---- context shift ----
-
-// Tokens n_keep .. n_keep + n_drop - 1 of a sequence are dropped, those after them move down. Keys were rotated by their
-// positions, and a rotation by the distance of the move makes them what they are at their new ones, but for rounding. What they
-// hold of the dropped tokens stays in them.
-typedef struct qi__kv_shift {
-  qi__kv *kv;
-  const qi__kernels *kernels;
-  size_t seq, from, to, end; // positions from..end-1 move to `to`
-  const float *cos_sin;      // [2 * n_pairs] of the distance, backwards
-  size_t n_pairs;
-  bool neighbours;
-  float *scratch;            // [n_threads, stride]
-  size_t stride;             // at least dim_k + dim_v
-} qi__kv_shift;
-
-// Pages that positions first..end-1 need so that all are there and the sequence's own.
-QI__FN size_t qi__kv_shift_needs(const qi__kv *kv, size_t seq, size_t first, size_t end) {
-  size_t n = 0;
-  for (size_t pos = first / QI__KV_PAGE * QI__KV_PAGE; pos < end; pos += QI__KV_PAGE) {
-    uint32_t page = *qi__kv_slot(kv, seq, pos);
-    n += page == QI__KV_NO_PAGE || kv->refs[page] > 1;
-  }
-  return n;
-}
-
-QI__FN qi_result qi__kv_shift_begin(qi__kv_shift *s, size_t n_keep, size_t n_drop, qi_error *err) {
-  qi__kv *kv = s->kv;
-  size_t first = kv->first[s->seq];
-  s->end = kv->length[s->seq];
-  s->from = n_keep + n_drop > first ? n_keep + n_drop : first;
-  s->to = s->from - n_drop;
-  size_t end = s->end - n_drop, valid = first <= n_keep ? first : s->to;
-  if (valid && qi__kv_sees_from(kv, end) < valid)
-    return qi__fail(err, QI_ERR_CONTEXT, "shift: what the window of %zu sees afterwards was given back", kv->window);
-  size_t needs = qi__kv_shift_needs(kv, s->seq, s->to, end);
-  if (needs > kv->n_unused)
-    return qi__fail(err, QI_ERR_CONTEXT, "shift: %zu pages of %d tokens are needed, %zu of %zu are unused", needs, QI__KV_PAGE,
-                    kv->n_unused, kv->n_pages);
-  for (size_t pos = s->to / QI__KV_PAGE * QI__KV_PAGE; pos < end; pos += QI__KV_PAGE) {
-    uint32_t *slot = qi__kv_slot(kv, s->seq, pos);
-    if (*slot == QI__KV_NO_PAGE) *slot = qi__kv_take(kv);
-    else qi__kv_own(kv, slot);
-  }
-  kv->first[s->seq] = valid;
-  return QI_OK;
-}
-
-// Units are heads of layers. A position is read before another is written over it: moves go down.
-QI__FN void qi__kv_shift_task(void *arg, int worker, int64_t begin, int64_t end) {
-  const qi__kv_shift *s = (const qi__kv_shift *)arg;
-  float *k = s->scratch + (size_t)worker * s->stride, *v = k + s->kv->head.dim_k;
-  for (size_t u = (size_t)begin; u < (size_t)end; u++) {
-    size_t layer = u / s->kv->n_kv_heads, head = u % s->kv->n_kv_heads;
-    for (size_t pos = s->from; pos < s->end; pos++) {
-      qi__kv_load(s->kv, layer, s->seq, head, pos, k, v);
-      s->kernels->rope(k, s->cos_sin, s->n_pairs, s->neighbours);
-      qi__kv_store(s->kv, s->kernels, layer, s->seq, head, s->to + (pos - s->from), k, v);
-    }
-  }
-}
-
-// Everything but n_keep and n_drop is set in *s; n_keep + n_drop is at most the sequence's length. QI_ERR_CONTEXT: nothing is
-// changed.
-QI__FN qi_result qi__kv_shift_run(qi__kv_shift *s, qi_pool *pool, size_t n_keep, size_t n_drop, qi_error *err) {
-  qi_result r = qi__kv_shift_begin(s, n_keep, n_drop, err);
-  if (r) return r;
-  qi__pool_run(pool, qi__kv_shift_task, s, (int64_t)(s->kv->n_layers * s->kv->n_kv_heads), 1);
-  qi__kv_cut(s->kv, s->seq, s->end - n_drop);
-  return QI_OK;
-}
-
-#endif // QI__INFER_KV_STORE_H
-
-// Easy to get wrong:
-//   - All keys and values of the chunk are stored before its attention begins: rows of one sequence see each other.
-//   - The norm of queries and keys comes before the rotation, biases before the norm.
-//   - Rows of prompts stand before rows of generation: products take each group with its own arithmetic.
-
-// The operations of a pass, in order. Those from ATTN_NORM to DOWN repeat for each layer.
-typedef enum qi__op {
-  QI__OP_EMBED,     // token embeddings, and the rotation angles of each row
-  QI__OP_ATTN_NORM,
-  QI__OP_QKV,
-  QI__OP_ROPE,      // query/key norm, rotation, keys and values to the cache, queries as attention wants them
-  QI__OP_ATTENTION,
-  QI__OP_ATTN_INPUT, // attention joined, and in the forms that the next product wants
-  QI__OP_ATTN_OUT,
-  QI__OP_FFN_NORM,
-  QI__OP_GATE_UP,
-  QI__OP_SWIGLU,
-  QI__OP_DOWN,
-  QI__OP_OUTPUT_NORM,
-  QI__OP_OUTPUT,
-  QI__OP_DONE
-} qi__op;
-
-typedef struct qi__forward {
-  const qi__hparams *h;
-  const qi__weights *w;
-  const qi__kernels *kernels;
-  qi_pool *pool;
-  qi__kv *kv;
-  qi_path path;
-  const int *cancel; // read by all threads; not 0 = leave the pass unfinished
-  qi_observer observer;
-  void (*observe)(const struct qi__forward *f); // before each product; NULL = none
-  size_t n_batch, n_logits;
-
-  double *frequency;    // [n_rot / 2] angle per position
-  double magnitude;     // of cos and sin
-  qi__row *rows;        // [n_batch]
-  size_t *wanted;       // [n_batch] rows whose logits are wanted
-  float *x;             // [n_batch, n_embd] residual stream
-  qi__inputs in;        // [n_batch, widest input] what the next product reads
-  float *q, *k, *v;     // [n_batch, n_heads * head_dim_k], [n_batch, n_kv_heads * head_dim_k], [.. head_dim_v]
-  float *gate, *up;     // [n_batch, n_ff]
-  float *cos_sin;       // [n_batch, n_rot]
-  qi__attention attention;
-  float *logits;        // [n_logits, n_vocab]
-  float *scratch;       // [n_threads, scratch_floats]
-  size_t scratch_floats;
-
-  size_t n_rows, n_prompt;           // rows of the chunk; the first n_prompt are prompt
-  size_t n_wanted, n_wanted_prompt;  // the same among the wanted
-  size_t logits_row;                 // first row of `logits` that this chunk fills
-  qi__op op;
-  size_t layer;
-  int64_t unit;                      // units of the operation that are done
-  double us_per_unit[QI__OP_DONE];   // as measured last; 0 = not yet
-} qi__forward;
-
-// ---- memory ----
-
-QI__FN size_t qi__forward_width(const qi__hparams *h) {
-  size_t width = h->n_embd > h->n_ff ? h->n_embd : h->n_ff, attn = h->n_heads * h->head_dim_v;
-  return width > attn ? width : attn;
-}
-
-// Scratch of one thread: a tile of weights and its results, or what a unit of attention needs.
-QI__FN size_t qi__forward_scratch(const qi__hparams *h, const qi__kv *kv, size_t n_batch) {
-  size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + n_batch * QI__TILE_ROWS;
-  size_t attention = qi__attention_scratch(h, &kv->head);
-  size_t n = tile > attention ? tile : attention;
-  return (n + 15) / 16 * 16;
-}
-
-QI__FN void qi__forward_layout(qi__forward *f, qi__arena *arena, const qi__hparams *h, const qi__kv *kv, size_t n_batch,
-                               size_t n_logits, size_t n_threads) {
-  f->n_batch = n_batch;
-  f->n_logits = n_logits;
-  f->frequency = QI__ARENA_ARRAY(arena, double, h->n_rot / 2);
-  f->rows = QI__ARENA_ARRAY(arena, qi__row, n_batch);
-  f->wanted = QI__ARENA_ARRAY(arena, size_t, n_batch);
-  f->x = QI__ARENA_ARRAY(arena, float, n_batch * h->n_embd);
-  qi__inputs_layout(&f->in, arena, n_batch, qi__forward_width(h));
-  f->q = QI__ARENA_ARRAY(arena, float, n_batch * h->n_heads * h->head_dim_k);
-  f->k = QI__ARENA_ARRAY(arena, float, n_batch * h->n_kv_heads * h->head_dim_k);
-  f->v = QI__ARENA_ARRAY(arena, float, n_batch * h->n_kv_heads * h->head_dim_v);
-  f->gate = QI__ARENA_ARRAY(arena, float, n_batch * h->n_ff);
-  f->up = QI__ARENA_ARRAY(arena, float, n_batch * h->n_ff);
-  f->cos_sin = QI__ARENA_ARRAY(arena, float, n_batch * h->n_rot);
-  qi__attention_layout(&f->attention, arena, h, kv, n_batch, n_threads);
-  size_t logits;
-  if (!qi__mul_size(n_logits, h->n_vocab, &logits)) arena->overflow = true, logits = 0;
-  f->logits = QI__ARENA_ARRAY(arena, float, logits);
-  f->scratch_floats = qi__forward_scratch(h, kv, n_batch);
-  f->scratch = QI__ARENA_ARRAY(arena, float, n_threads * f->scratch_floats);
-}
-
-// ---- operations on rows ----
-
-QI__FN void qi__run_embed(qi__forward *f, int worker, int64_t begin, int64_t end) {
-  const qi__weight *e = &f->w->embedding;
-  (void)worker;
-  for (int64_t i = begin; i < end; i++) {
-    const qi__row *row = &f->rows[i];
-    const uint8_t *src = e->data + (size_t)row->token * e->row_bytes;
-    f->kernels->dequantize[e->id](e->format, src, f->x + (size_t)i * e->n_cols, e->n_cols);
-    float *cos_sin = f->cos_sin + (size_t)i * f->h->n_rot;
-    for (size_t p = 0; p < f->h->n_rot / 2; p++) {
-      float s, c;
-      qi__sincos((double)row->pos * f->frequency[p], &s, &c);
-      cos_sin[2 * p] = (float)(c * f->magnitude);
-      cos_sin[2 * p + 1] = (float)(s * f->magnitude);
-    }
-  }
-}
-
-// The forms of row i that these weights want, by the role of the row.
-QI__FN void qi__prepare_row(qi__forward *f, size_t i, bool generated, const qi__weight *const *w, size_t n) {
-  unsigned need = 0;
-  for (size_t j = 0; j < n; j++) need |= qi__inputs_need(w[j], qi__arithmetic_of(f->kernels, w[j], f->path, generated));
-  qi__inputs_prepare(f->kernels, &f->in, i, need);
-}
-
-// in.x[i] = norm of x[row], ready for products with w.
-QI__FN void qi__norm_row(qi__forward *f, size_t row, size_t i, bool generated, const float *norm, const qi__weight *const *w,
-                         size_t n) {
-  size_t width = f->h->n_embd;
-  f->kernels->rms_norm(f->x + row * width, norm, f->h->rms_norm_eps, width, f->in.x + i * width);
-  qi__prepare_row(f, i, generated, w, n);
-}
-
-QI__FN void qi__run_attn_norm(qi__forward *f, int worker, int64_t begin, int64_t end) {
-  const qi__layer *l = &f->w->layers[f->layer];
-  const qi__weight *next[] = {&l->wq, &l->wk, &l->wv};
-  (void)worker;
-  for (size_t i = (size_t)begin; i < (size_t)end; i++) qi__norm_row(f, i, i, i >= f->n_prompt, l->attn_norm, next, 3);
-}
-
-QI__FN void qi__run_ffn_norm(qi__forward *f, int worker, int64_t begin, int64_t end) {
-  const qi__layer *l = &f->w->layers[f->layer];
-  const qi__weight *next[] = {&l->gate, &l->up};
-  (void)worker;
-  for (size_t i = (size_t)begin; i < (size_t)end; i++) qi__norm_row(f, i, i, i >= f->n_prompt, l->ffn_norm, next, 2);
-}
-
-QI__FN void qi__run_output_norm(qi__forward *f, int worker, int64_t begin, int64_t end) {
-  const qi__weight *next[] = {&f->w->output};
-  (void)worker;
-  for (size_t i = (size_t)begin; i < (size_t)end; i++)
-    qi__norm_row(f, f->wanted[i], i, i >= f->n_wanted_prompt, f->w->output_norm, next, 1);
-}
-
-// Whether prompts have their attention on a matrix unit.
-QI__FN bool qi__attention_on_matrix(const qi__forward *f) {
-  bool bf16 = qi__arithmetic_of(f->kernels, &f->w->layers[f->layer].wq, f->path, false) == QI__BF16;
-  return bf16 && f->kernels->attention_panel && f->kernels->bf16.multiply;
-}
-
-QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end) {
-  const qi__hparams *h = f->h;
-  const qi__layer *l = &f->w->layers[f->layer];
-  bool neighbours = (h->arch->features & QI__ROPE_NEIGHBOURS) != 0;
-  bool matrix = qi__attention_on_matrix(f);
-  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
-  size_t dim = h->head_dim_k;
-  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
-    const qi__row *row = &f->rows[i];
-    const float *cos_sin = f->cos_sin + i * h->n_rot;
-    for (size_t head = 0; head < h->n_heads; head++) {
-      float *q = f->q + (i * h->n_heads + head) * dim;
-      if (l->q_norm) f->kernels->rms_norm(q, l->q_norm, h->rms_norm_eps, dim, q);
-      f->kernels->rope(q, cos_sin, h->n_rot / 2, neighbours);
-      qi__attention_query(&f->attention, i, head, matrix, scratch);
-    }
-    for (size_t head = 0; head < h->n_kv_heads; head++) {
-      float *k = f->k + (i * h->n_kv_heads + head) * dim;
-      if (l->k_norm) f->kernels->rms_norm(k, l->k_norm, h->rms_norm_eps, dim, k);
-      f->kernels->rope(k, cos_sin, h->n_rot / 2, neighbours);
-      const float *v = f->v + (i * h->n_kv_heads + head) * h->head_dim_v;
-      qi__kv_store(f->kv, f->kernels, f->layer, row->seq, head, row->pos, k, v);
-    }
-  }
-}
-
-QI__FN void qi__run_attention(qi__forward *f, int worker, int64_t begin, int64_t end) {
-  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
-  bool matrix = qi__attention_on_matrix(f);
-  for (size_t u = (size_t)begin; u < (size_t)end; u++) qi__attention_run(&f->attention, f->layer, matrix, u, scratch);
-}
-
-QI__FN void qi__run_attn_input(qi__forward *f, int worker, int64_t begin, int64_t end) {
-  const qi__layer *l = &f->w->layers[f->layer];
-  const qi__weight *next[] = {&l->wo};
-  size_t width = f->h->n_heads * f->h->head_dim_v;
-  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
-  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
-    qi__attention_finish(&f->attention, i, scratch);
-    float *x = f->in.x + i * width;
-    if (l->attn_sub_norm) f->kernels->rms_norm(x, l->attn_sub_norm, f->h->rms_norm_eps, width, x);
-    qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
-  }
-}
-
-// y = max(gate, 0)^2 * up: products of two, the same bits however they are compiled.
-QI__FN void qi__relu2(const float *gate, const float *up, size_t n, float *y) {
-  for (size_t i = 0; i < n; i++) y[i] = qi__relu_squared_ref(gate[i]) * up[i];
-}
-
-QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t end) {
-  const qi__layer *l = &f->w->layers[f->layer];
-  const qi__weight *next[] = {&l->down};
-  size_t n_ff = f->h->n_ff;
-  bool relu2 = (f->h->arch->features & QI__RELU2) != 0;
-  (void)worker;
-  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
-    float *x = f->in.x + i * n_ff;
-    if (relu2) qi__relu2(f->gate + i * n_ff, f->up + i * n_ff, n_ff, x);
-    else f->kernels->swiglu(f->gate + i * n_ff, f->up + i * n_ff, n_ff, x);
-    if (l->ffn_sub_norm) f->kernels->rms_norm(x, l->ffn_sub_norm, f->h->rms_norm_eps, n_ff, x);
-    qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
-  }
-}
-
-// ---- matrix products ----
-
-// One product of a step: y[i] = w in[i], or y[i] += w in[i].
-typedef struct qi__product {
-  const qi__weight *w;
-  float *y; // [n_rows, w->n_rows]
-  bool add;
-} qi__product;
-
-QI__FN size_t qi__products(const qi__forward *f, qi__product out[3]) {
-  const qi__layer *l = &f->w->layers[f->layer];
-  switch (f->op) {
-  case QI__OP_QKV:
-    out[0] = (qi__product){&l->wq, f->q, false};
-    out[1] = (qi__product){&l->wk, f->k, false};
-    out[2] = (qi__product){&l->wv, f->v, false};
-    return 3;
-  case QI__OP_ATTN_OUT: out[0] = (qi__product){&l->wo, f->x, true}; return 1;
-  case QI__OP_GATE_UP:
-    out[0] = (qi__product){&l->gate, f->gate, false};
-    out[1] = (qi__product){&l->up, f->up, false};
-    return 2;
-  case QI__OP_DOWN: out[0] = (qi__product){&l->down, f->x, true}; return 1;
-  case QI__OP_OUTPUT: out[0] = (qi__product){&f->w->output, f->logits + f->logits_row * f->h->n_vocab, false}; return 1;
-  default: return 0;
-  }
-}
-
-QI__INLINE int64_t qi__tiles(const qi__weight *w) { return (int64_t)((w->n_rows + QI__TILE_ROWS - 1) / QI__TILE_ROWS); }
-
-QI__FN int64_t qi__product_units(const qi__forward *f) {
-  qi__product products[3];
-  size_t n = qi__products(f, products);
-  int64_t units = 0;
-  for (size_t i = 0; i < n; i++) units += qi__tiles(products[i].w);
-  return units;
-}
-
-// One tile of weight rows for the activation rows first_x..first_x+n_x-1, which share an arithmetic.
-QI__FN void qi__product_tile(qi__forward *f, float *scratch, const qi__product *p, size_t tile, size_t first_x, size_t n_x,
-                             bool generated) {
-  size_t first = tile * QI__TILE_ROWS, n_w = qi__min_size(QI__TILE_ROWS, p->w->n_rows - first);
-  float *result = scratch + qi__tile_scratch(qi__forward_width(f->h), f->n_batch); // [n_x, n_w]
-  qi__arithmetic arithmetic = qi__arithmetic_of(f->kernels, p->w, f->path, generated);
-  qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, result, n_w, scratch);
-  for (size_t i = 0; i < n_x; i++) {
-    float *y = p->y + (first_x + i) * p->w->n_rows + first;
-    if (p->add)
-      f->kernels->add(result + i * n_w, n_w, y);
-    else
-      memcpy(y, result + i * n_w, n_w * sizeof *y);
-  }
-}
-
-QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t end) {
-  float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
-  qi__product products[3];
-  size_t n = qi__products(f, products);
-  bool output = f->op == QI__OP_OUTPUT;
-  size_t rows = output ? f->n_wanted : f->n_rows, prompt = output ? f->n_wanted_prompt : f->n_prompt;
-  for (int64_t u = begin; u < end; u++) {
-    int64_t tile = u;
-    size_t p = 0;
-    while (p + 1 < n && tile >= qi__tiles(products[p].w)) tile -= qi__tiles(products[p++].w);
-    if (prompt) qi__product_tile(f, scratch, &products[p], (size_t)tile, 0, prompt, false);
-    if (rows > prompt) qi__product_tile(f, scratch, &products[p], (size_t)tile, prompt, rows - prompt, true);
-  }
-}
-
-// ---- the state machine ----
-
-typedef struct qi__op_info {
-  void (*run)(qi__forward *f, int worker, int64_t begin, int64_t end);
-  enum { QI__PER_ROW, QI__PER_ATTENTION, QI__PER_TILE, QI__PER_WANTED } unit;
-} qi__op_info;
-
-static const qi__op_info qi__ops[QI__OP_DONE] = {
-    {qi__run_embed, QI__PER_ROW},       {qi__run_attn_norm, QI__PER_ROW},      {qi__run_products, QI__PER_TILE},
-    {qi__run_rope, QI__PER_ROW},        {qi__run_attention, QI__PER_ATTENTION}, {qi__run_attn_input, QI__PER_ROW},
-    {qi__run_products, QI__PER_TILE},   {qi__run_ffn_norm, QI__PER_ROW},       {qi__run_products, QI__PER_TILE},
-    {qi__run_swiglu, QI__PER_ROW},      {qi__run_products, QI__PER_TILE},      {qi__run_output_norm, QI__PER_WANTED},
-    {qi__run_products, QI__PER_TILE},
-};
-
-QI__FN int64_t qi__op_units(const qi__forward *f) {
-  switch (qi__ops[f->op].unit) {
-  case QI__PER_ROW: return (int64_t)f->n_rows;
-  case QI__PER_ATTENTION: return (int64_t)qi__attention_units(&f->attention);
-  case QI__PER_TILE: return qi__product_units(f);
-  case QI__PER_WANTED: return (int64_t)f->n_wanted;
-  }
-  return 0;
-}
-
-// How long rows are that this operation leaves in `in`.
-QI__FN size_t qi__op_input_width(const qi__forward *f) {
-  if (f->op == QI__OP_ATTENTION || f->op == QI__OP_ATTN_INPUT || f->op == QI__OP_ATTN_OUT) return f->h->n_heads * f->h->head_dim_v;
-  if (f->op == QI__OP_SWIGLU || f->op == QI__OP_DOWN) return f->h->n_ff;
-  return f->h->n_embd;
-}
-
-// Begins a chunk: rows, n_rows, n_prompt and logits_row are set.
-QI__FN void qi__forward_start(qi__forward *f) {
-  f->n_wanted = f->n_wanted_prompt = 0;
-  for (size_t i = 0; i < f->n_rows; i++)
-    if (f->rows[i].want_logits) {
-      f->wanted[f->n_wanted++] = i;
-      if (i < f->n_prompt) f->n_wanted_prompt++;
-    }
-  qi__attention *a = &f->attention;
-  a->h = f->h;
-  a->kernels = f->kernels;
-  a->kv = f->kv;
-  a->cancel = f->cancel;
-  a->rows = f->rows;
-  a->n_rows = f->n_rows;
-  a->n_prompt = f->n_prompt;
-  a->q = f->q;
-  a->out = f->in.x;
-  qi__attention_plan(a, (size_t)f->pool->n_threads);
-  f->op = QI__OP_EMBED;
-  f->layer = 0;
-  f->unit = 0;
-  memset(f->us_per_unit, 0, sizeof f->us_per_unit);
-}
-
-QI__FN void qi__forward_next_op(qi__forward *f) {
-  f->unit = 0;
-  if (f->op == QI__OP_DOWN && f->layer + 1 < f->h->n_layers) {
-    f->layer++;
-    f->op = QI__OP_ATTN_NORM;
-  } else {
-    f->op = (qi__op)(f->op + 1);
-  }
-  if (f->op == QI__OP_OUTPUT_NORM && !f->n_wanted) f->op = QI__OP_DONE;
-}
-
-typedef struct qi__task {
-  qi__forward *f;
-  int64_t first;
-} qi__task;
-
-QI__FN void qi__forward_task(void *arg, int worker, int64_t begin, int64_t end) {
-  const qi__task *t = (const qi__task *)arg;
-  if (__atomic_load_n(t->f->cancel, __ATOMIC_RELAXED)) return;
-  qi__ops[t->f->op].run(t->f, worker, t->first + begin, t->first + end);
-}
-
-// Units to do before looking at the clock again: what fits into the time that is left, going by the last measurement.
-QI__FN int64_t qi__forward_slab(const qi__forward *f, int64_t n_units, uint64_t deadline_us) {
-  int64_t left = n_units - f->unit, least = f->pool->n_threads;
-  if (!deadline_us) return left;
-  uint64_t now = qi__now_us();
-  double cost = f->us_per_unit[f->op], time = deadline_us > now ? (double)(deadline_us - now) : 0;
-  if (cost <= 0 || time <= 0) return qi__min_i64(left, least);
-  double fits = time / cost;
-  return fits >= (double)left ? left : qi__min_i64(left, qi__max_i64(least, (int64_t)fits));
-}
-
-// Works until the chunk is done (QI_OK), the deadline has passed (QI_AGAIN; 0 = none) or *cancel is set (QI_ERR_CANCELLED).
-QI__FN qi_result qi__forward_run(qi__forward *f, uint64_t deadline_us) {
-  int n_threads = f->pool->n_threads;
-  while (f->op != QI__OP_DONE) {
-    int64_t n_units = qi__op_units(f), slab = qi__forward_slab(f, n_units, deadline_us);
-    qi__inputs_set_width(&f->in, qi__op_input_width(f));
-    if (f->observe && !f->unit) f->observe(f);
-    qi__task task = {f, f->unit};
-    uint64_t start = deadline_us ? qi__now_us() : 0;
-    qi__pool_run(f->pool, qi__forward_task, &task, slab, qi__max_i64(1, slab / (n_threads * 8)));
-    if (__atomic_load_n(f->cancel, __ATOMIC_RELAXED)) return QI_ERR_CANCELLED;
-    uint64_t now = deadline_us ? qi__now_us() : 0;
-    if (deadline_us) f->us_per_unit[f->op] = (double)(now - start) / (double)slab;
-    f->unit += slab;
-    if (f->unit == n_units) qi__forward_next_op(f);
-    if (deadline_us && now >= deadline_us && f->op != QI__OP_DONE) return QI_AGAIN;
-  }
-  return QI_OK;
-}
-
-#endif // QI__INFER_FORWARD_H
 
 // Name in the file of the tensor that a product of the current operation multiplies with.
 QI__FN void qi__product_name(const qi__forward *f, const qi__weight *w, char name[64]) {
@@ -24052,12 +24558,14 @@ struct qi_session {
   qi_allocator allocator;
   qi_session_desc desc; // defaults filled in; strings and logit biases are not kept here
   qi__arena arena;
+  qi_allocator memory;  // the arena's: `allocator`, or the backend's memory
   size_t bytes;         // of the arena and of this struct
   qi_pool own_pool, *pool;
   bool has_own_pool;
   qi__kernels kernels;
   qi__kv kv;
   qi__forward forward;
+  qi__device_pass device; // where a backend computes
   int cancel;           // set by any thread
 
   qi__work work;
@@ -24122,6 +24630,8 @@ QI__FN void qi__session_layout(qi_session *s, qi__arena *arena, size_t n_threads
   const qi__hparams *h = &s->model->h;
   size_t n_seqs = (size_t)d->n_seqs, n_ctx = (size_t)d->n_ctx;
   qi__kv_open(&s->kv, arena, h, n_seqs, n_ctx, (size_t)d->n_kv_tokens, d->kv_type);
+  s->forward.on_device = s->model->backend != NULL;
+  if (s->forward.on_device) qi__device_layout(&s->device, arena, h, (size_t)d->n_batch);
   qi__forward_layout(&s->forward, arena, h, &s->kv, (size_t)d->n_batch, (size_t)d->n_logits, n_threads);
   s->queue = QI__ARENA_ARRAY(arena, qi_decode_token, n_seqs * n_ctx);
   s->ids = QI__ARENA_ARRAY(arena, qi_token, n_ctx);
@@ -24160,7 +24670,8 @@ QI__FN qi_result qi__session_memory(const qi_model *m, const qi_session_desc *de
 QI__FN void qi__session_close(qi_session *s) {
   if (!s) return;
   qi_allocator allocator = s->allocator;
-  qi__arena_close(&s->arena, &allocator);
+  qi__arena_close(&s->arena, &s->memory);
+  qi__device_close(&s->device);
   if (s->has_own_pool) qi__pool_destroy(&s->own_pool);
   qi__free(&allocator, s, sizeof *s);
 }
@@ -24200,6 +24711,17 @@ QI__FN void qi__session_wire(qi_session *s) {
   s->stats.isa = s->pool->isa;
 }
 
+// Where the memory of the session comes from; a model on a backend gives it a queue.
+QI__FN qi_result qi__session_memory_open(qi_session *s, qi_error *err) {
+  s->memory = s->allocator;
+  if (!s->model->backend) return QI_OK;
+  if (s->desc.observer.fn) return qi__fail(err, QI_ERR_UNSUPPORTED, "session: a backend has no observer");
+  qi_result r = qi__backend_check(s->model->backend, s->model->device, &s->model->h, &s->model->weights, s->desc.kv_type, err);
+  if (!r) r = qi__device_open(&s->device, s->model->backend, s->model->device, err);
+  if (!r) s->memory = (qi_allocator){qi__device_alloc, qi__device_free, &s->device};
+  return r;
+}
+
 QI__FN qi_result qi__session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err) {
   qi_session_desc d = *desc;
   qi_allocator allocator;
@@ -24213,9 +24735,10 @@ QI__FN qi_result qi__session_open(qi_session **out, const qi_model *m, const qi_
   s->model = m;
   s->allocator = allocator;
   s->desc = d;
+  if ((r = qi__session_memory_open(s, err))) goto fail;
   if ((r = qi__session_pool(s, desc, err))) goto fail;
   qi__session_layout(s, &s->arena, (size_t)s->pool->n_threads);
-  if ((r = qi__arena_open(&s->arena, &allocator, "session", err))) goto fail;
+  if ((r = qi__arena_open(&s->arena, &s->memory, "session", err))) goto fail;
   qi__session_layout(s, &s->arena, (size_t)s->pool->n_threads);
   s->bytes = s->arena.size + sizeof *s;
   s->desc.stop = NULL;
@@ -24330,13 +24853,15 @@ QI__FN qi_result qi__work_run(qi_session *s, uint64_t deadline_us, qi_error *err
   while (w->n_done < w->n) {
     if (!w->in_chunk) qi__work_chunk(s);
     uint64_t start = qi__now_us();
-    qi_result r = qi__forward_run(&s->forward, deadline_us);
+    qi_result r = s->forward.on_device ? qi__device_run(&s->device, &s->forward, deadline_us, err)
+                                       : qi__forward_run(&s->forward, deadline_us);
     double seconds = (double)(qi__now_us() - start) * 1e-6;
     *(s->forward.n_prompt ? &s->stats.prompt_seconds : &s->stats.generate_seconds) += seconds;
     if (r == QI_AGAIN) return r;
-    if (r == QI_ERR_CANCELLED) {
+    if (r) {
       qi__work_drop(s);
       s->n_logits = 0;
+      if (r != QI_ERR_CANCELLED) return r;
       __atomic_store_n(&s->cancel, 0, __ATOMIC_RELAXED);
       return qi__fail(err, r, "cancelled; the context is as before");
     }
@@ -25082,7 +25607,7 @@ QI__FN qi_result qi__batch_step(qi_batch *b, uint64_t deadline_us, qi_error *err
   qi_result e = QI_OK;
   if (!s->work.tokens && b->n_chosen == b->n_rows) e = qi__batch_plan(b, err);
   if (!e) e = qi__work_run(s, deadline_us, err);
-  if (e == QI_ERR_CANCELLED) b->n_rows = b->n_chosen = 0;
+  if (e < 0) b->n_rows = b->n_chosen = 0; // the step was dropped
   if (e) return e;
   qi__batch_sweep(b);
   while (b->n_chosen < b->n_rows) {
@@ -26404,6 +26929,7 @@ QI_API const char *qi_result_name(qi_result r) {
   case QI_ERR_CONTEXT: return "QI_ERR_CONTEXT";
   case QI_ERR_CANCELLED: return "QI_ERR_CANCELLED";
   case QI_ERR_STATE: return "QI_ERR_STATE";
+  case QI_ERR_DEVICE: return "QI_ERR_DEVICE";
   }
   return "?";
 }
@@ -26584,7 +27110,12 @@ QI_API qi_result qi_model_open(qi_model **out, const qi_model_desc *desc, qi_err
   QI__NOT_NULL(out, "qi_model_open");
   *out = NULL;
   QI__NOT_NULL(desc, "qi_model_open");
-  return qi__model_open(out, desc, false, err);
+  qi_model *m = NULL;
+  qi_result r = qi__model_open(&m, desc, false, err);
+  if (!r) r = qi__backend_attach(m, desc, err);
+  if (r) qi__model_close(m);
+  else *out = m;
+  return r;
 }
 
 QI_API void qi_model_close(qi_model *m) { qi__model_close(m); }

@@ -81,7 +81,8 @@ typedef enum qi_result {
   QI_ERR_LIMIT = -6,       // beyond a limit stated in this header
   QI_ERR_CONTEXT = -7,     // the context is full
   QI_ERR_CANCELLED = -8,   // qi_cancel or a callback stopped the call; the state is as before it
-  QI_ERR_STATE = -9        // not possible now (for example: logits asked for before any were computed)
+  QI_ERR_STATE = -9,       // not possible now (for example: logits asked for before any were computed)
+  QI_ERR_DEVICE = -10      // the device of a backend failed
 } qi_result;
 
 // What went wrong, in the caller's own memory. `msg` says where, what was expected and what was found; always terminated.
@@ -97,7 +98,7 @@ QI_API const char *qi_result_name(qi_result r);
 
 // Memory. alloc returns NULL on failure; `align` is a power of two, at most 4096. free is given the size that was asked for and is
 // never called with NULL. Both or neither; neither = malloc. Called from the thread that opens or closes an object, never while
-// decoding. Not covered: file mappings and thread stacks.
+// decoding. Not covered: file mappings, thread stacks, and what a backend takes.
 typedef struct qi_allocator {
   void *(*alloc)(size_t size, size_t align, void *user);
   void (*free)(void *ptr, size_t size, void *user);
@@ -321,6 +322,160 @@ QI_API qi_result qi_weight_memory(qi_pool *pool, qi_path path, const qi_matrix *
 QI_API qi_result qi_weight_matmul(qi_pool *pool, qi_path path, const qi_weight *w, const float *x, size_t n, float *y,
                                   qi_error *err);
 
+// ---- key/value types ----
+
+// How keys and values are kept: bits an element, and what an element x loses at most when it is stored; `max` is the greatest of
+// the 32 beside it in its head. In brackets what the logits of a small random model lose (tests/test_kv.c; root mean square of
+// the difference over theirs, computed in float32 otherwise).
+typedef enum qi_kv_type {
+  QI_KV_AUTO = 0,  // F16
+  QI_KV_F32,       // 32   nothing
+  QI_KV_F16,       // 16   2^-11 |x|, or 2^-25; finite below 65520 (0.02 %)
+  QI_KV_BF16,      // 16   2^-8 |x| (0.15 %)
+  QI_KV_Q8,        // 8.5  max / 225: int8, and a scale for each 32. Attention over it is computed in integers (0.6 %)
+  QI_KV_FP8,       // 8    2^-4 |x|, or 2^-10: E4M3; at most 448 (2.6 %)
+  QI_KV_Q4,        // 4.5  max / 9: 16 levels, and a scale for each 32; as Q8 otherwise (7 %)
+  QI_KV_COUNT
+} qi_kv_type;
+
+// "f16"; "auto" for AUTO; NULL when `type` is none of the list. Static memory.
+QI_API const char *qi_kv_type_name(qi_kv_type type);
+
+// ---- backends ----
+
+// What computes instead of the CPU: a table of functions, given in qi_model_desc. qinfer_metal.m has one; a program may bring its
+// own. The library walks through the model and hands over lists of operations. Sequences, pages of the cache, sampling, time slices
+// and cancelling stay with it, and a backend knows nothing of them.
+//
+// Pointers in operations are the host's, into memory that was mapped or that came from alloc. The host uses that memory too, but
+// never between submit and the end of wait. So a device with memory of its own copies what is mapped, and gives from alloc what
+// both sides reach. Results must depend on nothing but the row and whether it was generated: not on n, and not on what is
+// submitted together.
+
+// A token of a step.
+typedef struct qi_op_row {
+  int32_t token;
+  uint32_t seq;   // row of qi_op_kv's table
+  uint32_t pos;   // in the sequence
+  uint32_t first; // it sees positions first..pos
+} qi_op_row;
+
+// A weight matrix as it lies in the file. Its rows may begin at any address.
+typedef struct qi_op_matrix {
+  qi_format format;
+  const void *data;
+  size_t n_rows, n_cols, row_bytes;
+  float param[2];    // what the tail of the tensor says. I2_S: scale; QINS8: log_min, log_max
+  const float *bias; // [n_rows], or NULL
+} qi_op_matrix;
+
+// Keys and values. Position p of sequence s is in page table[s, p / 128], at p % 128 there. A page holds, for one head of one
+// layer, with P = 128 and groups of 32 elements, the last filled up with zeros:
+//   F16  k [P / 16][dim_k][16]                               v [P][dim_v]
+//   Q8   k int8 [P / 16][groups_k][8][16][4]                 v int8 [groups_v][P / 2][32][2]
+//        k_scale f16 [P / 16][groups_k][16]                  v_scale f16 [groups_v][P]
+// In Q8 the scale is the greatest of the group in size / 127; element 32 g + 4 i + j of key p is at [p / 16][g][i][p % 16][j],
+// element 32 g + i of value p at [g][p / 2][i][p % 2]. Other types of qi_kv_type may be refused (supports).
+typedef struct qi_op_kv {
+  qi_kv_type type;
+  void *data;                  // [n_layers, n_kv_heads, n_pages, page_bytes]
+  const uint32_t *table;       // [n_seqs, n_table] pages
+  size_t layer, n_kv_heads, n_pages, page_bytes, n_table;
+  size_t dim_k, dim_v;         // elements of a head
+  size_t k_scale, v, v_scale;  // offsets in a page; k lies at 0
+} qi_op_kv;
+
+// What a device does. All vectors are float32. Each operation sees what those before it in the list have written.
+typedef enum qi_op_kind {
+  QI_OP_EMBED = 0, // embed:     y[i] = row rows[i].token of w
+  QI_OP_RMS_NORM,  // norm:      y[i] = x[j] / sqrt(mean of the squares of x[j] + eps) * weight; j = index ? index[i] : i
+  QI_OP_PRODUCT,   // product:   y[i] = w x[i] + bias, or y[i] += that
+  QI_OP_ROPE,      // rope:      queries and keys normed and rotated; keys and values go to their pages
+  QI_OP_ATTENTION, // attention: softmax over q k / sqrt(dim_k) of the positions that a row sees, times v
+  QI_OP_SWIGLU,    // gate:      y = x / (1 + exp(-x)) * up
+  QI_OP_RELU2,     // gate:      y = max(x, 0)^2 * up
+  QI_OP_COUNT
+} qi_op_kind;
+
+typedef struct qi_op {
+  qi_op_kind kind;
+  size_t n; // rows
+  union {
+    struct {
+      qi_op_matrix w;
+      const qi_op_row *rows; // [n]
+      float *y;              // [n, w.n_cols]
+    } embed;
+    struct {
+      const float *x;        // [.., width]
+      const uint32_t *index; // [n], or NULL
+      const float *weight;   // [width]
+      float *y;              // [n, width]; may be x without index
+      size_t width;
+      float eps;
+    } norm;
+    struct {
+      qi_op_matrix w;
+      const float *x;        // [n, w.n_cols]
+      float *y;              // [n, w.n_rows]
+      bool add, generated;   // generated: rows of generated tokens, else of prompts
+    } product;
+    struct {
+      const qi_op_row *rows;         // [n]
+      const float *cos_sin;          // [n, 2 * n_pairs] cosine and sine of each pair, in turn
+      const float *q_norm, *k_norm;  // [dim_k] norm of each head before it is rotated; NULL = none
+      float *q, *k;                  // [n, n_heads, dim_k], [n, n_kv_heads, dim_k]. k may be left as it is
+      const float *v;                // [n, n_kv_heads, dim_v]
+      qi_op_kv kv;
+      size_t n_heads, n_pairs;
+      float eps;
+      bool neighbours;               // pairs are elements 2 i, 2 i + 1; else i, n_pairs + i
+    } rope;
+    struct {
+      const qi_op_row *rows; // [n]
+      const float *q;        // [n, n_heads, dim_k]
+      float *y;              // [n, n_heads, dim_v]
+      qi_op_kv kv;
+      size_t n_heads;        // n_heads / n_kv_heads in a row share keys and values
+    } attention;
+    struct {
+      const float *x, *up;   // [n, width]
+      float *y;              // [n, width]; may be x
+      size_t width;
+    } gate;
+  } of;
+} qi_op;
+
+// The table. A device belongs to a model, queues of it to its sessions. Functions of a device may be called from several threads at
+// once (open, map and close are not), those of a queue are not. Failures: a negative result with a message in err.
+typedef struct qi_backend {
+  const char *name; // "metal"; static text
+  void *user;       // for open
+  // A device to compute on. QI_ERR_UNSUPPORTED: there is none that will do.
+  qi_result (*open)(void *user, const qi_allocator *allocator, void **device, qi_error *err);
+  void (*close)(void *device); // its queues are closed
+  // Whether it computes such an operation; pointers in it may be NULL.
+  bool (*supports)(const void *device, const qi_op *op);
+  // Most bytes that one call of map may show.
+  size_t (*map_limit)(const void *device);
+  // Shows memory with weights, which stays as it is until close. Calls may overlap by some bytes, and what an operation reads lies
+  // within one of them.
+  qi_result (*map)(void *device, const void *data, size_t size, qi_error *err);
+  qi_result (*queue_open)(void *device, void **queue, qi_error *err);
+  void (*queue_close)(void *queue); // NULL never comes; nothing is submitted, all memory was freed
+  // Memory for operations of this queue, aligned to 64 bytes; NULL = there is none. Contents: any.
+  void *(*alloc)(void *queue, size_t size);
+  void (*free)(void *queue, void *data, size_t size); // NULL never comes
+  // Begins a list of operations, and copies what it needs of it. wait ends it, and must be called before the next one, also when
+  // submit failed.
+  qi_result (*submit)(void *queue, const qi_op *ops, size_t n, qi_error *err);
+  qi_result (*wait)(void *queue, qi_error *err);
+} qi_backend;
+
+// Apple GPUs of family 7 (M1) and later, macOS 12 and later. Only in programs with qinfer_metal.m:
+//   clang -O2 app.c qinfer_metal.m -framework Metal -framework Foundation
+extern const qi_backend *qi_metal(void);
+
 // ---- models ----
 
 // An open model: metadata, tokenizer and weights.
@@ -350,13 +505,16 @@ typedef struct qi_model_desc {
   qi_path cache_path;         // what it shall serve: the path of sessions, default AUTO
   qi_pool *cache_pool;        // fills it, and says for which instruction set. NULL = the calling thread and the best one. Sessions
                               // of another instruction set use what they can of it
+  const qi_backend *backend;  // computes instead of the CPU, for all sessions; must stay. QI_LOAD_ALL only; there is no cache then.
+                              // Weights are mapped for it without a copy where it can do that. default NULL = the CPU
+  bool backend_fallback;      // take the CPU (and log why) when the backend has no usable device or cannot compute this model
 } qi_model_desc;
 
 // Opens a model. The desc and its path are not needed afterwards (data is). Close with qi_model_close. A Hugging Face folder looks
 // like a GGUF file afterwards: metadata and names of tensors are translated (of the tokenizer from QI_LOAD_VOCAB on). Its tensors
 // are F32, F16, BF16, or packed ternary of BitNet, which is converted to I2_S; what cannot give the model's own results is refused.
-// Errors: QI_ERR_ARGUMENT, _OOM, _IO, _FORMAT, _UNSUPPORTED (architecture, tokenizer or weight format named in the message),
-// _LIMIT, _CANCELLED.
+// Errors: QI_ERR_ARGUMENT, _OOM, _IO, _FORMAT, _UNSUPPORTED (architecture, tokenizer, weight format or backend named in the
+// message), _LIMIT, _CANCELLED, _DEVICE.
 QI_API qi_result qi_model_open(qi_model **out, const qi_model_desc *desc, qi_error *err);
 QI_API void qi_model_close(qi_model *m); // NULL is fine; sessions must be closed first
 
@@ -408,6 +566,7 @@ typedef struct qi_model_info {
   uint64_t n_tensor_bytes;     // their bytes as stored
   qi_memory memory;            // what qi_model_memory told
   qi_cache_info cache;         // all 0 without
+  const char *backend;         // name of the backend that computes; "" = the CPU
 } qi_model_info;
 
 // Fields that the load level did not read are 0 or "". m NULL: all zero, texts NULL.
@@ -717,23 +876,6 @@ typedef struct qi_observer {
   void *user;
 } qi_observer;
 
-// How keys and values are kept: bits an element, and what an element x loses at most when it is stored; `max` is the greatest of
-// the 32 beside it in its head. In brackets what the logits of a small random model lose (tests/test_kv.c; root mean square of
-// the difference over theirs, computed in float32 otherwise).
-typedef enum qi_kv_type {
-  QI_KV_AUTO = 0,  // F16
-  QI_KV_F32,       // 32   nothing
-  QI_KV_F16,       // 16   2^-11 |x|, or 2^-25; finite below 65520 (0.02 %)
-  QI_KV_BF16,      // 16   2^-8 |x| (0.15 %)
-  QI_KV_Q8,        // 8.5  max / 225: int8, and a scale for each 32. Attention over it is computed in integers (0.6 %)
-  QI_KV_FP8,       // 8    2^-4 |x|, or 2^-10: E4M3; at most 448 (2.6 %)
-  QI_KV_Q4,        // 4.5  max / 9: 16 levels, and a scale for each 32; as Q8 otherwise (7 %)
-  QI_KV_COUNT
-} qi_kv_type;
-
-// "f16"; "auto" for AUTO; NULL when `type` is none of the list. Static memory.
-QI_API const char *qi_kv_type_name(qi_kv_type type);
-
 // How a session shall be; zero = default.
 typedef struct qi_session_desc {
   int n_ctx;                 // tokens of context for each sequence; 0 = what the model was trained for, at most 4096
@@ -761,11 +903,15 @@ typedef struct qi_session_desc {
 } qi_session_desc;
 
 // All memory is taken here; nothing is allocated while decoding (qi_prompt's text excepted: qi_tokenize).
-// Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_STATE (model not opened with QI_LOAD_ALL), QI_ERR_LIMIT.
+// On a backend: path does not count (weights are multiplied as they are, in float32), kv_type must be one that it has, an observer
+// is refused; most of the memory comes from the backend. A saved session may go on there, and back on the CPU.
+// Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_STATE (model not opened with QI_LOAD_ALL), QI_ERR_LIMIT, QI_ERR_UNSUPPORTED (of the
+// backend), QI_ERR_DEVICE.
 QI_API qi_result qi_session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err);
 QI_API void qi_session_close(qi_session *s); // NULL is fine
 
-// Bytes that qi_session_open with this desc will ask of the allocator, all of them until close. Asks for nothing itself.
+// Bytes that qi_session_open with this desc will ask of the allocator or of the model's backend, all of them until close. Asks for
+// nothing itself.
 // Errors: those of qi_session_open but QI_ERR_OOM.
 QI_API qi_result qi_session_memory(const qi_model *m, const qi_session_desc *desc, uint64_t *bytes, qi_error *err);
 
@@ -780,7 +926,8 @@ typedef struct qi_piece {
 } qi_piece;
 
 // Appends text to the context and computes it. Special tokens as the desc says. On failure the context is as before.
-// Errors: QI_ERR_CONTEXT (says how many tokens did not fit), _CANCELLED, _ARGUMENT, _OOM.
+// Errors: QI_ERR_CONTEXT (says how many tokens did not fit), _CANCELLED, _ARGUMENT, _OOM; QI_ERR_DEVICE of this and of everything
+// below that computes on a backend.
 QI_API qi_result qi_prompt(qi_session *s, const char *text, qi_error *err);
 // The same for text with a length (may hold zeros), or ids. They only take note: the work is done by qi_step, or the next qi_next.
 // Errors: as above but _CANCELLED; QI_ERR_STATE (earlier work is unfinished).

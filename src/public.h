@@ -27,6 +27,7 @@ QI_API const char *qi_result_name(qi_result r) {
   case QI_ERR_CONTEXT: return "QI_ERR_CONTEXT";
   case QI_ERR_CANCELLED: return "QI_ERR_CANCELLED";
   case QI_ERR_STATE: return "QI_ERR_STATE";
+  case QI_ERR_DEVICE: return "QI_ERR_DEVICE";
   }
   return "?";
 }
@@ -207,7 +208,12 @@ QI_API qi_result qi_model_open(qi_model **out, const qi_model_desc *desc, qi_err
   QI__NOT_NULL(out, "qi_model_open");
   *out = NULL;
   QI__NOT_NULL(desc, "qi_model_open");
-  return qi__model_open(out, desc, false, err);
+  qi_model *m = NULL;
+  qi_result r = qi__model_open(&m, desc, false, err);
+  if (!r) r = qi__backend_attach(m, desc, err);
+  if (r) qi__model_close(m);
+  else *out = m;
+  return r;
 }
 
 QI_API void qi_model_close(qi_model *m) { qi__model_close(m); }

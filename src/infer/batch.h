@@ -534,7 +534,7 @@ QI__FN qi_result qi__batch_step(qi_batch *b, uint64_t deadline_us, qi_error *err
   qi_result e = QI_OK;
   if (!s->work.tokens && b->n_chosen == b->n_rows) e = qi__batch_plan(b, err);
   if (!e) e = qi__work_run(s, deadline_us, err);
-  if (e == QI_ERR_CANCELLED) b->n_rows = b->n_chosen = 0;
+  if (e < 0) b->n_rows = b->n_chosen = 0; // the step was dropped
   if (e) return e;
   qi__batch_sweep(b);
   while (b->n_chosen < b->n_rows) {

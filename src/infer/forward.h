@@ -38,6 +38,7 @@ typedef struct qi__forward {
   qi__kv *kv;
   qi_path path;
   const int *cancel; // read by all threads; not 0 = leave the pass unfinished
+  bool on_device;    // backend.h runs the pass; what only the CPU's kernels need is not there
   qi_observer observer;
   void (*observe)(const struct qi__forward *f); // before each product; NULL = none
   size_t n_batch, n_logits;
@@ -88,14 +89,15 @@ QI__FN void qi__forward_layout(qi__forward *f, qi__arena *arena, const qi__hpara
   f->rows = QI__ARENA_ARRAY(arena, qi__row, n_batch);
   f->wanted = QI__ARENA_ARRAY(arena, size_t, n_batch);
   f->x = QI__ARENA_ARRAY(arena, float, n_batch * h->n_embd);
-  qi__inputs_layout(&f->in, arena, n_batch, qi__forward_width(h));
+  if (f->on_device) f->in.x = QI__ARENA_ARRAY(arena, float, n_batch * qi__forward_width(h));
+  else qi__inputs_layout(&f->in, arena, n_batch, qi__forward_width(h));
   f->q = QI__ARENA_ARRAY(arena, float, n_batch * h->n_heads * h->head_dim_k);
   f->k = QI__ARENA_ARRAY(arena, float, n_batch * h->n_kv_heads * h->head_dim_k);
   f->v = QI__ARENA_ARRAY(arena, float, n_batch * h->n_kv_heads * h->head_dim_v);
   f->gate = QI__ARENA_ARRAY(arena, float, n_batch * h->n_ff);
   f->up = QI__ARENA_ARRAY(arena, float, n_batch * h->n_ff);
   f->cos_sin = QI__ARENA_ARRAY(arena, float, n_batch * h->n_rot);
-  qi__attention_layout(&f->attention, arena, h, kv, n_batch, n_threads);
+  if (!f->on_device) qi__attention_layout(&f->attention, arena, h, kv, n_batch, n_threads);
   size_t logits;
   if (!qi__mul_size(n_logits, h->n_vocab, &logits)) arena->overflow = true, logits = 0;
   f->logits = QI__ARENA_ARRAY(arena, float, logits);
@@ -105,20 +107,24 @@ QI__FN void qi__forward_layout(qi__forward *f, qi__arena *arena, const qi__hpara
 
 // ---- operations on rows ----
 
+// Cosines and sines of row i.
+QI__FN void qi__row_angles(qi__forward *f, size_t i) {
+  float *cos_sin = f->cos_sin + i * f->h->n_rot;
+  for (size_t p = 0; p < f->h->n_rot / 2; p++) {
+    float s, c;
+    qi__sincos((double)f->rows[i].pos * f->frequency[p], &s, &c);
+    cos_sin[2 * p] = (float)(c * f->magnitude);
+    cos_sin[2 * p + 1] = (float)(s * f->magnitude);
+  }
+}
+
 QI__FN void qi__run_embed(qi__forward *f, int worker, int64_t begin, int64_t end) {
   const qi__weight *e = &f->w->embedding;
   (void)worker;
-  for (int64_t i = begin; i < end; i++) {
-    const qi__row *row = &f->rows[i];
-    const uint8_t *src = e->data + (size_t)row->token * e->row_bytes;
-    f->kernels->dequantize[e->id](e->format, src, f->x + (size_t)i * e->n_cols, e->n_cols);
-    float *cos_sin = f->cos_sin + (size_t)i * f->h->n_rot;
-    for (size_t p = 0; p < f->h->n_rot / 2; p++) {
-      float s, c;
-      qi__sincos((double)row->pos * f->frequency[p], &s, &c);
-      cos_sin[2 * p] = (float)(c * f->magnitude);
-      cos_sin[2 * p + 1] = (float)(s * f->magnitude);
-    }
+  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
+    const uint8_t *src = e->data + (size_t)f->rows[i].token * e->row_bytes;
+    f->kernels->dequantize[e->id](e->format, src, f->x + i * e->n_cols, e->n_cols);
+    qi__row_angles(f, i);
   }
 }
 
@@ -338,6 +344,11 @@ QI__FN void qi__forward_start(qi__forward *f) {
       f->wanted[f->n_wanted++] = i;
       if (i < f->n_prompt) f->n_wanted_prompt++;
     }
+  f->op = QI__OP_EMBED;
+  f->layer = 0;
+  f->unit = 0;
+  memset(f->us_per_unit, 0, sizeof f->us_per_unit);
+  if (f->on_device) return;
   qi__attention *a = &f->attention;
   a->h = f->h;
   a->kernels = f->kernels;
@@ -349,10 +360,6 @@ QI__FN void qi__forward_start(qi__forward *f) {
   a->q = f->q;
   a->out = f->in.x;
   qi__attention_plan(a, (size_t)f->pool->n_threads);
-  f->op = QI__OP_EMBED;
-  f->layer = 0;
-  f->unit = 0;
-  memset(f->us_per_unit, 0, sizeof f->us_per_unit);
 }
 
 QI__FN void qi__forward_next_op(qi__forward *f) {

@@ -3,6 +3,7 @@
 #define QI__SESSION_H
 
 #include "../model/model.h"
+#include "backend.h"
 #include "matcher.h"
 #include "observe.h"
 #include "sampler.h"
@@ -28,12 +29,14 @@ struct qi_session {
   qi_allocator allocator;
   qi_session_desc desc; // defaults filled in; strings and logit biases are not kept here
   qi__arena arena;
+  qi_allocator memory;  // the arena's: `allocator`, or the backend's memory
   size_t bytes;         // of the arena and of this struct
   qi_pool own_pool, *pool;
   bool has_own_pool;
   qi__kernels kernels;
   qi__kv kv;
   qi__forward forward;
+  qi__device_pass device; // where a backend computes
   int cancel;           // set by any thread
 
   qi__work work;
@@ -98,6 +101,8 @@ QI__FN void qi__session_layout(qi_session *s, qi__arena *arena, size_t n_threads
   const qi__hparams *h = &s->model->h;
   size_t n_seqs = (size_t)d->n_seqs, n_ctx = (size_t)d->n_ctx;
   qi__kv_open(&s->kv, arena, h, n_seqs, n_ctx, (size_t)d->n_kv_tokens, d->kv_type);
+  s->forward.on_device = s->model->backend != NULL;
+  if (s->forward.on_device) qi__device_layout(&s->device, arena, h, (size_t)d->n_batch);
   qi__forward_layout(&s->forward, arena, h, &s->kv, (size_t)d->n_batch, (size_t)d->n_logits, n_threads);
   s->queue = QI__ARENA_ARRAY(arena, qi_decode_token, n_seqs * n_ctx);
   s->ids = QI__ARENA_ARRAY(arena, qi_token, n_ctx);
@@ -136,7 +141,8 @@ QI__FN qi_result qi__session_memory(const qi_model *m, const qi_session_desc *de
 QI__FN void qi__session_close(qi_session *s) {
   if (!s) return;
   qi_allocator allocator = s->allocator;
-  qi__arena_close(&s->arena, &allocator);
+  qi__arena_close(&s->arena, &s->memory);
+  qi__device_close(&s->device);
   if (s->has_own_pool) qi__pool_destroy(&s->own_pool);
   qi__free(&allocator, s, sizeof *s);
 }
@@ -176,6 +182,17 @@ QI__FN void qi__session_wire(qi_session *s) {
   s->stats.isa = s->pool->isa;
 }
 
+// Where the memory of the session comes from; a model on a backend gives it a queue.
+QI__FN qi_result qi__session_memory_open(qi_session *s, qi_error *err) {
+  s->memory = s->allocator;
+  if (!s->model->backend) return QI_OK;
+  if (s->desc.observer.fn) return qi__fail(err, QI_ERR_UNSUPPORTED, "session: a backend has no observer");
+  qi_result r = qi__backend_check(s->model->backend, s->model->device, &s->model->h, &s->model->weights, s->desc.kv_type, err);
+  if (!r) r = qi__device_open(&s->device, s->model->backend, s->model->device, err);
+  if (!r) s->memory = (qi_allocator){qi__device_alloc, qi__device_free, &s->device};
+  return r;
+}
+
 QI__FN qi_result qi__session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err) {
   qi_session_desc d = *desc;
   qi_allocator allocator;
@@ -189,9 +206,10 @@ QI__FN qi_result qi__session_open(qi_session **out, const qi_model *m, const qi_
   s->model = m;
   s->allocator = allocator;
   s->desc = d;
+  if ((r = qi__session_memory_open(s, err))) goto fail;
   if ((r = qi__session_pool(s, desc, err))) goto fail;
   qi__session_layout(s, &s->arena, (size_t)s->pool->n_threads);
-  if ((r = qi__arena_open(&s->arena, &allocator, "session", err))) goto fail;
+  if ((r = qi__arena_open(&s->arena, &s->memory, "session", err))) goto fail;
   qi__session_layout(s, &s->arena, (size_t)s->pool->n_threads);
   s->bytes = s->arena.size + sizeof *s;
   s->desc.stop = NULL;
@@ -306,13 +324,15 @@ QI__FN qi_result qi__work_run(qi_session *s, uint64_t deadline_us, qi_error *err
   while (w->n_done < w->n) {
     if (!w->in_chunk) qi__work_chunk(s);
     uint64_t start = qi__now_us();
-    qi_result r = qi__forward_run(&s->forward, deadline_us);
+    qi_result r = s->forward.on_device ? qi__device_run(&s->device, &s->forward, deadline_us, err)
+                                       : qi__forward_run(&s->forward, deadline_us);
     double seconds = (double)(qi__now_us() - start) * 1e-6;
     *(s->forward.n_prompt ? &s->stats.prompt_seconds : &s->stats.generate_seconds) += seconds;
     if (r == QI_AGAIN) return r;
-    if (r == QI_ERR_CANCELLED) {
+    if (r) {
       qi__work_drop(s);
       s->n_logits = 0;
+      if (r != QI_ERR_CANCELLED) return r;
       __atomic_store_n(&s->cancel, 0, __ATOMIC_RELAXED);
       return qi__fail(err, r, "cancelled; the context is as before");
     }

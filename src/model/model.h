@@ -22,6 +22,8 @@ struct qi_model {
   const uint8_t **data; // QI_LOAD_ALL: [n_tensors] bytes of each tensor
   const char *info[3];  // terminated copies of the strings of qi__info_keys
   qi__arena arena;      // all of the above but the GGUF index
+  const qi_backend *backend; // computes for sessions; NULL = the CPU
+  void *device;         // of the backend
 };
 
 // ---- memory ----
@@ -154,6 +156,7 @@ QI__FN qi_result qi__model_load(qi_model *m, qi_error *err) {
 QI__FN void qi__model_close(qi_model *m) {
   if (!m) return;
   qi_allocator allocator = m->allocator;
+  if (m->backend) m->backend->close(m->device);
   qi__arena_close(&m->arena, &allocator);
   qi__gguf_close(&m->gguf);
   qi__free(&allocator, m, sizeof *m);
@@ -183,7 +186,7 @@ QI__FN qi_result qi__model_new(qi_model **out, const qi_model_desc *desc, qi_err
   m->logger = desc->logger;
   m->progress = desc->progress;
   m->load = desc->load;
-  m->cache.budget = desc->cache_bytes;
+  m->cache.budget = desc->backend ? 0 : desc->cache_bytes;
   m->cache.path = desc->cache_path;
   m->cache.pool = desc->cache_pool;
   r = qi__hf_is_source(desc) ? qi__hf_open(&m->gguf, desc, &allocator, err)
@@ -289,6 +292,7 @@ QI__FN void qi__model_info(const qi_model *m, qi_model_info *out) {
   out->n_ff = (int)m->h.n_ff;
   out->memory = m->memory;
   out->cache = m->cache.info;
+  out->backend = m->backend ? m->backend->name : "";
   for (size_t i = 0; i < m->gguf.n_tensors; i++) {
     const qi__tensor_info *t = &m->gguf.tensors[i];
     out->n_params += t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];

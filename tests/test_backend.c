@@ -1,0 +1,275 @@
+// sanitize: scalar
+// The boundary to a backend, with one in plain C: whole models as on the CPU, what is refused, failures of every call, cancelling.
+#define QINFER_IMPLEMENTATION
+#include "../qinfer.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "support/backend_cases.h"
+#include "support/plain_backend.h"
+
+// The world is as it was: all was given back, nothing was done wrong.
+static void expect_clean(const pb_world *w) {
+  if (w->wrong) fail_msg("%d times wrong, first: %s", w->wrong, w->why);
+  assert_int_equal(w->n_devices, 0);
+  assert_int_equal(w->n_queues, 0);
+  assert_int_equal(w->n_ranges, 0);
+}
+
+static void test_models(void **state) {
+  (void)state;
+  pb_world world = {0};
+  qi_backend backend = pb_backend(&world);
+  for (size_t i = 0; i < BC_N_MODELS; i++) {
+    bc_expect_model(&bc_models[i], QI_KV_F16, &backend, 1e-6);
+    expect_clean(&world);
+  }
+  assert_true(world.n_submitted > 100);
+}
+
+static void test_kv_q8(void **state) {
+  (void)state;
+  pb_world world = {0};
+  qi_backend backend = pb_backend(&world);
+  bc_expect_model(&bc_models[0], QI_KV_Q8, &backend, 1e-4); // the CPU rounds queries and weights, too
+  bc_expect_model(&bc_models[9], QI_KV_Q8, &backend, 1e-4);
+  expect_clean(&world);
+}
+
+static void test_sessions(void **state) {
+  (void)state;
+  pb_world world = {0};
+  qi_backend backend = pb_backend(&world);
+  bc_expect_slices(&backend);
+  bc_expect_sequences(&backend);
+  bc_expect_batch(&backend);
+  expect_clean(&world);
+}
+
+// One submission for a step of one layer (of more once their time is known): embeddings, 12 operations, norm and logits.
+static void test_one_submission(void **state) {
+  (void)state;
+  pb_world world = {0};
+  qi_backend backend = pb_backend(&world);
+  rm_desc d = rm_llama();
+  d.n_layers = 1;
+  bc_pair p = bc_open(&d, &backend);
+  qi_session_desc sd = bc_session_desc(QI_KV_F16);
+  qi_session *s = run_session(p.device, &sd);
+  qi_error err = {QI_OK, ""};
+  const qi_decode_token one = {5, 0, true, true};
+  RUN_OK(qi_decode(s, &one, 1, &err), err);
+  assert_int_equal(world.n_submitted, 1);
+  assert_int_equal(world.n_ops, 1 + 12 + 2);
+  qi_session_close(s);
+  bc_close(&p);
+  expect_clean(&world);
+}
+
+// Bytes that were told are bytes that the backend gives (and the session itself).
+static void test_memory(void **state) {
+  (void)state;
+  pb_world world = {0};
+  qi_backend backend = pb_backend(&world);
+  rm_desc d = rm_llama();
+  bc_pair p = bc_open(&d, &backend);
+  qi_session_desc sd = bc_session_desc(QI_KV_F16);
+  uint64_t bytes = 0, on_cpu = 0;
+  qi_error err = {QI_OK, ""};
+  RUN_OK(qi_session_memory(p.device, &sd, &bytes, &err), err);
+  RUN_OK(qi_session_memory(p.cpu.m, &sd, &on_cpu, &err), err);
+  assert_true(bytes < on_cpu);
+  size_t before = world.n_ranges;
+  qi_session *s = run_session(p.device, &sd);
+  qi_session_stats stats;
+  qi_session_get_stats(s, &stats);
+  assert_int_equal(stats.heap_bytes, bytes);
+  assert_int_equal(world.n_ranges, before + 1);
+  assert_int_equal(world.ranges[before].end - world.ranges[before].begin, bytes - sizeof *s);
+  qi_session_close(s);
+  bc_close(&p);
+  expect_clean(&world);
+}
+
+// Weights in many small ranges: a limit between one tensor and two.
+static void test_map_limit(void **state) {
+  (void)state;
+  pb_world world = {0};
+  qi_backend backend = pb_backend(&world);
+  world.map_limit = 320 * 64 * 4;
+  bc_expect_model(&bc_models[0], QI_KV_F16, &backend, 1e-6);
+  assert_true(world.n_maps > 3);
+  expect_clean(&world);
+}
+
+// ---- refused ----
+
+static void log_take(void *user, qi_log_level level, const char *msg) {
+  if (level == QI_LOG_WARN) snprintf((char *)user, 256, "%s", msg);
+}
+
+static void test_refused(void **state) {
+  (void)state;
+  pb_world world = {0};
+  qi_backend backend = pb_backend(&world);
+  rm_desc d = rm_llama();
+  d.output_format = QI_FORMAT_Q8_0;
+  run_model file = run_build(&d);
+  qi_model *m = NULL;
+  qi_error err = {QI_OK, ""};
+  char log[256] = "";
+  qi_model_desc md;
+  qi_model_info info;
+  memset(&md, 0, sizeof md);
+  md.data = file.file;
+  md.data_size = file.size;
+  md.backend = &backend;
+  md.logger.fn = log_take;
+  md.logger.user = log;
+  world.no_format = QI_FORMAT_Q8_0;
+  run_expect(qi_model_open(&m, &md, &err), QI_ERR_UNSUPPORTED, &err, "a format that the backend lacks");
+  assert_null(m);
+  assert_string_equal(err.msg, "backend plain: no products of [320, 64] weights in Q8_0");
+  assert_string_equal(log, "");
+  md.backend_fallback = true;
+  RUN_OK(qi_model_open(&m, &md, &err), err);
+  assert_string_equal(log, "the CPU computes: backend plain: no products of [320, 64] weights in Q8_0");
+  qi_model_get_info(m, &info);
+  assert_string_equal(info.backend, "");
+  qi_session_desc sd = bc_session_desc(QI_KV_Q4);
+  qi_session_close(run_session(m, &sd));
+  qi_model_close(m);
+  expect_clean(&world);
+  run_free(&file);
+}
+
+// What a session asks for that the backend lacks; a cache is not filled; other load levels open no device.
+static void test_refused_session(void **state) {
+  (void)state;
+  pb_world world = {0};
+  qi_backend backend = pb_backend(&world);
+  rm_desc d = rm_llama();
+  bc_pair p = bc_open(&d, &backend);
+  qi_error err = {QI_OK, ""};
+  qi_session *s = NULL;
+  qi_session_desc sd = bc_session_desc(QI_KV_Q4);
+  run_expect(qi_session_open(&s, p.device, &sd, &err), QI_ERR_UNSUPPORTED, &err, "Q4");
+  assert_null(s);
+  assert_string_equal(err.msg, "backend plain: no rotations with heads of 16, keys and values in q4");
+  sd.kv_type = QI_KV_F16;
+  sd.observer.fn = (void (*)(void *, const char *, const float *, size_t, size_t))(uintptr_t)1;
+  run_expect(qi_session_open(&s, p.device, &sd, &err), QI_ERR_UNSUPPORTED, &err, "observer");
+  qi_model *m = NULL;
+  qi_model_desc md;
+  memset(&md, 0, sizeof md);
+  md.data = p.cpu.file;
+  md.data_size = p.cpu.size;
+  md.backend = &backend;
+  md.cache_bytes = UINT64_MAX;
+  RUN_OK(qi_model_open(&m, &md, &err), err);
+  qi_model_info info;
+  qi_memory memory;
+  qi_model_get_info(m, &info);
+  RUN_OK(qi_model_memory(&md, &memory, &err), err);
+  assert_int_equal(info.cache.bytes, 0);
+  assert_int_equal(info.memory.heap, memory.heap);
+  qi_model_close(m);
+  md.load = QI_LOAD_VOCAB;
+  int devices = world.n_devices;
+  RUN_OK(qi_model_open(&m, &md, &err), err);
+  assert_int_equal(world.n_devices, devices);
+  qi_model_close(m);
+  bc_close(&p);
+  expect_clean(&world);
+}
+
+// ---- failures ----
+
+// Opens a model and a session and takes steps. Where a step fails, it is tried again. Returns the first failure.
+static qi_result use_all(const run_model *file, const qi_backend *backend, qi_error *err) {
+  qi_model_desc md;
+  memset(&md, 0, sizeof md);
+  md.data = file->file;
+  md.data_size = file->size;
+  md.backend = backend;
+  qi_model *m = NULL;
+  qi_session *s = NULL;
+  qi_session_desc sd = bc_session_desc(QI_KV_F16);
+  const qi_decode_token two[] = {{5, 0, false, false}, {6, 0, false, true}};
+  qi_result r = qi_model_open(&m, &md, err);
+  if (!r) r = qi_session_open(&s, m, &sd, err);
+  for (int i = 0; i < 2 && s; i++) {
+    qi_result step = qi_decode(s, two, 2, err);
+    if (!r) r = step;
+    assert_true(!step || qi_seq_length(s, 0) == 2 * i); // as before
+    if (step) RUN_OK(qi_decode(s, two, 2, err), *err);
+  }
+  qi_session_close(s);
+  qi_model_close(m);
+  return r;
+}
+
+static void test_failures(void **state) {
+  (void)state;
+  rm_desc d = rm_llama();
+  run_model file = run_build(&d);
+  pb_world world = {0};
+  qi_backend backend = pb_backend(&world);
+  qi_error err = {QI_OK, ""};
+  RUN_OK(use_all(&file, &backend, &err), err);
+  int n_calls = world.n_calls;
+  assert_true(n_calls >= 8);
+  for (int i = 1; i <= n_calls; i++) {
+    memset(&world, 0, sizeof world);
+    world.fail_at = i;
+    err.code = QI_OK;
+    qi_result r = use_all(&file, &backend, &err);
+    if (r >= 0 || !err.msg[0]) fail_msg("call %d failed, and the result was %s", i, qi_result_name(r));
+    expect_clean(&world);
+  }
+  run_free(&file);
+}
+
+static void cancel_in_submit(void *user) { qi_cancel(*(qi_session **)user); }
+
+// A session that is cancelled while the device computes; in the text interface, too.
+static void test_cancel(void **state) {
+  (void)state;
+  rm_desc d = rm_llama();
+  pb_world world = {0};
+  qi_backend backend = pb_backend(&world);
+  bc_pair p = bc_open(&d, &backend);
+  qi_session_desc sd = bc_session_desc(QI_KV_F16);
+  qi_session *s = run_session(p.device, &sd);
+  qi_error err = {QI_OK, ""};
+  const qi_decode_token one = {5, 0, true, true};
+  RUN_OK(qi_decode(s, &one, 1, &err), err);
+  world.in_submit = cancel_in_submit;
+  world.user = &s;
+  run_expect(qi_decode(s, &one, 1, &err), QI_ERR_CANCELLED, &err, "decode");
+  assert_int_equal(qi_seq_length(s, 0), 1);
+  run_expect(qi_prompt(s, "the", &err), QI_ERR_CANCELLED, &err, "prompt");
+  assert_int_equal(qi_seq_length(s, 0), 1);
+  world.in_submit = NULL;
+  RUN_OK(qi_prompt(s, "the", &err), err);
+  qi_piece piece;
+  RUN_OK(qi_next(s, &piece, &err), err);
+  qi_session_close(s);
+  bc_close(&p);
+  expect_clean(&world);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_models),     cmocka_unit_test(test_kv_q8),   cmocka_unit_test(test_sessions),
+      cmocka_unit_test(test_one_submission), cmocka_unit_test(test_memory), cmocka_unit_test(test_map_limit),
+      cmocka_unit_test(test_refused),    cmocka_unit_test(test_refused_session), cmocka_unit_test(test_failures),
+      cmocka_unit_test(test_cancel),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
