@@ -163,7 +163,7 @@ static const char *const tales_plots[] = {
     "=helper",
     "{t.later} {h.he} met {f} the {f.trade}, who was {f.doing}.", "then {f} came by, a {f.trait} {f.trade} with {f.dust} on {f.his} [sleeves|cheeks|boots].",
     "at last {h.he} knocked at the door of {f}, the {f.trait} {f.trade}.",
-    "{t.later}, tired and hungry, {h.he} came to {f.shop}, where {f} was {f.doing}.",
+    "tired and hungry, {h.he} came to {f.shop}, where {f} was {f.doing}.",
     "{f} the {f.trade}, who had been {f.doing} nearby, put down {f.his} {f.tool} and [listened|came over|asked what was wrong].",
 
     "=advice",
@@ -287,7 +287,7 @@ static const char *const tales_plots[] = {
     "=quarrel_cause",
     "it was about {o.a}. {h} said that {o.they} {o.was} {h.his}, and {f} said the same.", "{f} had borrowed {h.his} {o.two} and had not brought {o.them} back.",
     "=quarrel_other",
-    "{h} had said that {f}'s {f.goods} were [too dear|not what they used to be|fit for pigs], and {f} had heard it.",
+    "{h} had called {f}'s {f.goods} [too dear|a disgrace|fit for pigs], and {f} had heard it.",
     "somebody had cut down the [plum tree|rose bush|hedge] between their gardens, and each blamed the other.",
     "{n.a} that belonged to {f} had eaten {h}'s [lettuce|best hat|washing].",
     "=quarrel_words",

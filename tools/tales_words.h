@@ -279,10 +279,10 @@ static const tales_season tales_seasons[] = {
 
 // Times of a day as the tales go through it: when it begins, goes on and ends.
 static const char *const tales_begins[] = {"morning", "morning", "day", "afternoon"};
-static const char *const tales_laters[] = {"[by noon|at midday|when the clock struck twelve]", "[by the afternoon|after dinner|an hour later]",
-                                           "[toward evening|late in the day|before long]", "[at sunset|when the shadows grew long|toward evening]"};
-static const char *const tales_ends[] = {"[that evening|at dusk|when the lamps were lit]", "[that evening|as the sun went down|at supper time]",
-                                         "[that night|when the stars came out|by candlelight]", "[that night|when the moon rose|late that night]"};
+static const char *const tales_laters[] = {"[by noon|at midday|when the clock struck twelve,]", "[by the afternoon|after dinner|an hour later]",
+                                           "[toward evening|late in the day|before long]", "[at sunset|when the shadows grew long,|toward evening]"};
+static const char *const tales_ends[] = {"[that evening|at dusk|when the lamps were lit,]", "[that evening|as the sun went down,|at supper time]",
+                                         "[that night|when the stars came out,|by candlelight]", "[that night|when the moon rose,|late that night]"};
 
 static const char *const tales_traits[] = {
     "patient",  "stubborn",  "kind",   "clumsy",  "clever",  "shy",       "honest",   "dreamy",  "proud",   "curious",     "careful",
