@@ -910,15 +910,28 @@ typedef struct qi_session_desc {
   bool no_add_special;       // qi_prompt adds no begin token
   bool no_parse_special;     // qi_prompt takes names of control tokens as plain text (for text of strangers)
   bool print_special;        // pieces show names of control tokens
+  bool lookup;               // guess ahead what followed the last tokens where they occurred before; see below
+  const qi_model *draft;     // guess ahead with this model, where lookup finds nothing; must outlive the session
+  int n_draft;               // tokens guessed at once; 0 = 16, at most 32. Matters only with lookup or draft
   qi_observer observer;      // default none
   qi_allocator allocator;    // default: the model's
 } qi_session_desc;
 
+// Guessing ahead (speculation, off by default): with each token of an answer up to n_draft guessed ones behind it are computed, and
+// qi_next goes on without computing as far as they come true. Each token is still drawn by the sampler from the logits of the
+// tokens before it, so words, logits and saved sessions are the same to the bit, for every sampler, grammar and path. How many are
+// guessed follows from how many came true, never from time.
+//
+//   lookup  finds the last 4 or more tokens earlier in the text. Costs nothing but the rows of wrong guesses: for edits, quotes,
+//           code, lists.
+//   draft   a smaller model whose tokens have the same texts (up to 1024 more or fewer at the end). It needs memory for its own
+//           keys and values, of the same n_ctx, kv_type and sequences, and computes the prompt too.
+
 // All memory is taken here; nothing is allocated while decoding (qi_prompt's text excepted: qi_tokenize).
 // On a backend: path does not count (weights are multiplied as they are, in float32), kv_type must be one that it has, an observer
 // is refused; most of the memory comes from the backend. A saved session may go on there, and back on the CPU.
-// Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_STATE (model not opened with QI_LOAD_ALL), QI_ERR_LIMIT, QI_ERR_UNSUPPORTED (of the
-// backend), QI_ERR_DEVICE.
+// Errors: QI_ERR_ARGUMENT (also: draft has another vocabulary), QI_ERR_OOM, QI_ERR_STATE (model or draft not opened with
+// QI_LOAD_ALL), QI_ERR_LIMIT, QI_ERR_UNSUPPORTED (of the backend), QI_ERR_DEVICE.
 QI_API qi_result qi_session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err);
 QI_API void qi_session_close(qi_session *s); // NULL is fine
 
@@ -1005,7 +1018,8 @@ QI_API qi_result qi_seq_fork(qi_session *s, int from, int to, int n, qi_error *e
 // Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work), QI_ERR_CONTEXT (as qi_seq_truncate; or no unused page for what others
 // share). On failure nothing is changed.
 QI_API qi_result qi_seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi_error *err);
-// Forgets all sequences, unfinished work and the sampler's history.
+// Forgets all sequences, unfinished work, the sampler's history, and a qi_cancel that no call has met yet: it was meant for what is
+// forgotten. (So does loading a session.)
 QI_API void qi_session_reset(qi_session *s);
 
 // Save and restore. A saved session holds keys and values of all sequences (what they share once), logits of the last call, the
@@ -1044,6 +1058,7 @@ typedef struct qi_session_stats {
   double prompt_seconds, generate_seconds; // spent on them
   uint64_t heap_bytes, kv_bytes;           // of the allocator; of that, the key-value cache
   uint64_t kv_tokens, kv_tokens_unused;    // tokens that the cache has room for; of these, in pages that no sequence uses
+  uint64_t n_drafted, n_accepted;          // tokens guessed ahead (n_generated counts them too); of these, that came true
   int n_threads;                           // in use
   qi_isa isa;                              // in use
 } qi_session_stats;
@@ -1074,8 +1089,9 @@ typedef struct qi_batch_desc {
                              // Of no meaning: n_logits, n_predict, ignore_end
   int n_requests;            // that are there at once: waiting, running, kept, or with results not polled; 0 = 4 * n_seqs, at
                              // most 65536. Each takes 5 * n_ctx bytes
-  int n_step_tokens;         // tokens computed in a step while any request generates: one of each of these, the rest for prompts.
-                             // So it says how long prompts hold up the others. 0 = 64; at least n_seqs. Else a step has n_batch
+  int n_step_tokens;         // tokens computed in a step while any request generates: one of each of these, then prompts, and
+                             // guesses (see qi_session_desc) in what these leave. So it says how long prompts hold up the others.
+                             // 0 = 64; at least n_seqs. Else a step has n_batch
 } qi_batch_desc;
 
 // All memory is taken here; later only qi_batch_submit asks for some when it is given text, and gives it back (qi_tokenize).
@@ -1113,7 +1129,8 @@ QI_API qi_result qi_batch_submit(qi_batch *b, const qi_batch_request *request, u
 
 // Works on the next token of each running request, for about budget_us microseconds (0 = until the step is done). QI_OK: the step
 // is done, there may be something to poll, call again for more. QI_AGAIN: the budget is spent in mid-step. QI_END: nothing is left
-// to do or to poll. A request whose last piece has not been polled does not go on.
+// to do or to poll. A request whose last piece has not been polled does not go on. Where guesses came true, the next steps are only
+// for these requests, and compute nothing.
 // Errors: QI_ERR_CANCELLED (qi_cancel; the step is dropped, no request is lost: call again).
 QI_API qi_result qi_batch_step(qi_batch *b, uint32_t budget_us, qi_error *err);
 
@@ -1189,8 +1206,18 @@ QI_API void qi_batch_get_stats(const qi_batch *b, qi_batch_stats *out);
 #ifndef QI__INFER_BATCH_H
 #define QI__INFER_BATCH_H
 
+// generated from src/infer/decode.h: edit there
+// ==== >>decode : tokens, sequences and text of a session ====
+#ifndef QI__INFER_DECODE_H
+#define QI__INFER_DECODE_H
+
+// generated from src/infer/speculate.h: edit there
+// ==== >>speculate : guesses computed with the work, and what comes true of them ====
+#ifndef QI__INFER_SPECULATE_H
+#define QI__INFER_SPECULATE_H
+
 // generated from src/infer/session.h: edit there
-// ==== >>session : sequences, the work that is under way, and text ====
+// ==== >>session : a place where a model runs, and the work that is under way ====
 #ifndef QI__SESSION_H
 #define QI__SESSION_H
 
@@ -19357,6 +19384,7 @@ typedef struct qi__kv {
   size_t n_unused;
   size_t *length;     // [n_seqs] tokens in each sequence
   size_t *first;      // [n_seqs] position from which on keys and values are there; above 0 only with a window
+  qi_token *ids;      // [n_seqs, n_ctx] tokens of each sequence, also of those that a window has given back
 } qi__kv;
 
 QI__INLINE size_t qi__kv_pages(size_t n) { return (n + QI__KV_PAGE - 1) / QI__KV_PAGE; }
@@ -19380,11 +19408,11 @@ QI__FN void qi__kv_open(qi__kv *kv, qi__arena *arena, const qi__hparams *h, size
   kv->window = h->sliding_window;
   kv->head = qi__kv_layout_of(type, h->head_dim_k, h->head_dim_v);
   kv->n_table = qi__kv_pages(n_ctx);
-  size_t n_table;
-  if (!qi__mul_size(n_seqs, kv->n_table, &n_table) || n_table >= QI__KV_NO_PAGE ||
+  size_t n_table, n_ids;
+  if (!qi__mul_size(n_seqs, kv->n_table, &n_table) || n_table >= QI__KV_NO_PAGE || !qi__mul_size(n_seqs, n_ctx, &n_ids) ||
       !qi__mul_size(h->n_layers * h->n_kv_heads, kv->head.bytes, &kv->page_bytes)) {
     arena->overflow = true;
-    n_table = kv->n_table = kv->page_bytes = 0;
+    n_table = n_ids = kv->n_table = kv->page_bytes = 0;
   }
   kv->n_pages = n_tokens ? qi__min_size(qi__kv_pages(n_tokens), n_table) : n_table;
   kv->data = (uint8_t *)qi__arena_take(arena, kv->n_pages, kv->page_bytes, QI__CACHE_LINE);
@@ -19394,7 +19422,8 @@ QI__FN void qi__kv_open(qi__kv *kv, qi__arena *arena, const qi__hparams *h, size
   kv->writers = QI__ARENA_ARRAY(arena, uint32_t, kv->n_pages);
   kv->length = QI__ARENA_ARRAY(arena, size_t, n_seqs);
   kv->first = QI__ARENA_ARRAY(arena, size_t, n_seqs);
-  if (!kv->first || arena->overflow) return;
+  kv->ids = QI__ARENA_ARRAY(arena, qi_token, n_ids);
+  if (!kv->ids || arena->overflow) return;
   memset(kv->writers, 0, kv->n_pages * sizeof *kv->writers);
   qi__kv_clear(kv);
 }
@@ -19420,6 +19449,8 @@ QI__INLINE uint8_t *qi__kv_head(const qi__kv *kv, size_t layer, size_t seq, size
   if (page == QI__KV_NO_PAGE) return NULL;
   return qi__kv_unit(kv, layer * kv->n_kv_heads + head, page);
 }
+
+QI__INLINE qi_token *qi__kv_ids(const qi__kv *kv, size_t seq) { return kv->ids + seq * kv->n_ctx; }
 
 // A page in no sequence, which is there.
 QI__FN uint32_t qi__kv_take(qi__kv *kv) {
@@ -19517,6 +19548,7 @@ QI__FN void qi__kv_fork(qi__kv *kv, size_t from, size_t to, size_t n) {
     *qi__kv_slot(kv, to, pos) = page;
     if (page != QI__KV_NO_PAGE) kv->refs[page]++;
   }
+  memcpy(qi__kv_ids(kv, to), qi__kv_ids(kv, from), n * sizeof *kv->ids);
   kv->length[to] = n;
   if (n) kv->first[to] = kv->first[from];
 }
@@ -20271,6 +20303,8 @@ QI__FN qi_result qi__kv_shift_run(qi__kv_shift *s, qi_pool *pool, size_t n_keep,
   qi_result r = qi__kv_shift_begin(s, n_keep, n_drop, err);
   if (r) return r;
   qi__pool_run(pool, qi__kv_shift_task, s, (int64_t)(s->kv->n_layers * s->kv->n_kv_heads), 1);
+  qi_token *ids = qi__kv_ids(s->kv, s->seq);
+  memmove(ids + n_keep, ids + n_keep + n_drop, (s->end - n_keep - n_drop) * sizeof *ids);
   qi__kv_cut(s->kv, s->seq, s->end - n_drop);
   return QI_OK;
 }
@@ -21029,6 +21063,11 @@ QI__FN qi_result qi__backend_attach(qi_model *m, const qi_model_desc *desc, qi_e
 }
 
 #endif // QI__INFER_BACKEND_H
+// generated from src/infer/draft.h: edit there
+// ==== >>draft : tokens guessed ahead ====
+#ifndef QI__INFER_DRAFT_H
+#define QI__INFER_DRAFT_H
+
 // generated from src/infer/matcher.h: edit there
 // ==== >>matcher : where a text is in a grammar, and which tokens may follow ====
 #ifndef QI__MATCHER_H
@@ -23716,6 +23755,106 @@ QI__FN qi_result qi__matcher_accept(qi_matcher *m, qi_token token, qi_error *err
 }
 
 #endif // QI__MATCHER_H
+
+#define QI__DRAFT_MAX 32
+#define QI__DRAFT_DEFAULT 16
+#define QI__DRAFT_FIRST 4      // guessed at first
+#define QI__DRAFT_PAUSE_MAX 4  // at most 2^4 - 2 times nothing is guessed
+#define QI__DRAFT_PADDING 1024 // tokens by which vocabularies may differ in size
+#define QI__LOOKUP_MIN 4       // a repetition is at least so long: shorter ones seldom go on
+#define QI__LOOKUP_MAX 16      // longer ones are not told apart
+
+// What comes next in a sequence, guessed. Behind the last token to be computed the guessed ones are computed too, each with its
+// logits. Then the sequence is as long as without them; keys and values of the guessed tokens lie beyond its end. Each time a
+// chosen token is the next guessed one, the end moves on over it, and the logits for the token behind it are there already. The
+// first one that is another, or anything else that happens to the sequence, drops the rest.
+//
+// So a token is always drawn from logits of the tokens before it, with the sampler as it is then. Logits of a row do not depend on
+// rows beside it, so the words are those without guessing, whatever the guesses and however many.
+typedef struct qi__guess {
+  qi_token ids[QI__DRAFT_MAX];
+  size_t n;       // tokens guessed
+  size_t n_taken; // of these came true so far
+  size_t row;     // of the session's logits_at, for the first of them
+  size_t n_most;  // while work is planned and under way: room there is; 0 = nothing is guessed
+  size_t context; // the same: tokens of the sequence, with those to be computed
+  bool asked;     // the draft model's work has a row of logits for it
+  qi_matcher *matcher; // grammar of what follows; NULL = any text
+  size_t len, n_missed, pause; // see qi__guess_learn
+} qi__guess;
+
+// How many tokens to guess next. Only what came true counts: nothing here knows about time, so a replay guesses the same.
+QI__FN size_t qi__guess_len(qi__guess *g, size_t n_draft) {
+  if (g->pause) {
+    g->pause--;
+    return 0;
+  }
+  return qi__min_size(g->len ? g->len : QI__DRAFT_FIRST, n_draft);
+}
+
+// After the last of the guess, or the first that was wrong: twice as many next time where all came true, else one more than did.
+// Where nothing did several times in a row, guessing pauses, longer each time.
+QI__FN void qi__guess_learn(qi__guess *g) {
+  bool missed = g->n_taken == 0;
+  g->len = g->n_taken == g->n ? qi__min_size(2 * g->n, QI__DRAFT_MAX) : g->n_taken + 1;
+  g->n_missed = missed ? qi__min_size(g->n_missed + 1, QI__DRAFT_PAUSE_MAX) : 0;
+  if (missed) g->pause = ((size_t)1 << g->n_missed) - 2;
+}
+
+// Prompt lookup (Saxena 2023): what followed where the last tokens of ids [n] occurred before, at most `most` tokens into `out`.
+// The longest such repetition counts, of equals the latest. Returns how many; 0 when there is none.
+QI__FN size_t qi__lookup(const qi_token *ids, size_t n, size_t most, qi_token *out) {
+  size_t longest = 0, next = 0;
+  for (size_t end = n; end-- > 1 && longest < QI__LOOKUP_MAX;) { // the tokens before `end`
+    size_t len = 0;
+    while (len < end && len < QI__LOOKUP_MAX && ids[end - 1 - len] == ids[n - 1 - len]) len++;
+    if (len > longest) {
+      longest = len;
+      next = end;
+    }
+  }
+  if (longest < QI__LOOKUP_MIN) return 0;
+  for (size_t i = 0; i < most; i++) out[i] = next + i < n ? ids[next + i] : out[next + i - n];
+  return most;
+}
+
+// How many tokens two texts begin with alike.
+QI__FN size_t qi__common_prefix(const qi_token *a, size_t n_a, const qi_token *b, size_t n_b) {
+  size_t n = 0, most = qi__min_size(n_a, n_b);
+  while (n < most && a[n] == b[n]) n++;
+  return n;
+}
+
+// How many of these tokens the grammar allows, one after another. The matcher stays where it is.
+QI__FN size_t qi__matcher_admits(qi_matcher *m, const qi_token *ids, size_t n) {
+  qi__automaton *a = m->automaton;
+  qi_matcher probe = *m; // in the list, so that its state keeps its meaning
+  size_t i = 0;
+  probe.next = a->matchers;
+  a->matchers = &probe;
+  while (i < n && qi__matcher_accept(&probe, ids[i], NULL) == QI_OK) i++;
+  a->matchers = probe.next;
+  return i;
+}
+
+// Whether a draft model's tokens are those of the model: a vocabulary may have more of them at its end (padding), not others.
+QI__FN qi_result qi__draft_check_vocab(const qi_model *m, const qi_model *draft, qi_error *err) {
+  const qi__vocab *a = &m->vocab, *b = &draft->vocab;
+  uint32_t n = a->n_tokens < b->n_tokens ? a->n_tokens : b->n_tokens;
+  for (uint32_t id = 0; id < n; id++) {
+    size_t len_a, len_b;
+    const char *text_a = qi__token_text(a, id, &len_a), *text_b = qi__token_text(b, id, &len_b);
+    if (len_a != len_b || memcmp(text_a, text_b, len_a))
+      return qi__fail(err, QI_ERR_ARGUMENT, "session: draft has another vocabulary: its token %u is \"%s\", the model's is \"%s\"",
+                      id, qi__show(text_b, len_b).s, qi__show(text_a, len_a).s);
+  }
+  uint32_t more = a->n_tokens + b->n_tokens - 2 * n;
+  if (more <= QI__DRAFT_PADDING) return QI_OK;
+  return qi__fail(err, QI_ERR_ARGUMENT, "session: draft has another vocabulary: %u tokens, the model has %u", b->n_tokens,
+                  a->n_tokens);
+}
+
+#endif // QI__INFER_DRAFT_H
 // generated from src/infer/observe.h: edit there
 // ==== >>observe : what goes into matrix products, for those who ask ====
 #ifndef QI__INFER_OBSERVE_H
@@ -24547,6 +24686,8 @@ QI__FN int qi__top_logprobs(const float *logits, int n_vocab, qi_logprob *out, i
 typedef struct qi__work {
   const qi_decode_token *tokens; // NULL = no work; the session's queue, or the caller's array during one call
   size_t n, n_done;
+  size_t n_wanted;    // rows of logits, but for those of guessed tokens
+  bool guessing;      // guessed tokens are still to be put behind the others
   bool in_chunk;      // the forward pass holds a chunk that is not finished
   size_t chunk;       // its tokens
   bool text;          // of the text interface: tokens go to the sampler's history
@@ -24572,8 +24713,11 @@ struct qi_session {
   qi_decode_token *queue; // [n_seqs * n_ctx]
   qi_token *ids;          // [n_ctx] of a prompt's text
   size_t *start;          // [n_seqs] lengths before the work began
-  size_t *logits_at;      // [n_logits] row of forward.logits of each wanting token, in the caller's order
+  size_t *logits_at;      // [forward.n_logits] row of forward.logits of each wanting token, in the caller's order
   size_t n_logits;        // of the work that was finished last
+  qi__guess *guess;       // [n_seqs]; only where desc.n_draft is not 0
+  qi_session *draft;      // runs the draft model, over the same sequences; NULL = none
+  size_t draft_tokens;    // that it computes at once, at most
 
   qi_sampler *sampler;
   qi__text text;
@@ -24606,6 +24750,8 @@ QI__FN qi_result qi__session_desc_defaults(qi_session_desc *d, const qi_model *m
   if ((r = qi__session_int("n_batch", d->n_batch, QI__MAX_BATCH, 256, &d->n_batch, err))) return r;
   if ((r = qi__session_int("n_logits", d->n_logits, QI__MAX_CTX, d->n_seqs, &d->n_logits, err))) return r;
   if ((r = qi__session_int("n_predict", d->n_predict, INT32_MAX, INT32_MAX, &d->n_predict, err))) return r;
+  if ((r = qi__session_int("n_draft", d->n_draft, QI__DRAFT_MAX, QI__DRAFT_DEFAULT, &d->n_draft, err))) return r;
+  if (!d->draft && !d->lookup) d->n_draft = 0;
   if (d->path < QI_PATH_AUTO || d->path > QI_PATH_FLOAT)
     return qi__fail(err, QI_ERR_ARGUMENT, "session: path is %d, expected a qi_path", (int)d->path);
   if (d->kv_type < QI_KV_AUTO || d->kv_type >= QI_KV_COUNT)
@@ -24623,6 +24769,23 @@ QI__FN qi_result qi__session_check_model(const qi_model *m, qi_error *err) {
   return QI_OK;
 }
 
+// The session of the draft model: room for the same sequences, and nothing else.
+QI__FN qi_result qi__session_draft_desc(const qi_session_desc *d, const qi_model *m, qi_session_desc *out, qi_error *err) {
+  memset(out, 0, sizeof *out);
+  out->n_ctx = d->n_ctx;
+  out->n_seqs = d->n_seqs;
+  out->n_batch = d->n_batch;
+  out->n_kv_tokens = d->n_kv_tokens;
+  out->kv_type = d->kv_type;
+  out->path = d->path;
+  out->n_threads = d->n_threads;
+  out->isa = d->isa;
+  out->parallel = d->parallel;
+  out->pool = d->pool;
+  if (d->draft->load != QI_LOAD_ALL) return qi__fail(err, QI_ERR_STATE, "session: draft was opened without weights (load)");
+  return qi__draft_check_vocab(m, d->draft, err);
+}
+
 // ---- memory ----
 
 QI__FN void qi__session_layout(qi_session *s, qi__arena *arena, size_t n_threads) {
@@ -24632,11 +24795,13 @@ QI__FN void qi__session_layout(qi_session *s, qi__arena *arena, size_t n_threads
   qi__kv_open(&s->kv, arena, h, n_seqs, n_ctx, (size_t)d->n_kv_tokens, d->kv_type);
   s->forward.on_device = s->model->backend != NULL;
   if (s->forward.on_device) qi__device_layout(&s->device, arena, h, (size_t)d->n_batch);
-  qi__forward_layout(&s->forward, arena, h, &s->kv, (size_t)d->n_batch, (size_t)d->n_logits, n_threads);
+  size_t n_logits = (size_t)d->n_logits + (size_t)d->n_draft;
+  qi__forward_layout(&s->forward, arena, h, &s->kv, (size_t)d->n_batch, n_logits, n_threads);
   s->queue = QI__ARENA_ARRAY(arena, qi_decode_token, n_seqs * n_ctx);
   s->ids = QI__ARENA_ARRAY(arena, qi_token, n_ctx);
   s->start = QI__ARENA_ARRAY(arena, size_t, n_seqs);
-  s->logits_at = QI__ARENA_ARRAY(arena, size_t, (size_t)d->n_logits);
+  s->logits_at = QI__ARENA_ARRAY(arena, size_t, n_logits);
+  s->guess = QI__ARENA_ARRAY(arena, qi__guess, d->n_draft ? n_seqs : 0);
   s->sampler = qi__sampler_layout(arena, NULL, (int)h->n_vocab, &d->sampler);
   s->piece = QI__ARENA_ARRAY(arena, char, s->model->vocab.max_token);
   qi__text_layout(&s->text, arena, d->stop, d->n_stop, s->model->vocab.max_token);
@@ -24662,6 +24827,11 @@ QI__FN qi_result qi__session_memory(const qi_model *m, const qi_session_desc *de
   qi__session_layout(&s, &arena, n_threads);
   if (arena.overflow) return qi__fail(err, QI_ERR_LIMIT, "session: does not fit into this machine's address space");
   *bytes = (uint64_t)arena.used + sizeof s;
+  if (!desc->draft) return QI_OK;
+  qi_session_desc dd;
+  uint64_t more = 0;
+  if ((r = qi__session_draft_desc(&s.desc, m, &dd, err)) || (r = qi__session_memory(desc->draft, &dd, &more, err))) return r;
+  *bytes += more;
   return QI_OK;
 }
 
@@ -24670,6 +24840,7 @@ QI__FN qi_result qi__session_memory(const qi_model *m, const qi_session_desc *de
 QI__FN void qi__session_close(qi_session *s) {
   if (!s) return;
   qi_allocator allocator = s->allocator;
+  qi__session_close(s->draft);
   qi__arena_close(&s->arena, &s->memory);
   qi__device_close(&s->device);
   if (s->has_own_pool) qi__pool_destroy(&s->own_pool);
@@ -24722,6 +24893,22 @@ QI__FN qi_result qi__session_memory_open(qi_session *s, qi_error *err) {
   return r;
 }
 
+QI__FN qi_result qi__session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err);
+
+// Behind all else of the session: its pool, its allocator and its cancelling are also those of the draft's.
+QI__FN qi_result qi__session_open_draft(qi_session *s, qi_error *err) {
+  qi_session_desc d;
+  qi_result r = qi__session_draft_desc(&s->desc, s->model, &d, err);
+  if (r) return r;
+  d.pool = s->pool;
+  d.allocator = s->allocator;
+  if ((r = qi__session_open(&s->draft, s->desc.draft, &d, err))) return r;
+  s->draft->forward.cancel = &s->cancel;
+  s->stats.heap_bytes += s->draft->stats.heap_bytes;
+  s->stats.kv_bytes += s->draft->stats.kv_bytes;
+  return QI_OK;
+}
+
 QI__FN qi_result qi__session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err) {
   qi_session_desc d = *desc;
   qi_allocator allocator;
@@ -24745,6 +24932,9 @@ QI__FN qi_result qi__session_open(qi_session **out, const qi_model *m, const qi_
   s->desc.sampler.logit_bias = NULL;
   qi__kernels_init(&s->kernels, &s->pool->cpu);
   qi__session_wire(s);
+  if (d.n_draft) memset(s->guess, 0, (size_t)d.n_seqs * sizeof *s->guess);
+  s->draft_tokens = SIZE_MAX;
+  if (d.draft && (r = qi__session_open_draft(s, err))) goto fail;
   *out = s;
   return QI_OK;
 fail:
@@ -24757,6 +24947,7 @@ fail:
 // Forgets unfinished work; sequences are as before it.
 QI__FN void qi__work_drop(qi_session *s) {
   for (size_t seq = 0; s->work.tokens && seq < s->kv.n_seqs; seq++) qi__kv_cut(&s->kv, seq, s->start[seq]);
+  for (size_t seq = 0; s->desc.n_draft && seq < s->kv.n_seqs; seq++) s->guess[seq].n = s->guess[seq].n_most = 0;
   memset(&s->work, 0, sizeof s->work);
 }
 
@@ -24778,18 +24969,46 @@ QI__FN qi_result qi__work_check(qi_session *s, const qi_decode_token *tokens, si
     if (s->start[seq] > s->kv.n_ctx)
       return qi__fail(err, QI_ERR_CONTEXT, "sequence %zu: the context of %zu is full; %zu tokens do not fit", seq, s->kv.n_ctx,
                       s->start[seq] - s->kv.n_ctx);
-  if (n_logits > s->forward.n_logits)
-    return qi__fail(err, QI_ERR_LIMIT, "%zu tokens want logits; the session keeps %zu (n_logits)", n_logits, s->forward.n_logits);
+  if (n_logits > (size_t)s->desc.n_logits)
+    return qi__fail(err, QI_ERR_LIMIT, "%zu tokens want logits; the session keeps %d (n_logits)", n_logits, s->desc.n_logits);
+  s->work.n_wanted = n_logits;
   return QI_OK;
+}
+
+// Room for checked tokens and for what may be guessed behind them: `start` becomes lengths with both. Where there is only room for
+// the tokens nothing is guessed.
+QI__FN qi_result qi__work_reserve(qi_session *s, qi_error *err) {
+  bool guessing = false;
+  for (size_t seq = 0; s->desc.n_draft && seq < s->kv.n_seqs; seq++) {
+    qi__guess *g = &s->guess[seq];
+    g->context = s->start[seq];
+    s->start[seq] += g->n_most;
+    guessing |= g->n_most > 0;
+  }
+  s->work.guessing = guessing;
+  if (!guessing) return qi__kv_reserve(&s->kv, s->start, err);
+  if (qi__kv_reserve(&s->kv, s->start, NULL) == QI_OK) return QI_OK;
+  for (size_t seq = 0; seq < s->kv.n_seqs; seq++) {
+    s->guess[seq].n = s->guess[seq].n_most = 0;
+    s->start[seq] = s->guess[seq].context;
+  }
+  s->work.guessing = false;
+  return qi__kv_reserve(&s->kv, s->start, err);
 }
 
 // Makes tokens the work to do; there must be none. Pages for them are taken here.
 QI__FN qi_result qi__work_begin(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err) {
   qi_result r = qi__work_check(s, tokens, n, err);
-  if (!r) r = qi__kv_reserve(&s->kv, s->start, err);
-  if (r) return r;
+  if (!r) r = qi__work_reserve(s, err);
+  if (r) {
+    qi__work_drop(s); // there is none: only what was to be guessed
+    return r;
+  }
   memcpy(s->start, s->kv.length, s->kv.n_seqs * sizeof *s->start);
-  s->work = (qi__work){tokens, n, 0, false, 0, false, false};
+  for (size_t i = 0; i < n; i++) qi__kv_ids(&s->kv, (size_t)tokens[i].seq)[s->start[tokens[i].seq]++] = tokens[i].token;
+  memcpy(s->start, s->kv.length, s->kv.n_seqs * sizeof *s->start);
+  s->work.tokens = tokens;
+  s->work.n = n;
   s->n_logits = 0;
   return QI_OK;
 }
@@ -24832,6 +25051,7 @@ QI__FN void qi__work_chunk_done(qi_session *s) {
 // Work of the text interface counts only as a whole, so that nothing of it is left when it is cancelled.
 QI__FN void qi__work_done(qi_session *s) {
   qi__work *w = &s->work;
+  s->n_logits = w->n_wanted;
   for (size_t seq = 0; s->kv.window && seq < s->kv.n_seqs; seq++) qi__kv_slide(&s->kv, seq);
   if (w->text) s->n_pending = 0;
   for (size_t i = 0; w->text && i < w->n; i++)
@@ -24846,10 +25066,10 @@ QI__FN void qi__work_done(qi_session *s) {
   memset(w, 0, sizeof *w);
 }
 
-// Does the work until it is done, or the deadline (0 = none). When cancelled, drops it.
-QI__FN qi_result qi__work_run(qi_session *s, uint64_t deadline_us, qi_error *err) {
+// Computes tokens of the work until there are no more, or the deadline has passed (QI_AGAIN; 0 = none), or it fails: cancelled
+// (QI_ERR_CANCELLED, no message), or a backend's error. Nothing is dropped yet.
+QI__FN qi_result qi__work_compute(qi_session *s, uint64_t deadline_us, qi_error *err) {
   qi__work *w = &s->work;
-  if (!w->tokens) return QI_OK;
   while (w->n_done < w->n) {
     if (!w->in_chunk) qi__work_chunk(s);
     uint64_t start = qi__now_us();
@@ -24857,22 +25077,199 @@ QI__FN qi_result qi__work_run(qi_session *s, uint64_t deadline_us, qi_error *err
                                        : qi__forward_run(&s->forward, deadline_us);
     double seconds = (double)(qi__now_us() - start) * 1e-6;
     *(s->forward.n_prompt ? &s->stats.prompt_seconds : &s->stats.generate_seconds) += seconds;
-    if (r == QI_AGAIN) return r;
-    if (r) {
-      qi__work_drop(s);
-      s->n_logits = 0;
-      if (r != QI_ERR_CANCELLED) return r;
-      __atomic_store_n(&s->cancel, 0, __ATOMIC_RELAXED);
-      return qi__fail(err, r, "cancelled; the context is as before");
-    }
+    if (r) return r;
     qi__work_chunk_done(s);
     if (deadline_us && w->n_done < w->n && qi__now_us() >= deadline_us) return QI_AGAIN;
   }
-  qi__work_done(s);
   return QI_OK;
 }
 
 QI__FN uint64_t qi__deadline(uint32_t budget_us) { return budget_us ? qi__now_us() + budget_us : 0; }
+
+#endif // QI__SESSION_H
+
+// ---- guesses that are there ----
+
+// The sequence ends where it ends: what was computed beyond is forgotten.
+QI__FN void qi__guess_drop(qi_session *s, size_t seq) {
+  if (!s->desc.n_draft || !s->guess[seq].n) return;
+  s->guess[seq].n = 0;
+  qi__kv_cut(&s->kv, seq, s->kv.length[seq]);
+}
+
+// Before anything but the next token happens to sequences or logits.
+QI__FN void qi__guess_drop_all(qi_session *s) {
+  for (size_t seq = 0; s->desc.n_draft && seq < s->kv.n_seqs; seq++) qi__guess_drop(s, seq);
+}
+
+// Forgets also how guessing went: the sequence becomes another text.
+QI__FN void qi__guess_reset(qi_session *s, size_t seq) {
+  if (!s->desc.n_draft) return;
+  qi__guess_drop(s, seq);
+  memset(&s->guess[seq], 0, sizeof s->guess[seq]);
+  if (s->draft) qi__kv_cut(&s->draft->kv, seq, 0);
+}
+
+// Whether n chosen tokens at the end of a sequence, which are not computed, are the next guessed ones. Then the sequence moves on
+// over them, and the logits behind the last become row `row` of qi_logits. If not, nothing that was guessed counts any more.
+QI__FN bool qi__guess_take(qi_session *s, size_t seq, const qi_token *ids, size_t n, size_t row) {
+  if (!s->desc.n_draft || !s->guess[seq].n) return false;
+  qi__guess *g = &s->guess[seq];
+  if (n > g->n - g->n_taken || memcmp(ids, g->ids + g->n_taken, n * sizeof *ids)) {
+    qi__guess_learn(g);
+    qi__guess_drop(s, seq);
+    return false;
+  }
+  g->n_taken += n;
+  s->stats.n_accepted += n;
+  memcpy(qi__kv_ids(&s->kv, seq) + s->kv.length[seq], ids, n * sizeof *ids);
+  s->kv.length[seq] += n;
+  if (s->kv.window) qi__kv_slide(&s->kv, seq);
+  s->logits_at[row] = s->logits_at[g->row + g->n_taken - 1]; // rows of guesses are behind all others
+  if (g->n_taken < g->n) return true;
+  qi__guess_learn(g);
+  g->n = 0;
+  return true;
+}
+
+// ---- guessing ----
+
+// Before work begins whose last token for this sequence is a chosen one: at most `most` tokens are to be guessed behind it. A
+// matcher is behind that token already.
+QI__FN void qi__guess_plan(qi_session *s, size_t seq, size_t most, qi_matcher *matcher) {
+  qi__guess_drop(s, seq);
+  if (!s->desc.n_draft || !most) return;
+  qi__guess *g = &s->guess[seq];
+  g->n = g->n_taken = 0;
+  g->asked = false;
+  g->matcher = matcher;
+  g->n_most = qi__min_size(most, qi__guess_len(g, (size_t)s->desc.n_draft));
+}
+
+// Begins work with what was planned to be guessed: what lookup finds, or later what the draft model says.
+QI__FN qi_result qi__work_begin_guessing(qi_session *s, size_t n, qi_error *err) {
+  qi_result r = qi__work_begin(s, s->queue, n, err);
+  for (size_t seq = 0; !r && s->work.guessing && seq < s->kv.n_seqs; seq++) {
+    qi__guess *g = &s->guess[seq];
+    if (!g->n_most) continue;
+    if (s->desc.lookup) g->n = qi__lookup(qi__kv_ids(&s->kv, seq), g->context, g->n_most, g->ids);
+    if (g->n || !s->draft) g->n_most = g->n;
+  }
+  return r;
+}
+
+// Puts what the draft model needs for the next token of a sequence into its work, of which n tokens are there; returns how many
+// then. Its sequence becomes that of the session, as far as it is not.
+QI__FN size_t qi__guess_ask(qi_session *s, size_t seq, size_t n) {
+  qi_session *d = s->draft;
+  qi__guess *g = &s->guess[seq];
+  qi_token *ids = qi__kv_ids(&s->kv, seq);
+  size_t total = g->context + g->n, have = d->kv.length[seq];
+  if (g->n) {
+    ids[total - 1] = g->ids[g->n - 1]; // beyond what counts
+  } else {
+    have = qi__common_prefix(qi__kv_ids(&d->kv, seq), have, ids, total - 1);
+    if (!qi__kv_can_cut(&d->kv, seq, have)) have = 0;
+    qi__kv_cut(&d->kv, seq, have);
+    if (d->kv.window) qi__kv_slide(&d->kv, seq); // not farther: the rest may be wrong
+  }
+  size_t todo = qi__min_size(total - have, s->draft_tokens - qi__min_size(n, s->draft_tokens));
+  g->asked = todo == total - have;
+  for (size_t i = 0; i < todo; i++)
+    d->queue[n++] = (qi_decode_token){ids[have + i], (int)seq, todo <= 2, g->asked && i + 1 == todo};
+  if (!g->asked) g->n_most = g->n;
+  return n;
+}
+
+// Takes the draft model's tokens from its logits: the most likely ones.
+QI__FN void qi__guess_answers(qi_session *s) {
+  qi_session *d = s->draft;
+  size_t row = 0;
+  for (size_t seq = 0; seq < s->kv.n_seqs; seq++) {
+    qi__guess *g = &s->guess[seq];
+    if (!g->n_most || !g->asked) continue;
+    const float *logits = d->forward.logits + d->logits_at[row++] * d->model->h.n_vocab;
+    qi_token token = qi__argmax(logits, (int)qi__min_size(d->model->h.n_vocab, s->model->h.n_vocab), NULL);
+    g->asked = false;
+    if (token >= 0) g->ids[g->n++] = token;
+    if (token < 0 || g->n == g->n_most) g->n_most = g->n;
+  }
+}
+
+// One token more for all sequences that want some, until none does. Where the draft model cannot (its cache is full, or it lacks a
+// token), what is there is all.
+QI__FN qi_result qi__guess_draft(qi_session *s, uint64_t deadline_us, qi_error *err) {
+  qi_session *d = s->draft;
+  for (;;) {
+    if (d->work.tokens) {
+      qi_result r = qi__work_compute(d, deadline_us, err);
+      if (r) return r;
+      memset(&d->work, 0, sizeof d->work);
+      qi__guess_answers(s);
+      if (deadline_us && qi__now_us() >= deadline_us) return QI_AGAIN;
+    }
+    size_t n = 0;
+    for (size_t seq = 0; seq < s->kv.n_seqs; seq++)
+      if (s->guess[seq].n < s->guess[seq].n_most) n = qi__guess_ask(s, seq, n);
+    if (!n) return QI_OK;
+    if (qi__work_begin(d, d->queue, n, NULL) == QI_OK) continue;
+    for (size_t seq = 0; seq < s->kv.n_seqs; seq++) s->guess[seq].n_most = s->guess[seq].n;
+  }
+}
+
+// Puts the guessed tokens behind those of the work, which is the session's queue.
+QI__FN void qi__guess_append(qi_session *s) {
+  qi__work *w = &s->work;
+  size_t row = w->n_wanted;
+  for (size_t seq = 0; seq < s->kv.n_seqs; seq++) {
+    qi__guess *g = &s->guess[seq];
+    if (!g->n_most) continue;
+    if (g->matcher) g->n = qi__matcher_admits(g->matcher, g->ids, g->n);
+    g->row = row;
+    row += g->n;
+    for (size_t i = 0; i < g->n; i++) s->queue[w->n++] = (qi_decode_token){g->ids[i], (int)seq, true, true};
+    s->stats.n_drafted += g->n;
+  }
+  w->guessing = false;
+}
+
+// ---- work with guesses ----
+
+// The work's sequences end before what was guessed; pages that were not needed go back.
+QI__FN void qi__guess_done(qi_session *s) {
+  for (size_t seq = 0; s->desc.n_draft && seq < s->kv.n_seqs; seq++) {
+    qi__kv_cut(&s->kv, seq, s->kv.length[seq]);
+    s->kv.length[seq] -= s->guess[seq].n;
+    s->guess[seq].n_most = 0;
+  }
+}
+
+// Does the work until it is done, or the deadline (0 = none). When it fails or is cancelled, drops it.
+QI__FN qi_result qi__work_run(qi_session *s, uint64_t deadline_us, qi_error *err) {
+  qi_result r = QI_OK;
+  if (!s->work.tokens) return QI_OK;
+  if (s->work.guessing) {
+    uint64_t start = qi__now_us();
+    if (s->draft) r = qi__guess_draft(s, deadline_us, err);
+    if (!r) qi__guess_append(s);
+    s->stats.generate_seconds += (double)(qi__now_us() - start) * 1e-6;
+  }
+  if (!r) r = qi__work_compute(s, deadline_us, err);
+  if (r < 0) {
+    if (s->draft) qi__work_drop(s->draft);
+    qi__work_drop(s);
+    s->n_logits = 0;
+    if (r != QI_ERR_CANCELLED) return r;
+    __atomic_store_n(&s->cancel, 0, __ATOMIC_RELAXED);
+    return qi__fail(err, r, "cancelled; the context is as before");
+  }
+  if (r) return r;
+  qi__guess_done(s);
+  qi__work_done(s);
+  return QI_OK;
+}
+
+#endif // QI__INFER_SPECULATE_H
 
 // ---- tokens ----
 
@@ -24880,6 +25277,7 @@ QI__FN qi_result qi__decode(qi_session *s, const qi_decode_token *tokens, size_t
   if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "decode: earlier work is unfinished (qi_step, or qi_session_reset)");
   if (!tokens && n) return qi__fail(err, QI_ERR_ARGUMENT, "decode: tokens is NULL");
   if (!n) return QI_OK;
+  qi__guess_drop_all(s);
   qi_result r = qi__work_begin(s, tokens, n, err);
   if (r) return r;
   s->n_pending = 0;
@@ -24900,10 +25298,11 @@ QI__FN const float *qi__session_logits(const qi_session *s, int i) {
 }
 
 // What the functions on sequences look at first; `what` names the function.
-QI__FN qi_result qi__seq_check(const qi_session *s, const char *what, int seq, qi_error *err) {
+QI__FN qi_result qi__seq_check(qi_session *s, const char *what, int seq, qi_error *err) {
   if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "%s: work is unfinished (qi_step, or qi_session_reset)", what);
   if (seq < 0 || (size_t)seq >= s->kv.n_seqs)
     return qi__fail(err, QI_ERR_ARGUMENT, "%s: seq is %d, expected 0 to %zu", what, seq, s->kv.n_seqs - 1);
+  qi__guess_drop(s, (size_t)seq);
   return QI_OK;
 }
 
@@ -24962,6 +25361,8 @@ QI__FN qi_result qi__seq_shift(qi_session *s, int seq, int n_keep, int n_drop, q
 
 QI__FN void qi__session_reset(qi_session *s) {
   memset(&s->work, 0, sizeof s->work);
+  if (s->draft) qi__session_reset(s->draft);
+  if (s->desc.n_draft) memset(s->guess, 0, s->kv.n_seqs * sizeof *s->guess);
   qi__kv_clear(&s->kv);
   qi__sampler_reset(s->sampler, s->desc.sampler.seed);
   qi__text_reset(&s->text);
@@ -24978,6 +25379,7 @@ QI__FN void qi__session_reset(qi_session *s) {
 QI__FN qi_result qi__prompt_tokens(qi_session *s, const qi_token *ids, size_t n, qi_error *err) {
   if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "prompt: earlier work is unfinished (qi_step, or qi_session_reset)");
   if (!ids && n) return qi__fail(err, QI_ERR_ARGUMENT, "prompt: ids is NULL");
+  qi__guess_drop_all(s);
   // What has been given as text belongs to the context.
   size_t room = s->kv.n_ctx - s->kv.length[0], before = s->n_pending, all = n + before;
   if (!all) return qi__fail(err, QI_ERR_ARGUMENT, "prompt: no tokens");
@@ -25040,6 +25442,17 @@ QI__FN qi_result qi__told_token(qi_session *s, qi__mask *mask, qi_token *token, 
   return *token < 0 && s->jump ? qi__matcher_jump(s->matcher, token, err) : QI_OK;
 }
 
+// Makes what is pending the work to do, with guesses behind it.
+QI__FN qi_result qi__next_begin(qi_session *s, qi_error *err) {
+  size_t n = s->n_pending, used = s->kv.length[0] + n, most = used < s->kv.n_ctx ? s->kv.n_ctx - used : 0;
+  for (size_t i = 0; i < n; i++) s->queue[i] = (qi_decode_token){s->pending[i], 0, true, i + 1 == n};
+  most = qi__min_size(most, (size_t)(s->desc.n_predict - s->n_predicted - 1)); // one comes without
+  qi__guess_plan(s, 0, most, s->matcher);
+  qi_result r = qi__work_begin_guessing(s, n, err);
+  s->work.text = r == QI_OK;
+  return r;
+}
+
 QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi_error *err) {
   qi_result r;
   qi__mask mask;
@@ -25054,10 +25467,9 @@ QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi
     // Not where one at a time would not have fit.
     if (token >= 0 && s->n_pending < QI__MAX_PENDING && s->kv.length[0] + s->n_pending <= s->kv.n_ctx)
       return qi__take_token(s, token, out, err);
-    for (size_t i = 0; i < s->n_pending; i++)
-      s->queue[i] = (qi_decode_token){s->pending[i], 0, true, i + 1 == s->n_pending};
-    if ((r = qi__work_begin(s, s->queue, s->n_pending, err))) return r;
-    s->work.text = true;
+    bool stopped = __atomic_load_n(&s->cancel, __ATOMIC_RELAXED) != 0; // then by the work
+    if (!stopped && qi__guess_take(s, 0, s->pending, s->n_pending, 0)) s->n_pending = 0, s->n_logits = 1;
+    else if ((r = qi__next_begin(s, err))) return r;
   }
   if ((r = qi__work_run(s, deadline_us, err))) return r;
   if (!s->prompted || !s->n_logits) return qi__fail(err, QI_ERR_STATE, "next: nothing to continue; call qi_prompt first");
@@ -25075,7 +25487,7 @@ QI__FN qi_result qi__session_constrain(qi_session *s, qi_matcher *m, bool jump, 
   return QI_OK;
 }
 
-#endif // QI__SESSION_H
+#endif // QI__INFER_DECODE_H
 
 #define QI__MAX_REQUESTS 65536
 #define QI__STEP_TOKENS_DEFAULT 64
@@ -25193,9 +25605,12 @@ QI__FN qi_result qi__batch_desc_defaults(qi_batch *b, const qi_model *m, const q
   return QI_OK;
 }
 
-// Requests have samplers and stop strings of their own; the session needs none.
-QI__FN qi_session_desc qi__batch_session_desc(const qi_session_desc *sd) {
+// Requests have samplers and stop strings of their own; the session needs none. Logits of guessed tokens are what a step has room
+// for: those of one sequence the session adds itself.
+QI__FN qi_session_desc qi__batch_session_desc(const qi_batch *b, const qi_session_desc *sd) {
   qi_session_desc d = *sd;
+  int64_t guessed = qi__min_i64((int64_t)b->step_tokens, (int64_t)sd->n_seqs * sd->n_draft);
+  d.n_logits = (int)(sd->n_seqs + qi__max_i64(0, guessed - sd->n_draft));
   memset(&d.sampler, 0, sizeof d.sampler);
   d.stop = NULL;
   d.n_stop = 0;
@@ -25210,7 +25625,7 @@ QI__FN qi_result qi__batch_memory(const qi_model *m, const qi_batch_desc *desc, 
   memset(&b, 0, sizeof b);
   qi_result r = qi__batch_desc_defaults(&b, m, desc, &sd, err);
   if (r) return r;
-  qi_session_desc own = qi__batch_session_desc(&sd);
+  qi_session_desc own = qi__batch_session_desc(&b, &sd);
   if ((r = qi__session_memory(m, &own, &session, err))) return r;
   qi__batch_layout(&b, &arena, m, &sd);
   if (arena.overflow) return qi__fail(err, QI_ERR_LIMIT, "batch: does not fit into this machine's address space");
@@ -25238,11 +25653,12 @@ QI__FN qi_result qi__batch_open(qi_batch **out, const qi_model *m, const qi_batc
   qi_batch *b = (qi_batch *)qi__alloc(&start.allocator, sizeof *b, QI__CACHE_LINE);
   if (!b) return qi__fail_oom(err, "batch", sizeof *b);
   *b = start;
-  qi_session_desc own = qi__batch_session_desc(&sd);
+  qi_session_desc own = qi__batch_session_desc(b, &sd);
   qi__batch_layout(b, &b->arena, m, &sd);
   if ((r = qi__arena_open(&b->arena, &b->allocator, "batch", err))) goto fail;
   qi__batch_layout(b, &b->arena, m, &sd);
   if ((r = qi__session_open(&b->session, m, &own, err))) goto fail;
+  b->session->draft_tokens = b->step_tokens;
   *out = b;
   return QI_OK;
 fail:
@@ -25348,6 +25764,7 @@ QI__FN qi_result qi__batch_submit(qi_batch *b, const qi_batch_request *q, uint64
 
 QI__FN void qi__batch_free_sequence(qi_batch *b, qi__request *r) {
   if (r->seq < 0) return;
+  qi__guess_reset(b->session, (size_t)r->seq);
   qi__kv_cut(&b->session->kv, (size_t)r->seq, 0);
   b->running[r->seq] = NULL;
   r->seq = -1;
@@ -25493,6 +25910,22 @@ QI__FN size_t qi__batch_todo(const qi_batch *b, size_t seq) {
   return r && r->state == QI__REQUEST_RUNNING && !r->has_piece ? r->n_tokens - b->session->kv.length[seq] : 0;
 }
 
+// Lets the running answers guess in what prompts leave of a step: `left` tokens.
+QI__FN void qi__batch_guess(qi_batch *b, size_t left) {
+  const qi_session *s = b->session;
+  size_t n_answers = 0;
+  for (size_t seq = 0; s->desc.n_draft && seq < s->kv.n_seqs; seq++)
+    n_answers += b->n_planned[seq] && b->n_planned[seq] == qi__batch_todo(b, seq) && b->running[seq]->n_predicted;
+  for (size_t seq = 0; n_answers && seq < s->kv.n_seqs; seq++) {
+    const qi__request *r = b->running[seq];
+    if (!b->n_planned[seq] || b->n_planned[seq] != qi__batch_todo(b, seq) || !r->n_predicted) continue;
+    size_t most = qi__min_size(left / n_answers--, s->kv.n_ctx - r->n_tokens);
+    most = qi__min_size(most, (size_t)(r->n_predict - r->n_predicted - 1)); // one comes without
+    qi__guess_plan(b->session, seq, most, r->matcher);
+    left -= s->guess[seq].n_most;
+  }
+}
+
 // How many tokens of each sequence the step computes: one of each, then prompts in order until the step is full.
 QI__FN void qi__batch_share_step(qi_batch *b) {
   size_t n_seqs = b->session->kv.n_seqs, left = b->session->forward.n_batch;
@@ -25507,11 +25940,12 @@ QI__FN void qi__batch_share_step(qi_batch *b) {
     for (size_t seq = 0; seq < n_seqs; seq++)
       if (b->n_planned[seq] < qi__batch_todo(b, seq) && (!best || qi__request_before(b->running[seq], best)))
         best = b->running[seq];
-    if (!best) return;
+    if (!best) break;
     size_t more = qi__min_size(left, qi__batch_todo(b, (size_t)best->seq) - b->n_planned[best->seq]);
     b->n_planned[best->seq] += more;
     left -= more;
   }
+  qi__batch_guess(b, left);
 }
 
 // Makes the plan the work of the session. QI_ERR_CONTEXT: pages are missing.
@@ -25527,7 +25961,7 @@ QI__FN qi_result qi__batch_begin(qi_batch *b, qi_error *err) {
       if (last) b->rows[b->n_rows++] = (int)seq;
     }
   }
-  return n ? qi__work_begin(s, s->queue, n, err) : QI_OK;
+  return n ? qi__work_begin_guessing(s, n, err) : QI_OK;
 }
 
 // Ends the request that runs alone and finds no pages all the same.
@@ -25538,9 +25972,26 @@ QI__FN void qi__batch_end_alone(qi_batch *b) {
   }
 }
 
+// A step without computing: for the requests whose last token was guessed, logits for the next one are there. False when there are
+// none, or the next step is to be cancelled.
+QI__FN bool qi__batch_take_guesses(qi_batch *b) {
+  qi_session *s = b->session;
+  b->n_rows = b->n_chosen = 0;
+  if (!s->desc.n_draft || __atomic_load_n(&s->cancel, __ATOMIC_RELAXED)) return false;
+  for (size_t seq = 0; seq < s->kv.n_seqs; seq++) {
+    if (qi__batch_todo(b, seq) != 1) continue;
+    const qi__request *r = b->running[seq];
+    if (qi__guess_take(s, seq, r->tokens + r->n_tokens - 1, 1, b->n_rows)) b->rows[b->n_rows++] = (int)seq;
+  }
+  s->n_logits = b->n_rows;
+  return b->n_rows > 0;
+}
+
 QI__FN qi_result qi__batch_plan(qi_batch *b, qi_error *err) {
   qi_error why = {QI_OK, ""};
   qi__batch_sweep(b);
+  if (qi__batch_take_guesses(b)) return QI_OK;
+  qi__guess_drop_all(b->session);
   qi__batch_admit(b);
   for (;;) {
     qi__batch_share_step(b);
@@ -26445,6 +26896,7 @@ QI__FN qi_result qi__session_save(qi_session *s, const qi_writer *writer, qi_err
   qi__save_head head;
   qi__sink out;
   if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "save: work is unfinished (qi_step, or qi_session_reset)");
+  qi__guess_drop_all(s);
   qi__save_clear_ends(s);
   qi__save_begin(s, &head);
   qi__sink_init(&out, writer);
@@ -26528,7 +26980,7 @@ QI__FN qi_result qi__load_check_room(const qi_session *s, const qi__save_head *h
   } fields[] = {
     {"sequences", h->n_seqs, s->kv.n_seqs, QI_ERR_CONTEXT},
     {"pages of 128 tokens (n_kv_tokens)", h->n_pages, s->kv.n_pages, QI_ERR_CONTEXT},
-    {"rows of logits", h->n_logits, s->forward.n_logits, QI_ERR_LIMIT},
+    {"rows of logits", h->n_logits, (uint64_t)s->desc.n_logits, QI_ERR_LIMIT},
     {"bytes of text held back for stop strings", h->n_held, qi__load_held_max(&s->text), QI_ERR_LIMIT},
     {"bytes of a character", h->n_partial, 3, QI_ERR_FORMAT},
     {"pending tokens", h->n_pending, qi__min_size(QI__MAX_PENDING, s->kv.n_ctx), QI_ERR_FORMAT},

@@ -18,6 +18,7 @@ typedef struct settings {
   int n_predict, n_threads, n_ctx, n_seqs, n_step;
   bool ignore_end, quiet, help;
   sampling sampling;
+  guessing guessing;
 } settings;
 
 typedef struct job {
@@ -50,11 +51,12 @@ static int read_settings(int argc, char **argv, settings *c) {
     {"-q", "--quiet", FLAG, &c->quiet, 0, 0, "      no progress"},
     {"-h", "--help", FLAG, &c->help, 0, 0, "      this text"},
   };
-  option more[N_SAMPLING];
-  const option_table tables[] = {{options, sizeof options / sizeof options[0]}, sampling_table(&c->sampling, more)};
-  if (!parse_options(argc, argv, tables, 2)) return 3;
+  option more[N_SAMPLING], guesses[N_GUESSING];
+  const option_table tables[] = {{options, sizeof options / sizeof options[0]}, sampling_table(&c->sampling, more),
+                                 guessing_table(&c->guessing, guesses)};
+  if (!parse_options(argc, argv, tables, 3)) return 3;
   if (c->help) {
-    print_help("Answers many prompts with a GGUF model.\n\n  " PROGRAM " -m FILE -f FILE [options]", tables, 2);
+    print_help("Answers many prompts with a GGUF model.\n\n  " PROGRAM " -m FILE -f FILE [options]", tables, 3);
     return 1;
   }
   if (c->model && c->prompts) {
@@ -164,11 +166,12 @@ static double now(void) {
 static void print_speed(qi_batch *b, const jobs *j, double seconds) {
   qi_session_stats st;
   qi_session_get_stats(qi_batch_session(b), &st);
-  double prompts = (double)st.n_prompt, answers = (double)st.n_generated;
+  double prompts = (double)st.n_prompt, answers = (double)(st.n_generated - st.n_drafted + st.n_accepted);
   if (seconds <= 0) seconds = 1e-9;
   fprintf(stderr, "\n%zu answers; %.0f tokens of prompts and %.0f of answers computed in %.2f s: %.1f and %.1f a second; ",
           j->n_done, prompts, answers, seconds, prompts / seconds, answers / seconds);
   fprintf(stderr, "%d threads, %s\n", st.n_threads, qi_isa_name(st.isa));
+  print_guessing(&st);
 }
 
 static qi_result run(settings *c, jobs *j, qi_error *err) {
@@ -182,6 +185,7 @@ static qi_result run(settings *c, jobs *j, qi_error *err) {
   bd.session.n_seqs = c->n_seqs;
   bd.session.n_threads = c->n_threads;
   bd.session.sampler = c->sampling.desc;
+  if (!r) r = open_guessing(&c->guessing, &bd.session, err);
   if (!r) r = qi_batch_open(&b, m, &bd, err);
   double start = now();
   if (!r) r = answer_all(b, c, j, err);
@@ -192,6 +196,7 @@ static qi_result run(settings *c, jobs *j, qi_error *err) {
     free(j->at[i].answer);
   }
   close_sampling(&c->sampling);
+  close_guessing(&c->guessing);
   qi_model_close(m);
   return r;
 }

@@ -25,6 +25,7 @@ typedef struct settings {
   int n_predict, n_threads, n_ctx;
   bool help;
   sampling sampling;
+  guessing guessing;
 } settings;
 
 // Fills *c; 0 to go on, else what main returns, plus one.
@@ -39,11 +40,12 @@ static int read_settings(int argc, char **argv, settings *c) {
     {"-c", "--ctx-size", INT, &c->n_ctx, 0, INT_MAX, "N     context in tokens, 0 = the model's, at most 4096 (default 0)"},
     {"-h", "--help", FLAG, &c->help, 0, 0, "      this text"},
   };
-  option more[N_SAMPLING];
-  const option_table tables[] = {{options, sizeof options / sizeof options[0]}, sampling_table(&c->sampling, more)};
-  if (!parse_options(argc, argv, tables, 2)) return 3;
+  option more[N_SAMPLING], guesses[N_GUESSING];
+  const option_table tables[] = {{options, sizeof options / sizeof options[0]}, sampling_table(&c->sampling, more),
+                                 guessing_table(&c->guessing, guesses)};
+  if (!parse_options(argc, argv, tables, 3)) return 3;
   if (c->help) {
-    print_help("Talks with a model in the terminal.\n\n  " PROGRAM " -m FILE [options]", tables, 2);
+    print_help("Talks with a model in the terminal.\n\n  " PROGRAM " -m FILE [options]", tables, 3);
     return 1;
   }
   if (c->format && qi_chat_format_from_name(c->format) <= QI_CHAT_NONE) {
@@ -307,6 +309,7 @@ static int run(settings *c) {
   if (!r && c->format) talk_to.format = (qi_chat_format)qi_chat_format_from_name(c->format);
   if (!r) r = open_sampling(&c->sampling, m, &err);
   sd.sampler = c->sampling.desc;
+  if (!r) r = open_guessing(&c->guessing, &sd, &err);
   if (!r) r = qi_session_open(&talk_to.session, m, &sd, &err);
   if (!r) r = qi_session_constrain(talk_to.session, c->sampling.mt, c->sampling.jump, &err);
   if (r) {
@@ -317,10 +320,14 @@ static int run(settings *c) {
     forget(&talk_to, c->system);
     talk(&talk_to, c->system);
     drop_messages(&talk_to, 0);
+    qi_session_stats st;
+    qi_session_get_stats(talk_to.session, &st);
+    print_guessing(&st);
   }
   free(talk_to.messages);
   qi_session_close(talk_to.session);
   close_sampling(&c->sampling);
+  close_guessing(&c->guessing);
   qi_model_close(m);
   return r ? 1 : 0;
 }

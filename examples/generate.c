@@ -24,6 +24,7 @@ typedef struct settings {
   int n_predict, n_threads, n_ctx, n_batch;
   bool no_mmap, ignore_end, help;
   sampling sampling;
+  guessing guessing;
 } settings;
 
 // Fills *c; 0 to go on, else what main returns, plus one.
@@ -43,11 +44,12 @@ static int read_settings(int argc, char **argv, settings *c) {
     {"", "--ignore-eos", FLAG, &c->ignore_end, 0, 0, "      go on after end tokens"},
     {"-h", "--help", FLAG, &c->help, 0, 0, "      this text"},
   };
-  option more[N_SAMPLING];
-  const option_table tables[] = {{options, sizeof options / sizeof options[0]}, sampling_table(&c->sampling, more)};
-  if (!parse_options(argc, argv, tables, 2)) return 3;
+  option more[N_SAMPLING], guesses[N_GUESSING];
+  const option_table tables[] = {{options, sizeof options / sizeof options[0]}, sampling_table(&c->sampling, more),
+                                 guessing_table(&c->guessing, guesses)};
+  if (!parse_options(argc, argv, tables, 3)) return 3;
   if (c->help) {
-    print_help("Continues a text with a GGUF model.\n\n  " PROGRAM " -m FILE -p TEXT [options]", tables, 2);
+    print_help("Continues a text with a GGUF model.\n\n  " PROGRAM " -m FILE -p TEXT [options]", tables, 3);
     return 1;
   }
   if (c->model && !c->prompt != !c->prompt_file) {
@@ -107,10 +109,12 @@ static void print_speed(const qi_session *s) {
   qi_session_stats st;
   qi_session_get_stats(s, &st);
   double prompt = st.prompt_seconds > 0 ? (double)st.n_prompt / st.prompt_seconds : 0;
-  double generated = st.generate_seconds > 0 ? (double)st.n_generated / st.generate_seconds : 0;
+  uint64_t n = st.n_generated - st.n_drafted + st.n_accepted; // those that count
+  double generated = st.generate_seconds > 0 ? (double)n / st.generate_seconds : 0;
   fprintf(stderr, "prompt: %llu tokens, %.1f tokens/s; ", (unsigned long long)st.n_prompt, prompt);
-  fprintf(stderr, "generated: %llu tokens, %.1f tokens/s ", (unsigned long long)st.n_generated, generated);
+  fprintf(stderr, "generated: %llu tokens, %.1f tokens/s ", (unsigned long long)n, generated);
   fprintf(stderr, "(%d threads, %s)\n", st.n_threads, qi_isa_name(st.isa));
+  print_guessing(&st);
 }
 
 static void print_cache(const qi_model *m) {
@@ -138,6 +142,7 @@ static int run(settings *c, qi_session_desc *sd, const char *prompt, size_t len)
   if (terminal) fprintf(stderr, "\r                \r");
   if (!r) r = open_sampling(&c->sampling, m, &err);
   sd->sampler = c->sampling.desc;
+  if (!r) r = open_guessing(&c->guessing, sd, &err);
   if (!r) r = qi_session_open(&s, m, sd, &err);
   if (!r) r = qi_session_constrain(s, c->sampling.mt, c->sampling.jump, &err);
   if (!r) r = generate(s, prompt, len, c->n_predict, &err);
@@ -148,6 +153,7 @@ static int run(settings *c, qi_session_desc *sd, const char *prompt, size_t len)
   if (m && c->cache_bytes) print_cache(m);
   qi_session_close(s);
   close_sampling(&c->sampling);
+  close_guessing(&c->guessing);
   qi_model_close(m);
   return r || !written ? 1 : 0;
 }

@@ -1,5 +1,5 @@
-// Command lines of generate.c and chat.c: options of all kinds, and those about sampling and grammars. Include it behind qinfer.h,
-// with PROGRAM defined as the program's name.
+// Command lines of generate.c, batch.c and chat.c: options of all kinds, and those about sampling, grammars and guessing ahead.
+// Include it behind qinfer.h, with PROGRAM defined as the program's name.
 #ifndef EXAMPLES_OPTIONS_H
 #define EXAMPLES_OPTIONS_H
 
@@ -267,6 +267,48 @@ static void close_sampling(sampling *s) {
   qi_grammar_close(s->g);
   free(s->breaker_ids);
   free(s->grammar_text);
+}
+
+// ---- guessing ahead ----
+
+typedef struct guessing {
+  const char *draft;
+  bool lookup;
+  int n_draft;
+  qi_model *model;
+} guessing;
+
+#define N_GUESSING 3
+
+// Their options; the table lives as long as *g.
+static option_table guessing_table(guessing *g, option table[N_GUESSING]) {
+  const option options[N_GUESSING] = {
+    {"", "--lookup", FLAG, &g->lookup, 0, 0, "      guess ahead what followed the last tokens where they stand already"},
+    {"", "--draft", TEXT, &g->draft, 0, 0, "FILE  guess ahead with this model: smaller, with the same vocabulary"},
+    {"", "--draft-max", INT, &g->n_draft, 0, 32, "N     tokens guessed at once, 0 = 16 (default 0)"},
+  };
+  memcpy(table, options, sizeof options);
+  return (option_table){table, N_GUESSING};
+}
+
+// Before the session is opened. The words are the same with it and without.
+static qi_result open_guessing(guessing *g, qi_session_desc *sd, qi_error *err) {
+  qi_model_desc md = {.path = g->draft};
+  qi_result r = g->draft ? qi_model_open(&g->model, &md, err) : QI_OK;
+  sd->draft = g->model;
+  sd->lookup = g->lookup;
+  sd->n_draft = g->n_draft;
+  return r;
+}
+
+// Behind the session.
+static void close_guessing(guessing *g) { qi_model_close(g->model); }
+
+// What came of it, if anything was guessed.
+static void print_guessing(const qi_session_stats *st) {
+  if (st->n_drafted)
+    fprintf(stderr, "guessed ahead: %llu tokens, %llu came true\n", (unsigned long long)st->n_drafted,
+            (unsigned long long)st->n_accepted);
 }
 
 #endif // EXAMPLES_OPTIONS_H

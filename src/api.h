@@ -898,15 +898,28 @@ typedef struct qi_session_desc {
   bool no_add_special;       // qi_prompt adds no begin token
   bool no_parse_special;     // qi_prompt takes names of control tokens as plain text (for text of strangers)
   bool print_special;        // pieces show names of control tokens
+  bool lookup;               // guess ahead what followed the last tokens where they occurred before; see below
+  const qi_model *draft;     // guess ahead with this model, where lookup finds nothing; must outlive the session
+  int n_draft;               // tokens guessed at once; 0 = 16, at most 32. Matters only with lookup or draft
   qi_observer observer;      // default none
   qi_allocator allocator;    // default: the model's
 } qi_session_desc;
 
+// Guessing ahead (speculation, off by default): with each token of an answer up to n_draft guessed ones behind it are computed, and
+// qi_next goes on without computing as far as they come true. Each token is still drawn by the sampler from the logits of the
+// tokens before it, so words, logits and saved sessions are the same to the bit, for every sampler, grammar and path. How many are
+// guessed follows from how many came true, never from time.
+//
+//   lookup  finds the last 4 or more tokens earlier in the text. Costs nothing but the rows of wrong guesses: for edits, quotes,
+//           code, lists.
+//   draft   a smaller model whose tokens have the same texts (up to 1024 more or fewer at the end). It needs memory for its own
+//           keys and values, of the same n_ctx, kv_type and sequences, and computes the prompt too.
+
 // All memory is taken here; nothing is allocated while decoding (qi_prompt's text excepted: qi_tokenize).
 // On a backend: path does not count (weights are multiplied as they are, in float32), kv_type must be one that it has, an observer
 // is refused; most of the memory comes from the backend. A saved session may go on there, and back on the CPU.
-// Errors: QI_ERR_ARGUMENT, QI_ERR_OOM, QI_ERR_STATE (model not opened with QI_LOAD_ALL), QI_ERR_LIMIT, QI_ERR_UNSUPPORTED (of the
-// backend), QI_ERR_DEVICE.
+// Errors: QI_ERR_ARGUMENT (also: draft has another vocabulary), QI_ERR_OOM, QI_ERR_STATE (model or draft not opened with
+// QI_LOAD_ALL), QI_ERR_LIMIT, QI_ERR_UNSUPPORTED (of the backend), QI_ERR_DEVICE.
 QI_API qi_result qi_session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err);
 QI_API void qi_session_close(qi_session *s); // NULL is fine
 
@@ -993,7 +1006,8 @@ QI_API qi_result qi_seq_fork(qi_session *s, int from, int to, int n, qi_error *e
 // Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work), QI_ERR_CONTEXT (as qi_seq_truncate; or no unused page for what others
 // share). On failure nothing is changed.
 QI_API qi_result qi_seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi_error *err);
-// Forgets all sequences, unfinished work and the sampler's history.
+// Forgets all sequences, unfinished work, the sampler's history, and a qi_cancel that no call has met yet: it was meant for what is
+// forgotten. (So does loading a session.)
 QI_API void qi_session_reset(qi_session *s);
 
 // Save and restore. A saved session holds keys and values of all sequences (what they share once), logits of the last call, the
@@ -1032,6 +1046,7 @@ typedef struct qi_session_stats {
   double prompt_seconds, generate_seconds; // spent on them
   uint64_t heap_bytes, kv_bytes;           // of the allocator; of that, the key-value cache
   uint64_t kv_tokens, kv_tokens_unused;    // tokens that the cache has room for; of these, in pages that no sequence uses
+  uint64_t n_drafted, n_accepted;          // tokens guessed ahead (n_generated counts them too); of these, that came true
   int n_threads;                           // in use
   qi_isa isa;                              // in use
 } qi_session_stats;
@@ -1062,8 +1077,9 @@ typedef struct qi_batch_desc {
                              // Of no meaning: n_logits, n_predict, ignore_end
   int n_requests;            // that are there at once: waiting, running, kept, or with results not polled; 0 = 4 * n_seqs, at
                              // most 65536. Each takes 5 * n_ctx bytes
-  int n_step_tokens;         // tokens computed in a step while any request generates: one of each of these, the rest for prompts.
-                             // So it says how long prompts hold up the others. 0 = 64; at least n_seqs. Else a step has n_batch
+  int n_step_tokens;         // tokens computed in a step while any request generates: one of each of these, then prompts, and
+                             // guesses (see qi_session_desc) in what these leave. So it says how long prompts hold up the others.
+                             // 0 = 64; at least n_seqs. Else a step has n_batch
 } qi_batch_desc;
 
 // All memory is taken here; later only qi_batch_submit asks for some when it is given text, and gives it back (qi_tokenize).
@@ -1101,7 +1117,8 @@ QI_API qi_result qi_batch_submit(qi_batch *b, const qi_batch_request *request, u
 
 // Works on the next token of each running request, for about budget_us microseconds (0 = until the step is done). QI_OK: the step
 // is done, there may be something to poll, call again for more. QI_AGAIN: the budget is spent in mid-step. QI_END: nothing is left
-// to do or to poll. A request whose last piece has not been polled does not go on.
+// to do or to poll. A request whose last piece has not been polled does not go on. Where guesses came true, the next steps are only
+// for these requests, and compute nothing.
 // Errors: QI_ERR_CANCELLED (qi_cancel; the step is dropped, no request is lost: call again).
 QI_API qi_result qi_batch_step(qi_batch *b, uint32_t budget_us, qi_error *err);
 

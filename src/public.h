@@ -5,7 +5,7 @@
 #include "infer/batch.h"
 #include "infer/chat.h"
 #include "infer/save.h"
-#include "infer/session.h"
+#include "infer/decode.h"
 #include "kernels/product.h"
 
 // The host may have changed rounding or flush-to-zero: qi__fp_enter and qi__fp_leave stand around what computes in this thread

@@ -84,6 +84,8 @@ static answer lone(const qi_model *m, const qi_session_desc *desc, const qi_batc
   sd.n_seqs = 1;
   sd.n_kv_tokens = 0;
   sd.n_threads = 1;
+  sd.lookup = false;
+  sd.draft = NULL;
   sd.sampler = q->sampler;
   sd.stop = q->stop;
   sd.n_stop = q->n_stop;
@@ -220,9 +222,10 @@ static void run_mix(mix *x, qi_batch *b, uint64_t seed, uint32_t budget_us) {
   assert_int_equal(st.kv_tokens, st.kv_tokens_unused);
 }
 
+// Half of the batches guess ahead: by lookup, with the model in a coarser format, or both.
 static void check_mixes(int window, qi_format format) {
   static const uint32_t budgets[] = {0, 1, 50, 400};
-  run_model rm = any_model(window, format);
+  run_model rm = any_model(window, format), coarse = any_model(window, QI_FORMAT_Q4_0);
   qi_error err = {QI_OK, ""};
   mix *x = (mix *)calloc(1, sizeof *x);
   assert_non_null(x);
@@ -233,8 +236,8 @@ static void check_mixes(int window, qi_format format) {
   RUN_OK(qi_grammar_open(&g, rm.m, &gd, &err), err);
   RUN_OK(qi_matcher_open(&x->lone, g, NULL, NULL, &err), err);
   for (int i = 0; i < 2; i++) RUN_OK(qi_matcher_open(&x->matcher[i], g, i ? x->matcher[0] : NULL, NULL, &err), err);
-  uint64_t put_back = 0;
-  for (uint64_t seed = 0; seed < 16; seed++) {
+  uint64_t put_back = 0, n_drafted = 0, n_accepted = 0;
+  for (uint64_t seed = 0; seed < 32; seed++) {
     qi_batch_desc bd = batch_desc();
     bd.session.n_threads = 1 + (int)(seed % 4);
     bd.session.n_seqs = 2 + (int)(seed % 5);
@@ -243,22 +246,29 @@ static void check_mixes(int window, qi_format format) {
     bd.session.kv_type = seed % 5 ? QI_KV_F16 : QI_KV_Q8;
     bd.n_requests = N_MIX;
     bd.n_step_tokens = 1 + 13 * (int)(seed % 3);
+    if (seed & 16) bd.session.lookup = seed % 3 != 1, bd.session.draft = seed % 3 ? coarse.m : NULL;
+    bd.session.n_draft = (int)(seed % 7);
     make_mix(x, rm.m, &bd.session, seed * 77);
     if (bd.session.n_kv_tokens) // kept ones would leave no room for others
       for (int i = 0; i < N_MIX; i++) x->q[i].keep = false;
     qi_batch *b = open_batch(rm.m, &bd);
-    run_mix(x, b, seed, budgets[seed / 4]);
+    run_mix(x, b, seed, budgets[seed / 4 % 4]);
+    qi_session_stats guesses;
+    qi_session_get_stats(qi_batch_session(b), &guesses);
+    n_drafted += guesses.n_drafted;
+    n_accepted += guesses.n_accepted;
     qi_batch_stats st;
     qi_batch_get_stats(b, &st);
     assert_int_equal(st.n_waiting + st.n_running, 0);
     put_back += st.n_put_back;
     qi_batch_close(b);
   }
-  assert_true(put_back > 0);
+  assert_true(put_back > 0 && n_accepted > 100 && n_accepted < n_drafted);
   for (int i = 0; i < 2; i++) qi_matcher_close(x->matcher[i]);
   qi_matcher_close(x->lone);
   qi_grammar_close(g);
   free(x);
+  run_free(&coarse);
   run_free(&rm);
 }
 

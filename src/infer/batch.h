@@ -2,7 +2,7 @@
 #ifndef QI__INFER_BATCH_H
 #define QI__INFER_BATCH_H
 
-#include "session.h"
+#include "decode.h"
 
 #define QI__MAX_REQUESTS 65536
 #define QI__STEP_TOKENS_DEFAULT 64
@@ -120,9 +120,12 @@ QI__FN qi_result qi__batch_desc_defaults(qi_batch *b, const qi_model *m, const q
   return QI_OK;
 }
 
-// Requests have samplers and stop strings of their own; the session needs none.
-QI__FN qi_session_desc qi__batch_session_desc(const qi_session_desc *sd) {
+// Requests have samplers and stop strings of their own; the session needs none. Logits of guessed tokens are what a step has room
+// for: those of one sequence the session adds itself.
+QI__FN qi_session_desc qi__batch_session_desc(const qi_batch *b, const qi_session_desc *sd) {
   qi_session_desc d = *sd;
+  int64_t guessed = qi__min_i64((int64_t)b->step_tokens, (int64_t)sd->n_seqs * sd->n_draft);
+  d.n_logits = (int)(sd->n_seqs + qi__max_i64(0, guessed - sd->n_draft));
   memset(&d.sampler, 0, sizeof d.sampler);
   d.stop = NULL;
   d.n_stop = 0;
@@ -137,7 +140,7 @@ QI__FN qi_result qi__batch_memory(const qi_model *m, const qi_batch_desc *desc, 
   memset(&b, 0, sizeof b);
   qi_result r = qi__batch_desc_defaults(&b, m, desc, &sd, err);
   if (r) return r;
-  qi_session_desc own = qi__batch_session_desc(&sd);
+  qi_session_desc own = qi__batch_session_desc(&b, &sd);
   if ((r = qi__session_memory(m, &own, &session, err))) return r;
   qi__batch_layout(&b, &arena, m, &sd);
   if (arena.overflow) return qi__fail(err, QI_ERR_LIMIT, "batch: does not fit into this machine's address space");
@@ -165,11 +168,12 @@ QI__FN qi_result qi__batch_open(qi_batch **out, const qi_model *m, const qi_batc
   qi_batch *b = (qi_batch *)qi__alloc(&start.allocator, sizeof *b, QI__CACHE_LINE);
   if (!b) return qi__fail_oom(err, "batch", sizeof *b);
   *b = start;
-  qi_session_desc own = qi__batch_session_desc(&sd);
+  qi_session_desc own = qi__batch_session_desc(b, &sd);
   qi__batch_layout(b, &b->arena, m, &sd);
   if ((r = qi__arena_open(&b->arena, &b->allocator, "batch", err))) goto fail;
   qi__batch_layout(b, &b->arena, m, &sd);
   if ((r = qi__session_open(&b->session, m, &own, err))) goto fail;
+  b->session->draft_tokens = b->step_tokens;
   *out = b;
   return QI_OK;
 fail:
@@ -275,6 +279,7 @@ QI__FN qi_result qi__batch_submit(qi_batch *b, const qi_batch_request *q, uint64
 
 QI__FN void qi__batch_free_sequence(qi_batch *b, qi__request *r) {
   if (r->seq < 0) return;
+  qi__guess_reset(b->session, (size_t)r->seq);
   qi__kv_cut(&b->session->kv, (size_t)r->seq, 0);
   b->running[r->seq] = NULL;
   r->seq = -1;
@@ -420,6 +425,22 @@ QI__FN size_t qi__batch_todo(const qi_batch *b, size_t seq) {
   return r && r->state == QI__REQUEST_RUNNING && !r->has_piece ? r->n_tokens - b->session->kv.length[seq] : 0;
 }
 
+// Lets the running answers guess in what prompts leave of a step: `left` tokens.
+QI__FN void qi__batch_guess(qi_batch *b, size_t left) {
+  const qi_session *s = b->session;
+  size_t n_answers = 0;
+  for (size_t seq = 0; s->desc.n_draft && seq < s->kv.n_seqs; seq++)
+    n_answers += b->n_planned[seq] && b->n_planned[seq] == qi__batch_todo(b, seq) && b->running[seq]->n_predicted;
+  for (size_t seq = 0; n_answers && seq < s->kv.n_seqs; seq++) {
+    const qi__request *r = b->running[seq];
+    if (!b->n_planned[seq] || b->n_planned[seq] != qi__batch_todo(b, seq) || !r->n_predicted) continue;
+    size_t most = qi__min_size(left / n_answers--, s->kv.n_ctx - r->n_tokens);
+    most = qi__min_size(most, (size_t)(r->n_predict - r->n_predicted - 1)); // one comes without
+    qi__guess_plan(b->session, seq, most, r->matcher);
+    left -= s->guess[seq].n_most;
+  }
+}
+
 // How many tokens of each sequence the step computes: one of each, then prompts in order until the step is full.
 QI__FN void qi__batch_share_step(qi_batch *b) {
   size_t n_seqs = b->session->kv.n_seqs, left = b->session->forward.n_batch;
@@ -434,11 +455,12 @@ QI__FN void qi__batch_share_step(qi_batch *b) {
     for (size_t seq = 0; seq < n_seqs; seq++)
       if (b->n_planned[seq] < qi__batch_todo(b, seq) && (!best || qi__request_before(b->running[seq], best)))
         best = b->running[seq];
-    if (!best) return;
+    if (!best) break;
     size_t more = qi__min_size(left, qi__batch_todo(b, (size_t)best->seq) - b->n_planned[best->seq]);
     b->n_planned[best->seq] += more;
     left -= more;
   }
+  qi__batch_guess(b, left);
 }
 
 // Makes the plan the work of the session. QI_ERR_CONTEXT: pages are missing.
@@ -454,7 +476,7 @@ QI__FN qi_result qi__batch_begin(qi_batch *b, qi_error *err) {
       if (last) b->rows[b->n_rows++] = (int)seq;
     }
   }
-  return n ? qi__work_begin(s, s->queue, n, err) : QI_OK;
+  return n ? qi__work_begin_guessing(s, n, err) : QI_OK;
 }
 
 // Ends the request that runs alone and finds no pages all the same.
@@ -465,9 +487,26 @@ QI__FN void qi__batch_end_alone(qi_batch *b) {
   }
 }
 
+// A step without computing: for the requests whose last token was guessed, logits for the next one are there. False when there are
+// none, or the next step is to be cancelled.
+QI__FN bool qi__batch_take_guesses(qi_batch *b) {
+  qi_session *s = b->session;
+  b->n_rows = b->n_chosen = 0;
+  if (!s->desc.n_draft || __atomic_load_n(&s->cancel, __ATOMIC_RELAXED)) return false;
+  for (size_t seq = 0; seq < s->kv.n_seqs; seq++) {
+    if (qi__batch_todo(b, seq) != 1) continue;
+    const qi__request *r = b->running[seq];
+    if (qi__guess_take(s, seq, r->tokens + r->n_tokens - 1, 1, b->n_rows)) b->rows[b->n_rows++] = (int)seq;
+  }
+  s->n_logits = b->n_rows;
+  return b->n_rows > 0;
+}
+
 QI__FN qi_result qi__batch_plan(qi_batch *b, qi_error *err) {
   qi_error why = {QI_OK, ""};
   qi__batch_sweep(b);
+  if (qi__batch_take_guesses(b)) return QI_OK;
+  qi__guess_drop_all(b->session);
   qi__batch_admit(b);
   for (;;) {
     qi__batch_share_step(b);

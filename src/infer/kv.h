@@ -27,6 +27,7 @@ typedef struct qi__kv {
   size_t n_unused;
   size_t *length;     // [n_seqs] tokens in each sequence
   size_t *first;      // [n_seqs] position from which on keys and values are there; above 0 only with a window
+  qi_token *ids;      // [n_seqs, n_ctx] tokens of each sequence, also of those that a window has given back
 } qi__kv;
 
 QI__INLINE size_t qi__kv_pages(size_t n) { return (n + QI__KV_PAGE - 1) / QI__KV_PAGE; }
@@ -50,11 +51,11 @@ QI__FN void qi__kv_open(qi__kv *kv, qi__arena *arena, const qi__hparams *h, size
   kv->window = h->sliding_window;
   kv->head = qi__kv_layout_of(type, h->head_dim_k, h->head_dim_v);
   kv->n_table = qi__kv_pages(n_ctx);
-  size_t n_table;
-  if (!qi__mul_size(n_seqs, kv->n_table, &n_table) || n_table >= QI__KV_NO_PAGE ||
+  size_t n_table, n_ids;
+  if (!qi__mul_size(n_seqs, kv->n_table, &n_table) || n_table >= QI__KV_NO_PAGE || !qi__mul_size(n_seqs, n_ctx, &n_ids) ||
       !qi__mul_size(h->n_layers * h->n_kv_heads, kv->head.bytes, &kv->page_bytes)) {
     arena->overflow = true;
-    n_table = kv->n_table = kv->page_bytes = 0;
+    n_table = n_ids = kv->n_table = kv->page_bytes = 0;
   }
   kv->n_pages = n_tokens ? qi__min_size(qi__kv_pages(n_tokens), n_table) : n_table;
   kv->data = (uint8_t *)qi__arena_take(arena, kv->n_pages, kv->page_bytes, QI__CACHE_LINE);
@@ -64,7 +65,8 @@ QI__FN void qi__kv_open(qi__kv *kv, qi__arena *arena, const qi__hparams *h, size
   kv->writers = QI__ARENA_ARRAY(arena, uint32_t, kv->n_pages);
   kv->length = QI__ARENA_ARRAY(arena, size_t, n_seqs);
   kv->first = QI__ARENA_ARRAY(arena, size_t, n_seqs);
-  if (!kv->first || arena->overflow) return;
+  kv->ids = QI__ARENA_ARRAY(arena, qi_token, n_ids);
+  if (!kv->ids || arena->overflow) return;
   memset(kv->writers, 0, kv->n_pages * sizeof *kv->writers);
   qi__kv_clear(kv);
 }
@@ -90,6 +92,8 @@ QI__INLINE uint8_t *qi__kv_head(const qi__kv *kv, size_t layer, size_t seq, size
   if (page == QI__KV_NO_PAGE) return NULL;
   return qi__kv_unit(kv, layer * kv->n_kv_heads + head, page);
 }
+
+QI__INLINE qi_token *qi__kv_ids(const qi__kv *kv, size_t seq) { return kv->ids + seq * kv->n_ctx; }
 
 // A page in no sequence, which is there.
 QI__FN uint32_t qi__kv_take(qi__kv *kv) {
@@ -187,6 +191,7 @@ QI__FN void qi__kv_fork(qi__kv *kv, size_t from, size_t to, size_t n) {
     *qi__kv_slot(kv, to, pos) = page;
     if (page != QI__KV_NO_PAGE) kv->refs[page]++;
   }
+  memcpy(qi__kv_ids(kv, to), qi__kv_ids(kv, from), n * sizeof *kv->ids);
   kv->length[to] = n;
   if (n) kv->first[to] = kv->first[from];
 }

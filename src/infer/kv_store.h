@@ -187,6 +187,8 @@ QI__FN qi_result qi__kv_shift_run(qi__kv_shift *s, qi_pool *pool, size_t n_keep,
   qi_result r = qi__kv_shift_begin(s, n_keep, n_drop, err);
   if (r) return r;
   qi__pool_run(pool, qi__kv_shift_task, s, (int64_t)(s->kv->n_layers * s->kv->n_kv_heads), 1);
+  qi_token *ids = qi__kv_ids(s->kv, s->seq);
+  memmove(ids + n_keep, ids + n_keep + n_drop, (s->end - n_keep - n_drop) * sizeof *ids);
   qi__kv_cut(s->kv, s->seq, s->end - n_drop);
   return QI_OK;
 }

@@ -4,7 +4,7 @@
 
 #include "../base/file_replace.h"
 #include "../base/stream.h"
-#include "session.h"
+#include "decode.h"
 
 // A saved session. Numbers are little-endian, u64 unless noted:
 //
@@ -196,6 +196,7 @@ QI__FN qi_result qi__session_save(qi_session *s, const qi_writer *writer, qi_err
   qi__save_head head;
   qi__sink out;
   if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "save: work is unfinished (qi_step, or qi_session_reset)");
+  qi__guess_drop_all(s);
   qi__save_clear_ends(s);
   qi__save_begin(s, &head);
   qi__sink_init(&out, writer);
@@ -279,7 +280,7 @@ QI__FN qi_result qi__load_check_room(const qi_session *s, const qi__save_head *h
   } fields[] = {
     {"sequences", h->n_seqs, s->kv.n_seqs, QI_ERR_CONTEXT},
     {"pages of 128 tokens (n_kv_tokens)", h->n_pages, s->kv.n_pages, QI_ERR_CONTEXT},
-    {"rows of logits", h->n_logits, s->forward.n_logits, QI_ERR_LIMIT},
+    {"rows of logits", h->n_logits, (uint64_t)s->desc.n_logits, QI_ERR_LIMIT},
     {"bytes of text held back for stop strings", h->n_held, qi__load_held_max(&s->text), QI_ERR_LIMIT},
     {"bytes of a character", h->n_partial, 3, QI_ERR_FORMAT},
     {"pending tokens", h->n_pending, qi__min_size(QI__MAX_PENDING, s->kv.n_ctx), QI_ERR_FORMAT},

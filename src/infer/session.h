@@ -1,9 +1,10 @@
-// ==== >>session : sequences, the work that is under way, and text ====
+// ==== >>session : a place where a model runs, and the work that is under way ====
 #ifndef QI__SESSION_H
 #define QI__SESSION_H
 
 #include "../model/model.h"
 #include "backend.h"
+#include "draft.h"
 #include "matcher.h"
 #include "observe.h"
 #include "sampler.h"
@@ -18,6 +19,8 @@
 typedef struct qi__work {
   const qi_decode_token *tokens; // NULL = no work; the session's queue, or the caller's array during one call
   size_t n, n_done;
+  size_t n_wanted;    // rows of logits, but for those of guessed tokens
+  bool guessing;      // guessed tokens are still to be put behind the others
   bool in_chunk;      // the forward pass holds a chunk that is not finished
   size_t chunk;       // its tokens
   bool text;          // of the text interface: tokens go to the sampler's history
@@ -43,8 +46,11 @@ struct qi_session {
   qi_decode_token *queue; // [n_seqs * n_ctx]
   qi_token *ids;          // [n_ctx] of a prompt's text
   size_t *start;          // [n_seqs] lengths before the work began
-  size_t *logits_at;      // [n_logits] row of forward.logits of each wanting token, in the caller's order
+  size_t *logits_at;      // [forward.n_logits] row of forward.logits of each wanting token, in the caller's order
   size_t n_logits;        // of the work that was finished last
+  qi__guess *guess;       // [n_seqs]; only where desc.n_draft is not 0
+  qi_session *draft;      // runs the draft model, over the same sequences; NULL = none
+  size_t draft_tokens;    // that it computes at once, at most
 
   qi_sampler *sampler;
   qi__text text;
@@ -77,6 +83,8 @@ QI__FN qi_result qi__session_desc_defaults(qi_session_desc *d, const qi_model *m
   if ((r = qi__session_int("n_batch", d->n_batch, QI__MAX_BATCH, 256, &d->n_batch, err))) return r;
   if ((r = qi__session_int("n_logits", d->n_logits, QI__MAX_CTX, d->n_seqs, &d->n_logits, err))) return r;
   if ((r = qi__session_int("n_predict", d->n_predict, INT32_MAX, INT32_MAX, &d->n_predict, err))) return r;
+  if ((r = qi__session_int("n_draft", d->n_draft, QI__DRAFT_MAX, QI__DRAFT_DEFAULT, &d->n_draft, err))) return r;
+  if (!d->draft && !d->lookup) d->n_draft = 0;
   if (d->path < QI_PATH_AUTO || d->path > QI_PATH_FLOAT)
     return qi__fail(err, QI_ERR_ARGUMENT, "session: path is %d, expected a qi_path", (int)d->path);
   if (d->kv_type < QI_KV_AUTO || d->kv_type >= QI_KV_COUNT)
@@ -94,6 +102,23 @@ QI__FN qi_result qi__session_check_model(const qi_model *m, qi_error *err) {
   return QI_OK;
 }
 
+// The session of the draft model: room for the same sequences, and nothing else.
+QI__FN qi_result qi__session_draft_desc(const qi_session_desc *d, const qi_model *m, qi_session_desc *out, qi_error *err) {
+  memset(out, 0, sizeof *out);
+  out->n_ctx = d->n_ctx;
+  out->n_seqs = d->n_seqs;
+  out->n_batch = d->n_batch;
+  out->n_kv_tokens = d->n_kv_tokens;
+  out->kv_type = d->kv_type;
+  out->path = d->path;
+  out->n_threads = d->n_threads;
+  out->isa = d->isa;
+  out->parallel = d->parallel;
+  out->pool = d->pool;
+  if (d->draft->load != QI_LOAD_ALL) return qi__fail(err, QI_ERR_STATE, "session: draft was opened without weights (load)");
+  return qi__draft_check_vocab(m, d->draft, err);
+}
+
 // ---- memory ----
 
 QI__FN void qi__session_layout(qi_session *s, qi__arena *arena, size_t n_threads) {
@@ -103,11 +128,13 @@ QI__FN void qi__session_layout(qi_session *s, qi__arena *arena, size_t n_threads
   qi__kv_open(&s->kv, arena, h, n_seqs, n_ctx, (size_t)d->n_kv_tokens, d->kv_type);
   s->forward.on_device = s->model->backend != NULL;
   if (s->forward.on_device) qi__device_layout(&s->device, arena, h, (size_t)d->n_batch);
-  qi__forward_layout(&s->forward, arena, h, &s->kv, (size_t)d->n_batch, (size_t)d->n_logits, n_threads);
+  size_t n_logits = (size_t)d->n_logits + (size_t)d->n_draft;
+  qi__forward_layout(&s->forward, arena, h, &s->kv, (size_t)d->n_batch, n_logits, n_threads);
   s->queue = QI__ARENA_ARRAY(arena, qi_decode_token, n_seqs * n_ctx);
   s->ids = QI__ARENA_ARRAY(arena, qi_token, n_ctx);
   s->start = QI__ARENA_ARRAY(arena, size_t, n_seqs);
-  s->logits_at = QI__ARENA_ARRAY(arena, size_t, (size_t)d->n_logits);
+  s->logits_at = QI__ARENA_ARRAY(arena, size_t, n_logits);
+  s->guess = QI__ARENA_ARRAY(arena, qi__guess, d->n_draft ? n_seqs : 0);
   s->sampler = qi__sampler_layout(arena, NULL, (int)h->n_vocab, &d->sampler);
   s->piece = QI__ARENA_ARRAY(arena, char, s->model->vocab.max_token);
   qi__text_layout(&s->text, arena, d->stop, d->n_stop, s->model->vocab.max_token);
@@ -133,6 +160,11 @@ QI__FN qi_result qi__session_memory(const qi_model *m, const qi_session_desc *de
   qi__session_layout(&s, &arena, n_threads);
   if (arena.overflow) return qi__fail(err, QI_ERR_LIMIT, "session: does not fit into this machine's address space");
   *bytes = (uint64_t)arena.used + sizeof s;
+  if (!desc->draft) return QI_OK;
+  qi_session_desc dd;
+  uint64_t more = 0;
+  if ((r = qi__session_draft_desc(&s.desc, m, &dd, err)) || (r = qi__session_memory(desc->draft, &dd, &more, err))) return r;
+  *bytes += more;
   return QI_OK;
 }
 
@@ -141,6 +173,7 @@ QI__FN qi_result qi__session_memory(const qi_model *m, const qi_session_desc *de
 QI__FN void qi__session_close(qi_session *s) {
   if (!s) return;
   qi_allocator allocator = s->allocator;
+  qi__session_close(s->draft);
   qi__arena_close(&s->arena, &s->memory);
   qi__device_close(&s->device);
   if (s->has_own_pool) qi__pool_destroy(&s->own_pool);
@@ -193,6 +226,22 @@ QI__FN qi_result qi__session_memory_open(qi_session *s, qi_error *err) {
   return r;
 }
 
+QI__FN qi_result qi__session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err);
+
+// Behind all else of the session: its pool, its allocator and its cancelling are also those of the draft's.
+QI__FN qi_result qi__session_open_draft(qi_session *s, qi_error *err) {
+  qi_session_desc d;
+  qi_result r = qi__session_draft_desc(&s->desc, s->model, &d, err);
+  if (r) return r;
+  d.pool = s->pool;
+  d.allocator = s->allocator;
+  if ((r = qi__session_open(&s->draft, s->desc.draft, &d, err))) return r;
+  s->draft->forward.cancel = &s->cancel;
+  s->stats.heap_bytes += s->draft->stats.heap_bytes;
+  s->stats.kv_bytes += s->draft->stats.kv_bytes;
+  return QI_OK;
+}
+
 QI__FN qi_result qi__session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err) {
   qi_session_desc d = *desc;
   qi_allocator allocator;
@@ -216,6 +265,9 @@ QI__FN qi_result qi__session_open(qi_session **out, const qi_model *m, const qi_
   s->desc.sampler.logit_bias = NULL;
   qi__kernels_init(&s->kernels, &s->pool->cpu);
   qi__session_wire(s);
+  if (d.n_draft) memset(s->guess, 0, (size_t)d.n_seqs * sizeof *s->guess);
+  s->draft_tokens = SIZE_MAX;
+  if (d.draft && (r = qi__session_open_draft(s, err))) goto fail;
   *out = s;
   return QI_OK;
 fail:
@@ -228,6 +280,7 @@ fail:
 // Forgets unfinished work; sequences are as before it.
 QI__FN void qi__work_drop(qi_session *s) {
   for (size_t seq = 0; s->work.tokens && seq < s->kv.n_seqs; seq++) qi__kv_cut(&s->kv, seq, s->start[seq]);
+  for (size_t seq = 0; s->desc.n_draft && seq < s->kv.n_seqs; seq++) s->guess[seq].n = s->guess[seq].n_most = 0;
   memset(&s->work, 0, sizeof s->work);
 }
 
@@ -249,18 +302,46 @@ QI__FN qi_result qi__work_check(qi_session *s, const qi_decode_token *tokens, si
     if (s->start[seq] > s->kv.n_ctx)
       return qi__fail(err, QI_ERR_CONTEXT, "sequence %zu: the context of %zu is full; %zu tokens do not fit", seq, s->kv.n_ctx,
                       s->start[seq] - s->kv.n_ctx);
-  if (n_logits > s->forward.n_logits)
-    return qi__fail(err, QI_ERR_LIMIT, "%zu tokens want logits; the session keeps %zu (n_logits)", n_logits, s->forward.n_logits);
+  if (n_logits > (size_t)s->desc.n_logits)
+    return qi__fail(err, QI_ERR_LIMIT, "%zu tokens want logits; the session keeps %d (n_logits)", n_logits, s->desc.n_logits);
+  s->work.n_wanted = n_logits;
   return QI_OK;
+}
+
+// Room for checked tokens and for what may be guessed behind them: `start` becomes lengths with both. Where there is only room for
+// the tokens nothing is guessed.
+QI__FN qi_result qi__work_reserve(qi_session *s, qi_error *err) {
+  bool guessing = false;
+  for (size_t seq = 0; s->desc.n_draft && seq < s->kv.n_seqs; seq++) {
+    qi__guess *g = &s->guess[seq];
+    g->context = s->start[seq];
+    s->start[seq] += g->n_most;
+    guessing |= g->n_most > 0;
+  }
+  s->work.guessing = guessing;
+  if (!guessing) return qi__kv_reserve(&s->kv, s->start, err);
+  if (qi__kv_reserve(&s->kv, s->start, NULL) == QI_OK) return QI_OK;
+  for (size_t seq = 0; seq < s->kv.n_seqs; seq++) {
+    s->guess[seq].n = s->guess[seq].n_most = 0;
+    s->start[seq] = s->guess[seq].context;
+  }
+  s->work.guessing = false;
+  return qi__kv_reserve(&s->kv, s->start, err);
 }
 
 // Makes tokens the work to do; there must be none. Pages for them are taken here.
 QI__FN qi_result qi__work_begin(qi_session *s, const qi_decode_token *tokens, size_t n, qi_error *err) {
   qi_result r = qi__work_check(s, tokens, n, err);
-  if (!r) r = qi__kv_reserve(&s->kv, s->start, err);
-  if (r) return r;
+  if (!r) r = qi__work_reserve(s, err);
+  if (r) {
+    qi__work_drop(s); // there is none: only what was to be guessed
+    return r;
+  }
   memcpy(s->start, s->kv.length, s->kv.n_seqs * sizeof *s->start);
-  s->work = (qi__work){tokens, n, 0, false, 0, false, false};
+  for (size_t i = 0; i < n; i++) qi__kv_ids(&s->kv, (size_t)tokens[i].seq)[s->start[tokens[i].seq]++] = tokens[i].token;
+  memcpy(s->start, s->kv.length, s->kv.n_seqs * sizeof *s->start);
+  s->work.tokens = tokens;
+  s->work.n = n;
   s->n_logits = 0;
   return QI_OK;
 }
@@ -303,6 +384,7 @@ QI__FN void qi__work_chunk_done(qi_session *s) {
 // Work of the text interface counts only as a whole, so that nothing of it is left when it is cancelled.
 QI__FN void qi__work_done(qi_session *s) {
   qi__work *w = &s->work;
+  s->n_logits = w->n_wanted;
   for (size_t seq = 0; s->kv.window && seq < s->kv.n_seqs; seq++) qi__kv_slide(&s->kv, seq);
   if (w->text) s->n_pending = 0;
   for (size_t i = 0; w->text && i < w->n; i++)
@@ -317,10 +399,10 @@ QI__FN void qi__work_done(qi_session *s) {
   memset(w, 0, sizeof *w);
 }
 
-// Does the work until it is done, or the deadline (0 = none). When cancelled, drops it.
-QI__FN qi_result qi__work_run(qi_session *s, uint64_t deadline_us, qi_error *err) {
+// Computes tokens of the work until there are no more, or the deadline has passed (QI_AGAIN; 0 = none), or it fails: cancelled
+// (QI_ERR_CANCELLED, no message), or a backend's error. Nothing is dropped yet.
+QI__FN qi_result qi__work_compute(qi_session *s, uint64_t deadline_us, qi_error *err) {
   qi__work *w = &s->work;
-  if (!w->tokens) return QI_OK;
   while (w->n_done < w->n) {
     if (!w->in_chunk) qi__work_chunk(s);
     uint64_t start = qi__now_us();
@@ -328,222 +410,13 @@ QI__FN qi_result qi__work_run(qi_session *s, uint64_t deadline_us, qi_error *err
                                        : qi__forward_run(&s->forward, deadline_us);
     double seconds = (double)(qi__now_us() - start) * 1e-6;
     *(s->forward.n_prompt ? &s->stats.prompt_seconds : &s->stats.generate_seconds) += seconds;
-    if (r == QI_AGAIN) return r;
-    if (r) {
-      qi__work_drop(s);
-      s->n_logits = 0;
-      if (r != QI_ERR_CANCELLED) return r;
-      __atomic_store_n(&s->cancel, 0, __ATOMIC_RELAXED);
-      return qi__fail(err, r, "cancelled; the context is as before");
-    }
+    if (r) return r;
     qi__work_chunk_done(s);
     if (deadline_us && w->n_done < w->n && qi__now_us() >= deadline_us) return QI_AGAIN;
   }
-  qi__work_done(s);
   return QI_OK;
 }
 
 QI__FN uint64_t qi__deadline(uint32_t budget_us) { return budget_us ? qi__now_us() + budget_us : 0; }
-
-// ---- tokens ----
-
-QI__FN qi_result qi__decode(qi_session *s, const qi_decode_token *tokens, size_t n, bool later, qi_error *err) {
-  if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "decode: earlier work is unfinished (qi_step, or qi_session_reset)");
-  if (!tokens && n) return qi__fail(err, QI_ERR_ARGUMENT, "decode: tokens is NULL");
-  if (!n) return QI_OK;
-  qi_result r = qi__work_begin(s, tokens, n, err);
-  if (r) return r;
-  s->n_pending = 0;
-  s->prompted = false;
-  if (later) {
-    memcpy(s->queue, tokens, n * sizeof *tokens);
-    s->work.tokens = s->queue;
-    return QI_OK;
-  }
-  return qi__work_run(s, 0, err);
-}
-
-QI__FN const float *qi__session_logits(const qi_session *s, int i) {
-  if (s->work.tokens) return NULL;
-  int64_t at = i == -1 ? (int64_t)s->n_logits - 1 : i;
-  if (at < 0 || (size_t)at >= s->n_logits) return NULL;
-  return s->forward.logits + s->logits_at[at] * s->model->h.n_vocab;
-}
-
-// What the functions on sequences look at first; `what` names the function.
-QI__FN qi_result qi__seq_check(const qi_session *s, const char *what, int seq, qi_error *err) {
-  if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "%s: work is unfinished (qi_step, or qi_session_reset)", what);
-  if (seq < 0 || (size_t)seq >= s->kv.n_seqs)
-    return qi__fail(err, QI_ERR_ARGUMENT, "%s: seq is %d, expected 0 to %zu", what, seq, s->kv.n_seqs - 1);
-  return QI_OK;
-}
-
-// Whether n is a length that a sequence can have had.
-QI__FN qi_result qi__seq_check_length(const qi_session *s, const char *what, int seq, int n, qi_error *err) {
-  size_t length = s->kv.length[seq];
-  if (n < 0 || (size_t)n > length) return qi__fail(err, QI_ERR_ARGUMENT, "%s: n is %d, expected 0 to %zu", what, n, length);
-  if (!qi__kv_can_cut(&s->kv, (size_t)seq, (size_t)n))
-    return qi__fail(err, QI_ERR_CONTEXT, "%s: n is %d, but what the window of %zu sees there was given back; %zu is left", what, n,
-                    s->kv.window, s->kv.first[seq]);
-  return QI_OK;
-}
-
-// After sequence 0 has become another text.
-QI__FN void qi__seq_changed(qi_session *s, int seq) {
-  if (seq == 0) s->n_pending = 0;
-}
-
-QI__FN qi_result qi__seq_truncate(qi_session *s, int seq, int n, qi_error *err) {
-  qi_result r = qi__seq_check(s, "truncate", seq, err);
-  if (!r) r = qi__seq_check_length(s, "truncate", seq, n, err);
-  if (r) return r;
-  qi__kv_cut(&s->kv, (size_t)seq, (size_t)n);
-  qi__seq_changed(s, seq);
-  return QI_OK;
-}
-
-QI__FN qi_result qi__seq_fork(qi_session *s, int from, int to, int n, qi_error *err) {
-  qi_result r = qi__seq_check(s, "fork", from, err);
-  if (!r) r = qi__seq_check(s, "fork", to, err);
-  if (!r && from == to) r = qi__fail(err, QI_ERR_ARGUMENT, "fork: both sequences are %d", from);
-  if (!r) r = qi__seq_check_length(s, "fork", from, n, err);
-  if (r) return r;
-  qi__kv_fork(&s->kv, (size_t)from, (size_t)to, (size_t)n);
-  qi__seq_changed(s, to);
-  return QI_OK;
-}
-
-QI__FN qi_result qi__seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi_error *err) {
-  qi_result r = qi__seq_check(s, "shift", seq, err);
-  if (r) return r;
-  int length = (int)s->kv.length[seq];
-  if (n_keep < 0 || n_keep > length)
-    return qi__fail(err, QI_ERR_ARGUMENT, "shift: n_keep is %d, expected 0 to %d", n_keep, length);
-  if (n_drop < 0 || n_drop > length - n_keep)
-    return qi__fail(err, QI_ERR_ARGUMENT, "shift: n_drop is %d, expected 0 to %d", n_drop, length - n_keep);
-  if (!n_drop) return QI_OK;
-  qi__forward *f = &s->forward;
-  const qi__hparams *h = f->h;
-  for (size_t p = 0; p < h->n_rot / 2; p++)
-    qi__sincos(-(double)n_drop * f->frequency[p], &f->cos_sin[2 * p + 1], &f->cos_sin[2 * p]);
-  qi__kv_shift shift = {&s->kv, &s->kernels, (size_t)seq, 0, 0, 0, f->cos_sin, h->n_rot / 2,
-                        (h->arch->features & QI__ROPE_NEIGHBOURS) != 0, f->scratch, f->scratch_floats};
-  return qi__kv_shift_run(&shift, s->pool, (size_t)n_keep, (size_t)n_drop, err);
-}
-
-QI__FN void qi__session_reset(qi_session *s) {
-  memset(&s->work, 0, sizeof s->work);
-  qi__kv_clear(&s->kv);
-  qi__sampler_reset(s->sampler, s->desc.sampler.seed);
-  qi__text_reset(&s->text);
-  s->n_logits = 0;
-  if (s->matcher) qi__matcher_reset(s->matcher);
-  s->prompted = s->ended = false;
-  s->n_pending = 0;
-  s->n_predicted = 0;
-  __atomic_store_n(&s->cancel, 0, __ATOMIC_RELAXED);
-}
-
-// ---- text ----
-
-QI__FN qi_result qi__prompt_tokens(qi_session *s, const qi_token *ids, size_t n, qi_error *err) {
-  if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "prompt: earlier work is unfinished (qi_step, or qi_session_reset)");
-  if (!ids && n) return qi__fail(err, QI_ERR_ARGUMENT, "prompt: ids is NULL");
-  // What has been given as text belongs to the context.
-  size_t room = s->kv.n_ctx - s->kv.length[0], before = s->n_pending, all = n + before;
-  if (!all) return qi__fail(err, QI_ERR_ARGUMENT, "prompt: no tokens");
-  if (n > s->kv.n_ctx || all > room)
-    return qi__fail(err, QI_ERR_CONTEXT, "prompt of %zu tokens: %zu do not fit; %zu of %zu are used", n, n + before - room,
-                    s->kv.length[0] + before, s->kv.n_ctx);
-  for (size_t i = 0; i < all; i++)
-    s->queue[i] = (qi_decode_token){i < before ? s->pending[i] : ids[i - before], 0, i < before, i + 1 == all};
-  qi_result r = qi__work_begin(s, s->queue, all, err);
-  s->work.text = s->work.prompt = r == QI_OK;
-  return r;
-}
-
-QI__FN qi_result qi__prompt_text(qi_session *s, const char *text, size_t len, qi_error *err) {
-  if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "prompt: earlier work is unfinished (qi_step, or qi_session_reset)");
-  if (!text && len) return qi__fail(err, QI_ERR_ARGUMENT, "prompt: text is NULL");
-  bool first = s->kv.length[0] == 0 && !s->n_pending;
-  int flags = (s->desc.no_parse_special ? 0 : QI_TOKENIZE_PARSE_SPECIAL) |
-              (first && !s->desc.no_add_special ? QI_TOKENIZE_ADD_SPECIAL : 0);
-  size_t n = 0;
-  qi_result r = qi__tokenize(&s->model->vocab, &s->allocator, text, len, flags, s->ids, s->kv.n_ctx, &n, err);
-  return r ? r : qi__prompt_tokens(s, s->ids, n, err); // more than n_ctx were not written, and are refused
-}
-
-// The end of generation: text that was held back is given with it.
-QI__FN qi_result qi__finish(qi_session *s, qi_piece *out) {
-  s->ended = true;
-  qi__text_flush(&s->text, out);
-  return QI_END;
-}
-
-// Takes a chosen token and turns it into text.
-QI__FN qi_result qi__take_token(qi_session *s, qi_token token, qi_piece *out, qi_error *err) {
-  const qi__vocab *vocab = &s->model->vocab;
-  bool is_end = (s->matcher || !s->desc.ignore_end) && qi__token_is_end(vocab, token);
-  qi_result r = s->matcher && !is_end ? qi__matcher_accept(s->matcher, token, err) : QI_OK;
-  if (r) return r;
-  qi__sampler_accept(s->sampler, token);
-  s->n_logits = 0;
-  out->token = token;
-  if (is_end) return qi__finish(s, out);
-  s->pending[s->n_pending++] = token;
-  s->n_predicted++;
-  size_t len = qi__token_piece(vocab, token, s->desc.print_special, s->piece, vocab->max_token);
-  s->ended = qi__text_push(&s->text, s->piece, len, out);
-  return s->ended ? QI_END : QI_OK;
-}
-
-// The token that the grammar leaves no choice about, -1 = none; *end: only the end is left. *mask is filled in.
-QI__FN qi_result qi__told_token(qi_session *s, qi__mask *mask, qi_token *token, bool *end, qi_error *err) {
-  *mask = (qi__mask){NULL, 0, -1, false};
-  *token = -1;
-  *end = false;
-  if (!s->matcher) return QI_OK;
-  qi_result r = qi__matcher_mask(s->matcher, mask, err);
-  if (r) return r;
-  *end = !mask->n;
-  if (mask->can_end) return QI_OK;
-  *token = mask->only;
-  return *token < 0 && s->jump ? qi__matcher_jump(s->matcher, token, err) : QI_OK;
-}
-
-QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi_error *err) {
-  qi_result r;
-  qi__mask mask;
-  qi_token token;
-  bool end;
-  *out = (qi_piece){"", 0, -1};
-  if (!s->work.tokens && s->prompted && s->ended) return QI_END;
-  if (!s->work.tokens && s->n_pending) {
-    if (s->n_predicted >= s->desc.n_predict) return qi__finish(s, out);
-    if ((r = qi__told_token(s, &mask, &token, &end, err))) return r;
-    if (end) return qi__finish(s, out);
-    // Not where one at a time would not have fit.
-    if (token >= 0 && s->n_pending < QI__MAX_PENDING && s->kv.length[0] + s->n_pending <= s->kv.n_ctx)
-      return qi__take_token(s, token, out, err);
-    for (size_t i = 0; i < s->n_pending; i++)
-      s->queue[i] = (qi_decode_token){s->pending[i], 0, true, i + 1 == s->n_pending};
-    if ((r = qi__work_begin(s, s->queue, s->n_pending, err))) return r;
-    s->work.text = true;
-  }
-  if ((r = qi__work_run(s, deadline_us, err))) return r;
-  if (!s->prompted || !s->n_logits) return qi__fail(err, QI_ERR_STATE, "next: nothing to continue; call qi_prompt first");
-  if ((r = qi__told_token(s, &mask, &token, &end, err))) return r;
-  if (token < 0) token = qi__sampler_sample(s->sampler, qi__session_logits(s, -1), mask.allowed); // else no random number is drawn
-  return qi__take_token(s, token, out, err);
-}
-
-QI__FN qi_result qi__session_constrain(qi_session *s, qi_matcher *m, bool jump, qi_error *err) {
-  if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "constrain: earlier work is unfinished (qi_step, or qi_session_reset)");
-  if (m && m->automaton->grammar->model != s->model) return qi__fail(err, QI_ERR_ARGUMENT, "constrain: a matcher of another model");
-  s->matcher = m;
-  s->jump = jump;
-  if (m) qi__matcher_reset(m);
-  return QI_OK;
-}
 
 #endif // QI__SESSION_H
