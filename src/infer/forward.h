@@ -276,17 +276,13 @@ QI__FN int64_t qi__product_units(const qi__forward *f) {
 // One tile of weight rows for the activation rows first_x..first_x+n_x-1, which share an arithmetic.
 QI__FN void qi__product_tile(qi__forward *f, float *scratch, const qi__product *p, size_t tile, size_t first_x, size_t n_x,
                              bool generated) {
-  size_t first = tile * QI__TILE_ROWS, n_w = qi__min_size(QI__TILE_ROWS, p->w->n_rows - first);
-  float *result = scratch + qi__tile_scratch(qi__forward_width(f->h), f->n_batch); // [n_x, n_w]
+  size_t first = tile * QI__TILE_ROWS, n_w = qi__min_size(QI__TILE_ROWS, p->w->n_rows - first), n_rows = p->w->n_rows;
+  float *y = p->y + first_x * n_rows + first;
+  float *result = scratch + qi__tile_scratch(qi__forward_width(f->h), f->n_batch); // [n_x, n_w], if it is to be added
   qi__arithmetic arithmetic = qi__arithmetic_of(f->kernels, p->w, f->path, generated);
-  qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, result, n_w, scratch);
-  for (size_t i = 0; i < n_x; i++) {
-    float *y = p->y + (first_x + i) * p->w->n_rows + first;
-    if (p->add)
-      f->kernels->add(result + i * n_w, n_w, y);
-    else
-      memcpy(y, result + i * n_w, n_w * sizeof *y);
-  }
+  qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, p->add ? result : y, p->add ? n_w : n_rows,
+                  scratch);
+  for (size_t i = 0; p->add && i < n_x; i++) f->kernels->add(result + i * n_w, n_w, y + i * n_rows);
 }
 
 QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t end) {

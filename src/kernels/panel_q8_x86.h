@@ -10,14 +10,14 @@
 
 // y[r] = qi__sum_lanes of each weight row, r < n_w.
 QI__FN QI__AVX2 void qi__panel_sums_avx2(const float *lane, size_t n_w, float *y) {
-  float sums[QI__Q8_ROWS];
+  float sums[QI__Q8_ROWS], *to = n_w == QI__Q8_ROWS ? y : sums;
   for (size_t r = 0; r < n_w; r += 8) {
     __m256 v[4];
     QI__UNROLL for (size_t l = 0; l < 4; l++)
       v[l] = _mm256_add_ps(_mm256_loadu_ps(lane + l * QI__Q8_ROWS + r), _mm256_loadu_ps(lane + (l + 4) * QI__Q8_ROWS + r));
-    _mm256_storeu_ps(sums + r, _mm256_add_ps(_mm256_add_ps(v[0], v[2]), _mm256_add_ps(v[1], v[3])));
+    _mm256_storeu_ps(to + r, _mm256_add_ps(_mm256_add_ps(v[0], v[2]), _mm256_add_ps(v[1], v[3])));
   }
-  memcpy(y, sums, n_w * sizeof *y);
+  if (to != y) memcpy(y, sums, n_w * sizeof *y);
 }
 
 // The panel of the chunk at column `at`, n blocks of 32 or one of 256, for n_x rows of activations. `own`: room for it.
@@ -31,6 +31,21 @@ typedef void (*qi__panel_multiply_fn)(const qi__q8_plan *plan, const qi__q8_pane
 // Into the second-level cache.
 QI__INLINE void qi__prefetch_chunk(const uint8_t *p, size_t n) {
   for (size_t i = 0; i < n; i += QI__CACHE_LINE) __builtin_prefetch(p + i, 0, 2);
+}
+
+// Rows first..end-1 of the chunk at column `at` of packed weights, to the second-level cache; beyond the last column lies the first
+// slice of the next tile. Never faults.
+QI__INLINE void qi__prefetch_rows(const qi__dot_q8_args *a, size_t at, size_t first, size_t end) {
+  const size_t block = (size_t)a->format->info.block_len, size = (size_t)a->format->info.block_bytes, k = a->x->k;
+  if (at >= k) {
+    first += QI__Q8_ROWS;
+    end += QI__Q8_ROWS;
+    at %= 256 * QI__Q8_PANELS;
+  }
+  for (size_t r = first; r < end; r++) {
+    uintptr_t w = (uintptr_t)a->w + r * a->w_stride + at / block * size;
+    for (size_t i = 0; i < 256 / block * size; i += QI__CACHE_LINE) __builtin_prefetch((const void *)(w + i), 0, 2);
+  }
 }
 
 // All weight rows with n_x rows of activations from `first` on. The panels of a slice lie in the second-level cache; the sums of 16
@@ -55,8 +70,10 @@ QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan,
         qi__q8_chunk q = qi__q8_chunk_at(a->x, a->x_row + first + i, at);
         float *lane = lanes + i * QI__Q8_LANES + at / block % 8 * QI__Q8_ROWS;
         qi__panel_x x = {q.q, q.sum, q.d, k, k / block, lane};
-        if (stored && !i) qi__prefetch_chunk(a->w + (at / 256 + QI__STORED_AHEAD) * a->w_stride, a->w_stride);
-        multiply(plan, &panels[c], x, (int)qi__min_size(8, (k - at) / 32), qi__min_size(16, n_x - i), a->n_w > 16);
+        size_t n = qi__min_size(16, n_x - i), rows = QI__Q8_ROWS * i / n_x, end = QI__Q8_ROWS * (i + n) / n_x;
+        if (!stored) qi__prefetch_rows(a, at + 256 * QI__Q8_PANELS, rows, end);
+        else if (!i) qi__prefetch_chunk(a->w + (at / 256 + QI__STORED_AHEAD) * a->w_stride, a->w_stride);
+        multiply(plan, &panels[c], x, (int)qi__min_size(8, (k - at) / 32), n, a->n_w > 16);
       }
   }
   for (size_t i = 0; i < n_x; i++) qi__panel_sums_avx2(lanes + i * QI__Q8_LANES, a->n_w, a->y + (first + i) * a->y_stride);

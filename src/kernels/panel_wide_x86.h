@@ -6,8 +6,8 @@
 
 #if defined(QI__X86_64)
 
-// Panels of words (panel_x86.h) for codes of more than eight bits, scales of groups multiplied in. A product of 256 of QINS8_K is at
-// most 256 * 127 * 255 * 127 < 2^31, one of 32 of QINS8 less.
+// Panels of words (panel_x86.h) for codes of more than eight bits, scales of groups multiplied in. A product of 256 of QINS8_K is
+// at most 256 * 127 * 255 * 127 < 2^31, one of 32 of QINS8 less.
 
 // Columns of a row: up to eight blocks of 32 or one of 256 at w, to words [2][8][128] of which this row is one of eight, and to the
 // d of its blocks, which are QI__Q8_ROWS apart.

@@ -45,7 +45,8 @@ typedef struct qi__q8_plan {
   bool words, vnni;
 } qi__q8_plan;
 
-// Chains of 8: 15 * 127 * 2 * 8 < 2^15; of 4: 31 * 127 * 2 * 4, and Q6_K by sums that start from its offset (qi__chain_starts_avx2).
+// Chains of 8: 15 * 127 * 2 * 8 < 2^15; of 4: 31 * 127 * 2 * 4, and Q6_K by sums that start from its offset: see
+// qi__chain_starts_avx2.
 QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
   qi_format id = qi__format_id(f);
   qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, vnni};
