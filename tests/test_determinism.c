@@ -1,7 +1,7 @@
 // sanitize: thread
 // Determinism: random mixes of everything that may not matter. However a story is computed (threads, the host's parallel_for,
-// instruction sets, chunks, beside others, from shared prefixes, in slices, saved and loaded, cancelled and repeated, with a cache of
-// weights), its tokens and the bits of its logits are those of a lone session on one thread.
+// instruction sets, chunks, beside others, from shared prefixes, in slices, saved and loaded, cancelled and repeated, with a cache
+// of weights, with guesses ahead), its tokens and the bits of its logits are those of a lone session on one thread.
 //
 //   build/test/gcc.test_determinism 417        only mix 417, as a failure names it
 //   build/test/gcc.test_determinism 0 5000     mixes 0 to 4999
@@ -169,6 +169,8 @@ typedef struct way {
   int cached;
   int n_batch;
   uint32_t budget_us; // of a slice; 0 = none
+  bool lookup, draft; // what guesses ahead; the draft model is the model itself
+  int n_draft;
 } way;
 
 static bool one_in(mix *x, size_t n) { return story_one_in(&x->rng, n); }
@@ -192,6 +194,9 @@ static way draw_way(mix *x) {
   w.cached = (int)below(x, N_CACHED);
   w.n_batch = batches[below(x, sizeof batches / sizeof batches[0])];
   w.budget_us = budgets[below(x, sizeof budgets / sizeof budgets[0])];
+  w.lookup = one_in(x, 3);
+  w.draft = one_in(x, 4);
+  w.n_draft = (int)below(x, 12);
   return w;
 }
 
@@ -200,6 +205,9 @@ static void obey_way(const mix *x, const way *w, qi_session_desc *sd) {
   sd->kv_type = x->kv_type;
   sd->pool = pool_of(w->isa, w->n_threads, w->host);
   sd->n_batch = w->n_batch;
+  sd->lookup = w->lookup;
+  sd->draft = w->draft ? x->kind->cached[0].m : NULL;
+  sd->n_draft = w->n_draft;
 }
 
 static mix *draw_mix(int number) {
@@ -384,7 +392,7 @@ static void mix_session(int number) {
   qi_session_desc base;
   memset(&base, 0, sizeof base);
   add_stories(x, 1, true);
-  place p = {x, {QI_ISA_AUTO, 0, false, 0, 0, 0}, story_session_desc(x->story, &base), x->story, 2, NULL};
+  place p = {x, {QI_ISA_AUTO, 0, false, 0, 0, 0, false, false, 0}, story_session_desc(x->story, &base), x->story, 2, NULL};
   place_open(&p);
   for (int again = one_in(x, 3); again >= 0; again--) {
     give_prompt(&p);
