@@ -445,6 +445,83 @@ static void test_admits(void **state) {
   free_models(&m);
 }
 
+// ---- the distribution of what is drawn ----
+
+enum { TOP = 4, N_TEXTS = TOP * TOP * TOP, N_DRAWS = 6000 };
+
+// Probabilities of the TOP likeliest tokens after these, at this temperature among themselves.
+static void exact(qi_session *s, const qi_token *ids, size_t n, size_t n_prompt, double temperature, qi_token *top, double *p) {
+  qi_error err = {QI_OK, ""};
+  qi_decode_token t[8];
+  qi_logprob best[TOP];
+  double sum = 0;
+  for (size_t i = 0; i < n; i++) t[i] = (qi_decode_token){ids[i], 0, i >= n_prompt, i + 1 == n};
+  qi_session_reset(s);
+  RUN_OK(qi_decode(s, t, n, &err), err);
+  assert_int_equal(qi_top_logprobs(qi_logits(s, 0), 200, best, TOP), TOP);
+  for (int i = 0; i < TOP; i++) {
+    top[i] = best[i].token;
+    sum += p[i] = exp((double)best[i].logprob / temperature);
+  }
+  for (int i = 0; i < TOP; i++) p[i] /= sum;
+}
+
+// Three tokens drawn many times: the first from the logits of the prompt, the second behind the first, with guesses behind it, the
+// third from logits of a guess or, where that was wrong, not. Pearson's chi-square of all 64 texts against their probabilities.
+static void test_distribution(void **state) {
+  (void)state;
+  models m = build_models(-1, QI_FORMAT_Q8_0);
+  qi_error err = {QI_OK, ""};
+  qi_session_desc sd = plain_desc();
+  qi_token text[6] = {5, 7, 9};
+  qi_token first[TOP], second[TOP][TOP], third[TOP][TOP][TOP];
+  double p1[TOP], p2[TOP][TOP], p3[TOP][TOP][TOP], chi2 = 0;
+  size_t count[TOP][TOP][TOP];
+  memset(count, 0, sizeof count);
+  sd.sampler.temperature = 1.5f;
+  sd.sampler.top_k = TOP;
+  qi_session *s = run_session(m.target.m, &sd);
+  exact(s, text, 3, 3, 1.5, first, p1);
+  for (int a = 0; a < TOP; a++) {
+    text[3] = first[a];
+    exact(s, text, 4, 3, 1.5, second[a], p2[a]);
+    for (int b = 0; b < TOP; b++) {
+      text[4] = second[a][b];
+      exact(s, text, 5, 3, 1.5, third[a][b], p3[a][b]);
+    }
+  }
+  qi_session_close(s);
+  sd.draft = m.draft[0].m;
+  s = run_session(m.target.m, &sd);
+  for (uint64_t seed = 0; seed < N_DRAWS; seed++) {
+    int at[3] = {0, 0, 0};
+    qi_session_reset(s);
+    qi__sampler_reset(s->sampler, seed);
+    RUN_OK(qi_prompt_tokens(s, text, 3, &err), err);
+    for (int i = 0; i < 3; i++) {
+      const qi_token *top = i == 0 ? first : i == 1 ? second[at[0]] : third[at[0]][at[1]];
+      qi_piece p;
+      RUN_OK(qi_next(s, &p, &err), err);
+      while (at[i] < TOP && top[at[i]] != p.token) at[i]++;
+      assert_true(at[i] < TOP);
+    }
+    count[at[0]][at[1]][at[2]]++;
+  }
+  for (int i = 0; i < N_TEXTS; i++) {
+    int a = i / TOP / TOP, b = i / TOP % TOP, c = i % TOP;
+    double expected = N_DRAWS * p1[a] * p2[a][b] * p3[a][b][c], off = (double)count[a][b][c] - expected;
+    assert_true(expected > 5); // or the approximation would not hold
+    chi2 += off * off / expected;
+  }
+  // 63 degrees of freedom: above 126 once in 200,000 times.
+  if (!(chi2 < 126)) fail_msg("chi-square is %g", chi2);
+  qi_session_stats st;
+  qi_session_get_stats(s, &st);
+  assert_in_range(st.n_accepted, N_DRAWS / 10, N_DRAWS - N_DRAWS / 10); // both ways are there
+  qi_session_close(s);
+  free_models(&m);
+}
+
 // ---- memory ----
 
 typedef struct counter {
@@ -558,8 +635,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_lookup), cmocka_unit_test(test_learning), cmocka_unit_test(test_pairs),
     cmocka_unit_test(test_pairs_window), cmocka_unit_test(test_pairs_roles), cmocka_unit_test(test_draft_lengths),
-    cmocka_unit_test(test_limits), cmocka_unit_test(test_admits), cmocka_unit_test(test_memory),
-    cmocka_unit_test(test_arguments),
+    cmocka_unit_test(test_limits), cmocka_unit_test(test_admits), cmocka_unit_test(test_distribution),
+    cmocka_unit_test(test_memory), cmocka_unit_test(test_arguments),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
