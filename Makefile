@@ -9,6 +9,7 @@ PROMPT  ?= Once upon a time
 TOKENS  ?= 100
 ONLY    ?=
 FUZZ_SECONDS ?= 30
+SECONDS ?= 60
 
 PARTS    := $(wildcard src/*.h src/*/*.h)
 SOURCES  := $(wildcard examples/*.c bench/*.c)
@@ -63,6 +64,13 @@ test-arm:
 	@tools/deps.sh test-arm
 	@QI_TEST_ARM=1 tests/run.sh $(ONLY)
 
+# Batches under everything at once, for SECONDS: tests/test_soak.c.
+soak: build/soak
+	build/soak $(SECONDS)
+
+build/soak: tests/test_soak.c $(wildcard tests/support/*.h) qinfer.h | build
+	$(CC) $(CFLAGS) -std=c11 -Wall -Wextra -DQI_STATIC $< -o $@ -lcmocka $(LDLIBS)
+
 # Each target for FUZZ_SECONDS, from the seeds that it makes itself; what it finds stays in build/fuzz/. Kernels have tests of their
 # own: without SIMD the build takes seconds in place of minutes.
 fuzz: $(FUZZERS)
@@ -77,4 +85,4 @@ build/fuzz/%: tests/%.c qinfer.h
 clean:
 	rm -rf build
 
-.PHONY: all deps deps-demo demo test test-arm fuzz clean
+.PHONY: all deps deps-demo demo test test-arm soak fuzz clean

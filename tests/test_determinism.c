@@ -542,7 +542,8 @@ static void ask(mix *x, const way *w, qi_batch *b, asked *a, size_t k) {
   const asked *other = &a[below(x, x->n)];
   if (other != &a[k] && other->id && !other->got.done) q.share = other->id;
   // What is kept takes room from the others, which would end for lack of it.
-  if (q.keep && (qi_batch_session(b)->kv.n_pages < 3 * MAX_STORIES || b->n_keep + 1 >= qi_batch_session(b)->kv.n_seqs)) q.keep = false;
+  const qi__kv *kv = &qi_batch_session(b)->kv;
+  if (kv->n_pages < 3 * MAX_STORIES || b->n_keep + 1 >= kv->n_seqs) q.keep = false;
   memset(&a[k], 0, sizeof a[k]);
   a[k].keep = q.keep;
   RUN_OK(qi_batch_submit(b, &q, &a[k].id, &err), err);
