@@ -5,8 +5,8 @@ CFLAGS  ?= -O2
 LDLIBS  += -lm -lpthread
 PYTHON  ?= python3
 MODEL   ?=
-PROMPT  ?= Once upon a time
-TOKENS  ?= 100
+PROMPT  ?= Tale: The Lost Bell
+TOKENS  ?= 250
 ONLY    ?=
 FUZZ_SECONDS ?= 30
 SECONDS ?= 60
@@ -15,7 +15,7 @@ PARTS    := $(wildcard src/*.h src/*/*.h)
 SOURCES  := $(wildcard examples/*.c bench/*.c)
 PROGRAMS := $(patsubst %.c,build/%,$(notdir $(SOURCES)))
 FUZZERS  := $(patsubst tests/%.c,build/fuzz/%,$(wildcard tests/fuzz_*.c))
-STORIES  := ../shared/models/stories260K.gguf
+TALES    := models/tales.gguf
 
 export MODEL PROMPT CC
 
@@ -33,7 +33,14 @@ build/%: examples/%.c examples/options.h qinfer.h | build
 build/%: bench/%.c qinfer.h | build
 	$(CC) $(CFLAGS) -std=c11 -Wall -Wextra $< -o $@ $(LDLIBS)
 
--include bench/bench.mk
+# The model is inside this one.
+build/embedded: $(TALES)
+
+# What made models/: see models/README.md.
+build/%: tools/%.c $(wildcard tools/*.h) | build
+	$(CC) $(CFLAGS) -std=c11 -Wall -Wextra $< -o $@ $(LDLIBS)
+
+-include bench/bench.mk tools/tools.mk
 
 build:
 	@mkdir -p build
@@ -45,15 +52,11 @@ deps:
 deps-demo:
 	@tools/deps.sh demo
 
-# make demo MODEL=file.gguf PROMPT="Once upon a time"
+# make demo, or make demo PROMPT="Talk: Mira the baker, sleepy", or with another MODEL=file.gguf
 demo: deps-demo
 	@$(MAKE) --no-print-directory -s build/generate
-	@if [ -z "$$MODEL" ] && [ -f $(STORIES) ]; then \
-	  MODEL=$(STORIES); echo "demo: no MODEL given, taking $(STORIES) (a model of 260K parameters that tells children's stories)"; fi; \
-	if [ -z "$$MODEL" ]; then \
-	  echo "demo: pass a model: make demo MODEL=path/to/model.gguf PROMPT=\"Once upon a time\"" >&2; exit 2; fi; \
-	if [ ! -f "$$MODEL" ]; then echo "demo: $$MODEL: no such file" >&2; exit 2; fi; \
-	build/generate -m "$$MODEL" -p "$$PROMPT" -n $(TOKENS)
+	@m="$${MODEL:-$(TALES)}"; if [ ! -f "$$m" ]; then echo "demo: $$m: no such file" >&2; exit 2; fi; \
+	build/generate -m "$$m" -p "$$PROMPT" -n $(TOKENS)
 
 # make test ONLY="gguf kernels" runs the tests whose names hold one of these words.
 test: deps

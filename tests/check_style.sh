@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 shopt -s nullglob
 parts=(src/*.h src/*/*.h)
-sources=("${parts[@]}" examples/*.c examples/*.h bench/*.c bench/*.h tests/*.c tests/*/*.c tests/*/*.h tests/*/*.cpp)
+sources=("${parts[@]}" tools/*.c tools/*.h examples/*.c examples/*.h bench/*.c bench/*.h tests/*.c tests/*/*.c tests/*/*.h tests/*/*.cpp)
 
 # none NAME: what stands on standard input is a list of offenders.
 none() {

@@ -8,7 +8,8 @@
 #include <cmocka.h>
 
 // More than one block of attention, heads that share keys, rows that are no multiples of eight.
-static const train_config small = {.n_vocab = 37, .n_ctx = 70, .n_embd = 24, .n_layers = 2, .n_heads = 4, .n_kv_heads = 2, .n_ff = 36};
+static const train_config small = {.n_vocab = 37, .n_ctx = 70, .n_embd = 24, .n_layers = 2, .n_heads = 4, .n_kv_heads = 2,
+                                   .n_ff = 36};
 
 typedef struct fixture {
   train_model m;
@@ -67,7 +68,8 @@ static void check_gradients(train_config c) {
     }
     memcpy(f.m.params + t->at, kept, n * sizeof *kept);
     double difference = (found[1] - found[0]) / 2e-5;
-    if (fabs(difference - slope) > 1e-6 * (1 + fabs(slope))) fail_msg("%s: gradient %.9g, difference %.9g", t->name, slope, difference);
+    if (fabs(difference - slope) > 1e-6 * (1 + fabs(slope)))
+      fail_msg("%s: gradient %.9g, difference %.9g", t->name, slope, difference);
     free(direction);
     free(kept);
   }

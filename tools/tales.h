@@ -1,5 +1,5 @@
-// Little texts from a village, made up by a grammar: tales, descriptions of things, conversations. The same seed gives the same bytes
-// on every machine. tools/tales.c is the program; tests make their held-out text with it.
+// Little texts from a village, made up by a grammar: tales, descriptions of things, conversations. The same seed gives the same
+// bytes on every machine. tools/tales.c is the program; tests make their held-out text with it.
 //
 //   tales t;
 //   tales_open(&t);
@@ -7,9 +7,11 @@
 //   tales_close(&t);
 //
 // Each document has its own people, things, places and season, which its sentences then agree about. Fields of templates:
-//   people h, f, e   {h} name (the first time "Mira the baker", unless the alternative tells the trade), .he .him .his .self .man .child .trade .shop .doing .goods .tool .dust .trait
-//   things o, g      {o} noun, .a "a small silver bell" (the second time "the silver bell"), .two "silver bell", .full "small silver bell", .the "the silver bell",
-//                    .they .them .their .was .is .this .s (of verbs) .use .stuff .glimpse
+//   people h, f, e   {h} name (the first time "Mira the baker", unless the alternative tells the trade), .he .him .his .self .man
+//                    .child .trade .shop .doing .goods .tool .dust .trait
+//   things o, g      {o} noun, .a "a small silver bell" (the second time "the silver bell"), .two "silver bell",
+//                    .full "small silver bell", .the "the silver bell", .they .them .their .was .is .this .s (of verbs) .use
+//                    .stuff .glimpse
 //   places a, b, c   {a} "the mill", .at "at the mill", .spot "under the millstone"
 //   animal n         {n} noun, .a .cried .took          season s   {s} name, .air .sign, .sky
 //   time t           {t} "morning", .later .end         {v} village, {k} {k2} numbers, {mood}
@@ -100,12 +102,15 @@ static void tales_fix(tales *t, const char *s, char word[TALES_MAX_WORD]) {
   t->len = at;
 }
 
+// Number of the person that a letter stands for.
+static int tales_number(char who) { return who == 'h' ? 0 : who == 'f' ? 1 : 2; }
+
 // An alternative may begin with ~ and letters of people and things who must have been spoken of: "~f {f} winked."
 static bool tales_allowed(const tales *t, const char *line) {
   if (*line != '~') return true;
   for (const char *p = line + 1; *p != ' '; p++) {
-    const bool *known = *p == 'h' ? &t->known_people[0] : *p == 'f' ? &t->known_people[1] : *p == 'e' ? &t->known_people[2] : t->known_things;
-    if (!*known) return false;
+    const char *who = strchr("hfe", *p);
+    if (!(who ? t->known_people[tales_number(*who)] : t->known_things[0])) return false;
   }
   return true;
 }
@@ -160,8 +165,8 @@ static void tales_person_field(tales *t, const tales_person *p, const char *f, c
 }
 
 static void tales_thing_field(tales *t, const tales_thing *x, const char *f) {
-  static const char *const words[][3] = {{"they", "it", "they"}, {"them", "it", "them"},   {"their", "its", "their"}, {"was", "was", "were"},
-                                         {"is", "is", "are"},    {"this", "this", "these"}, {"s", "s", ""}};
+  static const char *const words[][3] = {{"they", "it", "they"}, {"them", "it", "them"},    {"their", "its", "their"},
+                                         {"was", "was", "were"}, {"is", "is", "are"}, {"this", "this", "these"}, {"s", "s", ""}};
   for (size_t i = 0; i < TALES_COUNT(words); i++)
     if (!strcmp(f, words[i][0])) tales_say(t, words[i][x->object->pair ? 2 : 1]);
   bool *known = &t->known_things[x - t->things];
@@ -169,7 +174,8 @@ static void tales_thing_field(tales *t, const tales_thing *x, const char *f) {
   if ((!strcmp(f, "a") || !strcmp(f, "two")) && !t->in_title) *known = true;
   if (!strcmp(f, "use")) tales_say(t, x->object->use);
   else if (!strcmp(f, "stuff")) tales_say(t, tales_stuff_names[x->object->stuff]);
-  else if (!strcmp(f, "glimpse")) tales_say(t, x->object->stuff == TALES_METAL || x->object->stuff == TALES_GLASS ? "shiny" : "strange");
+  else if (!strcmp(f, "glimpse"))
+    tales_say(t, x->object->stuff == TALES_METAL || x->object->stuff == TALES_GLASS ? "shiny" : "strange");
   if (!strcmp(f, "a")) tales_say(t, x->object->pair ? "a pair of " : "a ");
   if (!strcmp(f, "the")) tales_say(t, "the ");
   if (!strcmp(f, "a") || !strcmp(f, "full")) tales_say(t, x->look), tales_say(t, " ");
@@ -254,7 +260,8 @@ static const char *tales_call(tales *t, const char *s, const char *end) {
   memcpy(name, t->text + at, len);
   name[len] = 0;
   t->len = at;
-  if (at > 1 && t->text[at - 1] == ' ' && t->text[at - 2] == '"') tales_put(t, "^", 1); // behind !" and ?" a sentence may go on; not here
+  // Behind !" and ?" a sentence may go on; not here.
+  if (at > 1 && t->text[at - 1] == ' ' && t->text[at - 2] == '"') tales_put(t, "^", 1);
   tales_apply(t, name, len);
   return p;
 }
@@ -262,7 +269,7 @@ static const char *tales_call(tales *t, const char *s, const char *end) {
 // The field at s; returns what is behind it. "{f} the {f.trade}" is only the name of someone who was spoken of before.
 static const char *tales_use_field(tales *t, const char *s) {
   const char *close = strchr(s, '}'), *who = close == s + 2 ? strchr("hfe", s[1]) : NULL;
-  bool again = who && t->known_people[*who == 'h' ? 0 : *who == 'f' ? 1 : 2] && !t->in_title;
+  bool again = who && t->known_people[tales_number(*who)] && !t->in_title;
   tales_field(t, s + 1, (size_t)(close - s - 1));
   char trade[] = " the {h.trade}";
   if (who) trade[6] = *who;

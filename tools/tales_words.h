@@ -253,18 +253,30 @@ typedef struct tales_animal {
 } tales_animal;
 
 static const tales_animal tales_animals[] = {
-    {"magpie", "chattered", "[cheeky|sharp-eyed|glossy]", "snatched"},  {"goat", "bleated", "[hungry|stubborn|long-bearded]", "nibbled at"},
-    {"fox", "barked", "[clever|red|shy]", "dragged off"},               {"raven", "croaked", "[old|black|solemn]", "flown off with"},
-    {"dog", "barked", "[shaggy|brown|muddy]", "buried"},                {"cat", "mewed", "[striped|fat|three-legged]", "pushed down"},
-    {"squirrel", "chirped", "[red|nervous|quick]", "hidden"},           {"hedgehog", "snuffled", "[round|sleepy|prickly]", "rolled away"},
-    {"owl", "hooted", "[white|wise-looking|grumpy]", "carried away"},   {"donkey", "brayed", "[grey|lazy|patient]", "trodden on"},
-    {"goose", "honked", "[proud|noisy|white]", "pulled away"},          {"otter", "whistled", "[playful|sleek|wet]", "swum off with"},
-    {"badger", "grunted", "[broad|grumbling|old]", "dug in"},           {"jackdaw", "cawed", "[thieving|blue-eyed|bold]", "stolen"},
-    {"pig", "squealed", "[pink|curious|spotted]", "rooted up"},         {"hare", "thumped", "[brown|long-eared|frightened]", "leapt over"},
-    {"mouse", "squeaked", "[tiny|brave|grey]", "gnawed at"},            {"pony", "whinnied", "[shaggy|fat|gentle]", "kicked aside"},
-    {"hen", "clucked", "[speckled|fussy|brown]", "sat down on"},        {"heron", "shrieked", "[tall|grey|stiff-legged]", "picked up"},
-    {"kid", "bleated", "[white|spotted|cheerful]", "jumped over"},      {"puppy", "yapped", "[floppy-eared|yellow|clumsy]", "run off with"},
-    {"weasel", "hissed", "[thin|quick|bold]", "slipped away with"},     {"cow", "mooed", "[brown|dreamy|spotted]", "licked"}};
+    {"magpie", "chattered", "[cheeky|sharp-eyed|glossy]", "snatched"},
+    {"goat", "bleated", "[hungry|stubborn|long-bearded]", "nibbled at"},
+    {"fox", "barked", "[clever|red|shy]", "dragged off"},
+    {"raven", "croaked", "[old|black|solemn]", "flown off with"},
+    {"dog", "barked", "[shaggy|brown|muddy]", "buried"},
+    {"cat", "mewed", "[striped|fat|three-legged]", "pushed down"},
+    {"squirrel", "chirped", "[red|nervous|quick]", "hidden"},
+    {"hedgehog", "snuffled", "[round|sleepy|prickly]", "rolled away"},
+    {"owl", "hooted", "[white|wise-looking|grumpy]", "carried away"},
+    {"donkey", "brayed", "[grey|lazy|patient]", "trodden on"},
+    {"goose", "honked", "[proud|noisy|white]", "pulled away"},
+    {"otter", "whistled", "[playful|sleek|wet]", "swum off with"},
+    {"badger", "grunted", "[broad|grumbling|old]", "dug in"},
+    {"jackdaw", "cawed", "[thieving|blue-eyed|bold]", "stolen"},
+    {"pig", "squealed", "[pink|curious|spotted]", "rooted up"},
+    {"hare", "thumped", "[brown|long-eared|frightened]", "leapt over"},
+    {"mouse", "squeaked", "[tiny|brave|grey]", "gnawed at"},
+    {"pony", "whinnied", "[shaggy|fat|gentle]", "kicked aside"},
+    {"hen", "clucked", "[speckled|fussy|brown]", "sat down on"},
+    {"heron", "shrieked", "[tall|grey|stiff-legged]", "picked up"},
+    {"kid", "bleated", "[white|spotted|cheerful]", "jumped over"},
+    {"puppy", "yapped", "[floppy-eared|yellow|clumsy]", "run off with"},
+    {"weasel", "hissed", "[thin|quick|bold]", "slipped away with"},
+    {"cow", "mooed", "[brown|dreamy|spotted]", "licked"}};
 
 // Four seasons, each with its air and something that grows or falls.
 typedef struct tales_season {
@@ -279,14 +291,20 @@ static const tales_season tales_seasons[] = {
 
 // Times of a day as the tales go through it: when it begins, goes on and ends.
 static const char *const tales_begins[] = {"morning", "morning", "day", "afternoon"};
-static const char *const tales_laters[] = {"[by noon|at midday|when the clock struck twelve,]", "[by the afternoon|after dinner|an hour later]",
-                                           "[toward evening|late in the day|before long]", "[at sunset|when the shadows grew long,|toward evening]"};
-static const char *const tales_ends[] = {"[that evening|at dusk|when the lamps were lit,]", "[that evening|as the sun went down,|at supper time]",
-                                         "[that night|when the stars came out,|by candlelight]", "[that night|when the moon rose,|late that night]"};
+static const char *const tales_laters[] = {
+    "[by noon|at midday|when the clock struck twelve,]",
+    "[by the afternoon|after dinner|an hour later]",
+    "[toward evening|late in the day|before long]",
+    "[at sunset|when the shadows grew long,|toward evening]"};
+static const char *const tales_ends[] = {
+    "[that evening|at dusk|when the lamps were lit,]",
+    "[that evening|as the sun went down,|at supper time]",
+    "[that night|when the stars came out,|by candlelight]",
+    "[that night|when the moon rose,|late that night]"};
 
 static const char *const tales_traits[] = {
-    "patient",  "stubborn",  "kind",   "clumsy",  "clever",  "shy",       "honest",   "dreamy",  "proud",   "curious",     "careful",
-    "restless", "talkative", "brave",  "thrifty", "forgetful", "generous", "quiet",   "hasty",   "cheerful", "hot-tempered", "gentle",
-    "sly",      "lazy",      "tidy",   "gloomy",  "merry",   "nosy",      "wise",     "timid",   "boastful", "good-natured"};
+    "patient", "stubborn", "kind", "clumsy", "clever", "shy", "honest", "dreamy", "proud", "curious", "careful", "restless",
+    "talkative", "brave", "thrifty", "forgetful", "generous", "quiet", "hasty", "cheerful", "hot-tempered", "gentle", "sly",
+    "lazy", "tidy", "gloomy", "merry", "nosy", "wise", "timid", "boastful", "good-natured"};
 
 #endif // TALES_WORDS_H

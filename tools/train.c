@@ -90,7 +90,8 @@ static const char *wrong_settings(const settings *c) {
   if (m->n_vocab < VOCAB_BLANK + 128 || m->n_vocab > 65535) return "--vocab must be 387 to 65535";
   if (m->n_ctx < 2 || m->n_layers < 1 || m->n_heads < 1 || m->n_ff < 1) return "there must be some of everything";
   if (m->n_embd % (2 * m->n_heads)) return "--width must be a multiple of twice --heads";
-  if (m->n_kv_heads < 1 || m->n_heads % m->n_kv_heads || 2 * m->n_kv_heads > m->n_heads) return "--kv-heads must divide half of --heads";
+  if (m->n_kv_heads < 1 || m->n_heads % m->n_kv_heads || 2 * m->n_kv_heads > m->n_heads)
+    return "--kv-heads must divide --heads and be at most half as many";
   if (c->shard_seqs < 1 || c->n_seqs % c->shard_seqs || c->n_seqs < 1) return "--batch must be a multiple of --shard";
   if (c->n_seqs / c->shard_seqs > TRAIN_MAX_SHARDS) return "--batch has too many shards";
   if (c->steps < 1 || c->every < 1 || c->n_threads < 1 || c->n_threads > TRAIN_MAX_SHARDS) return "--steps, --every or --threads";
@@ -197,9 +198,9 @@ static bool run(job *j) {
 
 int main(int argc, char **argv) {
   static job j;
-  j.c = (settings){.name = "tales", .steps = 5000, .n_seqs = 8, .shard_seqs = 4, .warmup = 100, .n_threads = 1, .seed = 1,
-                   .every = 250, .rate = 3e-3,
-                   .config = {.n_vocab = 2048, .n_ctx = 256, .n_embd = 160, .n_layers = 6, .n_heads = 4, .n_kv_heads = 2, .n_ff = 416}};
+  j.c = (settings){.name = "tales", .steps = 5000, .n_seqs = 4, .shard_seqs = 4, .warmup = 150, .n_threads = 1, .seed = 1,
+                   .every = 400, .rate = 2.5e-3,
+                   .config = {2048, 320, 128, 6, 4, 2, 352, 0}};
   if (!parse(argc, argv, &j.c)) return 2;
   const char *wrong = wrong_settings(&j.c);
   if (wrong) {

@@ -186,25 +186,28 @@ TRAIN_FN bool train_plot(const train_history *h, int steps, int done, const char
   double dy = (HEIGHT - TOP - BOTTOM) / most, bottom = HEIGHT - BOTTOM;
   fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" font-family=\"sans-serif\" font-size=\"12\">\n",
           WIDTH, HEIGHT);
-  fprintf(f, "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n<text x=\"%d\" y=\"20\">%s: loss in nats a token</text>\n", LEFT, title);
-  for (int y = 0; y <= (int)most; y++)
-    fprintf(f, "<path d=\"M%d %.1fH%d\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%d</text>\n", LEFT,
-            bottom - y * dy, WIDTH - RIGHT, LEFT - 6, bottom - y * dy + 4, y);
+  fprintf(f, "<rect width=\"100%%\" height=\"100%%\" fill=\"white\"/>\n");
+  fprintf(f, "<text x=\"%d\" y=\"20\">%s: loss in nats a token</text>\n", LEFT, title);
+  for (int y = 0; y <= (int)most; y++) {
+    fprintf(f, "<path d=\"M%d %.1fH%d\" stroke=\"#ddd\"/>\n", LEFT, bottom - y * dy, WIDTH - RIGHT);
+    fprintf(f, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%d</text>\n", LEFT - 6, bottom - y * dy + 4, y);
+  }
   for (int i = 0; i <= 4; i++)
-    fprintf(f, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d</text>\n", LEFT + dx * steps * i / 4, HEIGHT - 18, steps / 4 * i);
-  fprintf(f, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">steps</text>\n<polyline fill=\"none\" stroke=\"#36c\" points=\"", WIDTH - RIGHT,
-          HEIGHT - 4);
+    fprintf(f, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%d%s</text>\n", LEFT + dx * steps * i / 4, HEIGHT - 18,
+            steps / 4 * i, i == 4 ? " steps" : "");
+  fprintf(f, "<polyline fill=\"none\" stroke=\"#36c\" points=\"");
   for (int i = 0; i + part <= done; i += part) {
     double sum = 0;
     for (int k = 0; k < part; k++) sum += (double)h->loss[i + k];
     fprintf(f, "%.1f,%.1f ", LEFT + dx * (i + 0.5 * part), bottom - sum / part * dy);
   }
   fprintf(f, "\"/>\n");
-  for (int i = 0; i <= done; i++)
-    if (h->held_out[i] > 0)
-      fprintf(f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"2.5\" fill=\"#c33\"/>\n", LEFT + dx * i, bottom - (double)h->held_out[i] * dy);
-  fprintf(f, "<text x=\"%d\" y=\"%d\" fill=\"#36c\">training</text><text x=\"%d\" y=\"%d\" fill=\"#c33\">held out</text>\n</svg>\n",
-          WIDTH - 160, TOP + 20, WIDTH - 160, TOP + 38);
+  for (int i = 0; i <= done; i++) {
+    double y = bottom - (double)h->held_out[i] * dy;
+    if (h->held_out[i] > 0) fprintf(f, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"2.5\" fill=\"#c33\"/>\n", LEFT + dx * i, y);
+  }
+  fprintf(f, "<text x=\"%d\" y=\"%d\" fill=\"#36c\">training</text>\n", WIDTH - 160, TOP + 20);
+  fprintf(f, "<text x=\"%d\" y=\"%d\" fill=\"#c33\">held out</text>\n</svg>\n", WIDTH - 160, TOP + 38);
   return fclose(f) == 0;
 }
 

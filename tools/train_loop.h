@@ -67,7 +67,8 @@ TRAIN_FN bool train_text_load(train_text *t, const qi_model *vocab, const char *
 }
 
 // Window i of a step: half of them begin with a document, a quarter with a line of one, the rest anywhere.
-TRAIN_FN void train_window(const train_text *t, uint64_t seed, int step, size_t i, size_t n_ctx, int32_t *tokens, int32_t *targets) {
+TRAIN_FN void train_window(const train_text *t, uint64_t seed, int step, size_t i, size_t n_ctx, int32_t *tokens,
+                           int32_t *targets) {
   uint64_t state = seed * 0x9e3779b97f4a7c15u + (uint64_t)step * 0xd6e8feb86659fd93u + i * 0xa0761d6478bd642fu, at;
   uint64_t kind = train_random(&state) >> 62, pick = train_random(&state) >> 32;
   if (kind < 2) at = t->documents[pick * t->n_documents >> 32];
@@ -104,7 +105,8 @@ TRAIN_FN void train_loop_free(train_loop *l) {
 }
 
 // False when there is no memory. steps, warmup, rate and seed are the caller's to set.
-TRAIN_FN bool train_loop_init(train_loop *l, const train_config *c, int n_shards, size_t seqs_per_shard, int n_threads, uint64_t seed) {
+TRAIN_FN bool train_loop_init(train_loop *l, const train_config *c, int n_shards, size_t seqs_per_shard, int n_threads,
+                              uint64_t seed) {
   memset(l, 0, sizeof *l);
   bool good = train_model_init(&l->m, c, seed);
   l->n_threads = n_threads;
@@ -160,8 +162,10 @@ TRAIN_FN double train_rate(const train_loop *l, int step) {
 TRAIN_FN double train_step(train_loop *l, const train_text *text, int step) {
   size_t n_ctx = (size_t)l->m.c.n_ctx, n_seqs = l->shards[0].n_seqs, rows = 0;
   for (int i = 0; i < l->n_shards; i++)
-    for (size_t k = 0; k < n_seqs; k++, rows += n_ctx)
-      train_window(text, l->seed, step, (size_t)i * n_seqs + k, n_ctx, l->shards[i].tokens + k * n_ctx, l->shards[i].targets + k * n_ctx);
+    for (size_t k = 0; k < n_seqs; k++, rows += n_ctx) {
+      int32_t *tokens = l->shards[i].tokens + k * n_ctx, *targets = l->shards[i].targets + k * n_ctx;
+      train_window(text, l->seed, step, (size_t)i * n_seqs + k, n_ctx, tokens, targets);
+    }
   train_pass(l, (real)(1.0 / (double)rows), true);
   double loss = 0;
   for (int i = 0; i < l->n_shards; i++) loss += l->shards[i].loss;

@@ -198,8 +198,8 @@ TRAIN_FN void train_attend(const train_attention *a, const real *q, const real *
 }
 
 // dq, dk, dv are written. scratch: [TRAIN_BLOCK, n_ctx]
-TRAIN_FN void train_attend_back(const train_attention *a, const real *q, const real *k, const real *v, const real *p, const real *dout,
-                                real *dq, real *dk, real *dv, real *scratch) {
+TRAIN_FN void train_attend_back(const train_attention *a, const real *q, const real *k, const real *v, const real *p,
+                                const real *dout, real *dq, real *dk, real *dv, real *scratch) {
   size_t d = a->head_dim, ldq = a->n_heads * d, ldk = a->n_kv_heads * d, t = a->n_ctx;
   real scale = (real)(1 / sqrt((double)d));
   memset(dk, 0, a->n_seqs * t * ldk * sizeof *dk);

@@ -1,5 +1,5 @@
-// The model that is trained: llama's architecture, or BitNet's (ternary weights, int8 activations, norms in front of attn_output and
-// ffn_down); embeddings serve as the output too. Forward, backward, and the loss, for a shard of sequences.
+// The model that is trained: llama's architecture, or BitNet's (ternary weights, int8 activations, norms in front of attn_output
+// and ffn_down); embeddings serve as the output too. Forward, backward, and the loss, for a shard of sequences.
 #ifndef TRAIN_MODEL_H
 #define TRAIN_MODEL_H
 
@@ -171,7 +171,8 @@ TRAIN_FN size_t train_shard_layout(train_shard *s, const train_model *m, real *b
   size_t used = 0, d = (size_t)c->n_embd, kv = train_kv_width(c), ff = (size_t)c->n_ff, n = s->rows, t = (size_t)c->n_ctx;
   for (int l = 0; l < c->n_layers; l++) {
     train_layer_state *a = &s->layers[l];
-    real **of_d[] = {&a->x, &a->n1, &a->q, &a->att, &a->x1, &a->n2}, **of_kv[] = {&a->k, &a->v}, **of_ff[] = {&a->gate, &a->up, &a->h};
+    real **of_d[] = {&a->x, &a->n1, &a->q, &a->att, &a->x1, &a->n2};
+    real **of_kv[] = {&a->k, &a->v}, **of_ff[] = {&a->gate, &a->up, &a->h};
     real **of_1[] = {&a->scale1, &a->scale_att, &a->scale2, &a->scale_h};
     for (int i = 0; i < 6; i++) *of_d[i] = train_take(base, &used, n * d);
     for (int i = 0; i < 2; i++) *of_kv[i] = train_take(base, &used, n * kv);

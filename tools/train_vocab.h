@@ -1,7 +1,7 @@
 // A vocabulary of byte-pair pieces, learnt from a text: SentencePiece's kind as GGUF has it (tokenizer.ggml.model "llama").
 //
-// Pieces hold letters of one word, with the blank before it or without, or signs that stand together. An empty line is a piece of its
-// own and ends a document, so a plain text file is exactly what models are trained on.
+// Pieces hold letters of one word, with the blank before it or without, or signs that stand together. An empty line is a piece of
+// its own and ends a document, so a plain text file is exactly what models are trained on.
 #ifndef TRAIN_VOCAB_H
 #define TRAIN_VOCAB_H
 
