@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Makes qinfer.h from the parts under src/.
+"""Makes qinfer.h from the parts under src/, and qinfer_metal.m from those in src/metal.
 
 Starts at src/qinfer.h and replaces each quoted include by the text of that part, once, depth first in the order of appearance.
 System includes and all code stay as they are. The output is the same bytes on every machine.
 
-  tools/amalgamate.py                 write qinfer.h
-  tools/amalgamate.py --check         compare with the qinfer.h that is there; exit 1 and show a difference
+  tools/amalgamate.py                 write qinfer.h and qinfer_metal.m
+  tools/amalgamate.py --check         compare with those that are there; exit 1 and show a difference
   tools/amalgamate.py --line -o FILE  with #line directives, so that compilers and debuggers name the parts
   tools/amalgamate.py --bundle FILE   a header with the text of stb_ds.h inside
 
@@ -23,6 +23,8 @@ SRC = TOP / "src"
 ROOT = "qinfer.h"
 LAYERS = ["api", "base", "formats", "kernels", "model", "infer", "public"]  # a layer uses itself and those before it
 EXTERNAL = {"stb_ds.h"}  # quoted, but not ours
+METAL = SRC / "metal"
+METAL_PARTS = {"args.inc", "kernels.metal"}  # .metal becomes a C string
 STB_PLACES = ["/usr/include/stb/stb_ds.h", "/usr/local/include/stb/stb_ds.h", "/opt/homebrew/include/stb/stb_ds.h"]
 
 INCLUDE = re.compile(r'\s*#\s*include\s*"([^"]+)"')
@@ -179,6 +181,31 @@ def check(text, path):
     return False
 
 
+def quoted(line):
+    """A line of a shader as a C string."""
+    return '    "' + line.replace("\\", "\\\\").replace('"', '\\"') + '\\n"'
+
+
+def generate_metal(folder, name="backend.m"):
+    """Lines of a file of src/metal with those that it includes in place."""
+    out = [f"// generated from src/metal/{name}: edit there"] if name.endswith(".m") else []
+    for line in read_text(folder / name).splitlines():
+        m = INCLUDE.match(line)
+        if not m or m.group(1) not in METAL_PARTS:
+            out.append(line)
+            continue
+        inner = generate_metal(folder, m.group(1))
+        out += [quoted(text) for text in inner] if m.group(1).endswith(".metal") else inner
+    return out
+
+
+def write(text, path):
+    """The file at `path` becomes `text`."""
+    data = text.encode("utf-8")
+    if not path.is_file() or path.read_bytes() != data:  # an unchanged file keeps its time, so make rebuilds nothing
+        path.write_bytes(data)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", default=str(TOP / "qinfer.h"), help="file to write or check (default: qinfer.h)")
@@ -186,18 +213,26 @@ def main():
     parser.add_argument("--line", action="store_true", help="emit #line directives")
     parser.add_argument("--bundle", metavar="FILE", help="write FILE with the text of stb_ds.h inside")
     parser.add_argument("--stb", metavar="PATH", help="stb_ds.h to use with --bundle")
+    parser.add_argument("--metal", metavar="FOLDER", help="write only the Metal file, of this folder's parts, to --output")
     args = parser.parse_args()
     try:
+        if args.metal:
+            write("\n".join(generate_metal(pathlib.Path(args.metal))) + "\n", pathlib.Path(args.output))
+            return 0
         text = generate(args.line, find_stb(args.stb) if args.bundle else None)
+        whole = METAL.is_dir() and not args.bundle and pathlib.Path(args.output) == TOP / "qinfer.h"
+        metal = "\n".join(generate_metal(METAL)) + "\n" if whole else None
     except Problem as e:
         print(f"amalgamate: {e}", file=sys.stderr)
         return 1
     path = pathlib.Path(args.bundle or args.output)
+    metal_path = path.parent / "qinfer_metal.m"
     if args.check:
-        return 0 if check(text, path) else 1
-    data = text.encode("utf-8")
-    if not path.is_file() or path.read_bytes() != data:  # an unchanged file keeps its time, so make rebuilds nothing
-        path.write_bytes(data)
+        same = check(text, path)
+        return 0 if (metal is None or check(metal, metal_path)) and same else 1
+    write(text, path)
+    if metal is not None:
+        write(metal, metal_path)
     return 0
 
 

@@ -1,0 +1,562 @@
+// Shaders of qinfer. Operations are those of qi_op_kind in qinfer.h, layouts those of qi_op_matrix and qi_op_kv.
+//
+// Written for every version of the compiler since MSL 2.4: an address space on each pointer, one threadgroup variable a declaration,
+// constructors instead of casts, finite masks. 32 lanes a simdgroup.
+#include <metal_stdlib>
+using namespace metal;
+
+#include "args.inc"
+
+struct qi_op_row {
+  int token;
+  uint seq, pos, first;
+};
+
+// ---- formats ----
+
+// One struct a weight format. unpack gives weights 16 u .. 16 u + 15 of a row as codes q and (scale, min): w = scale * q - min.
+// `left` is the number of weights from there to the end of the row; only formats without blocks may have less than 16.
+
+// 16 bytes at an address that is a multiple of 2.
+inline uint4 load16(device const uchar *p) {
+  device const ushort *s = (device const ushort *)p;
+  return uint4(uint(s[0]) | uint(s[1]) << 16, uint(s[2]) | uint(s[3]) << 16, uint(s[4]) | uint(s[5]) << 16,
+               uint(s[6]) | uint(s[7]) << 16);
+}
+// The same at a multiple of 16.
+inline uint4 load16_aligned(device const uchar *p) { return *(device const uint4 *)p; }
+
+// 16 bytes as codes.
+inline void codes(uint4 v, thread float4 *q) {
+  for (short i = 0; i < 4; i++) q[i] = float4(as_type<uchar4>(v[i]));
+}
+inline void signed_codes(uint4 v, thread float4 *q) {
+  for (short i = 0; i < 4; i++) q[i] = float4(as_type<char4>(v[i]));
+}
+inline float half_at(device const uchar *p) { return float(*(device const half *)p); }
+
+struct f32 {
+  static float2 unpack(device const uchar *row, uint u, uint left, constant qi__mtl_matrix &, thread float4 *q) {
+    device const float *w = (device const float *)row + 16 * u;
+    for (short i = 0; i < 16; i++) q[i / 4][i % 4] = uint(i) < left ? w[i] : 0.0f;
+    return float2(1.0f, 0.0f);
+  }
+};
+
+struct f16 {
+  static float2 unpack(device const uchar *row, uint u, uint left, constant qi__mtl_matrix &, thread float4 *q) {
+    device const half *w = (device const half *)row + 16 * u;
+    for (short i = 0; i < 16; i++) q[i / 4][i % 4] = uint(i) < left ? float(w[i]) : 0.0f;
+    return float2(1.0f, 0.0f);
+  }
+};
+
+struct bf16 { // the upper half of a float; MSL before 3.1 has no type for it
+  static float2 unpack(device const uchar *row, uint u, uint left, constant qi__mtl_matrix &, thread float4 *q) {
+    device const ushort *w = (device const ushort *)row + 16 * u;
+    for (short i = 0; i < 16; i++) q[i / 4][i % 4] = uint(i) < left ? as_type<float>(uint(w[i]) << 16) : 0.0f;
+    return float2(1.0f, 0.0f);
+  }
+};
+
+// 18 bytes: d, nibbles[16]: low 0..15, high 16..31. d * (q - 8)
+struct q4_0 {
+  static float2 unpack(device const uchar *row, uint u, uint, constant qi__mtl_matrix &, thread float4 *q) {
+    device const uchar *b = row + 18 * (u / 2);
+    float d = half_at(b);
+    codes(load16(b + 2) >> (u % 2 * 4) & 0x0f0f0f0fu, q);
+    return float2(d, 8.0f * d);
+  }
+};
+
+// 34 bytes: d, int8 q[32]. d * q
+struct q8_0 {
+  static float2 unpack(device const uchar *row, uint u, uint, constant qi__mtl_matrix &, thread float4 *q) {
+    device const uchar *b = row + 34 * (u / 2);
+    signed_codes(load16(b + 2 + u % 2 * 16), q);
+    return float2(half_at(b), 0.0f);
+  }
+};
+
+// (d * scale, dmin * min) of group j < 8 of a block of Q4_K or Q5_K: 0 d, 2 dmin, 4 six-bit scales and mins.
+inline float2 scales_k4(device const uchar *b, uint j) {
+  device const uchar *s = b + 4;
+  uint scale = j < 4 ? s[j] & 63u : (s[j + 4] & 15u) | uint(s[j - 4] >> 6) << 4;
+  uint min = j < 4 ? s[j + 4] & 63u : uint(s[j + 4] >> 4) | uint(s[j] >> 6) << 4;
+  return float2(half_at(b) * float(scale), half_at(b + 2) * float(min));
+}
+
+// 144 bytes: d, dmin, scales[12], 16 nibbles[128]: byte 32 c + l has weights 64 c + l and 64 c + 32 + l. d s q - dmin m
+struct q4_k {
+  static float2 unpack(device const uchar *row, uint u, uint, constant qi__mtl_matrix &, thread float4 *q) {
+    device const uchar *b = row + 144 * (u / 16);
+    uint i = u % 16;
+    codes(load16_aligned(b + 16 + i / 4 * 32 + i % 2 * 16) >> (i / 2 % 2 * 4) & 0x0f0f0f0fu, q);
+    return scales_k4(b, i / 2);
+  }
+};
+
+// 176 bytes: d, dmin, scales[12], 16 high[32], 48 nibbles[128]; bit k of high[l] belongs to weight 32 k + l.
+struct q5_k {
+  static float2 unpack(device const uchar *row, uint u, uint, constant qi__mtl_matrix &, thread float4 *q) {
+    device const uchar *b = row + 176 * (u / 16);
+    uint i = u % 16;
+    uint4 low = load16_aligned(b + 48 + i / 4 * 32 + i % 2 * 16) >> (i / 2 % 2 * 4) & 0x0f0f0f0fu;
+    uint4 high = load16_aligned(b + 16 + i % 2 * 16) >> (i / 2) & 0x01010101u;
+    codes(low | high << 4, q);
+    return scales_k4(b, i / 2);
+  }
+};
+
+// 210 bytes: nibbles[128], 128 high[64], 192 int8 scales[16], 208 d. d * s * (q - 32), see kquant.h
+struct q6_k {
+  static float2 unpack(device const uchar *row, uint u, uint, constant qi__mtl_matrix &, thread float4 *q) {
+    device const uchar *b = row + 210 * (u / 16);
+    uint i = u % 16, h = i / 8;
+    uint4 low = load16(b + 64 * h + i % 4 * 16) >> (i / 4 % 2 * 4) & 0x0f0f0f0fu;
+    uint4 high = load16(b + 128 + 32 * h + i % 2 * 16) >> (i / 2 % 4 * 2) & 0x03030303u;
+    codes(low | high << 4, q);
+    float scale = half_at(b + 208) * float(((device const char *)b)[192 + i]);
+    return float2(scale, 32.0f * scale);
+  }
+};
+
+// 66 bytes: pairs[64], d: byte 32 h + l has weights 128 h + l, + 32, + 64, + 96, lowest bits first. d * (q - 1)
+struct tq2_0 {
+  static float2 unpack(device const uchar *row, uint u, uint, constant qi__mtl_matrix &, thread float4 *q) {
+    device const uchar *b = row + 66 * (u / 16);
+    uint i = u % 16;
+    codes(load16(b + i / 8 * 32 + i % 2 * 16) >> (i / 2 % 4 * 2) & 0x03030303u, q);
+    float d = half_at(b + 64);
+    return float2(d, d);
+  }
+};
+
+// 64 bytes: as TQ2_0, highest bits first; one scale for the tensor, param[0].
+struct i2_s {
+  static float2 unpack(device const uchar *row, uint u, uint, constant qi__mtl_matrix &m, thread float4 *q) {
+    uint i = u % 16;
+    codes(load16_aligned(row + 64 * (u / 16) + i / 8 * 32 + i % 2 * 16) >> (6 - i / 2 % 4 * 2) & 0x03030303u, q);
+    return float2(m.param[0], m.param[0]);
+  }
+};
+
+// 36 bytes: signs[4], codes[32]. Code c: exp(log_min + (255 - c) / 254 * (log_max - log_min)); 0: zero
+struct qins8 {
+  static float2 unpack(device const uchar *row, uint u, uint, constant qi__mtl_matrix &m, thread float4 *q) {
+    device const uchar *b = row + 36 * (u / 2);
+    uint signs = *(device const uint *)b >> (u % 2 * 16);
+    float step = (m.param[1] - m.param[0]) / 254.0f;
+    codes(load16(b + 4 + u % 2 * 16), q);
+    for (short i = 0; i < 16; i++) {
+      float c = q[i / 4][i % 4], size = c > 0.0f ? exp(m.param[0] + (255.0f - c) * step) : 0.0f;
+      q[i / 4][i % 4] = signs >> i & 1u ? -size : size;
+    }
+    return float2(1.0f, 0.0f);
+  }
+};
+
+// Seven bits of group g of a block of QINS8_K or QINS4_K; see qi_format.
+inline uint seven_bits(device const uchar *b, uint g) {
+  device const ushort *planes = (device const ushort *)(b + 10);
+  uint low = uint(b[2 + g % 8]) >> (g / 8 * 4) & 15u;
+  return low | (planes[0] >> g & 1u) << 4 | (planes[1] >> g & 1u) << 5 | (planes[2] >> g & 1u) << 6;
+}
+
+constant uchar qins8_sizes[128] = {
+    0,   1,   2,   3,   4,   5,   6,   7,   8,   9,   10,  11,  12,  13,  14,  15,  16,  17,  18,  20,  21,  22,
+    23,  24,  25,  27,  28,  29,  30,  32,  33,  34,  36,  37,  38,  40,  41,  42,  44,  45,  47,  48,  49,  51,
+    52,  54,  55,  57,  59,  60,  62,  63,  65,  67,  68,  70,  72,  73,  75,  77,  79,  80,  82,  84,  86,  88,
+    90,  92,  94,  96,  98,  100, 102, 104, 106, 108, 110, 112, 114, 116, 119, 121, 123, 125, 128, 130, 132, 135,
+    137, 140, 142, 145, 147, 150, 152, 155, 157, 160, 163, 165, 168, 171, 174, 177, 180, 182, 185, 188, 191, 194,
+    197, 201, 204, 207, 210, 213, 217, 220, 223, 227, 230, 233, 237, 240, 244, 248, 251, 255};
+
+// 272 bytes: d, groups[14], 16 codes[256]: sign in bit 7. d / 2^10 * s * +-V[c]
+struct qins8_k {
+  static float2 unpack(device const uchar *row, uint u, uint, constant qi__mtl_matrix &, thread float4 *q) {
+    device const uchar *b = row + 272 * (u / 16);
+    uint i = u % 16;
+    codes(load16_aligned(b + 16 + 16 * i), q);
+    for (short j = 0; j < 16; j++) {
+      uint c = uint(q[j / 4][j % 4]);
+      float size = float(qins8_sizes[c & 127u]);
+      q[j / 4][j % 4] = c & 128u ? -size : size;
+    }
+    return float2(half_at(b) * (1.0f / 1024.0f) * float(seven_bits(b, i)), 0.0f);
+  }
+};
+
+constant char qins4_values[32] = {-116, -95, -76, -59, -43, -29, -15, -3, 9,  22, 36, 51, 68, 86, 105, 127,
+                                  -98,  -74, -55, -39, -26, -16, -7,  0,  7,  16, 26, 39, 55, 74, 98,  127};
+
+// 144 bytes: d, groups[14], 16 nibbles[128] as in Q4_K. d / 2^10 * s * T[t][c]
+struct qins4_k {
+  static float2 unpack(device const uchar *row, uint u, uint, constant qi__mtl_matrix &, thread float4 *q) {
+    device const uchar *b = row + 144 * (u / 16);
+    uint i = u % 16, bits = seven_bits(b, i), table = bits >> 6 << 4;
+    codes(load16_aligned(b + 16 + i / 4 * 32 + i % 2 * 16) >> (i / 2 % 2 * 4) & 0x0f0f0f0fu, q);
+    for (short j = 0; j < 16; j++) q[j / 4][j % 4] = float(qins4_values[table + uint(q[j / 4][j % 4])]);
+    float s = float(bits & 31u);
+    return float2(half_at(b) * (1.0f / 1024.0f) * (bits & 32u ? -s : s), 0.0f);
+  }
+};
+
+// Row r of a matrix.
+inline device const uchar *row_at(device const uchar *w, constant qi__mtl_matrix &m, uint r) {
+  return w + m.skip + ulong(r) * m.row_bytes;
+}
+
+// ---- embeddings ----
+
+// y[i] = row rows[i].token of w. Grid: units of 16 weights, rows.
+template <typename F>
+kernel void embed(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *w [[buffer(1)]],
+                  device const qi_op_row *rows [[buffer(2)]], device float *y [[buffer(3)]],
+                  uint2 at [[thread_position_in_grid]]) {
+  if (16 * at.x >= m.n_cols) return;
+  float4 q[4];
+  uint left = min(m.n_cols - 16 * at.x, 16u);
+  float2 s = F::unpack(row_at(w, m, uint(rows[at.y].token)), at.x, left, m, q);
+  device float *to = y + ulong(at.y) * m.n_cols + 16 * at.x;
+  for (uint i = 0; i < left; i++) to[i] = s.x * q[i / 4][i % 4] - s.y;
+}
+
+// ---- products ----
+
+#define ROWS 4 // weight rows of a simdgroup
+
+// y[i] = w x[i] + bias, or y[i] += that, for up to N rows of x at once; each has the sums that it has alone.
+// A lane takes 16 columns of every 512. Grid: threadgroups of 2 simdgroups with ROWS rows each, N rows of x.
+template <typename F, short N>
+kernel void matvec(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *w [[buffer(1)]], device const float *x [[buffer(2)]],
+                   device const float *bias [[buffer(3)]], device float *y [[buffer(4)]],
+                   uint2 at [[threadgroup_position_in_grid]], ushort lane [[thread_index_in_simdgroup]],
+                   ushort sg [[simdgroup_index_in_threadgroup]], ushort n_sg [[simdgroups_per_threadgroup]]) {
+  uint first = (at.x * n_sg + sg) * ROWS, first_x = at.y * N;
+  float sum[ROWS][N];
+  for (short r = 0; r < ROWS; r++)
+    for (short i = 0; i < N; i++) sum[r][i] = 0.0f;
+  for (uint u = lane; 16 * u < m.n_cols; u += 32) {
+    float4 xs[N][4];
+    float total[N];
+    uint left = m.n_cols - 16 * u;
+    for (short i = 0; i < N; i++) {
+      device const float4 *from = (device const float4 *)(x + ulong(min(first_x + i, m.n - 1)) * m.n_cols + 16 * u);
+      total[i] = 0.0f;
+      for (short j = 0; j < 4; j++) {
+        xs[i][j] = uint(4 * j) < left ? from[j] : float4(0.0f);
+        total[i] += xs[i][j].x + xs[i][j].y + xs[i][j].z + xs[i][j].w;
+      }
+    }
+    for (short r = 0; r < ROWS; r++) {
+      float4 q[4];
+      float2 s = F::unpack(row_at(w, m, min(first + r, m.n_rows - 1)), u, left, m, q);
+      for (short i = 0; i < N; i++) {
+        float part = dot(q[0], xs[i][0]) + dot(q[1], xs[i][1]) + dot(q[2], xs[i][2]) + dot(q[3], xs[i][3]);
+        sum[r][i] += s.x * part - s.y * total[i];
+      }
+    }
+  }
+  for (short r = 0; r < ROWS; r++)
+    for (short i = 0; i < N; i++) {
+      float v = simd_sum(sum[r][i]);
+      if (lane != 0 || first + r >= m.n_rows || first_x + i >= m.n) continue;
+      device float *to = y + ulong(first_x + i) * m.n_rows + first + r;
+      if (m.has_bias) v += bias[first + r];
+      *to = m.add ? *to + v : v;
+    }
+}
+
+#define TILE_W 64 // weight rows of a threadgroup
+#define TILE_X 32 // rows of x
+#define TILE_K 32 // columns at a time
+
+// The same for many rows of x, on simdgroup matrices in float32. 4 simdgroups; each has 16 rows of x by 32 weight rows.
+// shared: TILE_W * TILE_K floats of weights, TILE_X * TILE_K of x; the result lies over both.
+template <typename F>
+kernel void matmul(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *w [[buffer(1)]], device const float *x [[buffer(2)]],
+                   device const float *bias [[buffer(3)]], device float *y [[buffer(4)]], threadgroup float *shared [[threadgroup(0)]],
+                   uint2 at [[threadgroup_position_in_grid]], ushort t [[thread_index_in_threadgroup]],
+                   ushort sg [[simdgroup_index_in_threadgroup]]) {
+  threadgroup float *ws = shared;
+  threadgroup float *xs = shared + TILE_W * TILE_K;
+  uint first = at.x * TILE_W, first_x = at.y * TILE_X, w_row = first + t / 2, x_row = first_x + t / 4;
+  simdgroup_float8x8 sum[2][4];
+  for (short i = 0; i < 8; i++) sum[i / 4][i % 4] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+  for (uint k = 0; k < m.n_cols; k += TILE_K) {
+    uint u = k / 16 + t % 2; // 16 weights a thread
+    float4 q[4];
+    float2 s = float2(0.0f, 0.0f);
+    for (short i = 0; i < 4; i++) q[i] = float4(0.0f);
+    if (w_row < m.n_rows && 16 * u < m.n_cols) s = F::unpack(row_at(w, m, w_row), u, m.n_cols - 16 * u, m, q);
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    for (short i = 0; i < 16; i++) ws[t / 2 * TILE_K + t % 2 * 16 + i] = 16 * u + i < m.n_cols ? s.x * q[i / 4][i % 4] - s.y : 0.0f;
+    for (short i = 0; i < 8; i++) { // 8 activations a thread
+      uint col = k + t % 4 * 8 + i;
+      xs[t / 4 * TILE_K + t % 4 * 8 + i] = x_row < m.n && col < m.n_cols ? x[ulong(x_row) * m.n_cols + col] : 0.0f;
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    for (short kk = 0; kk < TILE_K; kk += 8) {
+      simdgroup_float8x8 a[2], b[4];
+      for (short i = 0; i < 2; i++) simdgroup_load(a[i], xs + (sg / 2 * 16 + i * 8) * TILE_K + kk, TILE_K);
+      for (short j = 0; j < 4; j++) simdgroup_load(b[j], ws + (sg % 2 * 32 + j * 8) * TILE_K + kk, TILE_K, 0, true);
+      for (short i = 0; i < 8; i++) simdgroup_multiply_accumulate(sum[i / 4][i % 4], a[i / 4], b[i % 4], sum[i / 4][i % 4]);
+    }
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  for (short i = 0; i < 8; i++)
+    simdgroup_store(sum[i / 4][i % 4], shared + (sg / 2 * 16 + i / 4 * 8) * TILE_W + sg % 2 * 32 + i % 4 * 8, TILE_W);
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  for (uint i = t; i < TILE_X * TILE_W; i += 128) {
+    uint row = first_x + i / TILE_W, r = first + i % TILE_W;
+    if (row >= m.n || r >= m.n_rows) continue;
+    device float *to = y + ulong(row) * m.n_rows + r;
+    float v = m.has_bias ? shared[i] + bias[r] : shared[i];
+    *to = m.add ? *to + v : v;
+  }
+}
+
+#define NAME(name) #name
+#define HOST_NAME(name) NAME(name)
+#define FORMAT(F) \
+  template [[host_name(HOST_NAME(embed_##F))]] kernel void embed<F>(constant qi__mtl_matrix &, device const uchar *, \
+                                                                    device const qi_op_row *, device float *, uint2); \
+  template [[host_name(HOST_NAME(matvec1_##F))]] kernel void matvec<F, 1>( \
+      constant qi__mtl_matrix &, device const uchar *, device const float *, device const float *, device float *, uint2, ushort, \
+      ushort, ushort); \
+  template [[host_name(HOST_NAME(matvec4_##F))]] kernel void matvec<F, 4>( \
+      constant qi__mtl_matrix &, device const uchar *, device const float *, device const float *, device float *, uint2, ushort, \
+      ushort, ushort); \
+  template [[host_name(HOST_NAME(matmul_##F))]] kernel void matmul<F>( \
+      constant qi__mtl_matrix &, device const uchar *, device const float *, device const float *, device float *, \
+      threadgroup float *, uint2, ushort, ushort);
+
+FORMAT(f32)
+FORMAT(f16)
+FORMAT(bf16)
+FORMAT(q4_0)
+FORMAT(q8_0)
+FORMAT(q4_k)
+FORMAT(q5_k)
+FORMAT(q6_k)
+FORMAT(tq2_0)
+FORMAT(i2_s)
+FORMAT(qins8)
+FORMAT(qins8_k)
+FORMAT(qins4_k)
+
+// ---- vectors ----
+
+// y[i] = x[j] / sqrt(mean of the squares + eps) * weight. One threadgroup a row.
+kernel void rms_norm(constant qi__mtl_norm &a [[buffer(0)]], device const float *x [[buffer(1)]],
+                     device const uint *index [[buffer(2)]], device const float *weight [[buffer(3)]], device float *y [[buffer(4)]],
+                     uint i [[threadgroup_position_in_grid]], uint t [[thread_position_in_threadgroup]],
+                     uint n_t [[threads_per_threadgroup]], ushort lane [[thread_index_in_simdgroup]],
+                     ushort sg [[simdgroup_index_in_threadgroup]], ushort n_sg [[simdgroups_per_threadgroup]]) {
+  threadgroup float part[32];
+  device const float *from = x + ulong(a.has_index ? index[i] : i) * a.width;
+  float sum = 0.0f;
+  for (uint k = t; k < a.width; k += n_t) sum += from[k] * from[k];
+  sum = simd_sum(sum);
+  if (lane == 0) part[sg] = sum;
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  sum = simd_sum(lane < n_sg ? part[lane] : 0.0f);
+  float scale = 1.0f / sqrt(sum / float(a.width) + a.eps);
+  for (uint k = t; k < a.width; k += n_t) y[ulong(i) * a.width + k] = from[k] * scale * weight[k];
+}
+
+// y = silu(x) * up, or max(x, 0)^2 * up. y may be x.
+kernel void gate(constant qi__mtl_gate &a [[buffer(0)]], device const float *x [[buffer(1)]], device const float *up [[buffer(2)]],
+                 device float *y [[buffer(3)]], uint i [[thread_position_in_grid]]) {
+  if (i >= a.n) return;
+  float v = x[i], r = max(v, 0.0f);
+  y[i] = (a.relu2 ? r * r : v / (1.0f + exp(-v))) * up[i];
+}
+
+// ---- keys and values ----
+
+// One head of the page that holds position `pos`.
+inline device uchar *page_of(device uchar *pages, device const uint *table, constant qi__mtl_kv &kv, uint seq, uint pos, uint head) {
+  uint page = table[seq * kv.n_table + pos / 128];
+  return pages + (ulong(kv.first_unit + head) * kv.n_pages + page) * kv.page_bytes;
+}
+
+// One struct a type of keys and values, for positions p < 128 of a page: store by a whole simdgroup, score of a lane's own position,
+// an element of a value.
+
+struct kv_f16 {
+  static void store_key(device uchar *page, constant qi__mtl_kv &kv, uint p, device const float *k, ushort lane) {
+    for (uint i = lane; i < kv.dim_k; i += 32) ((device half *)page)[(p / 16 * kv.dim_k + i) * 16 + p % 16] = half(k[i]);
+  }
+  static void store_value(device uchar *page, constant qi__mtl_kv &kv, uint p, device const float *v, ushort lane) {
+    for (uint i = lane; i < kv.dim_v; i += 32) ((device half *)(page + kv.v))[p * kv.dim_v + i] = half(v[i]);
+  }
+  static float score(device const uchar *page, constant qi__mtl_kv &kv, uint p, device const float *q) {
+    device const half *k = (device const half *)page + p / 16 * kv.dim_k * 16 + p % 16;
+    float sum = 0.0f;
+    for (uint i = 0; i < kv.dim_k; i++) sum += q[i] * float(k[16 * i]);
+    return sum;
+  }
+  static float value(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {
+    return float(((device const half *)(page + kv.v))[p * kv.dim_v + i]);
+  }
+};
+
+// Code of a lane's element of a group, and the scale of the group.
+inline char quantize(float x, thread float &scale) {
+  float max = simd_max(fabs(x));
+  scale = max / 127.0f;
+  return char(max > 0.0f ? rint(x * (127.0f / max)) : 0.0f);
+}
+
+struct kv_q8 {
+  static void store_key(device uchar *page, constant qi__mtl_kv &kv, uint p, device const float *k, ushort lane) {
+    uint groups = (kv.dim_k + 31) / 32;
+    for (uint g = 0; g < groups; g++) {
+      float scale;
+      char c = quantize(32 * g + lane < kv.dim_k ? k[32 * g + lane] : 0.0f, scale);
+      uint at = p / 16 * groups + g;
+      ((device char *)page)[(at * 8 + lane / 4) * 64 + p % 16 * 4 + lane % 4] = c;
+      if (lane == 0) ((device half *)(page + kv.k_scale))[at * 16 + p % 16] = half(scale);
+    }
+  }
+  static void store_value(device uchar *page, constant qi__mtl_kv &kv, uint p, device const float *v, ushort lane) {
+    for (uint g = 0; g < (kv.dim_v + 31) / 32; g++) {
+      float scale;
+      char c = quantize(32 * g + lane < kv.dim_v ? v[32 * g + lane] : 0.0f, scale);
+      ((device char *)(page + kv.v))[(g * 64 + p / 2) * 64 + lane * 2 + p % 2] = c;
+      if (lane == 0) ((device half *)(page + kv.v_scale))[g * 128 + p] = half(scale);
+    }
+  }
+  static float score(device const uchar *page, constant qi__mtl_kv &kv, uint p, device const float *q) {
+    uint groups = (kv.dim_k + 31) / 32;
+    float sum = 0.0f;
+    for (uint g = 0; g < groups; g++) {
+      uint at = p / 16 * groups + g;
+      device const char4 *k = (device const char4 *)page + at * 128 + p % 16;
+      float part = 0.0f;
+      for (uint i = 0; i < 8 && 32 * g + 4 * i < kv.dim_k; i++) part += dot(float4(k[16 * i]), ((device const float4 *)q)[8 * g + i]);
+      sum += part * float(((device const half *)(page + kv.k_scale))[at * 16 + p % 16]);
+    }
+    return sum;
+  }
+  static float value(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {
+    float c = float(((device const char *)(page + kv.v))[(i / 32 * 64 + p / 2) * 64 + i % 32 * 2 + p % 2]);
+    return c * float(((device const half *)(page + kv.v_scale))[i / 32 * 128 + p]);
+  }
+};
+
+// A head normed and rotated in place. Each lane reads and writes its own pairs, and its own elements behind them.
+inline void rotate(device float *x, constant qi__mtl_rope &a, bool has_norm, device const float *norm, device const float *cos_sin,
+                   ushort lane) {
+  uint step = a.neighbours ? 2 : 1, other = a.neighbours ? 1 : a.n_pairs;
+  float scale = 1.0f, sum = 0.0f;
+  if (has_norm) {
+    for (uint p = lane; p < a.n_pairs; p += 32) sum += x[p * step] * x[p * step] + x[p * step + other] * x[p * step + other];
+    for (uint i = 2 * a.n_pairs + lane; i < a.kv.dim_k; i += 32) sum += x[i] * x[i];
+    scale = 1.0f / sqrt(simd_sum(sum) / float(a.kv.dim_k) + a.eps);
+  }
+  for (uint p = lane; p < a.n_pairs; p += 32) {
+    uint i = p * step, j = i + other;
+    float u = has_norm ? x[i] * scale * norm[i] : x[i], v = has_norm ? x[j] * scale * norm[j] : x[j];
+    float c = cos_sin[2 * p], s = cos_sin[2 * p + 1];
+    x[i] = u * c - v * s;
+    x[j] = u * s + v * c;
+  }
+  if (!has_norm) return;
+  for (uint i = 2 * a.n_pairs + lane; i < a.kv.dim_k; i += 32) x[i] = x[i] * scale * norm[i];
+}
+
+// Queries and keys rotated; keys and values to their pages. One simdgroup a head of q, then of k, then of v; rows.
+template <typename KV>
+kernel void rope(constant qi__mtl_rope &a [[buffer(0)]], device const qi_op_row *rows [[buffer(1)]],
+                 device const float *cos_sin [[buffer(2)]], device const float *q_norm [[buffer(3)]],
+                 device const float *k_norm [[buffer(4)]], device float *q [[buffer(5)]], device float *k [[buffer(6)]],
+                 device const float *v [[buffer(7)]], device const uint *table [[buffer(8)]], device uchar *pages [[buffer(9)]],
+                 uint2 at [[threadgroup_position_in_grid]], ushort lane [[thread_index_in_simdgroup]]) {
+  constant qi__mtl_kv &kv = a.kv;
+  uint i = at.y, pos = rows[i].pos, seq = rows[i].seq;
+  device const float *angles = cos_sin + ulong(i) * 2 * a.n_pairs;
+  if (at.x < kv.n_heads) {
+    rotate(q + (ulong(i) * kv.n_heads + at.x) * kv.dim_k, a, a.has_q_norm, q_norm, angles, lane);
+  } else if (at.x < kv.n_heads + kv.n_kv_heads) {
+    uint head = at.x - kv.n_heads;
+    device float *x = k + (ulong(i) * kv.n_kv_heads + head) * kv.dim_k;
+    rotate(x, a, a.has_k_norm, k_norm, angles, lane);
+    simdgroup_barrier(mem_flags::mem_device);
+    KV::store_key(page_of(pages, table, kv, seq, pos, head), kv, pos % 128, x, lane);
+  } else {
+    uint head = at.x - kv.n_heads - kv.n_kv_heads;
+    device const float *x = v + (ulong(i) * kv.n_kv_heads + head) * kv.dim_v;
+    KV::store_value(page_of(pages, table, kv, seq, pos, head), kv, pos % 128, x, lane);
+  }
+}
+
+// ---- attention ----
+
+// y = softmax(q k / sqrt(dim_k)) v over positions rows[i].first .. pos, each read once (flash attention). A threadgroup has a head of
+// a row; its simdgroups take 32 positions in turn, a lane one position of keys, then N elements of values: lane, lane + 32, ...
+// shared: for each simdgroup 32 N values, greatest score, sum of weights.
+template <typename KV, short N>
+kernel void attention(constant qi__mtl_kv &kv [[buffer(0)]], device const qi_op_row *rows [[buffer(1)]],
+                      device const float *q [[buffer(2)]], device float *y [[buffer(3)]], device const uint *table [[buffer(4)]],
+                      device uchar *pages [[buffer(5)]], threadgroup float *shared [[threadgroup(0)]],
+                      uint2 at [[threadgroup_position_in_grid]], ushort t [[thread_index_in_threadgroup]],
+                      ushort lane [[thread_index_in_simdgroup]], ushort sg [[simdgroup_index_in_threadgroup]],
+                      ushort n_sg [[simdgroups_per_threadgroup]]) {
+  uint head = at.x, kv_head = head / (kv.n_heads / kv.n_kv_heads);
+  uint seq = rows[at.y].seq, pos = rows[at.y].pos, first = rows[at.y].first;
+  device const float *query = q + (ulong(at.y) * kv.n_heads + head) * kv.dim_k;
+  float greatest = -1e30f, total = 0.0f, scale = 1.0f / sqrt(float(kv.dim_k));
+  float sum[N];
+  for (short i = 0; i < N; i++) sum[i] = 0.0f;
+  for (uint begin = (first / 32 + sg) * 32; begin <= pos; begin += 32 * n_sg) {
+    device const uchar *page = page_of(pages, table, kv, seq, begin, kv_head);
+    uint p = begin % 128;
+    bool seen = begin + lane >= first && begin + lane <= pos;
+    float score = seen ? KV::score(page, kv, p + lane, query) * scale : -1e30f;
+    float most = max(greatest, simd_max(score)), weight = seen ? exp(score - most) : 0.0f, keep = exp(greatest - most);
+    total = total * keep + simd_sum(weight);
+    greatest = most;
+    for (short i = 0; i < N; i++) sum[i] *= keep;
+    uint from = begin < first ? first - begin : 0, to = min(pos - begin, 31u);
+    for (uint j = from; j <= to; j++) {
+      float one = simd_shuffle(weight, ushort(j));
+      for (short i = 0; i < N; i++)
+        if (32u * i + lane < kv.dim_v) sum[i] += one * KV::value(page, kv, p + j, 32u * i + lane);
+    }
+  }
+  const uint stride = 32 * N + 2;
+  for (short i = 0; i < N; i++) shared[sg * stride + 32 * i + lane] = sum[i];
+  if (lane == 0) {
+    shared[sg * stride + 32 * N] = greatest;
+    shared[sg * stride + 32 * N + 1] = total;
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  for (uint e = t; e < kv.dim_v; e += 32 * n_sg) {
+    float most = -1e30f, weights = 0.0f, v = 0.0f;
+    for (ushort s = 0; s < n_sg; s++) most = max(most, shared[s * stride + 32 * N]);
+    for (ushort s = 0; s < n_sg; s++) {
+      float keep = exp(shared[s * stride + 32 * N] - most);
+      weights += keep * shared[s * stride + 32 * N + 1];
+      v += keep * shared[s * stride + e];
+    }
+    y[(ulong(at.y) * kv.n_heads + head) * kv.dim_v + e] = v / weights;
+  }
+}
+
+#define ATTENTION(KV, N) \
+  template [[host_name(HOST_NAME(attention##N##_##KV))]] kernel void attention<KV, N>( \
+      constant qi__mtl_kv &, device const qi_op_row *, device const float *, device float *, device const uint *, device uchar *, \
+      threadgroup float *, uint2, ushort, ushort, ushort, ushort);
+#define KV_TYPE(KV) \
+  template [[host_name(HOST_NAME(rope_##KV))]] kernel void rope<KV>( \
+      constant qi__mtl_rope &, device const qi_op_row *, device const float *, device const float *, device const float *, \
+      device float *, device float *, device const float *, device const uint *, device uchar *, uint2, ushort); \
+  ATTENTION(KV, 1) \
+  ATTENTION(KV, 2) \
+  ATTENTION(KV, 4) \
+  ATTENTION(KV, 8)
+
+KV_TYPE(kv_f16)
+KV_TYPE(kv_q8)
