@@ -1022,15 +1022,16 @@ QI_API qi_result qi_seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi
 // forgotten. (So does loading a session.)
 QI_API void qi_session_reset(qi_session *s);
 
-// Save and restore. A saved session holds keys and values of all sequences (what they share once), logits of the last call, the
-// text interface with held-back text and pending tokens, and the sampler's random state and history. Loaded into a session with
-// the same desc, what follows has the same bits as if it had not been stopped. It does not hold: the desc with sampling parameters
-// and stop strings, a matcher (it begins anew: see qi_session_constrain), statistics. About as large as the pages that are in use.
+// Save and restore. A saved session holds tokens, keys and values of all sequences (what they share once), logits of the last call,
+// the text interface with held-back text and pending tokens, where it is in a grammar, and the sampler's random state and history.
+// Loaded into a session with the same desc, what follows has the same bits as if it had not been stopped. It does not hold: the
+// desc with sampling parameters and stop strings, the grammar itself, statistics. About as large as the pages that are in use.
 //
 // It can be loaded into sessions of the same model file with the same kv_type that have room for it: n_ctx, n_seqs, n_kv_tokens,
 // n_logits, and stop strings as long as the text held back. (Of models with two sets of rotations, for short and for long contexts,
-// n_ctx must also choose the same one.) path, threads and sampling may differ. Files of other machines will do if these order
-// bytes alike. Anything else, and damaged or hostile files, are refused and leave the session as it was; unfinished work is
+// n_ctx must also choose the same one.) One that follows a grammar needs a session that is constrained to the same one before; what
+// was saved without begins it anew. path, threads and sampling may differ. Files of other machines will do if these order bytes
+// alike. Anything else, and damaged or hostile files, are refused and leave the session as it was; unfinished work is
 // dropped only where loading succeeds. Any number of bytes of a file may be wrong: what passes its checks does no harm.
 
 // Writes the session to out[0..*n_out-1]. out NULL and cap 0: only *n_out. All of them: the same state gives the same bytes.
@@ -1044,8 +1045,8 @@ QI_API qi_result qi_session_save_to(qi_session *s, const qi_writer *writer, qi_e
 // QI_ERR_UNSUPPORTED (QI_NO_STDIO).
 QI_API qi_result qi_session_save_path(qi_session *s, const char *path, qi_error *err);
 
-// The session becomes the saved one. Errors: QI_ERR_ARGUMENT (another model, kv_type or set of rotations), QI_ERR_CONTEXT and
-// QI_ERR_LIMIT (no room), QI_ERR_FORMAT (damaged), QI_ERR_UNSUPPORTED (of another version or order of bytes).
+// The session becomes the saved one. Errors: QI_ERR_ARGUMENT (another model, kv_type, set of rotations or grammar), QI_ERR_CONTEXT
+// and QI_ERR_LIMIT (no room), QI_ERR_FORMAT (damaged), QI_ERR_UNSUPPORTED (of another version or order of bytes).
 QI_API qi_result qi_session_load(qi_session *s, const void *data, size_t size, qi_error *err);
 // The same from callbacks, or a path. It is read twice: once to check it. Should the second time fail or bring something else, the
 // session is reset. Errors: as above, QI_ERR_IO, QI_ERR_UNSUPPORTED (a path with QI_NO_STDIO).
@@ -23442,19 +23443,24 @@ QI__FN uint32_t qi__automaton_stacks(qi__automaton *a) {
   return 0;
 }
 
+// Number of the state of these places, sorted; QI__STATE_FULL when it is new and there is no room.
+QI__FN uint32_t qi__automaton_put(qi__automaton *a, const uint64_t *places, size_t n) {
+  size_t before = a->states.n, n_classes = a->grammar->program.n_classes;
+  uint32_t id = qi__sets_put(&a->states, places, n);
+  if (a->states.n > before) {
+    memset(a->next + id * n_classes, 0xff, n_classes * sizeof *a->next); // UNKNOWN
+    a->mask_of[id] = QI__STATE_UNKNOWN;
+  }
+  return id;
+}
+
 // The state of the places in `seen`, and what follows from them.
 QI__FN uint32_t qi__automaton_state(qi__automaton *a) {
   uint32_t id = qi__automaton_close_over(a) ? qi__automaton_stacks(a) : QI__STATE_COMPLEX;
   if (!id) {
     for (size_t i = 0; i < a->n_found; i++)
       a->found[i] = qi__pair((uint32_t)(a->found[i] >> 32), qi__automaton_stack(a, (uint32_t)a->found[i]));
-    size_t n = qi__sort_unique(a->found, a->n_found), before = a->states.n;
-    id = qi__sets_put(&a->states, a->found, n);
-    if (a->states.n > before) {
-      size_t n_classes = a->grammar->program.n_classes;
-      memset(a->next + id * n_classes, 0xff, n_classes * sizeof *a->next); // UNKNOWN
-      a->mask_of[id] = QI__STATE_UNKNOWN;
-    }
+    id = qi__automaton_put(a, a->found, qi__sort_unique(a->found, a->n_found));
   }
   qi__automaton_forget(a);
   return id;
@@ -26719,15 +26725,163 @@ QI__FN qi_result qi__source_end(qi__source *s) {
 }
 
 #endif // QI__STREAM_H
+// generated from src/infer/save_matcher.h: edit there
+// ==== >>save_matcher : a matcher's place in its grammar as bytes, and back ====
+#ifndef QI__INFER_SAVE_MATCHER_H
+#define QI__INFER_SAVE_MATCHER_H
+
+
+// Sets of pairs (u32 pc, u32 stack), each with their number (u32) before them and sorted: the stacks that the place needs, then the
+// place. Stack 0 is the one below all and is not there; stack k has only those below k in it. Stacks are in the order of their
+// height, then of a hash of what they are, so that the same place gives the same bytes whatever else the automaton has seen.
+typedef struct qi__matcher_size {
+  uint64_t n_stacks, n_pairs; // pairs of all sets
+} qi__matcher_size;
+
+// What the numbers in it mean: the grammar's code. Never 0.
+QI__FN uint64_t qi__matcher_digest(const qi_matcher *m) {
+  const qi__grammar_program *p = &m->automaton->grammar->program;
+  uint64_t digest = qi__digest_word(qi__digest_word(p->root, p->n_code), p->n_rules);
+  for (size_t i = 0; i < p->n_code; i++) {
+    const qi__grammar_instr *c = &p->code[i];
+    digest = qi__digest_word(digest, (uint64_t)c->op << 48 | (uint64_t)c->lo << 40 | (uint64_t)c->hi << 32 | (uint32_t)c->arg);
+  }
+  for (size_t i = 0; i < p->n_rules; i++) digest = qi__digest_word(digest, p->start[i]);
+  return digest | 1;
+}
+
+// ---- out ----
+
+// height << 52 | 40 bits of the hash << 12 | number in the automaton
+QI__STATIC_ASSERT(QI__AUTOMATON_STACKS <= 4096, stacks_have_12_bits);
+
+// Finds the stacks that the matcher's state needs: a->gathered[k - 1] % 4096 is stack k, and a->keep[QI__AUTOMATON_STATES + stack]
+// its k. They stay until the automaton is used again. Uses a->seen for hashes.
+QI__FN qi__matcher_size qi__matcher_number(const qi_matcher *m) {
+  qi__automaton *a = m->automaton;
+  const qi__sets *stacks = &a->stacks;
+  uint32_t *number = a->keep + QI__AUTOMATON_STATES; // 1: needed; then the height plus 1; then k
+  size_t begin = a->states.start[m->state], end = a->states.start[m->state + 1], n = 0;
+  qi__matcher_size size = {0, end - begin};
+  memset(number, 0, stacks->n * sizeof *number);
+  for (size_t i = begin; i < end; i++) number[(uint32_t)a->states.items[i]] = 1;
+  for (size_t s = stacks->n; s-- > 1;)
+    for (size_t i = stacks->start[s]; number[s] && i < stacks->start[s + 1]; i++) number[(uint32_t)stacks->items[i]] = 1;
+  number[0] = 1;
+  a->seen[0] = 0;
+  for (size_t s = 1; s < stacks->n; s++) {
+    uint64_t sum = 0;
+    for (size_t i = stacks->start[s]; number[s] && i < stacks->start[s + 1]; i++) {
+      uint32_t below = (uint32_t)stacks->items[i];
+      sum += qi__mix(qi__mix(0, stacks->items[i] >> 32), a->seen[below]); // in any order
+      if (number[below] >= number[s]) number[s] = number[below] + 1;
+    }
+    a->seen[s] = qi__mix(0, sum);
+    if (!number[s]) continue;
+    a->gathered[n++] = (uint64_t)(number[s] - 1) << 52 | a->seen[s] >> 24 << 12 | s;
+    size.n_pairs += stacks->start[s + 1] - stacks->start[s];
+  }
+  size.n_stacks = qi__sort_unique(a->gathered, n);
+  number[0] = 0;
+  for (size_t k = 0; k < n; k++) number[a->gathered[k] % 4096] = (uint32_t)k + 1;
+  return size;
+}
+
+// One set with its stacks as qi__matcher_number has numbered them.
+QI__FN void qi__matcher_put_set(qi__sink *out, qi__automaton *a, const qi__sets *sets, size_t set) {
+  const uint32_t *number = a->keep + QI__AUTOMATON_STATES;
+  size_t begin = sets->start[set], n = sets->start[set + 1] - begin;
+  for (size_t i = 0; i < n; i++) {
+    uint64_t pair = sets->items[begin + i];
+    a->found[i] = qi__pair((uint32_t)(pair >> 32), number[(uint32_t)pair]);
+  }
+  n = qi__sort_unique(a->found, n);
+  qi__sink_number(out, n, 4);
+  for (size_t i = 0; i < n; i++) {
+    qi__sink_number(out, a->found[i] >> 32, 4);
+    qi__sink_number(out, (uint32_t)a->found[i], 4);
+  }
+}
+
+// After qi__matcher_number.
+QI__FN void qi__matcher_put(qi__sink *out, const qi_matcher *m, const qi__matcher_size *size) {
+  qi__automaton *a = m->automaton;
+  for (size_t k = 0; k < size->n_stacks; k++) qi__matcher_put_set(out, a, &a->stacks, (size_t)(a->gathered[k] % 4096));
+  qi__matcher_put_set(out, a, &a->states, m->state);
+}
+
+// ---- in ----
+
+// Room for so many stacks and pairs, and a state of these; what is not needed is forgotten if need be.
+QI__FN bool qi__matcher_has_room(const qi__automaton *a, const qi__matcher_size *size) {
+  const qi__sets *sets[] = {&a->stacks, &a->states};
+  for (int i = 0; i < 2; i++)
+    if (sets[i]->cap - sets[i]->n < (i ? 1 : size->n_stacks) || sets[i]->cap_items - sets[i]->start[sets[i]->n] < size->n_pairs)
+      return false;
+  return true;
+}
+
+// Whether a pair can be in a stack (behind a call), or in a state (a byte is taken there); `below`: numbers of stacks it may have.
+QI__FN bool qi__matcher_pair_sound(const qi__automaton *a, uint64_t pc, uint64_t stack, uint64_t below, bool is_state) {
+  const qi__grammar_program *p = &a->grammar->program;
+  if (pc == QI__GRAMMAR_ACCEPT) return stack == 0;
+  if (pc >= p->n_code || stack >= below) return false;
+  return is_state ? p->code[pc].op == QI__GRAMMAR_BYTE : pc > 0 && p->code[pc - 1].op == QI__GRAMMAR_CALL;
+}
+
+// The next set into a->gathered, with the automaton's numbers of stacks.
+QI__FN qi_result qi__matcher_get_set(qi__source *in, qi__automaton *a, uint64_t *n_pairs, uint64_t below, bool is_state,
+                                     size_t *n) {
+  const uint32_t *stack_of = a->keep + QI__AUTOMATON_STATES;
+  uint64_t count = 0, pc = 0, stack = 0;
+  qi_result r = qi__source_number(in, 4, &count);
+  if (r) return r;
+  if (!count || count > *n_pairs || count > a->max_places)
+    return qi__fail(in->err, QI_ERR_FORMAT, "is damaged: a place in the grammar has %llu parts", (unsigned long long)count);
+  *n_pairs -= count;
+  for (size_t i = 0; i < count; i++) {
+    if ((r = qi__source_number(in, 4, &pc)) || (r = qi__source_number(in, 4, &stack))) return r;
+    if (!qi__matcher_pair_sound(a, pc, stack, below, is_state))
+      return qi__fail(in->err, QI_ERR_FORMAT, "is damaged: the grammar has no such place");
+    a->gathered[i] = qi__pair((uint32_t)pc, stack_of[stack]);
+  }
+  *n = qi__sort_unique(a->gathered, (size_t)count);
+  return QI_OK;
+}
+
+// Finds the state that was written; the matcher goes there only with `apply`. Errors: QI_ERR_FORMAT, QI_ERR_IO, QI_ERR_LIMIT.
+QI__FN qi_result qi__matcher_get(qi__source *in, qi_matcher *m, const qi__matcher_size *size, bool apply) {
+  qi__automaton *a = m->automaton;
+  uint32_t *stack_of = a->keep + QI__AUTOMATON_STATES;
+  uint64_t n_pairs = size->n_pairs;
+  size_t n = 0;
+  qi_result r = QI_OK;
+  if (!qi__matcher_has_room(a, size)) qi__automaton_collect(a);
+  if (!qi__matcher_has_room(a, size)) return qi__automaton_fail(QI__STATE_FULL, in->err);
+  stack_of[0] = 0;
+  for (uint64_t k = 1; k <= size->n_stacks; k++) {
+    if ((r = qi__matcher_get_set(in, a, &n_pairs, k, false, &n))) return r;
+    stack_of[k] = qi__sets_put(&a->stacks, a->gathered, n);
+  }
+  if ((r = qi__matcher_get_set(in, a, &n_pairs, size->n_stacks + 1, true, &n))) return r;
+  if (n_pairs) return qi__fail(in->err, QI_ERR_FORMAT, "is damaged: a place in the grammar has more parts than it says");
+  uint32_t state = qi__automaton_put(a, a->gathered, n);
+  if (apply) m->state = state;
+  return QI_OK;
+}
+
+#endif // QI__INFER_SAVE_MATCHER_H
 
 // A saved session. Numbers are little-endian, u64 unless noted:
 //
 //   head      the fields of qi__save_head
 //   sequences [n_seqs] length, first position whose keys and values are there, u32 pages from that one to the end: numbers from 0
-//             in the order in which they come first; what forks share is at the same positions. n_slots are those of all
+//             in the order in which they come first; what forks share is at the same positions. n_slots are those of all.
+//             u32 tokens, as many as the length says; n_ids are those of all
 //   history   u32 [n_history] the sampler's recent tokens, oldest first
 //   pending   u32 [n_pending] tokens that were given as text and are not computed yet
 //   text      bytes [n_held] of whole characters held back, [n_partial] of one that is not whole
+//   grammar   where the matcher is, see save_matcher.h; only if there was one
 //   logits    float32 [n_logits, n_vocab] of the last call, in the order of qi_logits
 //   pages     [n_pages, n_layers, n_kv_heads] one head as kv_page.h has it
 //   checksum  of all before it, see qi__sink
@@ -26735,18 +26889,20 @@ QI__FN qi_result qi__source_end(qi__source *s) {
 // Logits and pages are in the machine's order of bytes, which `order` tells. The version changes when anything does that is here
 // or in kv_page.h. The same state gives the same bytes.
 #define QI__SAVE_MAGIC 0x0a657661732d6971u // "qi-save\n"
-#define QI__SAVE_VERSION 1
+#define QI__SAVE_VERSION 2
 
 typedef struct qi__save_head {
   uint64_t magic, version;
   uint64_t order;             // 0x0102030405060708 as it lies in memory
   uint64_t model, rope;       // digests: see qi__save_model and qi__save_rope
   uint64_t kv_type, page_bytes, n_vocab;
-  uint64_t n_seqs, n_slots, n_pages; // sequences behind the last that holds tokens are left out
+  uint64_t n_seqs, n_slots, n_pages, n_ids; // sequences behind the last that holds tokens are left out
   uint64_t n_history, n_pending, n_held, n_partial, n_logits;
   uint64_t prompted, ended, text_ended, n_predicted;
   uint64_t rng[4];
   uint64_t tau, mu;           // of mirostat: bits of the float and of the double
+  uint64_t grammar;           // digest; 0 = none
+  uint64_t n_stacks, n_pairs; // of the matcher
 } qi__save_head;
 
 #define QI__SAVE_WORDS (sizeof(qi__save_head) / 8)
@@ -26795,8 +26951,9 @@ QI__FN void qi__save_head_init(const qi_session *s, qi__save_head *h) {
 // Bytes of a file with this head; false on overflow.
 QI__FN bool qi__save_bytes(const qi__save_head *h, uint64_t *bytes) {
   const uint64_t parts[][2] = {
-    {QI__SAVE_WORDS, 8}, {h->n_seqs, 16}, {h->n_slots, 4}, {h->n_history, 4}, {h->n_pending, 4}, {h->n_held, 1},
-    {h->n_partial, 1}, {h->n_logits, 4 * h->n_vocab}, {h->n_pages, h->page_bytes}, {1, 8},
+    {QI__SAVE_WORDS, 8}, {h->n_seqs, 16}, {h->n_slots, 4}, {h->n_ids, 4}, {h->n_history, 4}, {h->n_pending, 4}, {h->n_held, 1},
+    {h->n_partial, 1}, {h->grammar ? h->n_stacks + 1 : 0, 4}, {h->n_pairs, 8}, {h->n_logits, 4 * h->n_vocab},
+    {h->n_pages, h->page_bytes}, {1, 8},
   };
   *bytes = 0;
   for (size_t i = 0; i < QI__COUNT_OF(parts); i++) {
@@ -26874,11 +27031,14 @@ QI__FN void qi__save_put(qi__sink *out, const qi_session *s, const qi__save_head
     qi__sink_number(out, kv->first[seq], 8);
     for (size_t i = qi__save_first_slot(kv, seq); i < qi__save_end_slot(kv, seq); i++)
       qi__sink_number(out, kv->writers[kv->table[seq * kv->n_table + i]] - 1, 4);
+    for (size_t i = 0; i < kv->length[seq]; i++) qi__sink_number(out, (uint64_t)qi__kv_ids(kv, seq)[i], 4);
   }
   for (int k = s->sampler->history_len; k-- > 0;) qi__sink_number(out, (uint64_t)qi__sampler_recent(s->sampler, k), 4);
   for (size_t i = 0; i < s->n_pending; i++) qi__sink_number(out, (uint64_t)s->pending[i], 4);
   qi__sink_put(out, s->text.buf + s->text.given, (size_t)h->n_held);
   qi__sink_put(out, s->text.partial.bytes, (size_t)h->n_partial);
+  const qi__matcher_size matcher = {h->n_stacks, h->n_pairs};
+  if (h->grammar) qi__matcher_put(out, s->matcher, &matcher);
   for (size_t i = 0; i < s->n_logits; i++)
     qi__sink_put(out, s->forward.logits + s->logits_at[i] * s->model->h.n_vocab, s->model->h.n_vocab * sizeof(float));
   qi__save_put_pages(out, kv, (size_t)h->n_seqs);
@@ -26891,6 +27051,7 @@ QI__FN void qi__save_begin(qi_session *s, qi__save_head *h) {
   h->n_seqs = s->kv.n_seqs;
   while (h->n_seqs && !s->kv.length[h->n_seqs - 1]) h->n_seqs--;
   qi__save_number_pages(&s->kv, h);
+  for (size_t seq = 0; seq < h->n_seqs; seq++) h->n_ids += s->kv.length[seq];
   h->n_history = (uint64_t)sp->history_len;
   h->n_pending = s->n_pending;
   h->n_held = s->text.used - s->text.given;
@@ -26903,6 +27064,11 @@ QI__FN void qi__save_begin(qi_session *s, qi__save_head *h) {
   memcpy(h->rng, sp->rng, sizeof h->rng);
   h->tau = qi__f32_bits(sp->desc.mirostat_tau);
   memcpy(&h->mu, &sp->mu, sizeof h->mu);
+  if (!s->matcher) return;
+  qi__matcher_size matcher = qi__matcher_number(s->matcher);
+  h->grammar = qi__matcher_digest(s->matcher);
+  h->n_stacks = matcher.n_stacks;
+  h->n_pairs = matcher.n_pairs;
 }
 
 // Errors: QI_ERR_STATE, QI_ERR_IO (the writer refused; where it has a reason of its own, that is to be said instead).
@@ -26974,6 +27140,10 @@ QI__FN qi_result qi__load_check_kind(const qi_session *s, const qi__save_head *h
   if (h->rope != own.rope)
     return qi__fail(err, QI_ERR_ARGUMENT, "has other rotations than this session: n_ctx is on the other side of what the model was "
                     "made for");
+  if (h->grammar && !s->matcher)
+    return qi__fail(err, QI_ERR_ARGUMENT, "follows a grammar: constrain the session to the same one first (qi_session_constrain)");
+  if (h->grammar && h->grammar != qi__matcher_digest(s->matcher))
+    return qi__fail(err, QI_ERR_ARGUMENT, "follows another grammar than this session");
   return QI_OK;
 }
 
@@ -27000,6 +27170,8 @@ QI__FN qi_result qi__load_check_room(const qi_session *s, const qi__save_head *h
     {"pending tokens", h->n_pending, qi__min_size(QI__MAX_PENDING, s->kv.n_ctx), QI_ERR_FORMAT},
     {"recent tokens", h->n_history, QI__LAST_N_MAX, QI_ERR_FORMAT},
     {"tokens predicted", h->n_predicted, INT_MAX - 1, QI_ERR_FORMAT},
+    {"stacks of the grammar", h->n_stacks, h->grammar ? QI__AUTOMATON_STACKS - 1 : 0, QI_ERR_FORMAT},
+    {"places in the grammar", h->n_pairs, h->grammar ? UINT32_MAX : 0, QI_ERR_FORMAT},
     {"in a flag", h->prompted | h->ended | h->text_ended, 1, QI_ERR_FORMAT},
   };
   for (size_t i = 0; i < QI__COUNT_OF(fields); i++)
@@ -27033,7 +27205,7 @@ typedef struct qi__restore {
   qi_session *s;
   bool apply;
   qi__save_head head;
-  uint64_t n_slots, n_pages; // that came so far; pages: different ones
+  uint64_t n_slots, n_pages, n_ids; // that came so far; pages: different ones
   qi__source in;
 } qi__restore;
 
@@ -27057,6 +27229,17 @@ QI__FN qi_result qi__load_slots(qi__restore *l, size_t seq, size_t begin, size_t
   return QI_OK;
 }
 
+QI__FN qi_result qi__load_token(qi__restore *l, qi_token *out) {
+  uint64_t token = 0;
+  qi_result r = qi__source_number(&l->in, 4, &token);
+  if (r) return r;
+  if (token >= l->head.n_vocab)
+    return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: token %llu, expected below %llu", (unsigned long long)token,
+                    (unsigned long long)l->head.n_vocab);
+  *out = (qi_token)token;
+  return QI_OK;
+}
+
 QI__FN qi_result qi__load_seq(qi__restore *l, size_t seq) {
   qi__kv *kv = &l->s->kv;
   uint64_t length = 0, first = 0, n_pending = seq == 0 ? l->head.n_pending : 0;
@@ -27070,21 +27253,29 @@ QI__FN qi_result qi__load_seq(qi__restore *l, size_t seq) {
     return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: sequence %zu begins at %llu", seq, (unsigned long long)first);
   size_t begin = (size_t)first / QI__KV_PAGE, end = qi__kv_pages((size_t)length);
   l->n_slots += end - begin;
-  if (l->n_slots > l->head.n_slots) return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: sequence %zu has too many pages", seq);
+  l->n_ids += length;
+  if (l->n_slots > l->head.n_slots || l->n_ids > l->head.n_ids)
+    return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: sequence %zu has too many tokens", seq);
   if (l->apply) {
     kv->length[seq] = (size_t)length;
     kv->first[seq] = (size_t)first;
   }
-  return qi__load_slots(l, seq, begin, end);
+  r = qi__load_slots(l, seq, begin, end);
+  for (size_t i = 0; i < length && !r; i++) {
+    qi_token token = 0;
+    r = qi__load_token(l, &token);
+    if (l->apply) qi__kv_ids(kv, seq)[i] = token;
+  }
+  return r;
 }
 
 QI__FN qi_result qi__load_seqs(qi__restore *l) {
   qi_result r = QI_OK;
-  l->n_slots = l->n_pages = 0;
+  l->n_slots = l->n_pages = l->n_ids = 0;
   for (size_t seq = 0; seq < l->head.n_seqs && !r; seq++) r = qi__load_seq(l, seq);
   qi__save_forget_numbers(&l->s->kv);
-  if (r || (l->n_slots == l->head.n_slots && l->n_pages == l->head.n_pages)) return r;
-  return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: it has pages of no sequence");
+  if (r || (l->n_slots == l->head.n_slots && l->n_pages == l->head.n_pages && l->n_ids == l->head.n_ids)) return r;
+  return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: it has pages or tokens of no sequence");
 }
 
 // Tokens for the sampler's history and those that are pending.
@@ -27092,14 +27283,11 @@ QI__FN qi_result qi__load_tokens(qi__restore *l) {
   const qi__save_head *h = &l->head;
   qi_session *s = l->s;
   for (uint64_t i = 0; i < h->n_history + h->n_pending; i++) {
-    uint64_t token = 0;
-    qi_result r = qi__source_number(&l->in, 4, &token);
+    qi_token token = 0;
+    qi_result r = qi__load_token(l, &token);
     if (r) return r;
-    if (token >= h->n_vocab)
-      return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: token %llu, expected below %llu", (unsigned long long)token,
-                      (unsigned long long)h->n_vocab);
-    if (l->apply && i < h->n_history) qi__sampler_accept(s->sampler, (qi_token)token);
-    if (l->apply && i >= h->n_history) s->pending[s->n_pending++] = (qi_token)token;
+    if (l->apply && i < h->n_history) qi__sampler_accept(s->sampler, token);
+    if (l->apply && i >= h->n_history) s->pending[s->n_pending++] = token;
   }
   return QI_OK;
 }
@@ -27164,6 +27352,8 @@ QI__FN qi_result qi__load_pass(qi_session *s, const qi__file *file, bool apply, 
   if (!r) r = qi__load_seqs(&l);
   if (!r) r = qi__load_tokens(&l);
   if (!r) r = qi__load_text(&l);
+  const qi__matcher_size matcher = {l.head.n_stacks, l.head.n_pairs};
+  if (!r && l.head.grammar) r = qi__matcher_get(&l.in, s->matcher, &matcher, apply);
   if (!r) r = qi__load_arrays(&l);
   if (!r) r = qi__source_end(&l.in);
   if (!r && apply) qi__load_state(s, &l.head);

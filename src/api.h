@@ -1010,15 +1010,16 @@ QI_API qi_result qi_seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi
 // forgotten. (So does loading a session.)
 QI_API void qi_session_reset(qi_session *s);
 
-// Save and restore. A saved session holds keys and values of all sequences (what they share once), logits of the last call, the
-// text interface with held-back text and pending tokens, and the sampler's random state and history. Loaded into a session with
-// the same desc, what follows has the same bits as if it had not been stopped. It does not hold: the desc with sampling parameters
-// and stop strings, a matcher (it begins anew: see qi_session_constrain), statistics. About as large as the pages that are in use.
+// Save and restore. A saved session holds tokens, keys and values of all sequences (what they share once), logits of the last call,
+// the text interface with held-back text and pending tokens, where it is in a grammar, and the sampler's random state and history.
+// Loaded into a session with the same desc, what follows has the same bits as if it had not been stopped. It does not hold: the
+// desc with sampling parameters and stop strings, the grammar itself, statistics. About as large as the pages that are in use.
 //
 // It can be loaded into sessions of the same model file with the same kv_type that have room for it: n_ctx, n_seqs, n_kv_tokens,
 // n_logits, and stop strings as long as the text held back. (Of models with two sets of rotations, for short and for long contexts,
-// n_ctx must also choose the same one.) path, threads and sampling may differ. Files of other machines will do if these order
-// bytes alike. Anything else, and damaged or hostile files, are refused and leave the session as it was; unfinished work is
+// n_ctx must also choose the same one.) One that follows a grammar needs a session that is constrained to the same one before; what
+// was saved without begins it anew. path, threads and sampling may differ. Files of other machines will do if these order bytes
+// alike. Anything else, and damaged or hostile files, are refused and leave the session as it was; unfinished work is
 // dropped only where loading succeeds. Any number of bytes of a file may be wrong: what passes its checks does no harm.
 
 // Writes the session to out[0..*n_out-1]. out NULL and cap 0: only *n_out. All of them: the same state gives the same bytes.
@@ -1032,8 +1033,8 @@ QI_API qi_result qi_session_save_to(qi_session *s, const qi_writer *writer, qi_e
 // QI_ERR_UNSUPPORTED (QI_NO_STDIO).
 QI_API qi_result qi_session_save_path(qi_session *s, const char *path, qi_error *err);
 
-// The session becomes the saved one. Errors: QI_ERR_ARGUMENT (another model, kv_type or set of rotations), QI_ERR_CONTEXT and
-// QI_ERR_LIMIT (no room), QI_ERR_FORMAT (damaged), QI_ERR_UNSUPPORTED (of another version or order of bytes).
+// The session becomes the saved one. Errors: QI_ERR_ARGUMENT (another model, kv_type, set of rotations or grammar), QI_ERR_CONTEXT
+// and QI_ERR_LIMIT (no room), QI_ERR_FORMAT (damaged), QI_ERR_UNSUPPORTED (of another version or order of bytes).
 QI_API qi_result qi_session_load(qi_session *s, const void *data, size_t size, qi_error *err);
 // The same from callbacks, or a path. It is read twice: once to check it. Should the second time fail or bring something else, the
 // session is reset. Errors: as above, QI_ERR_IO, QI_ERR_UNSUPPORTED (a path with QI_NO_STDIO).

@@ -1,4 +1,5 @@
-// Fuzzing of saved sessions: any bytes, under a checksum that fits, into a session that is then used and saved again.
+// Fuzzing of saved sessions: any bytes, under a checksum that fits, into a session that is then used and saved again. It follows a
+// grammar and guesses ahead.
 //
 //   make fuzz FUZZ_SECONDS=60          or by hand:
 //   clang -O1 -g -DQI_NO_SIMD -fsanitize=fuzzer,address,undefined tests/fuzz_save.c -o fuzz_save -lm -lpthread
@@ -19,7 +20,10 @@ static void check(bool ok, const char *what) {
 
 static qi_session *fuzz_session(void) {
   static const char *const stop[] = {"abc", "\xc3\xa4\xc3\xb6"};
+  static const qi_grammar_desc gd = {.gbnf = "root ::= part{3,200}\npart ::= .? (\" \" | [a-s] part . | \"a\" part part .)"};
   static qi_model *m;
+  static qi_grammar *g;
+  qi_matcher *mt = NULL;
   rm_desc d = rm_llama();
   d.n_layers = 1;
   d.n_embd = 32;
@@ -50,7 +54,10 @@ static qi_session *fuzz_session(void) {
   sd.sampler.repetition_penalty = 1.2f;
   sd.sampler.penalty_last_n = 5;
   sd.sampler.mirostat_tau = 3;
+  sd.lookup = true;
   check(!qi_session_open(&s, m, &sd, &err), "the session opens");
+  check((g || !qi_grammar_open(&g, m, &gd, &err)) && !qi_matcher_open(&mt, g, NULL, NULL, &err), "the grammar opens");
+  check(!qi_session_constrain(s, mt, false, &err), "the session follows it");
   return s;
 }
 

@@ -233,7 +233,7 @@ static void run_pair(pair *x, int n_steps, bool constrained) {
     if ((r && r != QI_ERR_CANCELLED) || heads(x, 60)) do_prompt(x);
     if (heads(x, 60)) do_decode(x);
     if (heads(x, 60)) do_sequences(x);
-    if (!constrained && heads(x, 60)) do_save(x);
+    if (heads(x, 60)) do_save(x);
     if (constrained && heads(x, 60)) do_constrain(x);
     if (heads(x, 200)) {
       qi_session_reset(x->plain);
@@ -282,7 +282,7 @@ static void check_pairs(int window, qi_format format, uint64_t first, uint64_t n
   qi_grammar_desc gd;
   uint64_t n_drafted = 0, n_accepted = 0;
   memset(&gd, 0, sizeof gd);
-  gd.gbnf = "root ::= ([a-z]+ \" \" | \"then \" [a-m ]* \"x\"){3,20}";
+  gd.gbnf = "root ::= part{3,20}\npart ::= [a-z]+ (\" \" | \"t\" part \".\" | \"o\" part part \",\")";
   RUN_OK(qi_grammar_open(&g, m.target.m, &gd, &err), err);
   for (uint64_t seed = first; seed < first + n; seed++) {
     pair x;

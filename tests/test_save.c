@@ -454,7 +454,7 @@ static void test_hostile(void **state) {
   qi_session_desc sd = small_desc();
   qi_session *s = run_session(rm.m, &sd);
   bytes file = small_file(s);
-  const size_t seqs = sizeof(qi__save_head);
+  const size_t seqs = sizeof(qi__save_head), second = seqs + 20 + 4 * (size_t)qi_seq_length(s, 0), history = second + 20 + 4 * 3;
   const struct {
     size_t at;
     uint8_t byte;
@@ -477,9 +477,16 @@ static void test_hostile(void **state) {
     {seqs, 250, QI_ERR_CONTEXT, "n_ctx"},
     {seqs + 8, 1, QI_ERR_FORMAT, "begins"},
     {seqs + 16, 1, QI_ERR_FORMAT, "page 1"},
-    {seqs + 20, 0, QI_ERR_FORMAT, "of no sequence"},
-    {seqs + 20 + 16, 1, QI_ERR_FORMAT, "page 1"},
-    {seqs + 20 + 20, 41, QI_ERR_FORMAT, "token 41"},
+    {seqs + 20, 42, QI_ERR_FORMAT, "token 42"},
+    {second, 0, QI_ERR_FORMAT, "of no sequence"},
+    {second, 2, QI_ERR_FORMAT, "of no sequence"},
+    {second, 9, QI_ERR_FORMAT, "too many tokens"},
+    {second + 16, 1, QI_ERR_FORMAT, "page 1"},
+    {second + 24, 43, QI_ERR_FORMAT, "token 43"},
+    {history, 41, QI_ERR_FORMAT, "token 41"},
+    {offsetof(qi__save_head, grammar), 1, QI_ERR_ARGUMENT, "constrain the session"},
+    {offsetof(qi__save_head, n_stacks), 1, QI_ERR_FORMAT, "stacks of the grammar"},
+    {offsetof(qi__save_head, n_pairs), 1, QI_ERR_FORMAT, "places in the grammar"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
     uint8_t old = file.p[cases[i].at];
@@ -492,6 +499,127 @@ static void test_hostile(void **state) {
   expect_saves(s, &file);
   free(file.p);
   qi_session_close(s);
+  run_free(&rm);
+}
+
+// ---- grammars ----
+
+// Calls within calls, in more ways than one: what is open at a place are stacks over stacks.
+static const char nested[] = "root ::= part{3,200}\npart ::= [a-z] (\" \" | [a-s] part [t-z .] | \"a\" part part [a-e .])";
+
+typedef struct constrained {
+  qi_grammar *g;
+  qi_matcher *mt;
+  qi_session *s;
+} constrained;
+
+static constrained open_constrained(const run_model *rm, const char *gbnf) {
+  qi_session_desc sd = text_desc(1);
+  qi_error err = {QI_OK, ""};
+  qi_grammar_desc gd;
+  constrained c;
+  memset(&gd, 0, sizeof gd);
+  gd.gbnf = gbnf;
+  c.s = run_session(rm->m, &sd);
+  RUN_OK(qi_grammar_open(&c.g, rm->m, &gd, &err), err);
+  RUN_OK(qi_matcher_open(&c.mt, c.g, NULL, NULL, &err), err);
+  RUN_OK(qi_session_constrain(c.s, c.mt, false, &err), err);
+  return c;
+}
+
+static void close_constrained(constrained *c) {
+  qi_session_close(c->s);
+  qi_matcher_close(c->mt);
+  qi_grammar_close(c->g);
+}
+
+// Saved anywhere in an answer that follows a grammar, it goes on with the same words. Another grammar is refused, and so is none;
+// what was saved without one begins it.
+static void test_grammar(void **state) {
+  (void)state;
+  run_model rm = save_model(0, 1);
+  qi_error err = {QI_OK, ""};
+  qi_token ids[2][20];
+  char text[2][512];
+  constrained from = open_constrained(&rm, nested), to = open_constrained(&rm, nested), other = open_constrained(&rm, "root ::= .*");
+  qi_session_desc sd = text_desc(1);
+  qi_session *plain = run_session(rm.m, &sd);
+  size_t most_stacks = 0;
+  for (size_t n = 0; n < 60; n += 1 + n / 7) {
+    qi_session_reset(from.s);
+    RUN_OK(qi_prompt(from.s, "the rain", &err), err);
+    for (size_t i = 0; i < n; i++) tell(from.s, 1, ids[0], text[0]);
+    bytes file = save(from.s);
+    qi__save_head head;
+    memcpy(&head, file.p, sizeof head);
+    if (head.n_stacks > most_stacks) most_stacks = (size_t)head.n_stacks;
+    size_t len = tell(from.s, 20, ids[0], text[0]);
+    RUN_OK(qi_session_load(to.s, file.p, file.n, &err), err);
+    expect_saves(to.s, &file);
+    assert_int_equal(tell(to.s, 20, ids[1], text[1]), len);
+    assert_memory_equal(ids[0], ids[1], sizeof ids[0]);
+    assert_memory_equal(text[0], text[1], len);
+    expect_refused(other.s, &file, QI_ERR_ARGUMENT, "another grammar");
+    expect_refused(plain, &file, QI_ERR_ARGUMENT, "constrain the session");
+    free(file.p);
+  }
+  assert_true(most_stacks > 5);
+  RUN_OK(qi_prompt(plain, "the rain", &err), err);
+  bytes file = save(plain);
+  tell(to.s, 1, ids[0], text[0]);
+  assert_int_not_equal(to.mt->state, to.mt->automaton->start);
+  RUN_OK(qi_session_load(to.s, file.p, file.n, &err), err);
+  assert_int_equal(to.mt->state, to.mt->automaton->start);
+  free(file.p);
+  qi_session_close(plain);
+  close_constrained(&from);
+  close_constrained(&to);
+  close_constrained(&other);
+  run_free(&rm);
+}
+
+// Whatever stands where the place in the grammar is: it is refused, or a place that text goes on from, or does not.
+static void test_hostile_grammar(void **state) {
+  (void)state;
+  run_model rm = save_model(0, 1);
+  qi_error err = {QI_OK, ""};
+  qi_token ids[1];
+  char text[64];
+  constrained c = open_constrained(&rm, nested);
+  RUN_OK(qi_prompt(c.s, "the rain", &err), err);
+  qi__save_head head;
+  bytes file = {NULL, 0};
+  do {
+    tell(c.s, 1, ids, text);
+    free(file.p);
+    file = save(c.s);
+    memcpy(&head, file.p, sizeof head);
+  } while (head.n_stacks < 3);
+  size_t end = file.n - 8 - (size_t)(head.n_pages * head.page_bytes + head.n_logits * head.n_vocab * 4);
+  size_t begin = end - 4 * (size_t)(head.n_stacks + 1) - 8 * (size_t)head.n_pairs, n_taken = 0, n_refused = 0;
+  static const uint8_t changes[] = {1, 2, 3, 0x80, 0xff};
+  for (size_t at = begin; at < end; at++)
+    for (size_t k = 0; k < sizeof changes; k++) {
+      file.p[at] ^= changes[k];
+      stamp(&file);
+      qi_result r = qi_session_load(c.s, file.p, file.n, &err);
+      if (r) {
+        run_expect(r, QI_ERR_FORMAT, &err, "load");
+        n_refused++;
+      } else {
+        qi_piece p;
+        n_taken++;
+        for (int i = 0; i < 3 && (r = qi_next(c.s, &p, &err)) == QI_OK; i++) continue;
+        assert_true(r >= 0 || r == QI_ERR_STATE || r == QI_ERR_LIMIT);
+      }
+      file.p[at] ^= changes[k];
+    }
+  assert_true(n_taken > 0 && n_refused > n_taken);
+  stamp(&file);
+  RUN_OK(qi_session_load(c.s, file.p, file.n, &err), err);
+  expect_saves(c.s, &file);
+  free(file.p);
+  close_constrained(&c);
   run_free(&rm);
 }
 
@@ -727,10 +855,11 @@ static void test_kill(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_text),      cmocka_unit_test(test_held_text), cmocka_unit_test(test_sequences),
-    cmocka_unit_test(test_other_sessions), cmocka_unit_test(test_damaged), cmocka_unit_test(test_hostile),
-    cmocka_unit_test(test_calls),     cmocka_unit_test(test_callbacks), cmocka_unit_test(test_files),
-    cmocka_unit_test(test_kill),      cmocka_unit_test(test_random),
+    cmocka_unit_test(test_text),           cmocka_unit_test(test_held_text), cmocka_unit_test(test_sequences),
+    cmocka_unit_test(test_other_sessions), cmocka_unit_test(test_damaged),   cmocka_unit_test(test_hostile),
+    cmocka_unit_test(test_grammar),        cmocka_unit_test(test_hostile_grammar),
+    cmocka_unit_test(test_calls),          cmocka_unit_test(test_callbacks), cmocka_unit_test(test_files),
+    cmocka_unit_test(test_kill),           cmocka_unit_test(test_random),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -299,19 +299,24 @@ QI__FN uint32_t qi__automaton_stacks(qi__automaton *a) {
   return 0;
 }
 
+// Number of the state of these places, sorted; QI__STATE_FULL when it is new and there is no room.
+QI__FN uint32_t qi__automaton_put(qi__automaton *a, const uint64_t *places, size_t n) {
+  size_t before = a->states.n, n_classes = a->grammar->program.n_classes;
+  uint32_t id = qi__sets_put(&a->states, places, n);
+  if (a->states.n > before) {
+    memset(a->next + id * n_classes, 0xff, n_classes * sizeof *a->next); // UNKNOWN
+    a->mask_of[id] = QI__STATE_UNKNOWN;
+  }
+  return id;
+}
+
 // The state of the places in `seen`, and what follows from them.
 QI__FN uint32_t qi__automaton_state(qi__automaton *a) {
   uint32_t id = qi__automaton_close_over(a) ? qi__automaton_stacks(a) : QI__STATE_COMPLEX;
   if (!id) {
     for (size_t i = 0; i < a->n_found; i++)
       a->found[i] = qi__pair((uint32_t)(a->found[i] >> 32), qi__automaton_stack(a, (uint32_t)a->found[i]));
-    size_t n = qi__sort_unique(a->found, a->n_found), before = a->states.n;
-    id = qi__sets_put(&a->states, a->found, n);
-    if (a->states.n > before) {
-      size_t n_classes = a->grammar->program.n_classes;
-      memset(a->next + id * n_classes, 0xff, n_classes * sizeof *a->next); // UNKNOWN
-      a->mask_of[id] = QI__STATE_UNKNOWN;
-    }
+    id = qi__automaton_put(a, a->found, qi__sort_unique(a->found, a->n_found));
   }
   qi__automaton_forget(a);
   return id;

@@ -5,15 +5,18 @@
 #include "../base/file_replace.h"
 #include "../base/stream.h"
 #include "decode.h"
+#include "save_matcher.h"
 
 // A saved session. Numbers are little-endian, u64 unless noted:
 //
 //   head      the fields of qi__save_head
 //   sequences [n_seqs] length, first position whose keys and values are there, u32 pages from that one to the end: numbers from 0
-//             in the order in which they come first; what forks share is at the same positions. n_slots are those of all
+//             in the order in which they come first; what forks share is at the same positions. n_slots are those of all.
+//             u32 tokens, as many as the length says; n_ids are those of all
 //   history   u32 [n_history] the sampler's recent tokens, oldest first
 //   pending   u32 [n_pending] tokens that were given as text and are not computed yet
 //   text      bytes [n_held] of whole characters held back, [n_partial] of one that is not whole
+//   grammar   where the matcher is, see save_matcher.h; only if there was one
 //   logits    float32 [n_logits, n_vocab] of the last call, in the order of qi_logits
 //   pages     [n_pages, n_layers, n_kv_heads] one head as kv_page.h has it
 //   checksum  of all before it, see qi__sink
@@ -21,18 +24,20 @@
 // Logits and pages are in the machine's order of bytes, which `order` tells. The version changes when anything does that is here
 // or in kv_page.h. The same state gives the same bytes.
 #define QI__SAVE_MAGIC 0x0a657661732d6971u // "qi-save\n"
-#define QI__SAVE_VERSION 1
+#define QI__SAVE_VERSION 2
 
 typedef struct qi__save_head {
   uint64_t magic, version;
   uint64_t order;             // 0x0102030405060708 as it lies in memory
   uint64_t model, rope;       // digests: see qi__save_model and qi__save_rope
   uint64_t kv_type, page_bytes, n_vocab;
-  uint64_t n_seqs, n_slots, n_pages; // sequences behind the last that holds tokens are left out
+  uint64_t n_seqs, n_slots, n_pages, n_ids; // sequences behind the last that holds tokens are left out
   uint64_t n_history, n_pending, n_held, n_partial, n_logits;
   uint64_t prompted, ended, text_ended, n_predicted;
   uint64_t rng[4];
   uint64_t tau, mu;           // of mirostat: bits of the float and of the double
+  uint64_t grammar;           // digest; 0 = none
+  uint64_t n_stacks, n_pairs; // of the matcher
 } qi__save_head;
 
 #define QI__SAVE_WORDS (sizeof(qi__save_head) / 8)
@@ -81,8 +86,9 @@ QI__FN void qi__save_head_init(const qi_session *s, qi__save_head *h) {
 // Bytes of a file with this head; false on overflow.
 QI__FN bool qi__save_bytes(const qi__save_head *h, uint64_t *bytes) {
   const uint64_t parts[][2] = {
-    {QI__SAVE_WORDS, 8}, {h->n_seqs, 16}, {h->n_slots, 4}, {h->n_history, 4}, {h->n_pending, 4}, {h->n_held, 1},
-    {h->n_partial, 1}, {h->n_logits, 4 * h->n_vocab}, {h->n_pages, h->page_bytes}, {1, 8},
+    {QI__SAVE_WORDS, 8}, {h->n_seqs, 16}, {h->n_slots, 4}, {h->n_ids, 4}, {h->n_history, 4}, {h->n_pending, 4}, {h->n_held, 1},
+    {h->n_partial, 1}, {h->grammar ? h->n_stacks + 1 : 0, 4}, {h->n_pairs, 8}, {h->n_logits, 4 * h->n_vocab},
+    {h->n_pages, h->page_bytes}, {1, 8},
   };
   *bytes = 0;
   for (size_t i = 0; i < QI__COUNT_OF(parts); i++) {
@@ -160,11 +166,14 @@ QI__FN void qi__save_put(qi__sink *out, const qi_session *s, const qi__save_head
     qi__sink_number(out, kv->first[seq], 8);
     for (size_t i = qi__save_first_slot(kv, seq); i < qi__save_end_slot(kv, seq); i++)
       qi__sink_number(out, kv->writers[kv->table[seq * kv->n_table + i]] - 1, 4);
+    for (size_t i = 0; i < kv->length[seq]; i++) qi__sink_number(out, (uint64_t)qi__kv_ids(kv, seq)[i], 4);
   }
   for (int k = s->sampler->history_len; k-- > 0;) qi__sink_number(out, (uint64_t)qi__sampler_recent(s->sampler, k), 4);
   for (size_t i = 0; i < s->n_pending; i++) qi__sink_number(out, (uint64_t)s->pending[i], 4);
   qi__sink_put(out, s->text.buf + s->text.given, (size_t)h->n_held);
   qi__sink_put(out, s->text.partial.bytes, (size_t)h->n_partial);
+  const qi__matcher_size matcher = {h->n_stacks, h->n_pairs};
+  if (h->grammar) qi__matcher_put(out, s->matcher, &matcher);
   for (size_t i = 0; i < s->n_logits; i++)
     qi__sink_put(out, s->forward.logits + s->logits_at[i] * s->model->h.n_vocab, s->model->h.n_vocab * sizeof(float));
   qi__save_put_pages(out, kv, (size_t)h->n_seqs);
@@ -177,6 +186,7 @@ QI__FN void qi__save_begin(qi_session *s, qi__save_head *h) {
   h->n_seqs = s->kv.n_seqs;
   while (h->n_seqs && !s->kv.length[h->n_seqs - 1]) h->n_seqs--;
   qi__save_number_pages(&s->kv, h);
+  for (size_t seq = 0; seq < h->n_seqs; seq++) h->n_ids += s->kv.length[seq];
   h->n_history = (uint64_t)sp->history_len;
   h->n_pending = s->n_pending;
   h->n_held = s->text.used - s->text.given;
@@ -189,6 +199,11 @@ QI__FN void qi__save_begin(qi_session *s, qi__save_head *h) {
   memcpy(h->rng, sp->rng, sizeof h->rng);
   h->tau = qi__f32_bits(sp->desc.mirostat_tau);
   memcpy(&h->mu, &sp->mu, sizeof h->mu);
+  if (!s->matcher) return;
+  qi__matcher_size matcher = qi__matcher_number(s->matcher);
+  h->grammar = qi__matcher_digest(s->matcher);
+  h->n_stacks = matcher.n_stacks;
+  h->n_pairs = matcher.n_pairs;
 }
 
 // Errors: QI_ERR_STATE, QI_ERR_IO (the writer refused; where it has a reason of its own, that is to be said instead).
@@ -260,6 +275,10 @@ QI__FN qi_result qi__load_check_kind(const qi_session *s, const qi__save_head *h
   if (h->rope != own.rope)
     return qi__fail(err, QI_ERR_ARGUMENT, "has other rotations than this session: n_ctx is on the other side of what the model was "
                     "made for");
+  if (h->grammar && !s->matcher)
+    return qi__fail(err, QI_ERR_ARGUMENT, "follows a grammar: constrain the session to the same one first (qi_session_constrain)");
+  if (h->grammar && h->grammar != qi__matcher_digest(s->matcher))
+    return qi__fail(err, QI_ERR_ARGUMENT, "follows another grammar than this session");
   return QI_OK;
 }
 
@@ -286,6 +305,8 @@ QI__FN qi_result qi__load_check_room(const qi_session *s, const qi__save_head *h
     {"pending tokens", h->n_pending, qi__min_size(QI__MAX_PENDING, s->kv.n_ctx), QI_ERR_FORMAT},
     {"recent tokens", h->n_history, QI__LAST_N_MAX, QI_ERR_FORMAT},
     {"tokens predicted", h->n_predicted, INT_MAX - 1, QI_ERR_FORMAT},
+    {"stacks of the grammar", h->n_stacks, h->grammar ? QI__AUTOMATON_STACKS - 1 : 0, QI_ERR_FORMAT},
+    {"places in the grammar", h->n_pairs, h->grammar ? UINT32_MAX : 0, QI_ERR_FORMAT},
     {"in a flag", h->prompted | h->ended | h->text_ended, 1, QI_ERR_FORMAT},
   };
   for (size_t i = 0; i < QI__COUNT_OF(fields); i++)
@@ -319,7 +340,7 @@ typedef struct qi__restore {
   qi_session *s;
   bool apply;
   qi__save_head head;
-  uint64_t n_slots, n_pages; // that came so far; pages: different ones
+  uint64_t n_slots, n_pages, n_ids; // that came so far; pages: different ones
   qi__source in;
 } qi__restore;
 
@@ -343,6 +364,17 @@ QI__FN qi_result qi__load_slots(qi__restore *l, size_t seq, size_t begin, size_t
   return QI_OK;
 }
 
+QI__FN qi_result qi__load_token(qi__restore *l, qi_token *out) {
+  uint64_t token = 0;
+  qi_result r = qi__source_number(&l->in, 4, &token);
+  if (r) return r;
+  if (token >= l->head.n_vocab)
+    return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: token %llu, expected below %llu", (unsigned long long)token,
+                    (unsigned long long)l->head.n_vocab);
+  *out = (qi_token)token;
+  return QI_OK;
+}
+
 QI__FN qi_result qi__load_seq(qi__restore *l, size_t seq) {
   qi__kv *kv = &l->s->kv;
   uint64_t length = 0, first = 0, n_pending = seq == 0 ? l->head.n_pending : 0;
@@ -356,21 +388,29 @@ QI__FN qi_result qi__load_seq(qi__restore *l, size_t seq) {
     return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: sequence %zu begins at %llu", seq, (unsigned long long)first);
   size_t begin = (size_t)first / QI__KV_PAGE, end = qi__kv_pages((size_t)length);
   l->n_slots += end - begin;
-  if (l->n_slots > l->head.n_slots) return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: sequence %zu has too many pages", seq);
+  l->n_ids += length;
+  if (l->n_slots > l->head.n_slots || l->n_ids > l->head.n_ids)
+    return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: sequence %zu has too many tokens", seq);
   if (l->apply) {
     kv->length[seq] = (size_t)length;
     kv->first[seq] = (size_t)first;
   }
-  return qi__load_slots(l, seq, begin, end);
+  r = qi__load_slots(l, seq, begin, end);
+  for (size_t i = 0; i < length && !r; i++) {
+    qi_token token = 0;
+    r = qi__load_token(l, &token);
+    if (l->apply) qi__kv_ids(kv, seq)[i] = token;
+  }
+  return r;
 }
 
 QI__FN qi_result qi__load_seqs(qi__restore *l) {
   qi_result r = QI_OK;
-  l->n_slots = l->n_pages = 0;
+  l->n_slots = l->n_pages = l->n_ids = 0;
   for (size_t seq = 0; seq < l->head.n_seqs && !r; seq++) r = qi__load_seq(l, seq);
   qi__save_forget_numbers(&l->s->kv);
-  if (r || (l->n_slots == l->head.n_slots && l->n_pages == l->head.n_pages)) return r;
-  return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: it has pages of no sequence");
+  if (r || (l->n_slots == l->head.n_slots && l->n_pages == l->head.n_pages && l->n_ids == l->head.n_ids)) return r;
+  return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: it has pages or tokens of no sequence");
 }
 
 // Tokens for the sampler's history and those that are pending.
@@ -378,14 +418,11 @@ QI__FN qi_result qi__load_tokens(qi__restore *l) {
   const qi__save_head *h = &l->head;
   qi_session *s = l->s;
   for (uint64_t i = 0; i < h->n_history + h->n_pending; i++) {
-    uint64_t token = 0;
-    qi_result r = qi__source_number(&l->in, 4, &token);
+    qi_token token = 0;
+    qi_result r = qi__load_token(l, &token);
     if (r) return r;
-    if (token >= h->n_vocab)
-      return qi__fail(l->in.err, QI_ERR_FORMAT, "is damaged: token %llu, expected below %llu", (unsigned long long)token,
-                      (unsigned long long)h->n_vocab);
-    if (l->apply && i < h->n_history) qi__sampler_accept(s->sampler, (qi_token)token);
-    if (l->apply && i >= h->n_history) s->pending[s->n_pending++] = (qi_token)token;
+    if (l->apply && i < h->n_history) qi__sampler_accept(s->sampler, token);
+    if (l->apply && i >= h->n_history) s->pending[s->n_pending++] = token;
   }
   return QI_OK;
 }
@@ -450,6 +487,8 @@ QI__FN qi_result qi__load_pass(qi_session *s, const qi__file *file, bool apply, 
   if (!r) r = qi__load_seqs(&l);
   if (!r) r = qi__load_tokens(&l);
   if (!r) r = qi__load_text(&l);
+  const qi__matcher_size matcher = {l.head.n_stacks, l.head.n_pairs};
+  if (!r && l.head.grammar) r = qi__matcher_get(&l.in, s->matcher, &matcher, apply);
   if (!r) r = qi__load_arrays(&l);
   if (!r) r = qi__source_end(&l.in);
   if (!r && apply) qi__load_state(s, &l.head);
