@@ -1161,7 +1161,8 @@ typedef struct qi_batch_event {
 QI_API bool qi_batch_poll(qi_batch *b, qi_batch_event *out);
 
 // Ends a request; its last event is still to be polled. What is kept is forgotten, without an event. Takes effect at once, or after
-// the step that is under way. Errors: QI_ERR_ARGUMENT (no such request, or it is over).
+// the step that is under way; none on a request that has ended by itself. Errors: QI_ERR_ARGUMENT (no such request, or its last
+// event has been polled).
 QI_API qi_result qi_batch_cancel(qi_batch *b, uint64_t id, qi_error *err);
 
 // The session that computes, for qi_cancel and qi_session_get_stats; other calls would disturb the batch. NULL for NULL.
@@ -25822,6 +25823,7 @@ QI__FN void qi__batch_sweep(qi_batch *b) {
 QI__FN qi_result qi__batch_cancel(qi_batch *b, uint64_t id, qi_error *err) {
   qi__request *r = qi__batch_find(b, id);
   if (!r) return qi__fail(err, QI_ERR_ARGUMENT, "batch: no such request");
+  if (r->state == QI__REQUEST_ENDED && !r->keep) return QI_OK; // it ended before; that has only not been polled yet
   b->n_cancelled += !r->cancelled;
   r->cancelled = true;
   if (!b->session->work.tokens) qi__batch_sweep(b);

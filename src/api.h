@@ -1149,7 +1149,8 @@ typedef struct qi_batch_event {
 QI_API bool qi_batch_poll(qi_batch *b, qi_batch_event *out);
 
 // Ends a request; its last event is still to be polled. What is kept is forgotten, without an event. Takes effect at once, or after
-// the step that is under way. Errors: QI_ERR_ARGUMENT (no such request, or it is over).
+// the step that is under way; none on a request that has ended by itself. Errors: QI_ERR_ARGUMENT (no such request, or its last
+// event has been polled).
 QI_API qi_result qi_batch_cancel(qi_batch *b, uint64_t id, qi_error *err);
 
 // The session that computes, for qi_cancel and qi_session_get_stats; other calls would disturb the batch. NULL for NULL.

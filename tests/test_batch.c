@@ -487,6 +487,40 @@ static void test_ends(void **state) {
   run_free(&rm);
 }
 
+// One that ended in an earlier step is cancelled while another step is under way, and polled before that is done: it ends once.
+static void test_cancel_what_has_ended(void **state) {
+  (void)state;
+  run_model rm = small_model();
+  qi_error err = {QI_OK, ""};
+  qi_batch_desc bd = batch_desc();
+  qi_token ids[60];
+  answer a[2];
+  run_random_tokens(3, 200, ids, 60);
+  qi_batch *b = open_batch(rm.m, &bd);
+  qi_batch_request q = request("rain", &a[0]);
+  q.n_predict = 1;
+  uint64_t id = submit(b, &q);
+  RUN_OK(qi_batch_step(b, 0, &err), err);
+  q = request(NULL, &a[1]);
+  q.ids = ids;
+  q.n_ids = 60;
+  submit(b, &q);
+  run_expect(qi_batch_step(b, 1, &err), QI_AGAIN, &err, "a step of a microsecond");
+  RUN_OK(qi_batch_cancel(b, id, &err), err);
+  poll_all(b);
+  run_expect(qi_batch_cancel(b, id, &err), QI_ERR_ARGUMENT, &err, "cancelled when all is polled");
+  run_all(b, 0);
+  for (int i = 0; i < 2; i++) {
+    assert_int_equal(a[i].n_ends, 1);
+    assert_int_equal(a[i].done, QI_DONE_LIMIT);
+  }
+  qi_batch_stats st;
+  qi_batch_get_stats(b, &st);
+  assert_int_equal(st.n_waiting + st.n_running, 0);
+  qi_batch_close(b);
+  run_free(&rm);
+}
+
 // ---- memory ----
 
 typedef struct counter {
@@ -641,6 +675,7 @@ int main(void) {
       cmocka_unit_test(test_random_mixes), cmocka_unit_test(test_window_and_roles),
       cmocka_unit_test(test_order),        cmocka_unit_test(test_prompts_do_not_stall),
       cmocka_unit_test(test_share),        cmocka_unit_test(test_ends),
+      cmocka_unit_test(test_cancel_what_has_ended),
       cmocka_unit_test(test_memory),       cmocka_unit_test(test_arguments),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

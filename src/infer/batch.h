@@ -317,6 +317,7 @@ QI__FN void qi__batch_sweep(qi_batch *b) {
 QI__FN qi_result qi__batch_cancel(qi_batch *b, uint64_t id, qi_error *err) {
   qi__request *r = qi__batch_find(b, id);
   if (!r) return qi__fail(err, QI_ERR_ARGUMENT, "batch: no such request");
+  if (r->state == QI__REQUEST_ENDED && !r->keep) return QI_OK; // it ended before; that has only not been polled yet
   b->n_cancelled += !r->cancelled;
   r->cancelled = true;
   if (!b->session->work.tokens) qi__batch_sweep(b);
