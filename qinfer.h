@@ -110,7 +110,8 @@ QI_API const char *qi_result_name(qi_result r);
 
 // Memory. alloc returns NULL on failure; `align` is a power of two, at most 4096. free is given the size that was asked for and is
 // never called with NULL. Both or neither; neither = malloc. Called from the thread that opens or closes an object, never while
-// decoding. Not covered: file mappings, thread stacks, and what a backend takes.
+// decoding. Not covered: file mappings, thread stacks, and what a backend takes. In blocks of 16 MB and more the default asks Linux
+// for huge pages (weights are read up to half as fast again); a hook of your own may do the same (align to 2 MB, MADV_HUGEPAGE).
 typedef struct qi_allocator {
   void *(*alloc)(size_t size, size_t align, void *user);
   void (*free)(void *ptr, size_t size, void *user);
@@ -508,7 +509,8 @@ typedef struct qi_model_desc {
   size_t data_size;           // bytes of data
   qi_reader reader;           // a file behind callbacks: tensors are then copied to memory of the allocator
   qi_load load;               // default QI_LOAD_ALL
-  bool no_mmap;               // read the file into memory of the allocator instead of mapping it
+  bool no_mmap;               // read the file into memory of the allocator instead of mapping it. Slower to open; generates faster
+                              // where the system has no huge pages for mapped files
   qi_allocator allocator;     // default malloc
   qi_logger logger;           // default silent
   qi_progress progress;       // while tensors are read (not for mappings), and while the cache is filled
@@ -1845,6 +1847,10 @@ QI__FN void qi__fp_leave(qi__fp_mode mode) {
 #define QI__MEMORY_H
 
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 // ---- sizes ----
 
 // *out = a * b or a + b; false on overflow (then *out is unchanged).
@@ -1876,18 +1882,39 @@ QI__INLINE bool qi__align_up(size_t n, size_t align, size_t *out) {
   return true;
 }
 
+// ---- huge pages ----
+
+// Reading 5 GB of weights in pages of 4 KB is 1.2 million look-ups of addresses; in a virtual machine (Zen 4, two threads) 33 GB/s
+// became 48 with pages of 2 MB. Linux gives them for the asking in its usual setting "madvise".
+#define QI__HUGE_PAGE ((size_t)2 << 20)
+#define QI__HUGE_FROM ((size_t)16 << 20) // bytes of a block from which they are asked for
+
+// Asks for huge pages in n bytes at p, memory or a mapped file; whatever comes of it, what is in there stays.
+QI__FN void qi__want_huge_pages(const void *p, size_t n) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  uintptr_t begin = ((uintptr_t)p + QI__HUGE_PAGE - 1) & ~(uintptr_t)(QI__HUGE_PAGE - 1);
+  uintptr_t end = ((uintptr_t)p + n) & ~(uintptr_t)(QI__HUGE_PAGE - 1);
+  if (n >= QI__HUGE_PAGE && begin < end) (void)madvise((void *)begin, end - begin, MADV_HUGEPAGE); // may be refused
+#else
+  (void)p;
+  (void)n;
+#endif
+}
+
 // ---- allocator ----
 
 // malloc aligns to 16 at most, so the default hook keeps the start of each block just below what it hands out.
 static void *qi__malloc(size_t size, size_t align, void *user) {
   (void)user;
   size_t total;
+  if (size >= QI__HUGE_FROM && align < QI__HUGE_PAGE) align = QI__HUGE_PAGE;
   if (align < sizeof(void *)) align = sizeof(void *);
   if (!qi__add_size(size, align + sizeof(void *), &total)) return NULL;
   char *block = (char *)malloc(total);
   if (!block) return NULL;
   uintptr_t p = ((uintptr_t)block + sizeof(void *) + align - 1) & ~(uintptr_t)(align - 1);
   ((void **)p)[-1] = block;
+  if (size >= QI__HUGE_FROM) qi__want_huge_pages((void *)p, size);
   return (void *)p;
 }
 
@@ -12758,6 +12785,7 @@ QI__FN void qi__file_map(qi__file *f) {
   if (map == MAP_FAILED) return;
   f->map = (const uint8_t *)map;
   f->mapped = true;
+  qi__want_huge_pages(map, (size_t)f->size); // files that are not cached yet come in such pages (ext4, XFS, Btrfs of Linux 6.16)
   close(f->fd); // a mapping needs no descriptor
   f->fd = -1;
 #else

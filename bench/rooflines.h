@@ -403,8 +403,7 @@ static peak_unit peak_select_int8(const qi__cpu *cpu) {
 
 typedef struct rooflines {
   qi_pool *pool;
-  uint8_t *buffer;         // [bytes], from malloc
-  const uint8_t *stream;   // in it, aligned
+  uint8_t *stream;         // [bytes], of qi__malloc: in huge pages where there are
   size_t bytes;            // a multiple of STREAM_CHUNK
   stream_fn stream_run;
   peak_unit unit[UNIT_COUNT];
@@ -424,7 +423,7 @@ static void stream_task(void *arg, int worker, int64_t begin, int64_t end) {
 static void stream_fill_task(void *arg, int worker, int64_t begin, int64_t end) {
   const rooflines *r = (const rooflines *)arg;
   (void)worker;
-  for (int64_t i = begin; i < end; i++) memset((uint8_t *)(uintptr_t)r->stream + (size_t)i * STREAM_CHUNK, (int)i, STREAM_CHUNK);
+  for (int64_t i = begin; i < end; i++) memset(r->stream + (size_t)i * STREAM_CHUNK, (int)i, STREAM_CHUNK);
 }
 
 static void peak_task(void *arg, int worker, int64_t begin, int64_t end) {
@@ -473,8 +472,8 @@ static void roofline_calibrate(rooflines *r, unit_kind kind) {
 }
 
 static void rooflines_close(rooflines *r) {
-  free(r->buffer);
-  r->buffer = NULL;
+  if (r->stream) qi__malloc_free(r->stream, r->bytes, NULL);
+  r->stream = NULL;
 }
 
 // The pool must outlive it. False after a message.
@@ -483,9 +482,8 @@ static bool rooflines_open(rooflines *r, qi_pool *pool, int megabytes) {
   r->pool = pool;
   r->bytes = (size_t)megabytes * STREAM_CHUNK;
   if (!memory_fits("bandwidth buffer (--bw-mb)", r->bytes)) return false;
-  r->buffer = (uint8_t *)malloc(r->bytes + 64);
-  if (!r->buffer) return complain("no memory for the %d MB that bandwidth is measured with (--bw-mb)", megabytes);
-  r->stream = r->buffer + (64 - (uintptr_t)r->buffer % 64) % 64;
+  r->stream = (uint8_t *)qi__malloc(r->bytes, QI__CACHE_LINE, NULL);
+  if (!r->stream) return complain("no memory for the %d MB that bandwidth is measured with (--bw-mb)", megabytes);
   r->stream_run = stream_select(&pool->cpu);
   r->unit[UNIT_F32] = peak_select_f32(&pool->cpu);
   r->unit[UNIT_BF16] = peak_select_bf16(&pool->cpu);

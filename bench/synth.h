@@ -370,11 +370,16 @@ static void fill_tensor(qi_pool *pool, const synth_tensor *t, uint8_t *data, uin
 }
 
 typedef struct synth_file {
-  uint8_t *bytes; // of malloc
+  uint8_t *bytes; // of qi__malloc: in huge pages, as mapped files are where the system can
   size_t size;
 } synth_file;
 
-// The file of shape `s` in type `type`. False after a message. Free file->bytes.
+static void synth_free(synth_file *file) {
+  if (file->bytes) qi__malloc_free(file->bytes, file->size, NULL);
+  file->bytes = NULL;
+}
+
+// The file of shape `s` in type `type`. False after a message. Free it with synth_free.
 static bool synth_build(synth_file *file, const shape *s, const file_type *type, qi_pool *pool) {
   synth b;
   char what[96];
@@ -386,7 +391,7 @@ static bool synth_build(synth_file *file, const shape *s, const file_type *type,
   file->size = b.head_size + (size_t)b.data_size;
   snprintf(what, sizeof what, "%s:%s", s->name, type->name);
   bool good = !b.failed && memory_fits(what, file->size);
-  if (good) file->bytes = (uint8_t *)malloc(file->size);
+  if (good) file->bytes = (uint8_t *)qi__malloc(file->size, QI__CACHE_LINE, NULL);
   if (b.failed || (good && !file->bytes)) complain("%s: no memory for %.2f GB", what, (double)file->size * 1e-9);
   if (file->bytes) {
     memcpy(file->bytes, b.head, b.head_size);
@@ -414,7 +419,7 @@ typedef struct bench_model {
 
 static void model_close(bench_model *m) {
   qi_model_close(m->model);
-  free(m->file.bytes);
+  synth_free(&m->file);
   memset(m, 0, sizeof *m);
 }
 

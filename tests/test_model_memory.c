@@ -333,11 +333,61 @@ static void test_failing_reads(void **state) {
   free(bytes);
 }
 
+// ---- huge pages ----
+
+#if defined(__linux__)
+// Whether the mapping that holds p is marked as one for huge pages; -1 when the system does not tell.
+static int wants_huge_pages(const void *p) {
+  char line[512];
+  bool inside = false;
+  int found = -1;
+  FILE *f = fopen("/proc/self/smaps", "r");
+  while (f && fgets(line, sizeof line, f)) {
+    unsigned long begin, end;
+    if (sscanf(line, "%lx-%lx ", &begin, &end) == 2) inside = (uintptr_t)p >= begin && (uintptr_t)p < end;
+    if (inside && strncmp(line, "VmFlags:", 8) == 0) found = strstr(line, " hg") != NULL;
+  }
+  if (f) fclose(f);
+  return found;
+}
+
+static void test_huge_pages(void **state) {
+  (void)state;
+  char path[] = "/tmp/qinfer_test_XXXXXX";
+  uint8_t *p = (uint8_t *)qi__malloc(QI__HUGE_FROM, 64, NULL), *small = (uint8_t *)qi__malloc(QI__HUGE_FROM - 1, 64, NULL);
+  assert_true(p && small);
+  assert_int_equal((uintptr_t)p % QI__HUGE_PAGE, 0);
+  p[0] = p[QI__HUGE_FROM - 1] = small[0] = small[QI__HUGE_FROM - 2] = 1;
+  bool told = access("/sys/kernel/mm/transparent_hugepage/enabled", R_OK) == 0 && wants_huge_pages(p) >= 0;
+  if (told) assert_int_equal(wants_huge_pages(p), 1);
+  qi__malloc_free(p, QI__HUGE_FROM, NULL);
+  qi__malloc_free(small, QI__HUGE_FROM - 1, NULL);
+  int fd = mkstemp(path);
+  assert_true(fd >= 0 && ftruncate(fd, 5 << 20) == 0); // a hole
+  close(fd);
+  qi__file file;
+  assert_int_equal(qi__file_open_path(&file, path, false, NULL), QI_OK);
+  assert_true(file.mapped);
+  uintptr_t whole = ((uintptr_t)file.map + QI__HUGE_PAGE - 1) & ~(uintptr_t)(QI__HUGE_PAGE - 1);
+  if (told) assert_int_equal(wants_huge_pages((const void *)whole), 1);
+  assert_int_equal(file.map[(5 << 20) - 1], 0);
+  qi__file_close(&file);
+  unlink(path);
+  if (!told) {
+    print_message("note: no huge pages here\n");
+    skip();
+  }
+}
+#endif
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_models),           cmocka_unit_test(test_split_models),     cmocka_unit_test(test_contested_types),
       cmocka_unit_test(test_shared_models),    cmocka_unit_test(test_wrong_keys),       cmocka_unit_test(test_wrong_tokenizers),
       cmocka_unit_test(test_truncated_and_flipped), cmocka_unit_test(test_failing_reads),
+#if defined(__linux__)
+      cmocka_unit_test(test_huge_pages),
+#endif
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -99,6 +99,7 @@ QI__FN void qi__file_map(qi__file *f) {
   if (map == MAP_FAILED) return;
   f->map = (const uint8_t *)map;
   f->mapped = true;
+  qi__want_huge_pages(map, (size_t)f->size); // files that are not cached yet come in such pages (ext4, XFS, Btrfs of Linux 6.16)
   close(f->fd); // a mapping needs no descriptor
   f->fd = -1;
 #else

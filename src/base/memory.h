@@ -4,6 +4,10 @@
 
 #include "error.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 // ---- sizes ----
 
 // *out = a * b or a + b; false on overflow (then *out is unchanged).
@@ -35,18 +39,39 @@ QI__INLINE bool qi__align_up(size_t n, size_t align, size_t *out) {
   return true;
 }
 
+// ---- huge pages ----
+
+// Reading 5 GB of weights in pages of 4 KB is 1.2 million look-ups of addresses; in a virtual machine (Zen 4, two threads) 33 GB/s
+// became 48 with pages of 2 MB. Linux gives them for the asking in its usual setting "madvise".
+#define QI__HUGE_PAGE ((size_t)2 << 20)
+#define QI__HUGE_FROM ((size_t)16 << 20) // bytes of a block from which they are asked for
+
+// Asks for huge pages in n bytes at p, memory or a mapped file; whatever comes of it, what is in there stays.
+QI__FN void qi__want_huge_pages(const void *p, size_t n) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  uintptr_t begin = ((uintptr_t)p + QI__HUGE_PAGE - 1) & ~(uintptr_t)(QI__HUGE_PAGE - 1);
+  uintptr_t end = ((uintptr_t)p + n) & ~(uintptr_t)(QI__HUGE_PAGE - 1);
+  if (n >= QI__HUGE_PAGE && begin < end) (void)madvise((void *)begin, end - begin, MADV_HUGEPAGE); // may be refused
+#else
+  (void)p;
+  (void)n;
+#endif
+}
+
 // ---- allocator ----
 
 // malloc aligns to 16 at most, so the default hook keeps the start of each block just below what it hands out.
 static void *qi__malloc(size_t size, size_t align, void *user) {
   (void)user;
   size_t total;
+  if (size >= QI__HUGE_FROM && align < QI__HUGE_PAGE) align = QI__HUGE_PAGE;
   if (align < sizeof(void *)) align = sizeof(void *);
   if (!qi__add_size(size, align + sizeof(void *), &total)) return NULL;
   char *block = (char *)malloc(total);
   if (!block) return NULL;
   uintptr_t p = ((uintptr_t)block + sizeof(void *) + align - 1) & ~(uintptr_t)(align - 1);
   ((void **)p)[-1] = block;
+  if (size >= QI__HUGE_FROM) qi__want_huge_pages((void *)p, size);
   return (void *)p;
 }
 
