@@ -3,6 +3,7 @@
 #define QI__KERNELS_PANEL_Q8_X86_H
 
 #include "panel_multiply_x86.h"
+#include "row_q8_x86.h"
 
 #if defined(QI__X86_64)
 
