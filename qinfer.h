@@ -7582,9 +7582,9 @@ QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_
 //   small codes   u = q + offset, and offset * sum x is taken off again; that term is shared by all weight rows
 //   wide codes    |q| times x with the sign of q; 128 * 127 * 2 still fits into int16
 //
-// One row of activations: blocks are taken apart in registers, one weight row after the other: the hardware prefetcher follows one
-// stream; rows beside each other reach three quarters of its speed. The integer sums of a block lie in eight lanes of a register;
-// those of eight blocks are folded into one, which is the eight lanes of the contract. More rows: panel_q8_x86.h.
+// One row of activations, or a few: blocks are taken apart in registers, one weight row after the other: the hardware prefetcher
+// follows one stream; rows beside each other reach three quarters of its speed. The integer sums of a block lie in eight lanes of a
+// register; those of eight blocks are folded into one, which is the eight lanes of the contract. More rows: panel_q8_x86.h.
 //
 // All works in chunks: one block of 256 weights, or up to eight of 32.
 
@@ -7894,10 +7894,10 @@ QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
   return vnni && offset == QI__WIDE ? 128 : offset;
 }
 
-// ---- one row of activations ----
+// ---- a few rows of activations ----
 
-// Two halves of a sum: shorter chains.
-#define QI__HALVES 2
+// n rows of activations, a constant where these are inlined: blocks are taken apart once for all of them.
+#define QI__ROW_X 4
 
 // The hardware prefetcher follows a row, but stops where a page of memory ends: one line for each block is asked for this far
 // ahead, so that the next page is known, and its stream begun, when its turn comes. More lines were slower.
@@ -7906,120 +7906,144 @@ QI__INLINE QI__AVX2 void qi__look_ahead_avx2(const uint8_t *w) { // never faults
   _mm_prefetch((const char *)((uintptr_t)w + QI__ROW_AHEAD), _MM_HINT_T1);
 }
 
-// Integer lanes of a block of 256 with integer scales; sums: of the activations.
-QI__INLINE QI__AVX2 __m256i qi__row_scaled_avx2(qi_format id, qi__step_fn words, const uint8_t *w, const qi__block *block,
-                                                const qi__q8_scales *s, const int8_t *x, __m256i sums) {
+// Integer lanes of a block of 256 with integer scales, for each row of activations; x: of the first, rows k apart.
+QI__INLINE QI__AVX2 void qi__row_scaled_avx2(qi_format id, qi__step_fn words, const uint8_t *w, const qi__block *block,
+                                             const qi__q8_scales *s, const qi__q8_chunk *x, size_t k, int n, __m256i *total) {
   const __m256i apart = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+  const int halves = n == 1 ? 2 : 1; // of a sum: shorter chains where there is only one
   int offset = qi__q8_offset(id);
-  __m256i sum[QI__HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+  __m256i sum[QI__ROW_X][2];
+  QI__UNROLL for (int i = 0; i < n; i++) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
   QI__UNROLL for (int g = 0; g < 8; g++) {
-    __m256i xg = qi__bytes_avx2((const uint8_t *)x + 32 * g), code = qi__q8_codes_avx2(id, w, g, block, offset);
-    sum[g % QI__HALVES] = qi__add_scaled_avx2(words, offset, sum[g % QI__HALVES], code, xg, qi__group_scale_avx2(s->scale, g));
+    __m256i code = qi__q8_codes_avx2(id, w, g, block, offset), scale = qi__group_scale_avx2(s->scale, g);
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      __m256i xg = qi__bytes_avx2((const uint8_t *)x->q + (size_t)i * k + 32 * g);
+      sum[i][g % halves] = qi__add_scaled_avx2(words, offset, sum[i][g % halves], code, xg, scale);
+    }
   }
-  __m256i total = _mm256_add_epi32(sum[0], sum[1]);
-  if (offset <= 0) return total;
-  sums = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(sums, apart), 0xd8); // to the order of the scales
-  return _mm256_sub_epi32(total, qi__offset_sums_avx2(offset, s->scale, sums));
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    total[i] = halves == 2 ? _mm256_add_epi32(sum[i][0], sum[i][1]) : sum[i][0];
+    if (offset <= 0) continue;
+    __m256i sums = qi__bytes_avx2((const uint8_t *)(x->sum + (size_t)i * (k / 16)));
+    sums = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(sums, apart), 0xd8); // to the order of the scales
+    total[i] = _mm256_sub_epi32(total[i], qi__offset_sums_avx2(offset, s->scale, sums));
+  }
 }
 
 // What blocks of a row have added up to, until eight of them are taken to the lanes.
 typedef struct qi__row_sums {
-  __m256i total[8], mins[8];
+  __m256i total[QI__ROW_X][8], mins[QI__ROW_X][8];
   float d[8], dmin[8]; // of formats without qi__q8_d_at
 } qi__row_sums;
 
-// A block of 256 at w, as number b of eight, with codes x and their sums.
+// A block of 256 at w, as number b of eight.
 QI__INLINE QI__AVX2 void qi__row_block_avx2(qi_format id, const qi__format *bound, qi__step_fn words, const uint8_t *w,
-                                            const int8_t *x, const int16_t *x_sums, size_t b, qi__row_sums *p) {
+                                            const qi__q8_chunk *x, size_t k, int n, size_t b, qi__row_sums *p) {
   qi__block block;
   qi__q8_scales s;
-  __m256i sums = qi__bytes_avx2((const uint8_t *)x_sums);
+  __m256i total[QI__ROW_X];
   qi__q8_scales_avx2(id, bound, w, &block, &s);
-  p->total[b] = qi__row_scaled_avx2(id, words, w, &block, &s, x, sums);
-  if ((id ? &qi__formats[id] : bound)->has_min) p->mins[b] = _mm256_madd_epi16(s.min, sums);
+  qi__row_scaled_avx2(id, words, w, &block, &s, x, k, n, total);
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    p->total[i][b] = total[i];
+    if (!(id ? &qi__formats[id] : bound)->has_min) continue;
+    p->mins[i][b] = _mm256_madd_epi16(s.min, qi__bytes_avx2((const uint8_t *)(x->sum + (size_t)i * (k / 16))));
+  }
   if (qi__q8_d_at(id) >= 0) return;
   p->d[b] = s.d;
   p->dmin[b] = s.dmin;
 }
 
-// Lanes after n blocks of 256 at w, which p has added up; d_x: of the activations.
-QI__INLINE QI__AVX2 __m256 qi__row_take_avx2(qi_format id, const qi__format *f, const qi__row_sums *p, const uint8_t *w,
-                                             const float *d_x, int n, __m256 lanes) {
+// Lanes after n_blocks blocks of 256 at w, which p has added up; d_x: of the activations, rows `blocks` apart.
+QI__INLINE QI__AVX2 void qi__row_take_avx2(qi_format id, const qi__format *f, const qi__row_sums *p, const uint8_t *w,
+                                           const float *d_x, size_t blocks, int n_blocks, int n, __m256 *lanes) {
   const __m256 minus = _mm256_set1_ps(-0.0f);
   size_t size = (size_t)f->info.block_bytes, at = (size_t)qi__q8_d_at(id);
   bool half = qi__q8_d_at(id) >= 0, qins = id == QI_FORMAT_QINS4_K;
-  __m256 x = qi__chunk_d_avx2(d_x, n);
-  __m256 d = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n, at)) : _mm256_loadu_ps(p->d);
+  __m256 d = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n_blocks, at)) : _mm256_loadu_ps(p->d), dmin = minus;
   if (qins) d = _mm256_mul_ps(d, _mm256_set1_ps(0x1p-10f));
-  lanes = qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, x), qi__fold8_avx2(p->total), n);
-  if (!f->has_min) return lanes;
-  d = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n, at + 2)) : _mm256_loadu_ps(p->dmin);
-  return qi__take_blocks_avx2(lanes, _mm256_xor_ps(minus, _mm256_mul_ps(d, x)), qi__fold8_avx2(p->mins), n);
-}
-
-QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, qi__step_fn words, const qi__dot_q8_args *a, const uint8_t *w) {
-  const qi__format *bound = a->format, *f = id ? &qi__formats[id] : bound;
-  size_t n_blocks = a->x->k / 256, size = (size_t)f->info.block_bytes;
-  qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 0);
-  __m256 lanes = _mm256_setzero_ps();
-  qi__row_sums p;
-  if (n_blocks % 8) memset(&p, 0, sizeof p); // blocks that are not there
-  for (size_t b = 0; b < n_blocks; b += 8, x.d += 8) {
-    size_t n = qi__min_size(8, n_blocks - b);
-    const uint8_t *first = w;
-    for (size_t i = 0; i < n; i++, w += size, x.q += 256, x.sum += 16) {
-      qi__look_ahead_avx2(w);
-      qi__row_block_avx2(id, bound, words, w, x.q, x.sum, i, &p);
-    }
-    lanes = qi__row_take_avx2(id, f, &p, first, x.d, (int)n, lanes);
+  if (f->has_min) dmin = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n_blocks, at + 2)) : _mm256_loadu_ps(p->dmin);
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    __m256 x = qi__chunk_d_avx2(d_x + (size_t)i * blocks, n_blocks);
+    lanes[i] = qi__take_blocks_avx2(lanes[i], _mm256_mul_ps(d, x), qi__fold8_avx2(p->total[i]), n_blocks);
+    if (!f->has_min) continue;
+    __m256 minus_d = _mm256_xor_ps(minus, _mm256_mul_ps(dmin, x));
+    lanes[i] = qi__take_blocks_avx2(lanes[i], minus_d, qi__fold8_avx2(p->mins[i]), n_blocks);
   }
-  return lanes;
 }
 
-// Lanes after n <= 8 blocks of 32 at w. A float minimum has the integer 1, so its sum is that of the codes.
-QI__INLINE QI__AVX2 __m256 qi__row_chunk_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *w, const qi__q8_chunk *x,
-                                              int n, __m256 lanes) {
+QI__INLINE QI__AVX2 void qi__row_256_avx2(qi_format id, qi__step_fn words, const qi__dot_q8_args *a, const uint8_t *w, int n,
+                                          __m256 *lanes) {
+  const qi__format *bound = a->format, *f = id ? &qi__formats[id] : bound;
+  size_t k = a->x->k, n_blocks = k / 256, size = (size_t)f->info.block_bytes;
+  qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 0);
+  qi__row_sums p;
+  for (int i = 0; n_blocks % 8 && i < n; i++) { // blocks that are not there
+    memset(p.total[i], 0, sizeof p.total[i]);
+    memset(p.mins[i], 0, sizeof p.mins[i]);
+  }
+  if (n_blocks % 8) memset(p.d, 0, sizeof p.d), memset(p.dmin, 0, sizeof p.dmin);
+  for (size_t b = 0; b < n_blocks; b += 8, x.d += 8) {
+    size_t eight = qi__min_size(8, n_blocks - b);
+    const uint8_t *first = w;
+    for (size_t i = 0; i < eight; i++, w += size, x.q += 256, x.sum += 16) {
+      qi__look_ahead_avx2(w);
+      qi__row_block_avx2(id, bound, words, w, &x, k, n, i, &p);
+    }
+    qi__row_take_avx2(id, f, &p, first, x.d, n_blocks, (int)eight, n, lanes);
+  }
+}
+
+// Lanes after n_blocks <= 8 blocks of 32 at w. A float minimum has the integer 1, so its sum is that of the codes.
+QI__INLINE QI__AVX2 void qi__row_chunk_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *w, const qi__q8_chunk *x,
+                                            size_t k, int n_blocks, int n, __m256 *lanes) {
   const qi__format *f = &qi__formats[id];
   int offset = qi__q8_offset32(id, vnni);
-  __m256i totals[8], zero = _mm256_setzero_si256();
+  __m256i totals[QI__ROW_X][8], zero = _mm256_setzero_si256();
   QI__UNROLL for (int b = 0; b < 8; b++) {
-    totals[b] = zero;
-    if (b >= n) continue;
+    QI__UNROLL for (int i = 0; i < n; i++) totals[i][b] = zero;
+    if (b >= n_blocks) continue;
     __m256i code = qi__q8_codes_avx2(id, w + b * f->info.block_bytes, 0, NULL, offset);
-    __m256i xb = qi__bytes_avx2((const uint8_t *)x->q + 32 * b);
-    if (offset == QI__WIDE) totals[b] = bytes(zero, _mm256_abs_epi8(code), _mm256_sign_epi8(xb, code));
-    else totals[b] = bytes(zero, code, xb);
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      __m256i xb = qi__bytes_avx2((const uint8_t *)x->q + (size_t)i * k + 32 * b);
+      if (offset == QI__WIDE) totals[i][b] = bytes(zero, _mm256_abs_epi8(code), _mm256_sign_epi8(xb, code));
+      else totals[i][b] = bytes(zero, code, xb);
+    }
   }
-  __m256 d = qi__chunk_d_avx2(x->d, n);
-  __m256i total = qi__fold8_avx2(totals), sums = qi__chunk_sums_avx2(x->sum, n);
-  if (offset > 0) total = _mm256_sub_epi32(total, _mm256_mullo_epi32(sums, _mm256_set1_epi32(offset)));
-  lanes = qi__take_blocks_avx2(lanes, _mm256_mul_ps(qi__block_d_avx2(id, f, w, n), d), total, n);
-  if (f->has_min) lanes = qi__take_blocks_avx2(lanes, _mm256_mul_ps(qi__block_offset_avx2(f, w, n), d), sums, n);
-  return lanes;
+  __m256 d_w = qi__block_d_avx2(id, f, w, n_blocks), m_w = f->has_min ? qi__block_offset_avx2(f, w, n_blocks) : d_w;
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    __m256 d = qi__chunk_d_avx2(x->d + (size_t)i * (k / 32), n_blocks);
+    __m256i total = qi__fold8_avx2(totals[i]), sums = qi__chunk_sums_avx2(x->sum + (size_t)i * (k / 16), n_blocks);
+    if (offset > 0) total = _mm256_sub_epi32(total, _mm256_mullo_epi32(sums, _mm256_set1_epi32(offset)));
+    lanes[i] = qi__take_blocks_avx2(lanes[i], _mm256_mul_ps(d_w, d), total, n_blocks);
+    if (f->has_min) lanes[i] = qi__take_blocks_avx2(lanes[i], _mm256_mul_ps(m_w, d), sums, n_blocks);
+  }
 }
 
-QI__INLINE QI__AVX2 __m256 qi__row_32_avx2(qi_format id, bool vnni, qi__step_fn bytes, const qi__dot_q8_args *a, const uint8_t *w) {
+QI__INLINE QI__AVX2 void qi__row_32_avx2(qi_format id, bool vnni, qi__step_fn bytes, const qi__dot_q8_args *a, const uint8_t *w,
+                                         int n, __m256 *lanes) {
   qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 0);
-  size_t size = (size_t)qi__formats[id].info.block_bytes, n_blocks = a->x->k / 32;
-  __m256 lanes = _mm256_setzero_ps();
+  size_t size = (size_t)qi__formats[id].info.block_bytes, k = a->x->k, n_blocks = k / 32;
   for (; n_blocks >= 8; n_blocks -= 8, w += 8 * size, x.q += 256, x.d += 8, x.sum += 16) {
     qi__look_ahead_avx2(w);
-    lanes = qi__row_chunk_avx2(id, vnni, bytes, w, &x, 8, lanes);
+    qi__row_chunk_avx2(id, vnni, bytes, w, &x, k, 8, n, lanes);
   }
-  return n_blocks ? qi__row_chunk_avx2(id, vnni, bytes, w, &x, (int)n_blocks, lanes) : lanes;
+  if (n_blocks) qi__row_chunk_avx2(id, vnni, bytes, w, &x, k, (int)n_blocks, n, lanes);
 }
 
-// All weight rows with one row of activations. id = NONE: a format with blocks of 256 and no case above.
-QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn words, qi__step_fn bytes,
+// All weight rows with n rows of activations from a->x_row on. id = NONE: a format with blocks of 256 and no case above.
+QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn words, qi__step_fn bytes, int n,
                                            const qi__dot_q8_args *a) {
   bool small = id && qi__formats[id].info.block_len == 32;
   const uint8_t *w = a->w;
   for (size_t r = 0; r < a->n_w; r++, w += a->w_stride) {
-    __m256 lanes = small ? qi__row_32_avx2(id, vnni, bytes, a, w) : qi__row_256_avx2(id, words, a, w);
-    a->y[r] = qi__sum_lanes_avx2(lanes);
+    __m256 lanes[QI__ROW_X];
+    QI__UNROLL for (int i = 0; i < n; i++) lanes[i] = _mm256_setzero_ps();
+    if (small) qi__row_32_avx2(id, vnni, bytes, a, w, n, lanes);
+    else qi__row_256_avx2(id, words, a, w, n, lanes);
+    QI__UNROLL for (int i = 0; i < n; i++) a->y[(size_t)i * a->y_stride + r] = qi__sum_lanes_avx2(lanes[i]);
   }
 }
-
 #endif
 
 #endif // QI__KERNELS_DOT_Q8_X86_H
@@ -9970,7 +9994,7 @@ QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, c
 
 #endif // QI__KERNELS_PANEL_MULTIPLY_X86_H
 // generated from src/kernels/row_q8_x86.h: edit there
-// ==== >>row_q8_x86 : one row of activations, by format ====
+// ==== >>row_q8_x86 : a few rows of activations, by format ====
 #ifndef QI__KERNELS_ROW_Q8_X86_H
 #define QI__KERNELS_ROW_Q8_X86_H
 
@@ -10208,67 +10232,88 @@ QI__INLINE QI__AVX512_VNNI void qi__dot_rows_k_avx512(qi_format id, const qi__do
   for (size_t r = 0; r < a->n_w; r++) a->y[r] = qi__sum_lanes_avx2(lanes[r]);
 }
 
-QI__FN QI__AVX512_VNNI void qi__dot_rows_q4_k_avx512(const qi__dot_q8_args *a) { qi__dot_rows_k_avx512(QI_FORMAT_Q4_K, a); }
-QI__FN QI__AVX512_VNNI void qi__dot_rows_q5_k_avx512(const qi__dot_q8_args *a) { qi__dot_rows_k_avx512(QI_FORMAT_Q5_K, a); }
-QI__FN QI__AVX512_VNNI void qi__dot_rows_q6_k_avx512(const qi__dot_q8_args *a) { qi__dot_rows_k_avx512(QI_FORMAT_Q6_K, a); }
+QI__FN QI__AVX512_VNNI void qi__dot_row_q4_k_avx512(const qi__dot_q8_args *a) { qi__dot_rows_k_avx512(QI_FORMAT_Q4_K, a); }
+QI__FN QI__AVX512_VNNI void qi__dot_row_q5_k_avx512(const qi__dot_q8_args *a) { qi__dot_rows_k_avx512(QI_FORMAT_Q5_K, a); }
+QI__FN QI__AVX512_VNNI void qi__dot_row_q6_k_avx512(const qi__dot_q8_args *a) { qi__dot_rows_k_avx512(QI_FORMAT_Q6_K, a); }
 #endif
 
 #endif // QI__KERNELS_ROW_K_AVX512_H
 
 #if defined(QI__X86_64)
 
-// One function a format, and the choice between them. `any` is for formats with blocks of 256 that have no case above.
-#define QI__DOT_ROWS(isa, target, vnni, name, ID) \
-  QI__FN target void qi__dot_rows_##name##_##isa(const qi__dot_q8_args *a) { \
-    qi__dot_rows_avx2(ID, vnni, qi__words_##isa, qi__step_bytes_##isa, a); \
+// One function a format, and the choice between them. They take the first rows of activations, and return how many: always 1, or, of
+// formats that most models have, 1, 2 or 4. `any` is for formats with blocks of 256 that have no case above.
+#define QI__DOT_N(isa, vnni, ID, n) qi__dot_rows_avx2(ID, vnni, qi__words_##isa, qi__step_bytes_##isa, n, a)
+#define QI__DOT_ONE(isa, target, vnni, name, ID) \
+  QI__FN target size_t qi__dot_rows_##name##_##isa(const qi__dot_q8_args *a) { \
+    QI__DOT_N(isa, vnni, ID, 1); \
+    return 1; \
   }
-#define QI__DOT_ROWS_K(isa, target, vnni) \
-  QI__DOT_ROWS(isa, target, vnni, q4_k, QI_FORMAT_Q4_K) \
-  QI__DOT_ROWS(isa, target, vnni, q5_k, QI_FORMAT_Q5_K) \
-  QI__DOT_ROWS(isa, target, vnni, q6_k, QI_FORMAT_Q6_K)
+#define QI__DOT_FEW(isa, target, vnni, name, ID, one) \
+  QI__FN target size_t qi__dot_rows_##name##_##isa(const qi__dot_q8_args *a) { \
+    if (a->n_x >= 4) { \
+      QI__DOT_N(isa, vnni, ID, 4); \
+      return 4; \
+    } \
+    if (a->n_x >= 2) { \
+      QI__DOT_N(isa, vnni, ID, 2); \
+      return 2; \
+    } \
+    one; \
+    return 1; \
+  }
+#define QI__DOT_FEW_K(isa, target, vnni) \
+  QI__DOT_FEW(isa, target, vnni, q4_k, QI_FORMAT_Q4_K, QI__DOT_N(isa, vnni, QI_FORMAT_Q4_K, 1)) \
+  QI__DOT_FEW(isa, target, vnni, q5_k, QI_FORMAT_Q5_K, QI__DOT_N(isa, vnni, QI_FORMAT_Q5_K, 1)) \
+  QI__DOT_FEW(isa, target, vnni, q6_k, QI_FORMAT_Q6_K, QI__DOT_N(isa, vnni, QI_FORMAT_Q6_K, 1))
 #define QI__DOT_ROW(isa, target, vnni) \
-  QI__DOT_ROWS(isa, target, vnni, q4_0, QI_FORMAT_Q4_0) \
-  QI__DOT_ROWS(isa, target, vnni, q4_1, QI_FORMAT_Q4_1) \
-  QI__DOT_ROWS(isa, target, vnni, q5_0, QI_FORMAT_Q5_0) \
-  QI__DOT_ROWS(isa, target, vnni, q5_1, QI_FORMAT_Q5_1) \
-  QI__DOT_ROWS(isa, target, vnni, q8_0, QI_FORMAT_Q8_0) \
-  QI__DOT_ROWS(isa, target, vnni, q2_k, QI_FORMAT_Q2_K) \
-  QI__DOT_ROWS(isa, target, vnni, q3_k, QI_FORMAT_Q3_K) \
-  QI__DOT_ROWS(isa, target, vnni, iq4_nl, QI_FORMAT_IQ4_NL) \
-  QI__DOT_ROWS(isa, target, vnni, iq4_xs, QI_FORMAT_IQ4_XS) \
-  QI__DOT_ROWS(isa, target, vnni, mxfp4, QI_FORMAT_MXFP4) \
-  QI__DOT_ROWS(isa, target, vnni, qins4_k, QI_FORMAT_QINS4_K) \
-  QI__DOT_ROWS(isa, target, vnni, any, QI_FORMAT_NONE) \
-  QI__FN void qi__dot_row_##isa(const qi__dot_q8_args *a) { \
+  QI__DOT_FEW(isa, target, vnni, q4_0, QI_FORMAT_Q4_0, QI__DOT_N(isa, vnni, QI_FORMAT_Q4_0, 1)) \
+  QI__DOT_ONE(isa, target, vnni, q4_1, QI_FORMAT_Q4_1) \
+  QI__DOT_ONE(isa, target, vnni, q5_0, QI_FORMAT_Q5_0) \
+  QI__DOT_ONE(isa, target, vnni, q5_1, QI_FORMAT_Q5_1) \
+  QI__DOT_FEW(isa, target, vnni, q8_0, QI_FORMAT_Q8_0, QI__DOT_N(isa, vnni, QI_FORMAT_Q8_0, 1)) \
+  QI__DOT_ONE(isa, target, vnni, q2_k, QI_FORMAT_Q2_K) \
+  QI__DOT_ONE(isa, target, vnni, q3_k, QI_FORMAT_Q3_K) \
+  QI__DOT_ONE(isa, target, vnni, iq4_nl, QI_FORMAT_IQ4_NL) \
+  QI__DOT_ONE(isa, target, vnni, iq4_xs, QI_FORMAT_IQ4_XS) \
+  QI__DOT_ONE(isa, target, vnni, mxfp4, QI_FORMAT_MXFP4) \
+  QI__DOT_ONE(isa, target, vnni, qins4_k, QI_FORMAT_QINS4_K) \
+  QI__DOT_ONE(isa, target, vnni, any, QI_FORMAT_NONE) \
+  QI__FN size_t qi__dot_row_##isa(const qi__dot_q8_args *a) { \
     switch (qi__format_id(a->format)) { \
-    case QI_FORMAT_Q4_0: qi__dot_rows_q4_0_##isa(a); break; \
-    case QI_FORMAT_Q4_1: qi__dot_rows_q4_1_##isa(a); break; \
-    case QI_FORMAT_Q5_0: qi__dot_rows_q5_0_##isa(a); break; \
-    case QI_FORMAT_Q5_1: qi__dot_rows_q5_1_##isa(a); break; \
-    case QI_FORMAT_Q8_0: qi__dot_rows_q8_0_##isa(a); break; \
-    case QI_FORMAT_Q2_K: qi__dot_rows_q2_k_##isa(a); break; \
-    case QI_FORMAT_Q3_K: qi__dot_rows_q3_k_##isa(a); break; \
-    case QI_FORMAT_Q4_K: qi__dot_rows_q4_k_##isa(a); break; \
-    case QI_FORMAT_Q5_K: qi__dot_rows_q5_k_##isa(a); break; \
-    case QI_FORMAT_Q6_K: qi__dot_rows_q6_k_##isa(a); break; \
-    case QI_FORMAT_IQ4_NL: qi__dot_rows_iq4_nl_##isa(a); break; \
-    case QI_FORMAT_IQ4_XS: qi__dot_rows_iq4_xs_##isa(a); break; \
-    case QI_FORMAT_MXFP4: qi__dot_rows_mxfp4_##isa(a); break; \
-    case QI_FORMAT_QINS4_K: qi__dot_rows_qins4_k_##isa(a); break; \
-    default: qi__dot_rows_any_##isa(a); break; \
+    case QI_FORMAT_Q4_0: return qi__dot_rows_q4_0_##isa(a); \
+    case QI_FORMAT_Q4_1: return qi__dot_rows_q4_1_##isa(a); \
+    case QI_FORMAT_Q5_0: return qi__dot_rows_q5_0_##isa(a); \
+    case QI_FORMAT_Q5_1: return qi__dot_rows_q5_1_##isa(a); \
+    case QI_FORMAT_Q8_0: return qi__dot_rows_q8_0_##isa(a); \
+    case QI_FORMAT_Q2_K: return qi__dot_rows_q2_k_##isa(a); \
+    case QI_FORMAT_Q3_K: return qi__dot_rows_q3_k_##isa(a); \
+    case QI_FORMAT_Q4_K: return qi__dot_rows_q4_k_##isa(a); \
+    case QI_FORMAT_Q5_K: return qi__dot_rows_q5_k_##isa(a); \
+    case QI_FORMAT_Q6_K: return qi__dot_rows_q6_k_##isa(a); \
+    case QI_FORMAT_IQ4_NL: return qi__dot_rows_iq4_nl_##isa(a); \
+    case QI_FORMAT_IQ4_XS: return qi__dot_rows_iq4_xs_##isa(a); \
+    case QI_FORMAT_MXFP4: return qi__dot_rows_mxfp4_##isa(a); \
+    case QI_FORMAT_QINS4_K: return qi__dot_rows_qins4_k_##isa(a); \
+    default: return qi__dot_rows_any_##isa(a); \
     } \
   }
 
-QI__DOT_ROWS_K(avx2, QI__AVX2, false)
+QI__DOT_FEW_K(avx2, QI__AVX2, false)
 QI__DOT_ROW(avx2, QI__AVX2, false)
 #if defined(QI__HAS_AVX_VNNI)
-QI__DOT_ROWS_K(avx_vnni, QI__AVX_VNNI, true)
+QI__DOT_FEW_K(avx_vnni, QI__AVX_VNNI, true)
 QI__DOT_ROW(avx_vnni, QI__AVX_VNNI, true)
 #endif
-QI__DOT_ROW(avx512, QI__AVX512_VNNI, true) // k-quants: row_k_avx512.h
+QI__DOT_FEW(avx512, QI__AVX512_VNNI, true, q4_k, QI_FORMAT_Q4_K, qi__dot_row_q4_k_avx512(a))
+QI__DOT_FEW(avx512, QI__AVX512_VNNI, true, q5_k, QI_FORMAT_Q5_K, qi__dot_row_q5_k_avx512(a))
+QI__DOT_FEW(avx512, QI__AVX512_VNNI, true, q6_k, QI_FORMAT_Q6_K, qi__dot_row_q6_k_avx512(a))
+QI__DOT_ROW(avx512, QI__AVX512_VNNI, true)
 #undef QI__DOT_ROW
-#undef QI__DOT_ROWS_K
-#undef QI__DOT_ROWS
+#undef QI__DOT_FEW_K
+#undef QI__DOT_FEW
+#undef QI__DOT_ONE
+#undef QI__DOT_N
 #endif
 
 #endif // QI__KERNELS_ROW_Q8_X86_H
@@ -10356,16 +10401,15 @@ QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_fi
 
 // ---- the kernels ----
 
-#define QI__PANEL_FROM 4 // rows of activations from which a panel pays, formats with kernels of their own
-
-// The same for the kernels here (Zen 4, two threads, weights from memory): the longer one row takes, the fewer rows. Without VNNI
-// wide codes meet the activations twice.
+// Rows of activations from which a panel pays (Zen 4, two threads, weights from memory): the longer the row kernels take, the
+// fewer.
 QI__FN size_t qi__panel_from(const qi__format *f, bool vnni) {
   qi_format id = qi__format_id(f);
   if (qi__is_iq_grid(id)) return 2;
-  if (id == QI_FORMAT_Q8_0) return vnni ? 6 : 20;
-  if (!vnni) return 7;
-  return id == QI_FORMAT_Q4_K ? 5 : 4;
+  if (id == QI_FORMAT_Q4_K || id == QI_FORMAT_Q5_K || id == QI_FORMAT_Q6_K) return vnni ? 9 : 8;
+  if (id == QI_FORMAT_Q8_0) return vnni ? 8 : 9;
+  if (id == QI_FORMAT_Q4_0 || id == QI_FORMAT_Q2_K) return vnni ? 6 : 7;
+  return vnni ? 4 : 5;
 }
 
 #define QI__DOT_Q8(isa, vnni, multiply) \
@@ -10374,8 +10418,8 @@ QI__FN size_t qi__panel_from(const qi__format *f, bool vnni) {
       qi__dot_panels_x86(a, vnni, qi__panel_fill_avx2, multiply); \
       return; \
     } \
-    qi__dot_q8_args row = *a; \
-    for (size_t i = 0; i < a->n_x; i++, row.x_row++, row.y += a->y_stride) qi__dot_row_##isa(&row); \
+    qi__dot_q8_args rows = *a; \
+    for (size_t n; rows.n_x; rows.x_row += n, rows.n_x -= n, rows.y += n * a->y_stride) n = qi__dot_row_##isa(&rows); \
   }
 
 QI__DOT_Q8(avx2, false, qi__panel_multiply_avx2)
@@ -10831,10 +10875,10 @@ QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
 
 // ---- the kernels ----
 
-// Few rows of activations one by one, many in panels.
+// Few rows of activations one by one, many in panels: from the number that was measured on Zen 4, two threads, weights from memory.
 #define QI__DOT_QINS(name, row_fn, fill, multiply) \
   QI__FN void name(const qi__dot_q8_args *a) { \
-    if (a->n_x >= QI__PANEL_FROM) { \
+    if (a->n_x >= (a->format->wide ? 6 : 4)) { \
       qi__dot_panels_x86(a, true, fill, multiply); \
       return; \
     } \
@@ -12086,11 +12130,14 @@ QI__FN QI__AMX void qi__ternary_multiply_amx(const uint8_t *code, size_t n_block
 
 // ---- the kernels ----
 
+// Rows of activations from which a panel pays (Zen 4, two threads, weights from memory).
+QI__INLINE size_t qi__ternary_panel_from(const qi__format *f) { return qi__format_id(f) == QI_FORMAT_TQ1_0 ? 5 : 7; }
+
 #define QI__DOT_TERNARY(isa, row) \
   QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
     static const qi__ternary_kernels kernels = {qi__ternary_pack_avx2, qi__ternary_multiply_##isa, qi__ternary_take_avx2, \
                                                 qi__ternary_x_sum_avx2}; \
-    if (a->n_x >= QI__PANEL_FROM) qi__dot_ternary_panels(&kernels, a); \
+    if (a->n_x >= qi__ternary_panel_from(a->format)) qi__dot_ternary_panels(&kernels, a); \
     else row(a); \
   }
 QI__DOT_TERNARY(avx2, qi__ternary_row_avx2)

@@ -160,6 +160,7 @@ static void check_shapes(qi_format id, qi__dot_q8_fn dot) {
   for (size_t blocks = 1; blocks <= 19 && blocks * block <= MAX_K; blocks++) {
     compare(id, dot, &(shape){3, 1, blocks * block, 1, 5}, RANDOM);
     compare(id, dot, &(shape){5, 3, blocks * block, 0, 0}, RANDOM);
+    compare(id, dot, &(shape){2, 6, blocks * block, 2, 3}, RANDOM);
   }
   compare(id, dot, &(shape){MAX_W, MAX_X, 256, 0, 0}, RANDOM);
   for (size_t blocks = 31; blocks <= 77; blocks += 1 + blocks % 7) // beyond what kernels take at a time
@@ -174,6 +175,7 @@ static void check_contents(qi_format id, qi__dot_q8_fn dot) {
   for (int round = 0; round < 8; round++)
     for (contents what = RANDOM; what <= BIG_SCALES; what++) {
       compare(id, dot, &(shape){6, 1, 2048, 0, 1}, what);
+      compare(id, dot, &(shape){6, 3, 2048, 0, 1}, what);
       compare(id, dot, &(shape){6, 4, 2048, 0, 1}, what);
       compare(id, dot, &(shape){6, 24, 2048, 0, 1}, what); // in panels
     }

@@ -356,10 +356,10 @@ QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
 
 // ---- the kernels ----
 
-// Few rows of activations one by one, many in panels.
+// Few rows of activations one by one, many in panels: from the number that was measured on Zen 4, two threads, weights from memory.
 #define QI__DOT_QINS(name, row_fn, fill, multiply) \
   QI__FN void name(const qi__dot_q8_args *a) { \
-    if (a->n_x >= QI__PANEL_FROM) { \
+    if (a->n_x >= (a->format->wide ? 6 : 4)) { \
       qi__dot_panels_x86(a, true, fill, multiply); \
       return; \
     } \

@@ -489,11 +489,14 @@ QI__FN QI__AMX void qi__ternary_multiply_amx(const uint8_t *code, size_t n_block
 
 // ---- the kernels ----
 
+// Rows of activations from which a panel pays (Zen 4, two threads, weights from memory).
+QI__INLINE size_t qi__ternary_panel_from(const qi__format *f) { return qi__format_id(f) == QI_FORMAT_TQ1_0 ? 5 : 7; }
+
 #define QI__DOT_TERNARY(isa, row) \
   QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
     static const qi__ternary_kernels kernels = {qi__ternary_pack_avx2, qi__ternary_multiply_##isa, qi__ternary_take_avx2, \
                                                 qi__ternary_x_sum_avx2}; \
-    if (a->n_x >= QI__PANEL_FROM) qi__dot_ternary_panels(&kernels, a); \
+    if (a->n_x >= qi__ternary_panel_from(a->format)) qi__dot_ternary_panels(&kernels, a); \
     else row(a); \
   }
 QI__DOT_TERNARY(avx2, qi__ternary_row_avx2)

@@ -88,16 +88,15 @@ QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_fi
 
 // ---- the kernels ----
 
-#define QI__PANEL_FROM 4 // rows of activations from which a panel pays, formats with kernels of their own
-
-// The same for the kernels here (Zen 4, two threads, weights from memory): the longer one row takes, the fewer rows. Without VNNI
-// wide codes meet the activations twice.
+// Rows of activations from which a panel pays (Zen 4, two threads, weights from memory): the longer the row kernels take, the
+// fewer.
 QI__FN size_t qi__panel_from(const qi__format *f, bool vnni) {
   qi_format id = qi__format_id(f);
   if (qi__is_iq_grid(id)) return 2;
-  if (id == QI_FORMAT_Q8_0) return vnni ? 6 : 20;
-  if (!vnni) return 7;
-  return id == QI_FORMAT_Q4_K ? 5 : 4;
+  if (id == QI_FORMAT_Q4_K || id == QI_FORMAT_Q5_K || id == QI_FORMAT_Q6_K) return vnni ? 9 : 8;
+  if (id == QI_FORMAT_Q8_0) return vnni ? 8 : 9;
+  if (id == QI_FORMAT_Q4_0 || id == QI_FORMAT_Q2_K) return vnni ? 6 : 7;
+  return vnni ? 4 : 5;
 }
 
 #define QI__DOT_Q8(isa, vnni, multiply) \
@@ -106,8 +105,8 @@ QI__FN size_t qi__panel_from(const qi__format *f, bool vnni) {
       qi__dot_panels_x86(a, vnni, qi__panel_fill_avx2, multiply); \
       return; \
     } \
-    qi__dot_q8_args row = *a; \
-    for (size_t i = 0; i < a->n_x; i++, row.x_row++, row.y += a->y_stride) qi__dot_row_##isa(&row); \
+    qi__dot_q8_args rows = *a; \
+    for (size_t n; rows.n_x; rows.x_row += n, rows.n_x -= n, rows.y += n * a->y_stride) n = qi__dot_row_##isa(&rows); \
   }
 
 QI__DOT_Q8(avx2, false, qi__panel_multiply_avx2)

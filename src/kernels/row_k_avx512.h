@@ -232,9 +232,9 @@ QI__INLINE QI__AVX512_VNNI void qi__dot_rows_k_avx512(qi_format id, const qi__do
   for (size_t r = 0; r < a->n_w; r++) a->y[r] = qi__sum_lanes_avx2(lanes[r]);
 }
 
-QI__FN QI__AVX512_VNNI void qi__dot_rows_q4_k_avx512(const qi__dot_q8_args *a) { qi__dot_rows_k_avx512(QI_FORMAT_Q4_K, a); }
-QI__FN QI__AVX512_VNNI void qi__dot_rows_q5_k_avx512(const qi__dot_q8_args *a) { qi__dot_rows_k_avx512(QI_FORMAT_Q5_K, a); }
-QI__FN QI__AVX512_VNNI void qi__dot_rows_q6_k_avx512(const qi__dot_q8_args *a) { qi__dot_rows_k_avx512(QI_FORMAT_Q6_K, a); }
+QI__FN QI__AVX512_VNNI void qi__dot_row_q4_k_avx512(const qi__dot_q8_args *a) { qi__dot_rows_k_avx512(QI_FORMAT_Q4_K, a); }
+QI__FN QI__AVX512_VNNI void qi__dot_row_q5_k_avx512(const qi__dot_q8_args *a) { qi__dot_rows_k_avx512(QI_FORMAT_Q5_K, a); }
+QI__FN QI__AVX512_VNNI void qi__dot_row_q6_k_avx512(const qi__dot_q8_args *a) { qi__dot_rows_k_avx512(QI_FORMAT_Q6_K, a); }
 #endif
 
 #endif // QI__KERNELS_ROW_K_AVX512_H
