@@ -21,7 +21,7 @@ static void on_signal(int number) { interrupted = number; }
 // ---- options ----
 
 typedef struct settings {
-  const char *train, *held_out, *out, *checkpoint, *plot, *name;
+  const char *train, *held_out, *out, *checkpoint, *plot, *name, *from;
   train_config config;
   int steps, n_seqs, shard_seqs, warmup, n_threads, seed, every;
   double rate;
@@ -52,6 +52,7 @@ static bool parse(int argc, char **argv, settings *c) {
     {"--held-out", &c->held_out, NULL, NULL, "FILE    text that is only looked at"},
     {"--out", &c->out, NULL, NULL, "FILE    the model, GGUF in F32; written at each checkpoint"},
     {"--checkpoint", &c->checkpoint, NULL, NULL, "FILE    where to go on, and written every --every steps and on Ctrl-C"},
+    {"--from", &c->from, NULL, NULL, "FILE    weights to begin with: a checkpoint, of any context"},
     {"--plot", &c->plot, NULL, NULL, "FILE    SVG of the loss"},
     {"--name", &c->name, NULL, NULL, "TEXT    general.name"},
     {"--vocab", NULL, &c->config.n_vocab, NULL, "N       pieces"},
@@ -184,6 +185,7 @@ static bool run(job *j) {
     fprintf(stderr, "train: no memory\n");
     return false;
   }
+  if (c->from && !train_load_weights(&j->loop.m, c->from)) return false;
   printf("%zu parameters, %d threads\n", j->loop.m.n_params, c->n_threads);
   int first = 0;
   FILE *f = c->checkpoint ? fopen(c->checkpoint, "rb") : NULL;

@@ -126,7 +126,7 @@ TRAIN_FN train_checkpoint train_checkpoint_of(const train_loop *l, const train_v
 }
 
 TRAIN_FN bool train_save_checkpoint(const train_loop *l, const train_checkpoint *c, const train_history *h, const char *path) {
-  size_t n = l->m.n_params * sizeof(real), losses = (size_t)l->steps * sizeof(float);
+  size_t n = l->m.n_params * sizeof(real), losses = (size_t)c->step * sizeof(float);
   gw_buf b;
   memset(&b, 0, sizeof b);
   gw_bytes(&b, c, sizeof *c);
@@ -141,17 +141,20 @@ TRAIN_FN bool train_save_checkpoint(const train_loop *l, const train_checkpoint 
   return good;
 }
 
-// Goes on where a checkpoint of the same text and settings was written; *step is how far it was. False after a message.
+// Goes on where a checkpoint of the same text and settings was written; *step is how far it was. Only the number of steps may be
+// another one: the learning rate then goes on along the new cosine. False after a message.
 TRAIN_FN bool train_load_checkpoint(train_loop *l, const train_checkpoint *now, train_history *h, const char *path, int *step) {
-  size_t size, n = l->m.n_params * sizeof(real), losses = (size_t)l->steps * sizeof(float);
+  size_t size, n = l->m.n_params * sizeof(real), losses = 0;
   char *bytes = train_read_file(path, &size);
   train_checkpoint c, same = *now;
   if (!bytes) return false;
-  bool good = size == sizeof c + 3 * n + 2 * losses + sizeof(float);
+  bool good = size >= sizeof c;
   if (good) {
     memcpy(&c, bytes, sizeof c);
     same.step = c.step;
-    good = memcmp(&c, &same, sizeof c) == 0 && c.step >= 0 && c.step <= l->steps;
+    same.steps = c.steps;
+    losses = c.step > 0 ? (size_t)c.step * sizeof(float) : 0;
+    good = memcmp(&c, &same, sizeof c) == 0 && c.step <= l->steps && size == sizeof c + 3 * n + 2 * losses + sizeof(float);
   }
   if (good) {
     const char *p = bytes + sizeof c;
@@ -165,6 +168,25 @@ TRAIN_FN bool train_load_checkpoint(train_loop *l, const train_checkpoint *now, 
   } else {
     fprintf(stderr, "train: %s: of another text or other settings\n", path);
   }
+  free(bytes);
+  return good;
+}
+
+// Only the weights of a checkpoint, of a model that may have had another context. False after a message.
+TRAIN_FN bool train_load_weights(train_model *m, const char *path) {
+  size_t size, n = m->n_params * sizeof(real);
+  char *bytes = train_read_file(path, &size);
+  train_checkpoint c;
+  if (!bytes) return false;
+  bool good = size >= sizeof c + n;
+  if (good) {
+    memcpy(&c, bytes, sizeof c);
+    c.config.n_ctx = m->c.n_ctx;
+    good = memcmp(&c.config, &m->c, sizeof m->c) == 0;
+  }
+  if (good) memcpy(m->params, bytes + sizeof c, n);
+  else fprintf(stderr, "train: %s: of another model\n", path);
+  train_update_effective(m);
   free(bytes);
   return good;
 }
