@@ -207,21 +207,31 @@ static qi_result answer(conversation *c, qi_error *err) {
   return r == QI_END ? QI_OK : r;
 }
 
-// ---- transcripts: for each message a line "ROLE BYTES", its text, and a newline ----
+// ---- files ----
+
+// For each message a line "ROLE BYTES", its text, and a newline. Then "session FORMAT N BYTES": the first N messages are in the
+// context of the saved session that follows.
 
 static const char *const role_names[] = {"system", "user", "assistant"};
 
+static bool write_bytes(void *user, const void *bytes, size_t n) { return fwrite(bytes, 1, n, (FILE *)user) == n; }
+
 static void save(const conversation *c, const char *path) {
   FILE *f = fopen(path, "wb");
+  const qi_writer writer = {write_bytes, f};
+  qi_error err = {QI_OK, ""};
+  size_t size = 0;
   for (size_t i = 0; f && i < c->n; i++) {
     fprintf(f, "%s %zu\n", role_names[c->messages[i].role], c->messages[i].len);
     fwrite(c->messages[i].text, 1, c->messages[i].len, f);
     fprintf(f, "\n");
   }
-  bool good = f && !ferror(f);
+  bool good = f && !qi_session_save(c->session, NULL, 0, &size, &err);
+  if (good) fprintf(f, "session %s %zu %zu\n", qi_chat_format_name(c->format), c->n_done, size);
+  good = good && !qi_session_save_to(c->session, &writer, &err) && !ferror(f);
   if (f && fclose(f)) good = false;
   if (good) fprintf(stderr, "(%zu messages saved)\n", c->n);
-  else fprintf(stderr, PROGRAM ": %s: %s\n", path, strerror(errno));
+  else fprintf(stderr, PROGRAM ": %s: %s\n", path, err.code && err.code != QI_ERR_IO ? err.msg : strerror(errno));
 }
 
 // One message at *at; false when there is none.
@@ -239,22 +249,42 @@ static bool load_message(conversation *c, const char *file, size_t len, size_t *
   return add_message(c, (qi_chat_role)r, file + begin, n);
 }
 
-// The conversation goes on where the transcript ends; a damaged one changes nothing.
+// Where a session begins at `at`: its bytes, and the messages in its context. False when there is none, or of another format.
+static bool find_session(const conversation *c, const char *file, size_t len, size_t *at, size_t *n_done) {
+  char format[32];
+  size_t size = 0;
+  int head = 0;
+  if (sscanf(file + *at, "session %31s %zu %zu%n", format, n_done, &size, &head) != 3) return false;
+  if (file[*at + (size_t)head] != '\n') return false;
+  *at += (size_t)head + 1;
+  return size == len - *at && strcmp(format, qi_chat_format_name(c->format)) == 0;
+}
+
+// The session as it was. Where that cannot be, the messages are computed again with the next one.
+static void load_session(conversation *c, const char *file, size_t len, size_t at) {
+  qi_error err = {QI_OK, "the file holds no session for this chat template"};
+  size_t n_done = 0;
+  bool found = find_session(c, file, len, &at, &n_done) && n_done <= c->n;
+  bool good = found && !qi_session_load(c->session, file + at, len - at, &err);
+  if (!good) qi_session_reset(c->session);
+  c->n_done = good ? n_done : 0;
+  fprintf(stderr, "(%zu messages loaded%s%s)\n", c->n, good ? "" : ", to be computed again: ", good ? "" : err.msg);
+}
+
+// The conversation goes on where the file ends; a damaged one changes nothing.
 static void load(conversation *c, const char *path) {
   size_t len = 0, at = 0, before = c->n;
   char *file = read_file(path, &len);
   bool good = file != NULL;
-  while (good && at < len) good = load_message(c, file, len, &at);
-  if (file && !good) fprintf(stderr, PROGRAM ": %s: no transcript from byte %zu on\n", path, at);
+  while (good && at < len && strncmp(file + at, "session ", 8) != 0) good = load_message(c, file, len, &at);
+  if (file && !good) fprintf(stderr, PROGRAM ": %s: no conversation from byte %zu on\n", path, at);
   if (!good) {
     drop_messages(c, before);
   } else {
     for (size_t i = 0; i < before; i++) free((void *)(uintptr_t)c->messages[i].text);
     memmove(c->messages, c->messages + before, (c->n - before) * sizeof *c->messages);
     c->n -= before;
-    c->n_done = 0;
-    qi_session_reset(c->session);
-    fprintf(stderr, "(%zu messages loaded)\n", c->n);
+    load_session(c, file, len, at);
   }
   free(file);
 }
@@ -267,7 +297,8 @@ static bool command(conversation *c, const char *line, const char *system) {
   if (strcmp(line, "/reset") == 0) forget(c, system);
   else if (strncmp(line, "/save ", 6) == 0) save(c, line + 6);
   else if (strncmp(line, "/load ", 6) == 0) load(c, line + 6);
-  else fprintf(stderr, "/save FILE and /load FILE: the conversation as text; /reset: a new one; /quit or Ctrl-D: the end\n");
+  else fprintf(stderr, "/save FILE and /load FILE: the conversation and what is computed of it; /reset: a new one; "
+                       "/quit or Ctrl-D: the end\n");
   return true;
 }
 

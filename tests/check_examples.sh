@@ -125,9 +125,19 @@ same "generate: every sampler at once" 1 "$(./generate -m "$model" -p Once -n 30
 chat="./chat -m $model --chat-template zephyr --temp 0 -n 20"
 printf 'Once upon a time\n/save one.txt\nThen the dog\n/save two.txt\n' | $chat --system "A story." >all.txt 2>err
 same "chat: two answers" 1 "$([ "$(grep -c . all.txt)" -ge 2 ] && echo 1)"
-same "chat: a transcript" "$(printf 'system 8\nA story.\nuser 16\nOnce upon a time')" "$(head -n 4 one.txt)"
+same "chat: a transcript" "$(printf 'system 8\nA story.\nuser 16\nOnce upon a time')" "$(head -n 4 one.txt | tr -d '\0')"
 printf '/load one.txt\nThen the dog\n/save again.txt\n/quit\nnot read\n' | $chat >part.txt 2>err
-expect "chat: a loaded conversation goes on with the same words" cmp two.txt again.txt
+expect "chat: a loaded conversation goes on with the same words and state" cmp two.txt again.txt
+same "chat: nothing of it is computed again" "(3 messages loaded)" "$(grep loaded err)"
+LC_ALL=C sed '/^session /,$d' one.txt >old.txt
+printf '/load old.txt\nThen the dog\n' | $chat >part.txt 2>err
+same "chat: one without a session is computed again" "$(tail -n +2 all.txt)" "$(cat part.txt)"
+expect "chat: and says so" grep -q 'to be computed again: the file holds no session' err
+printf '/load one.txt\n' | $chat --choice yes >out 2>err
+expect "chat: a session without grammar begins it" grep -q '(3 messages loaded)' err
+printf 'Once\n/save yes.txt\n' | $chat --choice yes >out 2>err
+printf '/load yes.txt\n' | $chat >out 2>err
+expect "chat: one with a grammar is for that grammar" grep -q 'to be computed again: .*follows a grammar' err
 printf 'user 99\nshort\n' >broken.txt
 echo Once | $chat >single.txt 2>err
 printf '/load broken.txt\n/load absent.txt\n/help\nOnce\n/reset\nOnce\n' | $chat >out 2>err
