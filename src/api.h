@@ -966,7 +966,8 @@ QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us
 QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, bool jump, qi_error *err);
 
 // Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as
-// it was before. With no call running, the next one is stopped.
+// it was before. With no call running, the next one that computes is stopped, unless the session is reset or loaded before: what
+// was to be stopped is gone then.
 QI_API void qi_cancel(qi_session *s);
 
 // (b) Tokens.
@@ -1008,8 +1009,7 @@ QI_API qi_result qi_seq_fork(qi_session *s, int from, int to, int n, qi_error *e
 // Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work), QI_ERR_CONTEXT (as qi_seq_truncate; or no unused page for what others
 // share). On failure nothing is changed.
 QI_API qi_result qi_seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi_error *err);
-// Forgets all sequences, unfinished work, the sampler's history, and a qi_cancel that no call has met yet: it was meant for what is
-// forgotten. (So does loading a session.)
+// Forgets all sequences, unfinished work, the sampler's history, and a qi_cancel that has stopped nothing yet.
 QI_API void qi_session_reset(qi_session *s);
 
 // Save and restore. A saved session holds tokens, keys and values of all sequences (what they share once), logits of the last call,
