@@ -5,6 +5,7 @@
 //   build/bench --tables                                  the tables of the origin documents, theirs beside ours
 //   build/bench --matmul 4096x4096x64:TQ2_0               one product: our paths, OpenBLAS, oneDNN
 //   build/bench --formats -m f32.gguf                     what each format costs and keeps
+//   build/bench --slices -m model.gguf -p 512 -n 64       how far time slices overshoot, how soon calls are cancelled
 //
 // Results go to standard output, progress and messages to standard error. Exit code: 0, 1 failure, 2 wrong options.
 #define QINFER_IMPLEMENTATION
@@ -16,6 +17,7 @@
 #include "formats.h"
 #include "products.h"
 #include "runs.h"
+#include "slices.h"
 #include "tables.h"
 
 // ---- options ----
@@ -49,7 +51,7 @@ typedef struct settings {
   text_list kv_types, forms;
   int n_ctx, reps, bandwidth_mb;
   text_list texts, shapes, types;
-  bool formats, no_mmap, no_warm_up, quick, list, help;
+  bool formats, slices, no_mmap, no_warm_up, quick, list, help;
 } settings;
 
 static bool parse_number(const char *s, size_t len, int min, int max, int *out) {
@@ -182,6 +184,7 @@ static int read_settings(int argc, char **argv, settings *c) {
       {"", "--text", TEXTS, &c->texts, 0, 0, "FILE   text for --formats (default: sampled from the model)"},
       {"", "--shape", TEXTS, &c->shapes, 0, 0, "NAME   for --formats: also speeds, of random weights in this shape (--list)"},
       {"", "--types", NAMES, &c->types, 0, 0, "LIST   formats of --formats (default all that can be written)"},
+      {"", "--slices", FLAG, &c->slices, 0, 0, "       overshoot of time slices, latency of cancelling; of -m or --synth"},
       {"", "--list", FLAG, &c->list, 0, 0, "       shapes, types, tables, instruction sets"},
       {"-p", "--n-prompt", INTS, &c->n_prompt, 0, 1 << 20, "LIST   prompt tokens, 0 = no such test (default 512)"},
       {"-n", "--n-gen", INTS, &c->n_gen, 0, 1 << 20, "LIST   tokens to generate, 0 = no such test (default 128)"},
@@ -214,6 +217,10 @@ static int read_settings(int argc, char **argv, settings *c) {
                            : c->texts.n || c->shapes.n || c->types.n;
   if (misfit) {
     complain("--formats takes one -m, one --text, one --shape and --types, which belong to it (--help lists all)");
+    return 3;
+  }
+  if (c->slices && (c->formats || c->pairs.n || !(c->models.n + c->synths.n))) {
+    complain("--slices takes -m or --synth, -p, -n, -d, -t, -r (--help lists all)");
     return 3;
   }
   if (modes == 1) return 0;
@@ -368,6 +375,12 @@ static bool measure_model(report *out, const settings *c, const bench_model *m, 
   return good;
 }
 
+static bool measure_slices(report *out, const settings *c, const bench_model *m, qi_kv_type kv) {
+  slice_settings s = {.n_threads = c->n_threads.v[0], .n_prompt = c->n_prompt.v[0], .n_gen = c->n_gen.v[0],
+                      .depth = c->depth.v[0], .reps = c->reps, .kv_type = kv};
+  return find_isa(c->isas.v[0], &s.isa) && find_path(c->paths.v[0], &s.path) && slices_run(out, m, &s);
+}
+
 static bool model_open_file(bench_model *m, const char *path, bool no_mmap) {
   qi_model_desc md = {.path = path, .no_mmap = no_mmap};
   qi_error err = {QI_OK, ""};
@@ -392,7 +405,7 @@ static bool measure_models(report *out, const settings *c, qi_kv_type kv) {
     if (i < c->models.n) good = model_open_file(&m, c->models.v[i], c->no_mmap);
     else good = synth_spec_parse(c->synths.v[i - c->models.n], &s, &type) && model_open_synth(&m, s, &type);
     if (!good) break;
-    good = measure_model(out, c, &m, kv);
+    good = c->slices ? measure_slices(out, c, &m, kv) : measure_model(out, c, &m, kv);
     model_close(&m);
   }
   return good;
