@@ -20718,6 +20718,8 @@ typedef struct qi__forward {
   size_t layer;
   int64_t unit;                      // units of the operation that are done
   double us_per_unit[QI__OP_DONE];   // as measured last; 0 = not yet
+  size_t part_rows[QI__OP_DONE];     // rows of a prompt that a product in slices takes at a time; 0 = all
+  size_t n_parts;                    // of these, in the current operation
 } qi__forward;
 
 // ---- memory ----
@@ -20924,7 +20926,7 @@ QI__FN int64_t qi__product_units(const qi__forward *f) {
   size_t n = qi__products(f, products);
   int64_t units = 0;
   for (size_t i = 0; i < n; i++) units += qi__tiles(products[i].w);
-  return units;
+  return units * (int64_t)f->n_parts;
 }
 
 // One tile of weight rows for the activation rows first_x..first_x+n_x-1, which share an arithmetic.
@@ -20946,11 +20948,11 @@ QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t 
   bool output = f->op == QI__OP_OUTPUT;
   size_t rows = output ? f->n_wanted : f->n_rows, prompt = output ? f->n_wanted_prompt : f->n_prompt;
   for (int64_t u = begin; u < end; u++) {
-    int64_t tile = u;
-    size_t p = 0;
+    int64_t tile = u / (int64_t)f->n_parts;
+    size_t p = 0, part = (size_t)u % f->n_parts, from = prompt * part / f->n_parts, to = prompt * (part + 1) / f->n_parts;
     while (p + 1 < n && tile >= qi__tiles(products[p].w)) tile -= qi__tiles(products[p++].w);
-    if (prompt) qi__product_tile(f, scratch, &products[p], (size_t)tile, 0, prompt, false);
-    if (rows > prompt) qi__product_tile(f, scratch, &products[p], (size_t)tile, prompt, rows - prompt, true);
+    if (to > from) qi__product_tile(f, scratch, &products[p], (size_t)tile, from, to - from, false);
+    if (part == 0 && rows > prompt) qi__product_tile(f, scratch, &products[p], (size_t)tile, prompt, rows - prompt, true);
   }
 }
 
@@ -20997,6 +20999,7 @@ QI__FN void qi__forward_start(qi__forward *f) {
   f->op = QI__OP_EMBED;
   f->layer = 0;
   f->unit = 0;
+  f->n_parts = 1;
   memset(f->us_per_unit, 0, sizeof f->us_per_unit);
   if (f->on_device) return;
   qi__attention *a = &f->attention;
@@ -21034,33 +21037,71 @@ QI__FN void qi__forward_task(void *arg, int worker, int64_t begin, int64_t end) 
   qi__ops[t->f->op].run(t->f, worker, t->first + begin, t->first + end);
 }
 
+// The shortest piece of work that is measured takes a unit from each thread. In products with many rows of a prompt that may be
+// long: rows are cut into parts where it took more than a quarter of the budget, and joined again where less than a tenth.
+#define QI__PART_LEAST 16 // rows, from which on parts are not cut further
+
+QI__FN size_t qi__product_prompt(const qi__forward *f) {
+  if (qi__ops[f->op].unit != QI__PER_TILE) return 0;
+  return f->op == QI__OP_OUTPUT ? f->n_wanted_prompt : f->n_prompt;
+}
+
+// At the beginning of an operation.
+QI__FN void qi__forward_choose_parts(qi__forward *f, uint64_t deadline_us) {
+  size_t rows = deadline_us ? f->part_rows[f->op] : 0, n = qi__product_prompt(f);
+  f->n_parts = rows && n > rows ? (n + rows - 1) / rows : 1;
+}
+
+// At its end: `us` is what a unit from each thread took.
+QI__FN void qi__forward_cut(qi__forward *f, double us, uint64_t budget_us) {
+  size_t *rows = &f->part_rows[f->op], n = qi__product_prompt(f);
+  if (!*rows || *rows > n) *rows = n;
+  if (us * 4 > (double)budget_us && *rows >= 2 * QI__PART_LEAST) {
+    *rows /= 2;
+    f->us_per_unit[f->op] /= 2;
+  } else if (us * 10 < (double)budget_us && *rows < n) {
+    *rows *= 2;
+    f->us_per_unit[f->op] *= 2;
+  }
+}
+
 // Units to do before looking at the clock again: what fits into the time that is left, going by the last measurement.
-QI__FN int64_t qi__forward_slab(const qi__forward *f, int64_t n_units, uint64_t deadline_us) {
+QI__FN int64_t qi__forward_slab(const qi__forward *f, int64_t n_units, uint64_t now, uint64_t deadline_us) {
   int64_t left = n_units - f->unit, least = f->pool->n_threads;
   if (!deadline_us) return left;
-  uint64_t now = qi__now_us();
   double cost = f->us_per_unit[f->op], time = deadline_us > now ? (double)(deadline_us - now) : 0;
   if (cost <= 0 || time <= 0) return qi__min_i64(left, least);
   double fits = time / cost;
   return fits >= (double)left ? left : qi__min_i64(left, qi__max_i64(least, (int64_t)fits));
 }
 
-// Works until the chunk is done (QI_OK), the deadline has passed (QI_AGAIN; 0 = none) or *cancel is set (QI_ERR_CANCELLED).
+// Whether a slice ends here: the deadline has passed, or what comes next would end farther behind it than it is away now.
+QI__FN bool qi__forward_is_late(const qi__forward *f, uint64_t now, uint64_t deadline_us) {
+  double least = f->us_per_unit[f->op] * f->pool->n_threads;
+  return now >= deadline_us || least > 2 * (double)(deadline_us - now);
+}
+
+// Works until the chunk is done (QI_OK), about until the deadline (QI_AGAIN; 0 = none) or until *cancel is set (QI_ERR_CANCELLED).
 QI__FN qi_result qi__forward_run(qi__forward *f, uint64_t deadline_us) {
   int n_threads = f->pool->n_threads;
+  uint64_t now = deadline_us ? qi__now_us() : 0, budget = deadline_us > now ? deadline_us - now : 0;
   while (f->op != QI__OP_DONE) {
-    int64_t n_units = qi__op_units(f), slab = qi__forward_slab(f, n_units, deadline_us);
+    if (!f->unit) qi__forward_choose_parts(f, deadline_us);
+    int64_t n_units = qi__op_units(f), slab = qi__forward_slab(f, n_units, now, deadline_us);
     qi__inputs_set_width(&f->in, qi__op_input_width(f));
     if (f->observe && !f->unit) f->observe(f);
     qi__task task = {f, f->unit};
-    uint64_t start = deadline_us ? qi__now_us() : 0;
+    uint64_t start = now;
     qi__pool_run(f->pool, qi__forward_task, &task, slab, qi__max_i64(1, slab / (n_threads * 8)));
     if (__atomic_load_n(f->cancel, __ATOMIC_RELAXED)) return QI_ERR_CANCELLED;
-    uint64_t now = deadline_us ? qi__now_us() : 0;
-    if (deadline_us) f->us_per_unit[f->op] = (double)(now - start) / (double)slab;
     f->unit += slab;
+    if (deadline_us) {
+      now = qi__now_us();
+      f->us_per_unit[f->op] = (double)(now - start) / (double)slab;
+      if (f->unit == n_units) qi__forward_cut(f, f->us_per_unit[f->op] * n_threads, budget);
+    }
     if (f->unit == n_units) qi__forward_next_op(f);
-    if (deadline_us && now >= deadline_us && f->op != QI__OP_DONE) return QI_AGAIN;
+    if (deadline_us && f->op != QI__OP_DONE && qi__forward_is_late(f, now, deadline_us)) return QI_AGAIN;
   }
   return QI_OK;
 }
@@ -25822,7 +25863,9 @@ QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi
     if (!stopped && qi__guess_take(s, 0, s->pending, s->n_pending, 0)) s->n_pending = 0, s->n_logits = 1;
     else if ((r = qi__next_begin(s, err))) return r;
   }
+  bool worked = s->work.tokens != NULL;
   if ((r = qi__work_run(s, deadline_us, err))) return r;
+  if (worked && deadline_us && qi__now_us() >= deadline_us) return QI_AGAIN; // choosing takes time too
   if (!s->prompted || !s->n_logits) return qi__fail(err, QI_ERR_STATE, "next: nothing to continue; call qi_prompt first");
   if ((r = qi__told_token(s, &mask, &token, &end, err))) return r;
   if (token < 0) token = qi__sampler_sample(s->sampler, qi__session_logits(s, -1), mask.allowed); // else no random number is drawn
@@ -26409,10 +26452,12 @@ QI__FN qi_result qi__batch_step(qi_batch *b, uint64_t deadline_us, qi_error *err
   qi_session *s = b->session;
   qi_result e = QI_OK;
   if (!s->work.tokens && b->n_chosen == b->n_rows) e = qi__batch_plan(b, err);
+  bool worked = s->work.tokens != NULL;
   if (!e) e = qi__work_run(s, deadline_us, err);
   if (e < 0) b->n_rows = b->n_chosen = 0; // the step was dropped
   if (e) return e;
   qi__batch_sweep(b);
+  if (worked && b->n_rows && deadline_us && qi__now_us() >= deadline_us) return QI_AGAIN; // choosing takes time too
   while (b->n_chosen < b->n_rows) {
     size_t i = b->n_chosen++;
     qi__request *r = b->running[b->rows[i]];

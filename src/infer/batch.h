@@ -573,10 +573,12 @@ QI__FN qi_result qi__batch_step(qi_batch *b, uint64_t deadline_us, qi_error *err
   qi_session *s = b->session;
   qi_result e = QI_OK;
   if (!s->work.tokens && b->n_chosen == b->n_rows) e = qi__batch_plan(b, err);
+  bool worked = s->work.tokens != NULL;
   if (!e) e = qi__work_run(s, deadline_us, err);
   if (e < 0) b->n_rows = b->n_chosen = 0; // the step was dropped
   if (e) return e;
   qi__batch_sweep(b);
+  if (worked && b->n_rows && deadline_us && qi__now_us() >= deadline_us) return QI_AGAIN; // choosing takes time too
   while (b->n_chosen < b->n_rows) {
     size_t i = b->n_chosen++;
     qi__request *r = b->running[b->rows[i]];

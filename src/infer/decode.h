@@ -204,7 +204,9 @@ QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi
     if (!stopped && qi__guess_take(s, 0, s->pending, s->n_pending, 0)) s->n_pending = 0, s->n_logits = 1;
     else if ((r = qi__next_begin(s, err))) return r;
   }
+  bool worked = s->work.tokens != NULL;
   if ((r = qi__work_run(s, deadline_us, err))) return r;
+  if (worked && deadline_us && qi__now_us() >= deadline_us) return QI_AGAIN; // choosing takes time too
   if (!s->prompted || !s->n_logits) return qi__fail(err, QI_ERR_STATE, "next: nothing to continue; call qi_prompt first");
   if ((r = qi__told_token(s, &mask, &token, &end, err))) return r;
   if (token < 0) token = qi__sampler_sample(s->sampler, qi__session_logits(s, -1), mask.allowed); // else no random number is drawn
