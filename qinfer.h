@@ -978,8 +978,8 @@ QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us
 QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, bool jump, qi_error *err);
 
 // Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as
-// it was before. With no call running, the next one that computes is stopped, unless the session is reset or loaded before: what
-// was to be stopped is gone then.
+// it was before. With no call running, the next one that computes, saves or loads is stopped, unless the session is reset before:
+// what was to be stopped is gone then.
 QI_API void qi_cancel(qi_session *s);
 
 // (b) Tokens.
@@ -1037,7 +1037,8 @@ QI_API void qi_session_reset(qi_session *s);
 // dropped only where loading succeeds. Any number of bytes of a file may be wrong: what passes its checks does no harm.
 
 // Writes the session to out[0..*n_out-1]. out NULL and cap 0: only *n_out. All of them: the same state gives the same bytes.
-// Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work), QI_ERR_LIMIT (cap is less than *n_out: nothing was written).
+// Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work), QI_ERR_LIMIT (cap is less than *n_out: nothing was written),
+// QI_ERR_CANCELLED (what was written is of no use).
 QI_API qi_result qi_session_save(qi_session *s, void *out, size_t cap, size_t *n_out, qi_error *err);
 // The same in parts. Errors: as above, and QI_ERR_IO (`write` returned false).
 QI_API qi_result qi_session_save_to(qi_session *s, const qi_writer *writer, qi_error *err);
@@ -1048,7 +1049,8 @@ QI_API qi_result qi_session_save_to(qi_session *s, const qi_writer *writer, qi_e
 QI_API qi_result qi_session_save_path(qi_session *s, const char *path, qi_error *err);
 
 // The session becomes the saved one. Errors: QI_ERR_ARGUMENT (another model, kv_type, set of rotations or grammar), QI_ERR_CONTEXT
-// and QI_ERR_LIMIT (no room), QI_ERR_FORMAT (damaged), QI_ERR_UNSUPPORTED (of another version or order of bytes).
+// and QI_ERR_LIMIT (no room), QI_ERR_FORMAT (damaged), QI_ERR_UNSUPPORTED (of another version or order of bytes), QI_ERR_CANCELLED
+// (the session is as before or, when most was done, reset).
 QI_API qi_result qi_session_load(qi_session *s, const void *data, size_t size, qi_error *err);
 // The same from callbacks, or a path. It is read twice: once to check it. Should the second time fail or bring something else, the
 // session is reset. Errors: as above, QI_ERR_IO, QI_ERR_UNSUPPORTED (a path with QI_NO_STDIO).
@@ -25751,9 +25753,9 @@ QI__FN qi_result qi__seq_shift(qi_session *s, int seq, int n_keep, int n_drop, q
   return qi__kv_shift_run(&shift, s->pool, (size_t)n_keep, (size_t)n_drop, err);
 }
 
-QI__FN void qi__session_reset(qi_session *s) {
+QI__FN void qi__session_clear(qi_session *s) {
   memset(&s->work, 0, sizeof s->work);
-  if (s->draft) qi__session_reset(s->draft);
+  if (s->draft) qi__session_clear(s->draft);
   if (s->desc.n_draft) memset(s->guess, 0, s->kv.n_seqs * sizeof *s->guess);
   qi__kv_clear(&s->kv);
   qi__sampler_reset(s->sampler, s->desc.sampler.seed);
@@ -25763,7 +25765,16 @@ QI__FN void qi__session_reset(qi_session *s) {
   s->prompted = s->ended = false;
   s->n_pending = 0;
   s->n_predicted = 0;
+}
+
+QI__FN void qi__session_reset(qi_session *s) {
+  qi__session_clear(s);
   __atomic_store_n(&s->cancel, 0, __ATOMIC_RELAXED);
+}
+
+// Whether qi_cancel was called; if so, that is done with.
+QI__FN bool qi__session_cancelled(qi_session *s) {
+  return __atomic_load_n(&s->cancel, __ATOMIC_RELAXED) && __atomic_exchange_n(&s->cancel, 0, __ATOMIC_RELAXED);
 }
 
 // ---- text ----
@@ -27386,19 +27397,25 @@ QI__FN void qi__save_forget_numbers(qi__kv *kv) { memset(kv->writers, 0, kv->n_p
 
 // ---- saving ----
 
-QI__FN void qi__save_put_pages(qi__sink *out, const qi__kv *kv, size_t n_seqs) {
+// False: cancelled.
+QI__FN bool qi__save_put_pages(qi__sink *out, qi_session *s, size_t n_seqs) {
+  const qi__kv *kv = &s->kv;
   uint32_t next = 1;
   for (size_t seq = 0; seq < n_seqs; seq++)
     for (size_t i = qi__save_first_slot(kv, seq); i < qi__save_end_slot(kv, seq); i++) {
       uint32_t page = kv->table[seq * kv->n_table + i];
       if (kv->writers[page] != next) continue; // another sequence had it
       next++;
-      for (size_t unit = 0; unit < kv->n_layers * kv->n_kv_heads; unit++)
+      for (size_t unit = 0; unit < kv->n_layers * kv->n_kv_heads; unit++) {
+        if (qi__session_cancelled(s)) return false;
         qi__sink_put(out, qi__kv_unit(kv, unit, page), kv->head.bytes);
+      }
     }
+  return true;
 }
 
-QI__FN void qi__save_put(qi__sink *out, const qi_session *s, const qi__save_head *h) {
+// False: cancelled.
+QI__FN bool qi__save_put(qi__sink *out, qi_session *s, const qi__save_head *h) {
   const qi__kv *kv = &s->kv;
   uint64_t words[QI__SAVE_WORDS];
   memcpy(words, h, sizeof words);
@@ -27418,7 +27435,7 @@ QI__FN void qi__save_put(qi__sink *out, const qi_session *s, const qi__save_head
   if (h->grammar) qi__matcher_put(out, s->matcher, &matcher);
   for (size_t i = 0; i < s->n_logits; i++)
     qi__sink_put(out, s->forward.logits + s->logits_at[i] * s->model->h.n_vocab, s->model->h.n_vocab * sizeof(float));
-  qi__save_put_pages(out, kv, (size_t)h->n_seqs);
+  return qi__save_put_pages(out, s, (size_t)h->n_seqs);
 }
 
 // Fills in the head; numbers of pages stay in kv->writers until qi__save_forget_numbers.
@@ -27448,7 +27465,8 @@ QI__FN void qi__save_begin(qi_session *s, qi__save_head *h) {
   h->n_pairs = matcher.n_pairs;
 }
 
-// Errors: QI_ERR_STATE, QI_ERR_IO (the writer refused; where it has a reason of its own, that is to be said instead).
+// Errors: QI_ERR_STATE, QI_ERR_CANCELLED, QI_ERR_IO (the writer refused; where it has a reason of its own, that is to be said
+// instead).
 QI__FN qi_result qi__session_save(qi_session *s, const qi_writer *writer, qi_error *err) {
   qi__save_head head;
   qi__sink out;
@@ -27457,8 +27475,9 @@ QI__FN qi_result qi__session_save(qi_session *s, const qi_writer *writer, qi_err
   qi__save_clear_ends(s);
   qi__save_begin(s, &head);
   qi__sink_init(&out, writer);
-  qi__save_put(&out, s, &head);
+  bool whole = qi__save_put(&out, s, &head);
   qi__save_forget_numbers(&s->kv);
+  if (!whole) return qi__fail(err, QI_ERR_CANCELLED, "save: cancelled");
   return qi__sink_end(&out) ? QI_OK : qi__fail(err, QI_ERR_IO, "save: the writer's callback failed");
 }
 
@@ -27701,8 +27720,10 @@ QI__FN qi_result qi__load_arrays(qi__restore *l) {
     if (l->apply) s->logits_at[i] = i;
   }
   for (size_t page = 0; page < h->n_pages && !r; page++)
-    for (size_t unit = 0; unit < kv->n_layers * kv->n_kv_heads && !r; unit++)
-      r = qi__source_get(&l->in, l->apply ? qi__kv_unit(kv, unit, page) : NULL, kv->head.bytes);
+    for (size_t unit = 0; unit < kv->n_layers * kv->n_kv_heads && !r; unit++) {
+      if (qi__session_cancelled(s)) r = qi__fail(l->in.err, QI_ERR_CANCELLED, "cancelled");
+      else r = qi__source_get(&l->in, l->apply ? qi__kv_unit(kv, unit, page) : NULL, kv->head.bytes);
+    }
   return r;
 }
 
@@ -27725,7 +27746,7 @@ QI__FN qi_result qi__load_pass(qi_session *s, const qi__file *file, bool apply, 
   l.apply = apply;
   qi__source_init(&l.in, file, err);
   qi_result r = qi__load_head(&l.in, s, &l.head);
-  if (!r && apply) qi__session_reset(s);
+  if (!r && apply) qi__session_clear(s);
   if (!r) r = qi__load_seqs(&l);
   if (!r) r = qi__load_tokens(&l);
   if (!r) r = qi__load_text(&l);
@@ -27738,7 +27759,7 @@ QI__FN qi_result qi__load_pass(qi_session *s, const qi__file *file, bool apply, 
 }
 
 // Reads twice: all is checked before anything is changed, and no memory is needed in between. Should the second time bring
-// something else, the session is empty afterwards.
+// something else, or be cancelled, the session is empty afterwards.
 QI__FN qi_result qi__session_load(qi_session *s, const qi__file *file, qi_error *err) {
   qi_result r = qi__load_pass(s, file, false, err);
   if (!r && (r = qi__load_pass(s, file, true, err))) qi__session_reset(s);

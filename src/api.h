@@ -966,8 +966,8 @@ QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us
 QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, bool jump, qi_error *err);
 
 // Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as
-// it was before. With no call running, the next one that computes is stopped, unless the session is reset or loaded before: what
-// was to be stopped is gone then.
+// it was before. With no call running, the next one that computes, saves or loads is stopped, unless the session is reset before:
+// what was to be stopped is gone then.
 QI_API void qi_cancel(qi_session *s);
 
 // (b) Tokens.
@@ -1025,7 +1025,8 @@ QI_API void qi_session_reset(qi_session *s);
 // dropped only where loading succeeds. Any number of bytes of a file may be wrong: what passes its checks does no harm.
 
 // Writes the session to out[0..*n_out-1]. out NULL and cap 0: only *n_out. All of them: the same state gives the same bytes.
-// Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work), QI_ERR_LIMIT (cap is less than *n_out: nothing was written).
+// Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work), QI_ERR_LIMIT (cap is less than *n_out: nothing was written),
+// QI_ERR_CANCELLED (what was written is of no use).
 QI_API qi_result qi_session_save(qi_session *s, void *out, size_t cap, size_t *n_out, qi_error *err);
 // The same in parts. Errors: as above, and QI_ERR_IO (`write` returned false).
 QI_API qi_result qi_session_save_to(qi_session *s, const qi_writer *writer, qi_error *err);
@@ -1036,7 +1037,8 @@ QI_API qi_result qi_session_save_to(qi_session *s, const qi_writer *writer, qi_e
 QI_API qi_result qi_session_save_path(qi_session *s, const char *path, qi_error *err);
 
 // The session becomes the saved one. Errors: QI_ERR_ARGUMENT (another model, kv_type, set of rotations or grammar), QI_ERR_CONTEXT
-// and QI_ERR_LIMIT (no room), QI_ERR_FORMAT (damaged), QI_ERR_UNSUPPORTED (of another version or order of bytes).
+// and QI_ERR_LIMIT (no room), QI_ERR_FORMAT (damaged), QI_ERR_UNSUPPORTED (of another version or order of bytes), QI_ERR_CANCELLED
+// (the session is as before or, when most was done, reset).
 QI_API qi_result qi_session_load(qi_session *s, const void *data, size_t size, qi_error *err);
 // The same from callbacks, or a path. It is read twice: once to check it. Should the second time fail or bring something else, the
 // session is reset. Errors: as above, QI_ERR_IO, QI_ERR_UNSUPPORTED (a path with QI_NO_STDIO).

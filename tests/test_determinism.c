@@ -294,14 +294,18 @@ static void spoil(place *p, int seq) {
   free(t);
 }
 
-// Saved, and loaded into another session or, when it has become something else, into this one.
+// Saved, and loaded into another session or, when it has become something else, into this one. Both may be cancelled.
 static void move(place *p) {
   qi_error err = {QI_OK, ""};
+  qi_result r;
   size_t n = 0;
   RUN_OK(qi_session_save(p->s, NULL, 0, &n, &err), err);
   void *file = malloc(n);
   assert_non_null(file);
-  RUN_OK(qi_session_save(p->s, file, n, &n, &err), err);
+  cancel_now_and_then(p->x, p->s, 8);
+  do r = qi_session_save(p->s, file, n, &n, &err);
+  while (r == QI_ERR_CANCELLED);
+  run_expect(r, QI_OK, &err, "qi_session_save");
   if (one_in(p->x, 3)) {
     qi_session_reset(p->s);
     spoil(p, 0);
@@ -309,7 +313,10 @@ static void move(place *p) {
     place_close(p);
     place_open(p);
   }
-  RUN_OK(qi_session_load(p->s, file, n, &err), err);
+  cancel_now_and_then(p->x, p->s, 8);
+  do r = qi_session_load(p->s, file, n, &err);
+  while (r == QI_ERR_CANCELLED);
+  run_expect(r, QI_OK, &err, "qi_session_load");
   free(file);
 }
 

@@ -646,8 +646,10 @@ static void test_calls(void **state) {
   file.p[file.n - 1] ^= 1;
   assert_int_equal(qi_session_load(s, file.p, file.n, &err), QI_ERR_FORMAT);
   assert_int_equal(qi_session_save(s, NULL, 0, &n, &err), QI_ERR_STATE); // the work is still there
-  qi_cancel(s); // for that work, which is gone when the file is loaded
   file.p[file.n - 1] ^= 1;
+  qi_cancel(s);
+  assert_int_equal(qi_session_load(s, file.p, file.n, &err), QI_ERR_CANCELLED);
+  assert_int_equal(qi_session_save(s, NULL, 0, &n, &err), QI_ERR_STATE);
   RUN_OK(qi_session_load(s, file.p, file.n, &err), err);
   expect_saves(s, &file);
   RUN_OK(qi_decode(s, &token, 1, &err), err);
@@ -726,6 +728,79 @@ static void test_callbacks(void **state) {
   free(empty.p);
   qi_session_close(s);
   qi_session_close(to);
+  run_free(&rm);
+}
+
+// ---- cancelling ----
+
+// A wire whose session is cancelled in its n-th part.
+typedef struct cut_wire {
+  bytes file;
+  qi_session *s;
+  size_t n_calls, cancel_at;
+} cut_wire;
+
+static bool cut_read(void *user, uint64_t offset, void *dst, size_t n) {
+  cut_wire *w = (cut_wire *)user;
+  memcpy(dst, w->file.p + offset, n);
+  if (++w->n_calls == w->cancel_at) qi_cancel(w->s);
+  return true;
+}
+static bool cut_write(void *user, const void *p, size_t n) {
+  cut_wire *w = (cut_wire *)user;
+  (void)p, (void)n;
+  if (++w->n_calls == w->cancel_at) qi_cancel(w->s);
+  return true;
+}
+
+// Wherever it comes, the call is stopped, or the next one if it was too late: no cancel is lost. Nothing is damaged.
+static void test_cancel(void **state) {
+  (void)state;
+  run_model rm = save_model(0, 1);
+  qi_error err = {QI_OK, ""};
+  qi_session_desc sd = text_desc(0);
+  qi_session *s = run_session(rm.m, &sd), *other = run_session(rm.m, &sd);
+  qi_token ids[150];
+  run_random_tokens(5, 300, ids, 150);
+  RUN_OK(qi_prompt_tokens(s, ids, 150, &err), err);
+  RUN_OK(qi_step(s, 0, &err), err);
+  RUN_OK(qi_prompt_tokens(other, ids, 7, &err), err);
+  RUN_OK(qi_step(other, 0, &err), err);
+  cut_wire w = {save(s), s, 0, 0};
+  bytes before = save(other);
+  qi_writer writer = {cut_write, &w};
+  qi_reader reader = {cut_read, w.file.n, &w};
+  size_t n_stopped = 0, n_reset = 0, n_parts = 0;
+  for (size_t at = 1; n_parts == 0; at++) {
+    w.n_calls = 0;
+    w.cancel_at = at;
+    qi_result r = qi_session_save_to(s, &writer, &err);
+    if (w.n_calls < at) n_parts = w.n_calls;
+    if (r == QI_OK && n_parts == 0) r = qi_session_save_to(s, &writer, &err);
+    run_expect(r, n_parts ? QI_OK : QI_ERR_CANCELLED, &err, "a cancelled save");
+    expect_saves(s, &w.file);
+  }
+  for (size_t at = 1; at <= 2 * n_parts; at++) {
+    w.n_calls = 0;
+    w.cancel_at = at;
+    w.s = other;
+    qi_result r = qi_session_load_from(other, &reader, &err);
+    if (r == QI_OK) {
+      run_expect(qi_session_load_from(other, &reader, &err), QI_ERR_CANCELLED, &err, "the load after a cancel that was late");
+      expect_saves(other, &w.file);
+    } else {
+      run_expect(r, QI_ERR_CANCELLED, &err, "a cancelled load");
+      n_stopped++;
+      if (qi_seq_length(other, 0)) expect_saves(other, &before);
+      else n_reset++;
+    }
+    RUN_OK(qi_session_load(other, before.p, before.n, &err), err);
+  }
+  assert_true(n_stopped > n_reset && n_reset > 0);
+  free(w.file.p);
+  free(before.p);
+  qi_session_close(other);
+  qi_session_close(s);
   run_free(&rm);
 }
 
@@ -861,7 +936,7 @@ int main(void) {
     cmocka_unit_test(test_other_sessions), cmocka_unit_test(test_damaged),   cmocka_unit_test(test_hostile),
     cmocka_unit_test(test_grammar),        cmocka_unit_test(test_hostile_grammar),
     cmocka_unit_test(test_calls),          cmocka_unit_test(test_callbacks), cmocka_unit_test(test_files),
-    cmocka_unit_test(test_kill),           cmocka_unit_test(test_random),
+    cmocka_unit_test(test_cancel),         cmocka_unit_test(test_kill),      cmocka_unit_test(test_random),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

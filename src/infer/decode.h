@@ -92,9 +92,9 @@ QI__FN qi_result qi__seq_shift(qi_session *s, int seq, int n_keep, int n_drop, q
   return qi__kv_shift_run(&shift, s->pool, (size_t)n_keep, (size_t)n_drop, err);
 }
 
-QI__FN void qi__session_reset(qi_session *s) {
+QI__FN void qi__session_clear(qi_session *s) {
   memset(&s->work, 0, sizeof s->work);
-  if (s->draft) qi__session_reset(s->draft);
+  if (s->draft) qi__session_clear(s->draft);
   if (s->desc.n_draft) memset(s->guess, 0, s->kv.n_seqs * sizeof *s->guess);
   qi__kv_clear(&s->kv);
   qi__sampler_reset(s->sampler, s->desc.sampler.seed);
@@ -104,7 +104,16 @@ QI__FN void qi__session_reset(qi_session *s) {
   s->prompted = s->ended = false;
   s->n_pending = 0;
   s->n_predicted = 0;
+}
+
+QI__FN void qi__session_reset(qi_session *s) {
+  qi__session_clear(s);
   __atomic_store_n(&s->cancel, 0, __ATOMIC_RELAXED);
+}
+
+// Whether qi_cancel was called; if so, that is done with.
+QI__FN bool qi__session_cancelled(qi_session *s) {
+  return __atomic_load_n(&s->cancel, __ATOMIC_RELAXED) && __atomic_exchange_n(&s->cancel, 0, __ATOMIC_RELAXED);
 }
 
 // ---- text ----

@@ -144,19 +144,25 @@ QI__FN void qi__save_forget_numbers(qi__kv *kv) { memset(kv->writers, 0, kv->n_p
 
 // ---- saving ----
 
-QI__FN void qi__save_put_pages(qi__sink *out, const qi__kv *kv, size_t n_seqs) {
+// False: cancelled.
+QI__FN bool qi__save_put_pages(qi__sink *out, qi_session *s, size_t n_seqs) {
+  const qi__kv *kv = &s->kv;
   uint32_t next = 1;
   for (size_t seq = 0; seq < n_seqs; seq++)
     for (size_t i = qi__save_first_slot(kv, seq); i < qi__save_end_slot(kv, seq); i++) {
       uint32_t page = kv->table[seq * kv->n_table + i];
       if (kv->writers[page] != next) continue; // another sequence had it
       next++;
-      for (size_t unit = 0; unit < kv->n_layers * kv->n_kv_heads; unit++)
+      for (size_t unit = 0; unit < kv->n_layers * kv->n_kv_heads; unit++) {
+        if (qi__session_cancelled(s)) return false;
         qi__sink_put(out, qi__kv_unit(kv, unit, page), kv->head.bytes);
+      }
     }
+  return true;
 }
 
-QI__FN void qi__save_put(qi__sink *out, const qi_session *s, const qi__save_head *h) {
+// False: cancelled.
+QI__FN bool qi__save_put(qi__sink *out, qi_session *s, const qi__save_head *h) {
   const qi__kv *kv = &s->kv;
   uint64_t words[QI__SAVE_WORDS];
   memcpy(words, h, sizeof words);
@@ -176,7 +182,7 @@ QI__FN void qi__save_put(qi__sink *out, const qi_session *s, const qi__save_head
   if (h->grammar) qi__matcher_put(out, s->matcher, &matcher);
   for (size_t i = 0; i < s->n_logits; i++)
     qi__sink_put(out, s->forward.logits + s->logits_at[i] * s->model->h.n_vocab, s->model->h.n_vocab * sizeof(float));
-  qi__save_put_pages(out, kv, (size_t)h->n_seqs);
+  return qi__save_put_pages(out, s, (size_t)h->n_seqs);
 }
 
 // Fills in the head; numbers of pages stay in kv->writers until qi__save_forget_numbers.
@@ -206,7 +212,8 @@ QI__FN void qi__save_begin(qi_session *s, qi__save_head *h) {
   h->n_pairs = matcher.n_pairs;
 }
 
-// Errors: QI_ERR_STATE, QI_ERR_IO (the writer refused; where it has a reason of its own, that is to be said instead).
+// Errors: QI_ERR_STATE, QI_ERR_CANCELLED, QI_ERR_IO (the writer refused; where it has a reason of its own, that is to be said
+// instead).
 QI__FN qi_result qi__session_save(qi_session *s, const qi_writer *writer, qi_error *err) {
   qi__save_head head;
   qi__sink out;
@@ -215,8 +222,9 @@ QI__FN qi_result qi__session_save(qi_session *s, const qi_writer *writer, qi_err
   qi__save_clear_ends(s);
   qi__save_begin(s, &head);
   qi__sink_init(&out, writer);
-  qi__save_put(&out, s, &head);
+  bool whole = qi__save_put(&out, s, &head);
   qi__save_forget_numbers(&s->kv);
+  if (!whole) return qi__fail(err, QI_ERR_CANCELLED, "save: cancelled");
   return qi__sink_end(&out) ? QI_OK : qi__fail(err, QI_ERR_IO, "save: the writer's callback failed");
 }
 
@@ -459,8 +467,10 @@ QI__FN qi_result qi__load_arrays(qi__restore *l) {
     if (l->apply) s->logits_at[i] = i;
   }
   for (size_t page = 0; page < h->n_pages && !r; page++)
-    for (size_t unit = 0; unit < kv->n_layers * kv->n_kv_heads && !r; unit++)
-      r = qi__source_get(&l->in, l->apply ? qi__kv_unit(kv, unit, page) : NULL, kv->head.bytes);
+    for (size_t unit = 0; unit < kv->n_layers * kv->n_kv_heads && !r; unit++) {
+      if (qi__session_cancelled(s)) r = qi__fail(l->in.err, QI_ERR_CANCELLED, "cancelled");
+      else r = qi__source_get(&l->in, l->apply ? qi__kv_unit(kv, unit, page) : NULL, kv->head.bytes);
+    }
   return r;
 }
 
@@ -483,7 +493,7 @@ QI__FN qi_result qi__load_pass(qi_session *s, const qi__file *file, bool apply, 
   l.apply = apply;
   qi__source_init(&l.in, file, err);
   qi_result r = qi__load_head(&l.in, s, &l.head);
-  if (!r && apply) qi__session_reset(s);
+  if (!r && apply) qi__session_clear(s);
   if (!r) r = qi__load_seqs(&l);
   if (!r) r = qi__load_tokens(&l);
   if (!r) r = qi__load_text(&l);
@@ -496,7 +506,7 @@ QI__FN qi_result qi__load_pass(qi_session *s, const qi__file *file, bool apply, 
 }
 
 // Reads twice: all is checked before anything is changed, and no memory is needed in between. Should the second time bring
-// something else, the session is empty afterwards.
+// something else, or be cancelled, the session is empty afterwards.
 QI__FN qi_result qi__session_load(qi_session *s, const qi__file *file, qi_error *err) {
   qi_result r = qi__load_pass(s, file, false, err);
   if (!r && (r = qi__load_pass(s, file, true, err))) qi__session_reset(s);
