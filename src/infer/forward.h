@@ -172,30 +172,33 @@ QI__FN bool qi__attention_on_matrix(const qi__forward *f) {
   return bf16 && f->kernels->attention_panel && f->kernels->bf16.multiply;
 }
 
-QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end) {
+// A head of keys and values of row i, and the heads of queries that go with it.
+QI__FN void qi__rope_head(qi__forward *f, size_t i, size_t head, bool matrix, float *scratch) {
   const qi__hparams *h = f->h;
   const qi__layer *l = &f->w->layers[f->layer];
-  bool neighbours = (h->arch->features & QI__ROPE_NEIGHBOURS) != 0;
+  const bool neighbours = (h->arch->features & QI__ROPE_NEIGHBOURS) != 0;
+  const qi__row *row = &f->rows[i];
+  const float *cos_sin = f->cos_sin + i * h->n_rot;
+  const size_t dim = h->head_dim_k, group = h->n_heads / h->n_kv_heads;
+  for (size_t g = head * group; g < (head + 1) * group; g++) {
+    float *q = f->q + (i * h->n_heads + g) * dim;
+    if (l->q_norm) f->kernels->rms_norm(q, l->q_norm, h->rms_norm_eps, dim, q);
+    f->kernels->rope(q, cos_sin, h->n_rot / 2, neighbours);
+    qi__attention_query(&f->attention, i, g, matrix, scratch);
+  }
+  float *k = f->k + (i * h->n_kv_heads + head) * dim;
+  if (l->k_norm) f->kernels->rms_norm(k, l->k_norm, h->rms_norm_eps, dim, k);
+  f->kernels->rope(k, cos_sin, h->n_rot / 2, neighbours);
+  const float *v = f->v + (i * h->n_kv_heads + head) * h->head_dim_v;
+  qi__kv_store(f->kv, f->kernels, f->layer, row->seq, head, row->pos, k, v);
+}
+
+// Units are heads of keys and values, row by row: storing one position touches as much of the cache as 16 of them.
+QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end) {
+  const size_t n_heads = f->h->n_kv_heads;
   bool matrix = qi__attention_on_matrix(f);
   float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
-  size_t dim = h->head_dim_k;
-  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
-    const qi__row *row = &f->rows[i];
-    const float *cos_sin = f->cos_sin + i * h->n_rot;
-    for (size_t head = 0; head < h->n_heads; head++) {
-      float *q = f->q + (i * h->n_heads + head) * dim;
-      if (l->q_norm) f->kernels->rms_norm(q, l->q_norm, h->rms_norm_eps, dim, q);
-      f->kernels->rope(q, cos_sin, h->n_rot / 2, neighbours);
-      qi__attention_query(&f->attention, i, head, matrix, scratch);
-    }
-    for (size_t head = 0; head < h->n_kv_heads; head++) {
-      float *k = f->k + (i * h->n_kv_heads + head) * dim;
-      if (l->k_norm) f->kernels->rms_norm(k, l->k_norm, h->rms_norm_eps, dim, k);
-      f->kernels->rope(k, cos_sin, h->n_rot / 2, neighbours);
-      const float *v = f->v + (i * h->n_kv_heads + head) * h->head_dim_v;
-      qi__kv_store(f->kv, f->kernels, f->layer, row->seq, head, row->pos, k, v);
-    }
-  }
+  for (size_t u = (size_t)begin; u < (size_t)end; u++) qi__rope_head(f, u / n_heads, u % n_heads, matrix, scratch);
 }
 
 QI__FN void qi__run_attention(qi__forward *f, int worker, int64_t begin, int64_t end) {
@@ -306,12 +309,12 @@ QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t 
 
 typedef struct qi__op_info {
   void (*run)(qi__forward *f, int worker, int64_t begin, int64_t end);
-  enum { QI__PER_ROW, QI__PER_ATTENTION, QI__PER_TILE, QI__PER_WANTED } unit;
+  enum { QI__PER_ROW, QI__PER_HEAD, QI__PER_ATTENTION, QI__PER_TILE, QI__PER_WANTED } unit;
 } qi__op_info;
 
 static const qi__op_info qi__ops[QI__OP_DONE] = {
     {qi__run_embed, QI__PER_ROW},       {qi__run_attn_norm, QI__PER_ROW},      {qi__run_products, QI__PER_TILE},
-    {qi__run_rope, QI__PER_ROW},        {qi__run_attention, QI__PER_ATTENTION}, {qi__run_attn_input, QI__PER_ROW},
+    {qi__run_rope, QI__PER_HEAD},       {qi__run_attention, QI__PER_ATTENTION}, {qi__run_attn_input, QI__PER_ROW},
     {qi__run_products, QI__PER_TILE},   {qi__run_ffn_norm, QI__PER_ROW},       {qi__run_products, QI__PER_TILE},
     {qi__run_swiglu, QI__PER_ROW},      {qi__run_products, QI__PER_TILE},      {qi__run_output_norm, QI__PER_WANTED},
     {qi__run_products, QI__PER_TILE},
@@ -320,6 +323,7 @@ static const qi__op_info qi__ops[QI__OP_DONE] = {
 QI__FN int64_t qi__op_units(const qi__forward *f) {
   switch (qi__ops[f->op].unit) {
   case QI__PER_ROW: return (int64_t)f->n_rows;
+  case QI__PER_HEAD: return (int64_t)(f->n_rows * f->h->n_kv_heads);
   case QI__PER_ATTENTION: return (int64_t)qi__attention_units(&f->attention);
   case QI__PER_TILE: return qi__product_units(f);
   case QI__PER_WANTED: return (int64_t)f->n_wanted;
