@@ -10544,6 +10544,14 @@ QI__INLINE QI__AVX2 void qi__prefetch_pair_avx2(const uint8_t *first_row, const 
   for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(next + i), _MM_HINT_NTA);
 }
 
+// Fetches what is used 8 KB later, n bytes, into the second-level cache: rows of a pair follow each other, so these are taken in
+// the order of their addresses. For kernels that are faster than memory: see qi__row_k_fetch_avx2.
+QI__INLINE QI__AVX2 void qi__prefetch_far_pair_avx2(const uint8_t *first_row, const uint8_t *now, size_t n) {
+  uintptr_t next = (uintptr_t)first_row + QI__PAIR * (size_t)(now - first_row) + 8192;
+  __asm__ volatile("");
+  for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(next + i), _MM_HINT_T1);
+}
+
 // ---- QINS8 with AVX2 ----
 
 // Total of a block, in eight lanes: sizes as int16 times activations with the signs of the weights.
@@ -10620,7 +10628,7 @@ QI__INLINE QI__AVX2 void qi__dot_row_qins8_k(qi__step_fn words, const qi__dot_q8
     for (size_t b = 0; b < n_blocks; b++) {
       qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
       int n = (int)(b % 8) + 1;
-      qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * 272);
+      qi__prefetch_far_pair_avx2(first_row, w[0], QI__PAIR * 272);
       QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
         total[r][n - 1] = qi__qins8_k_block_avx2(words, table, w[r], x.q);
         d_w[r][n - 1] = qi__half_avx2(w[r]) * 0x1p-10f;
@@ -10845,7 +10853,7 @@ QI__INLINE QI__AVX512_VBMI __m512 qi__pair_256_vbmi(qi__pair_block_vbmi multiply
   for (size_t b = 0; b < n_blocks; b++) {
     qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
     int n = (int)(b % 8) + 1;
-    qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * size);
+    qi__prefetch_far_pair_avx2(first_row, w[0], QI__PAIR * size);
     total[n - 1] = multiply(w, x.q, qi__bytes_avx2((const uint8_t *)x.sum), table);
     QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
       d_w[8 * r + n - 1] = qi__half_avx2(w[r]) * 0x1p-10f;
