@@ -268,7 +268,7 @@ typedef struct qi_pool qi_pool;
 
 // How a pool shall be; zero = default.
 typedef struct qi_pool_desc {
-  int n_threads;           // 0 = cores this process may use, at most 8; 1 = only the calling thread
+  int n_threads;           // 0 = fast cores this process may use, at most 8; 1 = only the calling thread
   qi_isa isa;              // default AUTO
   qi_parallel parallel;    // the host's job system instead of own threads; then n_threads must be set
   qi_allocator allocator;  // default malloc

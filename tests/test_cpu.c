@@ -96,6 +96,89 @@ static void write_file(const char *dir, const char *name, const char *text) {
   fclose(f);
 }
 
+// A CPU in a tree as /sys/devices, with its siblings and one other file that holds a number; there may be one already.
+static void make_cpu(const char *root, int i, const char *siblings, const char *file, long value) {
+  static const char *const folders[] = {"", "/topology", "/cpufreq"};
+  char dir[128], text[32];
+  snprintf(dir, sizeof dir, "%s/system", root), mkdir(dir, 0700);
+  snprintf(dir, sizeof dir, "%s/system/cpu", root), mkdir(dir, 0700);
+  for (size_t k = 0; k < QI__COUNT_OF(folders); k++) {
+    snprintf(dir, sizeof dir, "%s/system/cpu/cpu%d%s", root, i, folders[k]);
+    mkdir(dir, 0700);
+  }
+  snprintf(dir, sizeof dir, "%s/system/cpu/cpu%d", root, i);
+  write_file(dir, "topology/thread_siblings_list", siblings);
+  snprintf(text, sizeof text, "%ld\n", value);
+  if (file) write_file(dir, file, text);
+}
+
+static void set_cpus(qi__cpu_list *list, int first, int last) {
+  memset(list, 0, sizeof *list);
+  for (int i = first; i <= last; i++) {
+    unsigned long word;
+    const size_t bits = 8 * sizeof word, at = (size_t)i / bits * sizeof word;
+    memcpy(&word, list->bits + at, sizeof word);
+    word |= 1ul << ((size_t)i % bits);
+    memcpy(list->bits + at, &word, sizeof word);
+  }
+}
+
+static int fast_cores(const char *root, int first, int last) {
+  qi__cpu_list list;
+  set_cpus(&list, first, last);
+  qi__cpu_list_fast(root, &list);
+  return qi__count_cores(root, &list);
+}
+
+static void remove_tree(const char *root) {
+  char command[128];
+  snprintf(command, sizeof command, "rm -rf '%s'", root);
+  assert_int_equal(system(command), 0);
+}
+
+static void test_hybrid_cores(void **state) {
+  (void)state;
+  char root[] = "/tmp/qi_cores_XXXXXX", core[64], siblings[32];
+  assert_non_null(mkdtemp(root));
+  assert_int_equal(fast_cores(root, 0, 3), 0); // nothing is told
+  for (int i = 0; i < 12; i++) { // 4 cores with two threads, 4 with one, all as fast as each other
+    snprintf(siblings, sizeof siblings, i < 8 ? "%d-%d\n" : "%d\n", i < 8 ? i / 2 * 2 : i, i / 2 * 2 + 1);
+    make_cpu(root, i, siblings, NULL, 0);
+  }
+  assert_int_equal(fast_cores(root, 0, 11), 8);
+  assert_int_equal(fast_cores(root, 1, 2), 2); // two halves of cores
+  for (int i = 0; i < 12; i++) {
+    snprintf(siblings, sizeof siblings, i < 8 ? "%d-%d\n" : "%d\n", i < 8 ? i / 2 * 2 : i, i / 2 * 2 + 1);
+    make_cpu(root, i, siblings, "cpufreq/cpuinfo_max_freq", i < 2 ? 5500000 : i < 8 ? 5000000 : 3300000);
+  }
+  assert_int_equal(fast_cores(root, 0, 11), 4);
+  assert_int_equal(fast_cores(root, 8, 11), 4); // only slow ones are allowed
+  for (int i = 0; i < 12; i++) make_cpu(root, i, i < 8 ? "0" : "8", "cpufreq/cpuinfo_max_freq", i < 8 ? 5000000 : 3700000);
+  assert_int_equal(fast_cores(root, 0, 11), 2); // 74 %: the same kind, by frequency
+  snprintf(core, sizeof core, "%s/cpu_core", root);
+  assert_int_equal(mkdir(core, 0700), 0);
+  write_file(core, "cpus", "0-3,5,7\n");
+  assert_int_equal(fast_cores(root, 0, 11), 1); // by name
+  assert_int_equal(fast_cores(root, 8, 11), 1);
+  for (int i = 0; i < 12; i++) {
+    snprintf(siblings, sizeof siblings, "%d\n", i);
+    make_cpu(root, i, siblings, "cpu_capacity", i < 4 ? 250 : i < 10 ? 860 : 1024);
+  }
+  assert_int_equal(fast_cores(root, 0, 11), 6);
+  write_file(core, "cpus", "\n"); // damaged: names none
+  assert_int_equal(fast_cores(root, 0, 11), 12);
+  remove_tree(core);
+  assert_int_equal(fast_cores(root, 0, 11), 8);
+  remove_tree(root);
+}
+
+static void test_cpu_lists(void **state) {
+  (void)state;
+  assert_true(qi__cpu_text_has("0-3,8,10-11\n", 0) && qi__cpu_text_has("0-3,8,10-11\n", 8) && qi__cpu_text_has("0-3,8,10-11", 11));
+  assert_false(qi__cpu_text_has("0-3,8,10-11\n", 4) || qi__cpu_text_has("0-3,8,10-11\n", 12) || qi__cpu_text_has("", 0));
+  assert_false(qi__cpu_text_has("x", 0) || qi__cpu_text_has("3-", 2) || qi__cpu_text_has("-3", 3) || qi__cpu_text_has("1,,2", 2));
+}
+
 static void test_cgroup_quota(void **state) {
   (void)state;
   char root[] = "/tmp/qi_cpu_XXXXXX", sub[64], leaf[128], dir[256];
@@ -171,6 +254,8 @@ int main(void) {
     cmocka_unit_test(test_counts), cmocka_unit_test(test_clock),
 #if defined(__linux__) && !defined(QI_NO_STDIO)
     cmocka_unit_test(test_cgroup_quota),
+    cmocka_unit_test(test_hybrid_cores),
+    cmocka_unit_test(test_cpu_lists),
 #endif
     cmocka_unit_test(test_fp_mode),
   };

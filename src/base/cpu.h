@@ -249,14 +249,59 @@ QI__FN bool qi__read_system_file(const char *path, char *text, size_t cap) {
   return n > 0;
 }
 
-// Hyperthreads share a core; a core counts once, by its lowest sibling. 0 when /sys does not tell.
-QI__FN int qi__count_cores(const qi__cpu_list *list) {
+// Whether a list as in "0-7,16" has i; false for what is no list.
+QI__FN bool qi__cpu_text_has(const char *text, long i) {
+  for (char *end; *text >= '0' && *text <= '9'; text = end + 1) {
+    long first = strtol(text, &end, 10), last = first;
+    if (*end == '-') last = strtol(end + 1, &end, 10);
+    if (i >= first && i <= last) return true;
+    if (*end != ',') break;
+  }
+  return false;
+}
+
+// How fast a CPU is: its capacity (ARM), or its highest frequency; 0 when the system does not tell. root: "/sys/devices".
+QI__FN long qi__cpu_speed(const char *root, int i) {
+  static const char *const files[] = {"cpu_capacity", "cpufreq/cpuinfo_max_freq"};
+  char path[256], text[64];
+  for (size_t k = 0; k < QI__COUNT_OF(files); k++) {
+    snprintf(path, sizeof path, "%s/system/cpu/cpu%d/%s", root, i, files[k]);
+    if (qi__read_system_file(path, text, sizeof text)) return strtol(text, NULL, 10);
+  }
+  return 0;
+}
+
+// Leaves out of `list` the slow cores of a machine that has two kinds of them: all wait for the last to be done. Intel's performance
+// cores are told by name; else slow is below two thirds of the fastest. What would leave no core changes nothing.
+QI__FN void qi__cpu_list_fast(const char *root, qi__cpu_list *list) {
+  const size_t word = sizeof(unsigned long), word_bits = 8 * word;
+  char path[256], text[256] = "";
+  long fastest = 0;
+  qi__cpu_list fast = {{0}};
+  snprintf(path, sizeof path, "%s/cpu_core/cpus", root);
+  bool named = qi__read_system_file(path, text, sizeof text), any = false;
+  for (int i = 0; i < QI__CPUS_MAX && !named; i++)
+    if (qi__cpu_list_has(list, i)) fastest = (long)qi__max_i64(fastest, qi__cpu_speed(root, i));
+  for (int i = 0; i < QI__CPUS_MAX; i++) {
+    if (!qi__cpu_list_has(list, i)) continue;
+    if (named ? !qi__cpu_text_has(text, i) : qi__cpu_speed(root, i) < fastest - fastest / 3) continue;
+    unsigned long bits;
+    memcpy(&bits, fast.bits + (size_t)i / word_bits * word, word);
+    bits |= 1ul << ((size_t)i % word_bits);
+    memcpy(fast.bits + (size_t)i / word_bits * word, &bits, word);
+    any = true;
+  }
+  if (any) *list = fast;
+}
+
+// Hyperthreads share a core; a core counts once, by its lowest sibling. 0 when /sys does not tell. root: "/sys/devices".
+QI__FN int qi__count_cores(const char *root, const qi__cpu_list *list) {
   unsigned char seen[QI__CPUS_MAX / 8] = {0};
-  char path[96], text[256];
+  char path[256], text[256];
   int n = 0;
   for (int i = 0; i < QI__CPUS_MAX; i++) {
     if (!qi__cpu_list_has(list, i)) continue;
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", i);
+    snprintf(path, sizeof path, "%s/system/cpu/cpu%d/topology/thread_siblings_list", root, i);
     if (!qi__read_system_file(path, text, sizeof text)) return 0;
     long sibling = strtol(text, NULL, 10); // "0,64" or "0-1", ascending
     if (sibling < 0 || sibling >= QI__CPUS_MAX) return 0;
@@ -343,12 +388,17 @@ QI__FN int qi__cpu_count_logical(void) {
 }
 
 // Cores that this process may use, at least 1: affinity and (Linux) quota of the control group count; hyperthreads of a core count
-// once where the system tells; on Apple machines only the fast cores.
+// once, and of two kinds of cores only the fast ones, where the system tells.
 QI__FN int qi__cpu_count(void) {
   int n = qi__cpu_count_logical();
 #if defined(__linux__) && !defined(QI_NO_STDIO)
+  const char *root = "/sys/devices";
   qi__cpu_list list;
-  int cores = qi__cpu_list_get(&list) ? qi__count_cores(&list) : 0;
+  int cores = 0;
+  if (qi__cpu_list_get(&list)) {
+    qi__cpu_list_fast(root, &list);
+    cores = qi__count_cores(root, &list);
+  }
   if (cores > 0 && cores < n) n = cores;
   int quota = qi__cgroup_limit();
   if (quota < n) n = quota;
