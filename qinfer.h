@@ -1690,7 +1690,7 @@ QI__FN long qi__cpu_speed(const char *root, int i) {
   return 0;
 }
 
-// Leaves out of `list` the slow cores of a machine that has two kinds of them: all wait for the last to be done. Intel's performance
+// Leaves out of `list` the slow cores of a machine that has two kinds of them: all wait for the last one. Intel's performance
 // cores are told by name; else slow is below two thirds of the fastest. What would leave no core changes nothing.
 QI__FN void qi__cpu_list_fast(const char *root, qi__cpu_list *list) {
   const size_t word = sizeof(unsigned long), word_bits = 8 * word;
