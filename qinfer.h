@@ -9395,72 +9395,101 @@ QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
 
 // ---- weights to a panel ----
 
+// Dword c of row r of src to dword r of row c of dst, 8 x 8.
+QI__INLINE QI__AVX2 void qi__transpose8_avx2(const uint8_t *src, size_t src_stride, uint8_t *dst, size_t dst_stride) {
+  __m256i a[8], b[8];
+  QI__UNROLL for (size_t r = 0; r < 8; r++) a[r] = qi__bytes_avx2(src + r * src_stride);
+  QI__UNROLL for (int r = 0; r < 8; r += 2) {
+    b[r] = _mm256_unpacklo_epi32(a[r], a[r + 1]);
+    b[r + 1] = _mm256_unpackhi_epi32(a[r], a[r + 1]);
+  }
+  // a[4 i + c], half l: dword 4 l + c of rows 4 i .. 4 i + 3
+  QI__UNROLL for (int r = 0; r < 8; r += 4) {
+    a[r] = _mm256_unpacklo_epi64(b[r], b[r + 2]);
+    a[r + 1] = _mm256_unpackhi_epi64(b[r], b[r + 2]);
+    a[r + 2] = _mm256_unpacklo_epi64(b[r + 1], b[r + 3]);
+    a[r + 3] = _mm256_unpackhi_epi64(b[r + 1], b[r + 3]);
+  }
+  QI__UNROLL for (size_t c = 0; c < 4; c++) {
+    qi__store_bytes_avx2(dst + c * dst_stride, _mm256_permute2x128_si256(a[c], a[4 + c], 0x20));
+    qi__store_bytes_avx2(dst + (c + 4) * dst_stride, _mm256_permute2x128_si256(a[c], a[4 + c], 0x31));
+  }
+}
+
 // Eight rows of 256 codes, 4 at a time, to one half of the lines: dst[k / 4][row, k % 4].
 QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *dst) {
-  for (int k = 0; k < 256; k += 32, dst += 8 * 64) {
-    __m256i a[8], b[8];
-    QI__UNROLL for (int r = 0; r < 8; r++) a[r] = qi__bytes_avx2(rows[r] + k);
-    QI__UNROLL for (int r = 0; r < 8; r += 2) {
-      b[r] = _mm256_unpacklo_epi32(a[r], a[r + 1]);
-      b[r + 1] = _mm256_unpackhi_epi32(a[r], a[r + 1]);
-    }
-    // a[4 i + c], half l: dword 4 l + c of rows 4 i .. 4 i + 3
-    QI__UNROLL for (int r = 0; r < 8; r += 4) {
-      a[r] = _mm256_unpacklo_epi64(b[r], b[r + 2]);
-      a[r + 1] = _mm256_unpackhi_epi64(b[r], b[r + 2]);
-      a[r + 2] = _mm256_unpacklo_epi64(b[r + 1], b[r + 3]);
-      a[r + 3] = _mm256_unpackhi_epi64(b[r + 1], b[r + 3]);
-    }
-    QI__UNROLL for (int c = 0; c < 4; c++) {
-      qi__store_bytes_avx2(dst + 64 * c, _mm256_permute2x128_si256(a[c], a[4 + c], 0x20));
-      qi__store_bytes_avx2(dst + 64 * (c + 4), _mm256_permute2x128_si256(a[c], a[4 + c], 0x31));
-    }
-  }
+  for (int k = 0; k < 256; k += 32) qi__transpose8_avx2(rows[0] + k, 256, dst + 16 * k, 64);
 }
 
-// Scales and mins of row r, from the words of its block.
-QI__INLINE void qi__panel_scales(const qi__format *f, const int16_t *scale, const int16_t *min, size_t r, qi__q8_own_panel *p) {
-  // scale[g], scale[8 + g] belong to the first and second 16 codes of group g of 32
-  for (int g = 0; g < 8; g++) {
-    if (f->group == 32) {
-      p->scale[g][r] = (int8_t)scale[g];
-    } else {
-      p->scale[2 * g][r] = (int8_t)scale[g];
-      p->scale[2 * g + 1][r] = (int8_t)scale[8 + g];
-    }
-  }
-  // Words of min are in order, one for each 16 codes.
-  for (int g = 0; f->has_min && g < 256 / f->group; g++) p->min[g / 2][r][g % 2] = (int8_t)min[f->group / 16 * g];
-}
+// A chunk of eight rows that are taken apart one after another.
+typedef struct qi__panel_rows {
+  uint8_t code[8][256];
+  int8_t scale[8][32];             // scales of up to 16 groups, then their mins
+  float d[8][8], minus_dmin[8][8]; // of blocks of 32, or [0]
+} qi__panel_rows;
 
-// Row r: scales to the panel, codes to `codes`; n blocks of 32 or one of 256 at w. id is a constant where this is inlined.
+// Row r of eight: n blocks of 32 or one of 256 at w. id is a constant where this is inlined.
 QI__INLINE QI__AVX2 void qi__panel_row_avx2(qi_format id, const qi__q8_plan *plan, const uint8_t *w, int n, size_t r,
-                                            qi__q8_own_panel *p, uint8_t *codes) {
+                                            qi__panel_rows *rows) {
   const qi__format *f = id ? &qi__formats[id] : plan->format;
   int offset = qi__q8_offset(id);
   const __m256i wide = _mm256_set1_epi8(offset == QI__WIDE ? (char)-128 : 0);
+  uint8_t *codes = rows->code[r];
   if (id && f->info.block_len == 32) {
-    float d[8], minus_dmin[8] = {0};
-    _mm256_storeu_ps(d, qi__block_d_avx2(id, f, w, n));
-    if (f->has_min) _mm256_storeu_ps(minus_dmin, qi__block_offset_avx2(f, w, n));
-    for (int b = 0; b < n; b++, w += f->info.block_bytes) {
-      p->d[b][r] = d[b];
-      p->minus_dmin[b][r] = minus_dmin[b];
+    _mm256_storeu_ps(rows->d[r], qi__block_d_avx2(id, f, w, n));
+    if (f->has_min) _mm256_storeu_ps(rows->minus_dmin[r], qi__block_offset_avx2(f, w, n));
+    for (int b = 0; b < n; b++, w += f->info.block_bytes)
       qi__store_bytes_avx2(codes + 32 * b, _mm256_xor_si256(qi__q8_codes_avx2(id, w, 0, NULL, offset), wide));
-    }
     return;
   }
   qi__block block;
   qi__q8_scales s;
-  int16_t scale[16], min[16];
   qi__q8_scales_avx2(id, plan->format, w, &block, &s);
-  p->d[0][r] = s.d;
-  p->minus_dmin[0][r] = -s.dmin;
-  qi__store_bytes_avx2(scale, s.scale);
-  qi__store_bytes_avx2(min, s.min);
-  qi__panel_scales(plan->format, scale, min, r, p);
+  rows->d[r][0] = s.d;
+  rows->minus_dmin[r][0] = -s.dmin;
+  __m128i first = _mm256_castsi256_si128(s.scale), second = _mm256_extracti128_si256(s.scale, 1); // 16 codes of each 32
+  __m128i scale = _mm_packs_epi16(first, first);
+  __m128i min = _mm_packs_epi16(_mm256_castsi256_si128(s.min), _mm256_extracti128_si256(s.min, 1)); // one for each 16 codes
+  if (f->group == 16) scale = _mm_unpacklo_epi8(scale, _mm_packs_epi16(second, second));
+  else min = _mm_shuffle_epi8(min, _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, -1, -1, -1, -1, -1, -1, -1, -1));
+  _mm_storeu_si128((__m128i *)(void *)rows->scale[r], scale);
+  _mm_storeu_si128((__m128i *)(void *)(rows->scale[r] + 16), min);
   QI__UNROLL for (int g = 0; g < 8; g++)
     qi__store_bytes_avx2(codes + 32 * g, _mm256_xor_si256(qi__q8_codes_avx2(id, w, g, &block, offset), wide));
+}
+
+// Scales and mins of eight rows, to rows r.. of the panel.
+QI__INLINE QI__AVX2 void qi__panel_scales_avx2(const qi__panel_rows *rows, bool has_min, size_t r, qi__q8_own_panel *p) {
+  const __m256i single = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  const __m256i paired = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+  const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  uint8_t line[8][32], out[32]; // [group / 4][row][group % 4]
+  qi__transpose8_avx2((const uint8_t *)rows->scale[0], sizeof rows->scale[0], line[0], sizeof line[0]);
+  for (int c = 0; c < 4; c++) {
+    qi__store_bytes_avx2(out, _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(qi__bytes_avx2(line[c]), single), in_order));
+    for (int g = 0; g < 4; g++) memcpy(p->scale[4 * c + g] + r, out + 8 * g, 8);
+  }
+  for (int c = 0; has_min && c < 4; c++) {
+    qi__store_bytes_avx2(out, _mm256_permute4x64_epi64(_mm256_shuffle_epi8(qi__bytes_avx2(line[4 + c]), paired), 0xd8));
+    for (int g = 0; g < 2; g++) memcpy(p->min[2 * c + g][r], out + 16 * g, 16);
+  }
+}
+
+// Eight rows to rows r.. of the panel.
+QI__INLINE QI__AVX2 void qi__panel_put_avx2(const qi__q8_plan *plan, qi__panel_rows *rows, size_t r, qi__q8_own_panel *p) {
+  const qi__format *f = plan->format;
+  const size_t row = sizeof rows->d[0], line = sizeof p->d[0];
+  qi__panel_interleave_avx2(rows->code, p->code[r / 16][0] + r / 8 % 2 * 32);
+  if (f->info.block_len == 256) {
+    qi__panel_scales_avx2(rows, f->has_min, r, p);
+    for (int i = 0; i < 8; i++) {
+      p->d[0][r + (size_t)i] = rows->d[i][0];
+      p->minus_dmin[0][r + (size_t)i] = rows->minus_dmin[i][0];
+    }
+    return;
+  }
+  qi__transpose8_avx2((const uint8_t *)rows->d, row, (uint8_t *)(p->d[0] + r), line);
+  if (f->has_min) qi__transpose8_avx2((const uint8_t *)rows->minus_dmin, row, (uint8_t *)(p->minus_dmin[0] + r), line);
 }
 
 QI__INLINE qi__q8_panel qi__panel_view(const qi__q8_own_panel *p) {
@@ -9497,6 +9526,7 @@ QI__FN QI__AVX2 void qi__panel_widen_avx2(const qi__q8_plan *plan, const int8_t 
 QI__FN QI__AVX2 void qi__panel_words_avx2(const qi__q8_plan *plan, const uint8_t *src, size_t half, size_t next,
                                           qi__q8_own_panel *p) {
   const __m256i sign = _mm256_set1_epi8((char)-128);
+  const int chain_bits = plan->chain == 8 ? 3 : 2;
   for (size_t r = 0; r < QI__Q8_ROWS; r += 8)
     for (size_t step = 64; step-- > 0;) {
       __m256i v = _mm256_xor_si256(qi__bytes_avx2(src + r / 16 * half + step * next + r % 16 * 4), sign);
@@ -9505,7 +9535,7 @@ QI__FN QI__AVX2 void qi__panel_words_avx2(const qi__q8_plan *plan, const uint8_t
       __m256i even = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88)), 0xd8);
       __m256i odd = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd)), 0xd8);
       if (plan->format->info.block_len == 256) {
-        __m256i scale = qi__bytes_avx2((const uint8_t *)(p->scale_pair[step / (size_t)plan->chain] + r));
+        __m256i scale = qi__bytes_avx2((const uint8_t *)(p->scale_pair[step >> chain_bits] + r));
         even = _mm256_mullo_epi16(even, scale);
         odd = _mm256_mullo_epi16(odd, scale);
       }
@@ -9518,12 +9548,12 @@ QI__FN QI__AVX2 void qi__panel_words_avx2(const qi__q8_plan *plan, const uint8_t
 QI__FN QI__AVX2 qi__q8_panel qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
                                                  qi__q8_own_panel *p) {
   const qi__format *f = plan->format;
-  uint8_t codes[8][256];
+  qi__panel_rows rows;
   (void)n_x;
   for (size_t r = 0; r < QI__Q8_ROWS; r++) {
     const uint8_t *w = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride;
     w += at / (size_t)f->info.block_len * (size_t)f->info.block_bytes;
-#define QI__CASE(ID) case ID: qi__panel_row_avx2(ID, plan, w, n, r, p, codes[r % 8]); break
+#define QI__CASE(ID) case ID: qi__panel_row_avx2(ID, plan, w, n, r % 8, &rows); break
     switch (plan->id) {
       QI__CASE(QI_FORMAT_Q4_0);
       QI__CASE(QI_FORMAT_Q4_1);
@@ -9539,11 +9569,10 @@ QI__FN QI__AVX2 qi__q8_panel qi__panel_fill_avx2(const qi__dot_q8_args *a, const
       QI__CASE(QI_FORMAT_Q6_K);
       QI__CASE(QI_FORMAT_IQ4_XS);
       QI__CASE(QI_FORMAT_QINS4_K);
-    default: qi__panel_row_avx2(QI_FORMAT_NONE, plan, w, n, r, p, codes[r % 8]); break;
+    default: qi__panel_row_avx2(QI_FORMAT_NONE, plan, w, n, r % 8, &rows); break;
     }
 #undef QI__CASE
-    if (r % 8 != 7) continue;
-    qi__panel_interleave_avx2(codes, p->code[r / 16][0] + r / 8 % 2 * 32);
+    if (r % 8 == 7) qi__panel_put_avx2(plan, &rows, r - 7, p);
   }
   if (plan->vnni) return qi__panel_view(p);
   qi__panel_widen_avx2(plan, (const int8_t (*)[QI__Q8_ROWS])p->scale, (const int8_t (*)[QI__Q8_ROWS][2])p->min, p);
