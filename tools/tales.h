@@ -51,6 +51,8 @@ typedef struct tales_thing {
 typedef struct tales {
   tales_rule rules[TALES_MAX_RULES];
   int n_rules, n_lines;
+  size_t cast; // 0, or the caller's: so many women's and men's names are used, half as many beginnings of village names, and a
+               // quarter of their ends. Who is called what is then easier to learn for small models
   // Of the document.
   uint64_t random;
   uint8_t used[TALES_MAX_LINES]; // alternatives that were taken
@@ -356,6 +358,9 @@ static void tales_thing_choose(tales *t, tales_thing *x, bool single) {
   tales_fix(t, tales_stuffs[x->object->stuff], x->stuff);
 }
 
+// How many of n words are used.
+static size_t tales_some(const tales *t, size_t n, size_t part) { return t->cast && t->cast / part < n ? t->cast / part : n; }
+
 // Who and what the document is about; no one and nothing twice.
 static void tales_cast(tales *t, bool single) {
   for (int i = 0; i < 3; i++) {
@@ -363,7 +368,8 @@ static void tales_cast(tales *t, bool single) {
     bool again;
     do {
       p->woman = tales_pick(t, 2);
-      p->name = p->woman ? tales_women[tales_pick(t, TALES_COUNT(tales_women))] : tales_men[tales_pick(t, TALES_COUNT(tales_men))];
+      p->name = p->woman ? tales_women[tales_pick(t, tales_some(t, TALES_COUNT(tales_women), 1))]
+                         : tales_men[tales_pick(t, tales_some(t, TALES_COUNT(tales_men), 1))];
       p->trade = &tales_trades[tales_pick(t, TALES_COUNT(tales_trades))];
       p->trait = tales_traits[tales_pick(t, TALES_COUNT(tales_traits))];
       t->places[i] = &tales_places[tales_pick(t, TALES_COUNT(tales_places))];
@@ -382,8 +388,8 @@ static void tales_cast(tales *t, bool single) {
   t->time = tales_pick(t, TALES_COUNT(tales_begins));
   t->numbers[0] = 1 + (int)tales_pick(t, 10);
   t->numbers[1] = (int)tales_pick(t, (size_t)t->numbers[0]);
-  const char *head = tales_village_heads[tales_pick(t, TALES_COUNT(tales_village_heads))];
-  const char *tail = tales_village_tails[tales_pick(t, TALES_COUNT(tales_village_tails))];
+  const char *head = tales_village_heads[tales_pick(t, tales_some(t, TALES_COUNT(tales_village_heads), 2))];
+  const char *tail = tales_village_tails[tales_pick(t, tales_some(t, TALES_COUNT(tales_village_tails), 4))];
   size_t n = strlen(head);
   memcpy(t->village, head, n);
   memcpy(t->village + n, tail, strlen(tail) + 1);

@@ -21,7 +21,7 @@ static void on_signal(int number) { interrupted = number; }
 // ---- options ----
 
 typedef struct settings {
-  const char *train, *held_out, *out, *checkpoint, *plot, *name, *from;
+  const char *train, *held_out, *out, *checkpoint, *plot, *name, *from, *vocab_text;
   train_config config;
   int steps, n_seqs, shard_seqs, warmup, n_threads, seed, every;
   double rate;
@@ -52,6 +52,7 @@ static bool parse(int argc, char **argv, settings *c) {
     {"--held-out", &c->held_out, NULL, NULL, "FILE    text that is only looked at"},
     {"--out", &c->out, NULL, NULL, "FILE    the model, GGUF in F32; written at each checkpoint"},
     {"--checkpoint", &c->checkpoint, NULL, NULL, "FILE    where to go on, and written every --every steps and on Ctrl-C"},
+    {"--vocab-from", &c->vocab_text, NULL, NULL, "FILE    text that the pieces are learnt from (default: that of --train)"},
     {"--from", &c->from, NULL, NULL, "FILE    weights to begin with: a checkpoint, of any context"},
     {"--plot", &c->plot, NULL, NULL, "FILE    SVG of the loss"},
     {"--name", &c->name, NULL, NULL, "TEXT    general.name"},
@@ -118,8 +119,11 @@ static double seconds_now(void) {
 static bool load_texts(job *j) {
   enum { LEARN_FROM = 8000000 }; // bytes are enough for a vocabulary
   size_t size = 0, size_held_out = 0;
+  size_t size_vocab = 0;
   char *text = train_read_file(j->c.train, &size), *held_out = text ? train_read_file(j->c.held_out, &size_held_out) : NULL;
-  bool good = held_out && train_vocab_learn(&j->vocab, text, size < LEARN_FROM ? size : LEARN_FROM, j->c.config.n_vocab);
+  char *pieces = held_out ? train_read_file(j->c.vocab_text ? j->c.vocab_text : j->c.train, &size_vocab) : NULL;
+  bool good = pieces && train_vocab_learn(&j->vocab, pieces, size_vocab < LEARN_FROM ? size_vocab : LEARN_FROM, j->c.config.n_vocab);
+  free(pieces);
   gw_file file;
   memset(&file, 0, sizeof file);
   qi_model *m = good ? train_open_vocab(&j->vocab, &file) : NULL;
