@@ -22,7 +22,7 @@ export MODEL PROMPT CC
 all: $(PROGRAMS)
 
 # The header is committed: without Python it is taken as it is.
-qinfer.h: $(PARTS) LICENSE tools/amalgamate.py
+qinfer.h: $(PARTS) $(wildcard src/metal/*) LICENSE tools/amalgamate.py
 	@if command -v $(PYTHON) >/dev/null; then $(PYTHON) tools/amalgamate.py; \
 	else echo "qinfer.h: $(PYTHON) is not there, so the committed header is used as it is"; fi
 
@@ -74,6 +74,11 @@ soak: build/soak
 build/soak: tests/test_soak.c $(wildcard tests/support/*.h) qinfer.h | build
 	$(CC) $(CFLAGS) -std=c11 -Wall -Wextra -DQI_STATIC $< -o $@ -lcmocka $(LDLIBS)
 
+# qinfer_metal.m without a Mac: tests/metal/run.sh. Skipped with a message where clang 19 and its kin cannot be had.
+test-metal:
+	@tools/deps.sh metal || true
+	@tests/metal/run.sh $(ONLY)
+
 # Each target for FUZZ_SECONDS, from the seeds that it makes itself; what it finds stays in build/fuzz/. Kernels have tests of their
 # own: without SIMD the build takes seconds in place of minutes.
 fuzz: $(FUZZERS)
@@ -88,4 +93,4 @@ build/fuzz/%: tests/%.c qinfer.h
 clean:
 	rm -rf build
 
-.PHONY: all deps deps-demo demo test test-arm soak fuzz clean
+.PHONY: all deps deps-demo demo test test-arm test-metal soak fuzz clean

@@ -190,30 +190,6 @@ static void test_refused_session(void **state) {
 
 // ---- failures ----
 
-// Opens a model and a session and takes steps. Where a step fails, it is tried again. Returns the first failure.
-static qi_result use_all(const run_model *file, const qi_backend *backend, qi_error *err) {
-  qi_model_desc md;
-  memset(&md, 0, sizeof md);
-  md.data = file->file;
-  md.data_size = file->size;
-  md.backend = backend;
-  qi_model *m = NULL;
-  qi_session *s = NULL;
-  qi_session_desc sd = bc_session_desc(QI_KV_F16);
-  const qi_decode_token two[] = {{5, 0, false, false}, {6, 0, false, true}};
-  qi_result r = qi_model_open(&m, &md, err);
-  if (!r) r = qi_session_open(&s, m, &sd, err);
-  for (int i = 0; i < 2 && s; i++) {
-    qi_result step = qi_decode(s, two, 2, err);
-    if (!r) r = step;
-    assert_true(!step || qi_seq_length(s, 0) == 2 * i); // as before
-    if (step) RUN_OK(qi_decode(s, two, 2, err), *err);
-  }
-  qi_session_close(s);
-  qi_model_close(m);
-  return r;
-}
-
 static void test_failures(void **state) {
   (void)state;
   rm_desc d = rm_llama();
@@ -221,14 +197,14 @@ static void test_failures(void **state) {
   pb_world world = {0};
   qi_backend backend = pb_backend(&world);
   qi_error err = {QI_OK, ""};
-  RUN_OK(use_all(&file, &backend, &err), err);
+  RUN_OK(bc_use(&file, &backend, &err), err);
   int n_calls = world.n_calls;
   assert_true(n_calls >= 8);
   for (int i = 1; i <= n_calls; i++) {
     memset(&world, 0, sizeof world);
     world.fail_at = i;
     err.code = QI_OK;
-    qi_result r = use_all(&file, &backend, &err);
+    qi_result r = bc_use(&file, &backend, &err);
     if (r >= 0 || !err.msg[0]) fail_msg("call %d failed, and the result was %s", i, qi_result_name(r));
     expect_clean(&world);
   }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Brings what is missing: tools/deps.sh demo|test|test-arm
+# Brings what is missing: tools/deps.sh demo|test|test-arm|metal
 # Looks by compiling small programs; installs with apt-get as root or with sudo that asks no password, else prints the command.
 set -u
 want=${1:-test}
@@ -40,8 +40,16 @@ case $want in
     need libstb-dev aarch64-linux-gnu-gcc "$stb$main" -idirafter /usr/include
     command -v qemu-aarch64 >/dev/null || missing+=(qemu-user)
     ;;
+  metal)
+    command -v clang++-19 >/dev/null || missing+=(clang-19 libclang-rt-19-dev)
+    command -v llvm-symbolizer-19 >/dev/null || missing+=(llvm-19)
+    need libcmocka-dev gcc "$cmocka$main" -lcmocka
+    need libstb-dev gcc "$stb$main"
+    need libblocksruntime-dev gcc "$main" -lBlocksRuntime
+    [ -n "$(ls /usr/lib/gcc/*/*/libobjc.so 2>/dev/null)" ] || missing+=("libobjc-$(gcc -dumpversion)-dev")
+    ;;
   *)
-    echo "deps: say demo, test or test-arm" >&2
+    echo "deps: say demo, test, test-arm or metal" >&2
     exit 2
     ;;
 esac
