@@ -467,6 +467,7 @@ typedef struct qi_backend {
   // A device to compute on. QI_ERR_UNSUPPORTED: there is none that will do.
   qi_result (*open)(void *user, const qi_allocator *allocator, void **device, qi_error *err);
   void (*close)(void *device); // its queues are closed
+  const char *(*device_name)(const void *device); // "Apple M1"; as long as the device
   // Whether it computes such an operation; pointers in it may be NULL.
   bool (*supports)(const void *device, const qi_op *op);
   // Most bytes that one call of map may show.
@@ -581,6 +582,7 @@ typedef struct qi_model_info {
   qi_memory memory;            // what qi_model_memory told
   qi_cache_info cache;         // all 0 without
   const char *backend;         // name of the backend that computes; "" = the CPU
+  const char *device;          // name of its device; ""
 } qi_model_info;
 
 // Fields that the load level did not read are 0 or "". m NULL: all zero, texts NULL.
@@ -19761,6 +19763,7 @@ QI__FN void qi__model_info(const qi_model *m, qi_model_info *out) {
   out->memory = m->memory;
   out->cache = m->cache.info;
   out->backend = m->backend ? m->backend->name : "";
+  out->device = m->backend ? m->backend->device_name(m->device) : "";
   for (size_t i = 0; i < m->gguf.n_tensors; i++) {
     const qi__tensor_info *t = &m->gguf.tensors[i];
     out->n_params += t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
@@ -21284,6 +21287,9 @@ QI__FN void qi__encode_norm(qi__device_pass *d, const qi__forward *f, size_t n, 
   op->of.norm.eps = f->h->rms_norm_eps;
 }
 
+// x from element n on; NULL stays NULL, while operations are only asked about.
+QI__INLINE float *qi__from(float *x, size_t n) { return x ? x + n : NULL; }
+
 // The products of the operation: rows of prompts, then generated ones.
 QI__FN void qi__encode_products(qi__device_pass *d, const qi__forward *f) {
   qi__product products[3];
@@ -21297,8 +21303,8 @@ QI__FN void qi__encode_products(qi__device_pass *d, const qi__forward *f) {
     if (!count) continue;
     qi_op *op = qi__device_op(d, QI_OP_PRODUCT, count);
     op->of.product.w = qi__op_matrix(p->w);
-    op->of.product.x = f->in.x + first * p->w->n_cols;
-    op->of.product.y = p->y + first * p->w->n_rows;
+    op->of.product.x = qi__from(f->in.x, first * p->w->n_cols);
+    op->of.product.y = qi__from(p->y, first * p->w->n_rows);
     op->of.product.add = p->add;
     op->of.product.generated = generated;
   }
@@ -21442,10 +21448,14 @@ QI__FN qi_result qi__backend_refuse(const qi_backend *backend, const qi_op *op, 
 // Whether a device computes all operations of a model, of prompts and of generated tokens.
 QI__FN qi_result qi__backend_check(const qi_backend *backend, const void *device, const qi__hparams *h, const qi__weights *w,
                                    qi_kv_type kv_type, qi_error *err) {
-  qi_op ops[2 * QI__LAYER_OPS];
+  static const struct {
+    size_t n_rows, n_prompt;
+  } steps[] = {{2, 2}, {2, 0}, {1, 0}}; // one row may have a kernel of its own
+  qi_op ops[QI__LAYER_OPS];
   qi__device_pass d;
   qi__forward f;
   qi__kv kv;
+  float logits;
   memset(&d, 0, sizeof d);
   memset(&f, 0, sizeof f);
   memset(&kv, 0, sizeof kv);
@@ -21455,12 +21465,17 @@ QI__FN qi_result qi__backend_check(const qi_backend *backend, const void *device
   f.h = h;
   f.w = w;
   f.kv = &kv;
-  f.n_rows = f.n_wanted = 2;
-  f.n_prompt = f.n_wanted_prompt = 1;
-  while (f.op != QI__OP_DONE) {
-    qi__encode_layers(&d, &f, 1);
-    for (size_t i = 0; i < d.n_ops; i++)
-      if (!backend->supports(device, &ops[i])) return qi__backend_refuse(backend, &ops[i], kv_type, err);
+  f.logits = &logits;
+  for (size_t step = 0; step < QI__COUNT_OF(steps); step++) {
+    f.n_rows = f.n_wanted = steps[step].n_rows;
+    f.n_prompt = f.n_wanted_prompt = steps[step].n_prompt;
+    f.op = QI__OP_EMBED;
+    f.layer = 0;
+    while (f.op != QI__OP_DONE) {
+      qi__encode_layers(&d, &f, 1);
+      for (size_t i = 0; i < d.n_ops; i++)
+        if (!backend->supports(device, &ops[i])) return qi__backend_refuse(backend, &ops[i], kv_type, err);
+    }
   }
   return QI_OK;
 }

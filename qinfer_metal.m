@@ -53,8 +53,8 @@ typedef struct qi__mtl_gate {
 static const char qi__mtl_source[] =
     "// Shaders of qinfer. Operations are those of qi_op_kind in qinfer.h, layouts those of qi_op_matrix and qi_op_kv.\n"
     "//\n"
-    "// Written for every version of the compiler since MSL 2.4: an address space on each pointer, one threadgroup variable a declaration,\n"
-    "// constructors instead of casts, finite masks. 32 lanes a simdgroup.\n"
+    "// Written for every version of the compiler since MSL 2.4: an address space on each pointer, one threadgroup variable a\n"
+    "// declaration, constructors instead of casts, finite masks. 32 lanes a simdgroup.\n"
     "#include <metal_stdlib>\n"
     "using namespace metal;\n"
     "\n"
@@ -311,8 +311,8 @@ static const char qi__mtl_source[] =
     "// y[i] = w x[i] + bias, or y[i] += that, for up to N rows of x at once; each has the sums that it has alone.\n"
     "// A lane takes 16 columns of every 512. Grid: threadgroups of 2 simdgroups with ROWS rows each, N rows of x.\n"
     "template <typename F, short N>\n"
-    "kernel void matvec(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *w [[buffer(1)]], device const float *x [[buffer(2)]],\n"
-    "                   device const float *bias [[buffer(3)]], device float *y [[buffer(4)]],\n"
+    "kernel void matvec(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *w [[buffer(1)]],\n"
+    "                   device const float *x [[buffer(2)]], device const float *bias [[buffer(3)]], device float *y [[buffer(4)]],\n"
     "                   uint2 at [[threadgroup_position_in_grid]], ushort lane [[thread_index_in_simdgroup]],\n"
     "                   ushort sg [[simdgroup_index_in_threadgroup]], ushort n_sg [[simdgroups_per_threadgroup]]) {\n"
     "  uint first = (at.x * n_sg + sg) * ROWS, first_x = at.y * N;\n"
@@ -357,9 +357,10 @@ static const char qi__mtl_source[] =
     "// The same for many rows of x, on simdgroup matrices in float32. 4 simdgroups; each has 16 rows of x by 32 weight rows.\n"
     "// shared: TILE_W * TILE_K floats of weights, TILE_X * TILE_K of x; the result lies over both.\n"
     "template <typename F>\n"
-    "kernel void matmul(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *w [[buffer(1)]], device const float *x [[buffer(2)]],\n"
-    "                   device const float *bias [[buffer(3)]], device float *y [[buffer(4)]], threadgroup float *shared [[threadgroup(0)]],\n"
-    "                   uint2 at [[threadgroup_position_in_grid]], ushort t [[thread_index_in_threadgroup]],\n"
+    "kernel void matmul(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *w [[buffer(1)]],\n"
+    "                   device const float *x [[buffer(2)]], device const float *bias [[buffer(3)]], device float *y [[buffer(4)]],\n"
+    "                   threadgroup float *shared [[threadgroup(0)]], uint2 at [[threadgroup_position_in_grid]],\n"
+    "                   ushort t [[thread_index_in_threadgroup]],\n"
     "                   ushort sg [[simdgroup_index_in_threadgroup]]) {\n"
     "  threadgroup float *ws = shared;\n"
     "  threadgroup float *xs = shared + TILE_W * TILE_K;\n"
@@ -432,8 +433,9 @@ static const char qi__mtl_source[] =
     "\n"
     "// y[i] = x[j] / sqrt(mean of the squares + eps) * weight. One threadgroup a row.\n"
     "kernel void rms_norm(constant qi__mtl_norm &a [[buffer(0)]], device const float *x [[buffer(1)]],\n"
-    "                     device const uint *index [[buffer(2)]], device const float *weight [[buffer(3)]], device float *y [[buffer(4)]],\n"
-    "                     uint i [[threadgroup_position_in_grid]], uint t [[thread_position_in_threadgroup]],\n"
+    "                     device const uint *index [[buffer(2)]], device const float *weight [[buffer(3)]],\n"
+    "                     device float *y [[buffer(4)]], uint i [[threadgroup_position_in_grid]],\n"
+    "                     uint t [[thread_position_in_threadgroup]],\n"
     "                     uint n_t [[threads_per_threadgroup]], ushort lane [[thread_index_in_simdgroup]],\n"
     "                     ushort sg [[simdgroup_index_in_threadgroup]], ushort n_sg [[simdgroups_per_threadgroup]]) {\n"
     "  threadgroup float part[32];\n"
@@ -459,13 +461,14 @@ static const char qi__mtl_source[] =
     "// ---- keys and values ----\n"
     "\n"
     "// One head of the page that holds position `pos`.\n"
-    "inline device uchar *page_of(device uchar *pages, device const uint *table, constant qi__mtl_kv &kv, uint seq, uint pos, uint head) {\n"
+    "inline device uchar *page_of(device uchar *pages, device const uint *table, constant qi__mtl_kv &kv, uint seq, uint pos,\n"
+    "                             uint head) {\n"
     "  uint page = table[seq * kv.n_table + pos / 128];\n"
     "  return pages + (ulong(kv.first_unit + head) * kv.n_pages + page) * kv.page_bytes;\n"
     "}\n"
     "\n"
-    "// One struct a type of keys and values, for positions p < 128 of a page: store by a whole simdgroup, score of a lane's own position,\n"
-    "// an element of a value.\n"
+    "// One struct a type of keys and values, for positions p < 128 of a page: store by a whole simdgroup, score of a lane's own\n"
+    "// position, an element of a value.\n"
     "\n"
     "struct kv_f16 {\n"
     "  static void store_key(device uchar *page, constant qi__mtl_kv &kv, uint p, device const float *k, ushort lane) {\n"
@@ -518,7 +521,8 @@ static const char qi__mtl_source[] =
     "      uint at = p / 16 * groups + g;\n"
     "      device const char4 *k = (device const char4 *)page + at * 128 + p % 16;\n"
     "      float part = 0.0f;\n"
-    "      for (uint i = 0; i < 8 && 32 * g + 4 * i < kv.dim_k; i++) part += dot(float4(k[16 * i]), ((device const float4 *)q)[8 * g + i]);\n"
+    "      device const float4 *q4 = (device const float4 *)q + 8 * g;\n"
+    "      for (uint i = 0; i < 8 && 32 * g + 4 * i < kv.dim_k; i++) part += dot(float4(k[16 * i]), q4[i]);\n"
     "      sum += part * float(((device const half *)(page + kv.k_scale))[at * 16 + p % 16]);\n"
     "    }\n"
     "    return sum;\n"
@@ -577,8 +581,8 @@ static const char qi__mtl_source[] =
     "\n"
     "// ---- attention ----\n"
     "\n"
-    "// y = softmax(q k / sqrt(dim_k)) v over positions rows[i].first .. pos, each read once (flash attention). A threadgroup has a head of\n"
-    "// a row; its simdgroups take 32 positions in turn, a lane one position of keys, then N elements of values: lane, lane + 32, ...\n"
+    "// y = softmax(q k / sqrt(dim_k)) v over positions rows[i].first .. pos, each read once (flash attention). A threadgroup has a head\n"
+    "// of a row; its simdgroups take 32 positions in turn, a lane one position of keys, then N elements of values: lane, lane + 32, ...\n"
     "// shared: for each simdgroup 32 N values, greatest score, sum of weights.\n"
     "template <typename KV, short N>\n"
     "kernel void attention(constant qi__mtl_kv &kv [[buffer(0)]], device const qi_op_row *rows [[buffer(1)]],\n"
@@ -711,6 +715,7 @@ typedef struct qi__mtl_device {
   qi__mtl_range ranges[QI__MTL_RANGES];
   size_t n_ranges;
   uint64_t mapped;
+  char name[64];
 } qi__mtl_device;
 
 typedef struct qi__mtl_queue {
@@ -767,6 +772,7 @@ static qi_result qi__mtl_start(qi__mtl_device *d, qi_error *err) {
   if (!d->device) return qi__mtl_fail(err, QI_ERR_UNSUPPORTED, "there is no Metal device", nil);
   if (![d->device supportsFamily:MTLGPUFamilyApple7])
     return qi__mtl_fail(err, QI_ERR_UNSUPPORTED, "the GPU is older than family Apple 7 (M1)", nil);
+  snprintf(d->name, sizeof d->name, "%s", d->device.name.UTF8String);
   MTLCompileOptions *options = [MTLCompileOptions new];
   NSString *source = [[NSString alloc] initWithUTF8String:qi__mtl_source];
   options.languageVersion = MTLLanguageVersion2_4;
@@ -792,6 +798,8 @@ static qi_result qi__mtl_open(void *user, const qi_allocator *allocator, void **
   else *device = d;
   return r;
 }
+
+static const char *qi__mtl_device_name(const void *device) { return ((const qi__mtl_device *)device)->name; }
 
 // ---- memory ----
 
@@ -1081,8 +1089,10 @@ static bool qi__mtl_supports(const void *device, const qi_op *op) {
   bool tiles = op->kind == QI_OP_PRODUCT && !op->of.product.generated; // its kernel counts on all its threads
   bool heads = op->kind == QI_OP_ROPE || op->kind == QI_OP_ATTENTION;
   if (heads && (kv->dim_k % 4 || kv->dim_k > 256 || kv->dim_v > 256)) return false;
-  id<MTLComputePipelineState> pipeline = qi__mtl_pipeline((qi__mtl_device *)(uintptr_t)device, slot, NULL);
-  return pipeline && pipeline.maxTotalThreadsPerThreadgroup >= (tiles ? 128 : 32);
+  @autoreleasepool { // ARC autoreleases what a function returns
+    id<MTLComputePipelineState> pipeline = qi__mtl_pipeline((qi__mtl_device *)(uintptr_t)device, slot, NULL);
+    return pipeline && pipeline.maxTotalThreadsPerThreadgroup >= (tiles ? 128 : 32);
+  }
 }
 
 // ---- submissions ----
@@ -1129,8 +1139,8 @@ static qi_result qi__mtl_wait(void *queue, qi_error *err) {
 
 const qi_backend *qi_metal(void) {
   static const qi_backend backend = {
-      "metal",      NULL,         qi__mtl_open,       qi__mtl_close,       qi__mtl_supports, qi__mtl_map_limit,
-      qi__mtl_map,  qi__mtl_queue_open, qi__mtl_queue_close, qi__mtl_alloc, qi__mtl_free,     qi__mtl_submit, qi__mtl_wait,
+      "metal",     NULL,        qi__mtl_open,       qi__mtl_close,       qi__mtl_device_name, qi__mtl_supports, qi__mtl_map_limit,
+      qi__mtl_map, qi__mtl_queue_open, qi__mtl_queue_close, qi__mtl_alloc, qi__mtl_free, qi__mtl_submit, qi__mtl_wait,
   };
   return &backend;
 }

@@ -455,6 +455,7 @@ typedef struct qi_backend {
   // A device to compute on. QI_ERR_UNSUPPORTED: there is none that will do.
   qi_result (*open)(void *user, const qi_allocator *allocator, void **device, qi_error *err);
   void (*close)(void *device); // its queues are closed
+  const char *(*device_name)(const void *device); // "Apple M1"; as long as the device
   // Whether it computes such an operation; pointers in it may be NULL.
   bool (*supports)(const void *device, const qi_op *op);
   // Most bytes that one call of map may show.
@@ -569,6 +570,7 @@ typedef struct qi_model_info {
   qi_memory memory;            // what qi_model_memory told
   qi_cache_info cache;         // all 0 without
   const char *backend;         // name of the backend that computes; "" = the CPU
+  const char *device;          // name of its device; ""
 } qi_model_info;
 
 // Fields that the load level did not read are 0 or "". m NULL: all zero, texts NULL.

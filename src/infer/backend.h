@@ -88,6 +88,9 @@ QI__FN void qi__encode_norm(qi__device_pass *d, const qi__forward *f, size_t n, 
   op->of.norm.eps = f->h->rms_norm_eps;
 }
 
+// x from element n on; NULL stays NULL, while operations are only asked about.
+QI__INLINE float *qi__from(float *x, size_t n) { return x ? x + n : NULL; }
+
 // The products of the operation: rows of prompts, then generated ones.
 QI__FN void qi__encode_products(qi__device_pass *d, const qi__forward *f) {
   qi__product products[3];
@@ -101,8 +104,8 @@ QI__FN void qi__encode_products(qi__device_pass *d, const qi__forward *f) {
     if (!count) continue;
     qi_op *op = qi__device_op(d, QI_OP_PRODUCT, count);
     op->of.product.w = qi__op_matrix(p->w);
-    op->of.product.x = f->in.x + first * p->w->n_cols;
-    op->of.product.y = p->y + first * p->w->n_rows;
+    op->of.product.x = qi__from(f->in.x, first * p->w->n_cols);
+    op->of.product.y = qi__from(p->y, first * p->w->n_rows);
     op->of.product.add = p->add;
     op->of.product.generated = generated;
   }
@@ -246,10 +249,14 @@ QI__FN qi_result qi__backend_refuse(const qi_backend *backend, const qi_op *op, 
 // Whether a device computes all operations of a model, of prompts and of generated tokens.
 QI__FN qi_result qi__backend_check(const qi_backend *backend, const void *device, const qi__hparams *h, const qi__weights *w,
                                    qi_kv_type kv_type, qi_error *err) {
-  qi_op ops[2 * QI__LAYER_OPS];
+  static const struct {
+    size_t n_rows, n_prompt;
+  } steps[] = {{2, 2}, {2, 0}, {1, 0}}; // one row may have a kernel of its own
+  qi_op ops[QI__LAYER_OPS];
   qi__device_pass d;
   qi__forward f;
   qi__kv kv;
+  float logits;
   memset(&d, 0, sizeof d);
   memset(&f, 0, sizeof f);
   memset(&kv, 0, sizeof kv);
@@ -259,12 +266,17 @@ QI__FN qi_result qi__backend_check(const qi_backend *backend, const void *device
   f.h = h;
   f.w = w;
   f.kv = &kv;
-  f.n_rows = f.n_wanted = 2;
-  f.n_prompt = f.n_wanted_prompt = 1;
-  while (f.op != QI__OP_DONE) {
-    qi__encode_layers(&d, &f, 1);
-    for (size_t i = 0; i < d.n_ops; i++)
-      if (!backend->supports(device, &ops[i])) return qi__backend_refuse(backend, &ops[i], kv_type, err);
+  f.logits = &logits;
+  for (size_t step = 0; step < QI__COUNT_OF(steps); step++) {
+    f.n_rows = f.n_wanted = steps[step].n_rows;
+    f.n_prompt = f.n_wanted_prompt = steps[step].n_prompt;
+    f.op = QI__OP_EMBED;
+    f.layer = 0;
+    while (f.op != QI__OP_DONE) {
+      qi__encode_layers(&d, &f, 1);
+      for (size_t i = 0; i < d.n_ops; i++)
+        if (!backend->supports(device, &ops[i])) return qi__backend_refuse(backend, &ops[i], kv_type, err);
+    }
   }
   return QI_OK;
 }

@@ -89,6 +89,7 @@ typedef struct qi__mtl_device {
   qi__mtl_range ranges[QI__MTL_RANGES];
   size_t n_ranges;
   uint64_t mapped;
+  char name[64];
 } qi__mtl_device;
 
 typedef struct qi__mtl_queue {
@@ -145,6 +146,7 @@ static qi_result qi__mtl_start(qi__mtl_device *d, qi_error *err) {
   if (!d->device) return qi__mtl_fail(err, QI_ERR_UNSUPPORTED, "there is no Metal device", nil);
   if (![d->device supportsFamily:MTLGPUFamilyApple7])
     return qi__mtl_fail(err, QI_ERR_UNSUPPORTED, "the GPU is older than family Apple 7 (M1)", nil);
+  snprintf(d->name, sizeof d->name, "%s", d->device.name.UTF8String);
   MTLCompileOptions *options = [MTLCompileOptions new];
   NSString *source = [[NSString alloc] initWithUTF8String:qi__mtl_source];
   options.languageVersion = MTLLanguageVersion2_4;
@@ -170,6 +172,8 @@ static qi_result qi__mtl_open(void *user, const qi_allocator *allocator, void **
   else *device = d;
   return r;
 }
+
+static const char *qi__mtl_device_name(const void *device) { return ((const qi__mtl_device *)device)->name; }
 
 // ---- memory ----
 
@@ -459,8 +463,10 @@ static bool qi__mtl_supports(const void *device, const qi_op *op) {
   bool tiles = op->kind == QI_OP_PRODUCT && !op->of.product.generated; // its kernel counts on all its threads
   bool heads = op->kind == QI_OP_ROPE || op->kind == QI_OP_ATTENTION;
   if (heads && (kv->dim_k % 4 || kv->dim_k > 256 || kv->dim_v > 256)) return false;
-  id<MTLComputePipelineState> pipeline = qi__mtl_pipeline((qi__mtl_device *)(uintptr_t)device, slot, NULL);
-  return pipeline && pipeline.maxTotalThreadsPerThreadgroup >= (tiles ? 128 : 32);
+  @autoreleasepool { // ARC autoreleases what a function returns
+    id<MTLComputePipelineState> pipeline = qi__mtl_pipeline((qi__mtl_device *)(uintptr_t)device, slot, NULL);
+    return pipeline && pipeline.maxTotalThreadsPerThreadgroup >= (tiles ? 128 : 32);
+  }
 }
 
 // ---- submissions ----
@@ -507,8 +513,8 @@ static qi_result qi__mtl_wait(void *queue, qi_error *err) {
 
 const qi_backend *qi_metal(void) {
   static const qi_backend backend = {
-      "metal",      NULL,         qi__mtl_open,       qi__mtl_close,       qi__mtl_supports, qi__mtl_map_limit,
-      qi__mtl_map,  qi__mtl_queue_open, qi__mtl_queue_close, qi__mtl_alloc, qi__mtl_free,     qi__mtl_submit, qi__mtl_wait,
+      "metal",     NULL,        qi__mtl_open,       qi__mtl_close,       qi__mtl_device_name, qi__mtl_supports, qi__mtl_map_limit,
+      qi__mtl_map, qi__mtl_queue_open, qi__mtl_queue_close, qi__mtl_alloc, qi__mtl_free, qi__mtl_submit, qi__mtl_wait,
   };
   return &backend;
 }

@@ -1,7 +1,7 @@
 // Shaders of qinfer. Operations are those of qi_op_kind in qinfer.h, layouts those of qi_op_matrix and qi_op_kv.
 //
-// Written for every version of the compiler since MSL 2.4: an address space on each pointer, one threadgroup variable a declaration,
-// constructors instead of casts, finite masks. 32 lanes a simdgroup.
+// Written for every version of the compiler since MSL 2.4: an address space on each pointer, one threadgroup variable a
+// declaration, constructors instead of casts, finite masks. 32 lanes a simdgroup.
 #include <metal_stdlib>
 using namespace metal;
 
@@ -228,8 +228,8 @@ kernel void embed(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *
 // y[i] = w x[i] + bias, or y[i] += that, for up to N rows of x at once; each has the sums that it has alone.
 // A lane takes 16 columns of every 512. Grid: threadgroups of 2 simdgroups with ROWS rows each, N rows of x.
 template <typename F, short N>
-kernel void matvec(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *w [[buffer(1)]], device const float *x [[buffer(2)]],
-                   device const float *bias [[buffer(3)]], device float *y [[buffer(4)]],
+kernel void matvec(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *w [[buffer(1)]],
+                   device const float *x [[buffer(2)]], device const float *bias [[buffer(3)]], device float *y [[buffer(4)]],
                    uint2 at [[threadgroup_position_in_grid]], ushort lane [[thread_index_in_simdgroup]],
                    ushort sg [[simdgroup_index_in_threadgroup]], ushort n_sg [[simdgroups_per_threadgroup]]) {
   uint first = (at.x * n_sg + sg) * ROWS, first_x = at.y * N;
@@ -274,9 +274,10 @@ kernel void matvec(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar 
 // The same for many rows of x, on simdgroup matrices in float32. 4 simdgroups; each has 16 rows of x by 32 weight rows.
 // shared: TILE_W * TILE_K floats of weights, TILE_X * TILE_K of x; the result lies over both.
 template <typename F>
-kernel void matmul(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *w [[buffer(1)]], device const float *x [[buffer(2)]],
-                   device const float *bias [[buffer(3)]], device float *y [[buffer(4)]], threadgroup float *shared [[threadgroup(0)]],
-                   uint2 at [[threadgroup_position_in_grid]], ushort t [[thread_index_in_threadgroup]],
+kernel void matmul(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *w [[buffer(1)]],
+                   device const float *x [[buffer(2)]], device const float *bias [[buffer(3)]], device float *y [[buffer(4)]],
+                   threadgroup float *shared [[threadgroup(0)]], uint2 at [[threadgroup_position_in_grid]],
+                   ushort t [[thread_index_in_threadgroup]],
                    ushort sg [[simdgroup_index_in_threadgroup]]) {
   threadgroup float *ws = shared;
   threadgroup float *xs = shared + TILE_W * TILE_K;
@@ -349,8 +350,9 @@ FORMAT(qins4_k)
 
 // y[i] = x[j] / sqrt(mean of the squares + eps) * weight. One threadgroup a row.
 kernel void rms_norm(constant qi__mtl_norm &a [[buffer(0)]], device const float *x [[buffer(1)]],
-                     device const uint *index [[buffer(2)]], device const float *weight [[buffer(3)]], device float *y [[buffer(4)]],
-                     uint i [[threadgroup_position_in_grid]], uint t [[thread_position_in_threadgroup]],
+                     device const uint *index [[buffer(2)]], device const float *weight [[buffer(3)]],
+                     device float *y [[buffer(4)]], uint i [[threadgroup_position_in_grid]],
+                     uint t [[thread_position_in_threadgroup]],
                      uint n_t [[threads_per_threadgroup]], ushort lane [[thread_index_in_simdgroup]],
                      ushort sg [[simdgroup_index_in_threadgroup]], ushort n_sg [[simdgroups_per_threadgroup]]) {
   threadgroup float part[32];
@@ -376,13 +378,14 @@ kernel void gate(constant qi__mtl_gate &a [[buffer(0)]], device const float *x [
 // ---- keys and values ----
 
 // One head of the page that holds position `pos`.
-inline device uchar *page_of(device uchar *pages, device const uint *table, constant qi__mtl_kv &kv, uint seq, uint pos, uint head) {
+inline device uchar *page_of(device uchar *pages, device const uint *table, constant qi__mtl_kv &kv, uint seq, uint pos,
+                             uint head) {
   uint page = table[seq * kv.n_table + pos / 128];
   return pages + (ulong(kv.first_unit + head) * kv.n_pages + page) * kv.page_bytes;
 }
 
-// One struct a type of keys and values, for positions p < 128 of a page: store by a whole simdgroup, score of a lane's own position,
-// an element of a value.
+// One struct a type of keys and values, for positions p < 128 of a page: store by a whole simdgroup, score of a lane's own
+// position, an element of a value.
 
 struct kv_f16 {
   static void store_key(device uchar *page, constant qi__mtl_kv &kv, uint p, device const float *k, ushort lane) {
@@ -435,7 +438,8 @@ struct kv_q8 {
       uint at = p / 16 * groups + g;
       device const char4 *k = (device const char4 *)page + at * 128 + p % 16;
       float part = 0.0f;
-      for (uint i = 0; i < 8 && 32 * g + 4 * i < kv.dim_k; i++) part += dot(float4(k[16 * i]), ((device const float4 *)q)[8 * g + i]);
+      device const float4 *q4 = (device const float4 *)q + 8 * g;
+      for (uint i = 0; i < 8 && 32 * g + 4 * i < kv.dim_k; i++) part += dot(float4(k[16 * i]), q4[i]);
       sum += part * float(((device const half *)(page + kv.k_scale))[at * 16 + p % 16]);
     }
     return sum;
@@ -494,8 +498,8 @@ kernel void rope(constant qi__mtl_rope &a [[buffer(0)]], device const qi_op_row 
 
 // ---- attention ----
 
-// y = softmax(q k / sqrt(dim_k)) v over positions rows[i].first .. pos, each read once (flash attention). A threadgroup has a head of
-// a row; its simdgroups take 32 positions in turn, a lane one position of keys, then N elements of values: lane, lane + 32, ...
+// y = softmax(q k / sqrt(dim_k)) v over positions rows[i].first .. pos, each read once (flash attention). A threadgroup has a head
+// of a row; its simdgroups take 32 positions in turn, a lane one position of keys, then N elements of values: lane, lane + 32, ...
 // shared: for each simdgroup 32 N values, greatest score, sum of weights.
 template <typename KV, short N>
 kernel void attention(constant qi__mtl_kv &kv [[buffer(0)]], device const qi_op_row *rows [[buffer(1)]],

@@ -293,6 +293,7 @@ QI__FN void qi__model_info(const qi_model *m, qi_model_info *out) {
   out->memory = m->memory;
   out->cache = m->cache.info;
   out->backend = m->backend ? m->backend->name : "";
+  out->device = m->backend ? m->backend->device_name(m->device) : "";
   for (size_t i = 0; i < m->gguf.n_tensors; i++) {
     const qi__tensor_info *t = &m->gguf.tensors[i];
     out->n_params += t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];

@@ -56,6 +56,13 @@ build_test() {
   link_test "$o/test" "$sanitizers" "$o"/*.o
 }
 
+# The self-test for Macs, on the objects of the plain build; fake_reset runs before its main.
+build_selftest() {
+  local o=$out/plain
+  clang-19 -O1 -std=c11 $includes $warnings -Wsign-conversion -DQI_STATIC -DQI_NO_SIMD -c $here/selftest.c -o $out/selftest.o &&
+    link_test $out/selftest "" $out/selftest.o $(ls $o/*.o | grep -v '/test\.o')
+}
+
 # run_test NAME SANITIZERS PROGRAM ARGUMENTS..
 run_test() {
   local name=$1 sanitizers=$2 symbolizer threads=

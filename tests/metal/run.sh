@@ -37,7 +37,11 @@ check_mac() {
 for name in ${*:-mac plain arc asan tsan}; do
   case $name in
     mac) check_mac ;;
-    plain) check plain "$gnu" ;;
+    plain)
+      check plain "$gnu"
+      expect "metal selftest: compiles" build_selftest
+      expect "metal selftest: all kernels agree" run_test plain "" $out/selftest --no-speed
+      ;;
     arc) check arc "$arc" quick ;;
     asan | tsan) check $name "$gnu" quick ;;
     *) not_ok "there is no test '$name'" ;;

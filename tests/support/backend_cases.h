@@ -73,6 +73,7 @@ GW_FN bc_pair bc_open(const rm_desc *d, const qi_backend *backend) {
   qi_model_info info;
   qi_model_get_info(p.device, &info);
   assert_string_equal(info.backend, backend->name);
+  assert_true(info.device[0] != 0);
   return p;
 }
 

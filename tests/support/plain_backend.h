@@ -315,6 +315,11 @@ static void pb_close(void *device) {
   w->n_ranges = 0;
 }
 
+static const char *pb_device_name(const void *device) {
+  (void)device;
+  return "loops in C";
+}
+
 static bool pb_supports(const void *device, const qi_op *op) {
   const pb_world *w = (const pb_world *)device;
   if (op->kind == QI_OP_PRODUCT) return op->of.product.w.format != w->no_format;
@@ -375,8 +380,8 @@ static qi_result pb_wait(void *queue, qi_error *err) {
 }
 
 GW_FN qi_backend pb_backend(pb_world *world) {
-  qi_backend b = {"plain",     world,         pb_open,        pb_close, pb_supports, pb_map_limit, pb_map,
-                  pb_queue_open, pb_queue_close, pb_alloc, pb_free,     pb_submit,    pb_wait};
+  qi_backend b = {"plain", world,         pb_open,        pb_close, pb_device_name, pb_supports, pb_map_limit,
+                  pb_map,  pb_queue_open, pb_queue_close, pb_alloc, pb_free,        pb_submit,   pb_wait};
   return b;
 }
 

@@ -15,7 +15,7 @@ enum { PAGE = 16384, MAX_INDEX = 31 }; // as on Apple silicon, whatever this mac
 int __wrap_getpagesize(void) { return PAGE; }
 
 fake_options fake;
-void fake_reset(void) {
+__attribute__((constructor)) void fake_reset(void) {
   const char *threads = getenv("FAKE_MAX_THREADS"); // the thread sanitizer tells 256 apart
   const fake_options o = {false, 7, 0, false, 0, threads && *threads ? (size_t)atoi(threads) : 1024, (size_t)1 << 34,
                           (uint64_t)12 << 30, 0, 0};
