@@ -26,9 +26,16 @@ qinfer.h: $(PARTS) $(wildcard src/metal/*) LICENSE tools/amalgamate.py
 	@if command -v $(PYTHON) >/dev/null; then $(PYTHON) tools/amalgamate.py; \
 	else echo "qinfer.h: $(PYTHON) is not there, so the committed header is used as it is"; fi
 
+# On a Mac this one has Metal inside, and a self-test of it can be built.
+ifeq ($(shell uname -s),Darwin)
+build/generate: METAL = -DUSE_METAL qinfer_metal.m -framework Metal -framework Foundation
+build/metal_selftest: tests/metal/selftest.c tests/metal/scenes.h qinfer.h | build
+	$(CC) $(CFLAGS) -std=c11 -Wall -Wextra -I. $< qinfer_metal.m -framework Metal -framework Foundation -o $@ $(LDLIBS)
+endif
+
 # One .c file, one program.
 build/%: examples/%.c examples/options.h qinfer.h | build
-	$(CC) $(CFLAGS) -std=c11 -Wall -Wextra $< -o $@ $(LDLIBS)
+	$(CC) $(CFLAGS) -std=c11 -Wall -Wextra $< $(METAL) -o $@ $(LDLIBS)
 
 build/%: bench/%.c qinfer.h | build
 	$(CC) $(CFLAGS) -std=c11 -Wall -Wextra $< -o $@ $(LDLIBS)

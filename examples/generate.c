@@ -1,4 +1,5 @@
 // Continues a text.      cc -O2 examples/generate.c -o build/generate -lm -lpthread
+//   on a Mac, with Metal:  clang -O2 -DUSE_METAL examples/generate.c qinfer_metal.m -framework Metal -framework Foundation -o ...
 //
 //   build/generate -m model.gguf -p "Once upon a time" -n 100 --temp 0
 //
@@ -19,7 +20,7 @@
 // ---- settings ----
 
 typedef struct settings {
-  const char *model, *prompt, *prompt_file, *isa, *path;
+  const char *model, *prompt, *prompt_file, *isa, *path, *backend;
   uint64_t cache_bytes;
   int n_predict, n_threads, n_ctx, n_batch;
   bool no_mmap, ignore_end, help;
@@ -39,6 +40,7 @@ static int read_settings(int argc, char **argv, settings *c) {
     {"-b", "--batch-size", INT, &c->n_batch, 0, INT_MAX, "N     prompt tokens computed at once, 0 = 256 (default 0)"},
     {"", "--isa", TEXT, &c->isa, 0, 0, "NAME  highest instruction set: auto, scalar, avx2, ... (default auto)"},
     {"", "--path", TEXT, &c->path, 0, 0, "NAME  arithmetic: auto, integer, bf16, float (default auto)"},
+    {"", "--backend", TEXT, &c->backend, 0, 0, "NAME  what computes: cpu, metal (default cpu)"},
     {"", "--cache", BYTES, &c->cache_bytes, 0, 0, "BYTES memory for weights made ready to be multiplied, or all (default 0)"},
     {"", "--no-mmap", FLAG, &c->no_mmap, 0, 0, "      read the model into memory instead of mapping it"},
     {"", "--ignore-eos", FLAG, &c->ignore_end, 0, 0, "      go on after end tokens"},
@@ -79,6 +81,17 @@ static bool find_path(const char *name, qi_path *out) {
   return false;
 }
 
+// What computes; NULL = the CPU.
+static bool find_backend(const char *name, const qi_backend **out) {
+  *out = NULL;
+  if (!strcmp(name, "cpu")) return true;
+#ifdef USE_METAL
+  if (!strcmp(name, "metal")) *out = qi_metal();
+#endif
+  if (!*out) fprintf(stderr, PROGRAM ": --backend %s: not in this program (metal needs a build with USE_METAL)\n", name);
+  return *out != NULL;
+}
+
 // ---- work ----
 
 static bool show_progress(void *user, float done) {
@@ -105,15 +118,20 @@ static qi_result generate(qi_session *s, const char *prompt, size_t len, int n_p
   return r == QI_END || r == QI_ERR_CONTEXT ? QI_OK : r;
 }
 
-static void print_speed(const qi_session *s) {
+static void print_speed(const qi_session *s, const qi_model *m) {
   qi_session_stats st;
+  qi_model_info info;
   qi_session_get_stats(s, &st);
+  qi_model_get_info(m, &info);
   double prompt = st.prompt_seconds > 0 ? (double)st.n_prompt / st.prompt_seconds : 0;
   uint64_t n = st.n_generated - st.n_drafted + st.n_accepted; // those that count
   double generated = st.generate_seconds > 0 ? (double)n / st.generate_seconds : 0;
   fprintf(stderr, "prompt: %llu tokens, %.1f tokens/s; ", (unsigned long long)st.n_prompt, prompt);
   fprintf(stderr, "generated: %llu tokens, %.1f tokens/s ", (unsigned long long)n, generated);
-  fprintf(stderr, "(%d threads, %s)\n", st.n_threads, qi_isa_name(st.isa));
+  if (info.backend[0]) fprintf(stderr, "(%s, %s)
+", info.backend, info.device);
+  else fprintf(stderr, "(%d threads, %s)
+", st.n_threads, qi_isa_name(st.isa));
   print_guessing(&st);
 }
 
@@ -134,6 +152,7 @@ static int run(settings *c, qi_session_desc *sd, const char *prompt, size_t len)
   qi_model_desc md = {.path = c->model, .no_mmap = c->no_mmap, .cache_bytes = c->cache_bytes, .cache_path = sd->path,
                       .cache_pool = sd->pool};
   if (terminal) md.progress.fn = show_progress;
+  if (!find_backend(c->backend, &md.backend)) return 2;
   qi_error err = {0};
   qi_model *m = NULL;
   qi_session *s = NULL;
@@ -149,7 +168,7 @@ static int run(settings *c, qi_session_desc *sd, const char *prompt, size_t len)
   bool written = !fflush(stdout) && !ferror(stdout);
   if (r) fprintf(stderr, PROGRAM ": %s\n", err.msg);
   else if (!written) fprintf(stderr, PROGRAM ": standard output cannot be written\n");
-  else print_speed(s);
+  else print_speed(s, m);
   if (m && c->cache_bytes) print_cache(m);
   qi_session_close(s);
   close_sampling(&c->sampling);
@@ -159,7 +178,7 @@ static int run(settings *c, qi_session_desc *sd, const char *prompt, size_t len)
 }
 
 int main(int argc, char **argv) {
-  settings c = {.n_predict = -1, .isa = "auto", .path = "auto", .sampling = sampling_defaults};
+  settings c = {.n_predict = -1, .isa = "auto", .path = "auto", .backend = "cpu", .sampling = sampling_defaults};
   int stop = read_settings(argc, argv, &c);
   if (stop) return stop - 1;
   qi_session_desc sd = {.n_ctx = c.n_ctx, .n_batch = c.n_batch, .ignore_end = c.ignore_end};
