@@ -467,8 +467,8 @@ static const char qi__mtl_source[] =
     "  return pages + (ulong(kv.first_unit + head) * kv.n_pages + page) * kv.page_bytes;\n"
     "}\n"
     "\n"
-    "// One struct a type of keys and values, for positions p < 128 of a page: store by a whole simdgroup, score of a lane's own\n"
-    "// position, an element of a value.\n"
+    "// One struct a type of keys and values, for positions p < 128 of a page: store by a whole simdgroup; of a lane's own\n"
+    "// position the products with R queries, added to 0; an element of a value.\n"
     "\n"
     "struct kv_f16 {\n"
     "  static void store_key(device uchar *page, constant qi__mtl_kv &kv, uint p, device const float *k, ushort lane) {\n"
@@ -477,11 +477,13 @@ static const char qi__mtl_source[] =
     "  static void store_value(device uchar *page, constant qi__mtl_kv &kv, uint p, device const float *v, ushort lane) {\n"
     "    for (uint i = lane; i < kv.dim_v; i += 32) ((device half *)(page + kv.v))[p * kv.dim_v + i] = half(v[i]);\n"
     "  }\n"
-    "  static float score(device const uchar *page, constant qi__mtl_kv &kv, uint p, device const float *q) {\n"
+    "  template <short R>\n"
+    "  static void scores(device const uchar *page, constant qi__mtl_kv &kv, uint p, device const float *q, thread float *score) {\n"
     "    device const half *k = (device const half *)page + p / 16 * kv.dim_k * 16 + p % 16;\n"
-    "    float sum = 0.0f;\n"
-    "    for (uint i = 0; i < kv.dim_k; i++) sum += q[i] * float(k[16 * i]);\n"
-    "    return sum;\n"
+    "    for (uint i = 0; i < kv.dim_k; i++) {\n"
+    "      float x = float(k[16 * i]);\n"
+    "      for (short r = 0; r < R; r++) score[r] += q[r * kv.dim_k + i] * x;\n"
+    "    }\n"
     "  }\n"
     "  static float value(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {\n"
     "    return float(((device const half *)(page + kv.v))[p * kv.dim_v + i]);\n"
@@ -514,18 +516,20 @@ static const char qi__mtl_source[] =
     "      if (lane == 0) ((device half *)(page + kv.v_scale))[g * 128 + p] = half(scale);\n"
     "    }\n"
     "  }\n"
-    "  static float score(device const uchar *page, constant qi__mtl_kv &kv, uint p, device const float *q) {\n"
+    "  template <short R>\n"
+    "  static void scores(device const uchar *page, constant qi__mtl_kv &kv, uint p, device const float *q, thread float *score) {\n"
     "    uint groups = (kv.dim_k + 31) / 32;\n"
-    "    float sum = 0.0f;\n"
     "    for (uint g = 0; g < groups; g++) {\n"
     "      uint at = p / 16 * groups + g;\n"
     "      device const char4 *k = (device const char4 *)page + at * 128 + p % 16;\n"
-    "      float part = 0.0f;\n"
-    "      device const float4 *q4 = (device const float4 *)q + 8 * g;\n"
-    "      for (uint i = 0; i < 8 && 32 * g + 4 * i < kv.dim_k; i++) part += dot(float4(k[16 * i]), q4[i]);\n"
-    "      sum += part * float(((device const half *)(page + kv.k_scale))[at * 16 + p % 16]);\n"
+    "      float scale = float(((device const half *)(page + kv.k_scale))[at * 16 + p % 16]), part[R];\n"
+    "      for (short r = 0; r < R; r++) part[r] = 0.0f;\n"
+    "      for (uint i = 32 * g; i < min(32 * g + 32, kv.dim_k); i += 4) {\n"
+    "        float4 x = float4(k[i % 32 * 4]);\n"
+    "        for (short r = 0; r < R; r++) part[r] += dot(x, *(device const float4 *)(q + r * kv.dim_k + i));\n"
+    "      }\n"
+    "      for (short r = 0; r < R; r++) score[r] += part[r] * scale;\n"
     "    }\n"
-    "    return sum;\n"
     "  }\n"
     "  static float value(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {\n"
     "    float c = float(((device const char *)(page + kv.v))[(i / 32 * 64 + p / 2) * 64 + i % 32 * 2 + p % 2]);\n"
@@ -581,69 +585,89 @@ static const char qi__mtl_source[] =
     "\n"
     "// ---- attention ----\n"
     "\n"
-    "// y = softmax(q k / sqrt(dim_k)) v over positions rows[i].first .. pos, each read once (flash attention). A threadgroup has a head\n"
-    "// of a row; its simdgroups take 32 positions in turn, a lane one position of keys, then N elements of values: lane, lane + 32, ...\n"
-    "// shared: for each simdgroup 32 N values, greatest score, sum of weights.\n"
-    "template <typename KV, short N>\n"
+    "// y = softmax(q k / sqrt(dim_k)) v over positions rows[i].first .. pos, each read once (flash attention). A threadgroup has R heads\n"
+    "// of a row that share keys and values; its simdgroups take 32 positions in turn, a lane one position of keys, then N elements of\n"
+    "// values: lane, lane + 32, ... Each head has the sums that it has alone.\n"
+    "// shared: for each simdgroup and head 32 N values, greatest score, sum of weights.\n"
+    "template <typename KV, short N, short R>\n"
     "kernel void attention(constant qi__mtl_kv &kv [[buffer(0)]], device const qi_op_row *rows [[buffer(1)]],\n"
     "                      device const float *q [[buffer(2)]], device float *y [[buffer(3)]], device const uint *table [[buffer(4)]],\n"
     "                      device uchar *pages [[buffer(5)]], threadgroup float *shared [[threadgroup(0)]],\n"
     "                      uint2 at [[threadgroup_position_in_grid]], ushort t [[thread_index_in_threadgroup]],\n"
     "                      ushort lane [[thread_index_in_simdgroup]], ushort sg [[simdgroup_index_in_threadgroup]],\n"
     "                      ushort n_sg [[simdgroups_per_threadgroup]]) {\n"
-    "  uint head = at.x, kv_head = head / (kv.n_heads / kv.n_kv_heads);\n"
+    "  const uint stride = 32 * N + 2;\n"
+    "  uint head = at.x * R, kv_head = head / (kv.n_heads / kv.n_kv_heads);\n"
     "  uint seq = rows[at.y].seq, pos = rows[at.y].pos, first = rows[at.y].first;\n"
     "  device const float *query = q + (ulong(at.y) * kv.n_heads + head) * kv.dim_k;\n"
-    "  float greatest = -1e30f, total = 0.0f, scale = 1.0f / sqrt(float(kv.dim_k));\n"
-    "  float sum[N];\n"
-    "  for (short i = 0; i < N; i++) sum[i] = 0.0f;\n"
+    "  float scale = 1.0f / sqrt(float(kv.dim_k)), greatest[R], total[R], sum[R][N];\n"
+    "  for (short r = 0; r < R; r++) {\n"
+    "    greatest[r] = -1e30f;\n"
+    "    total[r] = 0.0f;\n"
+    "    for (short i = 0; i < N; i++) sum[r][i] = 0.0f;\n"
+    "  }\n"
     "  for (uint begin = (first / 32 + sg) * 32; begin <= pos; begin += 32 * n_sg) {\n"
     "    device const uchar *page = page_of(pages, table, kv, seq, begin, kv_head);\n"
-    "    uint p = begin % 128;\n"
-    "    bool seen = begin + lane >= first && begin + lane <= pos;\n"
-    "    float score = seen ? KV::score(page, kv, p + lane, query) * scale : -1e30f;\n"
-    "    float most = max(greatest, simd_max(score)), weight = seen ? exp(score - most) : 0.0f, keep = exp(greatest - most);\n"
-    "    total = total * keep + simd_sum(weight);\n"
-    "    greatest = most;\n"
-    "    for (short i = 0; i < N; i++) sum[i] *= keep;\n"
-    "    uint from = begin < first ? first - begin : 0, to = min(pos - begin, 31u);\n"
+    "    uint p = begin % 128, from = begin < first ? first - begin : 0, to = min(pos - begin, 31u);\n"
+    "    bool seen = lane >= from && lane <= to;\n"
+    "    float weight[R];\n"
+    "    for (short r = 0; r < R; r++) weight[r] = 0.0f;\n"
+    "    if (seen) KV::template scores<R>(page, kv, p + lane, query, weight);\n"
+    "    for (short r = 0; r < R; r++) {\n"
+    "      float score = seen ? weight[r] * scale : -1e30f, most = max(greatest[r], simd_max(score)), keep = exp(greatest[r] - most);\n"
+    "      weight[r] = seen ? exp(score - most) : 0.0f;\n"
+    "      total[r] = total[r] * keep + simd_sum(weight[r]);\n"
+    "      greatest[r] = most;\n"
+    "      for (short i = 0; i < N; i++) sum[r][i] *= keep;\n"
+    "    }\n"
     "    for (uint j = from; j <= to; j++) {\n"
-    "      float one = simd_shuffle(weight, ushort(j));\n"
-    "      for (short i = 0; i < N; i++)\n"
-    "        if (32u * i + lane < kv.dim_v) sum[i] += one * KV::value(page, kv, p + j, 32u * i + lane);\n"
+    "      float one[R];\n"
+    "      for (short r = 0; r < R; r++) one[r] = simd_shuffle(weight[r], ushort(j));\n"
+    "      for (short i = 0; i < N; i++) {\n"
+    "        if (32u * i + lane >= kv.dim_v) continue;\n"
+    "        float value = KV::value(page, kv, p + j, 32u * i + lane);\n"
+    "        for (short r = 0; r < R; r++) sum[r][i] += one[r] * value;\n"
+    "      }\n"
     "    }\n"
     "  }\n"
-    "  const uint stride = 32 * N + 2;\n"
-    "  for (short i = 0; i < N; i++) shared[sg * stride + 32 * i + lane] = sum[i];\n"
-    "  if (lane == 0) {\n"
-    "    shared[sg * stride + 32 * N] = greatest;\n"
-    "    shared[sg * stride + 32 * N + 1] = total;\n"
+    "  for (short r = 0; r < R; r++) {\n"
+    "    threadgroup float *part = shared + (sg * R + r) * stride;\n"
+    "    for (short i = 0; i < N; i++) part[32 * i + lane] = sum[r][i];\n"
+    "    if (lane == 0) {\n"
+    "      part[32 * N] = greatest[r];\n"
+    "      part[32 * N + 1] = total[r];\n"
+    "    }\n"
     "  }\n"
     "  threadgroup_barrier(mem_flags::mem_threadgroup);\n"
-    "  for (uint e = t; e < kv.dim_v; e += 32 * n_sg) {\n"
+    "  for (uint e = t; e < R * kv.dim_v; e += 32 * n_sg) {\n"
+    "    threadgroup const float *part = shared + e / kv.dim_v * stride;\n"
     "    float most = -1e30f, weights = 0.0f, v = 0.0f;\n"
-    "    for (ushort s = 0; s < n_sg; s++) most = max(most, shared[s * stride + 32 * N]);\n"
+    "    for (ushort s = 0; s < n_sg; s++) most = max(most, part[s * R * stride + 32 * N]);\n"
     "    for (ushort s = 0; s < n_sg; s++) {\n"
-    "      float keep = exp(shared[s * stride + 32 * N] - most);\n"
-    "      weights += keep * shared[s * stride + 32 * N + 1];\n"
-    "      v += keep * shared[s * stride + e];\n"
+    "      float keep = exp(part[s * R * stride + 32 * N] - most);\n"
+    "      weights += keep * part[s * R * stride + 32 * N + 1];\n"
+    "      v += keep * part[s * R * stride + e % kv.dim_v];\n"
     "    }\n"
     "    y[(ulong(at.y) * kv.n_heads + head) * kv.dim_v + e] = v / weights;\n"
     "  }\n"
     "}\n"
     "\n"
-    "#define ATTENTION(KV, N) \\\n"
-    "  template [[host_name(HOST_NAME(attention##N##_##KV))]] kernel void attention<KV, N>( \\\n"
+    "#define ATTENTION(KV, N, R) \\\n"
+    "  template [[host_name(HOST_NAME(attention##N##x##R##_##KV))]] kernel void attention<KV, N, R>( \\\n"
     "      constant qi__mtl_kv &, device const qi_op_row *, device const float *, device float *, device const uint *, device uchar *, \\\n"
     "      threadgroup float *, uint2, ushort, ushort, ushort, ushort);\n"
     "#define KV_TYPE(KV) \\\n"
     "  template [[host_name(HOST_NAME(rope_##KV))]] kernel void rope<KV>( \\\n"
     "      constant qi__mtl_rope &, device const qi_op_row *, device const float *, device const float *, device const float *, \\\n"
     "      device float *, device float *, device const float *, device const uint *, device uchar *, uint2, ushort); \\\n"
-    "  ATTENTION(KV, 1) \\\n"
-    "  ATTENTION(KV, 2) \\\n"
-    "  ATTENTION(KV, 4) \\\n"
-    "  ATTENTION(KV, 8)\n"
+    "  ATTENTION(KV, 1, 1) \\\n"
+    "  ATTENTION(KV, 2, 1) \\\n"
+    "  ATTENTION(KV, 4, 1) \\\n"
+    "  ATTENTION(KV, 8, 1) \\\n"
+    "  ATTENTION(KV, 1, 4) \\\n"
+    "  ATTENTION(KV, 2, 4) \\\n"
+    "  ATTENTION(KV, 4, 4) \\\n"
+    "  ATTENTION(KV, 8, 4)\n"
     "\n"
     "KV_TYPE(kv_f16)\n"
     "KV_TYPE(kv_q8)\n"
@@ -674,10 +698,11 @@ static const struct {
 
 // Kernels by slot: those of a format, those of a type of keys and values, the rest.
 enum { QI__MTL_EMBED, QI__MTL_MATVEC1, QI__MTL_MATVEC4, QI__MTL_MATMUL, QI__MTL_OF_FORMAT };
-enum { QI__MTL_ROPE, QI__MTL_ATTENTION1, QI__MTL_ATTENTION2, QI__MTL_ATTENTION4, QI__MTL_ATTENTION8, QI__MTL_OF_KV };
+enum { QI__MTL_ROPE, QI__MTL_ATTENTION, QI__MTL_OF_KV = QI__MTL_ATTENTION + 8 }; // attention: elements of values a lane, then heads
 static const char *const qi__mtl_of_format[QI__MTL_OF_FORMAT] = {"embed_%s", "matvec1_%s", "matvec4_%s", "matmul_%s"};
-static const char *const qi__mtl_of_kv[QI__MTL_OF_KV] = {"rope_%s", "attention1_%s", "attention2_%s", "attention4_%s",
-                                                         "attention8_%s"};
+static const char *const qi__mtl_of_kv[QI__MTL_OF_KV] = {"rope_%s",        "attention1x1_%s", "attention2x1_%s",
+                                                         "attention4x1_%s", "attention8x1_%s", "attention1x4_%s",
+                                                         "attention2x4_%s", "attention4x4_%s", "attention8x4_%s"};
 static const char *const qi__mtl_kv_types[2] = {"kv_f16", "kv_q8"};
 static const char *const qi__mtl_others[] = {"rms_norm", "gate"};
 enum {
@@ -1019,12 +1044,19 @@ static void qi__mtl_encode_rope(qi__mtl_encoder *e, const qi_op *op, int slot) {
   qi__mtl_dispatch(e, op->of.rope.n_heads + 2 * kv->n_kv_heads, op->n, 32);
 }
 
+// Heads that a threadgroup of attention has: several spare reading keys and values again, but for few rows there would be too
+// few threadgroups.
+static size_t qi__mtl_heads(const qi_op *op) {
+  size_t group = op->of.attention.n_heads / op->of.attention.kv.n_kv_heads;
+  return op->n >= 8 && group % 4 == 0 ? 4 : 1;
+}
+
 static void qi__mtl_encode_attention(qi__mtl_encoder *e, const qi_op *op, int slot) {
   const qi_op_kv *kv = &op->of.attention.kv;
   qi__mtl_kv a = qi__mtl_kv_of(kv, op->of.attention.n_heads);
-  size_t per_lane = 1;
+  size_t per_lane = 1, heads = qi__mtl_heads(op);
   while (per_lane * 32 < kv->dim_v) per_lane *= 2;
-  NSUInteger threads = qi__mtl_use(e, slot, 256);
+  NSUInteger threads = qi__mtl_use(e, slot, 128); // always: sums depend on it
   if (!threads) return;
   [e->encoder setBytes:&a length:sizeof a atIndex:0];
   qi__mtl_bind_vector(e, op->of.attention.rows, 1);
@@ -1032,9 +1064,9 @@ static void qi__mtl_encode_attention(qi__mtl_encoder *e, const qi_op *op, int sl
   qi__mtl_bind_vector(e, op->of.attention.y, 3);
   qi__mtl_bind_vector(e, kv->table, 4);
   qi__mtl_bind_vector(e, kv->data, 5);
-  NSUInteger bytes = threads / 32 * (32 * per_lane + 2) * sizeof(float);
+  NSUInteger bytes = threads / 32 * heads * (32 * per_lane + 2) * sizeof(float);
   [e->encoder setThreadgroupMemoryLength:(bytes + 15) / 16 * 16 atIndex:0];
-  qi__mtl_dispatch(e, op->of.attention.n_heads, op->n, threads);
+  qi__mtl_dispatch(e, op->of.attention.n_heads / heads, op->n, threads);
 }
 
 static void qi__mtl_encode_gate(qi__mtl_encoder *e, const qi_op *op, int slot) {
@@ -1057,13 +1089,14 @@ static void (*const qi__mtl_encode[QI_OP_COUNT])(qi__mtl_encoder *e, const qi_op
 static int qi__mtl_slot(const qi_op *op) {
   const qi_op_kv *kv = &op->of.attention.kv;
   int attention = kv->dim_v <= 32 ? 0 : kv->dim_v <= 64 ? 1 : kv->dim_v <= 128 ? 2 : 3;
+  if (op->kind == QI_OP_ATTENTION && qi__mtl_heads(op) == 4) attention += 4;
   switch (op->kind) {
   case QI_OP_EMBED: return qi__mtl_format_slot(op->of.embed.w.format, QI__MTL_EMBED);
   case QI_OP_PRODUCT:
     return qi__mtl_format_slot(op->of.product.w.format,
                                !op->of.product.generated ? QI__MTL_MATMUL : op->n > 1 ? QI__MTL_MATVEC4 : QI__MTL_MATVEC1);
   case QI_OP_ROPE: return qi__mtl_kv_slot(&op->of.rope.kv, QI__MTL_ROPE);
-  case QI_OP_ATTENTION: return qi__mtl_kv_slot(kv, QI__MTL_ATTENTION1 + attention);
+  case QI_OP_ATTENTION: return qi__mtl_kv_slot(kv, QI__MTL_ATTENTION + attention);
   case QI_OP_RMS_NORM: return QI__MTL_NORM;
   case QI_OP_SWIGLU:
   case QI_OP_RELU2: return QI__MTL_GATE;
@@ -1086,12 +1119,12 @@ static bool qi__mtl_supports(const void *device, const qi_op *op) {
   if (slot == QI__MTL_NONE) return false;
   if (op->kind == QI_OP_EMBED && !qi__mtl_fits(&op->of.embed.w)) return false;
   if (op->kind == QI_OP_PRODUCT && !qi__mtl_fits(&op->of.product.w)) return false;
-  bool tiles = op->kind == QI_OP_PRODUCT && !op->of.product.generated; // its kernel counts on all its threads
+  bool prompt = op->kind == QI_OP_PRODUCT && !op->of.product.generated;
   bool heads = op->kind == QI_OP_ROPE || op->kind == QI_OP_ATTENTION;
   if (heads && (kv->dim_k % 4 || kv->dim_k > 256 || kv->dim_v > 256)) return false;
   @autoreleasepool { // ARC autoreleases what a function returns
     id<MTLComputePipelineState> pipeline = qi__mtl_pipeline((qi__mtl_device *)(uintptr_t)device, slot, NULL);
-    return pipeline && pipeline.maxTotalThreadsPerThreadgroup >= (tiles ? 128 : 32);
+    return pipeline && pipeline.maxTotalThreadsPerThreadgroup >= (prompt || op->kind == QI_OP_ATTENTION ? 128 : 32);
   }
 }
 

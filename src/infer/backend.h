@@ -251,7 +251,7 @@ QI__FN qi_result qi__backend_check(const qi_backend *backend, const void *device
                                    qi_kv_type kv_type, qi_error *err) {
   static const struct {
     size_t n_rows, n_prompt;
-  } steps[] = {{2, 2}, {2, 0}, {1, 0}}; // one row may have a kernel of its own
+  } steps[] = {{64, 64}, {2, 0}, {1, 0}}; // few rows, or one, may have kernels of their own
   qi_op ops[QI__LAYER_OPS];
   qi__device_pass d;
   qi__forward f;

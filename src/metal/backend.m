@@ -48,10 +48,11 @@ static const struct {
 
 // Kernels by slot: those of a format, those of a type of keys and values, the rest.
 enum { QI__MTL_EMBED, QI__MTL_MATVEC1, QI__MTL_MATVEC4, QI__MTL_MATMUL, QI__MTL_OF_FORMAT };
-enum { QI__MTL_ROPE, QI__MTL_ATTENTION1, QI__MTL_ATTENTION2, QI__MTL_ATTENTION4, QI__MTL_ATTENTION8, QI__MTL_OF_KV };
+enum { QI__MTL_ROPE, QI__MTL_ATTENTION, QI__MTL_OF_KV = QI__MTL_ATTENTION + 8 }; // attention: elements of values a lane, then heads
 static const char *const qi__mtl_of_format[QI__MTL_OF_FORMAT] = {"embed_%s", "matvec1_%s", "matvec4_%s", "matmul_%s"};
-static const char *const qi__mtl_of_kv[QI__MTL_OF_KV] = {"rope_%s", "attention1_%s", "attention2_%s", "attention4_%s",
-                                                         "attention8_%s"};
+static const char *const qi__mtl_of_kv[QI__MTL_OF_KV] = {"rope_%s",        "attention1x1_%s", "attention2x1_%s",
+                                                         "attention4x1_%s", "attention8x1_%s", "attention1x4_%s",
+                                                         "attention2x4_%s", "attention4x4_%s", "attention8x4_%s"};
 static const char *const qi__mtl_kv_types[2] = {"kv_f16", "kv_q8"};
 static const char *const qi__mtl_others[] = {"rms_norm", "gate"};
 enum {
@@ -393,12 +394,19 @@ static void qi__mtl_encode_rope(qi__mtl_encoder *e, const qi_op *op, int slot) {
   qi__mtl_dispatch(e, op->of.rope.n_heads + 2 * kv->n_kv_heads, op->n, 32);
 }
 
+// Heads that a threadgroup of attention has: several spare reading keys and values again, but for few rows there would be too
+// few threadgroups.
+static size_t qi__mtl_heads(const qi_op *op) {
+  size_t group = op->of.attention.n_heads / op->of.attention.kv.n_kv_heads;
+  return op->n >= 8 && group % 4 == 0 ? 4 : 1;
+}
+
 static void qi__mtl_encode_attention(qi__mtl_encoder *e, const qi_op *op, int slot) {
   const qi_op_kv *kv = &op->of.attention.kv;
   qi__mtl_kv a = qi__mtl_kv_of(kv, op->of.attention.n_heads);
-  size_t per_lane = 1;
+  size_t per_lane = 1, heads = qi__mtl_heads(op);
   while (per_lane * 32 < kv->dim_v) per_lane *= 2;
-  NSUInteger threads = qi__mtl_use(e, slot, 256);
+  NSUInteger threads = qi__mtl_use(e, slot, 128); // always: sums depend on it
   if (!threads) return;
   [e->encoder setBytes:&a length:sizeof a atIndex:0];
   qi__mtl_bind_vector(e, op->of.attention.rows, 1);
@@ -406,9 +414,9 @@ static void qi__mtl_encode_attention(qi__mtl_encoder *e, const qi_op *op, int sl
   qi__mtl_bind_vector(e, op->of.attention.y, 3);
   qi__mtl_bind_vector(e, kv->table, 4);
   qi__mtl_bind_vector(e, kv->data, 5);
-  NSUInteger bytes = threads / 32 * (32 * per_lane + 2) * sizeof(float);
+  NSUInteger bytes = threads / 32 * heads * (32 * per_lane + 2) * sizeof(float);
   [e->encoder setThreadgroupMemoryLength:(bytes + 15) / 16 * 16 atIndex:0];
-  qi__mtl_dispatch(e, op->of.attention.n_heads, op->n, threads);
+  qi__mtl_dispatch(e, op->of.attention.n_heads / heads, op->n, threads);
 }
 
 static void qi__mtl_encode_gate(qi__mtl_encoder *e, const qi_op *op, int slot) {
@@ -431,13 +439,14 @@ static void (*const qi__mtl_encode[QI_OP_COUNT])(qi__mtl_encoder *e, const qi_op
 static int qi__mtl_slot(const qi_op *op) {
   const qi_op_kv *kv = &op->of.attention.kv;
   int attention = kv->dim_v <= 32 ? 0 : kv->dim_v <= 64 ? 1 : kv->dim_v <= 128 ? 2 : 3;
+  if (op->kind == QI_OP_ATTENTION && qi__mtl_heads(op) == 4) attention += 4;
   switch (op->kind) {
   case QI_OP_EMBED: return qi__mtl_format_slot(op->of.embed.w.format, QI__MTL_EMBED);
   case QI_OP_PRODUCT:
     return qi__mtl_format_slot(op->of.product.w.format,
                                !op->of.product.generated ? QI__MTL_MATMUL : op->n > 1 ? QI__MTL_MATVEC4 : QI__MTL_MATVEC1);
   case QI_OP_ROPE: return qi__mtl_kv_slot(&op->of.rope.kv, QI__MTL_ROPE);
-  case QI_OP_ATTENTION: return qi__mtl_kv_slot(kv, QI__MTL_ATTENTION1 + attention);
+  case QI_OP_ATTENTION: return qi__mtl_kv_slot(kv, QI__MTL_ATTENTION + attention);
   case QI_OP_RMS_NORM: return QI__MTL_NORM;
   case QI_OP_SWIGLU:
   case QI_OP_RELU2: return QI__MTL_GATE;
@@ -460,12 +469,12 @@ static bool qi__mtl_supports(const void *device, const qi_op *op) {
   if (slot == QI__MTL_NONE) return false;
   if (op->kind == QI_OP_EMBED && !qi__mtl_fits(&op->of.embed.w)) return false;
   if (op->kind == QI_OP_PRODUCT && !qi__mtl_fits(&op->of.product.w)) return false;
-  bool tiles = op->kind == QI_OP_PRODUCT && !op->of.product.generated; // its kernel counts on all its threads
+  bool prompt = op->kind == QI_OP_PRODUCT && !op->of.product.generated;
   bool heads = op->kind == QI_OP_ROPE || op->kind == QI_OP_ATTENTION;
   if (heads && (kv->dim_k % 4 || kv->dim_k > 256 || kv->dim_v > 256)) return false;
   @autoreleasepool { // ARC autoreleases what a function returns
     id<MTLComputePipelineState> pipeline = qi__mtl_pipeline((qi__mtl_device *)(uintptr_t)device, slot, NULL);
-    return pipeline && pipeline.maxTotalThreadsPerThreadgroup >= (tiles ? 128 : 32);
+    return pipeline && pipeline.maxTotalThreadsPerThreadgroup >= (prompt || op->kind == QI_OP_ATTENTION ? 128 : 32);
   }
 }
 

@@ -384,8 +384,8 @@ inline device uchar *page_of(device uchar *pages, device const uint *table, cons
   return pages + (ulong(kv.first_unit + head) * kv.n_pages + page) * kv.page_bytes;
 }
 
-// One struct a type of keys and values, for positions p < 128 of a page: store by a whole simdgroup, score of a lane's own
-// position, an element of a value.
+// One struct a type of keys and values, for positions p < 128 of a page: store by a whole simdgroup; of a lane's own
+// position the products with R queries, added to 0; an element of a value.
 
 struct kv_f16 {
   static void store_key(device uchar *page, constant qi__mtl_kv &kv, uint p, device const float *k, ushort lane) {
@@ -394,11 +394,13 @@ struct kv_f16 {
   static void store_value(device uchar *page, constant qi__mtl_kv &kv, uint p, device const float *v, ushort lane) {
     for (uint i = lane; i < kv.dim_v; i += 32) ((device half *)(page + kv.v))[p * kv.dim_v + i] = half(v[i]);
   }
-  static float score(device const uchar *page, constant qi__mtl_kv &kv, uint p, device const float *q) {
+  template <short R>
+  static void scores(device const uchar *page, constant qi__mtl_kv &kv, uint p, device const float *q, thread float *score) {
     device const half *k = (device const half *)page + p / 16 * kv.dim_k * 16 + p % 16;
-    float sum = 0.0f;
-    for (uint i = 0; i < kv.dim_k; i++) sum += q[i] * float(k[16 * i]);
-    return sum;
+    for (uint i = 0; i < kv.dim_k; i++) {
+      float x = float(k[16 * i]);
+      for (short r = 0; r < R; r++) score[r] += q[r * kv.dim_k + i] * x;
+    }
   }
   static float value(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {
     return float(((device const half *)(page + kv.v))[p * kv.dim_v + i]);
@@ -431,18 +433,20 @@ struct kv_q8 {
       if (lane == 0) ((device half *)(page + kv.v_scale))[g * 128 + p] = half(scale);
     }
   }
-  static float score(device const uchar *page, constant qi__mtl_kv &kv, uint p, device const float *q) {
+  template <short R>
+  static void scores(device const uchar *page, constant qi__mtl_kv &kv, uint p, device const float *q, thread float *score) {
     uint groups = (kv.dim_k + 31) / 32;
-    float sum = 0.0f;
     for (uint g = 0; g < groups; g++) {
       uint at = p / 16 * groups + g;
       device const char4 *k = (device const char4 *)page + at * 128 + p % 16;
-      float part = 0.0f;
-      device const float4 *q4 = (device const float4 *)q + 8 * g;
-      for (uint i = 0; i < 8 && 32 * g + 4 * i < kv.dim_k; i++) part += dot(float4(k[16 * i]), q4[i]);
-      sum += part * float(((device const half *)(page + kv.k_scale))[at * 16 + p % 16]);
+      float scale = float(((device const half *)(page + kv.k_scale))[at * 16 + p % 16]), part[R];
+      for (short r = 0; r < R; r++) part[r] = 0.0f;
+      for (uint i = 32 * g; i < min(32 * g + 32, kv.dim_k); i += 4) {
+        float4 x = float4(k[i % 32 * 4]);
+        for (short r = 0; r < R; r++) part[r] += dot(x, *(device const float4 *)(q + r * kv.dim_k + i));
+      }
+      for (short r = 0; r < R; r++) score[r] += part[r] * scale;
     }
-    return sum;
   }
   static float value(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {
     float c = float(((device const char *)(page + kv.v))[(i / 32 * 64 + p / 2) * 64 + i % 32 * 2 + p % 2]);
@@ -498,69 +502,89 @@ kernel void rope(constant qi__mtl_rope &a [[buffer(0)]], device const qi_op_row 
 
 // ---- attention ----
 
-// y = softmax(q k / sqrt(dim_k)) v over positions rows[i].first .. pos, each read once (flash attention). A threadgroup has a head
-// of a row; its simdgroups take 32 positions in turn, a lane one position of keys, then N elements of values: lane, lane + 32, ...
-// shared: for each simdgroup 32 N values, greatest score, sum of weights.
-template <typename KV, short N>
+// y = softmax(q k / sqrt(dim_k)) v over positions rows[i].first .. pos, each read once (flash attention). A threadgroup has R heads
+// of a row that share keys and values; its simdgroups take 32 positions in turn, a lane one position of keys, then N elements of
+// values: lane, lane + 32, ... Each head has the sums that it has alone.
+// shared: for each simdgroup and head 32 N values, greatest score, sum of weights.
+template <typename KV, short N, short R>
 kernel void attention(constant qi__mtl_kv &kv [[buffer(0)]], device const qi_op_row *rows [[buffer(1)]],
                       device const float *q [[buffer(2)]], device float *y [[buffer(3)]], device const uint *table [[buffer(4)]],
                       device uchar *pages [[buffer(5)]], threadgroup float *shared [[threadgroup(0)]],
                       uint2 at [[threadgroup_position_in_grid]], ushort t [[thread_index_in_threadgroup]],
                       ushort lane [[thread_index_in_simdgroup]], ushort sg [[simdgroup_index_in_threadgroup]],
                       ushort n_sg [[simdgroups_per_threadgroup]]) {
-  uint head = at.x, kv_head = head / (kv.n_heads / kv.n_kv_heads);
+  const uint stride = 32 * N + 2;
+  uint head = at.x * R, kv_head = head / (kv.n_heads / kv.n_kv_heads);
   uint seq = rows[at.y].seq, pos = rows[at.y].pos, first = rows[at.y].first;
   device const float *query = q + (ulong(at.y) * kv.n_heads + head) * kv.dim_k;
-  float greatest = -1e30f, total = 0.0f, scale = 1.0f / sqrt(float(kv.dim_k));
-  float sum[N];
-  for (short i = 0; i < N; i++) sum[i] = 0.0f;
+  float scale = 1.0f / sqrt(float(kv.dim_k)), greatest[R], total[R], sum[R][N];
+  for (short r = 0; r < R; r++) {
+    greatest[r] = -1e30f;
+    total[r] = 0.0f;
+    for (short i = 0; i < N; i++) sum[r][i] = 0.0f;
+  }
   for (uint begin = (first / 32 + sg) * 32; begin <= pos; begin += 32 * n_sg) {
     device const uchar *page = page_of(pages, table, kv, seq, begin, kv_head);
-    uint p = begin % 128;
-    bool seen = begin + lane >= first && begin + lane <= pos;
-    float score = seen ? KV::score(page, kv, p + lane, query) * scale : -1e30f;
-    float most = max(greatest, simd_max(score)), weight = seen ? exp(score - most) : 0.0f, keep = exp(greatest - most);
-    total = total * keep + simd_sum(weight);
-    greatest = most;
-    for (short i = 0; i < N; i++) sum[i] *= keep;
-    uint from = begin < first ? first - begin : 0, to = min(pos - begin, 31u);
+    uint p = begin % 128, from = begin < first ? first - begin : 0, to = min(pos - begin, 31u);
+    bool seen = lane >= from && lane <= to;
+    float weight[R];
+    for (short r = 0; r < R; r++) weight[r] = 0.0f;
+    if (seen) KV::template scores<R>(page, kv, p + lane, query, weight);
+    for (short r = 0; r < R; r++) {
+      float score = seen ? weight[r] * scale : -1e30f, most = max(greatest[r], simd_max(score)), keep = exp(greatest[r] - most);
+      weight[r] = seen ? exp(score - most) : 0.0f;
+      total[r] = total[r] * keep + simd_sum(weight[r]);
+      greatest[r] = most;
+      for (short i = 0; i < N; i++) sum[r][i] *= keep;
+    }
     for (uint j = from; j <= to; j++) {
-      float one = simd_shuffle(weight, ushort(j));
-      for (short i = 0; i < N; i++)
-        if (32u * i + lane < kv.dim_v) sum[i] += one * KV::value(page, kv, p + j, 32u * i + lane);
+      float one[R];
+      for (short r = 0; r < R; r++) one[r] = simd_shuffle(weight[r], ushort(j));
+      for (short i = 0; i < N; i++) {
+        if (32u * i + lane >= kv.dim_v) continue;
+        float value = KV::value(page, kv, p + j, 32u * i + lane);
+        for (short r = 0; r < R; r++) sum[r][i] += one[r] * value;
+      }
     }
   }
-  const uint stride = 32 * N + 2;
-  for (short i = 0; i < N; i++) shared[sg * stride + 32 * i + lane] = sum[i];
-  if (lane == 0) {
-    shared[sg * stride + 32 * N] = greatest;
-    shared[sg * stride + 32 * N + 1] = total;
+  for (short r = 0; r < R; r++) {
+    threadgroup float *part = shared + (sg * R + r) * stride;
+    for (short i = 0; i < N; i++) part[32 * i + lane] = sum[r][i];
+    if (lane == 0) {
+      part[32 * N] = greatest[r];
+      part[32 * N + 1] = total[r];
+    }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  for (uint e = t; e < kv.dim_v; e += 32 * n_sg) {
+  for (uint e = t; e < R * kv.dim_v; e += 32 * n_sg) {
+    threadgroup const float *part = shared + e / kv.dim_v * stride;
     float most = -1e30f, weights = 0.0f, v = 0.0f;
-    for (ushort s = 0; s < n_sg; s++) most = max(most, shared[s * stride + 32 * N]);
+    for (ushort s = 0; s < n_sg; s++) most = max(most, part[s * R * stride + 32 * N]);
     for (ushort s = 0; s < n_sg; s++) {
-      float keep = exp(shared[s * stride + 32 * N] - most);
-      weights += keep * shared[s * stride + 32 * N + 1];
-      v += keep * shared[s * stride + e];
+      float keep = exp(part[s * R * stride + 32 * N] - most);
+      weights += keep * part[s * R * stride + 32 * N + 1];
+      v += keep * part[s * R * stride + e % kv.dim_v];
     }
     y[(ulong(at.y) * kv.n_heads + head) * kv.dim_v + e] = v / weights;
   }
 }
 
-#define ATTENTION(KV, N) \
-  template [[host_name(HOST_NAME(attention##N##_##KV))]] kernel void attention<KV, N>( \
+#define ATTENTION(KV, N, R) \
+  template [[host_name(HOST_NAME(attention##N##x##R##_##KV))]] kernel void attention<KV, N, R>( \
       constant qi__mtl_kv &, device const qi_op_row *, device const float *, device float *, device const uint *, device uchar *, \
       threadgroup float *, uint2, ushort, ushort, ushort, ushort);
 #define KV_TYPE(KV) \
   template [[host_name(HOST_NAME(rope_##KV))]] kernel void rope<KV>( \
       constant qi__mtl_rope &, device const qi_op_row *, device const float *, device const float *, device const float *, \
       device float *, device float *, device const float *, device const uint *, device uchar *, uint2, ushort); \
-  ATTENTION(KV, 1) \
-  ATTENTION(KV, 2) \
-  ATTENTION(KV, 4) \
-  ATTENTION(KV, 8)
+  ATTENTION(KV, 1, 1) \
+  ATTENTION(KV, 2, 1) \
+  ATTENTION(KV, 4, 1) \
+  ATTENTION(KV, 8, 1) \
+  ATTENTION(KV, 1, 4) \
+  ATTENTION(KV, 2, 4) \
+  ATTENTION(KV, 4, 4) \
+  ATTENTION(KV, 8, 4)
 
 KV_TYPE(kv_f16)
 KV_TYPE(kv_q8)

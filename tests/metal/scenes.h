@@ -154,9 +154,10 @@ GW_FN void mt_build_gate(mt_scene *s, const mt_case *c) {
 // ---- keys and values ----
 
 // Two layers, of which the second is looked at; two sequences of three pages each in mixed order; rows all over them.
-enum { MT_PAGES = 7, MT_ROWS = 5 };
+enum { MT_PAGES = 7, MT_ROWS = 8 };
 static const uint32_t mt_table[6] = {4, 0, 5, 1, 6, 2};
-static const qi_op_row mt_rows[MT_ROWS] = {{0, 0, 300, 0}, {0, 1, 7, 0}, {0, 0, 127, 0}, {0, 1, 256, 0}, {0, 0, 0, 0}};
+static const qi_op_row mt_rows[MT_ROWS] = {{0, 0, 300, 0}, {0, 1, 7, 0},   {0, 0, 127, 0}, {0, 1, 256, 0},
+                                           {0, 0, 0, 0},   {0, 1, 31, 0}, {0, 1, 32, 0},  {0, 0, 200, 0}};
 
 GW_FN qi_op_kv mt_take_kv(mt_scene *s, const mt_case *c, bool out) {
   qi__kv_layout l = qi__kv_layout_of(c->kv_type, c->dim_k, c->dim_v);
@@ -262,13 +263,13 @@ static const mt_case mt_heads[] = {
     {.kv_type = QI_KV_F16, .dim_k = 16, .dim_v = 16, .n_heads = 2, .n_kv_heads = 2, .n_pairs = 8, .neighbours = true},
     {.kv_type = QI_KV_F16, .dim_k = 80, .dim_v = 48, .n_heads = 4, .n_kv_heads = 2, .n_pairs = 20, .q_norm = true, .k_norm = true,
      .window = 100},
-    {.kv_type = QI_KV_F16, .dim_k = 128, .dim_v = 128, .n_heads = 6, .n_kv_heads = 1, .n_pairs = 64, .q_norm = true},
-    {.kv_type = QI_KV_F16, .dim_k = 256, .dim_v = 256, .n_heads = 2, .n_kv_heads = 1, .n_pairs = 64, .k_norm = true,
+    {.kv_type = QI_KV_F16, .dim_k = 128, .dim_v = 100, .n_heads = 8, .n_kv_heads = 2, .n_pairs = 64, .q_norm = true},
+    {.kv_type = QI_KV_F16, .dim_k = 256, .dim_v = 256, .n_heads = 4, .n_kv_heads = 1, .n_pairs = 64, .k_norm = true,
      .neighbours = true},
     {.kv_type = QI_KV_Q8, .dim_k = 16, .dim_v = 20, .n_heads = 2, .n_kv_heads = 1, .n_pairs = 8, .neighbours = true},
     {.kv_type = QI_KV_Q8, .dim_k = 80, .dim_v = 96, .n_heads = 4, .n_kv_heads = 4, .n_pairs = 40, .q_norm = true, .k_norm = true,
      .window = 33},
-    {.kv_type = QI_KV_Q8, .dim_k = 128, .dim_v = 200, .n_heads = 4, .n_kv_heads = 2, .n_pairs = 64},
+    {.kv_type = QI_KV_Q8, .dim_k = 128, .dim_v = 128, .n_heads = 4, .n_kv_heads = 1, .n_pairs = 64},
 };
 #define MT_HEADS (sizeof mt_heads / sizeof mt_heads[0])
 
