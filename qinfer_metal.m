@@ -90,6 +90,8 @@ static const char qi__mtl_source[] =
     "  uint32_t n, relu2;\n"
     "} qi__mtl_gate;\n"
     "\n"
+    "#define UNROLL _Pragma(\"clang loop unroll(full)\") // what these loops index shall be registers\n"
+    "\n"
     "struct qi_op_row {\n"
     "  int token;\n"
     "  uint seq, pos, first;\n"
@@ -111,33 +113,34 @@ static const char qi__mtl_source[] =
     "\n"
     "// 16 bytes as codes.\n"
     "inline void codes(uint4 v, thread float4 *q) {\n"
-    "  for (short i = 0; i < 4; i++) q[i] = float4(as_type<uchar4>(v[i]));\n"
+    "  UNROLL for (short i = 0; i < 4; i++) q[i] = float4(as_type<uchar4>(v[i]));\n"
     "}\n"
     "inline void signed_codes(uint4 v, thread float4 *q) {\n"
-    "  for (short i = 0; i < 4; i++) q[i] = float4(as_type<char4>(v[i]));\n"
+    "  UNROLL for (short i = 0; i < 4; i++) q[i] = float4(as_type<char4>(v[i]));\n"
     "}\n"
     "inline float half_at(device const uchar *p) { return float(*(device const half *)p); }\n"
     "\n"
+    "// Formats without blocks: rows are multiples of 4 weights, which are loaded together.\n"
     "struct f32 {\n"
     "  static float2 unpack(device const uchar *row, uint u, uint left, constant qi__mtl_matrix &, thread float4 *q) {\n"
-    "    device const float *w = (device const float *)row + 16 * u;\n"
-    "    for (short i = 0; i < 16; i++) q[i / 4][i % 4] = uint(i) < left ? w[i] : 0.0f;\n"
+    "    device const float4 *w = (device const float4 *)row + 4 * u;\n"
+    "    UNROLL for (short i = 0; i < 4; i++) q[i] = uint(4 * i) < left ? w[i] : float4(0.0f);\n"
     "    return float2(1.0f, 0.0f);\n"
     "  }\n"
     "};\n"
     "\n"
     "struct f16 {\n"
     "  static float2 unpack(device const uchar *row, uint u, uint left, constant qi__mtl_matrix &, thread float4 *q) {\n"
-    "    device const half *w = (device const half *)row + 16 * u;\n"
-    "    for (short i = 0; i < 16; i++) q[i / 4][i % 4] = uint(i) < left ? float(w[i]) : 0.0f;\n"
+    "    device const half4 *w = (device const half4 *)row + 4 * u;\n"
+    "    UNROLL for (short i = 0; i < 4; i++) q[i] = uint(4 * i) < left ? float4(w[i]) : float4(0.0f);\n"
     "    return float2(1.0f, 0.0f);\n"
     "  }\n"
     "};\n"
     "\n"
     "struct bf16 { // the upper half of a float; MSL before 3.1 has no type for it\n"
     "  static float2 unpack(device const uchar *row, uint u, uint left, constant qi__mtl_matrix &, thread float4 *q) {\n"
-    "    device const ushort *w = (device const ushort *)row + 16 * u;\n"
-    "    for (short i = 0; i < 16; i++) q[i / 4][i % 4] = uint(i) < left ? as_type<float>(uint(w[i]) << 16) : 0.0f;\n"
+    "    device const ushort4 *w = (device const ushort4 *)row + 4 * u;\n"
+    "    UNROLL for (short i = 0; i < 4; i++) q[i] = uint(4 * i) < left ? as_type<float4>(uint4(w[i]) << 16) : float4(0.0f);\n"
     "    return float2(1.0f, 0.0f);\n"
     "  }\n"
     "};\n"
@@ -231,7 +234,7 @@ static const char qi__mtl_source[] =
     "    uint signs = *(device const uint *)b >> (u % 2 * 16);\n"
     "    float step = (m.param[1] - m.param[0]) / 254.0f;\n"
     "    codes(load16(b + 4 + u % 2 * 16), q);\n"
-    "    for (short i = 0; i < 16; i++) {\n"
+    "    UNROLL for (short i = 0; i < 16; i++) {\n"
     "      float c = q[i / 4][i % 4], size = c > 0.0f ? exp(m.param[0] + (255.0f - c) * step) : 0.0f;\n"
     "      q[i / 4][i % 4] = signs >> i & 1u ? -size : size;\n"
     "    }\n"
@@ -260,7 +263,7 @@ static const char qi__mtl_source[] =
     "    device const uchar *b = row + 272 * (u / 16);\n"
     "    uint i = u % 16;\n"
     "    codes(load16_aligned(b + 16 + 16 * i), q);\n"
-    "    for (short j = 0; j < 16; j++) {\n"
+    "    UNROLL for (short j = 0; j < 16; j++) {\n"
     "      uint c = uint(q[j / 4][j % 4]);\n"
     "      float size = float(qins8_sizes[c & 127u]);\n"
     "      q[j / 4][j % 4] = c & 128u ? -size : size;\n"
@@ -278,7 +281,7 @@ static const char qi__mtl_source[] =
     "    device const uchar *b = row + 144 * (u / 16);\n"
     "    uint i = u % 16, bits = seven_bits(b, i), table = bits >> 6 << 4;\n"
     "    codes(load16_aligned(b + 16 + i / 4 * 32 + i % 2 * 16) >> (i / 2 % 2 * 4) & 0x0f0f0f0fu, q);\n"
-    "    for (short j = 0; j < 16; j++) q[j / 4][j % 4] = float(qins4_values[table + uint(q[j / 4][j % 4])]);\n"
+    "    UNROLL for (short j = 0; j < 16; j++) q[j / 4][j % 4] = float(qins4_values[table + uint(q[j / 4][j % 4])]);\n"
     "    float s = float(bits & 31u);\n"
     "    return float2(half_at(b) * (1.0f / 1024.0f) * (bits & 32u ? -s : s), 0.0f);\n"
     "  }\n"
@@ -317,31 +320,31 @@ static const char qi__mtl_source[] =
     "                   ushort sg [[simdgroup_index_in_threadgroup]], ushort n_sg [[simdgroups_per_threadgroup]]) {\n"
     "  uint first = (at.x * n_sg + sg) * ROWS, first_x = at.y * N;\n"
     "  float sum[ROWS][N];\n"
-    "  for (short r = 0; r < ROWS; r++)\n"
-    "    for (short i = 0; i < N; i++) sum[r][i] = 0.0f;\n"
+    "  UNROLL for (short r = 0; r < ROWS; r++)\n"
+    "    UNROLL for (short i = 0; i < N; i++) sum[r][i] = 0.0f;\n"
     "  for (uint u = lane; 16 * u < m.n_cols; u += 32) {\n"
     "    float4 xs[N][4];\n"
     "    float total[N];\n"
     "    uint left = m.n_cols - 16 * u;\n"
-    "    for (short i = 0; i < N; i++) {\n"
+    "    UNROLL for (short i = 0; i < N; i++) {\n"
     "      device const float4 *from = (device const float4 *)(x + ulong(min(first_x + i, m.n - 1)) * m.n_cols + 16 * u);\n"
     "      total[i] = 0.0f;\n"
-    "      for (short j = 0; j < 4; j++) {\n"
+    "      UNROLL for (short j = 0; j < 4; j++) {\n"
     "        xs[i][j] = uint(4 * j) < left ? from[j] : float4(0.0f);\n"
     "        total[i] += xs[i][j].x + xs[i][j].y + xs[i][j].z + xs[i][j].w;\n"
     "      }\n"
     "    }\n"
-    "    for (short r = 0; r < ROWS; r++) {\n"
+    "    UNROLL for (short r = 0; r < ROWS; r++) {\n"
     "      float4 q[4];\n"
     "      float2 s = F::unpack(row_at(w, m, min(first + r, m.n_rows - 1)), u, left, m, q);\n"
-    "      for (short i = 0; i < N; i++) {\n"
+    "      UNROLL for (short i = 0; i < N; i++) {\n"
     "        float part = dot(q[0], xs[i][0]) + dot(q[1], xs[i][1]) + dot(q[2], xs[i][2]) + dot(q[3], xs[i][3]);\n"
     "        sum[r][i] += s.x * part - s.y * total[i];\n"
     "      }\n"
     "    }\n"
     "  }\n"
-    "  for (short r = 0; r < ROWS; r++)\n"
-    "    for (short i = 0; i < N; i++) {\n"
+    "  UNROLL for (short r = 0; r < ROWS; r++)\n"
+    "    UNROLL for (short i = 0; i < N; i++) {\n"
     "      float v = simd_sum(sum[r][i]);\n"
     "      if (lane != 0 || first + r >= m.n_rows || first_x + i >= m.n) continue;\n"
     "      device float *to = y + ulong(first_x + i) * m.n_rows + first + r;\n"
@@ -366,29 +369,30 @@ static const char qi__mtl_source[] =
     "  threadgroup float *xs = shared + TILE_W * TILE_K;\n"
     "  uint first = at.x * TILE_W, first_x = at.y * TILE_X, w_row = first + t / 2, x_row = first_x + t / 4;\n"
     "  simdgroup_float8x8 sum[2][4];\n"
-    "  for (short i = 0; i < 8; i++) sum[i / 4][i % 4] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);\n"
+    "  UNROLL for (short i = 0; i < 8; i++) sum[i / 4][i % 4] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);\n"
     "  for (uint k = 0; k < m.n_cols; k += TILE_K) {\n"
     "    uint u = k / 16 + t % 2; // 16 weights a thread\n"
     "    float4 q[4];\n"
     "    float2 s = float2(0.0f, 0.0f);\n"
-    "    for (short i = 0; i < 4; i++) q[i] = float4(0.0f);\n"
+    "    UNROLL for (short i = 0; i < 4; i++) q[i] = float4(0.0f);\n"
     "    if (w_row < m.n_rows && 16 * u < m.n_cols) s = F::unpack(row_at(w, m, w_row), u, m.n_cols - 16 * u, m, q);\n"
     "    threadgroup_barrier(mem_flags::mem_threadgroup);\n"
-    "    for (short i = 0; i < 16; i++) ws[t / 2 * TILE_K + t % 2 * 16 + i] = 16 * u + i < m.n_cols ? s.x * q[i / 4][i % 4] - s.y : 0.0f;\n"
-    "    for (short i = 0; i < 8; i++) { // 8 activations a thread\n"
+    "    threadgroup float *w_to = ws + t / 2 * TILE_K + t % 2 * 16;\n"
+    "    UNROLL for (short i = 0; i < 16; i++) w_to[i] = 16 * u + i < m.n_cols ? s.x * q[i / 4][i % 4] - s.y : 0.0f;\n"
+    "    UNROLL for (short i = 0; i < 8; i++) { // 8 activations a thread\n"
     "      uint col = k + t % 4 * 8 + i;\n"
     "      xs[t / 4 * TILE_K + t % 4 * 8 + i] = x_row < m.n && col < m.n_cols ? x[ulong(x_row) * m.n_cols + col] : 0.0f;\n"
     "    }\n"
     "    threadgroup_barrier(mem_flags::mem_threadgroup);\n"
     "    for (short kk = 0; kk < TILE_K; kk += 8) {\n"
     "      simdgroup_float8x8 a[2], b[4];\n"
-    "      for (short i = 0; i < 2; i++) simdgroup_load(a[i], xs + (sg / 2 * 16 + i * 8) * TILE_K + kk, TILE_K);\n"
-    "      for (short j = 0; j < 4; j++) simdgroup_load(b[j], ws + (sg % 2 * 32 + j * 8) * TILE_K + kk, TILE_K, 0, true);\n"
-    "      for (short i = 0; i < 8; i++) simdgroup_multiply_accumulate(sum[i / 4][i % 4], a[i / 4], b[i % 4], sum[i / 4][i % 4]);\n"
+    "      UNROLL for (short i = 0; i < 2; i++) simdgroup_load(a[i], xs + (sg / 2 * 16 + i * 8) * TILE_K + kk, TILE_K);\n"
+    "      UNROLL for (short j = 0; j < 4; j++) simdgroup_load(b[j], ws + (sg % 2 * 32 + j * 8) * TILE_K + kk, TILE_K, 0, true);\n"
+    "      UNROLL for (short i = 0; i < 8; i++) simdgroup_multiply_accumulate(sum[i / 4][i % 4], a[i / 4], b[i % 4], sum[i / 4][i % 4]);\n"
     "    }\n"
     "  }\n"
     "  threadgroup_barrier(mem_flags::mem_threadgroup);\n"
-    "  for (short i = 0; i < 8; i++)\n"
+    "  UNROLL for (short i = 0; i < 8; i++)\n"
     "    simdgroup_store(sum[i / 4][i % 4], shared + (sg / 2 * 16 + i / 4 * 8) * TILE_W + sg % 2 * 32 + i % 4 * 8, TILE_W);\n"
     "  threadgroup_barrier(mem_flags::mem_threadgroup);\n"
     "  for (uint i = t; i < TILE_X * TILE_W; i += 128) {\n"
@@ -482,7 +486,7 @@ static const char qi__mtl_source[] =
     "    device const half *k = (device const half *)page + p / 16 * kv.dim_k * 16 + p % 16;\n"
     "    for (uint i = 0; i < kv.dim_k; i++) {\n"
     "      float x = float(k[16 * i]);\n"
-    "      for (short r = 0; r < R; r++) score[r] += q[r * kv.dim_k + i] * x;\n"
+    "      UNROLL for (short r = 0; r < R; r++) score[r] += q[r * kv.dim_k + i] * x;\n"
     "    }\n"
     "  }\n"
     "  static float value(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {\n"
@@ -523,12 +527,12 @@ static const char qi__mtl_source[] =
     "      uint at = p / 16 * groups + g;\n"
     "      device const char4 *k = (device const char4 *)page + at * 128 + p % 16;\n"
     "      float scale = float(((device const half *)(page + kv.k_scale))[at * 16 + p % 16]), part[R];\n"
-    "      for (short r = 0; r < R; r++) part[r] = 0.0f;\n"
+    "      UNROLL for (short r = 0; r < R; r++) part[r] = 0.0f;\n"
     "      for (uint i = 32 * g; i < min(32 * g + 32, kv.dim_k); i += 4) {\n"
     "        float4 x = float4(k[i % 32 * 4]);\n"
-    "        for (short r = 0; r < R; r++) part[r] += dot(x, *(device const float4 *)(q + r * kv.dim_k + i));\n"
+    "        UNROLL for (short r = 0; r < R; r++) part[r] += dot(x, *(device const float4 *)(q + r * kv.dim_k + i));\n"
     "      }\n"
-    "      for (short r = 0; r < R; r++) score[r] += part[r] * scale;\n"
+    "      UNROLL for (short r = 0; r < R; r++) score[r] += part[r] * scale;\n"
     "    }\n"
     "  }\n"
     "  static float value(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {\n"
@@ -601,38 +605,38 @@ static const char qi__mtl_source[] =
     "  uint seq = rows[at.y].seq, pos = rows[at.y].pos, first = rows[at.y].first;\n"
     "  device const float *query = q + (ulong(at.y) * kv.n_heads + head) * kv.dim_k;\n"
     "  float scale = 1.0f / sqrt(float(kv.dim_k)), greatest[R], total[R], sum[R][N];\n"
-    "  for (short r = 0; r < R; r++) {\n"
+    "  UNROLL for (short r = 0; r < R; r++) {\n"
     "    greatest[r] = -1e30f;\n"
     "    total[r] = 0.0f;\n"
-    "    for (short i = 0; i < N; i++) sum[r][i] = 0.0f;\n"
+    "    UNROLL for (short i = 0; i < N; i++) sum[r][i] = 0.0f;\n"
     "  }\n"
     "  for (uint begin = (first / 32 + sg) * 32; begin <= pos; begin += 32 * n_sg) {\n"
     "    device const uchar *page = page_of(pages, table, kv, seq, begin, kv_head);\n"
     "    uint p = begin % 128, from = begin < first ? first - begin : 0, to = min(pos - begin, 31u);\n"
     "    bool seen = lane >= from && lane <= to;\n"
     "    float weight[R];\n"
-    "    for (short r = 0; r < R; r++) weight[r] = 0.0f;\n"
+    "    UNROLL for (short r = 0; r < R; r++) weight[r] = 0.0f;\n"
     "    if (seen) KV::template scores<R>(page, kv, p + lane, query, weight);\n"
-    "    for (short r = 0; r < R; r++) {\n"
+    "    UNROLL for (short r = 0; r < R; r++) {\n"
     "      float score = seen ? weight[r] * scale : -1e30f, most = max(greatest[r], simd_max(score)), keep = exp(greatest[r] - most);\n"
     "      weight[r] = seen ? exp(score - most) : 0.0f;\n"
     "      total[r] = total[r] * keep + simd_sum(weight[r]);\n"
     "      greatest[r] = most;\n"
-    "      for (short i = 0; i < N; i++) sum[r][i] *= keep;\n"
+    "      UNROLL for (short i = 0; i < N; i++) sum[r][i] *= keep;\n"
     "    }\n"
     "    for (uint j = from; j <= to; j++) {\n"
     "      float one[R];\n"
-    "      for (short r = 0; r < R; r++) one[r] = simd_shuffle(weight[r], ushort(j));\n"
-    "      for (short i = 0; i < N; i++) {\n"
+    "      UNROLL for (short r = 0; r < R; r++) one[r] = simd_shuffle(weight[r], ushort(j));\n"
+    "      UNROLL for (short i = 0; i < N; i++) {\n"
     "        if (32u * i + lane >= kv.dim_v) continue;\n"
     "        float value = KV::value(page, kv, p + j, 32u * i + lane);\n"
-    "        for (short r = 0; r < R; r++) sum[r][i] += one[r] * value;\n"
+    "        UNROLL for (short r = 0; r < R; r++) sum[r][i] += one[r] * value;\n"
     "      }\n"
     "    }\n"
     "  }\n"
-    "  for (short r = 0; r < R; r++) {\n"
+    "  UNROLL for (short r = 0; r < R; r++) {\n"
     "    threadgroup float *part = shared + (sg * R + r) * stride;\n"
-    "    for (short i = 0; i < N; i++) part[32 * i + lane] = sum[r][i];\n"
+    "    UNROLL for (short i = 0; i < N; i++) part[32 * i + lane] = sum[r][i];\n"
     "    if (lane == 0) {\n"
     "      part[32 * N] = greatest[r];\n"
     "      part[32 * N + 1] = total[r];\n"
@@ -689,7 +693,7 @@ static const struct {
   const char *name;
   size_t align;
 } qi__mtl_formats[] = {
-    {QI_FORMAT_F32, "f32", 4},        {QI_FORMAT_F16, "f16", 2},    {QI_FORMAT_BF16, "bf16", 2},       {QI_FORMAT_Q4_0, "q4_0", 2},
+    {QI_FORMAT_F32, "f32", 16},       {QI_FORMAT_F16, "f16", 8},    {QI_FORMAT_BF16, "bf16", 8},       {QI_FORMAT_Q4_0, "q4_0", 2},
     {QI_FORMAT_Q8_0, "q8_0", 2},      {QI_FORMAT_Q4_K, "q4_k", 16}, {QI_FORMAT_Q5_K, "q5_k", 16},      {QI_FORMAT_Q6_K, "q6_k", 2},
     {QI_FORMAT_TQ2_0, "tq2_0", 2},    {QI_FORMAT_I2_S, "i2_s", 16}, {QI_FORMAT_QINS8, "qins8", 4},
     {QI_FORMAT_QINS8_K, "qins8_k", 16}, {QI_FORMAT_QINS4_K, "qins4_k", 16},
@@ -801,7 +805,10 @@ static qi_result qi__mtl_start(qi__mtl_device *d, qi_error *err) {
   MTLCompileOptions *options = [MTLCompileOptions new];
   NSString *source = [[NSString alloc] initWithUTF8String:qi__mtl_source];
   options.languageVersion = MTLLanguageVersion2_4;
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wdeprecated-declarations" // mathMode instead of it needs macOS 15
   options.fastMathEnabled = NO; // exp and division as on the CPU; the kernels wait for memory, not for these
+#pragma clang diagnostic pop
   d->library = [d->device newLibraryWithSource:source options:options error:&why];
   QI__RELEASE(source);
   QI__RELEASE(options);
@@ -836,21 +843,36 @@ static size_t qi__mtl_map_limit(const void *device) {
   return (size_t)d->device.maxBufferLength - 2 * qi__mtl_page();
 }
 
-// Buffers are made of whole pages.
+// A buffer of the same memory, in whole pages; nil where the system will not (memory that malloc has put together, say).
+static id<MTLBuffer> qi__mtl_share(const qi__mtl_device *d, uintptr_t data, size_t size, uintptr_t *begin) {
+  uintptr_t page = qi__mtl_page(), end = (data + size + page - 1) / page * page;
+  *begin = data / page * page;
+  return [d->device newBufferWithBytesNoCopy:(void *)*begin
+                                      length:end - *begin
+                                     options:MTLResourceStorageModeShared
+                                 deallocator:nil];
+}
+
+// A buffer with a copy, aligned as the memory is.
+static id<MTLBuffer> qi__mtl_copy(const qi__mtl_device *d, uintptr_t data, size_t size, uintptr_t *begin) {
+  *begin = data / 16 * 16;
+  id<MTLBuffer> buffer = [d->device newBufferWithLength:data - *begin + size options:MTLResourceStorageModeShared];
+  if (buffer) memcpy((char *)buffer.contents + (data - *begin), (const void *)data, size);
+  return buffer;
+}
+
 static qi_result qi__mtl_map(void *device, const void *data, size_t size, qi_error *err) {
   qi__mtl_device *d = (qi__mtl_device *)device;
-  uintptr_t page = qi__mtl_page(), begin = (uintptr_t)data / page * page, end = ((uintptr_t)data + size + page - 1) / page * page;
+  uintptr_t begin;
   if (d->n_ranges == QI__MTL_RANGES) return qi__mtl_fail(err, QI_ERR_LIMIT, "weights lie in too many places", nil);
-  if (d->mapped + (end - begin) > d->device.recommendedMaxWorkingSetSize)
+  if (d->mapped + size > d->device.recommendedMaxWorkingSetSize)
     return qi__mtl_fail(err, QI_ERR_OOM, "the weights are more than the GPU can hold", nil);
-  id<MTLBuffer> buffer = [d->device newBufferWithBytesNoCopy:(void *)begin
-                                                      length:end - begin
-                                                     options:MTLResourceStorageModeShared
-                                                 deallocator:nil];
+  id<MTLBuffer> buffer = qi__mtl_share(d, (uintptr_t)data, size, &begin);
+  if (!buffer) buffer = qi__mtl_copy(d, (uintptr_t)data, size, &begin);
   if (!buffer) return qi__mtl_fail(err, QI_ERR_OOM, "no buffer for weights", nil);
-  d->mapped += end - begin;
+  d->mapped += size;
   d->ranges[d->n_ranges].begin = begin;
-  d->ranges[d->n_ranges].end = end;
+  d->ranges[d->n_ranges].end = (uintptr_t)data + size;
   d->ranges[d->n_ranges++].buffer = buffer;
   return QI_OK;
 }

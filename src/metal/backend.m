@@ -39,7 +39,7 @@ static const struct {
   const char *name;
   size_t align;
 } qi__mtl_formats[] = {
-    {QI_FORMAT_F32, "f32", 4},        {QI_FORMAT_F16, "f16", 2},    {QI_FORMAT_BF16, "bf16", 2},       {QI_FORMAT_Q4_0, "q4_0", 2},
+    {QI_FORMAT_F32, "f32", 16},       {QI_FORMAT_F16, "f16", 8},    {QI_FORMAT_BF16, "bf16", 8},       {QI_FORMAT_Q4_0, "q4_0", 2},
     {QI_FORMAT_Q8_0, "q8_0", 2},      {QI_FORMAT_Q4_K, "q4_k", 16}, {QI_FORMAT_Q5_K, "q5_k", 16},      {QI_FORMAT_Q6_K, "q6_k", 2},
     {QI_FORMAT_TQ2_0, "tq2_0", 2},    {QI_FORMAT_I2_S, "i2_s", 16}, {QI_FORMAT_QINS8, "qins8", 4},
     {QI_FORMAT_QINS8_K, "qins8_k", 16}, {QI_FORMAT_QINS4_K, "qins4_k", 16},
@@ -151,7 +151,10 @@ static qi_result qi__mtl_start(qi__mtl_device *d, qi_error *err) {
   MTLCompileOptions *options = [MTLCompileOptions new];
   NSString *source = [[NSString alloc] initWithUTF8String:qi__mtl_source];
   options.languageVersion = MTLLanguageVersion2_4;
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wdeprecated-declarations" // mathMode instead of it needs macOS 15
   options.fastMathEnabled = NO; // exp and division as on the CPU; the kernels wait for memory, not for these
+#pragma clang diagnostic pop
   d->library = [d->device newLibraryWithSource:source options:options error:&why];
   QI__RELEASE(source);
   QI__RELEASE(options);
@@ -186,21 +189,36 @@ static size_t qi__mtl_map_limit(const void *device) {
   return (size_t)d->device.maxBufferLength - 2 * qi__mtl_page();
 }
 
-// Buffers are made of whole pages.
+// A buffer of the same memory, in whole pages; nil where the system will not (memory that malloc has put together, say).
+static id<MTLBuffer> qi__mtl_share(const qi__mtl_device *d, uintptr_t data, size_t size, uintptr_t *begin) {
+  uintptr_t page = qi__mtl_page(), end = (data + size + page - 1) / page * page;
+  *begin = data / page * page;
+  return [d->device newBufferWithBytesNoCopy:(void *)*begin
+                                      length:end - *begin
+                                     options:MTLResourceStorageModeShared
+                                 deallocator:nil];
+}
+
+// A buffer with a copy, aligned as the memory is.
+static id<MTLBuffer> qi__mtl_copy(const qi__mtl_device *d, uintptr_t data, size_t size, uintptr_t *begin) {
+  *begin = data / 16 * 16;
+  id<MTLBuffer> buffer = [d->device newBufferWithLength:data - *begin + size options:MTLResourceStorageModeShared];
+  if (buffer) memcpy((char *)buffer.contents + (data - *begin), (const void *)data, size);
+  return buffer;
+}
+
 static qi_result qi__mtl_map(void *device, const void *data, size_t size, qi_error *err) {
   qi__mtl_device *d = (qi__mtl_device *)device;
-  uintptr_t page = qi__mtl_page(), begin = (uintptr_t)data / page * page, end = ((uintptr_t)data + size + page - 1) / page * page;
+  uintptr_t begin;
   if (d->n_ranges == QI__MTL_RANGES) return qi__mtl_fail(err, QI_ERR_LIMIT, "weights lie in too many places", nil);
-  if (d->mapped + (end - begin) > d->device.recommendedMaxWorkingSetSize)
+  if (d->mapped + size > d->device.recommendedMaxWorkingSetSize)
     return qi__mtl_fail(err, QI_ERR_OOM, "the weights are more than the GPU can hold", nil);
-  id<MTLBuffer> buffer = [d->device newBufferWithBytesNoCopy:(void *)begin
-                                                      length:end - begin
-                                                     options:MTLResourceStorageModeShared
-                                                 deallocator:nil];
+  id<MTLBuffer> buffer = qi__mtl_share(d, (uintptr_t)data, size, &begin);
+  if (!buffer) buffer = qi__mtl_copy(d, (uintptr_t)data, size, &begin);
   if (!buffer) return qi__mtl_fail(err, QI_ERR_OOM, "no buffer for weights", nil);
-  d->mapped += end - begin;
+  d->mapped += size;
   d->ranges[d->n_ranges].begin = begin;
-  d->ranges[d->n_ranges].end = end;
+  d->ranges[d->n_ranges].end = (uintptr_t)data + size;
   d->ranges[d->n_ranges++].buffer = buffer;
   return QI_OK;
 }

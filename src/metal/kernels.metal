@@ -7,6 +7,8 @@ using namespace metal;
 
 #include "args.inc"
 
+#define UNROLL _Pragma("clang loop unroll(full)") // what these loops index shall be registers
+
 struct qi_op_row {
   int token;
   uint seq, pos, first;
@@ -28,33 +30,34 @@ inline uint4 load16_aligned(device const uchar *p) { return *(device const uint4
 
 // 16 bytes as codes.
 inline void codes(uint4 v, thread float4 *q) {
-  for (short i = 0; i < 4; i++) q[i] = float4(as_type<uchar4>(v[i]));
+  UNROLL for (short i = 0; i < 4; i++) q[i] = float4(as_type<uchar4>(v[i]));
 }
 inline void signed_codes(uint4 v, thread float4 *q) {
-  for (short i = 0; i < 4; i++) q[i] = float4(as_type<char4>(v[i]));
+  UNROLL for (short i = 0; i < 4; i++) q[i] = float4(as_type<char4>(v[i]));
 }
 inline float half_at(device const uchar *p) { return float(*(device const half *)p); }
 
+// Formats without blocks: rows are multiples of 4 weights, which are loaded together.
 struct f32 {
   static float2 unpack(device const uchar *row, uint u, uint left, constant qi__mtl_matrix &, thread float4 *q) {
-    device const float *w = (device const float *)row + 16 * u;
-    for (short i = 0; i < 16; i++) q[i / 4][i % 4] = uint(i) < left ? w[i] : 0.0f;
+    device const float4 *w = (device const float4 *)row + 4 * u;
+    UNROLL for (short i = 0; i < 4; i++) q[i] = uint(4 * i) < left ? w[i] : float4(0.0f);
     return float2(1.0f, 0.0f);
   }
 };
 
 struct f16 {
   static float2 unpack(device const uchar *row, uint u, uint left, constant qi__mtl_matrix &, thread float4 *q) {
-    device const half *w = (device const half *)row + 16 * u;
-    for (short i = 0; i < 16; i++) q[i / 4][i % 4] = uint(i) < left ? float(w[i]) : 0.0f;
+    device const half4 *w = (device const half4 *)row + 4 * u;
+    UNROLL for (short i = 0; i < 4; i++) q[i] = uint(4 * i) < left ? float4(w[i]) : float4(0.0f);
     return float2(1.0f, 0.0f);
   }
 };
 
 struct bf16 { // the upper half of a float; MSL before 3.1 has no type for it
   static float2 unpack(device const uchar *row, uint u, uint left, constant qi__mtl_matrix &, thread float4 *q) {
-    device const ushort *w = (device const ushort *)row + 16 * u;
-    for (short i = 0; i < 16; i++) q[i / 4][i % 4] = uint(i) < left ? as_type<float>(uint(w[i]) << 16) : 0.0f;
+    device const ushort4 *w = (device const ushort4 *)row + 4 * u;
+    UNROLL for (short i = 0; i < 4; i++) q[i] = uint(4 * i) < left ? as_type<float4>(uint4(w[i]) << 16) : float4(0.0f);
     return float2(1.0f, 0.0f);
   }
 };
@@ -148,7 +151,7 @@ struct qins8 {
     uint signs = *(device const uint *)b >> (u % 2 * 16);
     float step = (m.param[1] - m.param[0]) / 254.0f;
     codes(load16(b + 4 + u % 2 * 16), q);
-    for (short i = 0; i < 16; i++) {
+    UNROLL for (short i = 0; i < 16; i++) {
       float c = q[i / 4][i % 4], size = c > 0.0f ? exp(m.param[0] + (255.0f - c) * step) : 0.0f;
       q[i / 4][i % 4] = signs >> i & 1u ? -size : size;
     }
@@ -177,7 +180,7 @@ struct qins8_k {
     device const uchar *b = row + 272 * (u / 16);
     uint i = u % 16;
     codes(load16_aligned(b + 16 + 16 * i), q);
-    for (short j = 0; j < 16; j++) {
+    UNROLL for (short j = 0; j < 16; j++) {
       uint c = uint(q[j / 4][j % 4]);
       float size = float(qins8_sizes[c & 127u]);
       q[j / 4][j % 4] = c & 128u ? -size : size;
@@ -195,7 +198,7 @@ struct qins4_k {
     device const uchar *b = row + 144 * (u / 16);
     uint i = u % 16, bits = seven_bits(b, i), table = bits >> 6 << 4;
     codes(load16_aligned(b + 16 + i / 4 * 32 + i % 2 * 16) >> (i / 2 % 2 * 4) & 0x0f0f0f0fu, q);
-    for (short j = 0; j < 16; j++) q[j / 4][j % 4] = float(qins4_values[table + uint(q[j / 4][j % 4])]);
+    UNROLL for (short j = 0; j < 16; j++) q[j / 4][j % 4] = float(qins4_values[table + uint(q[j / 4][j % 4])]);
     float s = float(bits & 31u);
     return float2(half_at(b) * (1.0f / 1024.0f) * (bits & 32u ? -s : s), 0.0f);
   }
@@ -234,31 +237,31 @@ kernel void matvec(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar 
                    ushort sg [[simdgroup_index_in_threadgroup]], ushort n_sg [[simdgroups_per_threadgroup]]) {
   uint first = (at.x * n_sg + sg) * ROWS, first_x = at.y * N;
   float sum[ROWS][N];
-  for (short r = 0; r < ROWS; r++)
-    for (short i = 0; i < N; i++) sum[r][i] = 0.0f;
+  UNROLL for (short r = 0; r < ROWS; r++)
+    UNROLL for (short i = 0; i < N; i++) sum[r][i] = 0.0f;
   for (uint u = lane; 16 * u < m.n_cols; u += 32) {
     float4 xs[N][4];
     float total[N];
     uint left = m.n_cols - 16 * u;
-    for (short i = 0; i < N; i++) {
+    UNROLL for (short i = 0; i < N; i++) {
       device const float4 *from = (device const float4 *)(x + ulong(min(first_x + i, m.n - 1)) * m.n_cols + 16 * u);
       total[i] = 0.0f;
-      for (short j = 0; j < 4; j++) {
+      UNROLL for (short j = 0; j < 4; j++) {
         xs[i][j] = uint(4 * j) < left ? from[j] : float4(0.0f);
         total[i] += xs[i][j].x + xs[i][j].y + xs[i][j].z + xs[i][j].w;
       }
     }
-    for (short r = 0; r < ROWS; r++) {
+    UNROLL for (short r = 0; r < ROWS; r++) {
       float4 q[4];
       float2 s = F::unpack(row_at(w, m, min(first + r, m.n_rows - 1)), u, left, m, q);
-      for (short i = 0; i < N; i++) {
+      UNROLL for (short i = 0; i < N; i++) {
         float part = dot(q[0], xs[i][0]) + dot(q[1], xs[i][1]) + dot(q[2], xs[i][2]) + dot(q[3], xs[i][3]);
         sum[r][i] += s.x * part - s.y * total[i];
       }
     }
   }
-  for (short r = 0; r < ROWS; r++)
-    for (short i = 0; i < N; i++) {
+  UNROLL for (short r = 0; r < ROWS; r++)
+    UNROLL for (short i = 0; i < N; i++) {
       float v = simd_sum(sum[r][i]);
       if (lane != 0 || first + r >= m.n_rows || first_x + i >= m.n) continue;
       device float *to = y + ulong(first_x + i) * m.n_rows + first + r;
@@ -283,29 +286,30 @@ kernel void matmul(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar 
   threadgroup float *xs = shared + TILE_W * TILE_K;
   uint first = at.x * TILE_W, first_x = at.y * TILE_X, w_row = first + t / 2, x_row = first_x + t / 4;
   simdgroup_float8x8 sum[2][4];
-  for (short i = 0; i < 8; i++) sum[i / 4][i % 4] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+  UNROLL for (short i = 0; i < 8; i++) sum[i / 4][i % 4] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
   for (uint k = 0; k < m.n_cols; k += TILE_K) {
     uint u = k / 16 + t % 2; // 16 weights a thread
     float4 q[4];
     float2 s = float2(0.0f, 0.0f);
-    for (short i = 0; i < 4; i++) q[i] = float4(0.0f);
+    UNROLL for (short i = 0; i < 4; i++) q[i] = float4(0.0f);
     if (w_row < m.n_rows && 16 * u < m.n_cols) s = F::unpack(row_at(w, m, w_row), u, m.n_cols - 16 * u, m, q);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    for (short i = 0; i < 16; i++) ws[t / 2 * TILE_K + t % 2 * 16 + i] = 16 * u + i < m.n_cols ? s.x * q[i / 4][i % 4] - s.y : 0.0f;
-    for (short i = 0; i < 8; i++) { // 8 activations a thread
+    threadgroup float *w_to = ws + t / 2 * TILE_K + t % 2 * 16;
+    UNROLL for (short i = 0; i < 16; i++) w_to[i] = 16 * u + i < m.n_cols ? s.x * q[i / 4][i % 4] - s.y : 0.0f;
+    UNROLL for (short i = 0; i < 8; i++) { // 8 activations a thread
       uint col = k + t % 4 * 8 + i;
       xs[t / 4 * TILE_K + t % 4 * 8 + i] = x_row < m.n && col < m.n_cols ? x[ulong(x_row) * m.n_cols + col] : 0.0f;
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     for (short kk = 0; kk < TILE_K; kk += 8) {
       simdgroup_float8x8 a[2], b[4];
-      for (short i = 0; i < 2; i++) simdgroup_load(a[i], xs + (sg / 2 * 16 + i * 8) * TILE_K + kk, TILE_K);
-      for (short j = 0; j < 4; j++) simdgroup_load(b[j], ws + (sg % 2 * 32 + j * 8) * TILE_K + kk, TILE_K, 0, true);
-      for (short i = 0; i < 8; i++) simdgroup_multiply_accumulate(sum[i / 4][i % 4], a[i / 4], b[i % 4], sum[i / 4][i % 4]);
+      UNROLL for (short i = 0; i < 2; i++) simdgroup_load(a[i], xs + (sg / 2 * 16 + i * 8) * TILE_K + kk, TILE_K);
+      UNROLL for (short j = 0; j < 4; j++) simdgroup_load(b[j], ws + (sg % 2 * 32 + j * 8) * TILE_K + kk, TILE_K, 0, true);
+      UNROLL for (short i = 0; i < 8; i++) simdgroup_multiply_accumulate(sum[i / 4][i % 4], a[i / 4], b[i % 4], sum[i / 4][i % 4]);
     }
   }
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  for (short i = 0; i < 8; i++)
+  UNROLL for (short i = 0; i < 8; i++)
     simdgroup_store(sum[i / 4][i % 4], shared + (sg / 2 * 16 + i / 4 * 8) * TILE_W + sg % 2 * 32 + i % 4 * 8, TILE_W);
   threadgroup_barrier(mem_flags::mem_threadgroup);
   for (uint i = t; i < TILE_X * TILE_W; i += 128) {
@@ -399,7 +403,7 @@ struct kv_f16 {
     device const half *k = (device const half *)page + p / 16 * kv.dim_k * 16 + p % 16;
     for (uint i = 0; i < kv.dim_k; i++) {
       float x = float(k[16 * i]);
-      for (short r = 0; r < R; r++) score[r] += q[r * kv.dim_k + i] * x;
+      UNROLL for (short r = 0; r < R; r++) score[r] += q[r * kv.dim_k + i] * x;
     }
   }
   static float value(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {
@@ -440,12 +444,12 @@ struct kv_q8 {
       uint at = p / 16 * groups + g;
       device const char4 *k = (device const char4 *)page + at * 128 + p % 16;
       float scale = float(((device const half *)(page + kv.k_scale))[at * 16 + p % 16]), part[R];
-      for (short r = 0; r < R; r++) part[r] = 0.0f;
+      UNROLL for (short r = 0; r < R; r++) part[r] = 0.0f;
       for (uint i = 32 * g; i < min(32 * g + 32, kv.dim_k); i += 4) {
         float4 x = float4(k[i % 32 * 4]);
-        for (short r = 0; r < R; r++) part[r] += dot(x, *(device const float4 *)(q + r * kv.dim_k + i));
+        UNROLL for (short r = 0; r < R; r++) part[r] += dot(x, *(device const float4 *)(q + r * kv.dim_k + i));
       }
-      for (short r = 0; r < R; r++) score[r] += part[r] * scale;
+      UNROLL for (short r = 0; r < R; r++) score[r] += part[r] * scale;
     }
   }
   static float value(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {
@@ -518,38 +522,38 @@ kernel void attention(constant qi__mtl_kv &kv [[buffer(0)]], device const qi_op_
   uint seq = rows[at.y].seq, pos = rows[at.y].pos, first = rows[at.y].first;
   device const float *query = q + (ulong(at.y) * kv.n_heads + head) * kv.dim_k;
   float scale = 1.0f / sqrt(float(kv.dim_k)), greatest[R], total[R], sum[R][N];
-  for (short r = 0; r < R; r++) {
+  UNROLL for (short r = 0; r < R; r++) {
     greatest[r] = -1e30f;
     total[r] = 0.0f;
-    for (short i = 0; i < N; i++) sum[r][i] = 0.0f;
+    UNROLL for (short i = 0; i < N; i++) sum[r][i] = 0.0f;
   }
   for (uint begin = (first / 32 + sg) * 32; begin <= pos; begin += 32 * n_sg) {
     device const uchar *page = page_of(pages, table, kv, seq, begin, kv_head);
     uint p = begin % 128, from = begin < first ? first - begin : 0, to = min(pos - begin, 31u);
     bool seen = lane >= from && lane <= to;
     float weight[R];
-    for (short r = 0; r < R; r++) weight[r] = 0.0f;
+    UNROLL for (short r = 0; r < R; r++) weight[r] = 0.0f;
     if (seen) KV::template scores<R>(page, kv, p + lane, query, weight);
-    for (short r = 0; r < R; r++) {
+    UNROLL for (short r = 0; r < R; r++) {
       float score = seen ? weight[r] * scale : -1e30f, most = max(greatest[r], simd_max(score)), keep = exp(greatest[r] - most);
       weight[r] = seen ? exp(score - most) : 0.0f;
       total[r] = total[r] * keep + simd_sum(weight[r]);
       greatest[r] = most;
-      for (short i = 0; i < N; i++) sum[r][i] *= keep;
+      UNROLL for (short i = 0; i < N; i++) sum[r][i] *= keep;
     }
     for (uint j = from; j <= to; j++) {
       float one[R];
-      for (short r = 0; r < R; r++) one[r] = simd_shuffle(weight[r], ushort(j));
-      for (short i = 0; i < N; i++) {
+      UNROLL for (short r = 0; r < R; r++) one[r] = simd_shuffle(weight[r], ushort(j));
+      UNROLL for (short i = 0; i < N; i++) {
         if (32u * i + lane >= kv.dim_v) continue;
         float value = KV::value(page, kv, p + j, 32u * i + lane);
-        for (short r = 0; r < R; r++) sum[r][i] += one[r] * value;
+        UNROLL for (short r = 0; r < R; r++) sum[r][i] += one[r] * value;
       }
     }
   }
-  for (short r = 0; r < R; r++) {
+  UNROLL for (short r = 0; r < R; r++) {
     threadgroup float *part = shared + (sg * R + r) * stride;
-    for (short i = 0; i < N; i++) part[32 * i + lane] = sum[r][i];
+    UNROLL for (short i = 0; i < N; i++) part[32 * i + lane] = sum[r][i];
     if (lane == 0) {
       part[32 * N] = greatest[r];
       part[32 * N + 1] = total[r];

@@ -25,12 +25,14 @@ check() {
   fi
 }
 
-# Object code as for a Mac, with warnings of what macOS 12 lacks.
+# Object code as for a Mac, with warnings of what macOS 12 lacks and of what 15 would rather not have.
 check_mac() {
-  local mode
-  for mode in -fobjc-arc -fno-objc-arc; do
-    expect "metal mac: compiles for arm64-apple-macos12 $mode" clang-19 -target arm64-apple-macos12 -O2 $mode $warnings \
-      -ffreestanding -nostdlibinc -isystem $here/stubs -isystem $here/stubs/darwin -I. -c qinfer_metal.m -o $out/mac.o
+  local version mode
+  for version in 12 15; do
+    for mode in -fobjc-arc -fno-objc-arc; do
+      expect "metal mac: compiles for arm64-apple-macos$version $mode" clang-19 -target arm64-apple-macos$version -O2 $mode \
+        $warnings -ffreestanding -nostdlibinc -isystem $here/stubs -isystem $here/stubs/darwin -I. -c qinfer_metal.m -o $out/mac.o
+    done
   done
 }
 

@@ -10,6 +10,7 @@ typedef struct fake_options {
   bool no_device;       // MTLCreateSystemDefaultDevice gives nil
   int family;           // highest Apple family; 7 = M1
   int order;            // of threads and threadgroups: 0 forwards, 1 backwards, else the seed of a shuffle
+  bool no_sharing;      // newBufferWithBytesNoCopy gives nil
   bool fast_math;       // compile shaders with it, whatever the host file says
   int delay_us;         // a command buffer waits that long before it runs
   size_t max_threads;   // maxTotalThreadsPerThreadgroup

@@ -17,7 +17,7 @@ int __wrap_getpagesize(void) { return PAGE; }
 fake_options fake;
 __attribute__((constructor)) void fake_reset(void) {
   const char *threads = getenv("FAKE_MAX_THREADS"); // the thread sanitizer tells 256 apart
-  const fake_options o = {false, 7, 0, false, 0, threads && *threads ? (size_t)atoi(threads) : 1024, (size_t)1 << 34,
+  const fake_options o = {false, 7, 0, false, false, 0, threads && *threads ? (size_t)atoi(threads) : 1024, (size_t)1 << 34,
                           (uint64_t)12 << 30, 0, 0};
   fake = o;
 }
@@ -470,6 +470,7 @@ static void *work_run(void *arg) {
                               deallocator:(void (^)(void *, NSUInteger))deallocator {
   if ((uintptr_t)pointer % PAGE || length % PAGE) 
     fake_fail("newBufferWithBytesNoCopy: %p, %lu are no whole pages", pointer, length);
+  if (fake.no_sharing) return nil;
   if (deallocator) fake_fail("newBufferWithBytesNoCopy: with a deallocator is not there");
   return [self bufferOf:pointer length:length options:options];
 }
