@@ -930,6 +930,11 @@ typedef struct qi_session_desc {
 //           code, lists.
 //   draft   a smaller model whose tokens have the same texts (up to 1024 more or fewer at the end). It needs memory for its own
 //           keys and values, of the same n_ctx, kv_type and sequences, and computes the prompt too.
+//
+// It pays where several rows cost less than as many tokens: long runs of right guesses, or more cores than memory can feed.
+// Measured on 2 threads of a Zen 4, a 1.1B model in Q4_K_M: 5 rows take 4.7 times as long as one, 17 rows 7.4, 33 rows 10.8.
+// Writing a function of 2 KB again with changes: 84 tokens a second with lookup instead of 40; text and code that are new: 46 and
+// 45 instead of 46. There a draft model pays only if it is nearly always right.
 
 // All memory is taken here; nothing is allocated while decoding (qi_prompt's text excepted: qi_tokenize).
 // On a backend: path does not count (weights are multiplied as they are, in float32), kv_type must be one that it has, an observer
