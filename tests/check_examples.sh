@@ -122,6 +122,17 @@ same "generate: the default order of steps, written out" "$(./generate -m "$mode
 same "generate: every sampler at once" 1 "$(./generate -m "$model" -p Once -n 30 --typical 0.9 --top-nsigma 2 --dry-multiplier 0.8 \
   --dry-sequence-breaker . --xtc-probability 0.3 --dynatemp-range 0.3 --mirostat-ent 4 2>/dev/null | grep -c Once)"
 
+exits 2 ./generate -m x.gguf -p a --draft-max 33
+exits 1 ./generate -m "$model" -p a --draft absent.gguf
+for temp in 0 0.8; do
+  same "generate: the same words with guesses ahead, --temp $temp" "$(./generate -m "$model" -p Once -n 60 --temp $temp 2>/dev/null)" \
+    "$(./generate -m "$model" -p Once -n 60 --temp $temp --lookup --draft "$model" 2>err)"
+  expect "generate: some came true, --temp $temp" grep -q '[1-9][0-9]* came true' err
+done
+printf 'Once upon\nThe dog\nLily and Tom\n' >prompts.txt
+same "batch: the same words with guesses ahead" "$(./batch -m "$model" -f prompts.txt -n 60 -c 100 -np 2 2>/dev/null)" \
+  "$(./batch -m "$model" -f prompts.txt -n 60 -c 100 -np 2 --lookup --draft "$model" 2>/dev/null)"
+
 chat="./chat -m $model --chat-template zephyr --temp 0 -n 20"
 printf 'Once upon a time\n/save one.txt\nThen the dog\n/save two.txt\n' | $chat --system "A story." >all.txt 2>err
 same "chat: two answers" 1 "$([ "$(grep -c . all.txt)" -ge 2 ] && echo 1)"
