@@ -21193,7 +21193,8 @@ QI__FN qi_result qi__forward_run(qi__forward *f, uint64_t deadline_us) {
     if (f->observe && !f->unit) f->observe(f);
     qi__task task = {f, f->unit};
     uint64_t start = now;
-    qi__pool_run(f->pool, qi__forward_task, &task, slab, qi__max_i64(1, slab / (n_threads * 8)));
+    int64_t least = qi__ops[f->op].unit == QI__PER_HEAD ? 4 : 1; // fewer heads are not worth waking a thread
+    qi__pool_run(f->pool, qi__forward_task, &task, slab, qi__max_i64(least, slab / (n_threads * 8)));
     if (__atomic_load_n(f->cancel, __ATOMIC_RELAXED)) return QI_ERR_CANCELLED;
     f->unit += slab;
     if (deadline_us) {
