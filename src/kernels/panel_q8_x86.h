@@ -92,11 +92,15 @@ QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_fi
 // fewer.
 QI__FN size_t qi__panel_from(const qi__format *f, bool vnni) {
   qi_format id = qi__format_id(f);
-  if (qi__is_iq_grid(id)) return 2;
-  if (id == QI_FORMAT_Q4_K || id == QI_FORMAT_Q5_K || id == QI_FORMAT_Q6_K) return vnni ? 9 : 8;
-  if (id == QI_FORMAT_Q8_0) return vnni ? 8 : 9;
-  if (id == QI_FORMAT_Q4_0 || id == QI_FORMAT_Q2_K) return vnni ? 6 : 7;
-  return vnni ? 4 : 5;
+  switch (id) {
+  case QI_FORMAT_Q4_K:
+  case QI_FORMAT_Q5_K: return 7;
+  case QI_FORMAT_Q6_K: return 9;
+  case QI_FORMAT_Q8_0: return vnni ? 7 : 9;
+  case QI_FORMAT_Q4_0: return vnni ? 5 : 6;
+  case QI_FORMAT_Q2_K: return vnni ? 4 : 5;
+  default: return qi__is_iq_grid(id) ? 2 : vnni ? 3 : 4;
+  }
 }
 
 #define QI__DOT_Q8(isa, vnni, multiply) \
@@ -128,7 +132,14 @@ QI__FN size_t qi__stored_from_avx2(const qi__format *f) { return qi__is_iq_grid(
 
 QI__FN size_t qi__stored_from_avx512(const qi__format *f) {
   qi_format id = qi__format_id(f);
-  return qi__is_iq_grid(id) ? 1 : id == QI_FORMAT_Q6_K ? 3 : 2;
+  switch (id) {
+  case QI_FORMAT_Q4_0: // whose row kernels take two rows of activations at once
+  case QI_FORMAT_Q8_0:
+  case QI_FORMAT_Q4_K:
+  case QI_FORMAT_Q5_K:
+  case QI_FORMAT_Q6_K: return 3;
+  default: return qi__is_iq_grid(id) ? 1 : 2;
+  }
 }
 
 static const qi__stored_q8_kernels qi__stored_q8_avx2 = {qi__q8_stored_bytes, qi__stored_from_avx2, qi__q8_store_avx2,
