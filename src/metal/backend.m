@@ -39,10 +39,11 @@ static const struct {
   const char *name;
   size_t align;
 } qi__mtl_formats[] = {
-    {QI_FORMAT_F32, "f32", 16},       {QI_FORMAT_F16, "f16", 8},    {QI_FORMAT_BF16, "bf16", 8},       {QI_FORMAT_Q4_0, "q4_0", 2},
-    {QI_FORMAT_Q8_0, "q8_0", 2},      {QI_FORMAT_Q4_K, "q4_k", 16}, {QI_FORMAT_Q5_K, "q5_k", 16},      {QI_FORMAT_Q6_K, "q6_k", 2},
-    {QI_FORMAT_TQ2_0, "tq2_0", 2},    {QI_FORMAT_I2_S, "i2_s", 16}, {QI_FORMAT_QINS8, "qins8", 4},
-    {QI_FORMAT_QINS8_K, "qins8_k", 16}, {QI_FORMAT_QINS4_K, "qins4_k", 16},
+    {QI_FORMAT_F32, "f32", 16},     {QI_FORMAT_F16, "f16", 8},        {QI_FORMAT_BF16, "bf16", 8},
+    {QI_FORMAT_Q4_0, "q4_0", 2},    {QI_FORMAT_Q8_0, "q8_0", 2},      {QI_FORMAT_Q4_K, "q4_k", 16},
+    {QI_FORMAT_Q5_K, "q5_k", 16},   {QI_FORMAT_Q6_K, "q6_k", 2},      {QI_FORMAT_TQ2_0, "tq2_0", 2},
+    {QI_FORMAT_I2_S, "i2_s", 16},   {QI_FORMAT_QINS8, "qins8", 4},    {QI_FORMAT_QINS8_K, "qins8_k", 16},
+    {QI_FORMAT_QINS4_K, "qins4_k", 16},
 };
 #define QI__MTL_FORMATS (sizeof qi__mtl_formats / sizeof qi__mtl_formats[0])
 
@@ -78,6 +79,7 @@ static void qi__mtl_name(int slot, char name[32]) {
 // Memory of the host that the device sees as a buffer.
 typedef struct qi__mtl_range {
   uintptr_t begin, end;
+  uintptr_t base; // what the buffer begins with; at or before `begin`
   id<MTLBuffer> buffer;
 } qi__mtl_range;
 
@@ -190,35 +192,36 @@ static size_t qi__mtl_map_limit(const void *device) {
 }
 
 // A buffer of the same memory, in whole pages; nil where the system will not (memory that malloc has put together, say).
-static id<MTLBuffer> qi__mtl_share(const qi__mtl_device *d, uintptr_t data, size_t size, uintptr_t *begin) {
+NS_RETURNS_RETAINED static id<MTLBuffer> qi__mtl_share(const qi__mtl_device *d, uintptr_t data, size_t size, uintptr_t *base) {
   uintptr_t page = qi__mtl_page(), end = (data + size + page - 1) / page * page;
-  *begin = data / page * page;
-  return [d->device newBufferWithBytesNoCopy:(void *)*begin
-                                      length:end - *begin
+  *base = data / page * page;
+  return [d->device newBufferWithBytesNoCopy:(void *)*base
+                                      length:end - *base
                                      options:MTLResourceStorageModeShared
                                  deallocator:nil];
 }
 
 // A buffer with a copy, aligned as the memory is.
-static id<MTLBuffer> qi__mtl_copy(const qi__mtl_device *d, uintptr_t data, size_t size, uintptr_t *begin) {
-  *begin = data / 16 * 16;
-  id<MTLBuffer> buffer = [d->device newBufferWithLength:data - *begin + size options:MTLResourceStorageModeShared];
-  if (buffer) memcpy((char *)buffer.contents + (data - *begin), (const void *)data, size);
+NS_RETURNS_RETAINED static id<MTLBuffer> qi__mtl_copy(const qi__mtl_device *d, uintptr_t data, size_t size, uintptr_t *base) {
+  *base = data / 16 * 16;
+  id<MTLBuffer> buffer = [d->device newBufferWithLength:data - *base + size options:MTLResourceStorageModeShared];
+  if (buffer) memcpy((char *)buffer.contents + (data - *base), (const void *)data, size);
   return buffer;
 }
 
 static qi_result qi__mtl_map(void *device, const void *data, size_t size, qi_error *err) {
   qi__mtl_device *d = (qi__mtl_device *)device;
-  uintptr_t begin;
+  uintptr_t begin = (uintptr_t)data, base;
   if (d->n_ranges == QI__MTL_RANGES) return qi__mtl_fail(err, QI_ERR_LIMIT, "weights lie in too many places", nil);
   if (d->mapped + size > d->device.recommendedMaxWorkingSetSize)
     return qi__mtl_fail(err, QI_ERR_OOM, "the weights are more than the GPU can hold", nil);
-  id<MTLBuffer> buffer = qi__mtl_share(d, (uintptr_t)data, size, &begin);
-  if (!buffer) buffer = qi__mtl_copy(d, (uintptr_t)data, size, &begin);
+  id<MTLBuffer> buffer = qi__mtl_share(d, begin, size, &base);
+  if (!buffer) buffer = qi__mtl_copy(d, begin, size, &base);
   if (!buffer) return qi__mtl_fail(err, QI_ERR_OOM, "no buffer for weights", nil);
   d->mapped += size;
   d->ranges[d->n_ranges].begin = begin;
-  d->ranges[d->n_ranges].end = (uintptr_t)data + size;
+  d->ranges[d->n_ranges].end = begin + size;
+  d->ranges[d->n_ranges].base = base;
   d->ranges[d->n_ranges++].buffer = buffer;
   return QI_OK;
 }
@@ -252,7 +255,7 @@ static void *qi__mtl_alloc(void *queue, size_t size) {
   if (r == q->blocks + QI__MTL_BLOCKS) return NULL;
   r->buffer = [q->device->device newBufferWithLength:size options:MTLResourceStorageModeShared];
   if (!r->buffer) return NULL;
-  r->begin = (uintptr_t)r->buffer.contents;
+  r->begin = r->base = (uintptr_t)r->buffer.contents;
   r->end = r->begin + size;
   return r->buffer.contents;
 }
@@ -296,7 +299,7 @@ static uint32_t qi__mtl_bind(qi__mtl_encoder *e, const void *data, const void *o
     e->failed = true;
     return 0;
   }
-  uintptr_t offset = p - r->begin, rest = offset % align;
+  uintptr_t offset = p - r->base, rest = offset % align;
   [e->encoder setBuffer:r->buffer offset:offset - rest atIndex:index];
   return (uint32_t)rest;
 }

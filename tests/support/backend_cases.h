@@ -136,7 +136,7 @@ GW_FN void bc_expect_model(const bc_model *c, qi_kv_type kv_type, const qi_backe
 
 // ---- sessions ----
 
-// Bits do not depend on chunks, nor on where slices of time end.
+// Bits do not depend on chunks, for prompts and for what is generated, nor on where slices of time end.
 GW_FN void bc_expect_slices(const qi_backend *backend) {
   rm_desc d = rm_llama();
   d.n_layers = 3;
@@ -148,6 +148,14 @@ GW_FN void bc_expect_slices(const qi_backend *backend) {
   size_t n_vocab = (size_t)run_n_vocab(p.device), n = BC_PROMPT * n_vocab;
   float *want = bc_run(p.device, &sd, 0, 7, ids), *got = bc_run(p.device, &sd, 5, 7, ids);
   run_expect_bits(got, want, n, "chunks of 5", "against one");
+  for (int chunk = 0; chunk < 2; chunk++) {
+    qi_session *generated = run_session(p.device, &sd);
+    run_decode(generated, p.device, ids, BC_PROMPT, chunk ? 1 : 7, 0, true, chunk ? got : want);
+    qi_session_close(generated);
+  }
+  run_expect_bits(got, want, n, "generated one at a time", "against seven");
+  free(want);
+  want = bc_run(p.device, &sd, 0, 7, ids);
   qi_session *s = run_session(p.device, &sd);
   qi_decode_token *t = run_tokens(ids, BC_PROMPT, 0, false);
   RUN_OK(qi_decode_begin(s, t, BC_PROMPT, &err), err);
