@@ -10329,8 +10329,8 @@ QI__FN QI__AVX512_VNNI void qi__dot_row_q6_k_avx512(const qi__dot_q8_args *a) { 
 
 #if defined(QI__X86_64)
 
-// One function a format, and the choice between them. They take the first rows of activations, and return how many: always 1, or, of
-// formats that most models have, 1, 2 or 4. `any` is for formats with blocks of 256 that have no case above.
+// One function a format, and the choice between them. They take the first rows of activations, and return how many: always 1, or,
+// of formats that most models have, 1, 2 or 4. `any` is for formats with blocks of 256 that have no case above.
 #define QI__DOT_N(isa, vnni, ID, n) qi__dot_rows_avx2(ID, vnni, qi__words_##isa, qi__step_bytes_##isa, n, a)
 #define QI__DOT_ONE(isa, target, vnni, name, ID) \
   QI__FN target size_t qi__dot_rows_##name##_##isa(const qi__dot_q8_args *a) { \

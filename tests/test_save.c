@@ -541,7 +541,8 @@ static void test_grammar(void **state) {
   qi_error err = {QI_OK, ""};
   qi_token ids[2][20];
   char text[2][512];
-  constrained from = open_constrained(&rm, nested), to = open_constrained(&rm, nested), other = open_constrained(&rm, "root ::= .*");
+  constrained from = open_constrained(&rm, nested), to = open_constrained(&rm, nested);
+  constrained other = open_constrained(&rm, "root ::= .*");
   qi_session_desc sd = text_desc(1);
   qi_session *plain = run_session(rm.m, &sd);
   size_t most_stacks = 0;

@@ -122,7 +122,8 @@ static bool load_texts(job *j) {
   size_t size_vocab = 0;
   char *text = train_read_file(j->c.train, &size), *held_out = text ? train_read_file(j->c.held_out, &size_held_out) : NULL;
   char *pieces = held_out ? train_read_file(j->c.vocab_text ? j->c.vocab_text : j->c.train, &size_vocab) : NULL;
-  bool good = pieces && train_vocab_learn(&j->vocab, pieces, size_vocab < LEARN_FROM ? size_vocab : LEARN_FROM, j->c.config.n_vocab);
+  if (size_vocab > LEARN_FROM) size_vocab = LEARN_FROM;
+  bool good = pieces && train_vocab_learn(&j->vocab, pieces, size_vocab, j->c.config.n_vocab);
   free(pieces);
   gw_file file;
   memset(&file, 0, sizeof file);
