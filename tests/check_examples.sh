@@ -79,6 +79,23 @@ exits 1 ./logits -m absent.gguf --ids bad_ids.txt -o out.f32
 exits 1 ./logits -m absent.gguf --ids empty.txt -o out.f32
 exits 1 ./logits -m absent.gguf --ids ids.txt -o out.f32
 
+exits 2 ./embedded a 1 b
+tale=$(./embedded "Tale: The Lost Bell" 3 2>err)
+expect "embedded: one program of less than 4 MB" test "$(wc -c <embedded)" -lt 4000000
+expect "embedded: a tale that has its title and an end" grep -qE '^Tale: The Lost Bell.*[.!?"]$' <<<"$(tr '\n' ' ' <<<"$tale" | sed 's/ *$//')"
+if [ "$tale" = "$(./generate -m "$top/models/tales.gguf" -p "Tale: The Lost Bell" --path integer --seed 3 --top-k 0 --top-p 1 \
+  --min-p 0.05 2>err)" ]; then
+  ok "embedded: the words of generate"
+else not_ok "embedded: the words of generate"; fi
+expect "embed compiles" $cc -O1 -std=c11 -Wall -Wextra -Werror "$top/tools/embed.c" -o embed
+exits 2 ./embed
+exits 1 ./embed absent.gguf
+./embed "$top/models/tales.gguf" >model_bytes.h
+expect "embedded compiles with the model as an array" $cc -O1 -std=c11 -DMODEL_ARRAY -DQI_NO_SIMD -I. \
+  "$top/examples/embedded.c" -o array -lm -lpthread
+if [ "$tale" = "$(./array "Tale: The Lost Bell" 3 2>err)" ]; then ok "embedded: the same words from an array"
+else not_ok "embedded: the same words from an array"; fi
+
 if [ ! -f "$model" ]; then
   skip "running a model (no ../shared/models)"
   done_checking
