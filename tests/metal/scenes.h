@@ -72,12 +72,27 @@ GW_FN float *mt_take_out(mt_scene *s, size_t n) {
   return s->out = mt_take_floats(s, n);
 }
 
-// distinct: rows that are quantised; the others are copies.
-GW_FN qi_op_matrix mt_take_matrix(mt_scene *s, qi_format format, size_t n_rows, size_t n_cols, size_t distinct, bool bias) {
+// The least alignment that Metal takes of a format's rows.
+GW_FN size_t mt_align(qi_format format) {
+  switch (format) {
+  case QI_FORMAT_F16:
+  case QI_FORMAT_BF16: return 8;
+  case QI_FORMAT_QINS8: return 4;
+  case QI_FORMAT_Q4_0:
+  case QI_FORMAT_Q8_0:
+  case QI_FORMAT_Q6_K:
+  case QI_FORMAT_TQ2_0: return 2;
+  default: return 16;
+  }
+}
+
+// distinct: rows that are quantised; the others are copies. `off`: not aligned better than it must be.
+GW_FN qi_op_matrix mt_take_matrix(mt_scene *s, qi_format format, size_t n_rows, size_t n_cols, size_t distinct, bool bias,
+                                  bool off) {
   size_t n = distinct * n_cols, bytes = qi_format_bytes(format, n), tail = (size_t)qi_format_get(format)->tail_bytes;
   size_t row_bytes = qi__row_bytes(format, n_cols);
   float *values = (float *)malloc(n * sizeof *values);
-  char *data = (char *)mt_take(s, bytes + (n_rows - distinct) * row_bytes);
+  char *data = (char *)mt_take(s, bytes + (n_rows - distinct) * row_bytes + 16) + (off ? mt_align(format) : 0);
   qi__bound bound;
   qi_op_matrix w;
   memset(&w, 0, sizeof w);
@@ -105,7 +120,7 @@ GW_FN qi_op_matrix mt_take_matrix(mt_scene *s, qi_format format, size_t n_rows, 
 GW_FN void mt_build_product(mt_scene *s, const mt_case *c) {
   s->op.kind = QI_OP_PRODUCT;
   s->op.n = c->n;
-  s->op.of.product.w = mt_take_matrix(s, c->format, c->n_rows, c->n_cols, c->repeat ? 1 : c->n_rows, c->bias);
+  s->op.of.product.w = mt_take_matrix(s, c->format, c->n_rows, c->n_cols, c->repeat ? 1 : c->n_rows, c->bias, c->add);
   s->op.of.product.x = mt_take_floats(s, c->n * c->n_cols);
   s->op.of.product.y = mt_take_out(s, c->n * c->n_rows);
   s->op.of.product.add = c->add;
@@ -122,7 +137,7 @@ GW_FN void mt_build_embed(mt_scene *s, const mt_case *c) {
   s->op.kind = QI_OP_EMBED;
   s->op.n = 3;
   s->op.of.embed.rows = mt_take_rows(s, 3);
-  s->op.of.embed.w = mt_take_matrix(s, c->format, 20, c->n_cols, 20, false);
+  s->op.of.embed.w = mt_take_matrix(s, c->format, 20, c->n_cols, 20, false, true);
   s->op.of.embed.y = mt_take_out(s, 3 * c->n_cols);
 }
 

@@ -18,11 +18,12 @@ typedef struct fake_options {
   uint64_t working_set; // recommendedMaxWorkingSetSize
   int fail_at, n_calls; // of the calls that can fail (device, queue, buffer, library, function, pipeline, command buffer, encoder,
                         // execution) that one does; 0 = none
+  const char *failed;   // which kind that was
 } fake_options;
 extern fake_options fake;
 void fake_reset(void); // defaults: an M1 that does all that is asked
 
-bool fake_fails(void);
+bool fake_fails(const char *what);
 // The host file did what Metal forbids.
 __attribute__((format(printf, 1, 2), noreturn)) void fake_fail(const char *format, ...);
 // Objects that are still there, by class, to standard output if `print`; returns their number.

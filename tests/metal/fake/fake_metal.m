@@ -18,10 +18,14 @@ fake_options fake;
 __attribute__((constructor)) void fake_reset(void) {
   const char *threads = getenv("FAKE_MAX_THREADS"); // the thread sanitizer tells 256 apart
   const fake_options o = {false, 7, 0, false, false, 0, threads && *threads ? (size_t)atoi(threads) : 1024, (size_t)1 << 34,
-                          (uint64_t)12 << 30, 0, 0};
+                          (uint64_t)12 << 30, 0, 0, ""};
   fake = o;
 }
-bool fake_fails(void) { return __atomic_add_fetch(&fake.n_calls, 1, __ATOMIC_RELAXED) == fake.fail_at; }
+bool fake_fails(const char *what) {
+  if (__atomic_add_fetch(&fake.n_calls, 1, __ATOMIC_RELAXED) != fake.fail_at) return false;
+  fake.failed = what;
+  return true;
+}
 
 static void set_error(NSError **error, NSInteger code, const char *text) {
   if (error) *error = [[FKError errorWithCode:code text:text] autorelease];
@@ -97,7 +101,7 @@ static void set_error(NSError **error, NSInteger code, const char *text) {
 
 @implementation FKLibrary
 - (id<MTLFunction>)newFunctionWithName:(NSString *)name {
-  const msl_entry *entry = fake_fails() ? NULL : msl_find(lib, name.UTF8String);
+  const msl_entry *entry = fake_fails("function") ? NULL : msl_find(lib, name.UTF8String);
   if (!entry) return nil;
   FKFunction *f = [FKFunction new];
   f->library = [self retain];
@@ -300,7 +304,7 @@ static void work_release(fk_work *w) {
 - (id<MTLComputeCommandEncoder>)computeCommandEncoderWithDispatchType:(MTLDispatchType)type {
   if (open) fake_fail("a second encoder while one is open");
   if (state != MTLCommandBufferStatusNotEnqueued) fake_fail("an encoder of a command buffer that was committed");
-  if (fake_fails()) return nil;
+  if (fake_fails("encoder")) return nil;
   open = [FKEncoder new];
   open->owner = self;
   open->concurrent = type == MTLDispatchTypeConcurrent;
@@ -374,7 +378,7 @@ static void *work_run(void *arg) {
     w->first = b->next;
     if (!w->first) w->last = nil;
     pthread_mutex_unlock(&w->mutex);
-    bool failed = fake_fails();
+    bool failed = fake_fails("execution");
     if (failed) b->why = [FKError errorWithCode:2 text:"Caused GPU Timeout Error (injected)"];
     else [b run];
     pthread_mutex_lock(&w->mutex);
@@ -396,7 +400,7 @@ static void *work_run(void *arg) {
 @end
 @implementation FKQueue
 - (id<MTLCommandBuffer>)commandBuffer {
-  if (fake_fails()) return nil;
+  if (fake_fails("command buffer")) return nil;
   FKCommandBuffer *b = [FKCommandBuffer new];
   b->work = work;
   __atomic_add_fetch(&work->refs, 1, __ATOMIC_RELAXED);
@@ -438,7 +442,7 @@ static void *work_run(void *arg) {
   return family > 1000 && family <= 1000 + fake.family;
 }
 - (id<MTLCommandQueue>)newCommandQueue {
-  if (fake_fails()) return nil;
+  if (fake_fails("queue")) return nil;
   FKQueue *q = [FKQueue new];
   q->work = calloc(1, sizeof *q->work);
   q->work->refs = 2;
@@ -449,7 +453,7 @@ static void *work_run(void *arg) {
 }
 - (FKBuffer *)bufferOf:(void *)data length:(NSUInteger)length options:(MTLResourceOptions)options {
   if (!length) fake_fail("a buffer of no bytes");
-  if (length > fake.max_buffer || fake_fails()) return nil;
+  if (length > fake.max_buffer || fake_fails(data ? "sharing" : "buffer")) return nil;
   FKBuffer *b = [FKBuffer new];
   b->size = length;
   b->options = options;
@@ -477,7 +481,7 @@ static void *work_run(void *arg) {
 - (id<MTLLibrary>)newLibraryWithSource:(NSString *)source options:(MTLCompileOptions *)options error:(NSError **)error {
   char *log = NULL;
   bool fast = fake.fast_math || !options || options->fast;
-  msl_lib *lib = fake_fails() ? NULL : msl_compile(source.UTF8String, "", fast, &log);
+  msl_lib *lib = fake_fails("library") ? NULL : msl_compile(source.UTF8String, "", fast, &log);
   if (!lib) set_error(error, 3, log ? log : "injected");
   free(log);
   if (!lib) return nil;
@@ -487,7 +491,7 @@ static void *work_run(void *arg) {
 }
 - (id<MTLComputePipelineState>)newComputePipelineStateWithFunction:(id<MTLFunction>)function error:(NSError **)error {
   if (!function) fake_fail("a pipeline of no function");
-  if (fake_fails()) {
+  if (fake_fails("pipeline")) {
     set_error(error, 2, "injected");
     return nil;
   }
@@ -500,4 +504,4 @@ static void *work_run(void *arg) {
 }
 @end
 
-id<MTLDevice> MTLCreateSystemDefaultDevice(void) { return fake.no_device || fake_fails() ? nil : [FKDevice new]; }
+id<MTLDevice> MTLCreateSystemDefaultDevice(void) { return fake.no_device || fake_fails("device") ? nil : [FKDevice new]; }
