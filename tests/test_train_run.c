@@ -75,6 +75,19 @@ static void test_corpus_is_well_formed(void **state) {
   free(text);
 }
 
+static void test_a_small_cast(void **state) {
+  (void)state;
+  static tales t;
+  assert_true(tales_open(&t));
+  t.cast = 4;
+  for (uint64_t i = 0; i < 300; i++) {
+    const char *text = tales_document(&t, 6, i);
+    for (size_t k = 4; k < TALES_COUNT(tales_women); k++)
+      if (strstr(text, tales_women[k]) && strlen(tales_women[k]) > 4) fail_msg("%s: %s", tales_women[k], text);
+  }
+  tales_close(&t);
+}
+
 // ---- training ----
 
 typedef struct fixture {
@@ -217,6 +230,22 @@ static void test_threads_and_checkpoints_keep_the_bits(void **state) {
   assert_memory_equal(f.loop.m.params, whole, bytes);
   now.rate = 1; // other settings are refused
   assert_false(train_load_checkpoint(&f.loop, &now, &h, path, &step));
+  now.rate = f.loop.rate;
+  now.steps = f.loop.steps = 20; // another number of steps will do
+  step = 0;
+  assert_true(train_load_checkpoint(&f.loop, &now, &h, path, &step));
+  assert_int_equal(step, 4);
+  train_model longer; // the weights alone, for another context
+  train_config c = f.loop.m.c;
+  c.n_ctx = 96;
+  assert_true(train_model_init(&longer, &c, 1));
+  assert_true(train_load_weights(&longer, path));
+  assert_memory_equal(longer.params, f.loop.m.params, bytes);
+  train_model_free(&longer);
+  c.n_ff = 52;
+  assert_true(train_model_init(&longer, &c, 1));
+  assert_false(train_load_weights(&longer, path));
+  train_model_free(&longer);
   snprintf(path, sizeof path, "%s/plot.svg", dir);
   assert_true(train_plot(&h, 40, 6, "title", path));
   size_t size = 0;
@@ -300,6 +329,7 @@ static void test_the_file_is_the_model(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_corpus_is_the_same_everywhere), cmocka_unit_test(test_corpus_is_well_formed),
+      cmocka_unit_test(test_a_small_cast),
       cmocka_unit_test(test_text_to_tokens),                cmocka_unit_test(test_loss_falls_as_recorded),
       cmocka_unit_test(test_threads_and_checkpoints_keep_the_bits), cmocka_unit_test(test_the_file_is_the_model),
   };
