@@ -9458,7 +9458,7 @@ QI__INLINE QI__AVX2 void qi__panel_row_avx2(qi_format id, const qi__q8_plan *pla
   __m128i scale = _mm_packs_epi16(first, first);
   __m128i min = _mm_packs_epi16(_mm256_castsi256_si128(s.min), _mm256_extracti128_si256(s.min, 1)); // one for each 16 codes
   if (f->group == 16) scale = _mm_unpacklo_epi8(scale, _mm_packs_epi16(second, second));
-  else min = _mm_shuffle_epi8(min, _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, -1, -1, -1, -1, -1, -1, -1, -1));
+  else min = _mm_shuffle_epi8(min, _mm_setr_epi32(0x06040200, 0x0e0c0a08, -1, -1));
   _mm_storeu_si128((__m128i *)(void *)rows->scale[r], scale);
   _mm_storeu_si128((__m128i *)(void *)(rows->scale[r] + 16), min);
   QI__UNROLL for (int g = 0; g < 8; g++)
