@@ -128,10 +128,8 @@ static void print_speed(const qi_session *s, const qi_model *m) {
   double generated = st.generate_seconds > 0 ? (double)n / st.generate_seconds : 0;
   fprintf(stderr, "prompt: %llu tokens, %.1f tokens/s; ", (unsigned long long)st.n_prompt, prompt);
   fprintf(stderr, "generated: %llu tokens, %.1f tokens/s ", (unsigned long long)n, generated);
-  if (info.backend[0]) fprintf(stderr, "(%s, %s)
-", info.backend, info.device);
-  else fprintf(stderr, "(%d threads, %s)
-", st.n_threads, qi_isa_name(st.isa));
+  if (info.backend[0]) fprintf(stderr, "(%s, %s)\n", info.backend, info.device);
+  else fprintf(stderr, "(%d threads, %s)\n", st.n_threads, qi_isa_name(st.isa));
   print_guessing(&st);
 }
 
