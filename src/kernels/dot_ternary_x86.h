@@ -23,12 +23,12 @@ QI__INLINE QI__AVX2 int32_t qi__sum_i32_avx2(__m256i v) {
 
 // ---- one row of activations: blocks of a pair of weight rows ----
 
-// Fetches what is used 8 KB later, as much as block b of both rows, into the second-level cache: the first has too few misses at a
-// time for the bandwidth of the memory, and what the processor fetches of its own accord ends with a page. Never faults, also
-// beyond the matrix.
+// Fetches what is used QI__FETCH_AHEAD later, as much as block b of both rows, into the second-level cache: the first has too few
+// misses at a time for the bandwidth of the memory, and what the processor fetches of its own accord ends with a page. Never
+// faults, also beyond the matrix.
 QI__INLINE QI__AVX2 void qi__prefetch_far_avx2(const qi__ternary_pair *p, size_t b) {
   size_t n = QI__TERNARY_PAIR * (size_t)p->f->info.block_bytes;
-  uintptr_t ahead = (uintptr_t)p->w[0] + b * n + 8192;
+  uintptr_t ahead = (uintptr_t)p->w[0] + b * n + QI__FETCH_AHEAD;
   QI__UNROLL for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(ahead + i), _MM_HINT_T1);
 }
 

@@ -10,14 +10,15 @@
 // 63 * 127 * 4 = 32004: two registers of sums are packed into one before they are multiplied by their scales. What it costs to take
 // codes apart decides, so activations are brought, once for all weight rows, into the order in which registers get codes.
 
-// Of eight blocks at w, fetches what lies 8 KB behind block b into the second-level cache, each line of it: what the processor
-// fetches of its own accord ends with a page and is too late for kernels as fast as these. Never faults, also beyond the matrix. No
-// compiler may move fetches from here: GCC puts those of eight blocks into one burst, which leaves no room for other misses (15
-// GB/s a thread of Zen 4 in place of 26).
+// Of eight blocks at w, fetches what lies QI__FETCH_AHEAD behind block b into the second-level cache, each line of it: what the
+// processor fetches of its own accord ends with a page and is too late for kernels as fast as these. Never faults, also beyond the
+// matrix. No compiler may move fetches from here: GCC puts those of eight blocks into one burst, which leaves no room for other
+// misses (15 GB/s a thread of Zen 4 in place of 26).
 QI__INLINE QI__AVX2 void qi__row_k_fetch_avx2(const uint8_t *w, size_t size, int b) {
   const size_t line = QI__CACHE_LINE, first = (size * (size_t)b + line - 1) / line * line, end = size * (size_t)(b + 1);
   __asm__ volatile("");
-  QI__UNROLL for (size_t at = first; at < end; at += line) _mm_prefetch((const char *)((uintptr_t)w + at + 8192), _MM_HINT_T1);
+  uintptr_t ahead = (uintptr_t)w + QI__FETCH_AHEAD;
+  QI__UNROLL for (size_t at = first; at < end; at += line) _mm_prefetch((const char *)(ahead + at), _MM_HINT_T1);
 }
 
 #define QI__ROW_K_SLICE 32 // blocks of a row that are taken at a time by all weight rows
