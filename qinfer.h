@@ -4818,10 +4818,11 @@ QI__FN void qi__quantize(qi_format format, const float *src, uint8_t *dst, size_
 // place in a page get in each other's way (Q4_K, one thread of Zen 4: 32 tokens/s with 8192, 42 with 10240, 25 without fetching).
 #define QI__FETCH_AHEAD 10240
 
-// Asks for the cache line of an address, which need not be sound.
+// Asks for the cache line of an address, which need not be sound. Into the second level: more lines can be on their way to it than
+// to the first, which is full soon besides (Zen 4, one thread, attention over 8000 positions in float32: 22 GB/s instead of 14).
 QI__INLINE void qi__prefetch(const void *p) {
 #if defined(__GNUC__)
-  __builtin_prefetch(p);
+  __builtin_prefetch(p, 0, 2);
 #else
   (void)p;
 #endif
@@ -4847,15 +4848,19 @@ QI__INLINE QI__AVX2 float qi__sum_lanes_avx2(__m256 v) {
   return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));
 }
 
-// Eight halves at p + i, or floats, as float32; `half` is a constant where this is inlined.
-QI__INLINE QI__AVX2 __m256 qi__load_kv_avx2(const void *p, size_t i, bool half) {
-  if (half) return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)((const uint16_t *)p + i)));
-  return _mm256_loadu_ps((const float *)p + i);
+// Elements i.. of type F32, F16 or BF16 as float32: a register of them. `type` is a constant where this is inlined.
+QI__INLINE QI__AVX2 __m256 qi__load_kv_avx2(const void *p, size_t i, qi_kv_type type) {
+  if (type == QI_KV_F32) return _mm256_loadu_ps((const float *)p + i);
+  __m128i x = _mm_loadu_si128((const __m128i *)(const void *)((const uint16_t *)p + i));
+  if (type == QI_KV_F16) return _mm256_cvtph_ps(x);
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
 }
 
-QI__INLINE QI__AVX512 __m512 qi__load_kv_avx512(const void *p, size_t i, bool half) {
-  if (half) return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)((const uint16_t *)p + i)));
-  return _mm512_loadu_ps((const float *)p + i);
+QI__INLINE QI__AVX512 __m512 qi__load_kv_avx512(const void *p, size_t i, qi_kv_type type) {
+  if (type == QI_KV_F32) return _mm512_loadu_ps((const float *)p + i);
+  __m256i x = _mm256_loadu_si256((const __m256i *)(const void *)((const uint16_t *)p + i));
+  if (type == QI_KV_F16) return _mm512_cvtph_ps(x);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
 }
 
 // qi__sum_lanes of four registers.
@@ -4875,10 +4880,11 @@ QI__INLINE QI__AVX512 __mmask16 qi__tail_mask_avx512(size_t n) { return (__mmask
 
 #if defined(QI__ARM64)
 
-// Four halves or floats at p + i as float32.
-QI__INLINE float32x4_t qi__load_kv_neon(const void *p, size_t i, bool half) {
-  if (half) return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)p + i)));
-  return vld1q_f32((const float *)p + i);
+QI__INLINE float32x4_t qi__load_kv_neon(const void *p, size_t i, qi_kv_type type) {
+  if (type == QI_KV_F32) return vld1q_f32((const float *)p + i);
+  uint16x4_t x = vld1_u16((const uint16_t *)p + i);
+  if (type == QI_KV_F16) return vcvt_f32_f16(vreinterpret_f16_u16(x));
+  return vreinterpretq_f32_u32(vshll_n_u16(x, 16));
 }
 #endif
 
@@ -5139,7 +5145,7 @@ QI__FN QI__AVX512 void qi__kv_key_floats_avx512(const qi__kv_layout *l, const in
                                                 float *k) {
   for (size_t j = 0; j < (n + 15) / 16; j++, k += 16 * l->dim_k)
     for (size_t g = 0; g < l->groups_k; g++, codes += 512, scale += 16) {
-      const __m512 scales = qi__load_kv_avx512(scale, 0, true);
+      const __m512 scales = qi__load_kv_avx512(scale, 0, QI_KV_F16);
       for (size_t i = 32 * g; i < qi__min_size(32 * g + 32, l->dim_k); i++) {
         __m512i four = _mm512_loadu_si512((const void *)(codes + i % 32 / 4 * 64));
         four = _mm512_srai_epi32(_mm512_sll_epi32(four, _mm_cvtsi32_si128((int)(24 - 8 * (i % 4)))), 24);
@@ -5580,12 +5586,12 @@ QI__FN void qi__to_f16_neon(const float *x, size_t n, uint16_t *y) {
 // can be split over threads piece by piece, and rows that go through a piece together get what each would get alone.
 #define QI__ATTENTION_PIECE 256
 
-// Keys and values of one head of one sequence at consecutive positions of a page, in float32 or float16.
+// Keys and values of one head of one sequence at consecutive positions of a page.
 typedef struct qi__kv_run {
   const void *k; // [(n + 15) / 16][head_dim_k][16]: the first position is a multiple of 16; what lies beyond the last is ignored
   const void *v; // [n, head_dim_v]
   size_t n;      // at most QI__ATTENTION_PIECE
-  bool half;
+  qi_kv_type type; // F32, F16 or BF16
   const void *next; // keys that are wanted next, or any other memory: fetched while values are multiplied
 } qi__kv_run;
 
@@ -5593,11 +5599,13 @@ typedef struct qi__kv_run {
 //   scores: g query row, t element of the head, lane a position     values: g query row, t position, lane an element of the head
 // Query rows are heads that share a key/value head, of one or several tokens: what is loaded and converted serves several of them.
 
-// Element i; `half` is a constant where this is inlined.
-QI__INLINE float qi__kv_value(const void *p, size_t i, bool half) {
-  return half ? qi__f16_to_f32(((const uint16_t *)p)[i]) : ((const float *)p)[i];
+// Element i; `type` is a constant where this is inlined.
+QI__INLINE float qi__kv_value(const void *p, size_t i, qi_kv_type type) {
+  if (type == QI_KV_F32) return ((const float *)p)[i];
+  uint16_t x = ((const uint16_t *)p)[i];
+  return type == QI_KV_F16 ? qi__f16_to_f32(x) : qi__bf16_to_f32(x);
 }
-QI__INLINE const void *qi__kv_at(const void *p, size_t i, bool half) { return (const uint8_t *)p + i * (half ? 2 : 4); }
+QI__INLINE const void *qi__kv_at(const void *p, size_t i, qi_kv_type type) { return (const uint8_t *)p + qi__kv_size(type, i); }
 
 // score[g * QI__ATTENTION_PIECE + j] = dot(q[g], k[j])      g < n_q, q: [n_q, dim], j < n rounded up to QI__KEY_BLOCK
 // Scores from n on are whatever memory gives.
@@ -5607,7 +5615,7 @@ QI__FN void qi__attention_scores_ref(const float *q, size_t n_q, const qi__kv_ru
       for (size_t l = 0; l < QI__KEY_BLOCK; l++) score[j + l] = 0;
       for (size_t t = 0; t < dim; t++)
         for (size_t l = 0; l < QI__KEY_BLOCK; l++)
-          score[j + l] = fmaf(q[t], qi__kv_value(run->k, j * dim + t * QI__KEY_BLOCK + l, run->half), score[j + l]);
+          score[j + l] = fmaf(q[t], qi__kv_value(run->k, j * dim + t * QI__KEY_BLOCK + l, run->type), score[j + l]);
     }
 }
 
@@ -5620,34 +5628,40 @@ QI__INLINE void qi__attention_mask(float *score, size_t begin, size_t end, size_
   for (size_t j = end; j < n; j++) score[j] = -INFINITY;
 }
 
-// *max = greatest score of begin..end-1 (NaN counts as none); score[j] = exp(score[j] - *max) there and 0 elsewhere; returns their
-// sum. Both run in lanes of j % 8. begin < end <= n, n a multiple of 16.
-QI__FN float qi__attention_softmax_ref(float *score, size_t begin, size_t end, size_t n, float *max) {
-  float lane[8] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY, -INFINITY};
-  qi__attention_mask(score, begin, end, n);
-  for (size_t j = 0; j < n; j++) lane[j % 8] = qi__greater(score[j], lane[j % 8]);
-  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
-  *max = lane[0];
-  memset(lane, 0, sizeof lane);
-  for (size_t j = 0; j < n; j++) {
-    score[j] = qi__exp_ref(score[j] - *max);
-    lane[j % 8] += score[j];
+// For each of n_q rows of scores: max[g] = greatest score of begin..end-1 (NaN counts as none); score[g, j] = exp(score[g, j] -
+// max[g]) there and 0 elsewhere; sum[g] = their sum. Both run in 16 lanes of j % 16 that are folded in halves, the sum's last eight
+// as qi__sum_lanes does. begin < end <= n, n a multiple of 16.
+QI__FN void qi__attention_softmax_ref(float *score, size_t n_q, size_t begin, size_t end, size_t n, float *max, float *sum) {
+  for (size_t g = 0; g < n_q; g++, score += QI__ATTENTION_PIECE) {
+    float lane[16];
+    qi__attention_mask(score, begin, end, n);
+    for (int l = 0; l < 16; l++) lane[l] = -INFINITY;
+    for (size_t j = 0; j < n; j++) lane[j % 16] = qi__greater(score[j], lane[j % 16]);
+    for (int w = 8; w > 0; w /= 2)
+      for (int l = 0; l < w; l++) lane[l] = qi__greater(lane[l + w], lane[l]);
+    max[g] = lane[0];
+    memset(lane, 0, sizeof lane);
+    for (size_t j = 0; j < n; j++) {
+      score[j] = qi__exp_ref(score[j] - max[g]);
+      lane[j % 16] += score[j];
+    }
+    for (int l = 0; l < 8; l++) lane[l] += lane[l + 8];
+    sum[g] = qi__sum_lanes(lane);
   }
-  return qi__sum_lanes(lane);
 }
 
 // Elements from i = first on.
-QI__INLINE void qi__attention_values_from(const float *weight, size_t n_q, const void *v, size_t n, size_t dim, bool half,
+QI__INLINE void qi__attention_values_from(const float *weight, size_t n_q, const void *v, size_t n, size_t dim, qi_kv_type type,
                                           size_t first, float *out) {
   for (size_t g = 0; g < n_q; g++, weight += QI__ATTENTION_PIECE, out += dim)
     for (size_t j = 0; j < n; j++)
-      for (size_t i = first; i < dim; i++) out[i] = fmaf(weight[j], qi__kv_value(v, j * dim + i, half), out[i]);
+      for (size_t i = first; i < dim; i++) out[i] = fmaf(weight[j], qi__kv_value(v, j * dim + i, type), out[i]);
 }
 
 // out[g * dim + i] += sum_j weight[g * QI__ATTENTION_PIECE + j] * v[j, i]      begin <= j < end, one chain that begins with `out`
 QI__FN void qi__attention_values_ref(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
                                      float *out) {
-  qi__attention_values_from(weight + begin, n_q, qi__kv_at(run->v, begin * dim, run->half), end - begin, dim, run->half, 0, out);
+  qi__attention_values_from(weight + begin, n_q, qi__kv_at(run->v, begin * dim, run->type), end - begin, dim, run->type, 0, out);
 }
 
 // Of query rows, [n] each: running maximum and sum of exponentials; what the values so far and those of the last piece are
@@ -5700,25 +5714,25 @@ QI__INLINE qi__attention_product qi__attention_scores_of(const float *q, size_t 
 
 QI__INLINE qi__attention_product qi__attention_values_of(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin,
                                                          size_t end, size_t dim, size_t lanes, float *out) {
-  const void *v = qi__kv_at(run->v, begin * dim, run->half);
+  const void *v = qi__kv_at(run->v, begin * dim, run->type);
   qi__attention_product p = {weight + begin, QI__ATTENTION_PIECE, n_q, v, dim, 16, dim / lanes, end - begin, run->next, out, dim};
   return p;
 }
 
 // What is left of values when all registers are done.
-QI__INLINE void qi__attention_values_rest(const qi__attention_product *p, size_t lanes, bool half) {
+QI__INLINE void qi__attention_values_rest(const qi__attention_product *p, size_t lanes, qi_kv_type type) {
   if (p->n_r * lanes < p->b_step)
-    qi__attention_values_from(p->a, p->n_q, p->b, p->n, p->b_step, half, p->n_r * lanes, p->out);
+    qi__attention_values_from(p->a, p->n_q, p->b, p->n, p->b_step, type, p->n_r * lanes, p->out);
 }
 
 // Values come into the cache while scores are computed, the next keys while values are: row t of a tile fetches as many bytes of
 // `ahead` as it reads. The CPU's own prefetching begins anew with each block, which costs a third of the speed.
-QI__INLINE void qi__attention_fetch(const void *ahead, size_t t, int lanes, bool half) {
-  const int bytes = lanes * (half ? 2 : 4);
+QI__INLINE void qi__attention_fetch(const void *ahead, size_t t, int lanes, qi_kv_type type) {
+  const int bytes = (int)qi__kv_size(type, (size_t)lanes);
   QI__UNROLL for (int i = 0; i < bytes; i += QI__CACHE_LINE) qi__prefetch((const uint8_t *)ahead + t * (size_t)bytes + i);
 }
 
-// A tile of n_q query rows from g on, times n_r registers from r on, has its sums in registers. Its sizes, `half` and `go_on` (sums
+// A tile of n_q query rows from g on, times n_r registers from r on, has its sums in registers. Its sizes, `type` and `go_on` (sums
 // begin with what is in `out`, not with 0) are constants where it is inlined. No sum depends on the sizes.
 
 #if defined(QI__X86_64)
@@ -5726,10 +5740,10 @@ QI__INLINE void qi__attention_fetch(const void *ahead, size_t t, int lanes, bool
 // ---- AVX2 ----
 
 // n_q * n_r <= 8
-QI__INLINE QI__AVX2 void qi__attention_tile_avx2(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r, bool half,
-                                                 bool go_on) {
+QI__INLINE QI__AVX2 void qi__attention_tile_avx2(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r,
+                                                 qi_kv_type type, bool go_on) {
   const float *a = p->a + g * p->a_stride;
-  const void *b = qi__kv_at(p->b, r / 2 * p->b_next + r % 2 * 8, half), *ahead = qi__kv_at(p->ahead, r * 8 * p->n, half);
+  const void *b = qi__kv_at(p->b, r / 2 * p->b_next + r % 2 * 8, type), *ahead = qi__kv_at(p->ahead, r * 8 * p->n, type);
   float *out = p->out + g * p->out_stride + 8 * r;
   const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
   __m256 sum[4][8];
@@ -5737,9 +5751,9 @@ QI__INLINE QI__AVX2 void qi__attention_tile_avx2(const qi__attention_product *p,
     sum[i][c] = go_on ? _mm256_loadu_ps(out + (size_t)i * p->out_stride + 8 * c) : _mm256_setzero_ps();
   for (size_t t = 0; t < p->n; t++) {
     __m256 row[8];
-    qi__attention_fetch(ahead, t, n_r * 8, half);
+    qi__attention_fetch(ahead, t, n_r * 8, type);
     QI__UNROLL for (int c = 0; c < n_r; c++)
-      row[c] = qi__load_kv_avx2(b, t * b_step + (size_t)(c / 2) * b_next + (size_t)(c % 2 * 8), half);
+      row[c] = qi__load_kv_avx2(b, t * b_step + (size_t)(c / 2) * b_next + (size_t)(c % 2 * 8), type);
     QI__UNROLL for (int i = 0; i < n_q; i++) {
       __m256 v = _mm256_broadcast_ss(a + (size_t)i * a_stride + t);
       QI__UNROLL for (int c = 0; c < n_r; c++) sum[i][c] = _mm256_fmadd_ps(v, row[c], sum[i][c]);
@@ -5749,52 +5763,68 @@ QI__INLINE QI__AVX2 void qi__attention_tile_avx2(const qi__attention_product *p,
     _mm256_storeu_ps(out + (size_t)i * p->out_stride + 8 * c, sum[i][c]);
 }
 
-QI__INLINE QI__AVX2 void qi__attention_tiles_avx2(const qi__attention_product *p, bool half, bool go_on) {
+QI__INLINE QI__AVX2 void qi__attention_tiles_avx2(const qi__attention_product *p, qi_kv_type type, bool go_on) {
   for (size_t g = 0, rows; g < p->n_q; g += rows) {
     rows = p->n_q - g >= 4 ? 4 : p->n_q - g >= 2 ? 2 : 1;
     for (size_t r = 0, regs; r < p->n_r; r += regs) {
       regs = p->n_r - r >= 8 / rows ? 8 / rows : p->n_r - r >= 2 ? 2 : 1;
-      if (rows == 4 && regs == 2) qi__attention_tile_avx2(p, g, r, 4, 2, half, go_on);
-      else if (rows == 4) qi__attention_tile_avx2(p, g, r, 4, 1, half, go_on);
-      else if (rows == 2 && regs == 4) qi__attention_tile_avx2(p, g, r, 2, 4, half, go_on);
-      else if (rows == 2 && regs == 2) qi__attention_tile_avx2(p, g, r, 2, 2, half, go_on);
-      else if (rows == 2) qi__attention_tile_avx2(p, g, r, 2, 1, half, go_on);
-      else if (regs == 8) qi__attention_tile_avx2(p, g, r, 1, 8, half, go_on);
-      else if (regs == 2) qi__attention_tile_avx2(p, g, r, 1, 2, half, go_on);
-      else qi__attention_tile_avx2(p, g, r, 1, 1, half, go_on);
+      if (rows == 4 && regs == 2) qi__attention_tile_avx2(p, g, r, 4, 2, type, go_on);
+      else if (rows == 4) qi__attention_tile_avx2(p, g, r, 4, 1, type, go_on);
+      else if (rows == 2 && regs == 4) qi__attention_tile_avx2(p, g, r, 2, 4, type, go_on);
+      else if (rows == 2 && regs == 2) qi__attention_tile_avx2(p, g, r, 2, 2, type, go_on);
+      else if (rows == 2) qi__attention_tile_avx2(p, g, r, 2, 1, type, go_on);
+      else if (regs == 8) qi__attention_tile_avx2(p, g, r, 1, 8, type, go_on);
+      else if (regs == 2) qi__attention_tile_avx2(p, g, r, 1, 2, type, go_on);
+      else qi__attention_tile_avx2(p, g, r, 1, 1, type, go_on);
     }
   }
 }
 
+QI__INLINE QI__AVX2 void qi__attention_product_avx2(const qi__attention_product *p, qi_kv_type type, bool go_on) {
+  if (type == QI_KV_F16) qi__attention_tiles_avx2(p, QI_KV_F16, go_on);
+  else if (type == QI_KV_BF16) qi__attention_tiles_avx2(p, QI_KV_BF16, go_on);
+  else qi__attention_tiles_avx2(p, QI_KV_F32, go_on);
+}
+
 QI__FN QI__AVX2 void qi__attention_scores_avx2(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
   qi__attention_product p = qi__attention_scores_of(q, n_q, run, dim, 8, score);
-  if (run->half) qi__attention_tiles_avx2(&p, true, false);
-  else qi__attention_tiles_avx2(&p, false, false);
+  qi__attention_product_avx2(&p, run->type, false);
 }
 
 QI__FN QI__AVX2 void qi__attention_values_avx2(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end,
                                                size_t dim, float *out) {
   qi__attention_product p = qi__attention_values_of(weight, n_q, run, begin, end, dim, 8, out);
-  if (run->half) qi__attention_tiles_avx2(&p, true, true);
-  else qi__attention_tiles_avx2(&p, false, true);
-  qi__attention_values_rest(&p, 8, run->half);
+  qi__attention_product_avx2(&p, run->type, true);
+  qi__attention_values_rest(&p, 8, run->type);
 }
 
-QI__FN QI__AVX2 float qi__attention_softmax_avx2(float *score, size_t begin, size_t end, size_t n, float *max) {
-  float lane[8];
-  __m256 most = _mm256_set1_ps(-INFINITY), sum = _mm256_setzero_ps();
-  qi__attention_mask(score, begin, end, n);
-  for (size_t j = 0; j < n; j += 8) most = _mm256_max_ps(_mm256_loadu_ps(score + j), most);
-  _mm256_storeu_ps(lane, most);
-  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
-  *max = lane[0];
-  most = _mm256_set1_ps(*max);
-  for (size_t j = 0; j < n; j += 8) {
-    __m256 e = qi__exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(score + j), most));
-    _mm256_storeu_ps(score + j, e);
-    sum = _mm256_add_ps(sum, e);
+// The greatest of eight lanes, folded in halves.
+QI__INLINE QI__AVX2 float qi__greatest_avx2(__m256 v) {
+  __m128 a = _mm_max_ps(_mm256_extractf128_ps(v, 1), _mm256_castps256_ps128(v));
+  a = _mm_max_ps(_mm_movehl_ps(a, a), a);
+  return _mm_cvtss_f32(_mm_max_ss(_mm_shuffle_ps(a, a, 1), a));
+}
+
+QI__FN QI__AVX2 void qi__attention_softmax_avx2(float *score, size_t n_q, size_t begin, size_t end, size_t n, float *max,
+                                                float *sum) {
+  for (size_t g = 0; g < n_q; g++, score += QI__ATTENTION_PIECE) {
+    __m256 most[2], total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    qi__attention_mask(score, begin, end, n);
+    most[0] = most[1] = _mm256_set1_ps(-INFINITY);
+    for (size_t j = 0; j < n; j += 16) {
+      most[0] = _mm256_max_ps(_mm256_loadu_ps(score + j), most[0]);
+      most[1] = _mm256_max_ps(_mm256_loadu_ps(score + j + 8), most[1]);
+    }
+    max[g] = qi__greatest_avx2(_mm256_max_ps(most[1], most[0]));
+    const __m256 minus = _mm256_set1_ps(max[g]);
+    for (size_t j = 0; j < n; j += 16)
+      QI__UNROLL for (int i = 0; i < 2; i++) {
+        __m256 e = qi__exp_avx2(_mm256_sub_ps(_mm256_loadu_ps(score + j + 8 * i), minus));
+        _mm256_storeu_ps(score + j + 8 * i, e);
+        total[i] = _mm256_add_ps(total[i], e);
+      }
+    sum[g] = qi__sum_lanes_avx2(_mm256_add_ps(total[0], total[1]));
   }
-  return qi__sum_lanes_avx2(sum);
 }
 
 QI__FN QI__AVX2 void qi__attention_join_avx2(const float *max, const float *sum, size_t n, const qi__softmax_state *all) {
@@ -5829,9 +5859,9 @@ QI__FN QI__AVX2 void qi__attention_blend_avx2(const float *piece, const float *k
 
 // n_q * n_r <= 16
 QI__INLINE QI__AVX512 void qi__attention_tile_avx512(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r,
-                                                     bool half, bool go_on) {
+                                                     qi_kv_type type, bool go_on) {
   const float *a = p->a + g * p->a_stride;
-  const void *b = qi__kv_at(p->b, r * p->b_next, half), *ahead = qi__kv_at(p->ahead, r * 16 * p->n, half);
+  const void *b = qi__kv_at(p->b, r * p->b_next, type), *ahead = qi__kv_at(p->ahead, r * 16 * p->n, type);
   float *out = p->out + g * p->out_stride + 16 * r;
   const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
   __m512 sum[8][4];
@@ -5839,8 +5869,8 @@ QI__INLINE QI__AVX512 void qi__attention_tile_avx512(const qi__attention_product
     sum[i][c] = go_on ? _mm512_loadu_ps(out + (size_t)i * p->out_stride + 16 * c) : _mm512_setzero_ps();
   for (size_t t = 0; t < p->n; t++) {
     __m512 row[4];
-    qi__attention_fetch(ahead, t, n_r * 16, half);
-    QI__UNROLL for (int c = 0; c < n_r; c++) row[c] = qi__load_kv_avx512(b, t * b_step + (size_t)c * b_next, half);
+    qi__attention_fetch(ahead, t, n_r * 16, type);
+    QI__UNROLL for (int c = 0; c < n_r; c++) row[c] = qi__load_kv_avx512(b, t * b_step + (size_t)c * b_next, type);
     QI__UNROLL for (int i = 0; i < n_q; i++) {
       __m512 v = _mm512_set1_ps(a[(size_t)i * a_stride + t]);
       QI__UNROLL for (int c = 0; c < n_r; c++) sum[i][c] = _mm512_fmadd_ps(v, row[c], sum[i][c]);
@@ -5850,76 +5880,102 @@ QI__INLINE QI__AVX512 void qi__attention_tile_avx512(const qi__attention_product
     _mm512_storeu_ps(out + (size_t)i * p->out_stride + 16 * c, sum[i][c]);
 }
 
-QI__INLINE QI__AVX512 void qi__attention_tiles_avx512(const qi__attention_product *p, bool half, bool go_on) {
+QI__INLINE QI__AVX512 void qi__attention_tiles_avx512(const qi__attention_product *p, qi_kv_type type, bool go_on) {
   for (size_t g = 0, rows; g < p->n_q; g += rows) {
     size_t left = p->n_q - g;
     rows = left >= 8 ? 8 : left == 7 || left == 4 ? 4 : left >= 3 ? 3 : left; // 5 = 3 + 2, 6 = 3 + 3
     for (size_t r = 0, regs; r < p->n_r; r += regs) {
       regs = rows == 8 ? 2 : 4;
       if (p->n_r - r < regs) regs = 1;
-      if (rows == 8 && regs == 2) qi__attention_tile_avx512(p, g, r, 8, 2, half, go_on);
-      else if (rows == 8) qi__attention_tile_avx512(p, g, r, 8, 1, half, go_on);
-      else if (rows == 4 && regs == 4) qi__attention_tile_avx512(p, g, r, 4, 4, half, go_on);
-      else if (rows == 4) qi__attention_tile_avx512(p, g, r, 4, 1, half, go_on);
-      else if (rows == 3 && regs == 4) qi__attention_tile_avx512(p, g, r, 3, 4, half, go_on);
-      else if (rows == 3) qi__attention_tile_avx512(p, g, r, 3, 1, half, go_on);
-      else if (rows == 2 && regs == 4) qi__attention_tile_avx512(p, g, r, 2, 4, half, go_on);
-      else if (rows == 2) qi__attention_tile_avx512(p, g, r, 2, 1, half, go_on);
-      else if (regs == 4) qi__attention_tile_avx512(p, g, r, 1, 4, half, go_on);
-      else qi__attention_tile_avx512(p, g, r, 1, 1, half, go_on);
+      if (rows == 8 && regs == 2) qi__attention_tile_avx512(p, g, r, 8, 2, type, go_on);
+      else if (rows == 8) qi__attention_tile_avx512(p, g, r, 8, 1, type, go_on);
+      else if (rows == 4 && regs == 4) qi__attention_tile_avx512(p, g, r, 4, 4, type, go_on);
+      else if (rows == 4) qi__attention_tile_avx512(p, g, r, 4, 1, type, go_on);
+      else if (rows == 3 && regs == 4) qi__attention_tile_avx512(p, g, r, 3, 4, type, go_on);
+      else if (rows == 3) qi__attention_tile_avx512(p, g, r, 3, 1, type, go_on);
+      else if (rows == 2 && regs == 4) qi__attention_tile_avx512(p, g, r, 2, 4, type, go_on);
+      else if (rows == 2) qi__attention_tile_avx512(p, g, r, 2, 1, type, go_on);
+      else if (regs == 4) qi__attention_tile_avx512(p, g, r, 1, 4, type, go_on);
+      else qi__attention_tile_avx512(p, g, r, 1, 1, type, go_on);
     }
   }
 }
 
+QI__INLINE QI__AVX512 void qi__attention_product_avx512(const qi__attention_product *p, qi_kv_type type, bool go_on) {
+  if (type == QI_KV_F16) qi__attention_tiles_avx512(p, QI_KV_F16, go_on);
+  else if (type == QI_KV_BF16) qi__attention_tiles_avx512(p, QI_KV_BF16, go_on);
+  else qi__attention_tiles_avx512(p, QI_KV_F32, go_on);
+}
+
 QI__FN QI__AVX512 void qi__attention_scores_avx512(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
   qi__attention_product p = qi__attention_scores_of(q, n_q, run, dim, 16, score);
-  if (run->half) qi__attention_tiles_avx512(&p, true, false);
-  else qi__attention_tiles_avx512(&p, false, false);
+  qi__attention_product_avx512(&p, run->type, false);
 }
 
 // Elements that do not fill a register are done as in AVX2.
 QI__FN QI__AVX512 void qi__attention_values_avx512(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end,
                                                    size_t dim, float *out) {
   qi__attention_product p = qi__attention_values_of(weight, n_q, run, begin, end, dim, 16, out);
-  if (run->half) qi__attention_tiles_avx512(&p, true, true);
-  else qi__attention_tiles_avx512(&p, false, true);
+  qi__attention_product_avx512(&p, run->type, true);
   if (dim % 16 == 0) return;
   qi__attention_product rest = p;
-  rest.b = qi__kv_at(p.b, dim / 16 * 16, run->half);
+  rest.b = qi__kv_at(p.b, dim / 16 * 16, run->type);
   rest.out = out + dim / 16 * 16;
   rest.n_r = dim % 16 / 8;
-  if (rest.n_r) run->half ? qi__attention_tiles_avx2(&rest, true, true) : qi__attention_tiles_avx2(&rest, false, true);
+  if (rest.n_r) qi__attention_product_avx2(&rest, run->type, true);
   p.n_r = dim / 8;
-  qi__attention_values_rest(&p, 8, run->half);
+  qi__attention_values_rest(&p, 8, run->type);
 }
 
-// The maximum stays in eight lanes: which of two zeros it is depends on them.
-QI__FN QI__AVX512 float qi__attention_softmax_avx512(float *score, size_t begin, size_t end, size_t n, float *max) {
-  float lane[8];
-  __m256 most = _mm256_set1_ps(-INFINITY), sum = _mm256_setzero_ps();
-  qi__attention_mask(score, begin, end, n);
-  for (size_t j = 0; j < n; j += 8) most = _mm256_max_ps(_mm256_loadu_ps(score + j), most);
-  _mm256_storeu_ps(lane, most);
-  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
-  *max = lane[0];
-  const __m512 minus = _mm512_set1_ps(*max);
-  for (size_t j = 0; j < n; j += 16) {
-    __m512 e = qi__exp_avx512(_mm512_sub_ps(_mm512_loadu_ps(score + j), minus));
-    _mm512_storeu_ps(score + j, e);
-    sum = _mm256_add_ps(sum, _mm512_castps512_ps256(e));
-    sum = _mm256_add_ps(sum, _mm512_extractf32x8_ps(e, 1));
+QI__INLINE QI__AVX512 float qi__greatest_avx512(__m512 v) {
+  return qi__greatest_avx2(_mm256_max_ps(_mm512_extractf32x8_ps(v, 1), _mm512_castps512_ps256(v)));
+}
+
+// Rows at once: a row alone waits for its own maximum.
+QI__INLINE QI__AVX512 void qi__attention_softmax_rows_avx512(float *score, int rows, size_t n, float *max, float *sum) {
+  __m512 most[4], total[4];
+  QI__UNROLL for (int r = 0; r < rows; r++) most[r] = _mm512_set1_ps(-INFINITY), total[r] = _mm512_setzero_ps();
+  for (size_t j = 0; j < n; j += 16)
+    QI__UNROLL for (int r = 0; r < rows; r++)
+      most[r] = _mm512_max_ps(_mm512_loadu_ps(score + r * QI__ATTENTION_PIECE + j), most[r]);
+  QI__UNROLL for (int r = 0; r < rows; r++) {
+    max[r] = qi__greatest_avx512(most[r]);
+    most[r] = _mm512_set1_ps(max[r]);
   }
-  return qi__sum_lanes_avx2(sum);
+  for (size_t j = 0; j < n; j += 16)
+    QI__UNROLL for (int r = 0; r < rows; r++) {
+      float *at = score + r * QI__ATTENTION_PIECE + j;
+      __m512 e = qi__exp_avx512(_mm512_sub_ps(_mm512_loadu_ps(at), most[r]));
+      _mm512_storeu_ps(at, e);
+      total[r] = _mm512_add_ps(total[r], e);
+    }
+  QI__UNROLL for (int r = 0; r < rows; r++)
+    sum[r] = qi__sum_lanes_avx2(_mm256_add_ps(_mm512_castps512_ps256(total[r]), _mm512_extractf32x8_ps(total[r], 1)));
+}
+
+QI__FN QI__AVX512 void qi__attention_softmax_avx512(float *score, size_t n_q, size_t begin, size_t end, size_t n, float *max,
+                                                    float *sum) {
+  size_t g = 0;
+  for (; g < n_q; g++) qi__attention_mask(score + g * QI__ATTENTION_PIECE, begin, end, n);
+  for (g = 0; g + 4 <= n_q; g += 4) qi__attention_softmax_rows_avx512(score + g * QI__ATTENTION_PIECE, 4, n, max + g, sum + g);
+  for (; g < n_q; g++) qi__attention_softmax_rows_avx512(score + g * QI__ATTENTION_PIECE, 1, n, max + g, sum + g);
 }
 
 #if defined(QI__HAS_AVX512_BF16)
 
 // ---- panels for the matrix unit ----
 
+// qi__load_kv_avx512 of some lanes, 0 in the others, which are not read.
+QI__INLINE QI__AVX512 __m512 qi__load_lanes_avx512(const void *p, __mmask16 mask, qi_kv_type type) {
+  if (type == QI_KV_F32) return _mm512_maskz_loadu_ps(mask, p);
+  __m256i x = _mm256_maskz_loadu_epi16(mask, p);
+  return type == QI_KV_F16 ? _mm512_cvtph_ps(x) : _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+
 // Lanes of b as weight rows of a panel of kernels/bf16.h: panel[t / 2][lane][t % 2] = b[t, lane] rounded to bfloat16, t < n rounded
 // up to 32, lane < 16; 0 where t >= n or lane >= n_lanes. `finite`: what is infinite or NaN becomes the greatest number, so that a
 // weight of 0 takes it away.
-QI__FN QI__AVX512_BF16 void qi__attention_panel_avx512(const void *b, size_t b_step, size_t n, size_t n_lanes, bool half,
+QI__FN QI__AVX512_BF16 void qi__attention_panel_avx512(const void *b, size_t b_step, size_t n, size_t n_lanes, qi_kv_type type,
                                                        bool finite, uint16_t *panel) {
   static const uint16_t pairs[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                      8,  24, 9,  25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
@@ -5929,8 +5985,7 @@ QI__FN QI__AVX512_BF16 void qi__attention_panel_avx512(const void *b, size_t b_s
   for (size_t t = 0; t < (n + 31) / 32 * 32; t += 2, panel += 32) {
     __m512 two[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     for (size_t i = 0; i < 2 && t + i < n; i++) {
-      const void *row = qi__kv_at(b, (t + i) * b_step, half);
-      two[i] = half ? _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, row)) : _mm512_maskz_loadu_ps(mask, row);
+      two[i] = qi__load_lanes_avx512(qi__kv_at(b, (t + i) * b_step, type), mask, type);
       if (finite) two[i] = _mm512_max_ps(_mm512_min_ps(two[i], most), least);
     }
     __m512i both = (__m512i)_mm512_cvtne2ps_pbh(two[1], two[0]);
@@ -5945,10 +6000,10 @@ QI__FN QI__AVX512_BF16 void qi__attention_panel_avx512(const void *b, size_t b_s
 #if defined(QI__ARM64)
 
 // n_q * n_r <= 16
-QI__INLINE void qi__attention_tile_neon(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r, bool half,
+QI__INLINE void qi__attention_tile_neon(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r, qi_kv_type type,
                                         bool go_on) {
   const float *a = p->a + g * p->a_stride;
-  const void *b = qi__kv_at(p->b, r / 4 * p->b_next + r % 4 * 4, half), *ahead = qi__kv_at(p->ahead, r * 4 * p->n, half);
+  const void *b = qi__kv_at(p->b, r / 4 * p->b_next + r % 4 * 4, type), *ahead = qi__kv_at(p->ahead, r * 4 * p->n, type);
   float *out = p->out + g * p->out_stride + 4 * r;
   const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
   float32x4_t sum[4][8];
@@ -5956,9 +6011,9 @@ QI__INLINE void qi__attention_tile_neon(const qi__attention_product *p, size_t g
     sum[i][c] = go_on ? vld1q_f32(out + (size_t)i * p->out_stride + 4 * c) : vdupq_n_f32(0);
   for (size_t t = 0; t < p->n; t++) {
     float32x4_t row[8];
-    qi__attention_fetch(ahead, t, n_r * 4, half);
+    qi__attention_fetch(ahead, t, n_r * 4, type);
     QI__UNROLL for (int c = 0; c < n_r; c++)
-      row[c] = qi__load_kv_neon(b, t * b_step + (size_t)(c / 4) * b_next + (size_t)(c % 4 * 4), half);
+      row[c] = qi__load_kv_neon(b, t * b_step + (size_t)(c / 4) * b_next + (size_t)(c % 4 * 4), type);
     QI__UNROLL for (int i = 0; i < n_q; i++) {
       float32x4_t v = vld1q_dup_f32(a + (size_t)i * a_stride + t);
       QI__UNROLL for (int c = 0; c < n_r; c++) sum[i][c] = vfmaq_f32(sum[i][c], v, row[c]);
@@ -5968,64 +6023,66 @@ QI__INLINE void qi__attention_tile_neon(const qi__attention_product *p, size_t g
     vst1q_f32(out + (size_t)i * p->out_stride + 4 * c, sum[i][c]);
 }
 
-QI__INLINE void qi__attention_tiles_neon(const qi__attention_product *p, bool half, bool go_on) {
+QI__INLINE void qi__attention_tiles_neon(const qi__attention_product *p, qi_kv_type type, bool go_on) {
   for (size_t g = 0, rows; g < p->n_q; g += rows) {
     rows = p->n_q - g >= 4 ? 4 : p->n_q - g >= 2 ? 2 : 1;
     for (size_t r = 0, regs; r < p->n_r; r += regs) {
       regs = rows == 4 ? 4 : 8;
       if (p->n_r - r < regs) regs = 1;
-      if (rows == 4 && regs == 4) qi__attention_tile_neon(p, g, r, 4, 4, half, go_on);
-      else if (rows == 4) qi__attention_tile_neon(p, g, r, 4, 1, half, go_on);
-      else if (rows == 2 && regs == 8) qi__attention_tile_neon(p, g, r, 2, 8, half, go_on);
-      else if (rows == 2) qi__attention_tile_neon(p, g, r, 2, 1, half, go_on);
-      else if (regs == 8) qi__attention_tile_neon(p, g, r, 1, 8, half, go_on);
-      else qi__attention_tile_neon(p, g, r, 1, 1, half, go_on);
+      if (rows == 4 && regs == 4) qi__attention_tile_neon(p, g, r, 4, 4, type, go_on);
+      else if (rows == 4) qi__attention_tile_neon(p, g, r, 4, 1, type, go_on);
+      else if (rows == 2 && regs == 8) qi__attention_tile_neon(p, g, r, 2, 8, type, go_on);
+      else if (rows == 2) qi__attention_tile_neon(p, g, r, 2, 1, type, go_on);
+      else if (regs == 8) qi__attention_tile_neon(p, g, r, 1, 8, type, go_on);
+      else qi__attention_tile_neon(p, g, r, 1, 1, type, go_on);
     }
   }
 }
 
+QI__INLINE void qi__attention_product_neon(const qi__attention_product *p, qi_kv_type type, bool go_on) {
+  if (type == QI_KV_F16) qi__attention_tiles_neon(p, QI_KV_F16, go_on);
+  else if (type == QI_KV_BF16) qi__attention_tiles_neon(p, QI_KV_BF16, go_on);
+  else qi__attention_tiles_neon(p, QI_KV_F32, go_on);
+}
+
 QI__FN void qi__attention_scores_neon(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score) {
   qi__attention_product p = qi__attention_scores_of(q, n_q, run, dim, 4, score);
-  if (run->half) qi__attention_tiles_neon(&p, true, false);
-  else qi__attention_tiles_neon(&p, false, false);
+  qi__attention_product_neon(&p, run->type, false);
 }
 
 QI__FN void qi__attention_values_neon(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
                                       float *out) {
   qi__attention_product p = qi__attention_values_of(weight, n_q, run, begin, end, dim, 4, out);
-  if (run->half) qi__attention_tiles_neon(&p, true, true);
-  else qi__attention_tiles_neon(&p, false, true);
-  qi__attention_values_rest(&p, 4, run->half);
+  qi__attention_product_neon(&p, run->type, true);
+  qi__attention_values_rest(&p, 4, run->type);
 }
 
 // a > b ? a : b in each lane, which FMAX is not for NaN.
 QI__INLINE float32x4_t qi__greater_neon(float32x4_t a, float32x4_t b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
 
-QI__FN float qi__attention_softmax_neon(float *score, size_t begin, size_t end, size_t n, float *max) {
-  float lane[8];
-  float32x4_t low = vdupq_n_f32(-INFINITY), high = low;
-  qi__attention_mask(score, begin, end, n);
-  for (size_t j = 0; j < n; j += 8) {
-    low = qi__greater_neon(vld1q_f32(score + j), low);
-    high = qi__greater_neon(vld1q_f32(score + j + 4), high);
+QI__FN void qi__attention_softmax_neon(float *score, size_t n_q, size_t begin, size_t end, size_t n, float *max, float *sum) {
+  for (size_t g = 0; g < n_q; g++, score += QI__ATTENTION_PIECE) {
+    float lane[8];
+    float32x4_t most[4], total[4];
+    qi__attention_mask(score, begin, end, n);
+    QI__UNROLL for (int i = 0; i < 4; i++) most[i] = vdupq_n_f32(-INFINITY), total[i] = vdupq_n_f32(0);
+    for (size_t j = 0; j < n; j += 16)
+      QI__UNROLL for (int i = 0; i < 4; i++) most[i] = qi__greater_neon(vld1q_f32(score + j + 4 * i), most[i]);
+    vst1q_f32(lane, qi__greater_neon(qi__greater_neon(most[3], most[1]), qi__greater_neon(most[2], most[0])));
+    for (int w = 2; w > 0; w /= 2)
+      for (int l = 0; l < w; l++) lane[l] = qi__greater(lane[l + w], lane[l]);
+    max[g] = lane[0];
+    const float32x4_t minus = vdupq_n_f32(max[g]);
+    for (size_t j = 0; j < n; j += 16)
+      QI__UNROLL for (int i = 0; i < 4; i++) {
+        float32x4_t e = qi__exp_neon(vsubq_f32(vld1q_f32(score + j + 4 * i), minus));
+        vst1q_f32(score + j + 4 * i, e);
+        total[i] = vaddq_f32(total[i], e);
+      }
+    vst1q_f32(lane, vaddq_f32(total[0], total[2]));
+    vst1q_f32(lane + 4, vaddq_f32(total[1], total[3]));
+    sum[g] = qi__sum_lanes(lane);
   }
-  vst1q_f32(lane, low);
-  vst1q_f32(lane + 4, high);
-  for (int l = 1; l < 8; l++) lane[0] = qi__greater(lane[l], lane[0]);
-  *max = lane[0];
-  float32x4_t most = vdupq_n_f32(*max);
-  low = high = vdupq_n_f32(0);
-  for (size_t j = 0; j < n; j += 8) {
-    float32x4_t a = qi__exp_neon(vsubq_f32(vld1q_f32(score + j), most));
-    float32x4_t b = qi__exp_neon(vsubq_f32(vld1q_f32(score + j + 4), most));
-    vst1q_f32(score + j, a);
-    vst1q_f32(score + j + 4, b);
-    low = vaddq_f32(low, a);
-    high = vaddq_f32(high, b);
-  }
-  vst1q_f32(lane, low);
-  vst1q_f32(lane + 4, high);
-  return qi__sum_lanes(lane);
 }
 
 QI__FN void qi__attention_join_neon(const float *max, const float *sum, size_t n, const qi__softmax_state *all) {
@@ -8167,17 +8224,25 @@ QI__FN void qi__attention_scores_q8_ref(const qi__kv_queries *q, size_t first, s
 #define QI__ATTENTION_WEIGHT 32767.0f
 #define QI__ATTENTION_LEAST 0x1p-100f // below it weights count as zero: their inverse would not be finite
 
-// out[j] = round(weight[j] * scale[j] * (32767 / max)), ties to even, max the greatest of the products; returns what a weight of 1
-// stands for. j < n, a multiple of 16. NaN, also that of what is not stored, becomes 0.
-QI__FN float qi__attention_weights_ref(const float *weight, const float *scale, size_t n, int16_t *out) {
-  float max = 0;
-  for (size_t j = 0; j < n; j++) max = qi__greater(weight[j] * scale[j], max);
-  float inverse = max > QI__ATTENTION_LEAST ? QI__ATTENTION_WEIGHT / max : 0;
-  for (size_t j = 0; j < n; j++) {
-    float product = weight[j] * scale[j], x = qi__greater(product * inverse, 0);
-    out[j] = (int16_t)qi__round_even(x < QI__ATTENTION_WEIGHT ? x : QI__ATTENTION_WEIGHT);
+// What the products of a row of weights are multiplied by, `max` the greatest of them; *unit becomes what a weight of 1 stands for.
+QI__INLINE float qi__attention_inverse(float max, float *unit) {
+  bool counts = max > QI__ATTENTION_LEAST;
+  *unit = counts ? max * (1.0f / QI__ATTENTION_WEIGHT) : 0;
+  return counts ? QI__ATTENTION_WEIGHT / max : 0;
+}
+
+// For each of n_q rows: out[g, j] = round(weight[g, j] * scale[j] * (32767 / max)), ties to even, max the greatest of the row's
+// products; unit[g] = what a weight of 1 stands for. j < n, a multiple of 16. NaN, also that of what is not stored, becomes 0.
+QI__FN void qi__attention_weights_ref(const float *weight, size_t n_q, const float *scale, size_t n, int16_t *out, float *unit) {
+  for (size_t g = 0; g < n_q; g++, weight += QI__ATTENTION_PIECE, out += QI__ATTENTION_PIECE) {
+    float max = 0;
+    for (size_t j = 0; j < n; j++) max = qi__greater(weight[j] * scale[j], max);
+    float inverse = qi__attention_inverse(max, &unit[g]);
+    for (size_t j = 0; j < n; j++) {
+      float product = weight[j] * scale[j], x = qi__greater(product * inverse, 0);
+      out[j] = (int16_t)qi__round_even(x < QI__ATTENTION_WEIGHT ? x : QI__ATTENTION_WEIGHT);
+    }
   }
-  return max > QI__ATTENTION_LEAST ? max * (1.0f / QI__ATTENTION_WEIGHT) : 0;
 }
 
 // sum[g * 32 + i] += sum_j weight[g * QI__ATTENTION_PIECE + j] * codes[j / 2][i][j % 2]      g < n_q, i < 32, j < n rounded up to
@@ -8217,7 +8282,7 @@ QI__INLINE QI__AVX2 void qi__attention_scores8_x86(const qi__kv_queries *q, size
         sum[r] = step(sum[r], size, _mm256_sign_epi8(four, c));
       }
     }
-    __m256 scale = qi__load_kv_avx2(k->scale, block * 16 + j % 16, true);
+    __m256 scale = qi__load_kv_avx2(k->scale, block * 16 + j % 16, QI_KV_F16);
     QI__UNROLL for (int r = 0; r < n_q; r++) {
       __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[r]), scale);
       s[r] = _mm256_fmadd_ps(part, _mm256_set1_ps(d[r]), s[r]);
@@ -8243,26 +8308,26 @@ QI__FN QI__AVX2 void qi__attention_scores_q8_avx2(const qi__kv_queries *q, size_
   qi__attention_scores_q8_x86(q, first, n_q, k, qi__step_bytes_avx2, score);
 }
 
-QI__FN QI__AVX2 float qi__attention_weights_avx2(const float *weight, const float *scale, size_t n, int16_t *out) {
-  __m256 most = _mm256_setzero_ps();
-  float lane[8], max = 0;
-  for (size_t j = 0; j < n; j += 8)
-    most = _mm256_max_ps(_mm256_mul_ps(_mm256_loadu_ps(weight + j), _mm256_loadu_ps(scale + j)), most);
-  _mm256_storeu_ps(lane, most);
-  for (int l = 0; l < 8; l++) max = qi__greater(lane[l], max);
-  const __m256 inverse = _mm256_set1_ps(max > QI__ATTENTION_LEAST ? QI__ATTENTION_WEIGHT / max : 0);
+QI__FN QI__AVX2 void qi__attention_weights_avx2(const float *weight, size_t n_q, const float *scale, size_t n, int16_t *out,
+                                                float *unit) {
   const __m256 top = _mm256_set1_ps(QI__ATTENTION_WEIGHT);
-  for (size_t j = 0; j < n; j += 16) {
-    __m256i part[2];
-    QI__UNROLL for (int i = 0; i < 2; i++) {
-      __m256 x = _mm256_mul_ps(_mm256_loadu_ps(weight + j + 8 * i), _mm256_loadu_ps(scale + j + 8 * i));
-      x = _mm256_max_ps(_mm256_mul_ps(x, inverse), _mm256_setzero_ps());
-      part[i] = _mm256_cvtps_epi32(_mm256_min_ps(x, top));
+  for (size_t g = 0; g < n_q; g++, weight += QI__ATTENTION_PIECE, out += QI__ATTENTION_PIECE) {
+    __m256 most[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (size_t j = 0; j < n; j += 16)
+      QI__UNROLL for (int i = 0; i < 2; i++)
+        most[i] = _mm256_max_ps(_mm256_mul_ps(_mm256_loadu_ps(weight + j + 8 * i), _mm256_loadu_ps(scale + j + 8 * i)), most[i]);
+    const __m256 inverse = _mm256_set1_ps(qi__attention_inverse(qi__greatest_avx2(_mm256_max_ps(most[1], most[0])), &unit[g]));
+    for (size_t j = 0; j < n; j += 16) {
+      __m256i part[2];
+      QI__UNROLL for (int i = 0; i < 2; i++) {
+        __m256 x = _mm256_mul_ps(_mm256_loadu_ps(weight + j + 8 * i), _mm256_loadu_ps(scale + j + 8 * i));
+        x = _mm256_max_ps(_mm256_mul_ps(x, inverse), _mm256_setzero_ps());
+        part[i] = _mm256_cvtps_epi32(_mm256_min_ps(x, top));
+      }
+      __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(part[0], part[1]), 0xd8); // packs work in halves
+      _mm256_storeu_si256((__m256i *)(void *)(out + j), both);
     }
-    __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(part[0], part[1]), 0xd8); // packs work in halves
-    _mm256_storeu_si256((__m256i *)(void *)(out + j), both);
   }
-  return max > QI__ATTENTION_LEAST ? max * (1.0f / QI__ATTENTION_WEIGHT) : 0;
 }
 
 QI__FN QI__AVX2 void qi__attention_scale_avx2(const int32_t *sum, const float *unit, size_t n_q, size_t n, size_t dim, float *out) {
@@ -8319,61 +8384,89 @@ QI__FN QI__AVX_VNNI void qi__attention_values_q8_avx_vnni(const int16_t *weight,
 
 // ---- AVX-512 with VNNI ----
 
-// Keys plus 128 are unsigned; `bias` takes that off again.
+// Keys plus 128 are unsigned; `bias` takes that off again. n_b blocks of 16 positions: what is loaded of a query serves them all.
 QI__INLINE QI__AVX512_VNNI void qi__attention_scores16_avx512(const qi__kv_queries *q, size_t g, int n_q, const qi__kv_codes *k,
-                                                              size_t block, float *score) {
+                                                              size_t block, int n_b, float *score) {
   const __m512i flip = _mm512_set1_epi8((char)0x80);
   const size_t groups = q->groups;
-  __m512 s[8];
-  QI__UNROLL for (int r = 0; r < n_q; r++) s[r] = _mm512_setzero_ps();
+  __m512 s[8][2];
+  QI__UNROLL for (int r = 0; r < n_q; r++) QI__UNROLL for (int c = 0; c < n_b; c++) s[r][c] = _mm512_setzero_ps();
   for (size_t b = 0; b < groups; b++) {
-    const int8_t *codes = k->codes + (block * groups + b) * 512, *mine = q->q + qi__kv_query_codes_at(q, g, b);
-    const size_t at = qi__kv_query_at(q, g, b);
-    const uint8_t *ahead = (const uint8_t *)k->ahead + (block * groups + b) * 512;
-    __m512i sum[8];
-    QI__UNROLL for (int r = 0; r < n_q; r++) sum[r] = _mm512_set1_epi32(q->bias[at + (size_t)r]);
+    const size_t at = qi__kv_query_at(q, g, b), from = block * groups + b;
+    const int8_t *codes = k->codes + from * 512, *mine = q->q + qi__kv_query_codes_at(q, g, b);
+    const uint8_t *ahead = (const uint8_t *)k->ahead + from * 512;
+    __m512i sum[8][2];
+    QI__UNROLL for (int r = 0; r < n_q; r++) QI__UNROLL for (int c = 0; c < n_b; c++)
+      sum[r][c] = _mm512_set1_epi32(q->bias[at + (size_t)r]);
     QI__UNROLL for (size_t t = 0; t < 8; t++) {
-      __m512i c = _mm512_xor_si512(_mm512_loadu_si512((const void *)(codes + 64 * t)), flip);
-      qi__prefetch(ahead + 64 * t);
-      QI__UNROLL for (int r = 0; r < n_q; r++)
-        sum[r] = _mm512_dpbusd_epi32(sum[r], c, _mm512_set1_epi32((int)qi__load_u32(mine + 32 * t + 4 * r)));
+      __m512i key[2];
+      QI__UNROLL for (int c = 0; c < n_b; c++) {
+        size_t offset = (size_t)c * groups * 512 + 64 * t;
+        key[c] = _mm512_xor_si512(_mm512_loadu_si512((const void *)(codes + offset)), flip);
+        qi__prefetch(ahead + offset);
+      }
+      QI__UNROLL for (int r = 0; r < n_q; r++) {
+        const __m512i four = _mm512_set1_epi32((int)qi__load_u32(mine + 32 * t + 4 * r));
+        QI__UNROLL for (int c = 0; c < n_b; c++) sum[r][c] = _mm512_dpbusd_epi32(sum[r][c], key[c], four);
+      }
     }
-    __m512 scale = qi__load_kv_avx512(k->scale, (block * groups + b) * 16, true);
-    QI__UNROLL for (int r = 0; r < n_q; r++) {
-      __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r]), scale);
-      s[r] = _mm512_fmadd_ps(part, _mm512_set1_ps(q->d[at + (size_t)r]), s[r]);
+    QI__UNROLL for (int c = 0; c < n_b; c++) {
+      __m512 scale = qi__load_kv_avx512(k->scale, (from + (size_t)c * groups) * 16, QI_KV_F16);
+      QI__UNROLL for (int r = 0; r < n_q; r++) {
+        __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][c]), scale);
+        s[r][c] = _mm512_fmadd_ps(part, _mm512_set1_ps(q->d[at + (size_t)r]), s[r][c]);
+      }
     }
   }
-  QI__UNROLL for (int r = 0; r < n_q; r++) _mm512_storeu_ps(score + (size_t)r * QI__ATTENTION_PIECE + 16 * block, s[r]);
+  QI__UNROLL for (int r = 0; r < n_q; r++) QI__UNROLL for (int c = 0; c < n_b; c++)
+    _mm512_storeu_ps(score + (size_t)r * QI__ATTENTION_PIECE + 16 * (block + (size_t)c), s[r][c]);
 }
 
 QI__FN QI__AVX512_VNNI void qi__attention_scores_q8_avx512(const qi__kv_queries *q, size_t first, size_t n_q, const qi__kv_codes *k,
                                                            float *score) {
   for (size_t g = 0, rows; g < n_q; g += rows, score += rows * QI__ATTENTION_PIECE) {
     rows = qi__kv_query_rows(first + g, n_q - g, 8);
-    for (size_t block = 0; block < (k->n + 15) / 16; block++) {
-      if (rows == 8) qi__attention_scores16_avx512(q, first + g, 8, k, block, score);
-      else if (rows == 4) qi__attention_scores16_avx512(q, first + g, 4, k, block, score);
-      else if (rows == 2) qi__attention_scores16_avx512(q, first + g, 2, k, block, score);
-      else qi__attention_scores16_avx512(q, first + g, 1, k, block, score);
+    for (size_t block = 0, n = (k->n + 15) / 16, two; block < n; block += 1 + two) {
+      two = rows >= 4 && block + 2 <= n;
+      if (rows == 8 && two) qi__attention_scores16_avx512(q, first + g, 8, k, block, 2, score);
+      else if (rows == 8) qi__attention_scores16_avx512(q, first + g, 8, k, block, 1, score);
+      else if (rows == 4 && two) qi__attention_scores16_avx512(q, first + g, 4, k, block, 2, score);
+      else if (rows == 4) qi__attention_scores16_avx512(q, first + g, 4, k, block, 1, score);
+      else if (rows == 2) qi__attention_scores16_avx512(q, first + g, 2, k, block, 1, score);
+      else qi__attention_scores16_avx512(q, first + g, 1, k, block, 1, score);
     }
   }
 }
 
-QI__FN QI__AVX512_VNNI float qi__attention_weights_avx512(const float *weight, const float *scale, size_t n, int16_t *out) {
-  __m512 most = _mm512_setzero_ps();
-  for (size_t j = 0; j < n; j += 16)
-    most = _mm512_max_ps(_mm512_mul_ps(_mm512_loadu_ps(weight + j), _mm512_loadu_ps(scale + j)), most);
-  float max = _mm512_reduce_max_ps(most);
-  const __m512 inverse = _mm512_set1_ps(max > QI__ATTENTION_LEAST ? QI__ATTENTION_WEIGHT / max : 0);
+// Rows at once: a row alone waits for its own maximum.
+QI__INLINE QI__AVX512 void qi__attention_weights_rows_avx512(const float *weight, int rows, const float *scale, size_t n,
+                                                             int16_t *out, float *unit) {
   const __m512 top = _mm512_set1_ps(QI__ATTENTION_WEIGHT);
+  __m512 most[4];
+  QI__UNROLL for (int r = 0; r < rows; r++) most[r] = _mm512_setzero_ps();
   for (size_t j = 0; j < n; j += 16) {
-    __m512 x = _mm512_mul_ps(_mm512_loadu_ps(weight + j), _mm512_loadu_ps(scale + j));
-    x = _mm512_max_ps(_mm512_mul_ps(x, inverse), _mm512_setzero_ps());
-    __m512i code = _mm512_cvtps_epi32(_mm512_min_ps(x, top));
-    _mm256_storeu_si256((__m256i *)(void *)(out + j), _mm512_cvtepi32_epi16(code));
+    const __m512 scales = _mm512_loadu_ps(scale + j);
+    QI__UNROLL for (int r = 0; r < rows; r++)
+      most[r] = _mm512_max_ps(_mm512_mul_ps(_mm512_loadu_ps(weight + r * QI__ATTENTION_PIECE + j), scales), most[r]);
   }
-  return max > QI__ATTENTION_LEAST ? max * (1.0f / QI__ATTENTION_WEIGHT) : 0;
+  QI__UNROLL for (int r = 0; r < rows; r++)
+    most[r] = _mm512_set1_ps(qi__attention_inverse(qi__greatest_avx512(most[r]), &unit[r]));
+  for (size_t j = 0; j < n; j += 16) {
+    const __m512 scales = _mm512_loadu_ps(scale + j);
+    QI__UNROLL for (int r = 0; r < rows; r++) {
+      __m512 x = _mm512_mul_ps(_mm512_loadu_ps(weight + r * QI__ATTENTION_PIECE + j), scales);
+      x = _mm512_max_ps(_mm512_mul_ps(x, most[r]), _mm512_setzero_ps());
+      __m512i code = _mm512_cvtps_epi32(_mm512_min_ps(x, top));
+      _mm256_storeu_si256((__m256i *)(void *)(out + r * QI__ATTENTION_PIECE + j), _mm512_cvtepi32_epi16(code));
+    }
+  }
+}
+
+QI__FN QI__AVX512 void qi__attention_weights_avx512(const float *weight, size_t n_q, const float *scale, size_t n, int16_t *out,
+                                                    float *unit) {
+  size_t g = 0, row = QI__ATTENTION_PIECE;
+  for (; g + 4 <= n_q; g += 4) qi__attention_weights_rows_avx512(weight + g * row, 4, scale, n, out + g * row, unit + g);
+  for (; g < n_q; g++) qi__attention_weights_rows_avx512(weight + g * row, 1, scale, n, out + g * row, unit + g);
 }
 
 QI__INLINE QI__AVX512_VNNI void qi__attention_values16_avx512(const int16_t *weight, int n_q, const qi__kv_codes *v, int32_t *sum) {
@@ -8427,7 +8520,7 @@ QI__INLINE void qi__attention_scores4_neon(const qi__kv_queries *q, size_t g, in
         sum[r] = dot(sum[r], c, vreinterpretq_s8_s32(four));
       }
     }
-    float32x4_t scale = qi__load_kv_neon(k->scale, block * 16 + j % 16, true);
+    float32x4_t scale = qi__load_kv_neon(k->scale, block * 16 + j % 16, QI_KV_F16);
     QI__UNROLL for (int r = 0; r < n_q; r++) {
       float32x4_t part = vmulq_f32(vcvtq_f32_s32(sum[r]), scale);
       s[r] = vfmaq_n_f32(s[r], part, d[r]);
@@ -8457,19 +8550,20 @@ QI__FN QI__DOTPROD void qi__attention_scores_q8_dotprod(const qi__kv_queries *q,
 }
 
 // FMAX and FMIN are not those of the contract for NaN, hence the comparisons.
-QI__FN float qi__attention_weights_neon(const float *weight, const float *scale, size_t n, int16_t *out) {
-  float32x4_t most = vdupq_n_f32(0);
-  float lane[4], max = 0;
-  for (size_t j = 0; j < n; j += 4) most = qi__greater_neon(vmulq_f32(vld1q_f32(weight + j), vld1q_f32(scale + j)), most);
-  vst1q_f32(lane, most);
-  for (int l = 0; l < 4; l++) max = qi__greater(lane[l], max);
-  const float inverse = max > QI__ATTENTION_LEAST ? QI__ATTENTION_WEIGHT / max : 0;
-  for (size_t j = 0; j < n; j += 4) {
-    float32x4_t x = vmulq_n_f32(vmulq_f32(vld1q_f32(weight + j), vld1q_f32(scale + j)), inverse);
-    x = vminq_f32(qi__greater_neon(x, vdupq_n_f32(0)), vdupq_n_f32(QI__ATTENTION_WEIGHT));
-    vst1_s16(out + j, vmovn_s32(vcvtnq_s32_f32(x)));
+QI__FN void qi__attention_weights_neon(const float *weight, size_t n_q, const float *scale, size_t n, int16_t *out, float *unit) {
+  for (size_t g = 0; g < n_q; g++, weight += QI__ATTENTION_PIECE, out += QI__ATTENTION_PIECE) {
+    float32x4_t most = vdupq_n_f32(0);
+    float lane[4], max = 0;
+    for (size_t j = 0; j < n; j += 4) most = qi__greater_neon(vmulq_f32(vld1q_f32(weight + j), vld1q_f32(scale + j)), most);
+    vst1q_f32(lane, most);
+    for (int l = 0; l < 4; l++) max = qi__greater(lane[l], max);
+    const float inverse = qi__attention_inverse(max, &unit[g]);
+    for (size_t j = 0; j < n; j += 4) {
+      float32x4_t x = vmulq_n_f32(vmulq_f32(vld1q_f32(weight + j), vld1q_f32(scale + j)), inverse);
+      x = vminq_f32(qi__greater_neon(x, vdupq_n_f32(0)), vdupq_n_f32(QI__ATTENTION_WEIGHT));
+      vst1_s16(out + j, vmovn_s32(vcvtnq_s32_f32(x)));
+    }
   }
-  return max > QI__ATTENTION_LEAST ? max * (1.0f / QI__ATTENTION_WEIGHT) : 0;
 }
 
 QI__FN void qi__attention_scale_neon(const int32_t *sum, const float *unit, size_t n_q, size_t n, size_t dim, float *out) {
@@ -12278,11 +12372,11 @@ typedef struct qi__kernels {
   void (*round_bf16)(const float *x, size_t n, float *y);
   void (*to_f16)(const float *x, size_t n, uint16_t *y);
   void (*attention_scores)(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score);
-  float (*attention_softmax)(float *score, size_t begin, size_t end, size_t n, float *max);
+  void (*attention_softmax)(float *score, size_t n_q, size_t begin, size_t end, size_t n, float *max, float *sum);
   void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
                            float *out);
   void (*attention_scores_q8)(const qi__kv_queries *q, size_t first, size_t n_q, const qi__kv_codes *k, float *score);
-  float (*attention_weights)(const float *weight, const float *scale, size_t n, int16_t *out);
+  void (*attention_weights)(const float *weight, size_t n_q, const float *scale, size_t n, int16_t *out, float *unit);
   void (*attention_values_q8)(const int16_t *weight, size_t n_q, const qi__kv_codes *v, int32_t *sum);
   void (*attention_scale)(const int32_t *sum, const float *unit, size_t n_q, size_t n, size_t dim, float *out);
   void (*fp8_floats)(const uint8_t *src, size_t n, float *dst);
@@ -12291,7 +12385,7 @@ typedef struct qi__kernels {
   void (*kv_value_floats)(const qi__kv_layout *l, const int8_t *codes, const uint16_t *scale, size_t n, float *v);
   void (*attention_join)(const float *max, const float *sum, size_t n, const qi__softmax_state *all);
   void (*attention_blend)(const float *piece, const float *keep, const float *add, size_t n, size_t dim, float *values);
-  void (*attention_panel)(const void *b, size_t b_step, size_t n, size_t n_lanes, bool half, bool finite,
+  void (*attention_panel)(const void *b, size_t b_step, size_t n, size_t n_lanes, qi_kv_type type, bool finite,
                           uint16_t *panel); // NULL: prompts have no attention on a matrix unit
   bool matrix_unit;      // bf16 runs on one
   qi__bf16_kernels bf16; // all NULL where there are no such instructions
@@ -20174,7 +20268,7 @@ QI__FN void qi__attend_layout(qi__attend *w, qi__arena *arena, const qi__hparams
   w->total = QI__ARENA_ARRAY(arena, int32_t, integer * QI__KV_GROUP);
   w->unit = QI__ARENA_ARRAY(arena, float, integer);
   w->scale = QI__ARENA_ARRAY(arena, float, QI__ATTENTION_PIECE);
-  bool converted = l->type != QI_KV_F32 && l->type != QI_KV_F16;
+  bool converted = l->type == QI_KV_FP8 || qi__kv_is_integer(l->type);
   w->floats = QI__ARENA_ARRAY(arena, float, converted ? QI__ATTENTION_PIECE * most : 0);
   w->codes = QI__ARENA_ARRAY(arena, int8_t, l->type == QI_KV_Q4 ? groups * QI__KV_PAGE * QI__KV_GROUP : 0);
 }
@@ -20267,19 +20361,17 @@ QI__FN void qi__attend_fetch(const uint8_t *ahead, size_t bytes) {
   for (size_t i = 0; i < bytes; i += QI__CACHE_LINE) qi__prefetch(ahead + i);
 }
 
-// n elements of a float type as F32 or F16 (*half); floats: room for them where they have to be converted; ahead: what is wanted
-// next.
+// n elements of a float type in one that is multiplied (*type); floats: room for them where they have to be converted; ahead: what
+// is wanted next.
 QI__FN const void *qi__attend_floats(const qi__attend *w, const uint8_t *src, size_t n, const uint8_t *ahead, float *floats,
-                                     bool *half) {
-  const qi__kernels *kernels = w->a->kernels;
-  qi_kv_type type = w->a->kv->head.type;
-  *half = type == QI_KV_F16;
-  if (type == QI_KV_F16 || type == QI_KV_F32) return src;
+                                     qi_kv_type *type) {
+  *type = w->a->kv->head.type;
+  if (*type != QI_KV_FP8) return src;
+  *type = QI_KV_F32;
   for (size_t i = 0; i < n; i += QI__ATTEND_CHUNK) {
-    size_t m = qi__min_size(n - i, QI__ATTEND_CHUNK), at = qi__kv_size(type, i);
-    qi__attend_fetch(ahead + at, qi__kv_size(type, m));
-    if (type == QI_KV_BF16) kernels->dequantize[QI_FORMAT_BF16](&qi__formats[QI_FORMAT_BF16], src + at, floats + i, m);
-    else kernels->fp8_floats(src + at, m, floats + i);
+    size_t m = qi__min_size(n - i, QI__ATTEND_CHUNK);
+    qi__attend_fetch(ahead + i, m);
+    w->a->kernels->fp8_floats(src + i, m, floats + i);
   }
   return floats;
 }
@@ -20294,23 +20386,24 @@ QI__FN const int8_t *qi__attend_codes(const qi__attend *w, const uint8_t *src, s
   return w->codes;
 }
 
-// Keys and values of a page as F32 or F16, from any type.
-QI__FN const void *qi__attend_key_floats(const qi__attend *w, const qi__attend_page *page, bool *half) {
+// Keys and values of a page as F32, F16 or BF16, from any type.
+QI__FN const void *qi__attend_key_floats(const qi__attend *w, const qi__attend_page *page, qi_kv_type *type) {
   const qi__kv_layout *l = &w->a->kv->head;
   const uint8_t *k = page->head, *v = k + l->v;
-  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, k, qi__round16(page->n) * l->dim_k, v, w->floats, half);
+  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, k, qi__round16(page->n) * l->dim_k, v, w->floats, type);
   const int8_t *codes = qi__attend_codes(w, k, QI__KV_PAGE * l->groups_k * QI__KV_GROUP, QI__KV_KEY_STEP, v);
   w->a->kernels->kv_key_floats(l, codes, (const uint16_t *)(const void *)(page->head + l->k_scale), page->n, w->floats);
-  *half = false;
+  *type = QI_KV_F32;
   return w->floats;
 }
-QI__FN const void *qi__attend_value_floats(const qi__attend *w, const qi__attend_page *page, float *floats, bool *half) {
+QI__FN const void *qi__attend_value_floats(const qi__attend *w, const qi__attend_page *page, float *floats,
+                                           qi_kv_type *type) {
   const qi__kv_layout *l = &w->a->kv->head;
   const uint8_t *v = page->head + l->v;
-  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, v, page->n * l->dim_v, page->next, floats, half);
+  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, v, page->n * l->dim_v, page->next, floats, type);
   const int8_t *codes = qi__attend_codes(w, v, QI__KV_PAGE * l->groups_v * QI__KV_GROUP, QI__KV_VALUE_STEP, page->next);
   w->a->kernels->kv_value_floats(l, codes, (const uint16_t *)(const void *)(page->head + l->v_scale), page->n, floats);
-  *half = false;
+  *type = QI_KV_F32;
   return floats;
 }
 
@@ -20320,8 +20413,8 @@ QI__FN void qi__attend_scores_float(const qi__attend *w, const qi__attend_piece 
   const qi__kv_layout *l = &w->a->kv->head;
   for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
     qi__attend_page page = qi__attend_get(w, p, at);
-    qi__kv_run run = {NULL, page.head + l->v, page.n, false, NULL};
-    run.k = qi__attend_key_floats(w, &page, &run.half);
+    qi__kv_run run = {NULL, page.head + l->v, page.n, l->type, NULL};
+    run.k = qi__attend_key_floats(w, &page, &run.type);
     if (run.k != page.head) run.v = run.k; // so much would be fetched for nothing
     w->a->kernels->attention_scores(w->q + p->r * w->group * l->dim_k, p->n_r * w->group, &run, l->dim_k, w->score + at);
   }
@@ -20361,8 +20454,8 @@ QI__FN void qi__attend_values_float(const qi__attend *w, const qi__attend_piece 
   memset(values, 0, p->n_r * w->group * l->dim_v * sizeof *values);
   for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
     qi__attend_page page = qi__attend_get(w, p, at);
-    qi__kv_run run = {NULL, NULL, page.n, false, page.next};
-    run.v = qi__attend_value_floats(w, &page, w->floats, &run.half);
+    qi__kv_run run = {NULL, NULL, page.n, l->type, page.next};
+    run.v = qi__attend_value_floats(w, &page, w->floats, &run.type);
     if (run.v != page.head + l->v) run.next = run.v;
     qi__attend_values_page(w, p, &run, at, values);
   }
@@ -20377,6 +20470,7 @@ QI__FN void qi__attend_scores_integer(const qi__attend *w, const qi__attend_piec
     qi__kv_codes k = {NULL, (const uint16_t *)(const void *)(page.head + l->k_scale), page.n, page.head + l->v};
     k.codes = qi__attend_codes(w, page.head, QI__KV_PAGE * l->groups_k * QI__KV_GROUP, QI__KV_KEY_STEP, page.head + l->v);
     if (k.codes == w->codes) k.ahead = k.codes;
+    qi__attend_fetch(page.head + l->v_scale, l->bytes - l->v_scale);
     w->a->kernels->attention_scores_q8(&w->queries, p->r * w->group, p->n_r * w->group, &k, w->score + at);
   }
 }
@@ -20392,6 +20486,7 @@ QI__FN void qi__attend_total(const qi__attend *w, const qi__attend_piece *p, siz
     size_t offset = qi__kv_size(l->type, b * group);
     v.codes = qi__attend_codes(w, page.head + l->v + offset, group, QI__KV_VALUE_STEP, page.next + offset);
     if (v.codes == w->codes) v.ahead = v.codes;
+    if (b == 0) qi__attend_fetch(page.next + l->k_scale, l->v - l->k_scale);
     w->a->kernels->attention_values_q8(w->weight + at, n_q, &v, w->total);
   }
 }
@@ -20405,8 +20500,7 @@ QI__FN void qi__attend_values_integer(const qi__attend *w, const qi__attend_piec
       const uint8_t *scale = qi__attend_get(w, p, at).head + l->v_scale + qi__kv_value_scale_at(0, b) * sizeof(uint16_t);
       kernels->dequantize[QI_FORMAT_F16](&qi__formats[QI_FORMAT_F16], scale, w->scale + at, qi__min_size(QI__KV_PAGE, n - at));
     }
-    for (size_t g = 0; g < n_q; g++)
-      w->unit[g] = kernels->attention_weights(w->score + g * QI__ATTENTION_PIECE, w->scale, n, w->weight + g * QI__ATTENTION_PIECE);
+    kernels->attention_weights(w->score, n_q, w->scale, n, w->weight, w->unit);
     qi__attend_total(w, p, b);
     kernels->attention_scale(w->total, w->unit, n_q, qi__min_size(QI__KV_GROUP, l->dim_v - b * QI__KV_GROUP), l->dim_v,
                              values + b * QI__KV_GROUP);
@@ -20420,12 +20514,12 @@ QI__FN void qi__attend_scores_matrix(const qi__attend *w, const qi__attend_piece
   size_t dim = w->a->h->head_dim_k, width = qi__bf16_width(dim);
   for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
     qi__attend_page page = qi__attend_get(w, p, at);
-    bool half;
-    const void *k = qi__attend_key_floats(w, &page, &half);
+    qi_kv_type type;
+    const void *k = qi__attend_key_floats(w, &page, &type);
     for (size_t j = 0; j < page.n; j += 32) {
       size_t n_keys = qi__min_size(32, qi__round16(page.n - j));
       for (size_t block = 0; block < n_keys; block += 16)
-        kernels->attention_panel(qi__kv_at(k, (j + block) * dim, half), QI__KEY_BLOCK, dim, 16, half, false,
+        kernels->attention_panel(qi__kv_at(k, (j + block) * dim, type), QI__KEY_BLOCK, dim, 16, type, false,
                                  w->panel + block * width);
       qi__bf16_args a = {w->panel, n_keys, width, w->q_bf16, 16 * width, p->r * w->group, p->n_r * w->group, true,
                          w->score + at + j, QI__ATTENTION_PIECE};
@@ -20438,18 +20532,18 @@ QI__FN void qi__attend_values_matrix(const qi__attend *w, const qi__attend_piece
   const qi__kernels *kernels = w->a->kernels;
   size_t dim = w->a->h->head_dim_v, width = qi__bf16_width(p->n), n_q = p->n_r * w->group;
   const void *v[QI__ATTENTION_PIECE / QI__KV_PAGE];
-  bool half = false;
+  qi_kv_type type = QI_KV_F32;
   for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
     qi__attend_page page = qi__attend_get(w, p, at);
-    v[at / QI__KV_PAGE] = qi__attend_value_floats(w, &page, w->floats + (w->floats ? at * dim : 0), &half);
+    v[at / QI__KV_PAGE] = qi__attend_value_floats(w, &page, w->floats + (w->floats ? at * dim : 0), &type);
   }
   for (size_t g = 0; g < n_q; g++) kernels->bf16.pack(w->score + g * QI__ATTENTION_PIECE, width, w->weight_bf16, g);
   for (size_t i = 0; i < dim; i += 32) {
     size_t n_dim = qi__min_size(32, dim - i);
     for (size_t block = 0; block < n_dim; block += 16)
       for (size_t at = 0; at < p->n; at += QI__KV_PAGE)
-        kernels->attention_panel(qi__kv_at(v[at / QI__KV_PAGE], i + block, half), dim, qi__min_size(QI__KV_PAGE, p->n - at),
-                                 qi__min_size(16, n_dim - block), half, true, w->panel + block * width + at * 16);
+        kernels->attention_panel(qi__kv_at(v[at / QI__KV_PAGE], i + block, type), dim, qi__min_size(QI__KV_PAGE, p->n - at),
+                                 qi__min_size(16, n_dim - block), type, true, w->panel + block * width + at * 16);
     qi__bf16_args a = {w->panel, n_dim, width, w->weight_bf16, 16 * width, 0, n_q, true, values + i, dim};
     kernels->bf16.multiply(&a);
   }
@@ -20468,8 +20562,7 @@ QI__FN void qi__attend_piece_run(const qi__attend *w, const qi__attend_piece *p,
     size_t end, begin = qi__attend_see(w, p, p->r + i, &end), n = qi__round16(end);
     if (w->matrix) n = qi__bf16_width(p->n);
     else if (w->integer) n = qi__round16(p->n);
-    for (size_t g = i * group; g < (i + 1) * group; g++)
-      sum[g] = kernels->attention_softmax(w->score + g * QI__ATTENTION_PIECE, begin, end, n, &max[g]);
+    kernels->attention_softmax(w->score + i * group * QI__ATTENTION_PIECE, group, begin, end, n, max + i * group, sum + i * group);
   }
   if (w->matrix) qi__attend_values_matrix(w, p, values);
   else if (w->integer) qi__attend_values_integer(w, p, values);

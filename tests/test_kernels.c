@@ -218,7 +218,15 @@ static void test_dot_float(void **state) {
 #define MAX_DIM 256
 
 static float q[MAX_ROWS * MAX_DIM + 1], scores[2][MAX_ROWS * QI__ATTENTION_PIECE], keys[QI__ATTENTION_PIECE * MAX_DIM];
-static uint16_t half_keys[QI__ATTENTION_PIECE * MAX_DIM];
+static const qi_kv_type float_types[] = {QI_KV_F32, QI_KV_F16, QI_KV_BF16};
+
+// x [n] in another type; itself where it is F32.
+static const void *as_type(const float *x, size_t n, qi_kv_type type) {
+  static uint16_t y[QI__ATTENTION_PIECE * MAX_DIM];
+  if (type == QI_KV_F32) return x;
+  for (size_t i = 0; i < n; i++) y[i] = type == QI_KV_F16 ? qi__f32_to_f16(x[i]) : qi__f32_to_bf16(x[i]);
+  return y;
+}
 
 // Every number of query rows up to more than two tiles, heads of all kinds of sizes, whole and begun pieces. The same memory serves
 // as keys and as values.
@@ -228,16 +236,15 @@ static void test_attention(void **state) {
   static const size_t dims[] = {1, 4, 7, 8, 16, 20, 32, 64, 72, 80, 96, 100, 112, 128, 192, 256};
   for (int l = 0; l < n_levels; l++)
     for (size_t d = 0; d < QI__COUNT_OF(dims); d++)
-      for (size_t t = 0; t < 2 * MAX_ROWS; t++) {
+      for (size_t t = 0; t < 3 * MAX_ROWS; t++) {
         const qi__kernels *k = &levels[l].kernels;
-        size_t dim = dims[d], n = t % 5 == 0 ? 256 : 1 + next_random(&random) % 100, n_q = 1 + t / 2;
+        size_t dim = dims[d], n = t % 5 == 0 ? 256 : 1 + next_random(&random) % 100, n_q = 1 + t / 3;
         size_t begin = next_random(&random) % n, end = begin + 1 + next_random(&random) % (n - begin), whole = (n + 15) / 16 * 16;
-        bool half = t % 2;
+        qi_kv_type type = float_types[t % 3];
         fill(&random, ORDINARY, q, n_q * dim + 1);
         fill(&random, ORDINARY, keys, whole * dim);
-        ref.to_f16(keys, whole * dim, half_keys);
-        const void *kv = half ? (const void *)half_keys : keys;
-        qi__kv_run run = {kv, kv, n, half, kv};
+        const void *kv = as_type(keys, whole * dim, type);
+        qi__kv_run run = {kv, kv, n, type, kv};
         for (int i = 0; i < 2; i++) fill(&random, ORDINARY, scores[i], n_q * QI__ATTENTION_PIECE);
         ref.attention_scores(q + 1, n_q, &run, dim, scores[0]);
         k->attention_scores(q + 1, n_q, &run, dim, scores[1]);
@@ -309,34 +316,42 @@ static void test_attention_q8(void **state) {
     }
 }
 
-// Weights of the softmax as integers: the greatest product is 32767, the others are that near, and NaN is nothing.
+// Weights of the softmax as integers: a row's greatest product is 32767, the others are that near, and NaN is nothing.
+static void expect_weights(const float *weight, const float *scale, size_t n, const int16_t *out, float unit) {
+  float most = 0;
+  for (size_t j = 0; j < n; j++) {
+    float product = j % 5 == 4 ? 0 : weight[j] * scale[j];
+    if (product > most) most = product;
+  }
+  for (size_t j = 0; j < n; j++) {
+    float product = j % 5 == 4 ? 0 : weight[j] * scale[j];
+    assert_true(fabs((double)out[j] * (double)unit - (double)product) <= 0x1.05p-16 * (double)most);
+  }
+}
+
 static void test_attention_weights(void **state) {
   (void)state;
   uint64_t random = 22;
-  int16_t out[2][QI__ATTENTION_PIECE];
+  static int16_t out[2][7 * QI__ATTENTION_PIECE];
+  float *weight = scores[0], scale[QI__ATTENTION_PIECE];
   for (int l = 0; l < n_levels; l++)
     for (size_t t = 0; t < 300; t++) {
-      size_t n = 16 * (1 + next_random(&random) % 16);
+      size_t n = 16 * (1 + next_random(&random) % 16), n_q = 1 + t % 7;
       int kind = (int)(t % N_KINDS);
-      float unit[2], most = 0;
+      float unit[2][7];
+      for (size_t j = 0; j < n_q * QI__ATTENTION_PIECE; j++)
+        weight[j] = j % QI__ATTENTION_PIECE % 5 == 4 ? 0 : fabsf(number(&random, kind));
       for (size_t j = 0; j < n; j++) {
-        a[j] = j % 5 == 4 ? 0 : fabsf(number(&random, kind));
-        b[j] = fabsf(number(&random, kind == HUGE_ONES ? HUGE_ONES : ORDINARY));
-        if (kind == ORDINARY && j % 5 == 4) b[j] = t % 2 ? NAN : INFINITY; // not stored yet: the weight is 0
+        scale[j] = fabsf(number(&random, kind == HUGE_ONES ? HUGE_ONES : ORDINARY));
+        if (kind == ORDINARY && j % 5 == 4) scale[j] = t % 2 ? NAN : INFINITY; // not stored yet: the weight is 0
       }
-      unit[0] = ref.attention_weights(a, b, n, out[0]);
-      unit[1] = levels[l].kernels.attention_weights(a, b, n, out[1]);
-      ASSERT_SAME(&unit[0], &unit[1], 1, "%s weights %zu kind %d\n", levels[l].name, n, kind);
-      assert_memory_equal(out[0], out[1], n * sizeof out[0][0]);
-      if (kind != ORDINARY) continue;
-      for (size_t j = 0; j < n; j++) {
-        float product = j % 5 == 4 ? 0 : a[j] * b[j];
-        if (product > most) most = product;
-      }
-      for (size_t j = 0; j < n; j++) {
-        float product = j % 5 == 4 ? 0 : a[j] * b[j];
-        assert_true(fabs((double)out[0][j] * (double)unit[0] - (double)product) <= 0x1.05p-16 * (double)most);
-      }
+      memset(out, 0, sizeof out);
+      ref.attention_weights(weight, n_q, scale, n, out[0], unit[0]);
+      levels[l].kernels.attention_weights(weight, n_q, scale, n, out[1], unit[1]);
+      ASSERT_SAME(unit[0], unit[1], n_q, "%s weights %zu kind %d\n", levels[l].name, n, kind);
+      assert_memory_equal(out[0], out[1], sizeof out[0]);
+      for (size_t g = 0; kind == ORDINARY && g < n_q; g++)
+        expect_weights(weight + g * QI__ATTENTION_PIECE, scale, n, out[0] + g * QI__ATTENTION_PIECE, unit[0][g]);
     }
 }
 
@@ -382,14 +397,13 @@ static void test_attention_cuts(void **state) {
   static const size_t dims[] = {20, 64, 80, 128};
   for (int l = 0; l < n_levels; l++)
     for (size_t d = 0; d < QI__COUNT_OF(dims); d++)
-      for (int half = 0; half < 2; half++) {
+      for (size_t type = 0; type < 3; type++) {
         const qi__kernels *k = &levels[l].kernels;
         size_t dim = dims[d], n = 200;
         fill(&random, ORDINARY, q, MAX_ROWS * dim);
         fill(&random, ORDINARY, keys, 208 * dim);
-        ref.to_f16(keys, 208 * dim, half_keys);
-        const void *kv = half ? (const void *)half_keys : keys;
-        qi__kv_run run = {kv, kv, n, half, kv};
+        const void *kv = as_type(keys, 208 * dim, float_types[type]);
+        qi__kv_run run = {kv, kv, n, float_types[type], kv};
         k->attention_scores(q, MAX_ROWS, &run, dim, scores[0]);
         memset(want, 0, sizeof want);
         memset(got, 0, sizeof got);
@@ -404,7 +418,7 @@ static void test_attention_cuts(void **state) {
             double dot = 0, size = 0;
             for (size_t t = 0; t < dim; t++) {
               size_t at = j / 16 * 16 * dim + t * 16 + j % 16;
-              double term = (double)q[g * dim + t] * (double)(half ? qi__f16_to_f32(half_keys[at]) : keys[at]);
+              double term = (double)q[g * dim + t] * (double)qi__kv_value(kv, at, float_types[type]);
               dot += term;
               size += fabs(term);
             }
@@ -422,23 +436,27 @@ static void test_softmax(void **state) {
   for (int l = 0; l < n_levels; l++)
     for (int kind = 0; kind < N_KINDS + 1; kind++)
       for (int i = 0; i < 200; i++) {
-        size_t n = 16 * (1 + next_random(&random) % 16), begin = next_random(&random) % n;
+        size_t n = 16 * (1 + next_random(&random) % 16), begin = next_random(&random) % n, n_q = 1 + (size_t)i % 7;
         if (i % 2) begin = 0;
         size_t end = begin + 1 + next_random(&random) % (n - begin), outside = 0;
-        for (size_t j = 0; j < n; j++) want[j] = got[j] = kind == N_KINDS ? -INFINITY : number(&random, kind) * 20;
-        if (kind == ORDINARY && i % 3 == 0) want[n / 2] = got[n / 2] = -INFINITY;
-        if (kind == ORDINARY && i % 5 == 0) want[n / 3] = got[n / 3] = NAN;
-        for (size_t j = 0; j < n; j++)
-          if (j < begin || j >= end) got[j] = NAN;
-        float max[2], sum[2];
-        sum[0] = ref.attention_softmax(want, begin, end, n, &max[0]);
-        sum[1] = levels[l].kernels.attention_softmax(got, begin, end, n, &max[1]);
-        ASSERT_SAME(want, got, n, "%s softmax %zu..%zu kind %d\n", levels[l].name, begin, end, kind);
-        ASSERT_SAME(&sum[0], &sum[1], 1, "%s softmax sum %zu..%zu kind %d\n", levels[l].name, begin, end, kind);
-        ASSERT_SAME(&max[0], &max[1], 1, "%s softmax max %zu..%zu kind %d\n", levels[l].name, begin, end, kind);
-        for (size_t j = 0; j < n; j++) outside += (j < begin || j >= end) && got[j] != 0;
+        const size_t n_all = n_q * QI__ATTENTION_PIECE;
+        for (size_t j = 0; j < n_all; j++)
+          scores[0][j] = scores[1][j] = kind == N_KINDS ? -INFINITY : i % 4 ? number(&random, kind) * 20 : j % 3 ? -0.0f : 0.0f;
+        if (kind == ORDINARY && i % 3 == 0) scores[0][n / 2] = scores[1][n / 2] = -INFINITY;
+        if (kind == ORDINARY && i % 5 == 0) scores[0][n / 3] = scores[1][n / 3] = NAN;
+        for (size_t j = 0; j < n_all; j++) {
+          size_t at = j % QI__ATTENTION_PIECE;
+          if (at < begin || (at >= end && at < n)) scores[1][j] = NAN;
+        }
+        float max[2][7], sum[2][7];
+        ref.attention_softmax(scores[0], n_q, begin, end, n, max[0], sum[0]);
+        levels[l].kernels.attention_softmax(scores[1], n_q, begin, end, n, max[1], sum[1]);
+        ASSERT_SAME(scores[0], scores[1], n_all, "%s softmax %zu..%zu kind %d\n", levels[l].name, begin, end, kind);
+        ASSERT_SAME(sum[0], sum[1], n_q, "%s softmax sum %zu..%zu kind %d\n", levels[l].name, begin, end, kind);
+        ASSERT_SAME(max[0], max[1], n_q, "%s softmax max %zu..%zu kind %d\n", levels[l].name, begin, end, kind);
+        for (size_t j = 0; j < n; j++) outside += (j < begin || j >= end) && scores[1][j] != 0;
         if (kind == ORDINARY) assert_int_equal(outside, 0);
-        if (kind == ORDINARY && i % 3 && i % 5) assert_true(sum[0] >= 1.0f - 1e-6f);
+        if (kind == ORDINARY && i % 3 && i % 5) assert_true(sum[0][0] >= 1.0f - 1e-6f);
       }
 }
 
@@ -480,8 +498,9 @@ static void test_attention_join(void **state) {
   qi__softmax_state all = {&all_max, &all_sum, &keep, &add};
   for (int piece = 0; piece < 2; piece++) {
     float max, part = 0;
-    qi__kv_run run = {NULL, value + 3 * piece, 3, false, value};
-    float piece_sum = ref.attention_softmax(score[piece], 0, 3, 16, &max);
+    qi__kv_run run = {NULL, value + 3 * piece, 3, QI_KV_F32, value};
+    float piece_sum;
+    ref.attention_softmax(score[piece], 1, 0, 3, 16, &max, &piece_sum);
     ref.attention_join(&max, &piece_sum, 1, &all);
     ref.attention_values(score[piece], 1, &run, 0, 3, 1, &part);
     ref.attention_blend(&part, &keep, &add, 1, 1, &out);
@@ -497,15 +516,16 @@ static void test_attention_panel(void **state) {
     for (size_t t = 0; levels[l].kernels.attention_panel && t < 400; t++) {
       size_t n = 1 + next_random(&random) % 100, n_lanes = 1 + next_random(&random) % 16;
       size_t step = n_lanes + next_random(&random) % 20;
-      bool half = t % 2, finite = t / 2 % 2;
+      bool finite = t / 3 % 2;
+      qi_kv_type type = float_types[t % 3];
       fill(&random, ORDINARY, keys, n * step);
       if (t % 8 > 5) keys[next_random(&random) % (n * step)] = t % 3 ? INFINITY : NAN;
-      ref.to_f16(keys, n * step, half_keys);
+      const void *kv = as_type(keys, n * step, type);
       memset(halves_got, 7, sizeof halves_got);
-      levels[l].kernels.attention_panel(half ? (const void *)half_keys : keys, step, n, n_lanes, half, finite, halves_got);
+      levels[l].kernels.attention_panel(kv, step, n, n_lanes, type, finite, halves_got);
       for (size_t i = 0; i < (n + 31) / 32 * 32; i++)
         for (size_t lane = 0; lane < 16; lane++) {
-          float v = i >= n || lane >= n_lanes ? 0 : half ? qi__f16_to_f32(half_keys[i * step + lane]) : keys[i * step + lane];
+          float v = i >= n || lane >= n_lanes ? 0 : qi__kv_value(kv, i * step + lane, type);
           float in = qi__bf16_to_f32(halves_got[i / 2 * 32 + lane * 2 + i % 2]), expected = qi__bf16_to_f32(qi__f32_to_bf16(v));
           if (finite && !qi__is_finite(v)) assert_true(qi__is_finite(in));
           else ASSERT_SAME(&in, &expected, 1, "panel %zu %zu: %g, not %g\n", i, lane, (double)in, (double)expected);

@@ -161,7 +161,7 @@ QI__FN void qi__attend_layout(qi__attend *w, qi__arena *arena, const qi__hparams
   w->total = QI__ARENA_ARRAY(arena, int32_t, integer * QI__KV_GROUP);
   w->unit = QI__ARENA_ARRAY(arena, float, integer);
   w->scale = QI__ARENA_ARRAY(arena, float, QI__ATTENTION_PIECE);
-  bool converted = l->type != QI_KV_F32 && l->type != QI_KV_F16;
+  bool converted = l->type == QI_KV_FP8 || qi__kv_is_integer(l->type);
   w->floats = QI__ARENA_ARRAY(arena, float, converted ? QI__ATTENTION_PIECE * most : 0);
   w->codes = QI__ARENA_ARRAY(arena, int8_t, l->type == QI_KV_Q4 ? groups * QI__KV_PAGE * QI__KV_GROUP : 0);
 }
@@ -254,19 +254,17 @@ QI__FN void qi__attend_fetch(const uint8_t *ahead, size_t bytes) {
   for (size_t i = 0; i < bytes; i += QI__CACHE_LINE) qi__prefetch(ahead + i);
 }
 
-// n elements of a float type as F32 or F16 (*half); floats: room for them where they have to be converted; ahead: what is wanted
-// next.
+// n elements of a float type in one that is multiplied (*type); floats: room for them where they have to be converted; ahead: what
+// is wanted next.
 QI__FN const void *qi__attend_floats(const qi__attend *w, const uint8_t *src, size_t n, const uint8_t *ahead, float *floats,
-                                     bool *half) {
-  const qi__kernels *kernels = w->a->kernels;
-  qi_kv_type type = w->a->kv->head.type;
-  *half = type == QI_KV_F16;
-  if (type == QI_KV_F16 || type == QI_KV_F32) return src;
+                                     qi_kv_type *type) {
+  *type = w->a->kv->head.type;
+  if (*type != QI_KV_FP8) return src;
+  *type = QI_KV_F32;
   for (size_t i = 0; i < n; i += QI__ATTEND_CHUNK) {
-    size_t m = qi__min_size(n - i, QI__ATTEND_CHUNK), at = qi__kv_size(type, i);
-    qi__attend_fetch(ahead + at, qi__kv_size(type, m));
-    if (type == QI_KV_BF16) kernels->dequantize[QI_FORMAT_BF16](&qi__formats[QI_FORMAT_BF16], src + at, floats + i, m);
-    else kernels->fp8_floats(src + at, m, floats + i);
+    size_t m = qi__min_size(n - i, QI__ATTEND_CHUNK);
+    qi__attend_fetch(ahead + i, m);
+    w->a->kernels->fp8_floats(src + i, m, floats + i);
   }
   return floats;
 }
@@ -281,23 +279,24 @@ QI__FN const int8_t *qi__attend_codes(const qi__attend *w, const uint8_t *src, s
   return w->codes;
 }
 
-// Keys and values of a page as F32 or F16, from any type.
-QI__FN const void *qi__attend_key_floats(const qi__attend *w, const qi__attend_page *page, bool *half) {
+// Keys and values of a page as F32, F16 or BF16, from any type.
+QI__FN const void *qi__attend_key_floats(const qi__attend *w, const qi__attend_page *page, qi_kv_type *type) {
   const qi__kv_layout *l = &w->a->kv->head;
   const uint8_t *k = page->head, *v = k + l->v;
-  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, k, qi__round16(page->n) * l->dim_k, v, w->floats, half);
+  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, k, qi__round16(page->n) * l->dim_k, v, w->floats, type);
   const int8_t *codes = qi__attend_codes(w, k, QI__KV_PAGE * l->groups_k * QI__KV_GROUP, QI__KV_KEY_STEP, v);
   w->a->kernels->kv_key_floats(l, codes, (const uint16_t *)(const void *)(page->head + l->k_scale), page->n, w->floats);
-  *half = false;
+  *type = QI_KV_F32;
   return w->floats;
 }
-QI__FN const void *qi__attend_value_floats(const qi__attend *w, const qi__attend_page *page, float *floats, bool *half) {
+QI__FN const void *qi__attend_value_floats(const qi__attend *w, const qi__attend_page *page, float *floats,
+                                           qi_kv_type *type) {
   const qi__kv_layout *l = &w->a->kv->head;
   const uint8_t *v = page->head + l->v;
-  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, v, page->n * l->dim_v, page->next, floats, half);
+  if (!qi__kv_is_integer(l->type)) return qi__attend_floats(w, v, page->n * l->dim_v, page->next, floats, type);
   const int8_t *codes = qi__attend_codes(w, v, QI__KV_PAGE * l->groups_v * QI__KV_GROUP, QI__KV_VALUE_STEP, page->next);
   w->a->kernels->kv_value_floats(l, codes, (const uint16_t *)(const void *)(page->head + l->v_scale), page->n, floats);
-  *half = false;
+  *type = QI_KV_F32;
   return floats;
 }
 
@@ -307,8 +306,8 @@ QI__FN void qi__attend_scores_float(const qi__attend *w, const qi__attend_piece 
   const qi__kv_layout *l = &w->a->kv->head;
   for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
     qi__attend_page page = qi__attend_get(w, p, at);
-    qi__kv_run run = {NULL, page.head + l->v, page.n, false, NULL};
-    run.k = qi__attend_key_floats(w, &page, &run.half);
+    qi__kv_run run = {NULL, page.head + l->v, page.n, l->type, NULL};
+    run.k = qi__attend_key_floats(w, &page, &run.type);
     if (run.k != page.head) run.v = run.k; // so much would be fetched for nothing
     w->a->kernels->attention_scores(w->q + p->r * w->group * l->dim_k, p->n_r * w->group, &run, l->dim_k, w->score + at);
   }
@@ -348,8 +347,8 @@ QI__FN void qi__attend_values_float(const qi__attend *w, const qi__attend_piece 
   memset(values, 0, p->n_r * w->group * l->dim_v * sizeof *values);
   for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
     qi__attend_page page = qi__attend_get(w, p, at);
-    qi__kv_run run = {NULL, NULL, page.n, false, page.next};
-    run.v = qi__attend_value_floats(w, &page, w->floats, &run.half);
+    qi__kv_run run = {NULL, NULL, page.n, l->type, page.next};
+    run.v = qi__attend_value_floats(w, &page, w->floats, &run.type);
     if (run.v != page.head + l->v) run.next = run.v;
     qi__attend_values_page(w, p, &run, at, values);
   }
@@ -364,6 +363,7 @@ QI__FN void qi__attend_scores_integer(const qi__attend *w, const qi__attend_piec
     qi__kv_codes k = {NULL, (const uint16_t *)(const void *)(page.head + l->k_scale), page.n, page.head + l->v};
     k.codes = qi__attend_codes(w, page.head, QI__KV_PAGE * l->groups_k * QI__KV_GROUP, QI__KV_KEY_STEP, page.head + l->v);
     if (k.codes == w->codes) k.ahead = k.codes;
+    qi__attend_fetch(page.head + l->v_scale, l->bytes - l->v_scale);
     w->a->kernels->attention_scores_q8(&w->queries, p->r * w->group, p->n_r * w->group, &k, w->score + at);
   }
 }
@@ -379,6 +379,7 @@ QI__FN void qi__attend_total(const qi__attend *w, const qi__attend_piece *p, siz
     size_t offset = qi__kv_size(l->type, b * group);
     v.codes = qi__attend_codes(w, page.head + l->v + offset, group, QI__KV_VALUE_STEP, page.next + offset);
     if (v.codes == w->codes) v.ahead = v.codes;
+    if (b == 0) qi__attend_fetch(page.next + l->k_scale, l->v - l->k_scale);
     w->a->kernels->attention_values_q8(w->weight + at, n_q, &v, w->total);
   }
 }
@@ -392,8 +393,7 @@ QI__FN void qi__attend_values_integer(const qi__attend *w, const qi__attend_piec
       const uint8_t *scale = qi__attend_get(w, p, at).head + l->v_scale + qi__kv_value_scale_at(0, b) * sizeof(uint16_t);
       kernels->dequantize[QI_FORMAT_F16](&qi__formats[QI_FORMAT_F16], scale, w->scale + at, qi__min_size(QI__KV_PAGE, n - at));
     }
-    for (size_t g = 0; g < n_q; g++)
-      w->unit[g] = kernels->attention_weights(w->score + g * QI__ATTENTION_PIECE, w->scale, n, w->weight + g * QI__ATTENTION_PIECE);
+    kernels->attention_weights(w->score, n_q, w->scale, n, w->weight, w->unit);
     qi__attend_total(w, p, b);
     kernels->attention_scale(w->total, w->unit, n_q, qi__min_size(QI__KV_GROUP, l->dim_v - b * QI__KV_GROUP), l->dim_v,
                              values + b * QI__KV_GROUP);
@@ -407,12 +407,12 @@ QI__FN void qi__attend_scores_matrix(const qi__attend *w, const qi__attend_piece
   size_t dim = w->a->h->head_dim_k, width = qi__bf16_width(dim);
   for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
     qi__attend_page page = qi__attend_get(w, p, at);
-    bool half;
-    const void *k = qi__attend_key_floats(w, &page, &half);
+    qi_kv_type type;
+    const void *k = qi__attend_key_floats(w, &page, &type);
     for (size_t j = 0; j < page.n; j += 32) {
       size_t n_keys = qi__min_size(32, qi__round16(page.n - j));
       for (size_t block = 0; block < n_keys; block += 16)
-        kernels->attention_panel(qi__kv_at(k, (j + block) * dim, half), QI__KEY_BLOCK, dim, 16, half, false,
+        kernels->attention_panel(qi__kv_at(k, (j + block) * dim, type), QI__KEY_BLOCK, dim, 16, type, false,
                                  w->panel + block * width);
       qi__bf16_args a = {w->panel, n_keys, width, w->q_bf16, 16 * width, p->r * w->group, p->n_r * w->group, true,
                          w->score + at + j, QI__ATTENTION_PIECE};
@@ -425,18 +425,18 @@ QI__FN void qi__attend_values_matrix(const qi__attend *w, const qi__attend_piece
   const qi__kernels *kernels = w->a->kernels;
   size_t dim = w->a->h->head_dim_v, width = qi__bf16_width(p->n), n_q = p->n_r * w->group;
   const void *v[QI__ATTENTION_PIECE / QI__KV_PAGE];
-  bool half = false;
+  qi_kv_type type = QI_KV_F32;
   for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
     qi__attend_page page = qi__attend_get(w, p, at);
-    v[at / QI__KV_PAGE] = qi__attend_value_floats(w, &page, w->floats + (w->floats ? at * dim : 0), &half);
+    v[at / QI__KV_PAGE] = qi__attend_value_floats(w, &page, w->floats + (w->floats ? at * dim : 0), &type);
   }
   for (size_t g = 0; g < n_q; g++) kernels->bf16.pack(w->score + g * QI__ATTENTION_PIECE, width, w->weight_bf16, g);
   for (size_t i = 0; i < dim; i += 32) {
     size_t n_dim = qi__min_size(32, dim - i);
     for (size_t block = 0; block < n_dim; block += 16)
       for (size_t at = 0; at < p->n; at += QI__KV_PAGE)
-        kernels->attention_panel(qi__kv_at(v[at / QI__KV_PAGE], i + block, half), dim, qi__min_size(QI__KV_PAGE, p->n - at),
-                                 qi__min_size(16, n_dim - block), half, true, w->panel + block * width + at * 16);
+        kernels->attention_panel(qi__kv_at(v[at / QI__KV_PAGE], i + block, type), dim, qi__min_size(QI__KV_PAGE, p->n - at),
+                                 qi__min_size(16, n_dim - block), type, true, w->panel + block * width + at * 16);
     qi__bf16_args a = {w->panel, n_dim, width, w->weight_bf16, 16 * width, 0, n_q, true, values + i, dim};
     kernels->bf16.multiply(&a);
   }
@@ -455,8 +455,7 @@ QI__FN void qi__attend_piece_run(const qi__attend *w, const qi__attend_piece *p,
     size_t end, begin = qi__attend_see(w, p, p->r + i, &end), n = qi__round16(end);
     if (w->matrix) n = qi__bf16_width(p->n);
     else if (w->integer) n = qi__round16(p->n);
-    for (size_t g = i * group; g < (i + 1) * group; g++)
-      sum[g] = kernels->attention_softmax(w->score + g * QI__ATTENTION_PIECE, begin, end, n, &max[g]);
+    kernels->attention_softmax(w->score + i * group * QI__ATTENTION_PIECE, group, begin, end, n, max + i * group, sum + i * group);
   }
   if (w->matrix) qi__attend_values_matrix(w, p, values);
   else if (w->integer) qi__attend_values_integer(w, p, values);

@@ -63,17 +63,25 @@ QI__FN void qi__attention_scores_q8_ref(const qi__kv_queries *q, size_t first, s
 #define QI__ATTENTION_WEIGHT 32767.0f
 #define QI__ATTENTION_LEAST 0x1p-100f // below it weights count as zero: their inverse would not be finite
 
-// out[j] = round(weight[j] * scale[j] * (32767 / max)), ties to even, max the greatest of the products; returns what a weight of 1
-// stands for. j < n, a multiple of 16. NaN, also that of what is not stored, becomes 0.
-QI__FN float qi__attention_weights_ref(const float *weight, const float *scale, size_t n, int16_t *out) {
-  float max = 0;
-  for (size_t j = 0; j < n; j++) max = qi__greater(weight[j] * scale[j], max);
-  float inverse = max > QI__ATTENTION_LEAST ? QI__ATTENTION_WEIGHT / max : 0;
-  for (size_t j = 0; j < n; j++) {
-    float product = weight[j] * scale[j], x = qi__greater(product * inverse, 0);
-    out[j] = (int16_t)qi__round_even(x < QI__ATTENTION_WEIGHT ? x : QI__ATTENTION_WEIGHT);
+// What the products of a row of weights are multiplied by, `max` the greatest of them; *unit becomes what a weight of 1 stands for.
+QI__INLINE float qi__attention_inverse(float max, float *unit) {
+  bool counts = max > QI__ATTENTION_LEAST;
+  *unit = counts ? max * (1.0f / QI__ATTENTION_WEIGHT) : 0;
+  return counts ? QI__ATTENTION_WEIGHT / max : 0;
+}
+
+// For each of n_q rows: out[g, j] = round(weight[g, j] * scale[j] * (32767 / max)), ties to even, max the greatest of the row's
+// products; unit[g] = what a weight of 1 stands for. j < n, a multiple of 16. NaN, also that of what is not stored, becomes 0.
+QI__FN void qi__attention_weights_ref(const float *weight, size_t n_q, const float *scale, size_t n, int16_t *out, float *unit) {
+  for (size_t g = 0; g < n_q; g++, weight += QI__ATTENTION_PIECE, out += QI__ATTENTION_PIECE) {
+    float max = 0;
+    for (size_t j = 0; j < n; j++) max = qi__greater(weight[j] * scale[j], max);
+    float inverse = qi__attention_inverse(max, &unit[g]);
+    for (size_t j = 0; j < n; j++) {
+      float product = weight[j] * scale[j], x = qi__greater(product * inverse, 0);
+      out[j] = (int16_t)qi__round_even(x < QI__ATTENTION_WEIGHT ? x : QI__ATTENTION_WEIGHT);
+    }
   }
-  return max > QI__ATTENTION_LEAST ? max * (1.0f / QI__ATTENTION_WEIGHT) : 0;
 }
 
 // sum[g * 32 + i] += sum_j weight[g * QI__ATTENTION_PIECE + j] * codes[j / 2][i][j % 2]      g < n_q, i < 32, j < n rounded up to
@@ -113,7 +121,7 @@ QI__INLINE QI__AVX2 void qi__attention_scores8_x86(const qi__kv_queries *q, size
         sum[r] = step(sum[r], size, _mm256_sign_epi8(four, c));
       }
     }
-    __m256 scale = qi__load_kv_avx2(k->scale, block * 16 + j % 16, true);
+    __m256 scale = qi__load_kv_avx2(k->scale, block * 16 + j % 16, QI_KV_F16);
     QI__UNROLL for (int r = 0; r < n_q; r++) {
       __m256 part = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[r]), scale);
       s[r] = _mm256_fmadd_ps(part, _mm256_set1_ps(d[r]), s[r]);
@@ -139,26 +147,26 @@ QI__FN QI__AVX2 void qi__attention_scores_q8_avx2(const qi__kv_queries *q, size_
   qi__attention_scores_q8_x86(q, first, n_q, k, qi__step_bytes_avx2, score);
 }
 
-QI__FN QI__AVX2 float qi__attention_weights_avx2(const float *weight, const float *scale, size_t n, int16_t *out) {
-  __m256 most = _mm256_setzero_ps();
-  float lane[8], max = 0;
-  for (size_t j = 0; j < n; j += 8)
-    most = _mm256_max_ps(_mm256_mul_ps(_mm256_loadu_ps(weight + j), _mm256_loadu_ps(scale + j)), most);
-  _mm256_storeu_ps(lane, most);
-  for (int l = 0; l < 8; l++) max = qi__greater(lane[l], max);
-  const __m256 inverse = _mm256_set1_ps(max > QI__ATTENTION_LEAST ? QI__ATTENTION_WEIGHT / max : 0);
+QI__FN QI__AVX2 void qi__attention_weights_avx2(const float *weight, size_t n_q, const float *scale, size_t n, int16_t *out,
+                                                float *unit) {
   const __m256 top = _mm256_set1_ps(QI__ATTENTION_WEIGHT);
-  for (size_t j = 0; j < n; j += 16) {
-    __m256i part[2];
-    QI__UNROLL for (int i = 0; i < 2; i++) {
-      __m256 x = _mm256_mul_ps(_mm256_loadu_ps(weight + j + 8 * i), _mm256_loadu_ps(scale + j + 8 * i));
-      x = _mm256_max_ps(_mm256_mul_ps(x, inverse), _mm256_setzero_ps());
-      part[i] = _mm256_cvtps_epi32(_mm256_min_ps(x, top));
+  for (size_t g = 0; g < n_q; g++, weight += QI__ATTENTION_PIECE, out += QI__ATTENTION_PIECE) {
+    __m256 most[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (size_t j = 0; j < n; j += 16)
+      QI__UNROLL for (int i = 0; i < 2; i++)
+        most[i] = _mm256_max_ps(_mm256_mul_ps(_mm256_loadu_ps(weight + j + 8 * i), _mm256_loadu_ps(scale + j + 8 * i)), most[i]);
+    const __m256 inverse = _mm256_set1_ps(qi__attention_inverse(qi__greatest_avx2(_mm256_max_ps(most[1], most[0])), &unit[g]));
+    for (size_t j = 0; j < n; j += 16) {
+      __m256i part[2];
+      QI__UNROLL for (int i = 0; i < 2; i++) {
+        __m256 x = _mm256_mul_ps(_mm256_loadu_ps(weight + j + 8 * i), _mm256_loadu_ps(scale + j + 8 * i));
+        x = _mm256_max_ps(_mm256_mul_ps(x, inverse), _mm256_setzero_ps());
+        part[i] = _mm256_cvtps_epi32(_mm256_min_ps(x, top));
+      }
+      __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(part[0], part[1]), 0xd8); // packs work in halves
+      _mm256_storeu_si256((__m256i *)(void *)(out + j), both);
     }
-    __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(part[0], part[1]), 0xd8); // packs work in halves
-    _mm256_storeu_si256((__m256i *)(void *)(out + j), both);
   }
-  return max > QI__ATTENTION_LEAST ? max * (1.0f / QI__ATTENTION_WEIGHT) : 0;
 }
 
 QI__FN QI__AVX2 void qi__attention_scale_avx2(const int32_t *sum, const float *unit, size_t n_q, size_t n, size_t dim, float *out) {
@@ -215,61 +223,89 @@ QI__FN QI__AVX_VNNI void qi__attention_values_q8_avx_vnni(const int16_t *weight,
 
 // ---- AVX-512 with VNNI ----
 
-// Keys plus 128 are unsigned; `bias` takes that off again.
+// Keys plus 128 are unsigned; `bias` takes that off again. n_b blocks of 16 positions: what is loaded of a query serves them all.
 QI__INLINE QI__AVX512_VNNI void qi__attention_scores16_avx512(const qi__kv_queries *q, size_t g, int n_q, const qi__kv_codes *k,
-                                                              size_t block, float *score) {
+                                                              size_t block, int n_b, float *score) {
   const __m512i flip = _mm512_set1_epi8((char)0x80);
   const size_t groups = q->groups;
-  __m512 s[8];
-  QI__UNROLL for (int r = 0; r < n_q; r++) s[r] = _mm512_setzero_ps();
+  __m512 s[8][2];
+  QI__UNROLL for (int r = 0; r < n_q; r++) QI__UNROLL for (int c = 0; c < n_b; c++) s[r][c] = _mm512_setzero_ps();
   for (size_t b = 0; b < groups; b++) {
-    const int8_t *codes = k->codes + (block * groups + b) * 512, *mine = q->q + qi__kv_query_codes_at(q, g, b);
-    const size_t at = qi__kv_query_at(q, g, b);
-    const uint8_t *ahead = (const uint8_t *)k->ahead + (block * groups + b) * 512;
-    __m512i sum[8];
-    QI__UNROLL for (int r = 0; r < n_q; r++) sum[r] = _mm512_set1_epi32(q->bias[at + (size_t)r]);
+    const size_t at = qi__kv_query_at(q, g, b), from = block * groups + b;
+    const int8_t *codes = k->codes + from * 512, *mine = q->q + qi__kv_query_codes_at(q, g, b);
+    const uint8_t *ahead = (const uint8_t *)k->ahead + from * 512;
+    __m512i sum[8][2];
+    QI__UNROLL for (int r = 0; r < n_q; r++) QI__UNROLL for (int c = 0; c < n_b; c++)
+      sum[r][c] = _mm512_set1_epi32(q->bias[at + (size_t)r]);
     QI__UNROLL for (size_t t = 0; t < 8; t++) {
-      __m512i c = _mm512_xor_si512(_mm512_loadu_si512((const void *)(codes + 64 * t)), flip);
-      qi__prefetch(ahead + 64 * t);
-      QI__UNROLL for (int r = 0; r < n_q; r++)
-        sum[r] = _mm512_dpbusd_epi32(sum[r], c, _mm512_set1_epi32((int)qi__load_u32(mine + 32 * t + 4 * r)));
+      __m512i key[2];
+      QI__UNROLL for (int c = 0; c < n_b; c++) {
+        size_t offset = (size_t)c * groups * 512 + 64 * t;
+        key[c] = _mm512_xor_si512(_mm512_loadu_si512((const void *)(codes + offset)), flip);
+        qi__prefetch(ahead + offset);
+      }
+      QI__UNROLL for (int r = 0; r < n_q; r++) {
+        const __m512i four = _mm512_set1_epi32((int)qi__load_u32(mine + 32 * t + 4 * r));
+        QI__UNROLL for (int c = 0; c < n_b; c++) sum[r][c] = _mm512_dpbusd_epi32(sum[r][c], key[c], four);
+      }
     }
-    __m512 scale = qi__load_kv_avx512(k->scale, (block * groups + b) * 16, true);
-    QI__UNROLL for (int r = 0; r < n_q; r++) {
-      __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r]), scale);
-      s[r] = _mm512_fmadd_ps(part, _mm512_set1_ps(q->d[at + (size_t)r]), s[r]);
+    QI__UNROLL for (int c = 0; c < n_b; c++) {
+      __m512 scale = qi__load_kv_avx512(k->scale, (from + (size_t)c * groups) * 16, QI_KV_F16);
+      QI__UNROLL for (int r = 0; r < n_q; r++) {
+        __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][c]), scale);
+        s[r][c] = _mm512_fmadd_ps(part, _mm512_set1_ps(q->d[at + (size_t)r]), s[r][c]);
+      }
     }
   }
-  QI__UNROLL for (int r = 0; r < n_q; r++) _mm512_storeu_ps(score + (size_t)r * QI__ATTENTION_PIECE + 16 * block, s[r]);
+  QI__UNROLL for (int r = 0; r < n_q; r++) QI__UNROLL for (int c = 0; c < n_b; c++)
+    _mm512_storeu_ps(score + (size_t)r * QI__ATTENTION_PIECE + 16 * (block + (size_t)c), s[r][c]);
 }
 
 QI__FN QI__AVX512_VNNI void qi__attention_scores_q8_avx512(const qi__kv_queries *q, size_t first, size_t n_q, const qi__kv_codes *k,
                                                            float *score) {
   for (size_t g = 0, rows; g < n_q; g += rows, score += rows * QI__ATTENTION_PIECE) {
     rows = qi__kv_query_rows(first + g, n_q - g, 8);
-    for (size_t block = 0; block < (k->n + 15) / 16; block++) {
-      if (rows == 8) qi__attention_scores16_avx512(q, first + g, 8, k, block, score);
-      else if (rows == 4) qi__attention_scores16_avx512(q, first + g, 4, k, block, score);
-      else if (rows == 2) qi__attention_scores16_avx512(q, first + g, 2, k, block, score);
-      else qi__attention_scores16_avx512(q, first + g, 1, k, block, score);
+    for (size_t block = 0, n = (k->n + 15) / 16, two; block < n; block += 1 + two) {
+      two = rows >= 4 && block + 2 <= n;
+      if (rows == 8 && two) qi__attention_scores16_avx512(q, first + g, 8, k, block, 2, score);
+      else if (rows == 8) qi__attention_scores16_avx512(q, first + g, 8, k, block, 1, score);
+      else if (rows == 4 && two) qi__attention_scores16_avx512(q, first + g, 4, k, block, 2, score);
+      else if (rows == 4) qi__attention_scores16_avx512(q, first + g, 4, k, block, 1, score);
+      else if (rows == 2) qi__attention_scores16_avx512(q, first + g, 2, k, block, 1, score);
+      else qi__attention_scores16_avx512(q, first + g, 1, k, block, 1, score);
     }
   }
 }
 
-QI__FN QI__AVX512_VNNI float qi__attention_weights_avx512(const float *weight, const float *scale, size_t n, int16_t *out) {
-  __m512 most = _mm512_setzero_ps();
-  for (size_t j = 0; j < n; j += 16)
-    most = _mm512_max_ps(_mm512_mul_ps(_mm512_loadu_ps(weight + j), _mm512_loadu_ps(scale + j)), most);
-  float max = _mm512_reduce_max_ps(most);
-  const __m512 inverse = _mm512_set1_ps(max > QI__ATTENTION_LEAST ? QI__ATTENTION_WEIGHT / max : 0);
+// Rows at once: a row alone waits for its own maximum.
+QI__INLINE QI__AVX512 void qi__attention_weights_rows_avx512(const float *weight, int rows, const float *scale, size_t n,
+                                                             int16_t *out, float *unit) {
   const __m512 top = _mm512_set1_ps(QI__ATTENTION_WEIGHT);
+  __m512 most[4];
+  QI__UNROLL for (int r = 0; r < rows; r++) most[r] = _mm512_setzero_ps();
   for (size_t j = 0; j < n; j += 16) {
-    __m512 x = _mm512_mul_ps(_mm512_loadu_ps(weight + j), _mm512_loadu_ps(scale + j));
-    x = _mm512_max_ps(_mm512_mul_ps(x, inverse), _mm512_setzero_ps());
-    __m512i code = _mm512_cvtps_epi32(_mm512_min_ps(x, top));
-    _mm256_storeu_si256((__m256i *)(void *)(out + j), _mm512_cvtepi32_epi16(code));
+    const __m512 scales = _mm512_loadu_ps(scale + j);
+    QI__UNROLL for (int r = 0; r < rows; r++)
+      most[r] = _mm512_max_ps(_mm512_mul_ps(_mm512_loadu_ps(weight + r * QI__ATTENTION_PIECE + j), scales), most[r]);
   }
-  return max > QI__ATTENTION_LEAST ? max * (1.0f / QI__ATTENTION_WEIGHT) : 0;
+  QI__UNROLL for (int r = 0; r < rows; r++)
+    most[r] = _mm512_set1_ps(qi__attention_inverse(qi__greatest_avx512(most[r]), &unit[r]));
+  for (size_t j = 0; j < n; j += 16) {
+    const __m512 scales = _mm512_loadu_ps(scale + j);
+    QI__UNROLL for (int r = 0; r < rows; r++) {
+      __m512 x = _mm512_mul_ps(_mm512_loadu_ps(weight + r * QI__ATTENTION_PIECE + j), scales);
+      x = _mm512_max_ps(_mm512_mul_ps(x, most[r]), _mm512_setzero_ps());
+      __m512i code = _mm512_cvtps_epi32(_mm512_min_ps(x, top));
+      _mm256_storeu_si256((__m256i *)(void *)(out + r * QI__ATTENTION_PIECE + j), _mm512_cvtepi32_epi16(code));
+    }
+  }
+}
+
+QI__FN QI__AVX512 void qi__attention_weights_avx512(const float *weight, size_t n_q, const float *scale, size_t n, int16_t *out,
+                                                    float *unit) {
+  size_t g = 0, row = QI__ATTENTION_PIECE;
+  for (; g + 4 <= n_q; g += 4) qi__attention_weights_rows_avx512(weight + g * row, 4, scale, n, out + g * row, unit + g);
+  for (; g < n_q; g++) qi__attention_weights_rows_avx512(weight + g * row, 1, scale, n, out + g * row, unit + g);
 }
 
 QI__INLINE QI__AVX512_VNNI void qi__attention_values16_avx512(const int16_t *weight, int n_q, const qi__kv_codes *v, int32_t *sum) {
@@ -323,7 +359,7 @@ QI__INLINE void qi__attention_scores4_neon(const qi__kv_queries *q, size_t g, in
         sum[r] = dot(sum[r], c, vreinterpretq_s8_s32(four));
       }
     }
-    float32x4_t scale = qi__load_kv_neon(k->scale, block * 16 + j % 16, true);
+    float32x4_t scale = qi__load_kv_neon(k->scale, block * 16 + j % 16, QI_KV_F16);
     QI__UNROLL for (int r = 0; r < n_q; r++) {
       float32x4_t part = vmulq_f32(vcvtq_f32_s32(sum[r]), scale);
       s[r] = vfmaq_n_f32(s[r], part, d[r]);
@@ -353,19 +389,20 @@ QI__FN QI__DOTPROD void qi__attention_scores_q8_dotprod(const qi__kv_queries *q,
 }
 
 // FMAX and FMIN are not those of the contract for NaN, hence the comparisons.
-QI__FN float qi__attention_weights_neon(const float *weight, const float *scale, size_t n, int16_t *out) {
-  float32x4_t most = vdupq_n_f32(0);
-  float lane[4], max = 0;
-  for (size_t j = 0; j < n; j += 4) most = qi__greater_neon(vmulq_f32(vld1q_f32(weight + j), vld1q_f32(scale + j)), most);
-  vst1q_f32(lane, most);
-  for (int l = 0; l < 4; l++) max = qi__greater(lane[l], max);
-  const float inverse = max > QI__ATTENTION_LEAST ? QI__ATTENTION_WEIGHT / max : 0;
-  for (size_t j = 0; j < n; j += 4) {
-    float32x4_t x = vmulq_n_f32(vmulq_f32(vld1q_f32(weight + j), vld1q_f32(scale + j)), inverse);
-    x = vminq_f32(qi__greater_neon(x, vdupq_n_f32(0)), vdupq_n_f32(QI__ATTENTION_WEIGHT));
-    vst1_s16(out + j, vmovn_s32(vcvtnq_s32_f32(x)));
+QI__FN void qi__attention_weights_neon(const float *weight, size_t n_q, const float *scale, size_t n, int16_t *out, float *unit) {
+  for (size_t g = 0; g < n_q; g++, weight += QI__ATTENTION_PIECE, out += QI__ATTENTION_PIECE) {
+    float32x4_t most = vdupq_n_f32(0);
+    float lane[4], max = 0;
+    for (size_t j = 0; j < n; j += 4) most = qi__greater_neon(vmulq_f32(vld1q_f32(weight + j), vld1q_f32(scale + j)), most);
+    vst1q_f32(lane, most);
+    for (int l = 0; l < 4; l++) max = qi__greater(lane[l], max);
+    const float inverse = qi__attention_inverse(max, &unit[g]);
+    for (size_t j = 0; j < n; j += 4) {
+      float32x4_t x = vmulq_n_f32(vmulq_f32(vld1q_f32(weight + j), vld1q_f32(scale + j)), inverse);
+      x = vminq_f32(qi__greater_neon(x, vdupq_n_f32(0)), vdupq_n_f32(QI__ATTENTION_WEIGHT));
+      vst1_s16(out + j, vmovn_s32(vcvtnq_s32_f32(x)));
+    }
   }
-  return max > QI__ATTENTION_LEAST ? max * (1.0f / QI__ATTENTION_WEIGHT) : 0;
 }
 
 QI__FN void qi__attention_scale_neon(const int32_t *sum, const float *unit, size_t n_q, size_t n, size_t dim, float *out) {

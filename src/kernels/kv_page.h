@@ -168,7 +168,7 @@ QI__FN QI__AVX512 void qi__kv_key_floats_avx512(const qi__kv_layout *l, const in
                                                 float *k) {
   for (size_t j = 0; j < (n + 15) / 16; j++, k += 16 * l->dim_k)
     for (size_t g = 0; g < l->groups_k; g++, codes += 512, scale += 16) {
-      const __m512 scales = qi__load_kv_avx512(scale, 0, true);
+      const __m512 scales = qi__load_kv_avx512(scale, 0, QI_KV_F16);
       for (size_t i = 32 * g; i < qi__min_size(32 * g + 32, l->dim_k); i++) {
         __m512i four = _mm512_loadu_si512((const void *)(codes + i % 32 / 4 * 64));
         four = _mm512_srai_epi32(_mm512_sll_epi32(four, _mm_cvtsi32_si128((int)(24 - 8 * (i % 4)))), 24);

@@ -30,11 +30,11 @@ typedef struct qi__kernels {
   void (*round_bf16)(const float *x, size_t n, float *y);
   void (*to_f16)(const float *x, size_t n, uint16_t *y);
   void (*attention_scores)(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score);
-  float (*attention_softmax)(float *score, size_t begin, size_t end, size_t n, float *max);
+  void (*attention_softmax)(float *score, size_t n_q, size_t begin, size_t end, size_t n, float *max, float *sum);
   void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
                            float *out);
   void (*attention_scores_q8)(const qi__kv_queries *q, size_t first, size_t n_q, const qi__kv_codes *k, float *score);
-  float (*attention_weights)(const float *weight, const float *scale, size_t n, int16_t *out);
+  void (*attention_weights)(const float *weight, size_t n_q, const float *scale, size_t n, int16_t *out, float *unit);
   void (*attention_values_q8)(const int16_t *weight, size_t n_q, const qi__kv_codes *v, int32_t *sum);
   void (*attention_scale)(const int32_t *sum, const float *unit, size_t n_q, size_t n, size_t dim, float *out);
   void (*fp8_floats)(const uint8_t *src, size_t n, float *dst);
@@ -43,7 +43,7 @@ typedef struct qi__kernels {
   void (*kv_value_floats)(const qi__kv_layout *l, const int8_t *codes, const uint16_t *scale, size_t n, float *v);
   void (*attention_join)(const float *max, const float *sum, size_t n, const qi__softmax_state *all);
   void (*attention_blend)(const float *piece, const float *keep, const float *add, size_t n, size_t dim, float *values);
-  void (*attention_panel)(const void *b, size_t b_step, size_t n, size_t n_lanes, bool half, bool finite,
+  void (*attention_panel)(const void *b, size_t b_step, size_t n, size_t n_lanes, qi_kv_type type, bool finite,
                           uint16_t *panel); // NULL: prompts have no attention on a matrix unit
   bool matrix_unit;      // bf16 runs on one
   qi__bf16_kernels bf16; // all NULL where there are no such instructions
