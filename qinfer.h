@@ -279,8 +279,15 @@ QI_API int qi_isa_from_name(const char *name);
 typedef struct qi_pool qi_pool;
 
 // How a pool shall be; zero = default.
+//
+// n_threads 0: begins with as many as there are fast cores that this process may use, at most 8. Generation is bound by memory
+// sooner or later than that, so a session of such a pool measures its first steps with other numbers too, fewer, and up to 32 where
+// there are so many cores, and keeps what is clearly faster: qi_session_stats tells. A number that is worth it takes 24 steps, one
+// that is not mostly 6. Only whole steps without a prompt count, each of as many tokens as the others; with a draft, or on a
+// backend, nothing is measured. Prompts, and steps of other numbers of tokens, never have fewer threads than at first.
+// With any other n_threads so many work, always. Results do not depend on it.
 typedef struct qi_pool_desc {
-  int n_threads;           // 0 = fast cores this process may use, at most 8; 1 = only the calling thread
+  int n_threads;           // 0 = chosen as told above; 1 = only the calling thread; at most 256
   qi_isa isa;              // default AUTO
   qi_parallel parallel;    // the host's job system instead of own threads; then n_threads must be set
   qi_allocator allocator;  // default malloc
@@ -291,7 +298,7 @@ typedef struct qi_pool_desc {
 QI_API qi_result qi_pool_open(qi_pool **out, const qi_pool_desc *desc, qi_error *err);
 QI_API void qi_pool_close(qi_pool *pool); // NULL is fine; no session may still use it
 
-QI_API int qi_pool_n_threads(const qi_pool *pool); // with the calling one; 0 for NULL
+QI_API int qi_pool_n_threads(const qi_pool *pool); // that work at present, with the calling one; 0 for NULL
 QI_API qi_isa qi_pool_isa(const qi_pool *pool); // what AUTO became, or the forced one if the CPU has it, else the next lower
 
 // Arithmetic of matrix products. Results never depend on threads or on how work was cut.
@@ -1071,7 +1078,8 @@ typedef struct qi_session_stats {
   uint64_t heap_bytes, kv_bytes;           // of the allocator; of that, the key-value cache
   uint64_t kv_tokens, kv_tokens_unused;    // tokens that the cache has room for; of these, in pages that no sequence uses
   uint64_t n_drafted, n_accepted;          // tokens guessed ahead (n_generated counts them too); of these, that came true
-  int n_threads;                           // in use
+  int n_threads;                           // that generate; see qi_pool_desc
+  bool tuning;                             // n_threads is still being measured
   qi_isa isa;                              // in use
 } qi_session_stats;
 // s NULL: all zero.
@@ -1234,35 +1242,10 @@ QI_API void qi_batch_get_stats(const qi_batch *b, qi_batch_stats *out);
 #ifndef QI__SESSION_H
 #define QI__SESSION_H
 
-// generated from src/model/model.h: edit there
-// ==== >>model : an open model ====
-#ifndef QI__MODEL_H
-#define QI__MODEL_H
-
-// generated from src/model/cache.h: edit there
-// ==== >>cache : weights kept ready to be multiplied, within a budget of bytes ====
-#ifndef QI__MODEL_CACHE_H
-#define QI__MODEL_CACHE_H
-
-// generated from src/kernels/forms.h: edit there
-// ==== >>forms : weights made ready to be multiplied ====
-#ifndef QI__KERNELS_FORMS_H
-#define QI__KERNELS_FORMS_H
-
-// generated from src/base/threads.h: edit there
-// ==== >>threads : the thread pool ====
-#ifndef QI__THREADS_H
-#define QI__THREADS_H
-
-// generated from src/base/cpu.h: edit there
-// ==== >>cpu : instruction sets, cores, clock, floating-point mode ====
-#ifndef QI__CPU_H
-#define QI__CPU_H
-
-// generated from src/base/error.h: edit there
-// ==== >>error : results with a message, and the log ====
-#ifndef QI__ERROR_H
-#define QI__ERROR_H
+// generated from src/base/tuner.h: edit there
+// ==== >>tuner : how many threads to generate with, by measuring ====
+#ifndef QI__TUNER_H
+#define QI__TUNER_H
 
 // generated from src/base/config.h: edit there
 // ==== >>config : system headers, compilers, small helpers ====
@@ -1372,6 +1355,136 @@ extern float qi__libm_fmaf(float a, float b, float c) __asm__("fmaf");
 #endif
 
 #endif // QI__CONFIG_H
+
+// A hill climb over thread counts. What is kept is compared with another count in turns, so that what the machine does besides
+// meets both: a few steps of one, a few of the other, the first after each change not counted (threads wake up). The other count is
+// kept if nearly all of its steps are faster than the median of those before; it is given up as soon as none is. First more
+// threads are tried, then, if more did not help, fewer: half as many more or fewer, then a quarter, and so on.
+//
+// No clock is read here: the caller says how long a step took.
+#define QI__TUNER_SKIP 4   // steps before the first that counts: memory is touched for the first time
+#define QI__TUNER_TURN 3   // steps of one count; the first is not counted
+#define QI__TUNER_ROUNDS 4 // turns of both
+#define QI__TUNER_SAMPLES (QI__TUNER_ROUNDS * (QI__TUNER_TURN - 1))
+#define QI__TUNER_GAIN 0.98 // of the median: less is not worth a change
+
+typedef struct qi__tuner {
+  int best;      // threads that are kept
+  int other;     // compared with it; 0 = nothing more is to be tried
+  int most;
+  int step;      // between the two
+  bool fewer;    // direction
+  bool moved;    // `best` is not what it was at first
+  int skip, n;   // steps to leave out; steps of this comparison
+  double time[2][QI__TUNER_SAMPLES]; // of best, of other
+} qi__tuner;
+
+// The next count to try at this step or a smaller one, or the other direction, or none.
+QI__FN void qi__tuner_choose(qi__tuner *t) {
+  t->n = 0;
+  for (;; t->step /= 2) {
+    if (t->step == 0) {
+      if (t->fewer || t->moved) break;
+      t->fewer = true;
+      t->step = t->best / 2;
+    }
+    t->other = t->fewer ? t->best - t->step : (int)qi__min_i64(t->best + t->step, t->most);
+    if (t->other >= 1 && t->other != t->best) return;
+  }
+  t->other = 0;
+}
+
+// Begins with `start` threads; others are 1..most. Up to 2: nothing is tried.
+QI__FN void qi__tuner_open(qi__tuner *t, int start, int most) {
+  memset(t, 0, sizeof *t);
+  t->best = start;
+  t->most = most;
+  t->skip = QI__TUNER_SKIP;
+  t->step = start / 2 ? start / 2 : 1;
+  if (most > 2) qi__tuner_choose(t);
+}
+
+QI__INLINE bool qi__tuner_done(const qi__tuner *t) { return t->other == 0; }
+
+// Threads of the next step.
+QI__INLINE int qi__tuner_threads(const qi__tuner *t) {
+  bool other = !qi__tuner_done(t) && t->skip == 0 && t->n / QI__TUNER_TURN % 2;
+  return other ? t->other : t->best;
+}
+
+// Of n > 0 numbers, which are put in order.
+QI__FN double qi__tuner_median(double *v, int n) {
+  for (int i = 1; i < n; i++)
+    for (int j = i; j > 0 && v[j] < v[j - 1]; j--) {
+      double swap = v[j];
+      v[j] = v[j - 1];
+      v[j - 1] = swap;
+    }
+  return (v[(n - 1) / 2] + v[n / 2]) / 2;
+}
+
+// After a round: n steps of each are known.
+QI__FN void qi__tuner_judge(qi__tuner *t, int n) {
+  double best = qi__tuner_median(t->time[0], n), other = qi__tuner_median(t->time[1], n);
+  int n_faster = 0;
+  while (n_faster < n && t->time[1][n_faster] < best) n_faster++;
+  if (n_faster > 0 && n < QI__TUNER_SAMPLES) return;
+  if (n == QI__TUNER_SAMPLES && n_faster + 1 >= n && other < best * QI__TUNER_GAIN) {
+    t->best = t->other;
+    t->step = t->best / 2;
+    t->moved = true;
+  } else {
+    t->step /= 2;
+  }
+  qi__tuner_choose(t);
+}
+
+// A step with qi__tuner_threads took so long, in any unit.
+QI__FN void qi__tuner_add(qi__tuner *t, double time) {
+  if (qi__tuner_done(t)) return;
+  if (t->skip > 0) {
+    t->skip--;
+    return;
+  }
+  int i = t->n++, round = i / (2 * QI__TUNER_TURN), turn = i % QI__TUNER_TURN;
+  if (turn > 0) t->time[i / QI__TUNER_TURN % 2][round * (QI__TUNER_TURN - 1) + turn - 1] = time;
+  if (t->n % (2 * QI__TUNER_TURN) == 0) qi__tuner_judge(t, (round + 1) * (QI__TUNER_TURN - 1));
+}
+
+// Steps are of another kind from now on: the comparison begins anew.
+QI__FN void qi__tuner_restart(qi__tuner *t) { t->n = 0; }
+
+#endif // QI__TUNER_H
+// generated from src/model/model.h: edit there
+// ==== >>model : an open model ====
+#ifndef QI__MODEL_H
+#define QI__MODEL_H
+
+// generated from src/model/cache.h: edit there
+// ==== >>cache : weights kept ready to be multiplied, within a budget of bytes ====
+#ifndef QI__MODEL_CACHE_H
+#define QI__MODEL_CACHE_H
+
+// generated from src/kernels/forms.h: edit there
+// ==== >>forms : weights made ready to be multiplied ====
+#ifndef QI__KERNELS_FORMS_H
+#define QI__KERNELS_FORMS_H
+
+// generated from src/base/threads.h: edit there
+// ==== >>threads : the thread pool ====
+#ifndef QI__THREADS_H
+#define QI__THREADS_H
+
+// generated from src/base/cpu.h: edit there
+// ==== >>cpu : instruction sets, cores, clock, floating-point mode ====
+#ifndef QI__CPU_H
+#define QI__CPU_H
+
+// generated from src/base/error.h: edit there
+// ==== >>error : results with a message, and the log ====
+#ifndef QI__ERROR_H
+#define QI__ERROR_H
+
 
 // Sets code and message (both may be ignored by a NULL err) and returns the code: `return qi__fail(err, QI_ERR_IO, "...", ...)`.
 QI__FN QI__PRINTF(3, 4) qi_result qi__fail(qi_error *err, qi_result code, const char *fmt, ...) {
@@ -2048,6 +2161,7 @@ QI__FN void qi__arena_close(qi__arena *a, const qi_allocator *allocator) {
 
 #define QI__THREADS_MAX 256         // with the caller
 #define QI__THREADS_DEFAULT_MAX 8   // memory bandwidth is spent by then on nearly all machines
+#define QI__THREADS_TUNED_MAX 32    // what measuring may go up to: each has scratch memory in every session
 #define QI__THREAD_STACK (512u << 10)
 #define QI__SPIN_US 40              // how long to wait awake for the next run: some gaps between operations of a forward pass
 
@@ -2076,7 +2190,10 @@ typedef struct qi__job {
 struct qi_pool {
   qi__cpu cpu;             // kernels look at these flags
   qi_isa isa;
-  int n_threads;           // with the caller
+  int n_threads;           // with the caller: those that there are
+  int n_active;            // of these, the first so many work; written between runs only
+  int n_start;             // how many that were at first
+  bool may_change;         // n_active: the desc left the number open
   qi_parallel parallel;    // parallel_for NULL: own threads
   qi_allocator allocator;
   void *scratch;           // see qi__pool_scratch
@@ -2095,6 +2212,7 @@ struct qi_pool {
   int n_workers;           // threads to join
   pthread_mutex_t mutex;
   pthread_cond_t wake, done;
+  pthread_cond_t park;     // where workers sleep that are not active
   pthread_t threads[QI__THREADS_MAX - 1];
 #endif
 };
@@ -2134,13 +2252,18 @@ QI__FN void qi__pool_host_index(void *arg, int index) {
 
 #ifndef QI_NO_THREADS
 
+QI__INLINE bool qi__worker_is_active(const qi_pool *p, int worker) {
+  return worker < __atomic_load_n(&p->n_active, __ATOMIC_RELAXED);
+}
+
 // Tries to enter an open run that this worker has not been in; *seen becomes its number. 1 = inside, 0 = nothing to do, -1 = quit.
-QI__FN int qi__gate_enter(qi_pool *p, uint32_t *seen) {
+// n_active was written before the gate of a run was opened, so who finds it open sees it.
+QI__FN int qi__gate_enter(qi_pool *p, int worker, uint32_t *seen) {
   // Sequentially consistent: see qi__worker_sleep.
   uint32_t gate = __atomic_load_n(&p->gate, __ATOMIC_SEQ_CST);
   for (;;) {
     if (gate & QI__GATE_QUIT) return -1;
-    if (!(gate & QI__GATE_OPEN) || gate >> QI__GATE_RUN_SHIFT == *seen) return 0;
+    if (!(gate & QI__GATE_OPEN) || gate >> QI__GATE_RUN_SHIFT == *seen || !qi__worker_is_active(p, worker)) return 0;
     if (__atomic_compare_exchange_n(&p->gate, &gate, gate + 1, false, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) break;
   }
   *seen = gate >> QI__GATE_RUN_SHIFT;
@@ -2155,13 +2278,17 @@ QI__FN void qi__gate_leave(qi_pool *p) {
   pthread_mutex_unlock(&p->mutex);
 }
 
-// Sleeps until a run is open or the pool closes; results of qi__gate_enter. No wake-up is lost: the worker counts itself in before
-// it looks at the gate, the caller opens the gate before it looks at the count, and both in one total order.
-QI__FN int qi__worker_sleep(qi_pool *p, uint32_t *seen) {
+// Sleeps until a run is open or the pool closes; results of qi__gate_enter, 0 when it is to sleep elsewhere. No wake-up is lost:
+// the worker counts itself in before it looks at the gate, the caller opens the gate before it looks at the count, and both in one
+// total order. Those that are not active are not counted: no run is for them.
+QI__FN int qi__worker_sleep(qi_pool *p, int worker, uint32_t *seen) {
   int entered;
   pthread_mutex_lock(&p->mutex);
+  while (!qi__worker_is_active(p, worker) && !(__atomic_load_n(&p->gate, __ATOMIC_RELAXED) & QI__GATE_QUIT))
+    pthread_cond_wait(&p->park, &p->mutex);
   __atomic_fetch_add(&p->n_asleep, 1, __ATOMIC_SEQ_CST);
-  while ((entered = qi__gate_enter(p, seen)) == 0) pthread_cond_wait(&p->wake, &p->mutex);
+  while ((entered = qi__gate_enter(p, worker, seen)) == 0 && qi__worker_is_active(p, worker))
+    pthread_cond_wait(&p->wake, &p->mutex);
   __atomic_fetch_sub(&p->n_asleep, 1, __ATOMIC_SEQ_CST);
   pthread_mutex_unlock(&p->mutex);
   return entered;
@@ -2185,10 +2312,11 @@ QI__FN void *qi__worker_main(void *arg) {
   for (;;) {
     uint64_t start = 0;
     int entered;
-    while ((entered = qi__gate_enter(p, &seen)) == 0 && qi__spin(p, &start)) {
+    while ((entered = qi__gate_enter(p, worker, &seen)) == 0 && qi__worker_is_active(p, worker) && qi__spin(p, &start)) {
     }
-    if (entered == 0) entered = qi__worker_sleep(p, &seen);
+    if (entered == 0) entered = qi__worker_sleep(p, worker, &seen);
     if (entered < 0) return NULL;
+    if (entered == 0) continue;
     qi__job_work(&p->job, &p->next_piece, worker);
     qi__gate_leave(p);
   }
@@ -2227,8 +2355,10 @@ QI__FN void qi__pool_stop_threads(qi_pool *p) {
   pthread_mutex_lock(&p->mutex);
   __atomic_store_n(&p->gate, QI__GATE_QUIT, __ATOMIC_SEQ_CST);
   pthread_cond_broadcast(&p->wake);
+  pthread_cond_broadcast(&p->park);
   pthread_mutex_unlock(&p->mutex);
   for (int i = 0; i < p->n_workers; i++) pthread_join(p->threads[i], NULL);
+  pthread_cond_destroy(&p->park);
   pthread_cond_destroy(&p->done);
   pthread_cond_destroy(&p->wake);
   pthread_mutex_destroy(&p->mutex);
@@ -2257,23 +2387,27 @@ QI__FN int qi__thread_create(pthread_t *thread, qi_pool *p) {
   return pthread_create(thread, NULL, qi__worker_main, p);
 }
 
+// The mutex and what is waited for with it; false: nothing is left behind.
+QI__FN bool qi__pool_open_locks(qi_pool *p) {
+  pthread_cond_t *conds[] = {&p->wake, &p->done, &p->park};
+  if (pthread_mutex_init(&p->mutex, NULL) != 0) return false;
+  for (size_t i = 0; i < QI__COUNT_OF(conds); i++) {
+    if (pthread_cond_init(conds[i], NULL) == 0) continue;
+    while (i-- > 0) pthread_cond_destroy(conds[i]);
+    pthread_mutex_destroy(&p->mutex);
+    return false;
+  }
+  return true;
+}
+
 // Starts n_threads - 1 workers. They leave the host's signals to the host's threads; only what a thread does to itself, and
-// profilers, reach them. On failure nothing is left behind.
+// profilers, reach them. Where the system has no more than the first n_start, these will do. On failure nothing is left behind.
 QI__FN qi_result qi__pool_start_threads(qi_pool *p, qi_error *err) {
   int code = 0;
   p->gate = p->n_asleep = p->n_started = p->run = 0;
   p->n_workers = 0;
   p->may_spin = p->n_threads <= qi__cpu_count_logical();
-  if (pthread_mutex_init(&p->mutex, NULL) != 0) return qi__fail(err, QI_ERR_OOM, "pool: no mutex could be made");
-  if (pthread_cond_init(&p->wake, NULL) != 0) {
-    pthread_mutex_destroy(&p->mutex);
-    return qi__fail(err, QI_ERR_OOM, "pool: no condition variable could be made");
-  }
-  if (pthread_cond_init(&p->done, NULL) != 0) {
-    pthread_cond_destroy(&p->wake);
-    pthread_mutex_destroy(&p->mutex);
-    return qi__fail(err, QI_ERR_OOM, "pool: no condition variable could be made");
-  }
+  if (!qi__pool_open_locks(p)) return qi__fail(err, QI_ERR_OOM, "pool: no mutex or condition variable could be made");
 #ifndef _WIN32
   static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF};
   sigset_t blocked, before;
@@ -2286,7 +2420,8 @@ QI__FN qi_result qi__pool_start_threads(qi_pool *p, qi_error *err) {
 #ifndef _WIN32
   if (masked) pthread_sigmask(SIG_SETMASK, &before, NULL);
 #endif
-  if (code == 0) return QI_OK;
+  if (code != 0 && p->n_workers + 1 >= p->n_start) p->n_threads = p->n_workers + 1;
+  if (p->n_workers + 1 == p->n_threads) return QI_OK;
   int failed = p->n_workers + 2; // the caller is the first
   qi__pool_stop_threads(p);
   return qi__fail(err, QI_ERR_OOM, "pool: thread %d of %d could not be started: %s", failed, p->n_threads, strerror(code));
@@ -2313,7 +2448,7 @@ QI__FN void qi__pool_run(qi_pool *p, qi__task_fn fn, void *arg, int64_t n_units,
   if (n_units <= 0) return;
   if (grain < 1) grain = 1;
   uint64_t n_pieces = (uint64_t)((n_units - 1) / grain) + 1;
-  bool alone = p->n_threads == 1 || n_pieces == 1 || n_pieces > SIZE_MAX / 2;
+  bool alone = p->n_active == 1 || n_pieces == 1 || n_pieces > SIZE_MAX / 2;
   p->job.fn = fn;
   p->job.arg = arg;
   p->job.n_units = n_units;
@@ -2321,7 +2456,7 @@ QI__FN void qi__pool_run(qi_pool *p, qi__task_fn fn, void *arg, int64_t n_units,
   p->job.n_pieces = (size_t)n_pieces;
   p->next_piece = 0;
   if (!alone && p->parallel.parallel_for) {
-    int n = n_pieces < (uint64_t)p->n_threads ? (int)n_pieces : p->n_threads;
+    int n = n_pieces < (uint64_t)p->n_active ? (int)n_pieces : p->n_active;
     p->parallel.parallel_for(p->parallel.user, qi__pool_host_index, p, n);
     qi__pool_host_index(p, 0); // finds nothing, unless the host skipped indices
     return;
@@ -2339,6 +2474,22 @@ QI__FN void qi__pool_run(qi_pool *p, qi__task_fn fn, void *arg, int64_t n_units,
   }
 #endif
   qi__fp_leave(mode);
+}
+
+// How many threads take part in the runs to come: 1..n_threads. Only between runs.
+QI__FN void qi__pool_set_active(qi_pool *p, int n) {
+  if (n == p->n_active) return;
+#ifndef QI_NO_THREADS
+  if (qi__pool_has_threads(p)) {
+    pthread_mutex_lock(&p->mutex);
+    __atomic_store_n(&p->n_active, n, __ATOMIC_RELAXED);
+    pthread_cond_broadcast(&p->wake); // each goes to sleep where it belongs
+    pthread_cond_broadcast(&p->park);
+    pthread_mutex_unlock(&p->mutex);
+    return;
+  }
+#endif
+  p->n_active = n;
 }
 
 // Memory of at least `bytes` bytes, aligned to QI__CACHE_LINE, for the caller of qi__pool_run until the next call of this function;
@@ -2369,7 +2520,9 @@ QI__FN qi_result qi__pool_configure(qi_pool *p, const qi_pool_desc *desc, qi_err
 #ifdef QI_NO_THREADS
   if (!p->parallel.parallel_for) n = 1;
 #endif
-  p->n_threads = n ? n : (int)qi__min_i64(qi__cpu_count(), QI__THREADS_DEFAULT_MAX);
+  p->n_threads = n ? n : (int)qi__min_i64(qi__cpu_count(), QI__THREADS_TUNED_MAX);
+  p->may_change = n == 0;
+  p->n_start = p->n_active = n ? n : (int)qi__min_i64(p->n_threads, QI__THREADS_DEFAULT_MAX);
   return QI_OK;
 }
 
@@ -21222,7 +21375,7 @@ QI__FN void qi__forward_start(qi__forward *f) {
   a->n_prompt = f->n_prompt;
   a->q = f->q;
   a->out = f->in.x;
-  qi__attention_plan(a, (size_t)f->pool->n_threads);
+  qi__attention_plan(a, (size_t)f->pool->n_active);
 }
 
 QI__FN void qi__forward_next_op(qi__forward *f) {
@@ -21277,7 +21430,7 @@ QI__FN void qi__forward_cut(qi__forward *f, double us, uint64_t budget_us) {
 
 // Units to do before looking at the clock again: what fits into the time that is left, going by the last measurement.
 QI__FN int64_t qi__forward_slab(const qi__forward *f, int64_t n_units, uint64_t now, uint64_t deadline_us) {
-  int64_t left = n_units - f->unit, least = f->pool->n_threads;
+  int64_t left = n_units - f->unit, least = f->pool->n_active;
   if (!deadline_us) return left;
   double cost = f->us_per_unit[f->op], time = deadline_us > now ? (double)(deadline_us - now) : 0;
   if (cost <= 0 || time <= 0) return qi__min_i64(left, least);
@@ -21287,13 +21440,13 @@ QI__FN int64_t qi__forward_slab(const qi__forward *f, int64_t n_units, uint64_t 
 
 // Whether a slice ends here: the deadline has passed, or what comes next would end farther behind it than it is away now.
 QI__FN bool qi__forward_is_late(const qi__forward *f, uint64_t now, uint64_t deadline_us) {
-  double least = f->us_per_unit[f->op] * f->pool->n_threads;
+  double least = f->us_per_unit[f->op] * f->pool->n_active;
   return now >= deadline_us || least > 2 * (double)(deadline_us - now);
 }
 
 // Works until the chunk is done (QI_OK), about until the deadline (QI_AGAIN; 0 = none) or until *cancel is set (QI_ERR_CANCELLED).
 QI__FN qi_result qi__forward_run(qi__forward *f, uint64_t deadline_us) {
-  int n_threads = f->pool->n_threads;
+  int n_threads = f->pool->n_active;
   uint64_t now = deadline_us ? qi__now_us() : 0, budget = deadline_us > now ? deadline_us - now : 0;
   while (f->op != QI__OP_DONE) {
     if (!f->unit) qi__forward_choose_parts(f, deadline_us);
@@ -25318,6 +25471,8 @@ struct qi_session {
   size_t bytes;         // of the arena and of this struct
   qi_pool own_pool, *pool;
   bool has_own_pool;
+  qi__tuner tuner;      // of the threads that generate
+  size_t tuned_rows;    // of the steps that it measures
   qi__kernels kernels;
   qi__kv kv;
   qi__forward forward;
@@ -25493,7 +25648,8 @@ QI__FN void qi__session_wire(qi_session *s) {
   s->stats.heap_bytes = s->bytes;
   s->stats.kv_bytes = qi__kv_bytes(&s->kv);
   s->stats.kv_tokens = (uint64_t)s->kv.n_pages * QI__KV_PAGE;
-  s->stats.n_threads = s->pool->n_threads;
+  bool tunes = s->pool->may_change && !s->forward.on_device && !s->desc.n_draft;
+  qi__tuner_open(&s->tuner, s->pool->n_start, tunes ? s->pool->n_threads : 0);
   s->stats.isa = s->pool->isa;
 }
 
@@ -25628,6 +25784,19 @@ QI__FN qi_result qi__work_begin(qi_session *s, const qi_decode_token *tokens, si
   return QI_OK;
 }
 
+// Threads for the chunk that is to be computed: what measuring says for as many rows as it measures, or no fewer than at first, as
+// more rows, and prompts, are not so much bound by memory.
+QI__FN void qi__work_threads(qi_session *s) {
+  const qi__forward *f = &s->forward;
+  if (f->n_prompt == 0 && f->n_rows != s->tuned_rows && !qi__tuner_done(&s->tuner)) {
+    s->tuned_rows = f->n_rows;
+    qi__tuner_restart(&s->tuner);
+  }
+  bool measured = f->n_prompt == 0 && f->n_rows == s->tuned_rows;
+  int most = s->tuner.best > s->pool->n_start ? s->tuner.best : s->pool->n_start;
+  qi__pool_set_active(s->pool, measured ? qi__tuner_threads(&s->tuner) : most);
+}
+
 // Hands the next chunk to the forward pass: prompt rows first.
 QI__FN void qi__work_chunk(qi_session *s) {
   qi__work *w = &s->work;
@@ -25651,6 +25820,7 @@ QI__FN void qi__work_chunk(qi_session *s) {
   }
   f->n_rows = w->chunk;
   f->n_prompt = n_prompt;
+  qi__work_threads(s);
   qi__forward_start(f);
   w->in_chunk = true;
 }
@@ -25686,13 +25856,15 @@ QI__FN void qi__work_done(qi_session *s) {
 QI__FN qi_result qi__work_compute(qi_session *s, uint64_t deadline_us, qi_error *err) {
   qi__work *w = &s->work;
   while (w->n_done < w->n) {
-    if (!w->in_chunk) qi__work_chunk(s);
+    bool whole = !w->in_chunk; // the chunk's time is measured whole
+    if (whole) qi__work_chunk(s);
     uint64_t start = qi__now_us();
     qi_result r = s->forward.on_device ? qi__device_run(&s->device, &s->forward, deadline_us, err)
                                        : qi__forward_run(&s->forward, deadline_us);
     double seconds = (double)(qi__now_us() - start) * 1e-6;
     *(s->forward.n_prompt ? &s->stats.prompt_seconds : &s->stats.generate_seconds) += seconds;
     if (r) return r;
+    if (whole && s->forward.n_prompt == 0) qi__tuner_add(&s->tuner, seconds);
     qi__work_chunk_done(s);
     if (deadline_us && w->n_done < w->n && qi__now_us() >= deadline_us) return QI_AGAIN;
   }
@@ -28096,7 +28268,7 @@ QI__FN qi_result qi__matmul(qi_pool *pool, qi_path path, const qi__weight *w, co
     p.y = y + i * p.w.n_rows;
     memcpy(p.in.x, x + i * p.w.n_cols, p.n * p.w.n_cols * sizeof *x);
     qi__pool_run(pool, qi__product_prepare, &p, (int64_t)p.n, 1);
-    qi__pool_run(pool, qi__product_tiles, &p, tiles, qi__max_i64(1, tiles / (pool->n_threads * 8)));
+    qi__pool_run(pool, qi__product_tiles, &p, tiles, qi__max_i64(1, tiles / (pool->n_active * 8)));
   }
   return QI_OK;
 }
@@ -28294,7 +28466,7 @@ QI_API int qi_isa_from_name(const char *name) { return name ? qi__isa_from_name(
 
 QI_API qi_result qi_pool_open(qi_pool **out, const qi_pool_desc *desc, qi_error *err) { return qi__pool_open(out, desc, err); }
 QI_API void qi_pool_close(qi_pool *pool) { qi__pool_close(pool); }
-QI_API int qi_pool_n_threads(const qi_pool *pool) { return pool ? pool->n_threads : 0; }
+QI_API int qi_pool_n_threads(const qi_pool *pool) { return pool ? __atomic_load_n(&pool->n_active, __ATOMIC_RELAXED) : 0; }
 QI_API qi_isa qi_pool_isa(const qi_pool *pool) { return pool ? pool->isa : QI_ISA_AUTO; }
 
 // What a product is made with where the caller gives no pool.
@@ -28783,6 +28955,8 @@ QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out) {
   if (!s || !out) return;
   *out = s->stats;
   out->kv_tokens_unused = (uint64_t)s->kv.n_unused * QI__KV_PAGE;
+  out->n_threads = s->tuner.best;
+  out->tuning = !qi__tuner_done(&s->tuner);
 }
 
 // ---- batches ----

@@ -267,8 +267,15 @@ QI_API int qi_isa_from_name(const char *name);
 typedef struct qi_pool qi_pool;
 
 // How a pool shall be; zero = default.
+//
+// n_threads 0: begins with as many as there are fast cores that this process may use, at most 8. Generation is bound by memory
+// sooner or later than that, so a session of such a pool measures its first steps with other numbers too, fewer, and up to 32 where
+// there are so many cores, and keeps what is clearly faster: qi_session_stats tells. A number that is worth it takes 24 steps, one
+// that is not mostly 6. Only whole steps without a prompt count, each of as many tokens as the others; with a draft, or on a
+// backend, nothing is measured. Prompts, and steps of other numbers of tokens, never have fewer threads than at first.
+// With any other n_threads so many work, always. Results do not depend on it.
 typedef struct qi_pool_desc {
-  int n_threads;           // 0 = fast cores this process may use, at most 8; 1 = only the calling thread
+  int n_threads;           // 0 = chosen as told above; 1 = only the calling thread; at most 256
   qi_isa isa;              // default AUTO
   qi_parallel parallel;    // the host's job system instead of own threads; then n_threads must be set
   qi_allocator allocator;  // default malloc
@@ -279,7 +286,7 @@ typedef struct qi_pool_desc {
 QI_API qi_result qi_pool_open(qi_pool **out, const qi_pool_desc *desc, qi_error *err);
 QI_API void qi_pool_close(qi_pool *pool); // NULL is fine; no session may still use it
 
-QI_API int qi_pool_n_threads(const qi_pool *pool); // with the calling one; 0 for NULL
+QI_API int qi_pool_n_threads(const qi_pool *pool); // that work at present, with the calling one; 0 for NULL
 QI_API qi_isa qi_pool_isa(const qi_pool *pool); // what AUTO became, or the forced one if the CPU has it, else the next lower
 
 // Arithmetic of matrix products. Results never depend on threads or on how work was cut.
@@ -1059,7 +1066,8 @@ typedef struct qi_session_stats {
   uint64_t heap_bytes, kv_bytes;           // of the allocator; of that, the key-value cache
   uint64_t kv_tokens, kv_tokens_unused;    // tokens that the cache has room for; of these, in pages that no sequence uses
   uint64_t n_drafted, n_accepted;          // tokens guessed ahead (n_generated counts them too); of these, that came true
-  int n_threads;                           // in use
+  int n_threads;                           // that generate; see qi_pool_desc
+  bool tuning;                             // n_threads is still being measured
   qi_isa isa;                              // in use
 } qi_session_stats;
 // s NULL: all zero.

@@ -117,7 +117,7 @@ QI_API int qi_isa_from_name(const char *name) { return name ? qi__isa_from_name(
 
 QI_API qi_result qi_pool_open(qi_pool **out, const qi_pool_desc *desc, qi_error *err) { return qi__pool_open(out, desc, err); }
 QI_API void qi_pool_close(qi_pool *pool) { qi__pool_close(pool); }
-QI_API int qi_pool_n_threads(const qi_pool *pool) { return pool ? pool->n_threads : 0; }
+QI_API int qi_pool_n_threads(const qi_pool *pool) { return pool ? __atomic_load_n(&pool->n_active, __ATOMIC_RELAXED) : 0; }
 QI_API qi_isa qi_pool_isa(const qi_pool *pool) { return pool ? pool->isa : QI_ISA_AUTO; }
 
 // What a product is made with where the caller gives no pool.
@@ -606,6 +606,8 @@ QI_API void qi_session_get_stats(const qi_session *s, qi_session_stats *out) {
   if (!s || !out) return;
   *out = s->stats;
   out->kv_tokens_unused = (uint64_t)s->kv.n_unused * QI__KV_PAGE;
+  out->n_threads = s->tuner.best;
+  out->tuning = !qi__tuner_done(&s->tuner);
 }
 
 // ---- batches ----

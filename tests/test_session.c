@@ -938,6 +938,41 @@ static void test_cancel_from_a_thread(void **state) {
   run_free(&rm);
 }
 
+// Measuring how many threads generate best tries several; the text does not change. A number that was asked for stays.
+static void test_tuned_threads(void **state) {
+  (void)state;
+  run_model rm = small_model();
+  qi_error err = {QI_OK, ""};
+  qi_session_desc sd = story_desc();
+  story want = tell(rm.m, &sd, "the rain and", 60), got;
+  sd.n_threads = 5;
+  for (int tuned = 0; tuned < 2; tuned++) {
+    qi_session *s = run_session(rm.m, &sd);
+    qi_session_stats stats;
+    qi_session_get_stats(s, &stats);
+    assert_true(!stats.tuning && stats.n_threads == 5);
+    s->pool->n_start = tuned ? 3 : 5; // a machine of five cores, whoever's this one is
+    if (tuned) qi__tuner_open(&s->tuner, 3, 5);
+    RUN_OK(qi_prompt(s, "the rain and", &err), err);
+    take_story(s, QI__TUNER_SKIP + QI__TUNER_TURN + 1, false, &got); // the first comes of the prompt
+    assert_int_equal(qi_pool_n_threads(s->pool), tuned ? 3 : 5);
+    story rest;
+    take_story(s, 1, false, &rest);
+    qi_session_get_stats(s, &stats);
+    assert_true(stats.tuning == tuned && stats.n_threads == (tuned ? 3 : 5));
+    assert_int_equal(qi_pool_n_threads(s->pool), tuned ? 4 : 5);
+    qi_session_close(s);
+    s = run_session(rm.m, &sd);
+    s->pool->n_start = tuned ? 3 : 5;
+    if (tuned) qi__tuner_open(&s->tuner, 3, 5);
+    RUN_OK(qi_prompt(s, "the rain and", &err), err);
+    take_story(s, 60, false, &got);
+    expect_same_story(&got, &want, tuned ? "threads that are measured" : "5 threads");
+    qi_session_close(s);
+  }
+  run_free(&rm);
+}
+
 static void test_shared_pool(void **state) {
   (void)state;
   run_model rm = small_model();
@@ -1117,6 +1152,7 @@ int main(void) {
       cmocka_unit_test(test_model_arguments),
       cmocka_unit_test(test_sessions_on_threads),
       cmocka_unit_test(test_cancel_from_a_thread),
+      cmocka_unit_test(test_tuned_threads),
       cmocka_unit_test(test_shared_pool),
       cmocka_unit_test(test_load_levels),
       cmocka_unit_test(test_sources),

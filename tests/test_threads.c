@@ -54,7 +54,7 @@ static void check_all_units(qi_pool *p) {
   for (size_t s = 0; s < QI__COUNT_OF(sizes); s++)
     for (size_t g = 0; g < QI__COUNT_OF(grains); g++) {
       memset(&r, 0, sizeof r);
-      r.n_threads = p->n_threads;
+      r.n_threads = p->n_active;
       r.n_units = sizes[s];
       r.grain = grains[g] < 1 ? 1 : grains[g];
       qi__pool_run(p, task_record, &r, sizes[s], grains[g]);
@@ -162,6 +162,27 @@ static void test_all_threads_take_part(void **state) {
     assert_int_equal(sigismember(&after, SIGUSR1), sigismember(&before, SIGUSR1));
     qi__pool_close(p);
   }
+}
+
+// The first workers alone take part, and all that are wanted do.
+static void test_active(void **state) {
+  (void)state;
+  static const int active[] = {6, 2, 1, 5, 6, 3, 4, 4};
+  qi_pool_desc d = {.n_threads = 6};
+  qi_pool *p = NULL;
+  assert_int_equal(qi__pool_open(&p, &d, NULL), QI_OK);
+  for (size_t i = 0; i < QI__COUNT_OF(active); i++) {
+    qi__pool_set_active(p, active[i]);
+    if (i % 2) usleep(2000); // workers fall asleep
+    check_all_units(p);
+    meeting m;
+    memset(&m, 0, sizeof m);
+    m.n_threads = active[i];
+    qi__pool_run(p, task_meet, &m, active[i], 1);
+    assert_int_equal(m.n_wrong, 0);
+    assert_int_equal(m.arrived, active[i]);
+  }
+  qi__pool_close(p);
 }
 
 static void task_slow_worker(void *arg, int worker, int64_t begin, int64_t end) {
@@ -273,7 +294,9 @@ static void test_defaults(void **state) {
   qi_isa best;
   assert_int_equal(qi__pool_open(&p, NULL, NULL), QI_OK);
   assert_int_equal(qi__isa_choose(QI_ISA_AUTO, &best, NULL, NULL), QI_OK);
-  assert_true(p->n_threads >= 1 && p->n_threads <= 8);
+  assert_true(p->n_start >= 1 && p->n_start <= 8 && p->n_threads >= p->n_start && p->n_threads <= 32);
+  assert_int_equal(p->n_active, p->n_start);
+  assert_true(p->may_change);
   assert_int_equal(p->isa, best);
   qi__pool_close(p);
 }
@@ -294,6 +317,25 @@ static void *counting_alloc(size_t size, size_t align, void *user) {
 static void counting_free(void *ptr, size_t size, void *user) {
   ((counter *)user)->bytes -= size;
   qi__malloc_free(ptr, size, NULL);
+}
+
+// Where the number was left open, the threads to begin with are enough.
+static void test_fewer_threads(void **state) {
+  (void)state;
+  for (int n_start = 3; n_start <= 5; n_start++) {
+    qi_pool_desc d = {.n_threads = 8};
+    qi_pool p;
+    assert_int_equal(qi__pool_configure(&p, &d, NULL), QI_OK);
+    p.n_start = p.n_active = n_start;
+    creates_left = 3; // three workers and the caller
+    qi_result r = qi__pool_start_threads(&p, NULL);
+    creates_left = -1;
+    assert_int_equal(r, n_start <= 4 ? QI_OK : QI_ERR_OOM);
+    if (r) continue;
+    assert_int_equal(p.n_threads, 4);
+    check_all_units(&p);
+    qi__pool_destroy(&p);
+  }
 }
 
 static void test_failures_leave_nothing(void **state) {
@@ -344,7 +386,9 @@ int main(void) {
     cmocka_unit_test(test_all_units_once),        cmocka_unit_test(test_short_runs),
     cmocka_unit_test(test_all_threads_take_part), cmocka_unit_test(test_caller_waits),
     cmocka_unit_test(test_host_hook),             cmocka_unit_test(test_arguments),
-    cmocka_unit_test(test_defaults),              cmocka_unit_test(test_failures_leave_nothing),
+    cmocka_unit_test(test_defaults),              cmocka_unit_test(test_active),
+      cmocka_unit_test(test_fewer_threads),
+      cmocka_unit_test(test_failures_leave_nothing),
     cmocka_unit_test(test_scratch),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -12,6 +12,7 @@
 
 #define QI__THREADS_MAX 256         // with the caller
 #define QI__THREADS_DEFAULT_MAX 8   // memory bandwidth is spent by then on nearly all machines
+#define QI__THREADS_TUNED_MAX 32    // what measuring may go up to: each has scratch memory in every session
 #define QI__THREAD_STACK (512u << 10)
 #define QI__SPIN_US 40              // how long to wait awake for the next run: some gaps between operations of a forward pass
 
@@ -40,7 +41,10 @@ typedef struct qi__job {
 struct qi_pool {
   qi__cpu cpu;             // kernels look at these flags
   qi_isa isa;
-  int n_threads;           // with the caller
+  int n_threads;           // with the caller: those that there are
+  int n_active;            // of these, the first so many work; written between runs only
+  int n_start;             // how many that were at first
+  bool may_change;         // n_active: the desc left the number open
   qi_parallel parallel;    // parallel_for NULL: own threads
   qi_allocator allocator;
   void *scratch;           // see qi__pool_scratch
@@ -59,6 +63,7 @@ struct qi_pool {
   int n_workers;           // threads to join
   pthread_mutex_t mutex;
   pthread_cond_t wake, done;
+  pthread_cond_t park;     // where workers sleep that are not active
   pthread_t threads[QI__THREADS_MAX - 1];
 #endif
 };
@@ -98,13 +103,18 @@ QI__FN void qi__pool_host_index(void *arg, int index) {
 
 #ifndef QI_NO_THREADS
 
+QI__INLINE bool qi__worker_is_active(const qi_pool *p, int worker) {
+  return worker < __atomic_load_n(&p->n_active, __ATOMIC_RELAXED);
+}
+
 // Tries to enter an open run that this worker has not been in; *seen becomes its number. 1 = inside, 0 = nothing to do, -1 = quit.
-QI__FN int qi__gate_enter(qi_pool *p, uint32_t *seen) {
+// n_active was written before the gate of a run was opened, so who finds it open sees it.
+QI__FN int qi__gate_enter(qi_pool *p, int worker, uint32_t *seen) {
   // Sequentially consistent: see qi__worker_sleep.
   uint32_t gate = __atomic_load_n(&p->gate, __ATOMIC_SEQ_CST);
   for (;;) {
     if (gate & QI__GATE_QUIT) return -1;
-    if (!(gate & QI__GATE_OPEN) || gate >> QI__GATE_RUN_SHIFT == *seen) return 0;
+    if (!(gate & QI__GATE_OPEN) || gate >> QI__GATE_RUN_SHIFT == *seen || !qi__worker_is_active(p, worker)) return 0;
     if (__atomic_compare_exchange_n(&p->gate, &gate, gate + 1, false, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) break;
   }
   *seen = gate >> QI__GATE_RUN_SHIFT;
@@ -119,13 +129,17 @@ QI__FN void qi__gate_leave(qi_pool *p) {
   pthread_mutex_unlock(&p->mutex);
 }
 
-// Sleeps until a run is open or the pool closes; results of qi__gate_enter. No wake-up is lost: the worker counts itself in before
-// it looks at the gate, the caller opens the gate before it looks at the count, and both in one total order.
-QI__FN int qi__worker_sleep(qi_pool *p, uint32_t *seen) {
+// Sleeps until a run is open or the pool closes; results of qi__gate_enter, 0 when it is to sleep elsewhere. No wake-up is lost:
+// the worker counts itself in before it looks at the gate, the caller opens the gate before it looks at the count, and both in one
+// total order. Those that are not active are not counted: no run is for them.
+QI__FN int qi__worker_sleep(qi_pool *p, int worker, uint32_t *seen) {
   int entered;
   pthread_mutex_lock(&p->mutex);
+  while (!qi__worker_is_active(p, worker) && !(__atomic_load_n(&p->gate, __ATOMIC_RELAXED) & QI__GATE_QUIT))
+    pthread_cond_wait(&p->park, &p->mutex);
   __atomic_fetch_add(&p->n_asleep, 1, __ATOMIC_SEQ_CST);
-  while ((entered = qi__gate_enter(p, seen)) == 0) pthread_cond_wait(&p->wake, &p->mutex);
+  while ((entered = qi__gate_enter(p, worker, seen)) == 0 && qi__worker_is_active(p, worker))
+    pthread_cond_wait(&p->wake, &p->mutex);
   __atomic_fetch_sub(&p->n_asleep, 1, __ATOMIC_SEQ_CST);
   pthread_mutex_unlock(&p->mutex);
   return entered;
@@ -149,10 +163,11 @@ QI__FN void *qi__worker_main(void *arg) {
   for (;;) {
     uint64_t start = 0;
     int entered;
-    while ((entered = qi__gate_enter(p, &seen)) == 0 && qi__spin(p, &start)) {
+    while ((entered = qi__gate_enter(p, worker, &seen)) == 0 && qi__worker_is_active(p, worker) && qi__spin(p, &start)) {
     }
-    if (entered == 0) entered = qi__worker_sleep(p, &seen);
+    if (entered == 0) entered = qi__worker_sleep(p, worker, &seen);
     if (entered < 0) return NULL;
+    if (entered == 0) continue;
     qi__job_work(&p->job, &p->next_piece, worker);
     qi__gate_leave(p);
   }
@@ -191,8 +206,10 @@ QI__FN void qi__pool_stop_threads(qi_pool *p) {
   pthread_mutex_lock(&p->mutex);
   __atomic_store_n(&p->gate, QI__GATE_QUIT, __ATOMIC_SEQ_CST);
   pthread_cond_broadcast(&p->wake);
+  pthread_cond_broadcast(&p->park);
   pthread_mutex_unlock(&p->mutex);
   for (int i = 0; i < p->n_workers; i++) pthread_join(p->threads[i], NULL);
+  pthread_cond_destroy(&p->park);
   pthread_cond_destroy(&p->done);
   pthread_cond_destroy(&p->wake);
   pthread_mutex_destroy(&p->mutex);
@@ -221,23 +238,27 @@ QI__FN int qi__thread_create(pthread_t *thread, qi_pool *p) {
   return pthread_create(thread, NULL, qi__worker_main, p);
 }
 
+// The mutex and what is waited for with it; false: nothing is left behind.
+QI__FN bool qi__pool_open_locks(qi_pool *p) {
+  pthread_cond_t *conds[] = {&p->wake, &p->done, &p->park};
+  if (pthread_mutex_init(&p->mutex, NULL) != 0) return false;
+  for (size_t i = 0; i < QI__COUNT_OF(conds); i++) {
+    if (pthread_cond_init(conds[i], NULL) == 0) continue;
+    while (i-- > 0) pthread_cond_destroy(conds[i]);
+    pthread_mutex_destroy(&p->mutex);
+    return false;
+  }
+  return true;
+}
+
 // Starts n_threads - 1 workers. They leave the host's signals to the host's threads; only what a thread does to itself, and
-// profilers, reach them. On failure nothing is left behind.
+// profilers, reach them. Where the system has no more than the first n_start, these will do. On failure nothing is left behind.
 QI__FN qi_result qi__pool_start_threads(qi_pool *p, qi_error *err) {
   int code = 0;
   p->gate = p->n_asleep = p->n_started = p->run = 0;
   p->n_workers = 0;
   p->may_spin = p->n_threads <= qi__cpu_count_logical();
-  if (pthread_mutex_init(&p->mutex, NULL) != 0) return qi__fail(err, QI_ERR_OOM, "pool: no mutex could be made");
-  if (pthread_cond_init(&p->wake, NULL) != 0) {
-    pthread_mutex_destroy(&p->mutex);
-    return qi__fail(err, QI_ERR_OOM, "pool: no condition variable could be made");
-  }
-  if (pthread_cond_init(&p->done, NULL) != 0) {
-    pthread_cond_destroy(&p->wake);
-    pthread_mutex_destroy(&p->mutex);
-    return qi__fail(err, QI_ERR_OOM, "pool: no condition variable could be made");
-  }
+  if (!qi__pool_open_locks(p)) return qi__fail(err, QI_ERR_OOM, "pool: no mutex or condition variable could be made");
 #ifndef _WIN32
   static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS, SIGPROF};
   sigset_t blocked, before;
@@ -250,7 +271,8 @@ QI__FN qi_result qi__pool_start_threads(qi_pool *p, qi_error *err) {
 #ifndef _WIN32
   if (masked) pthread_sigmask(SIG_SETMASK, &before, NULL);
 #endif
-  if (code == 0) return QI_OK;
+  if (code != 0 && p->n_workers + 1 >= p->n_start) p->n_threads = p->n_workers + 1;
+  if (p->n_workers + 1 == p->n_threads) return QI_OK;
   int failed = p->n_workers + 2; // the caller is the first
   qi__pool_stop_threads(p);
   return qi__fail(err, QI_ERR_OOM, "pool: thread %d of %d could not be started: %s", failed, p->n_threads, strerror(code));
@@ -277,7 +299,7 @@ QI__FN void qi__pool_run(qi_pool *p, qi__task_fn fn, void *arg, int64_t n_units,
   if (n_units <= 0) return;
   if (grain < 1) grain = 1;
   uint64_t n_pieces = (uint64_t)((n_units - 1) / grain) + 1;
-  bool alone = p->n_threads == 1 || n_pieces == 1 || n_pieces > SIZE_MAX / 2;
+  bool alone = p->n_active == 1 || n_pieces == 1 || n_pieces > SIZE_MAX / 2;
   p->job.fn = fn;
   p->job.arg = arg;
   p->job.n_units = n_units;
@@ -285,7 +307,7 @@ QI__FN void qi__pool_run(qi_pool *p, qi__task_fn fn, void *arg, int64_t n_units,
   p->job.n_pieces = (size_t)n_pieces;
   p->next_piece = 0;
   if (!alone && p->parallel.parallel_for) {
-    int n = n_pieces < (uint64_t)p->n_threads ? (int)n_pieces : p->n_threads;
+    int n = n_pieces < (uint64_t)p->n_active ? (int)n_pieces : p->n_active;
     p->parallel.parallel_for(p->parallel.user, qi__pool_host_index, p, n);
     qi__pool_host_index(p, 0); // finds nothing, unless the host skipped indices
     return;
@@ -303,6 +325,22 @@ QI__FN void qi__pool_run(qi_pool *p, qi__task_fn fn, void *arg, int64_t n_units,
   }
 #endif
   qi__fp_leave(mode);
+}
+
+// How many threads take part in the runs to come: 1..n_threads. Only between runs.
+QI__FN void qi__pool_set_active(qi_pool *p, int n) {
+  if (n == p->n_active) return;
+#ifndef QI_NO_THREADS
+  if (qi__pool_has_threads(p)) {
+    pthread_mutex_lock(&p->mutex);
+    __atomic_store_n(&p->n_active, n, __ATOMIC_RELAXED);
+    pthread_cond_broadcast(&p->wake); // each goes to sleep where it belongs
+    pthread_cond_broadcast(&p->park);
+    pthread_mutex_unlock(&p->mutex);
+    return;
+  }
+#endif
+  p->n_active = n;
 }
 
 // Memory of at least `bytes` bytes, aligned to QI__CACHE_LINE, for the caller of qi__pool_run until the next call of this function;
@@ -333,7 +371,9 @@ QI__FN qi_result qi__pool_configure(qi_pool *p, const qi_pool_desc *desc, qi_err
 #ifdef QI_NO_THREADS
   if (!p->parallel.parallel_for) n = 1;
 #endif
-  p->n_threads = n ? n : (int)qi__min_i64(qi__cpu_count(), QI__THREADS_DEFAULT_MAX);
+  p->n_threads = n ? n : (int)qi__min_i64(qi__cpu_count(), QI__THREADS_TUNED_MAX);
+  p->may_change = n == 0;
+  p->n_start = p->n_active = n ? n : (int)qi__min_i64(p->n_threads, QI__THREADS_DEFAULT_MAX);
   return QI_OK;
 }
 

@@ -362,7 +362,7 @@ QI__FN void qi__forward_start(qi__forward *f) {
   a->n_prompt = f->n_prompt;
   a->q = f->q;
   a->out = f->in.x;
-  qi__attention_plan(a, (size_t)f->pool->n_threads);
+  qi__attention_plan(a, (size_t)f->pool->n_active);
 }
 
 QI__FN void qi__forward_next_op(qi__forward *f) {
@@ -417,7 +417,7 @@ QI__FN void qi__forward_cut(qi__forward *f, double us, uint64_t budget_us) {
 
 // Units to do before looking at the clock again: what fits into the time that is left, going by the last measurement.
 QI__FN int64_t qi__forward_slab(const qi__forward *f, int64_t n_units, uint64_t now, uint64_t deadline_us) {
-  int64_t left = n_units - f->unit, least = f->pool->n_threads;
+  int64_t left = n_units - f->unit, least = f->pool->n_active;
   if (!deadline_us) return left;
   double cost = f->us_per_unit[f->op], time = deadline_us > now ? (double)(deadline_us - now) : 0;
   if (cost <= 0 || time <= 0) return qi__min_i64(left, least);
@@ -427,13 +427,13 @@ QI__FN int64_t qi__forward_slab(const qi__forward *f, int64_t n_units, uint64_t 
 
 // Whether a slice ends here: the deadline has passed, or what comes next would end farther behind it than it is away now.
 QI__FN bool qi__forward_is_late(const qi__forward *f, uint64_t now, uint64_t deadline_us) {
-  double least = f->us_per_unit[f->op] * f->pool->n_threads;
+  double least = f->us_per_unit[f->op] * f->pool->n_active;
   return now >= deadline_us || least > 2 * (double)(deadline_us - now);
 }
 
 // Works until the chunk is done (QI_OK), about until the deadline (QI_AGAIN; 0 = none) or until *cancel is set (QI_ERR_CANCELLED).
 QI__FN qi_result qi__forward_run(qi__forward *f, uint64_t deadline_us) {
-  int n_threads = f->pool->n_threads;
+  int n_threads = f->pool->n_active;
   uint64_t now = deadline_us ? qi__now_us() : 0, budget = deadline_us > now ? deadline_us - now : 0;
   while (f->op != QI__OP_DONE) {
     if (!f->unit) qi__forward_choose_parts(f, deadline_us);

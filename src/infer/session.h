@@ -2,6 +2,7 @@
 #ifndef QI__SESSION_H
 #define QI__SESSION_H
 
+#include "../base/tuner.h"
 #include "../model/model.h"
 #include "backend.h"
 #include "draft.h"
@@ -36,6 +37,8 @@ struct qi_session {
   size_t bytes;         // of the arena and of this struct
   qi_pool own_pool, *pool;
   bool has_own_pool;
+  qi__tuner tuner;      // of the threads that generate
+  size_t tuned_rows;    // of the steps that it measures
   qi__kernels kernels;
   qi__kv kv;
   qi__forward forward;
@@ -211,7 +214,8 @@ QI__FN void qi__session_wire(qi_session *s) {
   s->stats.heap_bytes = s->bytes;
   s->stats.kv_bytes = qi__kv_bytes(&s->kv);
   s->stats.kv_tokens = (uint64_t)s->kv.n_pages * QI__KV_PAGE;
-  s->stats.n_threads = s->pool->n_threads;
+  bool tunes = s->pool->may_change && !s->forward.on_device && !s->desc.n_draft;
+  qi__tuner_open(&s->tuner, s->pool->n_start, tunes ? s->pool->n_threads : 0);
   s->stats.isa = s->pool->isa;
 }
 
@@ -346,6 +350,19 @@ QI__FN qi_result qi__work_begin(qi_session *s, const qi_decode_token *tokens, si
   return QI_OK;
 }
 
+// Threads for the chunk that is to be computed: what measuring says for as many rows as it measures, or no fewer than at first, as
+// more rows, and prompts, are not so much bound by memory.
+QI__FN void qi__work_threads(qi_session *s) {
+  const qi__forward *f = &s->forward;
+  if (f->n_prompt == 0 && f->n_rows != s->tuned_rows && !qi__tuner_done(&s->tuner)) {
+    s->tuned_rows = f->n_rows;
+    qi__tuner_restart(&s->tuner);
+  }
+  bool measured = f->n_prompt == 0 && f->n_rows == s->tuned_rows;
+  int most = s->tuner.best > s->pool->n_start ? s->tuner.best : s->pool->n_start;
+  qi__pool_set_active(s->pool, measured ? qi__tuner_threads(&s->tuner) : most);
+}
+
 // Hands the next chunk to the forward pass: prompt rows first.
 QI__FN void qi__work_chunk(qi_session *s) {
   qi__work *w = &s->work;
@@ -369,6 +386,7 @@ QI__FN void qi__work_chunk(qi_session *s) {
   }
   f->n_rows = w->chunk;
   f->n_prompt = n_prompt;
+  qi__work_threads(s);
   qi__forward_start(f);
   w->in_chunk = true;
 }
@@ -404,13 +422,15 @@ QI__FN void qi__work_done(qi_session *s) {
 QI__FN qi_result qi__work_compute(qi_session *s, uint64_t deadline_us, qi_error *err) {
   qi__work *w = &s->work;
   while (w->n_done < w->n) {
-    if (!w->in_chunk) qi__work_chunk(s);
+    bool whole = !w->in_chunk; // the chunk's time is measured whole
+    if (whole) qi__work_chunk(s);
     uint64_t start = qi__now_us();
     qi_result r = s->forward.on_device ? qi__device_run(&s->device, &s->forward, deadline_us, err)
                                        : qi__forward_run(&s->forward, deadline_us);
     double seconds = (double)(qi__now_us() - start) * 1e-6;
     *(s->forward.n_prompt ? &s->stats.prompt_seconds : &s->stats.generate_seconds) += seconds;
     if (r) return r;
+    if (whole && s->forward.n_prompt == 0) qi__tuner_add(&s->tuner, seconds);
     qi__work_chunk_done(s);
     if (deadline_us && w->n_done < w->n && qi__now_us() >= deadline_us) return QI_AGAIN;
   }
