@@ -369,8 +369,8 @@ QI_API const char *qi_kv_type_name(qi_kv_type type);
 //
 // Pointers in operations are the host's, into memory that was mapped or that came from alloc. The host uses that memory too, but
 // never between submit and the end of wait. So a device with memory of its own copies what is mapped, and gives from alloc what
-// both sides reach. Results must depend on nothing but the row and whether it was generated: not on n, and not on what is
-// submitted together.
+// both sides reach. (Where the candidates of QI_OP_TOP are enough, the host reads no logits.) Results must depend on nothing but
+// the row and whether it was generated: not on n, and not on what is submitted together.
 
 // A token of a step.
 typedef struct qi_op_row {
@@ -405,7 +405,14 @@ typedef struct qi_op_kv {
   size_t k_scale, v, v_scale;  // offsets in a page; k lies at 0
 } qi_op_kv;
 
-// What a device does. All vectors are float32. Each operation sees what those before it in the list have written.
+// A token that may be chosen next.
+typedef struct qi_op_candidate {
+  float logit; // NaN is -infinity here, -0 is 0
+  int32_t token;
+} qi_op_candidate;
+
+// What a device does. All vectors are float32. Each operation sees what those before it in the list have written. Those marked *
+// may be refused (supports): then there is another way.
 typedef enum qi_op_kind {
   QI_OP_EMBED = 0, // embed:     y[i] = row rows[i].token of w
   QI_OP_RMS_NORM,  // norm:      y[i] = x[j] / sqrt(mean of the squares of x[j] + eps) * weight; j = index ? index[i] : i
@@ -414,6 +421,7 @@ typedef enum qi_op_kind {
   QI_OP_ATTENTION, // attention: softmax over q k / sqrt(dim_k) of the positions that a row sees, times v
   QI_OP_SWIGLU,    // gate:      y = x / (1 + exp(-x)) * up
   QI_OP_RELU2,     // gate:      y = max(x, 0)^2 * up
+  QI_OP_TOP,       // top *:     y[i] = the first k of x[i], higher logits first, of equals lower tokens
   QI_OP_COUNT
 } qi_op_kind;
 
@@ -463,6 +471,11 @@ typedef struct qi_op {
       float *y;              // [n, width]; may be x
       size_t width;
     } gate;
+    struct {
+      const float *x;     // [n, width] logits
+      qi_op_candidate *y; // [n, k]
+      size_t width, k;    // k at most 128 and at most width
+    } top;
   } of;
 } qi_op;
 
@@ -905,7 +918,7 @@ typedef struct qi_session_desc {
   int n_seqs;                // sequences; 0 = 1, at most 1024
   int n_batch;               // tokens computed at once; 0 = 256. Bits do not depend on it
   int n_logits;              // rows of logits kept by one qi_decode; 0 = n_seqs
-  int n_threads;             // as in qi_pool_desc
+  int n_threads;             // as in qi_pool_desc; but 0 = 1 where a backend computes, for the draft model too
   qi_isa isa;                // as in qi_pool_desc
   qi_parallel parallel;      // as in qi_pool_desc
   qi_pool *pool;             // shared pool instead of an own one; must outlive the session; the three above then do not count
@@ -21471,6 +21484,826 @@ QI__FN qi_result qi__forward_run(qi__forward *f, uint64_t deadline_us) {
 }
 
 #endif // QI__INFER_FORWARD_H
+// generated from src/infer/sampler.h: edit there
+// ==== >>sampler : from logits to a token ====
+#ifndef QI__SAMPLER_H
+#define QI__SAMPLER_H
+
+// generated from src/infer/sampler_steps.h: edit there
+// ==== >>sampler_steps : candidates, and what keeps some of them ====
+#ifndef QI__SAMPLER_STEPS_H
+#define QI__SAMPLER_STEPS_H
+
+
+#include <float.h>
+
+typedef struct qi__candidate {
+  float logit;
+  float weight; // exp of something: see the steps
+  qi_token id;
+} qi__candidate;
+
+#define QI__EXP_BLOCK 64
+
+// x[i] = e^x[i] for the QI__EXP_BLOCK elements of x: qi__exp_ref, so all variants give the same bits.
+typedef void (*qi__exp_block_fn)(float *x);
+
+// ---- exp of many ----
+
+QI__FN void qi__exp_block_ref(float *x) {
+  for (int i = 0; i < QI__EXP_BLOCK; i++) x[i] = qi__exp_ref(x[i]);
+}
+
+#if defined(QI__X86_64)
+QI__FN QI__TARGET("avx2,fma") void qi__exp_block_avx2(float *x) {
+  for (int i = 0; i < QI__EXP_BLOCK; i += 8) _mm256_storeu_ps(x + i, qi__exp_avx2(_mm256_loadu_ps(x + i)));
+}
+#endif
+
+#if defined(QI__ARM64)
+QI__FN void qi__exp_block_neon(float *x) {
+  for (int i = 0; i < QI__EXP_BLOCK; i += 4) vst1q_f32(x + i, qi__exp_neon(vld1q_f32(x + i)));
+}
+#endif
+
+QI__FN qi__exp_block_fn qi__exp_block_choose(void) {
+#if defined(QI__X86_64)
+  if (qi__cpu_detect().avx2) return qi__exp_block_avx2;
+#elif defined(QI__ARM64)
+  return qi__exp_block_neon;
+#endif
+  return qi__exp_block_ref;
+}
+
+// ---- candidates ----
+
+// NaN counts as -infinity and +infinity as the greatest number, so that differences of logits are numbers.
+QI__INLINE float qi__sampler_clean(float logit) {
+  if (qi__is_nan(logit)) return -INFINITY;
+  return logit > FLT_MAX ? FLT_MAX : logit;
+}
+
+// Those that are left, and what is known of them.
+typedef struct qi__chain {
+  qi__candidate *c;
+  size_t n;
+  float max;          // greatest logit
+  float temperature;  // that probabilities are taken at: weight = exp((logit - max) / temperature)
+  bool sorted;        // in order, the most likely first
+  bool dirty;         // logits changed or some were taken out: max is not known, logits may be -infinity
+  bool weighed;       // weights are right
+  qi__exp_block_fn exp_block;
+} qi__chain;
+
+// ---- order ----
+
+// True when a comes before b: higher logit, then lower id.
+QI__INLINE bool qi__candidate_before(const qi__candidate *a, const qi__candidate *b) {
+  return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
+}
+
+QI__INLINE void qi__candidate_swap(qi__candidate *a, qi__candidate *b) {
+  qi__candidate t = *a;
+  *a = *b;
+  *b = t;
+}
+
+// Binary heap c[0..n-1] whose top comes after all others (`first` false) or before all others (true): lets c[i] sink to its place.
+QI__FN void qi__heap_sink(qi__candidate *c, size_t n, size_t i, bool first) {
+  for (;;) {
+    size_t child = 2 * i + 1;
+    if (child >= n) return;
+    if (child + 1 < n && qi__candidate_before(&c[child + 1], &c[child]) == first) child++;
+    if (qi__candidate_before(&c[child], &c[i]) != first) return;
+    qi__candidate_swap(&c[child], &c[i]);
+    i = child;
+  }
+}
+
+QI__FN void qi__heap_make(qi__candidate *c, size_t n, bool first) {
+  for (size_t i = n / 2; i-- > 0;) qi__heap_sink(c, n, i, first);
+}
+
+// The first k of n candidates to the front, in order. k in 1..n. Time n + m log k, where m candidates enter the heap.
+QI__FN void qi__select_top(qi__candidate *c, size_t n, size_t k) {
+  qi__heap_make(c, k, false);
+  for (size_t i = k; i < n; i++)
+    if (qi__candidate_before(&c[i], &c[0])) {
+      c[0] = c[i];
+      qi__heap_sink(c, k, 0, false);
+    }
+  for (size_t end = k; end-- > 1;) { // heap sort: the last goes to the end
+    qi__candidate_swap(&c[0], &c[end]);
+    qi__heap_sink(c, end, 0, false);
+  }
+}
+
+// weight = exp((logit - max) / temperature), 0 where that would be subnormal; returns the sum. The temperature is not 0.
+QI__FN double qi__sampler_softmax(qi__exp_block_fn exp_block, qi__candidate *c, size_t n, float max, float temperature) {
+  double sum = 0;
+  float x[QI__EXP_BLOCK] = {0};
+  for (size_t i = 0; i < n; i += QI__EXP_BLOCK) {
+    size_t m = qi__min_size(n - i, QI__EXP_BLOCK);
+    for (size_t j = 0; j < m; j++) x[j] = (c[i + j].logit - max) / temperature;
+    exp_block(x);
+    for (size_t j = 0; j < m; j++) {
+      c[i + j].weight = x[j];
+      sum += (double)x[j];
+    }
+  }
+  return sum;
+}
+
+// Drops what is impossible and finds the greatest logit. False when nothing is left.
+QI__FN bool qi__chain_refresh(qi__chain *ch) {
+  size_t m = 0;
+  if (!ch->dirty) return ch->n > 0;
+  ch->dirty = ch->weighed = false;
+  ch->max = -INFINITY;
+  for (size_t i = 0; i < ch->n; i++) {
+    float logit = ch->c[i].logit;
+    if (!(logit >= -FLT_MAX)) continue;
+    if (logit > ch->max) ch->max = logit;
+    ch->c[m++] = ch->c[i];
+  }
+  ch->n = m;
+  return m > 0;
+}
+
+// Sum of the weights, which are set if need be.
+QI__FN double qi__chain_weigh(qi__chain *ch) {
+  double sum = 0;
+  qi__chain_refresh(ch);
+  if (!ch->weighed) {
+    ch->weighed = true;
+    return qi__sampler_softmax(ch->exp_block, ch->c, ch->n, ch->max, ch->temperature);
+  }
+  for (size_t i = 0; i < ch->n; i++) sum += (double)ch->c[i].weight;
+  return sum;
+}
+
+// ln of a candidate's probability, for the sum of the weights.
+QI__INLINE double qi__chain_log(const qi__chain *ch, size_t i, double sum) {
+  return ((double)ch->c[i].logit - (double)ch->max) / (double)ch->temperature - qi__ln(sum);
+}
+
+// Entropy in nats.
+QI__FN double qi__chain_entropy(const qi__chain *ch, double sum) {
+  double h = 0;
+  for (size_t i = 0; i < ch->n; i++)
+    if (ch->c[i].weight > 0) h -= (double)ch->c[i].weight / sum * qi__chain_log(ch, i, sum);
+  return h;
+}
+
+// ---- steps: each keeps some of the candidates, at the front ----
+
+QI__FN void qi__step_top_k(qi__chain *ch, int k) {
+  if ((size_t)k >= ch->n) return;
+  if (!ch->sorted) qi__select_top(ch->c, ch->n, (size_t)k);
+  ch->n = (size_t)k;
+  ch->sorted = true;
+}
+
+// Distance of a logit to the greatest in steps of 1/32; the last bin takes all that are farther.
+#define QI__TOP_P_BINS 1024
+QI__INLINE int qi__top_p_bin(float logit, float max) {
+  float steps = (max - logit) * 32.0f;
+  return steps < (float)(QI__TOP_P_BINS - 1) ? (int)steps : QI__TOP_P_BINS - 1;
+}
+
+// Moves the candidates of the bins below `bin` (or only those of `bin` itself) to the front, in their order; returns how many.
+QI__FN size_t qi__top_p_gather(qi__candidate *c, size_t n, float max, int bin, bool below) {
+  size_t m = 0;
+  for (size_t i = 0; i < n; i++) {
+    int here = qi__top_p_bin(c[i].logit, max);
+    if (below ? here < bin : here == bin) qi__candidate_swap(&c[m++], &c[i]);
+  }
+  return m;
+}
+
+// Moves the first candidates in order to the front until their weights are `wanted` in sum, by a heap that is sorted no further
+// than needed. `have` is what is there before. Returns how many.
+QI__FN size_t qi__heap_take(qi__candidate *c, size_t n, double have, double wanted) {
+  size_t taken = 0;
+  qi__heap_make(c, n, true);
+  while (taken < n && have < wanted) { // the first goes to the end
+    have += (double)c[0].weight;
+    taken++;
+    qi__candidate_swap(&c[0], &c[n - taken]);
+    qi__heap_sink(c, n - taken, 0, true);
+  }
+  for (size_t i = 0; i < n / 2; i++) qi__candidate_swap(&c[i], &c[n - 1 - i]);
+  return taken;
+}
+
+// Smallest set of the most likely whose weights sum to top_p or more of the sum. Unless they are in order already, they are counted
+// into bins: those before the bin where the sum is reached stay in their order, and only that bin is sorted.
+QI__FN void qi__step_top_p(qi__chain *ch, float top_p) {
+  qi__candidate *c = ch->c;
+  double sum = qi__chain_weigh(ch), wanted = (double)top_p * sum, have = 0, bins[QI__TOP_P_BINS] = {0};
+  size_t n = ch->n, kept = 0;
+  if (ch->sorted) {
+    while (kept < n && have < wanted) have += (double)c[kept++].weight;
+    ch->n = kept;
+    return;
+  }
+  for (size_t i = 0; i < n; i++) bins[qi__top_p_bin(c[i].logit, ch->max)] += (double)c[i].weight;
+  int bin = 0;
+  while (bin < QI__TOP_P_BINS - 1 && have + bins[bin] < wanted) have += bins[bin++];
+  kept = qi__top_p_gather(c, n, ch->max, bin, true);
+  size_t n_edge = qi__top_p_gather(c + kept, n - kept, ch->max, bin, false);
+  ch->n = kept + qi__heap_take(c + kept, n_edge, have, wanted);
+}
+
+// Those at least min_p times as likely as the most likely one (whose weight is 1), in the order they had.
+QI__FN void qi__step_min_p(qi__chain *ch, float min_p) {
+  size_t m = 0;
+  qi__chain_weigh(ch);
+  for (size_t i = 0; i < ch->n; i++)
+    if (ch->c[i].weight >= min_p) ch->c[m++] = ch->c[i];
+  ch->n = m;
+}
+
+// Those no more than n standard deviations of the logits below the greatest (Tang et al. 2024).
+QI__FN void qi__step_top_n_sigma(qi__chain *ch, float n_sigma) {
+  double mean = 0, variance = 0;
+  size_t m = 0;
+  qi__chain_refresh(ch);
+  for (size_t i = 0; i < ch->n; i++) mean += (double)ch->c[i].logit / (double)ch->n;
+  for (size_t i = 0; i < ch->n; i++) {
+    double d = (double)ch->c[i].logit - mean;
+    variance += d * d / (double)ch->n;
+  }
+  double least = (double)ch->max - (double)n_sigma * sqrt(variance);
+  for (size_t i = 0; i < ch->n; i++)
+    if ((double)ch->c[i].logit >= least) ch->c[m++] = ch->c[i];
+  ch->n = m;
+}
+
+// Those whose surprise -ln p is closest to the entropy, until they have typical_p of the probability (Meister et al. 2022). `saved`
+// [n_vocab] holds logits meanwhile: the order of candidates is that of their logits.
+QI__FN void qi__step_typical(qi__chain *ch, float typical_p, float *saved) {
+  double sum = qi__chain_weigh(ch), entropy = qi__chain_entropy(ch, sum);
+  for (size_t i = 0; i < ch->n; i++) {
+    double distance = fabs(qi__chain_log(ch, i, sum) + entropy);
+    saved[ch->c[i].id] = ch->c[i].logit;
+    ch->c[i].logit = (float)(0 - distance);
+  }
+  ch->n = qi__heap_take(ch->c, ch->n, 0, (double)typical_p * sum);
+  for (size_t i = 0; i < ch->n; i++) ch->c[i].logit = saved[ch->c[i].id];
+  ch->sorted = false;
+  ch->dirty = true;
+}
+
+// Drops those with at least `threshold` of the probability but the least likely of them: an unexpected choice where there is more
+// than one good one ("exclude top choices").
+QI__FN void qi__step_xtc(qi__chain *ch, float threshold) {
+  double least = (double)threshold * qi__chain_weigh(ch);
+  size_t last = 0, n_above = 0, m = 0;
+  for (size_t i = 0; i < ch->n; i++)
+    if ((double)ch->c[i].weight >= least && (!n_above++ || qi__candidate_before(&ch->c[last], &ch->c[i]))) last = i;
+  if (n_above < 2) return;
+  qi_token keep = ch->c[last].id;
+  for (size_t i = 0; i < ch->n; i++)
+    if ((double)ch->c[i].weight < least || ch->c[i].id == keep) ch->c[m++] = ch->c[i];
+  ch->n = m;
+  ch->dirty = true;
+}
+
+// Probabilities are taken at this temperature from now on; with a range, at one between t - range (at least 0) and t + range that
+// grows with the entropy, measured before: low + (high - low) * (entropy / ln n)^exponent.
+QI__FN void qi__step_temperature(qi__chain *ch, float t, float range, float exponent) {
+  if (range > 0 && ch->n > 1) {
+    double low = t > range ? (double)t - (double)range : 0, high = (double)t + (double)range;
+    double flatness = qi__chain_entropy(ch, qi__chain_weigh(ch)) / qi__ln((double)ch->n);
+    if (!(flatness > 0)) flatness = 0;
+    double dynamic = low + (high - low) * (flatness > 0 ? qi__pow(flatness, (double)exponent) : 0);
+    t = dynamic < (double)FLT_MIN ? FLT_MIN : dynamic > (double)FLT_MAX ? FLT_MAX : (float)dynamic;
+  }
+  ch->temperature = t;
+  ch->weighed = false;
+}
+
+// Those whose surprise -log2 p is at most mu; at least the most likely.
+QI__FN void qi__step_mirostat(qi__chain *ch, double mu) {
+  double least = qi__exp((0 - mu) * 0x1.62e42fefa39efp-1) * qi__chain_weigh(ch); // ln 2
+  size_t m = 0;
+  if (least > 1) least = 1; // the greatest weight
+  for (size_t i = 0; i < ch->n; i++)
+    if ((double)ch->c[i].weight >= least) ch->c[m++] = ch->c[i];
+  ch->n = m;
+}
+
+#endif // QI__SAMPLER_STEPS_H
+
+#define QI__LAST_N_MAX 65536
+#define QI__PENALTY_LAST_N_DEFAULT 64
+#define QI__DRY_LAST_N_DEFAULT 1024
+#define QI__LOGPROBS_MAX 1024
+
+// The same logits, desc and history give the same token everywhere: only IEEE operations in a written order and our own exp and ln,
+// sums in double, equals ordered by id.
+
+struct qi_sampler {
+  qi_sampler_desc desc;      // zeros replaced by what they mean; arrays point to our copies
+  int n_vocab;
+  bool has_penalties, has_dry;
+  qi_sampler_step chain[QI_STEP_COUNT];
+  int n_chain;
+  qi__candidate *candidates; // [n_vocab]; NULL when every token is a plain argmax
+  qi_logit_bias *bias;       // [desc.n_logit_bias]
+  int32_t *count;            // [n_vocab] occurrences among the last penalty_last_n; NULL without penalties
+  qi_token *history;         // ring [history_cap]
+  int history_cap, history_end, history_len; // the newest lies before history_end
+  int32_t *dry_match;        // [dry_last_n] and
+  int32_t *dry_length;       // [n_vocab], zero between calls: see qi__sampler_dry; NULL without
+  uint32_t *dry_breaks;      // [n_vocab / 32] tokens that repetitions do not reach over
+  float *saved;              // [n_vocab] for qi__step_typical; NULL without
+  double mu;                 // mirostat: greatest surprise
+  uint64_t rng[4];
+  qi__exp_block_fn exp_block;
+  qi_allocator allocator;    // of an opened (not embedded) sampler
+  size_t bytes;
+};
+
+// ---- random numbers: xoshiro256** (Blackman, Vigna 2018), seeded by splitmix64 ----
+
+QI__FN void qi__rng_seed(uint64_t rng[4], uint64_t seed) {
+  for (int i = 0; i < 4; i++) {
+    uint64_t z = seed += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    rng[i] = z ^ z >> 31;
+  }
+}
+
+QI__FN uint64_t qi__rng_next(uint64_t rng[4]) {
+  uint64_t x = rng[1] * 5, result = (x << 7 | x >> 57) * 9, t = rng[1] << 17;
+  rng[2] ^= rng[0];
+  rng[3] ^= rng[1];
+  rng[1] ^= rng[2];
+  rng[0] ^= rng[3];
+  rng[2] ^= t;
+  rng[3] = rng[3] << 45 | rng[3] >> 19;
+  return result;
+}
+
+// Uniform in [0, 1), 53 bits.
+QI__FN double qi__rng_double(uint64_t rng[4]) { return (double)(qi__rng_next(rng) >> 11) * (1.0 / 9007199254740992.0); }
+
+// ---- desc ----
+
+// A field of a desc that must be finite and within [lo, hi].
+QI__FN qi_result qi__sampler_check_field(const char *name, float value, float lo, float hi, qi_error *err) {
+  if (qi__is_finite(value) && value >= lo && value <= hi) return QI_OK;
+  return qi__fail(err, QI_ERR_ARGUMENT, "sampler: %s is %g, expected %g to %g", name, (double)value, (double)lo, (double)hi);
+}
+
+// An array of a desc.
+QI__FN qi_result qi__sampler_check_array(const char *name, const void *array, int n, qi_error *err) {
+  if (n < 0) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: n_%s is %d, expected 0 or more", name, n);
+  if (n > 0 && !array) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: %s is NULL, n_%s is %d", name, name, n);
+  return QI_OK;
+}
+
+QI__FN qi_result qi__sampler_check_int(const char *name, int value, int max, qi_error *err) {
+  if (value >= 0 && value <= max) return QI_OK;
+  return qi__fail(err, QI_ERR_ARGUMENT, "sampler: %s is %d, expected 0 to %d", name, value, max);
+}
+
+QI__FN qi_result qi__sampler_check_arrays(int n_vocab, const qi_sampler_desc *d, qi_error *err) {
+  qi_result r;
+  bool seen[QI_STEP_COUNT] = {false};
+  if ((r = qi__sampler_check_array("logit_bias", d->logit_bias, d->n_logit_bias, err))) return r;
+  if ((r = qi__sampler_check_array("dry_breakers", d->dry_breakers, d->n_dry_breakers, err))) return r;
+  if ((r = qi__sampler_check_array("chain", d->chain, d->n_chain, err))) return r;
+  for (int i = 0; i < d->n_logit_bias; i++) {
+    const qi_logit_bias *b = &d->logit_bias[i];
+    if (b->token < 0 || b->token >= n_vocab)
+      return qi__fail(err, QI_ERR_ARGUMENT, "sampler: logit_bias[%d].token is %d, expected 0 to %d", i, (int)b->token, n_vocab - 1);
+    if (!qi__is_finite(b->bias) && !(b->bias < 0))
+      return qi__fail(err, QI_ERR_ARGUMENT, "sampler: logit_bias[%d].bias is %g, expected a number or -infinity", i,
+                      (double)b->bias);
+  }
+  for (int i = 0; i < d->n_dry_breakers; i++)
+    if (d->dry_breakers[i] < 0 || d->dry_breakers[i] >= n_vocab)
+      return qi__fail(err, QI_ERR_ARGUMENT, "sampler: dry_breakers[%d] is %d, expected 0 to %d", i, (int)d->dry_breakers[i],
+                      n_vocab - 1);
+  for (int i = 0; i < d->n_chain; i++) {
+    int step = (int)d->chain[i];
+    if (step < 0 || step >= QI_STEP_COUNT)
+      return qi__fail(err, QI_ERR_ARGUMENT, "sampler: chain[%d] is %d, expected a qi_sampler_step", i, step);
+    if (seen[step]) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: chain[%d]: step %d is there twice", i, step);
+    seen[step] = true;
+  }
+  return QI_OK;
+}
+
+// desc NULL = all defaults. Errors: QI_ERR_ARGUMENT with the name of the field.
+QI__FN qi_result qi__sampler_check(int n_vocab, const qi_sampler_desc *d, qi_error *err) {
+  qi_result r;
+  if (n_vocab < 1) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: n_vocab is %d, expected at least 1", n_vocab);
+  if (!d) return QI_OK;
+  const struct {
+    const char *name;
+    float value, lo, hi;
+  } fields[] = {
+    {"temperature", d->temperature, 0, FLT_MAX},
+    {"top_p", d->top_p, 0, 1},
+    {"min_p", d->min_p, 0, 1},
+    {"repetition_penalty", d->repetition_penalty, 0, FLT_MAX},
+    {"frequency_penalty", d->frequency_penalty, -FLT_MAX, FLT_MAX},
+    {"presence_penalty", d->presence_penalty, -FLT_MAX, FLT_MAX},
+    {"typical_p", d->typical_p, 0, 1},
+    {"top_n_sigma", d->top_n_sigma, 0, FLT_MAX},
+    {"xtc_probability", d->xtc_probability, 0, 1},
+    {"xtc_threshold", d->xtc_threshold, 0, 1},
+    {"temperature_range", d->temperature_range, 0, FLT_MAX},
+    {"temperature_exponent", d->temperature_exponent, 0, FLT_MAX},
+    {"dry_multiplier", d->dry_multiplier, 0, FLT_MAX},
+    {"dry_base", d->dry_base, 0, FLT_MAX},
+    {"mirostat_tau", d->mirostat_tau, 0, FLT_MAX},
+    {"mirostat_eta", d->mirostat_eta, 0, FLT_MAX},
+  };
+  for (size_t i = 0; i < QI__COUNT_OF(fields); i++)
+    if ((r = qi__sampler_check_field(fields[i].name, fields[i].value, fields[i].lo, fields[i].hi, err))) return r;
+  if ((r = qi__sampler_check_int("top_k", d->top_k, INT_MAX, err))) return r;
+  if ((r = qi__sampler_check_int("penalty_last_n", d->penalty_last_n, QI__LAST_N_MAX, err))) return r;
+  if ((r = qi__sampler_check_int("dry_last_n", d->dry_last_n, QI__LAST_N_MAX, err))) return r;
+  if ((r = qi__sampler_check_int("dry_allowed_length", d->dry_allowed_length, QI__LAST_N_MAX, err))) return r;
+  return qi__sampler_check_arrays(n_vocab, d, err);
+}
+
+QI__FN qi_sampler_desc qi__sampler_desc_defaults(const qi_sampler_desc *desc) {
+  qi_sampler_desc d;
+  memset(&d, 0, sizeof d);
+  if (desc) d = *desc;
+  if (d.repetition_penalty == 0) d.repetition_penalty = 1;
+  if (d.top_p == 0) d.top_p = 1;
+  if (d.typical_p == 0) d.typical_p = 1;
+  if (d.xtc_threshold == 0) d.xtc_threshold = 0.1f;
+  if (d.temperature_exponent == 0) d.temperature_exponent = 1;
+  if (d.penalty_last_n == 0) d.penalty_last_n = QI__PENALTY_LAST_N_DEFAULT;
+  if (d.dry_base == 0) d.dry_base = 1.75f;
+  if (d.dry_allowed_length == 0) d.dry_allowed_length = 2;
+  if (d.dry_last_n == 0) d.dry_last_n = QI__DRY_LAST_N_DEFAULT;
+  if (d.mirostat_eta == 0) d.mirostat_eta = 0.1f;
+  return d;
+}
+
+// ---- memory ----
+
+QI__FN void qi__sampler_reset(qi_sampler *sp, uint64_t seed) {
+  qi__rng_seed(sp->rng, seed);
+  sp->history_end = sp->history_len = 0;
+  sp->mu = 2 * (double)sp->desc.mirostat_tau;
+  if (sp->count) memset(sp->count, 0, (size_t)sp->n_vocab * sizeof *sp->count);
+}
+
+// The order of the steps: the caller's or that of the enum. What takes no part is left out.
+QI__FN void qi__sampler_set_chain(qi_sampler *sp) {
+  const qi_sampler_desc *d = &sp->desc;
+  for (int i = 0; i < (d->n_chain ? d->n_chain : QI_STEP_COUNT); i++) {
+    qi_sampler_step step = d->n_chain ? d->chain[i] : (qi_sampler_step)i;
+    bool on = false;
+    switch (step) {
+    case QI_STEP_PENALTIES: on = sp->has_penalties; break;
+    case QI_STEP_DRY: on = sp->has_dry; break;
+    case QI_STEP_TOP_N_SIGMA: on = d->top_n_sigma > 0; break;
+    case QI_STEP_TOP_K: on = d->top_k > 0; break;
+    case QI_STEP_TYPICAL: on = d->typical_p < 1; break;
+    case QI_STEP_TOP_P: on = d->top_p < 1; break;
+    case QI_STEP_MIN_P: on = d->min_p > 0; break;
+    case QI_STEP_XTC: on = d->xtc_probability > 0; break;
+    case QI_STEP_TEMPERATURE: on = true; break;
+    case QI_STEP_MIROSTAT: on = d->mirostat_tau > 0; break;
+    case QI_STEP_COUNT: break;
+    }
+    if (d->temperature == 0 && step > QI_STEP_DRY) on = false; // greedy: only what changes logits
+    if (on) sp->chain[sp->n_chain++] = step;
+  }
+}
+
+// What samplers need only while they choose: those that do so one after another may share it.
+typedef struct qi__sampler_scratch {
+  qi__candidate *candidates; // [n_vocab]
+  float *saved;              // [n_vocab]
+} qi__sampler_scratch;
+
+// A sampler of a checked desc in an arena, ready to use; NULL while the arena counts. scratch NULL = its own.
+QI__FN qi_sampler *qi__sampler_layout(qi__arena *arena, const qi__sampler_scratch *scratch, int n_vocab,
+                                      const qi_sampler_desc *desc) {
+  qi_sampler_desc d = qi__sampler_desc_defaults(desc);
+  bool has_penalties = d.repetition_penalty != 1 || d.frequency_penalty != 0 || d.presence_penalty != 0;
+  bool has_dry = d.dry_multiplier > 0, typical = d.typical_p < 1;
+  bool plain = d.temperature == 0 && !has_penalties && !has_dry && d.n_logit_bias == 0;
+  int history_cap = has_penalties ? d.penalty_last_n : 0;
+  if (has_dry && d.dry_last_n > history_cap) history_cap = d.dry_last_n;
+  size_t n = (size_t)n_vocab, n_words = (n + 31) / 32;
+  qi_sampler *sp = QI__ARENA_ARRAY(arena, qi_sampler, 1);
+  qi__candidate *candidates = scratch ? scratch->candidates : QI__ARENA_ARRAY(arena, qi__candidate, plain ? 0 : n);
+  qi_logit_bias *bias = QI__ARENA_ARRAY(arena, qi_logit_bias, (size_t)d.n_logit_bias);
+  int32_t *count = QI__ARENA_ARRAY(arena, int32_t, has_penalties ? n : 0);
+  qi_token *history = QI__ARENA_ARRAY(arena, qi_token, (size_t)history_cap);
+  int32_t *dry_match = QI__ARENA_ARRAY(arena, int32_t, has_dry ? (size_t)d.dry_last_n : 0);
+  int32_t *dry_length = QI__ARENA_ARRAY(arena, int32_t, has_dry ? n : 0);
+  uint32_t *dry_breaks = QI__ARENA_ARRAY(arena, uint32_t, has_dry ? n_words : 0);
+  float *saved = scratch ? scratch->saved : QI__ARENA_ARRAY(arena, float, typical ? n : 0);
+  if (!sp) return NULL;
+  memset(sp, 0, sizeof *sp);
+  if (d.n_logit_bias) memcpy(bias, d.logit_bias, (size_t)d.n_logit_bias * sizeof *bias);
+  if (has_dry) memset(dry_length, 0, n * sizeof *dry_length);
+  if (has_dry) memset(dry_breaks, 0, n_words * sizeof *dry_breaks);
+  for (int i = 0; has_dry && i < d.n_dry_breakers; i++) dry_breaks[d.dry_breakers[i] / 32] |= 1u << (d.dry_breakers[i] % 32);
+  sp->desc = d;
+  sp->n_vocab = n_vocab;
+  sp->has_penalties = has_penalties;
+  sp->has_dry = has_dry;
+  sp->candidates = plain ? NULL : candidates;
+  sp->bias = bias;
+  sp->count = has_penalties ? count : NULL;
+  sp->history = history;
+  sp->history_cap = history_cap;
+  sp->dry_match = dry_match;
+  sp->dry_length = dry_length;
+  sp->dry_breaks = dry_breaks;
+  sp->saved = saved;
+  sp->exp_block = qi__exp_block_choose();
+  qi__sampler_set_chain(sp);
+  sp->desc.logit_bias = bias;
+  sp->desc.dry_breakers = NULL;
+  sp->desc.chain = NULL;
+  qi__sampler_reset(sp, d.seed);
+  return sp;
+}
+
+QI__FN qi_result qi__sampler_open(qi_sampler **out, int n_vocab, const qi_sampler_desc *desc, const qi_allocator *allocator,
+                                  qi_error *err) {
+  if (!out) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: out is NULL");
+  *out = NULL;
+  qi_allocator a = {NULL, NULL, NULL};
+  qi_result r = qi__allocator_resolve(allocator, &a, err);
+  if (r == QI_OK) r = qi__sampler_check(n_vocab, desc, err);
+  if (r) return r;
+  qi__arena arena = {0};
+  qi__sampler_layout(&arena, NULL, n_vocab, desc);
+  r = qi__arena_open(&arena, &a, "sampler", err);
+  if (r) return r;
+  qi_sampler *sp = qi__sampler_layout(&arena, NULL, n_vocab, desc);
+  sp->allocator = a;
+  sp->bytes = arena.size;
+  *out = sp;
+  return QI_OK;
+}
+
+// Only for what qi__sampler_open made; NULL is fine.
+QI__FN void qi__sampler_close(qi_sampler *sp) {
+  if (!sp) return;
+  qi_allocator a = sp->allocator;
+  qi__free(&a, sp, sp->bytes);
+}
+
+// ---- history ----
+
+// The k-th newest token, from 0.
+QI__INLINE qi_token qi__sampler_recent(const qi_sampler *sp, int k) {
+  int at = sp->history_end - 1 - k;
+  return sp->history[at < 0 ? at + sp->history_cap : at];
+}
+
+// Ids out of range are ignored.
+QI__FN void qi__sampler_accept(qi_sampler *sp, qi_token token) {
+  if (!sp->history_cap || token < 0 || token >= sp->n_vocab) return;
+  if (sp->count) {
+    int last_n = sp->desc.penalty_last_n;
+    if (sp->history_len >= last_n) sp->count[qi__sampler_recent(sp, last_n - 1)]--;
+    sp->count[token]++;
+  }
+  sp->history[sp->history_end] = token;
+  sp->history_end = sp->history_end + 1 == sp->history_cap ? 0 : sp->history_end + 1;
+  if (sp->history_len < sp->history_cap) sp->history_len++;
+}
+
+// ---- logits ----
+
+// Bit t of `allowed`; NULL allows all.
+QI__INLINE bool qi__is_allowed(const uint32_t *allowed, qi_token t) { return !allowed || allowed[t / 32] >> (t % 32) & 1; }
+
+// All tokens as candidates, with bias.
+QI__FN void qi__sampler_load(qi_sampler *sp, const float *logits, const uint32_t *allowed) {
+  for (int i = 0; i < sp->n_vocab; i++) {
+    sp->candidates[i].logit = qi__is_allowed(allowed, i) ? qi__sampler_clean(logits[i]) : -INFINITY;
+    sp->candidates[i].weight = 0;
+    sp->candidates[i].id = i;
+  }
+  for (int i = 0; i < sp->desc.n_logit_bias; i++) {
+    float *logit = &sp->candidates[sp->bias[i].token].logit;
+    *logit = qi__sampler_clean(*logit + sp->bias[i].bias);
+  }
+}
+
+// Of each recent token: repetition penalty, then count * frequency + presence is subtracted.
+QI__FN void qi__sampler_penalize(qi_sampler *sp, qi__chain *ch) {
+  const qi_sampler_desc *d = &sp->desc;
+  for (size_t i = 0; i < ch->n; i++) {
+    int32_t count = sp->count[ch->c[i].id];
+    if (!count) continue;
+    float logit = ch->c[i].logit;
+    logit = logit > 0 ? logit / d->repetition_penalty : logit * d->repetition_penalty;
+    logit -= (float)count * d->frequency_penalty + d->presence_penalty;
+    ch->c[i].logit = qi__sampler_clean(logit);
+  }
+}
+
+// dry_match[k] = how many of the newest tokens are found again, in the same order, k tokens earlier: the Z-algorithm (Gusfield
+// 1997) over the n newest, from the newest on.
+QI__FN void qi__sampler_find_matches(qi_sampler *sp, int n) {
+  int32_t *z = sp->dry_match;
+  for (int k = 1, left = 0, right = 0; k < n; k++) { // newest tokens left..right-1 are those 0..right-left-1
+    int len = 0;
+    if (k < right) len = z[k - left] < right - k ? z[k - left] : right - k;
+    while (k + len < n && qi__sampler_recent(sp, len) == qi__sampler_recent(sp, k + len)) len++;
+    z[k] = len;
+    if (k + len > right) {
+      left = k;
+      right = k + len;
+    }
+  }
+}
+
+// DRY ("don't repeat yourself", p-e-w 2024): a token that would go on with a repetition of len tokens, len at least
+// dry_allowed_length, loses multiplier * base^(len - allowed_length). Repetitions reach back to the last breaker.
+QI__FN void qi__sampler_dry(qi_sampler *sp, qi__chain *ch) {
+  const qi_sampler_desc *d = &sp->desc;
+  int n = sp->history_len < d->dry_last_n ? sp->history_len : d->dry_last_n, reach = 0;
+  while (reach < n && !qi__is_allowed(sp->dry_breaks, qi__sampler_recent(sp, reach))) reach++;
+  if (reach < d->dry_allowed_length) return;
+  qi__sampler_find_matches(sp, n);
+  for (int k = 1; k < n; k++) {
+    int len = sp->dry_match[k] < reach ? sp->dry_match[k] : reach;
+    int32_t *longest = &sp->dry_length[qi__sampler_recent(sp, k - 1)];
+    if (len >= d->dry_allowed_length && len > *longest) *longest = len;
+  }
+  for (size_t i = 0; i < ch->n; i++) {
+    qi_token t = ch->c[i].id;
+    if (!sp->dry_length[t] || qi__is_allowed(sp->dry_breaks, t)) continue;
+    double loss = (double)d->dry_multiplier * qi__pow((double)d->dry_base, sp->dry_length[t] - d->dry_allowed_length);
+    ch->c[i].logit = qi__sampler_clean(ch->c[i].logit - (loss < (double)FLT_MAX ? (float)loss : FLT_MAX));
+  }
+  for (int k = 0; k < n; k++) sp->dry_length[qi__sampler_recent(sp, k)] = 0;
+}
+
+// What is left when no logit is above -infinity: the lowest allowed id that no bias forbids, else the lowest allowed, else 0.
+QI__FN qi_token qi__sampler_fallback(qi_sampler *sp, const uint32_t *allowed) {
+  qi_token first = -1;
+  for (int i = 0; sp->candidates && i < sp->n_vocab; i++) sp->candidates[i].weight = 0;
+  for (int i = 0; sp->candidates && i < sp->desc.n_logit_bias; i++)
+    if (sp->bias[i].bias < -FLT_MAX) sp->candidates[sp->bias[i].token].weight = 1;
+  for (int i = 0; i < sp->n_vocab; i++) {
+    if (!qi__is_allowed(allowed, i)) continue;
+    if (!sp->candidates || sp->candidates[i].weight == 0) return i;
+    if (first < 0) first = i;
+  }
+  return first < 0 ? 0 : first;
+}
+
+// ---- sampling ----
+
+// Highest of the allowed logits as they are; lowest id among equals; -1 if all are -infinity.
+QI__FN qi_token qi__argmax(const float *logits, int n, const uint32_t *allowed) {
+  qi_token best = -1;
+  float max = -INFINITY;
+  for (int i = 0; i < n; i++)
+    if (logits[i] > max && qi__is_allowed(allowed, i)) { // false for NaN
+      max = logits[i];
+      best = i;
+    }
+  return best;
+}
+
+QI__FN void qi__sampler_step(qi_sampler *sp, qi_sampler_step step, qi__chain *ch) {
+  const qi_sampler_desc *d = &sp->desc;
+  switch (step) {
+  case QI_STEP_PENALTIES: qi__sampler_penalize(sp, ch); break;
+  case QI_STEP_DRY: qi__sampler_dry(sp, ch); break;
+  case QI_STEP_TOP_N_SIGMA: qi__step_top_n_sigma(ch, d->top_n_sigma); break;
+  case QI_STEP_TOP_K: qi__step_top_k(ch, d->top_k); break;
+  case QI_STEP_TYPICAL: qi__step_typical(ch, d->typical_p, sp->saved); break;
+  case QI_STEP_TOP_P: qi__step_top_p(ch, d->top_p); break;
+  case QI_STEP_MIN_P: qi__step_min_p(ch, d->min_p); break;
+  case QI_STEP_XTC:
+    if (qi__rng_double(sp->rng) < (double)d->xtc_probability) qi__step_xtc(ch, d->xtc_threshold);
+    break;
+  case QI_STEP_TEMPERATURE: qi__step_temperature(ch, d->temperature, d->temperature_range, d->temperature_exponent); break;
+  case QI_STEP_MIROSTAT: qi__step_mirostat(ch, sp->mu); break;
+  case QI_STEP_COUNT: break;
+  }
+  if (step == QI_STEP_PENALTIES || step == QI_STEP_DRY) {
+    ch->dirty = true;
+    ch->sorted = false;
+  }
+}
+
+// One of the candidates (there are some), with probability in proportion to its weight. Mirostat 2 (Basu et al. 2020) learns from
+// its surprise.
+QI__FN qi_token qi__sampler_draw(qi_sampler *sp, qi__chain *ch) {
+  const qi__candidate *c = ch->c;
+  double sum = qi__chain_weigh(ch), point = qi__rng_double(sp->rng) * sum, have = 0;
+  size_t last = 0; // rounding may leave the last sum at, not above, the point
+  for (size_t i = 0; i < ch->n; i++) {
+    if (c[i].weight == 0) continue;
+    last = i;
+    if ((have += (double)c[i].weight) > point) break;
+  }
+  if (sp->desc.mirostat_tau > 0) {
+    double surprise = qi__chain_log(ch, last, sum) * -0x1.71547652b82fep+0; // 1 / ln 2
+    sp->mu -= (double)sp->desc.mirostat_eta * (surprise - (double)sp->desc.mirostat_tau);
+  }
+  return c[last].id;
+}
+
+// One of the candidates, after the steps of the chain from `first` on.
+QI__FN qi_token qi__sampler_choose(qi_sampler *sp, qi__chain *ch, int first, const uint32_t *allowed) {
+  for (int i = first; i < sp->n_chain; i++) {
+    if (sp->chain[i] > QI_STEP_DRY && !qi__chain_refresh(ch)) break;
+    qi__sampler_step(sp, sp->chain[i], ch);
+  }
+  if (!qi__chain_refresh(ch)) return qi__sampler_fallback(sp, allowed);
+  if (sp->desc.temperature > 0) return qi__sampler_draw(sp, ch);
+  size_t best = 0;
+  for (size_t i = 1; i < ch->n; i++)
+    if (qi__candidate_before(&ch->c[i], &ch->c[best])) best = i;
+  return ch->c[best].id;
+}
+
+// See qi_sampler_sample. Of random numbers, each call that is not greedy takes one, XTC another.
+QI__FN qi_token qi__sampler_sample(qi_sampler *sp, const float *logits, const uint32_t *allowed) {
+  if (!sp->candidates) {
+    qi_token t = qi__argmax(logits, sp->n_vocab, allowed);
+    return t < 0 ? qi__sampler_fallback(sp, allowed) : t;
+  }
+  qi__sampler_load(sp, logits, allowed);
+  qi__chain ch = {sp->candidates, (size_t)sp->n_vocab, 0, 1, false, true, false, sp->exp_block};
+  return qi__sampler_choose(sp, &ch, 0, allowed);
+}
+
+// ---- candidates that a device has found ----
+
+#define QI__TOP_MAX 128
+
+// How many of the first candidates (QI_OP_TOP) the sampler needs to do without logits; 0: it needs all logits. Behind those of
+// top_k one more: whether it is there tells whether that step puts them in order.
+QI__FN size_t qi__sampler_needs(const qi_sampler *sp) {
+  if (!sp->candidates) return 1;
+  if (sp->desc.n_logit_bias || !sp->n_chain || sp->chain[0] != QI_STEP_TOP_K) return 0;
+  size_t n = (size_t)sp->desc.top_k + 1;
+  return n <= QI__TOP_MAX && n <= (size_t)sp->n_vocab ? n : 0;
+}
+
+// What qi__sampler_sample gives for logits whose first n candidates are `top`. False: they are not enough, nothing has changed.
+QI__FN bool qi__sampler_sample_top(qi_sampler *sp, const qi_op_candidate *top, size_t n, qi_token *out) {
+  size_t needs = qi__sampler_needs(sp), k = needs - 1;
+  if (!needs || n < needs) return false;
+  if (!(top[0].logit <= FLT_MAX) || !(top[k].logit >= -FLT_MAX)) return false; // infinite ones: see qi__sampler_clean
+  *out = top[0].token;
+  if (!sp->candidates) return true;
+  for (size_t i = 0; i < k; i++) sp->candidates[i] = (qi__candidate){top[i].logit, 0, top[i].token};
+  qi__chain ch = {sp->candidates, k, top[0].logit, 1, true, false, false, sp->exp_block};
+  *out = qi__sampler_choose(sp, &ch, 1, NULL);
+  return true;
+}
+
+// ---- log-probabilities ----
+
+// The n most likely of n_vocab tokens, in order, with ln of their probability at temperature 1. NaN counts as -infinity. Returns
+// how many have one.
+QI__FN int qi__top_logprobs(const float *logits, int n_vocab, qi_logprob *out, int n) {
+  int have = 0;
+  double sum = 0;
+  for (int i = 0; i < n_vocab; i++) {
+    float logit = qi__sampler_clean(logits[i]);
+    if (!(logit >= -FLT_MAX) || (have == n && !(logit > out[n - 1].logprob))) continue;
+    int lo = 0, hi = have; // the first that is lower
+    while (lo < hi) {
+      int mid = (lo + hi) / 2;
+      if (out[mid].logprob >= logit) lo = mid + 1;
+      else hi = mid;
+    }
+    if (have < n) have++;
+    memmove(&out[lo + 1], &out[lo], (size_t)(have - 1 - lo) * sizeof *out);
+    out[lo] = (qi_logprob){i, logit};
+  }
+  if (!have) return 0;
+  double max = (double)out[0].logprob;
+  for (int i = 0; i < n_vocab; i++) {
+    float logit = qi__sampler_clean(logits[i]);
+    if (logit >= -FLT_MAX) sum += qi__exp((double)logit - max);
+  }
+  for (int i = 0; i < have; i++) out[i].logprob = (float)((double)out[i].logprob - max - qi__ln(sum));
+  return have;
+}
+
+#endif // QI__SAMPLER_H
 
 // The state machine of forward.h says which operation comes next; here each becomes one or a few for the device, and layers are
 // submitted together. Between submissions the pass can stop: cancelled, or because its time is over. A submission takes about
@@ -21486,6 +22319,9 @@ typedef struct qi__device_pass {
   uint32_t *index;     // [n_batch] its rows whose logits are wanted
   qi_op *ops;          // [n_layers * QI__LAYER_OPS]
   size_t n_ops;
+  qi_op_candidate *top; // [n_logits, n_top], room for QI__TOP_MAX
+  size_t n_top;        // candidates of each row of logits; 0 = none are looked for
+  bool has_top;        // the device can
   size_t n_rows;       // of the chunk that us_per_layer was measured with
   double us_per_layer; // 0 = not known
 } qi__device_pass;
@@ -21514,10 +22350,11 @@ static void qi__device_free(void *ptr, size_t size, void *user) {
   d->backend->free(d->queue, ptr, size);
 }
 
-QI__FN void qi__device_layout(qi__device_pass *d, qi__arena *arena, const qi__hparams *h, size_t n_batch) {
+QI__FN void qi__device_layout(qi__device_pass *d, qi__arena *arena, const qi__hparams *h, size_t n_batch, size_t n_logits) {
   d->rows = QI__ARENA_ARRAY(arena, qi_op_row, n_batch);
   d->index = QI__ARENA_ARRAY(arena, uint32_t, n_batch);
   d->ops = QI__ARENA_ARRAY(arena, qi_op, h->n_layers * QI__LAYER_OPS);
+  d->top = QI__ARENA_ARRAY(arena, qi_op_candidate, n_logits * QI__TOP_MAX);
 }
 
 // ---- operations ----
@@ -21619,6 +22456,14 @@ QI__FN void qi__encode_gate(qi__device_pass *d, const qi__forward *f) {
   op->of.gate.width = f->h->n_ff;
 }
 
+QI__FN void qi__encode_top(qi__device_pass *d, const qi__forward *f, size_t n, size_t k) {
+  qi_op *op = qi__device_op(d, QI_OP_TOP, n);
+  op->of.top.x = qi__from(f->logits, f->logits_row * f->h->n_vocab);
+  op->of.top.y = d->top ? d->top + f->logits_row * k : NULL;
+  op->of.top.width = f->h->n_vocab;
+  op->of.top.k = k;
+}
+
 // The current operation of the pass.
 QI__FN void qi__encode_op(qi__device_pass *d, const qi__forward *f) {
   const qi__layer *l = &f->w->layers[f->layer];
@@ -21638,8 +22483,11 @@ QI__FN void qi__encode_op(qi__device_pass *d, const qi__forward *f) {
   case QI__OP_QKV:
   case QI__OP_ATTN_OUT:
   case QI__OP_GATE_UP:
-  case QI__OP_DOWN:
-  case QI__OP_OUTPUT: qi__encode_products(d, f); break;
+  case QI__OP_DOWN: qi__encode_products(d, f); break;
+  case QI__OP_OUTPUT:
+    qi__encode_products(d, f);
+    if (d->n_top) qi__encode_top(d, f, f->n_wanted, d->n_top);
+    break;
   case QI__OP_DONE: break;
   }
 }
@@ -21701,7 +22549,8 @@ QI__FN qi_result qi__device_run(qi__device_pass *d, qi__forward *f, uint64_t dea
 // ---- models ----
 
 QI__FN qi_result qi__backend_refuse(const qi_backend *backend, const qi_op *op, qi_kv_type kv_type, qi_error *err) {
-  static const char *const names[QI_OP_COUNT] = {"embeddings", "norms", "products", "rotations", "attention", "SwiGLU", "ReLU2"};
+  static const char *const names[QI_OP_COUNT] = {"embeddings", "norms",  "products", "rotations",
+                                                  "attention",  "SwiGLU", "ReLU2",    "candidates"};
   if (op->kind == QI_OP_EMBED || op->kind == QI_OP_PRODUCT) {
     const qi_op_matrix *w = op->kind == QI_OP_EMBED ? &op->of.embed.w : &op->of.product.w;
     return qi__fail(err, QI_ERR_UNSUPPORTED, "backend %s: no %s of [%zu, %zu] weights in %s", backend->name, names[op->kind],
@@ -21746,6 +22595,19 @@ QI__FN qi_result qi__backend_check(const qi_backend *backend, const void *device
     }
   }
   return QI_OK;
+}
+
+// Whether a device finds candidates of this model.
+QI__FN bool qi__backend_has_top(const qi_backend *backend, const void *device, const qi__hparams *h) {
+  qi_op op;
+  qi__device_pass d;
+  qi__forward f;
+  memset(&d, 0, sizeof d);
+  memset(&f, 0, sizeof f);
+  d.ops = &op;
+  f.h = h;
+  qi__encode_top(&d, &f, 1, qi__min_size(QI__TOP_MAX, h->n_vocab));
+  return backend->supports(device, &op);
 }
 
 // Memory that is to be mapped: pieces grow into ranges.
@@ -24655,795 +25517,6 @@ QI__FN void qi__observe(const qi__forward *f) {
 }
 
 #endif // QI__INFER_OBSERVE_H
-// generated from src/infer/sampler.h: edit there
-// ==== >>sampler : from logits to a token ====
-#ifndef QI__SAMPLER_H
-#define QI__SAMPLER_H
-
-// generated from src/infer/sampler_steps.h: edit there
-// ==== >>sampler_steps : candidates, and what keeps some of them ====
-#ifndef QI__SAMPLER_STEPS_H
-#define QI__SAMPLER_STEPS_H
-
-
-#include <float.h>
-
-typedef struct qi__candidate {
-  float logit;
-  float weight; // exp of something: see the steps
-  qi_token id;
-} qi__candidate;
-
-#define QI__EXP_BLOCK 64
-
-// x[i] = e^x[i] for the QI__EXP_BLOCK elements of x: qi__exp_ref, so all variants give the same bits.
-typedef void (*qi__exp_block_fn)(float *x);
-
-// ---- exp of many ----
-
-QI__FN void qi__exp_block_ref(float *x) {
-  for (int i = 0; i < QI__EXP_BLOCK; i++) x[i] = qi__exp_ref(x[i]);
-}
-
-#if defined(QI__X86_64)
-QI__FN QI__TARGET("avx2,fma") void qi__exp_block_avx2(float *x) {
-  for (int i = 0; i < QI__EXP_BLOCK; i += 8) _mm256_storeu_ps(x + i, qi__exp_avx2(_mm256_loadu_ps(x + i)));
-}
-#endif
-
-#if defined(QI__ARM64)
-QI__FN void qi__exp_block_neon(float *x) {
-  for (int i = 0; i < QI__EXP_BLOCK; i += 4) vst1q_f32(x + i, qi__exp_neon(vld1q_f32(x + i)));
-}
-#endif
-
-QI__FN qi__exp_block_fn qi__exp_block_choose(void) {
-#if defined(QI__X86_64)
-  if (qi__cpu_detect().avx2) return qi__exp_block_avx2;
-#elif defined(QI__ARM64)
-  return qi__exp_block_neon;
-#endif
-  return qi__exp_block_ref;
-}
-
-// ---- candidates ----
-
-// NaN counts as -infinity and +infinity as the greatest number, so that differences of logits are numbers.
-QI__INLINE float qi__sampler_clean(float logit) {
-  if (qi__is_nan(logit)) return -INFINITY;
-  return logit > FLT_MAX ? FLT_MAX : logit;
-}
-
-// Those that are left, and what is known of them.
-typedef struct qi__chain {
-  qi__candidate *c;
-  size_t n;
-  float max;          // greatest logit
-  float temperature;  // that probabilities are taken at: weight = exp((logit - max) / temperature)
-  bool sorted;        // in order, the most likely first
-  bool dirty;         // logits changed or some were taken out: max is not known, logits may be -infinity
-  bool weighed;       // weights are right
-  qi__exp_block_fn exp_block;
-} qi__chain;
-
-// ---- order ----
-
-// True when a comes before b: higher logit, then lower id.
-QI__INLINE bool qi__candidate_before(const qi__candidate *a, const qi__candidate *b) {
-  return a->logit > b->logit || (a->logit == b->logit && a->id < b->id);
-}
-
-QI__INLINE void qi__candidate_swap(qi__candidate *a, qi__candidate *b) {
-  qi__candidate t = *a;
-  *a = *b;
-  *b = t;
-}
-
-// Binary heap c[0..n-1] whose top comes after all others (`first` false) or before all others (true): lets c[i] sink to its place.
-QI__FN void qi__heap_sink(qi__candidate *c, size_t n, size_t i, bool first) {
-  for (;;) {
-    size_t child = 2 * i + 1;
-    if (child >= n) return;
-    if (child + 1 < n && qi__candidate_before(&c[child + 1], &c[child]) == first) child++;
-    if (qi__candidate_before(&c[child], &c[i]) != first) return;
-    qi__candidate_swap(&c[child], &c[i]);
-    i = child;
-  }
-}
-
-QI__FN void qi__heap_make(qi__candidate *c, size_t n, bool first) {
-  for (size_t i = n / 2; i-- > 0;) qi__heap_sink(c, n, i, first);
-}
-
-// The first k of n candidates to the front, in order. k in 1..n. Time n + m log k, where m candidates enter the heap.
-QI__FN void qi__select_top(qi__candidate *c, size_t n, size_t k) {
-  qi__heap_make(c, k, false);
-  for (size_t i = k; i < n; i++)
-    if (qi__candidate_before(&c[i], &c[0])) {
-      c[0] = c[i];
-      qi__heap_sink(c, k, 0, false);
-    }
-  for (size_t end = k; end-- > 1;) { // heap sort: the last goes to the end
-    qi__candidate_swap(&c[0], &c[end]);
-    qi__heap_sink(c, end, 0, false);
-  }
-}
-
-// weight = exp((logit - max) / temperature), 0 where that would be subnormal; returns the sum. The temperature is not 0.
-QI__FN double qi__sampler_softmax(qi__exp_block_fn exp_block, qi__candidate *c, size_t n, float max, float temperature) {
-  double sum = 0;
-  float x[QI__EXP_BLOCK] = {0};
-  for (size_t i = 0; i < n; i += QI__EXP_BLOCK) {
-    size_t m = qi__min_size(n - i, QI__EXP_BLOCK);
-    for (size_t j = 0; j < m; j++) x[j] = (c[i + j].logit - max) / temperature;
-    exp_block(x);
-    for (size_t j = 0; j < m; j++) {
-      c[i + j].weight = x[j];
-      sum += (double)x[j];
-    }
-  }
-  return sum;
-}
-
-// Drops what is impossible and finds the greatest logit. False when nothing is left.
-QI__FN bool qi__chain_refresh(qi__chain *ch) {
-  size_t m = 0;
-  if (!ch->dirty) return ch->n > 0;
-  ch->dirty = ch->weighed = false;
-  ch->max = -INFINITY;
-  for (size_t i = 0; i < ch->n; i++) {
-    float logit = ch->c[i].logit;
-    if (!(logit >= -FLT_MAX)) continue;
-    if (logit > ch->max) ch->max = logit;
-    ch->c[m++] = ch->c[i];
-  }
-  ch->n = m;
-  return m > 0;
-}
-
-// Sum of the weights, which are set if need be.
-QI__FN double qi__chain_weigh(qi__chain *ch) {
-  double sum = 0;
-  qi__chain_refresh(ch);
-  if (!ch->weighed) {
-    ch->weighed = true;
-    return qi__sampler_softmax(ch->exp_block, ch->c, ch->n, ch->max, ch->temperature);
-  }
-  for (size_t i = 0; i < ch->n; i++) sum += (double)ch->c[i].weight;
-  return sum;
-}
-
-// ln of a candidate's probability, for the sum of the weights.
-QI__INLINE double qi__chain_log(const qi__chain *ch, size_t i, double sum) {
-  return ((double)ch->c[i].logit - (double)ch->max) / (double)ch->temperature - qi__ln(sum);
-}
-
-// Entropy in nats.
-QI__FN double qi__chain_entropy(const qi__chain *ch, double sum) {
-  double h = 0;
-  for (size_t i = 0; i < ch->n; i++)
-    if (ch->c[i].weight > 0) h -= (double)ch->c[i].weight / sum * qi__chain_log(ch, i, sum);
-  return h;
-}
-
-// ---- steps: each keeps some of the candidates, at the front ----
-
-QI__FN void qi__step_top_k(qi__chain *ch, int k) {
-  if ((size_t)k >= ch->n) return;
-  if (!ch->sorted) qi__select_top(ch->c, ch->n, (size_t)k);
-  ch->n = (size_t)k;
-  ch->sorted = true;
-}
-
-// Distance of a logit to the greatest in steps of 1/32; the last bin takes all that are farther.
-#define QI__TOP_P_BINS 1024
-QI__INLINE int qi__top_p_bin(float logit, float max) {
-  float steps = (max - logit) * 32.0f;
-  return steps < (float)(QI__TOP_P_BINS - 1) ? (int)steps : QI__TOP_P_BINS - 1;
-}
-
-// Moves the candidates of the bins below `bin` (or only those of `bin` itself) to the front, in their order; returns how many.
-QI__FN size_t qi__top_p_gather(qi__candidate *c, size_t n, float max, int bin, bool below) {
-  size_t m = 0;
-  for (size_t i = 0; i < n; i++) {
-    int here = qi__top_p_bin(c[i].logit, max);
-    if (below ? here < bin : here == bin) qi__candidate_swap(&c[m++], &c[i]);
-  }
-  return m;
-}
-
-// Moves the first candidates in order to the front until their weights are `wanted` in sum, by a heap that is sorted no further
-// than needed. `have` is what is there before. Returns how many.
-QI__FN size_t qi__heap_take(qi__candidate *c, size_t n, double have, double wanted) {
-  size_t taken = 0;
-  qi__heap_make(c, n, true);
-  while (taken < n && have < wanted) { // the first goes to the end
-    have += (double)c[0].weight;
-    taken++;
-    qi__candidate_swap(&c[0], &c[n - taken]);
-    qi__heap_sink(c, n - taken, 0, true);
-  }
-  for (size_t i = 0; i < n / 2; i++) qi__candidate_swap(&c[i], &c[n - 1 - i]);
-  return taken;
-}
-
-// Smallest set of the most likely whose weights sum to top_p or more of the sum. Unless they are in order already, they are counted
-// into bins: those before the bin where the sum is reached stay in their order, and only that bin is sorted.
-QI__FN void qi__step_top_p(qi__chain *ch, float top_p) {
-  qi__candidate *c = ch->c;
-  double sum = qi__chain_weigh(ch), wanted = (double)top_p * sum, have = 0, bins[QI__TOP_P_BINS] = {0};
-  size_t n = ch->n, kept = 0;
-  if (ch->sorted) {
-    while (kept < n && have < wanted) have += (double)c[kept++].weight;
-    ch->n = kept;
-    return;
-  }
-  for (size_t i = 0; i < n; i++) bins[qi__top_p_bin(c[i].logit, ch->max)] += (double)c[i].weight;
-  int bin = 0;
-  while (bin < QI__TOP_P_BINS - 1 && have + bins[bin] < wanted) have += bins[bin++];
-  kept = qi__top_p_gather(c, n, ch->max, bin, true);
-  size_t n_edge = qi__top_p_gather(c + kept, n - kept, ch->max, bin, false);
-  ch->n = kept + qi__heap_take(c + kept, n_edge, have, wanted);
-}
-
-// Those at least min_p times as likely as the most likely one (whose weight is 1), in the order they had.
-QI__FN void qi__step_min_p(qi__chain *ch, float min_p) {
-  size_t m = 0;
-  qi__chain_weigh(ch);
-  for (size_t i = 0; i < ch->n; i++)
-    if (ch->c[i].weight >= min_p) ch->c[m++] = ch->c[i];
-  ch->n = m;
-}
-
-// Those no more than n standard deviations of the logits below the greatest (Tang et al. 2024).
-QI__FN void qi__step_top_n_sigma(qi__chain *ch, float n_sigma) {
-  double mean = 0, variance = 0;
-  size_t m = 0;
-  qi__chain_refresh(ch);
-  for (size_t i = 0; i < ch->n; i++) mean += (double)ch->c[i].logit / (double)ch->n;
-  for (size_t i = 0; i < ch->n; i++) {
-    double d = (double)ch->c[i].logit - mean;
-    variance += d * d / (double)ch->n;
-  }
-  double least = (double)ch->max - (double)n_sigma * sqrt(variance);
-  for (size_t i = 0; i < ch->n; i++)
-    if ((double)ch->c[i].logit >= least) ch->c[m++] = ch->c[i];
-  ch->n = m;
-}
-
-// Those whose surprise -ln p is closest to the entropy, until they have typical_p of the probability (Meister et al. 2022). `saved`
-// [n_vocab] holds logits meanwhile: the order of candidates is that of their logits.
-QI__FN void qi__step_typical(qi__chain *ch, float typical_p, float *saved) {
-  double sum = qi__chain_weigh(ch), entropy = qi__chain_entropy(ch, sum);
-  for (size_t i = 0; i < ch->n; i++) {
-    double distance = fabs(qi__chain_log(ch, i, sum) + entropy);
-    saved[ch->c[i].id] = ch->c[i].logit;
-    ch->c[i].logit = (float)(0 - distance);
-  }
-  ch->n = qi__heap_take(ch->c, ch->n, 0, (double)typical_p * sum);
-  for (size_t i = 0; i < ch->n; i++) ch->c[i].logit = saved[ch->c[i].id];
-  ch->sorted = false;
-  ch->dirty = true;
-}
-
-// Drops those with at least `threshold` of the probability but the least likely of them: an unexpected choice where there is more
-// than one good one ("exclude top choices").
-QI__FN void qi__step_xtc(qi__chain *ch, float threshold) {
-  double least = (double)threshold * qi__chain_weigh(ch);
-  size_t last = 0, n_above = 0, m = 0;
-  for (size_t i = 0; i < ch->n; i++)
-    if ((double)ch->c[i].weight >= least && (!n_above++ || qi__candidate_before(&ch->c[last], &ch->c[i]))) last = i;
-  if (n_above < 2) return;
-  qi_token keep = ch->c[last].id;
-  for (size_t i = 0; i < ch->n; i++)
-    if ((double)ch->c[i].weight < least || ch->c[i].id == keep) ch->c[m++] = ch->c[i];
-  ch->n = m;
-  ch->dirty = true;
-}
-
-// Probabilities are taken at this temperature from now on; with a range, at one between t - range (at least 0) and t + range that
-// grows with the entropy, measured before: low + (high - low) * (entropy / ln n)^exponent.
-QI__FN void qi__step_temperature(qi__chain *ch, float t, float range, float exponent) {
-  if (range > 0 && ch->n > 1) {
-    double low = t > range ? (double)t - (double)range : 0, high = (double)t + (double)range;
-    double flatness = qi__chain_entropy(ch, qi__chain_weigh(ch)) / qi__ln((double)ch->n);
-    if (!(flatness > 0)) flatness = 0;
-    double dynamic = low + (high - low) * (flatness > 0 ? qi__pow(flatness, (double)exponent) : 0);
-    t = dynamic < (double)FLT_MIN ? FLT_MIN : dynamic > (double)FLT_MAX ? FLT_MAX : (float)dynamic;
-  }
-  ch->temperature = t;
-  ch->weighed = false;
-}
-
-// Those whose surprise -log2 p is at most mu; at least the most likely.
-QI__FN void qi__step_mirostat(qi__chain *ch, double mu) {
-  double least = qi__exp((0 - mu) * 0x1.62e42fefa39efp-1) * qi__chain_weigh(ch); // ln 2
-  size_t m = 0;
-  if (least > 1) least = 1; // the greatest weight
-  for (size_t i = 0; i < ch->n; i++)
-    if ((double)ch->c[i].weight >= least) ch->c[m++] = ch->c[i];
-  ch->n = m;
-}
-
-#endif // QI__SAMPLER_STEPS_H
-
-#define QI__LAST_N_MAX 65536
-#define QI__PENALTY_LAST_N_DEFAULT 64
-#define QI__DRY_LAST_N_DEFAULT 1024
-#define QI__LOGPROBS_MAX 1024
-
-// The same logits, desc and history give the same token everywhere: only IEEE operations in a written order and our own exp and ln,
-// sums in double, equals ordered by id.
-
-struct qi_sampler {
-  qi_sampler_desc desc;      // zeros replaced by what they mean; arrays point to our copies
-  int n_vocab;
-  bool has_penalties, has_dry;
-  qi_sampler_step chain[QI_STEP_COUNT];
-  int n_chain;
-  qi__candidate *candidates; // [n_vocab]; NULL when every token is a plain argmax
-  qi_logit_bias *bias;       // [desc.n_logit_bias]
-  int32_t *count;            // [n_vocab] occurrences among the last penalty_last_n; NULL without penalties
-  qi_token *history;         // ring [history_cap]
-  int history_cap, history_end, history_len; // the newest lies before history_end
-  int32_t *dry_match;        // [dry_last_n] and
-  int32_t *dry_length;       // [n_vocab], zero between calls: see qi__sampler_dry; NULL without
-  uint32_t *dry_breaks;      // [n_vocab / 32] tokens that repetitions do not reach over
-  float *saved;              // [n_vocab] for qi__step_typical; NULL without
-  double mu;                 // mirostat: greatest surprise
-  uint64_t rng[4];
-  qi__exp_block_fn exp_block;
-  qi_allocator allocator;    // of an opened (not embedded) sampler
-  size_t bytes;
-};
-
-// ---- random numbers: xoshiro256** (Blackman, Vigna 2018), seeded by splitmix64 ----
-
-QI__FN void qi__rng_seed(uint64_t rng[4], uint64_t seed) {
-  for (int i = 0; i < 4; i++) {
-    uint64_t z = seed += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    rng[i] = z ^ z >> 31;
-  }
-}
-
-QI__FN uint64_t qi__rng_next(uint64_t rng[4]) {
-  uint64_t x = rng[1] * 5, result = (x << 7 | x >> 57) * 9, t = rng[1] << 17;
-  rng[2] ^= rng[0];
-  rng[3] ^= rng[1];
-  rng[1] ^= rng[2];
-  rng[0] ^= rng[3];
-  rng[2] ^= t;
-  rng[3] = rng[3] << 45 | rng[3] >> 19;
-  return result;
-}
-
-// Uniform in [0, 1), 53 bits.
-QI__FN double qi__rng_double(uint64_t rng[4]) { return (double)(qi__rng_next(rng) >> 11) * (1.0 / 9007199254740992.0); }
-
-// ---- desc ----
-
-// A field of a desc that must be finite and within [lo, hi].
-QI__FN qi_result qi__sampler_check_field(const char *name, float value, float lo, float hi, qi_error *err) {
-  if (qi__is_finite(value) && value >= lo && value <= hi) return QI_OK;
-  return qi__fail(err, QI_ERR_ARGUMENT, "sampler: %s is %g, expected %g to %g", name, (double)value, (double)lo, (double)hi);
-}
-
-// An array of a desc.
-QI__FN qi_result qi__sampler_check_array(const char *name, const void *array, int n, qi_error *err) {
-  if (n < 0) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: n_%s is %d, expected 0 or more", name, n);
-  if (n > 0 && !array) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: %s is NULL, n_%s is %d", name, name, n);
-  return QI_OK;
-}
-
-QI__FN qi_result qi__sampler_check_int(const char *name, int value, int max, qi_error *err) {
-  if (value >= 0 && value <= max) return QI_OK;
-  return qi__fail(err, QI_ERR_ARGUMENT, "sampler: %s is %d, expected 0 to %d", name, value, max);
-}
-
-QI__FN qi_result qi__sampler_check_arrays(int n_vocab, const qi_sampler_desc *d, qi_error *err) {
-  qi_result r;
-  bool seen[QI_STEP_COUNT] = {false};
-  if ((r = qi__sampler_check_array("logit_bias", d->logit_bias, d->n_logit_bias, err))) return r;
-  if ((r = qi__sampler_check_array("dry_breakers", d->dry_breakers, d->n_dry_breakers, err))) return r;
-  if ((r = qi__sampler_check_array("chain", d->chain, d->n_chain, err))) return r;
-  for (int i = 0; i < d->n_logit_bias; i++) {
-    const qi_logit_bias *b = &d->logit_bias[i];
-    if (b->token < 0 || b->token >= n_vocab)
-      return qi__fail(err, QI_ERR_ARGUMENT, "sampler: logit_bias[%d].token is %d, expected 0 to %d", i, (int)b->token, n_vocab - 1);
-    if (!qi__is_finite(b->bias) && !(b->bias < 0))
-      return qi__fail(err, QI_ERR_ARGUMENT, "sampler: logit_bias[%d].bias is %g, expected a number or -infinity", i,
-                      (double)b->bias);
-  }
-  for (int i = 0; i < d->n_dry_breakers; i++)
-    if (d->dry_breakers[i] < 0 || d->dry_breakers[i] >= n_vocab)
-      return qi__fail(err, QI_ERR_ARGUMENT, "sampler: dry_breakers[%d] is %d, expected 0 to %d", i, (int)d->dry_breakers[i],
-                      n_vocab - 1);
-  for (int i = 0; i < d->n_chain; i++) {
-    int step = (int)d->chain[i];
-    if (step < 0 || step >= QI_STEP_COUNT)
-      return qi__fail(err, QI_ERR_ARGUMENT, "sampler: chain[%d] is %d, expected a qi_sampler_step", i, step);
-    if (seen[step]) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: chain[%d]: step %d is there twice", i, step);
-    seen[step] = true;
-  }
-  return QI_OK;
-}
-
-// desc NULL = all defaults. Errors: QI_ERR_ARGUMENT with the name of the field.
-QI__FN qi_result qi__sampler_check(int n_vocab, const qi_sampler_desc *d, qi_error *err) {
-  qi_result r;
-  if (n_vocab < 1) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: n_vocab is %d, expected at least 1", n_vocab);
-  if (!d) return QI_OK;
-  const struct {
-    const char *name;
-    float value, lo, hi;
-  } fields[] = {
-    {"temperature", d->temperature, 0, FLT_MAX},
-    {"top_p", d->top_p, 0, 1},
-    {"min_p", d->min_p, 0, 1},
-    {"repetition_penalty", d->repetition_penalty, 0, FLT_MAX},
-    {"frequency_penalty", d->frequency_penalty, -FLT_MAX, FLT_MAX},
-    {"presence_penalty", d->presence_penalty, -FLT_MAX, FLT_MAX},
-    {"typical_p", d->typical_p, 0, 1},
-    {"top_n_sigma", d->top_n_sigma, 0, FLT_MAX},
-    {"xtc_probability", d->xtc_probability, 0, 1},
-    {"xtc_threshold", d->xtc_threshold, 0, 1},
-    {"temperature_range", d->temperature_range, 0, FLT_MAX},
-    {"temperature_exponent", d->temperature_exponent, 0, FLT_MAX},
-    {"dry_multiplier", d->dry_multiplier, 0, FLT_MAX},
-    {"dry_base", d->dry_base, 0, FLT_MAX},
-    {"mirostat_tau", d->mirostat_tau, 0, FLT_MAX},
-    {"mirostat_eta", d->mirostat_eta, 0, FLT_MAX},
-  };
-  for (size_t i = 0; i < QI__COUNT_OF(fields); i++)
-    if ((r = qi__sampler_check_field(fields[i].name, fields[i].value, fields[i].lo, fields[i].hi, err))) return r;
-  if ((r = qi__sampler_check_int("top_k", d->top_k, INT_MAX, err))) return r;
-  if ((r = qi__sampler_check_int("penalty_last_n", d->penalty_last_n, QI__LAST_N_MAX, err))) return r;
-  if ((r = qi__sampler_check_int("dry_last_n", d->dry_last_n, QI__LAST_N_MAX, err))) return r;
-  if ((r = qi__sampler_check_int("dry_allowed_length", d->dry_allowed_length, QI__LAST_N_MAX, err))) return r;
-  return qi__sampler_check_arrays(n_vocab, d, err);
-}
-
-QI__FN qi_sampler_desc qi__sampler_desc_defaults(const qi_sampler_desc *desc) {
-  qi_sampler_desc d;
-  memset(&d, 0, sizeof d);
-  if (desc) d = *desc;
-  if (d.repetition_penalty == 0) d.repetition_penalty = 1;
-  if (d.top_p == 0) d.top_p = 1;
-  if (d.typical_p == 0) d.typical_p = 1;
-  if (d.xtc_threshold == 0) d.xtc_threshold = 0.1f;
-  if (d.temperature_exponent == 0) d.temperature_exponent = 1;
-  if (d.penalty_last_n == 0) d.penalty_last_n = QI__PENALTY_LAST_N_DEFAULT;
-  if (d.dry_base == 0) d.dry_base = 1.75f;
-  if (d.dry_allowed_length == 0) d.dry_allowed_length = 2;
-  if (d.dry_last_n == 0) d.dry_last_n = QI__DRY_LAST_N_DEFAULT;
-  if (d.mirostat_eta == 0) d.mirostat_eta = 0.1f;
-  return d;
-}
-
-// ---- memory ----
-
-QI__FN void qi__sampler_reset(qi_sampler *sp, uint64_t seed) {
-  qi__rng_seed(sp->rng, seed);
-  sp->history_end = sp->history_len = 0;
-  sp->mu = 2 * (double)sp->desc.mirostat_tau;
-  if (sp->count) memset(sp->count, 0, (size_t)sp->n_vocab * sizeof *sp->count);
-}
-
-// The order of the steps: the caller's or that of the enum. What takes no part is left out.
-QI__FN void qi__sampler_set_chain(qi_sampler *sp) {
-  const qi_sampler_desc *d = &sp->desc;
-  for (int i = 0; i < (d->n_chain ? d->n_chain : QI_STEP_COUNT); i++) {
-    qi_sampler_step step = d->n_chain ? d->chain[i] : (qi_sampler_step)i;
-    bool on = false;
-    switch (step) {
-    case QI_STEP_PENALTIES: on = sp->has_penalties; break;
-    case QI_STEP_DRY: on = sp->has_dry; break;
-    case QI_STEP_TOP_N_SIGMA: on = d->top_n_sigma > 0; break;
-    case QI_STEP_TOP_K: on = d->top_k > 0; break;
-    case QI_STEP_TYPICAL: on = d->typical_p < 1; break;
-    case QI_STEP_TOP_P: on = d->top_p < 1; break;
-    case QI_STEP_MIN_P: on = d->min_p > 0; break;
-    case QI_STEP_XTC: on = d->xtc_probability > 0; break;
-    case QI_STEP_TEMPERATURE: on = true; break;
-    case QI_STEP_MIROSTAT: on = d->mirostat_tau > 0; break;
-    case QI_STEP_COUNT: break;
-    }
-    if (d->temperature == 0 && step > QI_STEP_DRY) on = false; // greedy: only what changes logits
-    if (on) sp->chain[sp->n_chain++] = step;
-  }
-}
-
-// What samplers need only while they choose: those that do so one after another may share it.
-typedef struct qi__sampler_scratch {
-  qi__candidate *candidates; // [n_vocab]
-  float *saved;              // [n_vocab]
-} qi__sampler_scratch;
-
-// A sampler of a checked desc in an arena, ready to use; NULL while the arena counts. scratch NULL = its own.
-QI__FN qi_sampler *qi__sampler_layout(qi__arena *arena, const qi__sampler_scratch *scratch, int n_vocab,
-                                      const qi_sampler_desc *desc) {
-  qi_sampler_desc d = qi__sampler_desc_defaults(desc);
-  bool has_penalties = d.repetition_penalty != 1 || d.frequency_penalty != 0 || d.presence_penalty != 0;
-  bool has_dry = d.dry_multiplier > 0, typical = d.typical_p < 1;
-  bool plain = d.temperature == 0 && !has_penalties && !has_dry && d.n_logit_bias == 0;
-  int history_cap = has_penalties ? d.penalty_last_n : 0;
-  if (has_dry && d.dry_last_n > history_cap) history_cap = d.dry_last_n;
-  size_t n = (size_t)n_vocab, n_words = (n + 31) / 32;
-  qi_sampler *sp = QI__ARENA_ARRAY(arena, qi_sampler, 1);
-  qi__candidate *candidates = scratch ? scratch->candidates : QI__ARENA_ARRAY(arena, qi__candidate, plain ? 0 : n);
-  qi_logit_bias *bias = QI__ARENA_ARRAY(arena, qi_logit_bias, (size_t)d.n_logit_bias);
-  int32_t *count = QI__ARENA_ARRAY(arena, int32_t, has_penalties ? n : 0);
-  qi_token *history = QI__ARENA_ARRAY(arena, qi_token, (size_t)history_cap);
-  int32_t *dry_match = QI__ARENA_ARRAY(arena, int32_t, has_dry ? (size_t)d.dry_last_n : 0);
-  int32_t *dry_length = QI__ARENA_ARRAY(arena, int32_t, has_dry ? n : 0);
-  uint32_t *dry_breaks = QI__ARENA_ARRAY(arena, uint32_t, has_dry ? n_words : 0);
-  float *saved = scratch ? scratch->saved : QI__ARENA_ARRAY(arena, float, typical ? n : 0);
-  if (!sp) return NULL;
-  memset(sp, 0, sizeof *sp);
-  if (d.n_logit_bias) memcpy(bias, d.logit_bias, (size_t)d.n_logit_bias * sizeof *bias);
-  if (has_dry) memset(dry_length, 0, n * sizeof *dry_length);
-  if (has_dry) memset(dry_breaks, 0, n_words * sizeof *dry_breaks);
-  for (int i = 0; has_dry && i < d.n_dry_breakers; i++) dry_breaks[d.dry_breakers[i] / 32] |= 1u << (d.dry_breakers[i] % 32);
-  sp->desc = d;
-  sp->n_vocab = n_vocab;
-  sp->has_penalties = has_penalties;
-  sp->has_dry = has_dry;
-  sp->candidates = plain ? NULL : candidates;
-  sp->bias = bias;
-  sp->count = has_penalties ? count : NULL;
-  sp->history = history;
-  sp->history_cap = history_cap;
-  sp->dry_match = dry_match;
-  sp->dry_length = dry_length;
-  sp->dry_breaks = dry_breaks;
-  sp->saved = saved;
-  sp->exp_block = qi__exp_block_choose();
-  qi__sampler_set_chain(sp);
-  sp->desc.logit_bias = bias;
-  sp->desc.dry_breakers = NULL;
-  sp->desc.chain = NULL;
-  qi__sampler_reset(sp, d.seed);
-  return sp;
-}
-
-QI__FN qi_result qi__sampler_open(qi_sampler **out, int n_vocab, const qi_sampler_desc *desc, const qi_allocator *allocator,
-                                  qi_error *err) {
-  if (!out) return qi__fail(err, QI_ERR_ARGUMENT, "sampler: out is NULL");
-  *out = NULL;
-  qi_allocator a = {NULL, NULL, NULL};
-  qi_result r = qi__allocator_resolve(allocator, &a, err);
-  if (r == QI_OK) r = qi__sampler_check(n_vocab, desc, err);
-  if (r) return r;
-  qi__arena arena = {0};
-  qi__sampler_layout(&arena, NULL, n_vocab, desc);
-  r = qi__arena_open(&arena, &a, "sampler", err);
-  if (r) return r;
-  qi_sampler *sp = qi__sampler_layout(&arena, NULL, n_vocab, desc);
-  sp->allocator = a;
-  sp->bytes = arena.size;
-  *out = sp;
-  return QI_OK;
-}
-
-// Only for what qi__sampler_open made; NULL is fine.
-QI__FN void qi__sampler_close(qi_sampler *sp) {
-  if (!sp) return;
-  qi_allocator a = sp->allocator;
-  qi__free(&a, sp, sp->bytes);
-}
-
-// ---- history ----
-
-// The k-th newest token, from 0.
-QI__INLINE qi_token qi__sampler_recent(const qi_sampler *sp, int k) {
-  int at = sp->history_end - 1 - k;
-  return sp->history[at < 0 ? at + sp->history_cap : at];
-}
-
-// Ids out of range are ignored.
-QI__FN void qi__sampler_accept(qi_sampler *sp, qi_token token) {
-  if (!sp->history_cap || token < 0 || token >= sp->n_vocab) return;
-  if (sp->count) {
-    int last_n = sp->desc.penalty_last_n;
-    if (sp->history_len >= last_n) sp->count[qi__sampler_recent(sp, last_n - 1)]--;
-    sp->count[token]++;
-  }
-  sp->history[sp->history_end] = token;
-  sp->history_end = sp->history_end + 1 == sp->history_cap ? 0 : sp->history_end + 1;
-  if (sp->history_len < sp->history_cap) sp->history_len++;
-}
-
-// ---- logits ----
-
-// Bit t of `allowed`; NULL allows all.
-QI__INLINE bool qi__is_allowed(const uint32_t *allowed, qi_token t) { return !allowed || allowed[t / 32] >> (t % 32) & 1; }
-
-// All tokens as candidates, with bias.
-QI__FN void qi__sampler_load(qi_sampler *sp, const float *logits, const uint32_t *allowed) {
-  for (int i = 0; i < sp->n_vocab; i++) {
-    sp->candidates[i].logit = qi__is_allowed(allowed, i) ? qi__sampler_clean(logits[i]) : -INFINITY;
-    sp->candidates[i].weight = 0;
-    sp->candidates[i].id = i;
-  }
-  for (int i = 0; i < sp->desc.n_logit_bias; i++) {
-    float *logit = &sp->candidates[sp->bias[i].token].logit;
-    *logit = qi__sampler_clean(*logit + sp->bias[i].bias);
-  }
-}
-
-// Of each recent token: repetition penalty, then count * frequency + presence is subtracted.
-QI__FN void qi__sampler_penalize(qi_sampler *sp, qi__chain *ch) {
-  const qi_sampler_desc *d = &sp->desc;
-  for (size_t i = 0; i < ch->n; i++) {
-    int32_t count = sp->count[ch->c[i].id];
-    if (!count) continue;
-    float logit = ch->c[i].logit;
-    logit = logit > 0 ? logit / d->repetition_penalty : logit * d->repetition_penalty;
-    logit -= (float)count * d->frequency_penalty + d->presence_penalty;
-    ch->c[i].logit = qi__sampler_clean(logit);
-  }
-}
-
-// dry_match[k] = how many of the newest tokens are found again, in the same order, k tokens earlier: the Z-algorithm (Gusfield
-// 1997) over the n newest, from the newest on.
-QI__FN void qi__sampler_find_matches(qi_sampler *sp, int n) {
-  int32_t *z = sp->dry_match;
-  for (int k = 1, left = 0, right = 0; k < n; k++) { // newest tokens left..right-1 are those 0..right-left-1
-    int len = 0;
-    if (k < right) len = z[k - left] < right - k ? z[k - left] : right - k;
-    while (k + len < n && qi__sampler_recent(sp, len) == qi__sampler_recent(sp, k + len)) len++;
-    z[k] = len;
-    if (k + len > right) {
-      left = k;
-      right = k + len;
-    }
-  }
-}
-
-// DRY ("don't repeat yourself", p-e-w 2024): a token that would go on with a repetition of len tokens, len at least
-// dry_allowed_length, loses multiplier * base^(len - allowed_length). Repetitions reach back to the last breaker.
-QI__FN void qi__sampler_dry(qi_sampler *sp, qi__chain *ch) {
-  const qi_sampler_desc *d = &sp->desc;
-  int n = sp->history_len < d->dry_last_n ? sp->history_len : d->dry_last_n, reach = 0;
-  while (reach < n && !qi__is_allowed(sp->dry_breaks, qi__sampler_recent(sp, reach))) reach++;
-  if (reach < d->dry_allowed_length) return;
-  qi__sampler_find_matches(sp, n);
-  for (int k = 1; k < n; k++) {
-    int len = sp->dry_match[k] < reach ? sp->dry_match[k] : reach;
-    int32_t *longest = &sp->dry_length[qi__sampler_recent(sp, k - 1)];
-    if (len >= d->dry_allowed_length && len > *longest) *longest = len;
-  }
-  for (size_t i = 0; i < ch->n; i++) {
-    qi_token t = ch->c[i].id;
-    if (!sp->dry_length[t] || qi__is_allowed(sp->dry_breaks, t)) continue;
-    double loss = (double)d->dry_multiplier * qi__pow((double)d->dry_base, sp->dry_length[t] - d->dry_allowed_length);
-    ch->c[i].logit = qi__sampler_clean(ch->c[i].logit - (loss < (double)FLT_MAX ? (float)loss : FLT_MAX));
-  }
-  for (int k = 0; k < n; k++) sp->dry_length[qi__sampler_recent(sp, k)] = 0;
-}
-
-// What is left when no logit is above -infinity: the lowest allowed id that no bias forbids, else the lowest allowed, else 0.
-QI__FN qi_token qi__sampler_fallback(qi_sampler *sp, const uint32_t *allowed) {
-  qi_token first = -1;
-  for (int i = 0; sp->candidates && i < sp->n_vocab; i++) sp->candidates[i].weight = 0;
-  for (int i = 0; sp->candidates && i < sp->desc.n_logit_bias; i++)
-    if (sp->bias[i].bias < -FLT_MAX) sp->candidates[sp->bias[i].token].weight = 1;
-  for (int i = 0; i < sp->n_vocab; i++) {
-    if (!qi__is_allowed(allowed, i)) continue;
-    if (!sp->candidates || sp->candidates[i].weight == 0) return i;
-    if (first < 0) first = i;
-  }
-  return first < 0 ? 0 : first;
-}
-
-// ---- sampling ----
-
-// Highest of the allowed logits as they are; lowest id among equals; -1 if all are -infinity.
-QI__FN qi_token qi__argmax(const float *logits, int n, const uint32_t *allowed) {
-  qi_token best = -1;
-  float max = -INFINITY;
-  for (int i = 0; i < n; i++)
-    if (logits[i] > max && qi__is_allowed(allowed, i)) { // false for NaN
-      max = logits[i];
-      best = i;
-    }
-  return best;
-}
-
-QI__FN void qi__sampler_step(qi_sampler *sp, qi_sampler_step step, qi__chain *ch) {
-  const qi_sampler_desc *d = &sp->desc;
-  switch (step) {
-  case QI_STEP_PENALTIES: qi__sampler_penalize(sp, ch); break;
-  case QI_STEP_DRY: qi__sampler_dry(sp, ch); break;
-  case QI_STEP_TOP_N_SIGMA: qi__step_top_n_sigma(ch, d->top_n_sigma); break;
-  case QI_STEP_TOP_K: qi__step_top_k(ch, d->top_k); break;
-  case QI_STEP_TYPICAL: qi__step_typical(ch, d->typical_p, sp->saved); break;
-  case QI_STEP_TOP_P: qi__step_top_p(ch, d->top_p); break;
-  case QI_STEP_MIN_P: qi__step_min_p(ch, d->min_p); break;
-  case QI_STEP_XTC:
-    if (qi__rng_double(sp->rng) < (double)d->xtc_probability) qi__step_xtc(ch, d->xtc_threshold);
-    break;
-  case QI_STEP_TEMPERATURE: qi__step_temperature(ch, d->temperature, d->temperature_range, d->temperature_exponent); break;
-  case QI_STEP_MIROSTAT: qi__step_mirostat(ch, sp->mu); break;
-  case QI_STEP_COUNT: break;
-  }
-  if (step == QI_STEP_PENALTIES || step == QI_STEP_DRY) {
-    ch->dirty = true;
-    ch->sorted = false;
-  }
-}
-
-// One of the candidates (there are some), with probability in proportion to its weight. Mirostat 2 (Basu et al. 2020) learns from
-// its surprise.
-QI__FN qi_token qi__sampler_draw(qi_sampler *sp, qi__chain *ch) {
-  const qi__candidate *c = ch->c;
-  double sum = qi__chain_weigh(ch), point = qi__rng_double(sp->rng) * sum, have = 0;
-  size_t last = 0; // rounding may leave the last sum at, not above, the point
-  for (size_t i = 0; i < ch->n; i++) {
-    if (c[i].weight == 0) continue;
-    last = i;
-    if ((have += (double)c[i].weight) > point) break;
-  }
-  if (sp->desc.mirostat_tau > 0) {
-    double surprise = qi__chain_log(ch, last, sum) * -0x1.71547652b82fep+0; // 1 / ln 2
-    sp->mu -= (double)sp->desc.mirostat_eta * (surprise - (double)sp->desc.mirostat_tau);
-  }
-  return c[last].id;
-}
-
-// See qi_sampler_sample. Of random numbers, each call that is not greedy takes one, XTC another.
-QI__FN qi_token qi__sampler_sample(qi_sampler *sp, const float *logits, const uint32_t *allowed) {
-  if (!sp->candidates) {
-    qi_token t = qi__argmax(logits, sp->n_vocab, allowed);
-    return t < 0 ? qi__sampler_fallback(sp, allowed) : t;
-  }
-  qi__sampler_load(sp, logits, allowed);
-  qi__chain ch = {sp->candidates, (size_t)sp->n_vocab, 0, 1, false, true, false, sp->exp_block};
-  for (int i = 0; i < sp->n_chain; i++) {
-    if (sp->chain[i] > QI_STEP_DRY && !qi__chain_refresh(&ch)) break;
-    qi__sampler_step(sp, sp->chain[i], &ch);
-  }
-  if (!qi__chain_refresh(&ch)) return qi__sampler_fallback(sp, allowed);
-  if (sp->desc.temperature > 0) return qi__sampler_draw(sp, &ch);
-  size_t best = 0;
-  for (size_t i = 1; i < ch.n; i++)
-    if (qi__candidate_before(&ch.c[i], &ch.c[best])) best = i;
-  return ch.c[best].id;
-}
-
-// ---- log-probabilities ----
-
-// The n most likely of n_vocab tokens, in order, with ln of their probability at temperature 1. NaN counts as -infinity. Returns
-// how many have one.
-QI__FN int qi__top_logprobs(const float *logits, int n_vocab, qi_logprob *out, int n) {
-  int have = 0;
-  double sum = 0;
-  for (int i = 0; i < n_vocab; i++) {
-    float logit = qi__sampler_clean(logits[i]);
-    if (!(logit >= -FLT_MAX) || (have == n && !(logit > out[n - 1].logprob))) continue;
-    int lo = 0, hi = have; // the first that is lower
-    while (lo < hi) {
-      int mid = (lo + hi) / 2;
-      if (out[mid].logprob >= logit) lo = mid + 1;
-      else hi = mid;
-    }
-    if (have < n) have++;
-    memmove(&out[lo + 1], &out[lo], (size_t)(have - 1 - lo) * sizeof *out);
-    out[lo] = (qi_logprob){i, logit};
-  }
-  if (!have) return 0;
-  double max = (double)out[0].logprob;
-  for (int i = 0; i < n_vocab; i++) {
-    float logit = qi__sampler_clean(logits[i]);
-    if (logit >= -FLT_MAX) sum += qi__exp((double)logit - max);
-  }
-  for (int i = 0; i < have; i++) out[i].logprob = (float)((double)out[i].logprob - max - qi__ln(sum));
-  return have;
-}
-
-#endif // QI__SAMPLER_H
 
 #define QI__MAX_SEQS 1024
 #define QI__MAX_CTX (1 << 24)
@@ -25556,6 +25629,15 @@ QI__FN qi_result qi__session_draft_desc(const qi_session_desc *d, const qi_model
   return qi__draft_check_vocab(m, d->draft, err);
 }
 
+// The pool that a session opens for itself. What a backend computes needs no threads: the caller's will do, unless a model on the
+// CPU drafts.
+QI__FN qi_pool_desc qi__session_pool_desc(const qi_model *m, const qi_session_desc *d, const qi_allocator *allocator) {
+  bool on_cpu = !m->backend || (d->draft && !d->draft->backend);
+  qi_pool_desc pd = {d->n_threads, d->isa, d->parallel, *allocator};
+  if (!pd.n_threads && !on_cpu && !pd.parallel.parallel_for) pd.n_threads = 1;
+  return pd;
+}
+
 // ---- memory ----
 
 QI__FN void qi__session_layout(qi_session *s, qi__arena *arena, size_t n_threads) {
@@ -25564,8 +25646,8 @@ QI__FN void qi__session_layout(qi_session *s, qi__arena *arena, size_t n_threads
   size_t n_seqs = (size_t)d->n_seqs, n_ctx = (size_t)d->n_ctx;
   qi__kv_open(&s->kv, arena, h, n_seqs, n_ctx, (size_t)d->n_kv_tokens, d->kv_type);
   s->forward.on_device = s->model->backend != NULL;
-  if (s->forward.on_device) qi__device_layout(&s->device, arena, h, (size_t)d->n_batch);
   size_t n_logits = (size_t)d->n_logits + (size_t)d->n_draft;
+  if (s->forward.on_device) qi__device_layout(&s->device, arena, h, (size_t)d->n_batch, n_logits);
   qi__forward_layout(&s->forward, arena, h, &s->kv, (size_t)d->n_batch, n_logits, n_threads);
   s->queue = QI__ARENA_ARRAY(arena, qi_decode_token, n_seqs * n_ctx);
   s->ids = QI__ARENA_ARRAY(arena, qi_token, n_ctx);
@@ -25589,7 +25671,7 @@ QI__FN qi_result qi__session_memory(const qi_model *m, const qi_session_desc *de
   if (desc->pool) {
     n_threads = (size_t)desc->pool->n_threads;
   } else {
-    qi_pool_desc pd = {desc->n_threads, desc->isa, desc->parallel, desc->allocator};
+    qi_pool_desc pd = qi__session_pool_desc(m, desc, &desc->allocator);
     if ((r = qi__pool_configure(&pool, &pd, err))) return r;
     n_threads = (size_t)pool.n_threads;
   }
@@ -25620,7 +25702,7 @@ QI__FN void qi__session_close(qi_session *s) {
 QI__FN qi_result qi__session_pool(qi_session *s, const qi_session_desc *desc, qi_error *err) {
   s->pool = desc->pool;
   if (desc->pool) return QI_OK;
-  qi_pool_desc pd = {desc->n_threads, desc->isa, desc->parallel, s->allocator};
+  qi_pool_desc pd = qi__session_pool_desc(s->model, desc, &s->allocator);
   qi_result r = qi__pool_init(&s->own_pool, &pd, err);
   if (r) return r;
   s->pool = &s->own_pool;
@@ -25660,8 +25742,10 @@ QI__FN qi_result qi__session_memory_open(qi_session *s, qi_error *err) {
   if (s->desc.observer.fn) return qi__fail(err, QI_ERR_UNSUPPORTED, "session: a backend has no observer");
   qi_result r = qi__backend_check(s->model->backend, s->model->device, &s->model->h, &s->model->weights, s->desc.kv_type, err);
   if (!r) r = qi__device_open(&s->device, s->model->backend, s->model->device, err);
-  if (!r) s->memory = (qi_allocator){qi__device_alloc, qi__device_free, &s->device};
-  return r;
+  if (r) return r;
+  s->memory = (qi_allocator){qi__device_alloc, qi__device_free, &s->device};
+  s->device.has_top = qi__backend_has_top(s->model->backend, s->model->device, &s->model->h);
+  return QI_OK;
 }
 
 QI__FN qi_result qi__session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err);
@@ -25781,6 +25865,7 @@ QI__FN qi_result qi__work_begin(qi_session *s, const qi_decode_token *tokens, si
   s->work.tokens = tokens;
   s->work.n = n;
   s->n_logits = 0;
+  s->device.n_top = 0;
   return QI_OK;
 }
 
@@ -25796,6 +25881,9 @@ QI__FN void qi__work_threads(qi_session *s) {
   int most = s->tuner.best > s->pool->n_start ? s->tuner.best : s->pool->n_start;
   qi__pool_set_active(s->pool, measured ? qi__tuner_threads(&s->tuner) : most);
 }
+
+// Of the logits of work that was begun, so many candidates will do (0 = not): a device then finds them.
+QI__FN void qi__work_top(qi_session *s, size_t n) { s->device.n_top = s->device.has_top ? n : 0; }
 
 // Hands the next chunk to the forward pass: prompt rows first.
 QI__FN void qi__work_chunk(qi_session *s) {
@@ -25869,6 +25957,42 @@ QI__FN qi_result qi__work_compute(qi_session *s, uint64_t deadline_us, qi_error 
     if (deadline_us && w->n_done < w->n && qi__now_us() >= deadline_us) return QI_AGAIN;
   }
   return QI_OK;
+}
+
+// ---- logits ----
+
+// Row of forward.logits with the i-th logits of the work that was finished last (-1 = the last); -1 = there is none.
+QI__FN int64_t qi__session_row(const qi_session *s, int i) {
+  int64_t at = i == -1 ? (int64_t)s->n_logits - 1 : i;
+  return s->work.tokens || at < 0 || (size_t)at >= s->n_logits ? -1 : (int64_t)s->logits_at[at];
+}
+
+QI__FN const float *qi__session_logits(const qi_session *s, int i) {
+  int64_t row = qi__session_row(s, i);
+  return row < 0 ? NULL : s->forward.logits + (size_t)row * s->model->h.n_vocab;
+}
+
+// Candidates that a device has found in row `row` of forward.logits; NULL = none.
+QI__FN const qi_op_candidate *qi__row_top(const qi_session *s, size_t row) {
+  return s->device.n_top ? s->device.top + row * s->device.n_top : NULL;
+}
+
+// How many candidates will do for this sampler; `constrained`: by a grammar.
+QI__FN size_t qi__top_wanted(const qi_sampler *sp, bool constrained) { return constrained ? 0 : qi__sampler_needs(sp); }
+
+// A token for logits i, which are there.
+QI__FN qi_token qi__session_sample(const qi_session *s, qi_sampler *sp, int i, const uint32_t *allowed) {
+  const qi_op_candidate *top = allowed ? NULL : qi__row_top(s, (size_t)qi__session_row(s, i));
+  qi_token token;
+  if (top && qi__sampler_sample_top(sp, top, s->device.n_top, &token)) return token;
+  return qi__sampler_sample(sp, qi__session_logits(s, i), allowed);
+}
+
+// Highest of the first n logits of row `row` of forward.logits; -1 if all are -infinity.
+QI__FN qi_token qi__row_best(const qi_session *s, size_t row, size_t n) {
+  const qi_op_candidate *top = qi__row_top(s, row);
+  if (top && top->logit >= -FLT_MAX && (size_t)top->token < n) return top->token;
+  return qi__argmax(s->forward.logits + row * s->model->h.n_vocab, (int)n, NULL);
 }
 
 QI__FN uint64_t qi__deadline(uint32_t budget_us) { return budget_us ? qi__now_us() + budget_us : 0; }
@@ -25975,8 +26099,7 @@ QI__FN void qi__guess_answers(qi_session *s) {
   for (size_t seq = 0; seq < s->kv.n_seqs; seq++) {
     qi__guess *g = &s->guess[seq];
     if (!g->n_most || !g->asked) continue;
-    const float *logits = d->forward.logits + d->logits_at[row++] * d->model->h.n_vocab;
-    qi_token token = qi__argmax(logits, (int)qi__min_size(d->model->h.n_vocab, s->model->h.n_vocab), NULL);
+    qi_token token = qi__row_best(d, d->logits_at[row++], qi__min_size(d->model->h.n_vocab, s->model->h.n_vocab));
     g->asked = false;
     if (token >= 0) g->ids[g->n++] = token;
     if (token < 0 || g->n == g->n_most) g->n_most = g->n;
@@ -25999,7 +26122,10 @@ QI__FN qi_result qi__guess_draft(qi_session *s, uint64_t deadline_us, qi_error *
     for (size_t seq = 0; seq < s->kv.n_seqs; seq++)
       if (s->guess[seq].n < s->guess[seq].n_most) n = qi__guess_ask(s, seq, n);
     if (!n) return QI_OK;
-    if (qi__work_begin(d, d->queue, n, NULL) == QI_OK) continue;
+    if (qi__work_begin(d, d->queue, n, NULL) == QI_OK) {
+      qi__work_top(d, 1);
+      continue;
+    }
     for (size_t seq = 0; seq < s->kv.n_seqs; seq++) s->guess[seq].n_most = s->guess[seq].n;
   }
 }
@@ -26075,13 +26201,6 @@ QI__FN qi_result qi__decode(qi_session *s, const qi_decode_token *tokens, size_t
     return QI_OK;
   }
   return qi__work_run(s, 0, err);
-}
-
-QI__FN const float *qi__session_logits(const qi_session *s, int i) {
-  if (s->work.tokens) return NULL;
-  int64_t at = i == -1 ? (int64_t)s->n_logits - 1 : i;
-  if (at < 0 || (size_t)at >= s->n_logits) return NULL;
-  return s->forward.logits + s->logits_at[at] * s->model->h.n_vocab;
 }
 
 // What the functions on sequences look at first; `what` names the function.
@@ -26185,8 +26304,10 @@ QI__FN qi_result qi__prompt_tokens(qi_session *s, const qi_token *ids, size_t n,
   for (size_t i = 0; i < all; i++)
     s->queue[i] = (qi_decode_token){i < before ? s->pending[i] : ids[i - before], 0, i < before, i + 1 == all};
   qi_result r = qi__work_begin(s, s->queue, all, err);
-  s->work.text = s->work.prompt = r == QI_OK;
-  return r;
+  if (r) return r;
+  s->work.text = s->work.prompt = true;
+  qi__work_top(s, qi__top_wanted(s->sampler, s->matcher != NULL));
+  return QI_OK;
 }
 
 QI__FN qi_result qi__prompt_text(qi_session *s, const char *text, size_t len, qi_error *err) {
@@ -26245,8 +26366,10 @@ QI__FN qi_result qi__next_begin(qi_session *s, qi_error *err) {
   most = qi__min_size(most, (size_t)(s->desc.n_predict - s->n_predicted - 1)); // one comes without
   qi__guess_plan(s, 0, most, s->matcher);
   qi_result r = qi__work_begin_guessing(s, n, err);
-  s->work.text = r == QI_OK;
-  return r;
+  if (r) return r;
+  s->work.text = true;
+  qi__work_top(s, qi__top_wanted(s->sampler, s->matcher != NULL));
+  return QI_OK;
 }
 
 QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi_error *err) {
@@ -26272,7 +26395,7 @@ QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi
   if (worked && deadline_us && qi__now_us() >= deadline_us) return QI_AGAIN; // choosing takes time too
   if (!s->prompted || !s->n_logits) return qi__fail(err, QI_ERR_STATE, "next: nothing to continue; call qi_prompt first");
   if ((r = qi__told_token(s, &mask, &token, &end, err))) return r;
-  if (token < 0) token = qi__sampler_sample(s->sampler, qi__session_logits(s, -1), mask.allowed); // else no random number is drawn
+  if (token < 0) token = qi__session_sample(s, s->sampler, -1, mask.allowed); // else no random number is drawn
   return qi__take_token(s, token, out, err);
 }
 
@@ -26750,17 +26873,21 @@ QI__FN void qi__batch_share_step(qi_batch *b) {
 // Makes the plan the work of the session. QI_ERR_CONTEXT: pages are missing.
 QI__FN qi_result qi__batch_begin(qi_batch *b, qi_error *err) {
   qi_session *s = b->session;
-  size_t n = 0;
+  size_t n = 0, n_top = 0;
   b->n_rows = b->n_chosen = 0;
   for (size_t seq = 0; seq < s->kv.n_seqs; seq++) {
     const qi__request *r = b->running[seq];
+    size_t wanted = b->n_planned[seq] ? qi__top_wanted(r->sampler, r->matcher != NULL) : 0;
+    if (wanted > n_top) n_top = wanted;
     for (size_t i = 0, at = s->kv.length[seq]; i < b->n_planned[seq]; i++, at++) {
       bool last = at + 1 == r->n_tokens;
       s->queue[n++] = (qi_decode_token){r->tokens[at], (int)seq, r->generated[at] != 0, last};
       if (last) b->rows[b->n_rows++] = (int)seq;
     }
   }
-  return n ? qi__work_begin_guessing(s, n, err) : QI_OK;
+  qi_result e = n ? qi__work_begin_guessing(s, n, err) : QI_OK;
+  if (n && !e) qi__work_top(s, n_top);
+  return e;
 }
 
 // Ends the request that runs alone and finds no pages all the same.
@@ -26802,14 +26929,14 @@ QI__FN qi_result qi__batch_plan(qi_batch *b, qi_error *err) {
 
 // Chooses a token as qi__next does: where the grammar leaves one, no random number is drawn for it, and where it leaves only the
 // end behind some text, none is chosen: -1.
-QI__FN qi_result qi__request_choose(qi__request *r, const float *logits, qi_token *out) {
+QI__FN qi_result qi__request_choose(const qi_session *s, qi__request *r, int row, qi_token *out) {
   qi__mask mask = {NULL, 0, -1, false};
   qi_result e = r->matcher ? qi__matcher_mask(r->matcher, &mask, NULL) : QI_OK;
   if (e) return e;
   *out = -1;
   if (r->matcher && !mask.n && r->n_predicted) return QI_OK;
   bool forced = mask.only >= 0 && !mask.can_end;
-  *out = forced ? mask.only : qi__sampler_sample(r->sampler, logits, mask.allowed);
+  *out = forced ? mask.only : qi__session_sample(s, r->sampler, row, mask.allowed);
   return r->matcher ? qi__matcher_accept(r->matcher, *out, NULL) : QI_OK;
 }
 
@@ -26831,14 +26958,14 @@ QI__FN void qi__batch_take(qi_batch *b, qi__request *r, qi_token token) {
   else if (!fits) qi__batch_end(b, r, QI_DONE_CONTEXT);
 }
 
-// One token more for a request whose tokens are all computed, or its end.
-QI__FN void qi__batch_go_on(qi_batch *b, qi__request *r, const float *logits) {
+// One token more for a request whose tokens are all computed, with logits `row`; or its end.
+QI__FN void qi__batch_go_on(qi_batch *b, qi__request *r, int row) {
   if (r->n_predict < 0) {
     qi__batch_end(b, r, QI_DONE_LIMIT);
     return;
   }
   qi_token token;
-  if (qi__request_choose(r, logits, &token)) {
+  if (qi__request_choose(b->session, r, row, &token)) {
     qi__batch_end(b, r, QI_DONE_GRAMMAR);
     return;
   }
@@ -26865,7 +26992,7 @@ QI__FN qi_result qi__batch_step(qi_batch *b, uint64_t deadline_us, qi_error *err
   while (b->n_chosen < b->n_rows) {
     size_t i = b->n_chosen++;
     qi__request *r = b->running[b->rows[i]];
-    if (r && r->state == QI__REQUEST_RUNNING) qi__batch_go_on(b, r, qi__session_logits(s, (int)i));
+    if (r && r->state == QI__REQUEST_RUNNING) qi__batch_go_on(b, r, (int)i);
     if (deadline_us && b->n_chosen < b->n_rows && qi__now_us() >= deadline_us) return QI_AGAIN;
   }
   return b->stats.n_waiting || b->stats.n_running || b->n_events ? QI_OK : QI_END;

@@ -50,6 +50,10 @@ typedef struct qi__mtl_gate {
   uint32_t n, relu2;
 } qi__mtl_gate;
 
+typedef struct qi__mtl_top {
+  uint32_t width, k;
+} qi__mtl_top;
+
 static const char qi__mtl_source[] =
     "// Shaders of qinfer. Operations are those of qi_op_kind in qinfer.h, layouts those of qi_op_matrix and qi_op_kv.\n"
     "//\n"
@@ -90,11 +94,20 @@ static const char qi__mtl_source[] =
     "  uint32_t n, relu2;\n"
     "} qi__mtl_gate;\n"
     "\n"
+    "typedef struct qi__mtl_top {\n"
+    "  uint32_t width, k;\n"
+    "} qi__mtl_top;\n"
+    "\n"
     "#define UNROLL _Pragma(\"clang loop unroll(full)\") // what these loops index shall be registers\n"
     "\n"
     "struct qi_op_row {\n"
     "  int token;\n"
     "  uint seq, pos, first;\n"
+    "};\n"
+    "\n"
+    "struct qi_op_candidate {\n"
+    "  float logit;\n"
+    "  int token;\n"
     "};\n"
     "\n"
     "// ---- formats ----\n"
@@ -462,6 +475,61 @@ static const char qi__mtl_source[] =
     "  y[i] = (a.relu2 ? r * r : v / (1.0f + exp(-v))) * up[i];\n"
     "}\n"
     "\n"
+    "// ---- candidates ----\n"
+    "\n"
+    "// A number that grows with the logit and is never 0: NaN counts as -infinity, -0 as 0. Integers, so that no way of compiling floats\n"
+    "// can change the order.\n"
+    "inline uint rank_of(float logit) {\n"
+    "  uint u = as_type<uint>(logit);\n"
+    "  if ((u & 0x7fffffffu) > 0x7f800000u) u = 0xff800000u;\n"
+    "  if (u == 0x80000000u) u = 0;\n"
+    "  return u >> 31 ? ~u : u | 0x80000000u;\n"
+    "}\n"
+    "inline float logit_of(uint rank) { return as_type<float>(rank >> 31 ? rank & 0x7fffffffu : ~rank); }\n"
+    "\n"
+    "// The first of tokens from, from + step, .. < n among those behind (rank, token); its rank is 0 if there is none. As (rank, token).\n"
+    "inline uint2 first_behind(device const float *x, uint n, uint from, uint step, uint2 last) {\n"
+    "  uint2 best = uint2(0, 0xffffffffu);\n"
+    "  for (uint i = from; i < n; i += step) {\n"
+    "    uint rank = rank_of(x[i]);\n"
+    "    bool behind = rank < last.x || (rank == last.x && i > last.y);\n"
+    "    if (behind && rank > best.x) best = uint2(rank, i);\n"
+    "  }\n"
+    "  return best;\n"
+    "}\n"
+    "\n"
+    "// The first of those that the lanes of a simdgroup bring.\n"
+    "inline uint2 first_of_lanes(uint2 mine) {\n"
+    "  uint rank = simd_max(mine.x);\n"
+    "  return uint2(rank, simd_min(mine.x == rank ? mine.y : 0xffffffffu));\n"
+    "}\n"
+    "\n"
+    "// The first k of x in order, one after another. Thread t knows the first one left of tokens t, t + n_t, ..; the one that was taken\n"
+    "// is replaced by all lanes of its simdgroup together. One threadgroup a row.\n"
+    "kernel void top(constant qi__mtl_top &a [[buffer(0)]], device const float *x [[buffer(1)]],\n"
+    "                device qi_op_candidate *y [[buffer(2)]], uint i [[threadgroup_position_in_grid]],\n"
+    "                uint t [[thread_position_in_threadgroup]], uint n_t [[threads_per_threadgroup]],\n"
+    "                ushort lane [[thread_index_in_simdgroup]], ushort sg [[simdgroup_index_in_threadgroup]],\n"
+    "                ushort n_sg [[simdgroups_per_threadgroup]]) {\n"
+    "  threadgroup uint2 part[2][32]; // in turn: one barrier a candidate\n"
+    "  device const float *from = x + ulong(i) * a.width;\n"
+    "  uint2 mine = first_behind(from, a.width, t, n_t, uint2(0xffffffffu, 0));\n"
+    "  for (uint c = 0; c < a.k; c++) {\n"
+    "    uint2 best = first_of_lanes(mine);\n"
+    "    if (lane == 0) part[c % 2][sg] = best;\n"
+    "    threadgroup_barrier(mem_flags::mem_threadgroup);\n"
+    "    best = first_of_lanes(lane < n_sg ? part[c % 2][lane] : uint2(0, 0));\n"
+    "    if (t == 0) {\n"
+    "      y[ulong(i) * a.k + c].logit = logit_of(best.x);\n"
+    "      y[ulong(i) * a.k + c].token = int(best.y);\n"
+    "    }\n"
+    "    uint owner = best.y % n_t;\n"
+    "    if (owner / 32 != sg) continue;\n"
+    "    best = first_of_lanes(first_behind(from, a.width, owner + lane * n_t, 32 * n_t, best));\n"
+    "    if (lane == owner % 32) mine = best;\n"
+    "  }\n"
+    "}\n"
+    "\n"
     "// ---- keys and values ----\n"
     "\n"
     "// One head of the page that holds position `pos`.\n"
@@ -709,11 +777,12 @@ static const char *const qi__mtl_of_kv[QI__MTL_OF_KV] = {"rope_%s",        "atte
                                                          "attention4x1_%s", "attention8x1_%s", "attention1x4_%s",
                                                          "attention2x4_%s", "attention4x4_%s", "attention8x4_%s"};
 static const char *const qi__mtl_kv_types[2] = {"kv_f16", "kv_q8"};
-static const char *const qi__mtl_others[] = {"rms_norm", "gate"};
+static const char *const qi__mtl_others[] = {"rms_norm", "gate", "top"};
 enum {
   QI__MTL_FIRST_KV = QI__MTL_FORMATS * QI__MTL_OF_FORMAT,
   QI__MTL_NORM = QI__MTL_FIRST_KV + 2 * QI__MTL_OF_KV,
   QI__MTL_GATE,
+  QI__MTL_TOP,
   QI__MTL_PIPELINES
 };
 #define QI__MTL_NONE (-1)
@@ -1105,9 +1174,19 @@ static void qi__mtl_encode_gate(qi__mtl_encoder *e, const qi_op *op, int slot) {
   qi__mtl_dispatch(e, (a.n + threads - 1) / threads, 1, threads);
 }
 
+static void qi__mtl_encode_top(qi__mtl_encoder *e, const qi_op *op, int slot) {
+  qi__mtl_top a = {(uint32_t)op->of.top.width, (uint32_t)op->of.top.k};
+  NSUInteger threads = qi__mtl_use(e, slot, 1024);
+  if (!threads) return;
+  [e->encoder setBytes:&a length:sizeof a atIndex:0];
+  qi__mtl_bind_vector(e, op->of.top.x, 1);
+  qi__mtl_bind_vector(e, op->of.top.y, 2);
+  qi__mtl_dispatch(e, op->n, 1, threads);
+}
+
 static void (*const qi__mtl_encode[QI_OP_COUNT])(qi__mtl_encoder *e, const qi_op *op, int slot) = {
     qi__mtl_encode_embed, qi__mtl_encode_norm, qi__mtl_encode_product, qi__mtl_encode_rope,
-    qi__mtl_encode_attention, qi__mtl_encode_gate, qi__mtl_encode_gate,
+    qi__mtl_encode_attention, qi__mtl_encode_gate, qi__mtl_encode_gate, qi__mtl_encode_top,
 };
 
 // The pipeline that an operation takes; QI__MTL_NONE where there is no kernel for it.
@@ -1125,6 +1204,7 @@ static int qi__mtl_slot(const qi_op *op) {
   case QI_OP_RMS_NORM: return QI__MTL_NORM;
   case QI_OP_SWIGLU:
   case QI_OP_RELU2: return QI__MTL_GATE;
+  case QI_OP_TOP: return QI__MTL_TOP;
   case QI_OP_COUNT: break;
   }
   return QI__MTL_NONE;

@@ -357,8 +357,8 @@ QI_API const char *qi_kv_type_name(qi_kv_type type);
 //
 // Pointers in operations are the host's, into memory that was mapped or that came from alloc. The host uses that memory too, but
 // never between submit and the end of wait. So a device with memory of its own copies what is mapped, and gives from alloc what
-// both sides reach. Results must depend on nothing but the row and whether it was generated: not on n, and not on what is
-// submitted together.
+// both sides reach. (Where the candidates of QI_OP_TOP are enough, the host reads no logits.) Results must depend on nothing but
+// the row and whether it was generated: not on n, and not on what is submitted together.
 
 // A token of a step.
 typedef struct qi_op_row {
@@ -393,7 +393,14 @@ typedef struct qi_op_kv {
   size_t k_scale, v, v_scale;  // offsets in a page; k lies at 0
 } qi_op_kv;
 
-// What a device does. All vectors are float32. Each operation sees what those before it in the list have written.
+// A token that may be chosen next.
+typedef struct qi_op_candidate {
+  float logit; // NaN is -infinity here, -0 is 0
+  int32_t token;
+} qi_op_candidate;
+
+// What a device does. All vectors are float32. Each operation sees what those before it in the list have written. Those marked *
+// may be refused (supports): then there is another way.
 typedef enum qi_op_kind {
   QI_OP_EMBED = 0, // embed:     y[i] = row rows[i].token of w
   QI_OP_RMS_NORM,  // norm:      y[i] = x[j] / sqrt(mean of the squares of x[j] + eps) * weight; j = index ? index[i] : i
@@ -402,6 +409,7 @@ typedef enum qi_op_kind {
   QI_OP_ATTENTION, // attention: softmax over q k / sqrt(dim_k) of the positions that a row sees, times v
   QI_OP_SWIGLU,    // gate:      y = x / (1 + exp(-x)) * up
   QI_OP_RELU2,     // gate:      y = max(x, 0)^2 * up
+  QI_OP_TOP,       // top *:     y[i] = the first k of x[i], higher logits first, of equals lower tokens
   QI_OP_COUNT
 } qi_op_kind;
 
@@ -451,6 +459,11 @@ typedef struct qi_op {
       float *y;              // [n, width]; may be x
       size_t width;
     } gate;
+    struct {
+      const float *x;     // [n, width] logits
+      qi_op_candidate *y; // [n, k]
+      size_t width, k;    // k at most 128 and at most width
+    } top;
   } of;
 } qi_op;
 
@@ -893,7 +906,7 @@ typedef struct qi_session_desc {
   int n_seqs;                // sequences; 0 = 1, at most 1024
   int n_batch;               // tokens computed at once; 0 = 256. Bits do not depend on it
   int n_logits;              // rows of logits kept by one qi_decode; 0 = n_seqs
-  int n_threads;             // as in qi_pool_desc
+  int n_threads;             // as in qi_pool_desc; but 0 = 1 where a backend computes, for the draft model too
   qi_isa isa;                // as in qi_pool_desc
   qi_parallel parallel;      // as in qi_pool_desc
   qi_pool *pool;             // shared pool instead of an own one; must outlive the session; the three above then do not count

@@ -48,6 +48,7 @@ static void test_sessions(void **state) {
   bc_expect_slices(&backend);
   bc_expect_sequences(&backend);
   bc_expect_batch(&backend);
+  bc_expect_choice(&backend);
   expect_clean(&world);
 }
 
@@ -79,6 +80,7 @@ static void test_memory(void **state) {
   rm_desc d = rm_llama();
   bc_pair p = bc_open(&d, &backend);
   qi_session_desc sd = bc_session_desc(QI_KV_F16);
+  sd.n_logits = 0;
   uint64_t bytes = 0, on_cpu = 0;
   qi_error err = {QI_OK, ""};
   RUN_OK(qi_session_memory(p.device, &sd, &bytes, &err), err);
@@ -96,6 +98,37 @@ static void test_memory(void **state) {
   expect_clean(&world);
 }
 
+// A session on a device starts no threads of its own accord: only for a draft model on the CPU, or where it is told to.
+static void test_threads(void **state) {
+  (void)state;
+  pb_world world = {0};
+  qi_backend backend = pb_backend(&world);
+  rm_desc d = rm_llama();
+  bc_pair p = bc_open(&d, &backend);
+  const struct {
+    const qi_model *draft;
+    int n_threads, want; // want 0: as many as without a device
+  } cases[] = {{NULL, 0, 1}, {p.device, 0, 1}, {p.cpu.m, 0, 0}, {NULL, 3, 3}};
+  for (size_t i = 0; i < QI__COUNT_OF(cases); i++) {
+    qi_session_desc sd = bc_session_desc(QI_KV_F16);
+    qi_session_stats stats, on_cpu;
+    uint64_t bytes = 0;
+    qi_error err = {QI_OK, ""};
+    sd.draft = cases[i].draft;
+    sd.n_threads = cases[i].n_threads;
+    RUN_OK(qi_session_memory(p.device, &sd, &bytes, &err), err);
+    qi_session *s = run_session(p.device, &sd), *t = run_session(p.cpu.m, &sd);
+    qi_session_get_stats(s, &stats);
+    qi_session_get_stats(t, &on_cpu);
+    assert_int_equal(stats.n_threads, cases[i].want ? cases[i].want : on_cpu.n_threads);
+    assert_int_equal(stats.heap_bytes, bytes);
+    qi_session_close(s);
+    qi_session_close(t);
+  }
+  bc_close(&p);
+  expect_clean(&world);
+}
+
 // Weights in many small ranges: a limit between one tensor and two.
 static void test_map_limit(void **state) {
   (void)state;
@@ -104,6 +137,83 @@ static void test_map_limit(void **state) {
   world.map_limit = 320 * 64 * 4;
   bc_expect_model(&bc_models[0], QI_KV_F16, &backend, 1e-6);
   assert_true(world.n_maps > 3);
+  expect_clean(&world);
+}
+
+// ---- choosing ----
+
+// The same tokens from candidates as from all logits. Where candidates will do, nobody looks at logits.
+static void test_choice(void **state) {
+  (void)state;
+  pb_world world = {0}, other = {0};
+  qi_backend backend = pb_backend(&world), without = pb_backend(&other);
+  other.no_kinds = 1u << QI_OP_TOP;
+  rm_desc d = rm_llama();
+  bc_pair p = bc_open(&d, &backend), q = bc_open(&d, &without);
+  for (size_t i = 0; i < BC_SAMPLINGS; i++) {
+    const bc_sampling *c = &bc_samplings[i];
+    qi_token want[BC_TOLD], got[BC_TOLD];
+    world.n_kinds[QI_OP_TOP] = 0;
+    world.spoil = !c->whole;
+    bc_tell(q.device, &c->sampler, false, NULL, want, BC_TOLD);
+    bc_tell(p.device, &c->sampler, false, NULL, got, BC_TOLD);
+    bc_expect_same(got, want, c->name, "candidates");
+    assert_int_equal(world.n_kinds[QI_OP_TOP], c->whole ? 0 : BC_TOLD);
+  }
+  assert_int_equal(other.n_kinds[QI_OP_TOP], 0);
+  bc_close(&p);
+  bc_close(&q);
+  expect_clean(&world);
+  expect_clean(&other);
+}
+
+// Logits of a prompt are there as ever; a grammar looks at all of them.
+static void test_logits_stay(void **state) {
+  (void)state;
+  pb_world world = {0};
+  qi_backend backend = pb_backend(&world);
+  rm_desc d = rm_llama();
+  bc_pair p = bc_open(&d, &backend);
+  qi_session_desc sd = bc_session_desc(QI_KV_F16);
+  qi_session *s = run_session(p.device, &sd);
+  qi_error err = {QI_OK, ""};
+  qi_piece piece;
+  RUN_OK(qi_prompt(s, "the tea", &err), err);
+  assert_int_equal(world.n_kinds[QI_OP_TOP], 1);
+  const float *logits = qi_logits(s, -1);
+  assert_non_null(logits);
+  qi_token best = bc_best(logits, (size_t)run_n_vocab(p.device));
+  RUN_OK(qi_next(s, &piece, &err), err);
+  assert_int_equal(piece.token, best);
+  qi_grammar *g = NULL;
+  qi_matcher *mt = NULL;
+  qi_grammar_desc gd;
+  memset(&gd, 0, sizeof gd);
+  gd.gbnf = "root ::= [a-c]+";
+  RUN_OK(qi_grammar_open(&g, p.device, &gd, &err), err);
+  RUN_OK(qi_matcher_open(&mt, g, NULL, NULL, &err), err);
+  qi_session_reset(s);
+  RUN_OK(qi_prompt(s, "the tea", &err), err); // candidates of any text, but then text is constrained
+  assert_int_equal(world.n_kinds[QI_OP_TOP], 2);
+  RUN_OK(qi_session_constrain(s, mt, false, &err), err);
+  for (int i = 0; i < 5; i++) {
+    RUN_OK(qi_next(s, &piece, &err), err);
+    assert_true(strspn(piece.text, "abc") >= piece.len);
+  }
+  assert_int_equal(world.n_kinds[QI_OP_TOP], 2);
+  qi_session_close(s);
+  qi_matcher_close(mt);
+  qi_grammar_close(g);
+  bc_close(&p);
+  expect_clean(&world);
+}
+
+static void test_guesses(void **state) {
+  (void)state;
+  pb_world world = {0};
+  qi_backend backend = pb_backend(&world);
+  world.spoil = true;
+  bc_expect_guesses(&backend);
   expect_clean(&world);
 }
 
@@ -245,7 +355,8 @@ int main(void) {
       cmocka_unit_test(test_models),     cmocka_unit_test(test_kv_q8),   cmocka_unit_test(test_sessions),
       cmocka_unit_test(test_one_submission), cmocka_unit_test(test_memory), cmocka_unit_test(test_map_limit),
       cmocka_unit_test(test_refused),    cmocka_unit_test(test_refused_session), cmocka_unit_test(test_failures),
-      cmocka_unit_test(test_cancel),
+      cmocka_unit_test(test_cancel),     cmocka_unit_test(test_choice),  cmocka_unit_test(test_logits_stay),
+      cmocka_unit_test(test_guesses),    cmocka_unit_test(test_threads),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -472,6 +472,92 @@ static void test_memory(void **state) {
   assert_int_equal(qi__sampler_open(&sp, 50, &d, &half, NULL), QI_ERR_ARGUMENT);
 }
 
+// ---- candidates that a device has found ----
+
+enum { TOP_VOCAB = 300 };
+
+static int by_rank(const void *a, const void *b) {
+  const qi_op_candidate *x = (const qi_op_candidate *)a, *y = (const qi_op_candidate *)b;
+  if (x->logit != y->logit) return x->logit > y->logit ? -1 : 1;
+  return x->token - y->token;
+}
+
+// Logits with ties, and the special ones that bits of `kind` ask for: NaN, infinity, only three possible.
+static void take_logits(uint64_t rng[4], int kind, float *logits, qi_op_candidate *top) {
+  for (int i = 0; i < TOP_VOCAB; i++) {
+    logits[i] = (float)(qi__rng_next(rng) % 64) / 8 - 4;
+    if (kind & 1 && qi__rng_next(rng) % 4 == 0) logits[i] = NAN;
+    if (kind & 4 && i % 100) logits[i] = -INFINITY;
+  }
+  if (kind & 2) logits[250] = INFINITY, logits[20] = FLT_MAX; // equals for steps, not for a plain argmax
+  for (int i = 0; i < TOP_VOCAB; i++) top[i] = (qi_op_candidate){isnan(logits[i]) ? -INFINITY : logits[i], i};
+  qsort(top, TOP_VOCAB, sizeof *top, by_rank);
+}
+
+// The same tokens from the first candidates as from all logits, with the same random numbers; how often they were enough.
+static int expect_same(const qi_sampler_desc *d, int kind) {
+  float logits[TOP_VOCAB];
+  qi_op_candidate top[TOP_VOCAB];
+  uint64_t rng[4];
+  int n_enough = 0;
+  qi_sampler *whole = open_sampler(TOP_VOCAB, d), *part = open_sampler(TOP_VOCAB, d);
+  qi__rng_seed(rng, 5);
+  for (int i = 0; i < 100; i++) {
+    take_logits(rng, kind, logits, top);
+    qi_token want = qi__sampler_sample(whole, logits, NULL), got = -1;
+    bool enough = qi__sampler_sample_top(part, top, qi__sampler_needs(part), &got);
+    if (!enough) got = qi__sampler_sample(part, logits, NULL);
+    n_enough += enough;
+    assert_int_equal(got, want);
+    qi__sampler_accept(whole, want);
+    qi__sampler_accept(part, got);
+  }
+  qi__sampler_close(whole);
+  qi__sampler_close(part);
+  return n_enough;
+}
+
+static void test_candidates(void **state) {
+  (void)state;
+  const qi_sampler_step late[] = {QI_STEP_TOP_P, QI_STEP_TOP_K, QI_STEP_TEMPERATURE};
+  const qi_logit_bias bias = {5, 1};
+  const struct {
+    qi_sampler_desc d;
+    size_t needs;
+  } cases[] = {
+    {{.temperature = 0}, 1},
+    {{.temperature = 0, .top_k = 3}, 1},
+    {{.temperature = 0.8f, .top_k = 40}, 41},
+    {{.temperature = 0.8f, .top_k = 1}, 2},
+    {{.temperature = 2, .top_k = 20, .top_p = 0.7f, .min_p = 0.02f}, 21},
+    {{.temperature = 1, .top_k = 127, .typical_p = 0.8f, .xtc_probability = 0.5f}, 128},
+    {{.temperature = 1, .top_k = 50, .mirostat_tau = 3, .temperature_range = 0.5f}, 51},
+    {{.temperature = 1, .top_k = 128}, 0},
+    {{.temperature = 1, .top_k = 1000}, 0},
+    {{.temperature = 1}, 0},
+    {{.temperature = 1, .top_k = 40, .top_n_sigma = 2}, 0},
+    {{.temperature = 1, .top_k = 40, .repetition_penalty = 1.2f}, 0},
+    {{.temperature = 1, .top_k = 40, .dry_multiplier = 1}, 0},
+    {{.temperature = 1, .top_k = 40, .logit_bias = &bias, .n_logit_bias = 1}, 0},
+    {{.temperature = 0, .logit_bias = &bias, .n_logit_bias = 1}, 0},
+    {{.temperature = 1, .top_k = 40, .top_p = 0.9f, .chain = late, .n_chain = 3}, 0},
+  };
+  for (size_t i = 0; i < QI__COUNT_OF(cases); i++) {
+    qi_sampler *sp = open_sampler(TOP_VOCAB, &cases[i].d);
+    assert_int_equal(qi__sampler_needs(sp), cases[i].needs);
+    qi__sampler_close(sp);
+    bool few = cases[i].needs < 4; // three are possible where kind has 4
+    for (int kind = 0; kind < 8; kind++) {
+      int n_enough = expect_same(&cases[i].d, kind);
+      if (kind != 5) assert_int_equal(n_enough, !cases[i].needs || kind & 2 || (kind & 4 && !few) ? 0 : 100);
+    }
+  }
+  qi_sampler_desc narrow = {.temperature = 1, .top_k = 10};
+  qi_sampler *sp = open_sampler(10, &narrow);
+  assert_int_equal(qi__sampler_needs(sp), 0); // there is none behind top_k
+  qi__sampler_close(sp);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_rng),
@@ -487,6 +573,7 @@ int main(void) {
     cmocka_unit_test(test_deterministic),
     cmocka_unit_test(test_golden_tokens),
     cmocka_unit_test(test_errors),
+    cmocka_unit_test(test_candidates),
     cmocka_unit_test(test_memory),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,6 +4,7 @@
 
 #include "../model/model.h"
 #include "forward.h"
+#include "sampler.h"
 
 // The state machine of forward.h says which operation comes next; here each becomes one or a few for the device, and layers are
 // submitted together. Between submissions the pass can stop: cancelled, or because its time is over. A submission takes about
@@ -19,6 +20,9 @@ typedef struct qi__device_pass {
   uint32_t *index;     // [n_batch] its rows whose logits are wanted
   qi_op *ops;          // [n_layers * QI__LAYER_OPS]
   size_t n_ops;
+  qi_op_candidate *top; // [n_logits, n_top], room for QI__TOP_MAX
+  size_t n_top;        // candidates of each row of logits; 0 = none are looked for
+  bool has_top;        // the device can
   size_t n_rows;       // of the chunk that us_per_layer was measured with
   double us_per_layer; // 0 = not known
 } qi__device_pass;
@@ -47,10 +51,11 @@ static void qi__device_free(void *ptr, size_t size, void *user) {
   d->backend->free(d->queue, ptr, size);
 }
 
-QI__FN void qi__device_layout(qi__device_pass *d, qi__arena *arena, const qi__hparams *h, size_t n_batch) {
+QI__FN void qi__device_layout(qi__device_pass *d, qi__arena *arena, const qi__hparams *h, size_t n_batch, size_t n_logits) {
   d->rows = QI__ARENA_ARRAY(arena, qi_op_row, n_batch);
   d->index = QI__ARENA_ARRAY(arena, uint32_t, n_batch);
   d->ops = QI__ARENA_ARRAY(arena, qi_op, h->n_layers * QI__LAYER_OPS);
+  d->top = QI__ARENA_ARRAY(arena, qi_op_candidate, n_logits * QI__TOP_MAX);
 }
 
 // ---- operations ----
@@ -152,6 +157,14 @@ QI__FN void qi__encode_gate(qi__device_pass *d, const qi__forward *f) {
   op->of.gate.width = f->h->n_ff;
 }
 
+QI__FN void qi__encode_top(qi__device_pass *d, const qi__forward *f, size_t n, size_t k) {
+  qi_op *op = qi__device_op(d, QI_OP_TOP, n);
+  op->of.top.x = qi__from(f->logits, f->logits_row * f->h->n_vocab);
+  op->of.top.y = d->top ? d->top + f->logits_row * k : NULL;
+  op->of.top.width = f->h->n_vocab;
+  op->of.top.k = k;
+}
+
 // The current operation of the pass.
 QI__FN void qi__encode_op(qi__device_pass *d, const qi__forward *f) {
   const qi__layer *l = &f->w->layers[f->layer];
@@ -171,8 +184,11 @@ QI__FN void qi__encode_op(qi__device_pass *d, const qi__forward *f) {
   case QI__OP_QKV:
   case QI__OP_ATTN_OUT:
   case QI__OP_GATE_UP:
-  case QI__OP_DOWN:
-  case QI__OP_OUTPUT: qi__encode_products(d, f); break;
+  case QI__OP_DOWN: qi__encode_products(d, f); break;
+  case QI__OP_OUTPUT:
+    qi__encode_products(d, f);
+    if (d->n_top) qi__encode_top(d, f, f->n_wanted, d->n_top);
+    break;
   case QI__OP_DONE: break;
   }
 }
@@ -234,7 +250,8 @@ QI__FN qi_result qi__device_run(qi__device_pass *d, qi__forward *f, uint64_t dea
 // ---- models ----
 
 QI__FN qi_result qi__backend_refuse(const qi_backend *backend, const qi_op *op, qi_kv_type kv_type, qi_error *err) {
-  static const char *const names[QI_OP_COUNT] = {"embeddings", "norms", "products", "rotations", "attention", "SwiGLU", "ReLU2"};
+  static const char *const names[QI_OP_COUNT] = {"embeddings", "norms",  "products", "rotations",
+                                                  "attention",  "SwiGLU", "ReLU2",    "candidates"};
   if (op->kind == QI_OP_EMBED || op->kind == QI_OP_PRODUCT) {
     const qi_op_matrix *w = op->kind == QI_OP_EMBED ? &op->of.embed.w : &op->of.product.w;
     return qi__fail(err, QI_ERR_UNSUPPORTED, "backend %s: no %s of [%zu, %zu] weights in %s", backend->name, names[op->kind],
@@ -279,6 +296,19 @@ QI__FN qi_result qi__backend_check(const qi_backend *backend, const void *device
     }
   }
   return QI_OK;
+}
+
+// Whether a device finds candidates of this model.
+QI__FN bool qi__backend_has_top(const qi_backend *backend, const void *device, const qi__hparams *h) {
+  qi_op op;
+  qi__device_pass d;
+  qi__forward f;
+  memset(&d, 0, sizeof d);
+  memset(&f, 0, sizeof f);
+  d.ops = &op;
+  f.h = h;
+  qi__encode_top(&d, &f, 1, qi__min_size(QI__TOP_MAX, h->n_vocab));
+  return backend->supports(device, &op);
 }
 
 // Memory that is to be mapped: pieces grow into ranges.

@@ -467,17 +467,21 @@ QI__FN void qi__batch_share_step(qi_batch *b) {
 // Makes the plan the work of the session. QI_ERR_CONTEXT: pages are missing.
 QI__FN qi_result qi__batch_begin(qi_batch *b, qi_error *err) {
   qi_session *s = b->session;
-  size_t n = 0;
+  size_t n = 0, n_top = 0;
   b->n_rows = b->n_chosen = 0;
   for (size_t seq = 0; seq < s->kv.n_seqs; seq++) {
     const qi__request *r = b->running[seq];
+    size_t wanted = b->n_planned[seq] ? qi__top_wanted(r->sampler, r->matcher != NULL) : 0;
+    if (wanted > n_top) n_top = wanted;
     for (size_t i = 0, at = s->kv.length[seq]; i < b->n_planned[seq]; i++, at++) {
       bool last = at + 1 == r->n_tokens;
       s->queue[n++] = (qi_decode_token){r->tokens[at], (int)seq, r->generated[at] != 0, last};
       if (last) b->rows[b->n_rows++] = (int)seq;
     }
   }
-  return n ? qi__work_begin_guessing(s, n, err) : QI_OK;
+  qi_result e = n ? qi__work_begin_guessing(s, n, err) : QI_OK;
+  if (n && !e) qi__work_top(s, n_top);
+  return e;
 }
 
 // Ends the request that runs alone and finds no pages all the same.
@@ -519,14 +523,14 @@ QI__FN qi_result qi__batch_plan(qi_batch *b, qi_error *err) {
 
 // Chooses a token as qi__next does: where the grammar leaves one, no random number is drawn for it, and where it leaves only the
 // end behind some text, none is chosen: -1.
-QI__FN qi_result qi__request_choose(qi__request *r, const float *logits, qi_token *out) {
+QI__FN qi_result qi__request_choose(const qi_session *s, qi__request *r, int row, qi_token *out) {
   qi__mask mask = {NULL, 0, -1, false};
   qi_result e = r->matcher ? qi__matcher_mask(r->matcher, &mask, NULL) : QI_OK;
   if (e) return e;
   *out = -1;
   if (r->matcher && !mask.n && r->n_predicted) return QI_OK;
   bool forced = mask.only >= 0 && !mask.can_end;
-  *out = forced ? mask.only : qi__sampler_sample(r->sampler, logits, mask.allowed);
+  *out = forced ? mask.only : qi__session_sample(s, r->sampler, row, mask.allowed);
   return r->matcher ? qi__matcher_accept(r->matcher, *out, NULL) : QI_OK;
 }
 
@@ -548,14 +552,14 @@ QI__FN void qi__batch_take(qi_batch *b, qi__request *r, qi_token token) {
   else if (!fits) qi__batch_end(b, r, QI_DONE_CONTEXT);
 }
 
-// One token more for a request whose tokens are all computed, or its end.
-QI__FN void qi__batch_go_on(qi_batch *b, qi__request *r, const float *logits) {
+// One token more for a request whose tokens are all computed, with logits `row`; or its end.
+QI__FN void qi__batch_go_on(qi_batch *b, qi__request *r, int row) {
   if (r->n_predict < 0) {
     qi__batch_end(b, r, QI_DONE_LIMIT);
     return;
   }
   qi_token token;
-  if (qi__request_choose(r, logits, &token)) {
+  if (qi__request_choose(b->session, r, row, &token)) {
     qi__batch_end(b, r, QI_DONE_GRAMMAR);
     return;
   }
@@ -582,7 +586,7 @@ QI__FN qi_result qi__batch_step(qi_batch *b, uint64_t deadline_us, qi_error *err
   while (b->n_chosen < b->n_rows) {
     size_t i = b->n_chosen++;
     qi__request *r = b->running[b->rows[i]];
-    if (r && r->state == QI__REQUEST_RUNNING) qi__batch_go_on(b, r, qi__session_logits(s, (int)i));
+    if (r && r->state == QI__REQUEST_RUNNING) qi__batch_go_on(b, r, (int)i);
     if (deadline_us && b->n_chosen < b->n_rows && qi__now_us() >= deadline_us) return QI_AGAIN;
   }
   return b->stats.n_waiting || b->stats.n_running || b->n_events ? QI_OK : QI_END;

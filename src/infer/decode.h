@@ -23,13 +23,6 @@ QI__FN qi_result qi__decode(qi_session *s, const qi_decode_token *tokens, size_t
   return qi__work_run(s, 0, err);
 }
 
-QI__FN const float *qi__session_logits(const qi_session *s, int i) {
-  if (s->work.tokens) return NULL;
-  int64_t at = i == -1 ? (int64_t)s->n_logits - 1 : i;
-  if (at < 0 || (size_t)at >= s->n_logits) return NULL;
-  return s->forward.logits + s->logits_at[at] * s->model->h.n_vocab;
-}
-
 // What the functions on sequences look at first; `what` names the function.
 QI__FN qi_result qi__seq_check(qi_session *s, const char *what, int seq, qi_error *err) {
   if (s->work.tokens) return qi__fail(err, QI_ERR_STATE, "%s: work is unfinished (qi_step, or qi_session_reset)", what);
@@ -131,8 +124,10 @@ QI__FN qi_result qi__prompt_tokens(qi_session *s, const qi_token *ids, size_t n,
   for (size_t i = 0; i < all; i++)
     s->queue[i] = (qi_decode_token){i < before ? s->pending[i] : ids[i - before], 0, i < before, i + 1 == all};
   qi_result r = qi__work_begin(s, s->queue, all, err);
-  s->work.text = s->work.prompt = r == QI_OK;
-  return r;
+  if (r) return r;
+  s->work.text = s->work.prompt = true;
+  qi__work_top(s, qi__top_wanted(s->sampler, s->matcher != NULL));
+  return QI_OK;
 }
 
 QI__FN qi_result qi__prompt_text(qi_session *s, const char *text, size_t len, qi_error *err) {
@@ -191,8 +186,10 @@ QI__FN qi_result qi__next_begin(qi_session *s, qi_error *err) {
   most = qi__min_size(most, (size_t)(s->desc.n_predict - s->n_predicted - 1)); // one comes without
   qi__guess_plan(s, 0, most, s->matcher);
   qi_result r = qi__work_begin_guessing(s, n, err);
-  s->work.text = r == QI_OK;
-  return r;
+  if (r) return r;
+  s->work.text = true;
+  qi__work_top(s, qi__top_wanted(s->sampler, s->matcher != NULL));
+  return QI_OK;
 }
 
 QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi_error *err) {
@@ -218,7 +215,7 @@ QI__FN qi_result qi__next(qi_session *s, qi_piece *out, uint64_t deadline_us, qi
   if (worked && deadline_us && qi__now_us() >= deadline_us) return QI_AGAIN; // choosing takes time too
   if (!s->prompted || !s->n_logits) return qi__fail(err, QI_ERR_STATE, "next: nothing to continue; call qi_prompt first");
   if ((r = qi__told_token(s, &mask, &token, &end, err))) return r;
-  if (token < 0) token = qi__sampler_sample(s->sampler, qi__session_logits(s, -1), mask.allowed); // else no random number is drawn
+  if (token < 0) token = qi__session_sample(s, s->sampler, -1, mask.allowed); // else no random number is drawn
   return qi__take_token(s, token, out, err);
 }
 

@@ -430,6 +430,20 @@ QI__FN qi_token qi__sampler_draw(qi_sampler *sp, qi__chain *ch) {
   return c[last].id;
 }
 
+// One of the candidates, after the steps of the chain from `first` on.
+QI__FN qi_token qi__sampler_choose(qi_sampler *sp, qi__chain *ch, int first, const uint32_t *allowed) {
+  for (int i = first; i < sp->n_chain; i++) {
+    if (sp->chain[i] > QI_STEP_DRY && !qi__chain_refresh(ch)) break;
+    qi__sampler_step(sp, sp->chain[i], ch);
+  }
+  if (!qi__chain_refresh(ch)) return qi__sampler_fallback(sp, allowed);
+  if (sp->desc.temperature > 0) return qi__sampler_draw(sp, ch);
+  size_t best = 0;
+  for (size_t i = 1; i < ch->n; i++)
+    if (qi__candidate_before(&ch->c[i], &ch->c[best])) best = i;
+  return ch->c[best].id;
+}
+
 // See qi_sampler_sample. Of random numbers, each call that is not greedy takes one, XTC another.
 QI__FN qi_token qi__sampler_sample(qi_sampler *sp, const float *logits, const uint32_t *allowed) {
   if (!sp->candidates) {
@@ -438,16 +452,33 @@ QI__FN qi_token qi__sampler_sample(qi_sampler *sp, const float *logits, const ui
   }
   qi__sampler_load(sp, logits, allowed);
   qi__chain ch = {sp->candidates, (size_t)sp->n_vocab, 0, 1, false, true, false, sp->exp_block};
-  for (int i = 0; i < sp->n_chain; i++) {
-    if (sp->chain[i] > QI_STEP_DRY && !qi__chain_refresh(&ch)) break;
-    qi__sampler_step(sp, sp->chain[i], &ch);
-  }
-  if (!qi__chain_refresh(&ch)) return qi__sampler_fallback(sp, allowed);
-  if (sp->desc.temperature > 0) return qi__sampler_draw(sp, &ch);
-  size_t best = 0;
-  for (size_t i = 1; i < ch.n; i++)
-    if (qi__candidate_before(&ch.c[i], &ch.c[best])) best = i;
-  return ch.c[best].id;
+  return qi__sampler_choose(sp, &ch, 0, allowed);
+}
+
+// ---- candidates that a device has found ----
+
+#define QI__TOP_MAX 128
+
+// How many of the first candidates (QI_OP_TOP) the sampler needs to do without logits; 0: it needs all logits. Behind those of
+// top_k one more: whether it is there tells whether that step puts them in order.
+QI__FN size_t qi__sampler_needs(const qi_sampler *sp) {
+  if (!sp->candidates) return 1;
+  if (sp->desc.n_logit_bias || !sp->n_chain || sp->chain[0] != QI_STEP_TOP_K) return 0;
+  size_t n = (size_t)sp->desc.top_k + 1;
+  return n <= QI__TOP_MAX && n <= (size_t)sp->n_vocab ? n : 0;
+}
+
+// What qi__sampler_sample gives for logits whose first n candidates are `top`. False: they are not enough, nothing has changed.
+QI__FN bool qi__sampler_sample_top(qi_sampler *sp, const qi_op_candidate *top, size_t n, qi_token *out) {
+  size_t needs = qi__sampler_needs(sp), k = needs - 1;
+  if (!needs || n < needs) return false;
+  if (!(top[0].logit <= FLT_MAX) || !(top[k].logit >= -FLT_MAX)) return false; // infinite ones: see qi__sampler_clean
+  *out = top[0].token;
+  if (!sp->candidates) return true;
+  for (size_t i = 0; i < k; i++) sp->candidates[i] = (qi__candidate){top[i].logit, 0, top[i].token};
+  qi__chain ch = {sp->candidates, k, top[0].logit, 1, true, false, false, sp->exp_block};
+  *out = qi__sampler_choose(sp, &ch, 1, NULL);
+  return true;
 }
 
 // ---- log-probabilities ----

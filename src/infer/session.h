@@ -122,6 +122,15 @@ QI__FN qi_result qi__session_draft_desc(const qi_session_desc *d, const qi_model
   return qi__draft_check_vocab(m, d->draft, err);
 }
 
+// The pool that a session opens for itself. What a backend computes needs no threads: the caller's will do, unless a model on the
+// CPU drafts.
+QI__FN qi_pool_desc qi__session_pool_desc(const qi_model *m, const qi_session_desc *d, const qi_allocator *allocator) {
+  bool on_cpu = !m->backend || (d->draft && !d->draft->backend);
+  qi_pool_desc pd = {d->n_threads, d->isa, d->parallel, *allocator};
+  if (!pd.n_threads && !on_cpu && !pd.parallel.parallel_for) pd.n_threads = 1;
+  return pd;
+}
+
 // ---- memory ----
 
 QI__FN void qi__session_layout(qi_session *s, qi__arena *arena, size_t n_threads) {
@@ -130,8 +139,8 @@ QI__FN void qi__session_layout(qi_session *s, qi__arena *arena, size_t n_threads
   size_t n_seqs = (size_t)d->n_seqs, n_ctx = (size_t)d->n_ctx;
   qi__kv_open(&s->kv, arena, h, n_seqs, n_ctx, (size_t)d->n_kv_tokens, d->kv_type);
   s->forward.on_device = s->model->backend != NULL;
-  if (s->forward.on_device) qi__device_layout(&s->device, arena, h, (size_t)d->n_batch);
   size_t n_logits = (size_t)d->n_logits + (size_t)d->n_draft;
+  if (s->forward.on_device) qi__device_layout(&s->device, arena, h, (size_t)d->n_batch, n_logits);
   qi__forward_layout(&s->forward, arena, h, &s->kv, (size_t)d->n_batch, n_logits, n_threads);
   s->queue = QI__ARENA_ARRAY(arena, qi_decode_token, n_seqs * n_ctx);
   s->ids = QI__ARENA_ARRAY(arena, qi_token, n_ctx);
@@ -155,7 +164,7 @@ QI__FN qi_result qi__session_memory(const qi_model *m, const qi_session_desc *de
   if (desc->pool) {
     n_threads = (size_t)desc->pool->n_threads;
   } else {
-    qi_pool_desc pd = {desc->n_threads, desc->isa, desc->parallel, desc->allocator};
+    qi_pool_desc pd = qi__session_pool_desc(m, desc, &desc->allocator);
     if ((r = qi__pool_configure(&pool, &pd, err))) return r;
     n_threads = (size_t)pool.n_threads;
   }
@@ -186,7 +195,7 @@ QI__FN void qi__session_close(qi_session *s) {
 QI__FN qi_result qi__session_pool(qi_session *s, const qi_session_desc *desc, qi_error *err) {
   s->pool = desc->pool;
   if (desc->pool) return QI_OK;
-  qi_pool_desc pd = {desc->n_threads, desc->isa, desc->parallel, s->allocator};
+  qi_pool_desc pd = qi__session_pool_desc(s->model, desc, &s->allocator);
   qi_result r = qi__pool_init(&s->own_pool, &pd, err);
   if (r) return r;
   s->pool = &s->own_pool;
@@ -226,8 +235,10 @@ QI__FN qi_result qi__session_memory_open(qi_session *s, qi_error *err) {
   if (s->desc.observer.fn) return qi__fail(err, QI_ERR_UNSUPPORTED, "session: a backend has no observer");
   qi_result r = qi__backend_check(s->model->backend, s->model->device, &s->model->h, &s->model->weights, s->desc.kv_type, err);
   if (!r) r = qi__device_open(&s->device, s->model->backend, s->model->device, err);
-  if (!r) s->memory = (qi_allocator){qi__device_alloc, qi__device_free, &s->device};
-  return r;
+  if (r) return r;
+  s->memory = (qi_allocator){qi__device_alloc, qi__device_free, &s->device};
+  s->device.has_top = qi__backend_has_top(s->model->backend, s->model->device, &s->model->h);
+  return QI_OK;
 }
 
 QI__FN qi_result qi__session_open(qi_session **out, const qi_model *m, const qi_session_desc *desc, qi_error *err);
@@ -347,6 +358,7 @@ QI__FN qi_result qi__work_begin(qi_session *s, const qi_decode_token *tokens, si
   s->work.tokens = tokens;
   s->work.n = n;
   s->n_logits = 0;
+  s->device.n_top = 0;
   return QI_OK;
 }
 
@@ -362,6 +374,9 @@ QI__FN void qi__work_threads(qi_session *s) {
   int most = s->tuner.best > s->pool->n_start ? s->tuner.best : s->pool->n_start;
   qi__pool_set_active(s->pool, measured ? qi__tuner_threads(&s->tuner) : most);
 }
+
+// Of the logits of work that was begun, so many candidates will do (0 = not): a device then finds them.
+QI__FN void qi__work_top(qi_session *s, size_t n) { s->device.n_top = s->device.has_top ? n : 0; }
 
 // Hands the next chunk to the forward pass: prompt rows first.
 QI__FN void qi__work_chunk(qi_session *s) {
@@ -435,6 +450,42 @@ QI__FN qi_result qi__work_compute(qi_session *s, uint64_t deadline_us, qi_error 
     if (deadline_us && w->n_done < w->n && qi__now_us() >= deadline_us) return QI_AGAIN;
   }
   return QI_OK;
+}
+
+// ---- logits ----
+
+// Row of forward.logits with the i-th logits of the work that was finished last (-1 = the last); -1 = there is none.
+QI__FN int64_t qi__session_row(const qi_session *s, int i) {
+  int64_t at = i == -1 ? (int64_t)s->n_logits - 1 : i;
+  return s->work.tokens || at < 0 || (size_t)at >= s->n_logits ? -1 : (int64_t)s->logits_at[at];
+}
+
+QI__FN const float *qi__session_logits(const qi_session *s, int i) {
+  int64_t row = qi__session_row(s, i);
+  return row < 0 ? NULL : s->forward.logits + (size_t)row * s->model->h.n_vocab;
+}
+
+// Candidates that a device has found in row `row` of forward.logits; NULL = none.
+QI__FN const qi_op_candidate *qi__row_top(const qi_session *s, size_t row) {
+  return s->device.n_top ? s->device.top + row * s->device.n_top : NULL;
+}
+
+// How many candidates will do for this sampler; `constrained`: by a grammar.
+QI__FN size_t qi__top_wanted(const qi_sampler *sp, bool constrained) { return constrained ? 0 : qi__sampler_needs(sp); }
+
+// A token for logits i, which are there.
+QI__FN qi_token qi__session_sample(const qi_session *s, qi_sampler *sp, int i, const uint32_t *allowed) {
+  const qi_op_candidate *top = allowed ? NULL : qi__row_top(s, (size_t)qi__session_row(s, i));
+  qi_token token;
+  if (top && qi__sampler_sample_top(sp, top, s->device.n_top, &token)) return token;
+  return qi__sampler_sample(sp, qi__session_logits(s, i), allowed);
+}
+
+// Highest of the first n logits of row `row` of forward.logits; -1 if all are -infinity.
+QI__FN qi_token qi__row_best(const qi_session *s, size_t row, size_t n) {
+  const qi_op_candidate *top = qi__row_top(s, row);
+  if (top && top->logit >= -FLT_MAX && (size_t)top->token < n) return top->token;
+  return qi__argmax(s->forward.logits + row * s->model->h.n_vocab, (int)n, NULL);
 }
 
 QI__FN uint64_t qi__deadline(uint32_t budget_us) { return budget_us ? qi__now_us() + budget_us : 0; }

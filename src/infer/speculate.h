@@ -104,8 +104,7 @@ QI__FN void qi__guess_answers(qi_session *s) {
   for (size_t seq = 0; seq < s->kv.n_seqs; seq++) {
     qi__guess *g = &s->guess[seq];
     if (!g->n_most || !g->asked) continue;
-    const float *logits = d->forward.logits + d->logits_at[row++] * d->model->h.n_vocab;
-    qi_token token = qi__argmax(logits, (int)qi__min_size(d->model->h.n_vocab, s->model->h.n_vocab), NULL);
+    qi_token token = qi__row_best(d, d->logits_at[row++], qi__min_size(d->model->h.n_vocab, s->model->h.n_vocab));
     g->asked = false;
     if (token >= 0) g->ids[g->n++] = token;
     if (token < 0 || g->n == g->n_most) g->n_most = g->n;
@@ -128,7 +127,10 @@ QI__FN qi_result qi__guess_draft(qi_session *s, uint64_t deadline_us, qi_error *
     for (size_t seq = 0; seq < s->kv.n_seqs; seq++)
       if (s->guess[seq].n < s->guess[seq].n_most) n = qi__guess_ask(s, seq, n);
     if (!n) return QI_OK;
-    if (qi__work_begin(d, d->queue, n, NULL) == QI_OK) continue;
+    if (qi__work_begin(d, d->queue, n, NULL) == QI_OK) {
+      qi__work_top(d, 1);
+      continue;
+    }
     for (size_t seq = 0; seq < s->kv.n_seqs; seq++) s->guess[seq].n_most = s->guess[seq].n;
   }
 }

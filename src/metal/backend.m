@@ -55,11 +55,12 @@ static const char *const qi__mtl_of_kv[QI__MTL_OF_KV] = {"rope_%s",        "atte
                                                          "attention4x1_%s", "attention8x1_%s", "attention1x4_%s",
                                                          "attention2x4_%s", "attention4x4_%s", "attention8x4_%s"};
 static const char *const qi__mtl_kv_types[2] = {"kv_f16", "kv_q8"};
-static const char *const qi__mtl_others[] = {"rms_norm", "gate"};
+static const char *const qi__mtl_others[] = {"rms_norm", "gate", "top"};
 enum {
   QI__MTL_FIRST_KV = QI__MTL_FORMATS * QI__MTL_OF_FORMAT,
   QI__MTL_NORM = QI__MTL_FIRST_KV + 2 * QI__MTL_OF_KV,
   QI__MTL_GATE,
+  QI__MTL_TOP,
   QI__MTL_PIPELINES
 };
 #define QI__MTL_NONE (-1)
@@ -451,9 +452,19 @@ static void qi__mtl_encode_gate(qi__mtl_encoder *e, const qi_op *op, int slot) {
   qi__mtl_dispatch(e, (a.n + threads - 1) / threads, 1, threads);
 }
 
+static void qi__mtl_encode_top(qi__mtl_encoder *e, const qi_op *op, int slot) {
+  qi__mtl_top a = {(uint32_t)op->of.top.width, (uint32_t)op->of.top.k};
+  NSUInteger threads = qi__mtl_use(e, slot, 1024);
+  if (!threads) return;
+  [e->encoder setBytes:&a length:sizeof a atIndex:0];
+  qi__mtl_bind_vector(e, op->of.top.x, 1);
+  qi__mtl_bind_vector(e, op->of.top.y, 2);
+  qi__mtl_dispatch(e, op->n, 1, threads);
+}
+
 static void (*const qi__mtl_encode[QI_OP_COUNT])(qi__mtl_encoder *e, const qi_op *op, int slot) = {
     qi__mtl_encode_embed, qi__mtl_encode_norm, qi__mtl_encode_product, qi__mtl_encode_rope,
-    qi__mtl_encode_attention, qi__mtl_encode_gate, qi__mtl_encode_gate,
+    qi__mtl_encode_attention, qi__mtl_encode_gate, qi__mtl_encode_gate, qi__mtl_encode_top,
 };
 
 // The pipeline that an operation takes; QI__MTL_NONE where there is no kernel for it.
@@ -471,6 +482,7 @@ static int qi__mtl_slot(const qi_op *op) {
   case QI_OP_RMS_NORM: return QI__MTL_NORM;
   case QI_OP_SWIGLU:
   case QI_OP_RELU2: return QI__MTL_GATE;
+  case QI_OP_TOP: return QI__MTL_TOP;
   case QI_OP_COUNT: break;
   }
   return QI__MTL_NONE;

@@ -14,6 +14,11 @@ struct qi_op_row {
   uint seq, pos, first;
 };
 
+struct qi_op_candidate {
+  float logit;
+  int token;
+};
+
 // ---- formats ----
 
 // One struct a weight format. unpack gives weights 16 u .. 16 u + 15 of a row as codes q and (scale, min): w = scale * q - min.
@@ -377,6 +382,61 @@ kernel void gate(constant qi__mtl_gate &a [[buffer(0)]], device const float *x [
   if (i >= a.n) return;
   float v = x[i], r = max(v, 0.0f);
   y[i] = (a.relu2 ? r * r : v / (1.0f + exp(-v))) * up[i];
+}
+
+// ---- candidates ----
+
+// A number that grows with the logit and is never 0: NaN counts as -infinity, -0 as 0. Integers, so that no way of compiling floats
+// can change the order.
+inline uint rank_of(float logit) {
+  uint u = as_type<uint>(logit);
+  if ((u & 0x7fffffffu) > 0x7f800000u) u = 0xff800000u;
+  if (u == 0x80000000u) u = 0;
+  return u >> 31 ? ~u : u | 0x80000000u;
+}
+inline float logit_of(uint rank) { return as_type<float>(rank >> 31 ? rank & 0x7fffffffu : ~rank); }
+
+// The first of tokens from, from + step, .. < n among those behind (rank, token); its rank is 0 if there is none. As (rank, token).
+inline uint2 first_behind(device const float *x, uint n, uint from, uint step, uint2 last) {
+  uint2 best = uint2(0, 0xffffffffu);
+  for (uint i = from; i < n; i += step) {
+    uint rank = rank_of(x[i]);
+    bool behind = rank < last.x || (rank == last.x && i > last.y);
+    if (behind && rank > best.x) best = uint2(rank, i);
+  }
+  return best;
+}
+
+// The first of those that the lanes of a simdgroup bring.
+inline uint2 first_of_lanes(uint2 mine) {
+  uint rank = simd_max(mine.x);
+  return uint2(rank, simd_min(mine.x == rank ? mine.y : 0xffffffffu));
+}
+
+// The first k of x in order, one after another. Thread t knows the first one left of tokens t, t + n_t, ..; the one that was taken
+// is replaced by all lanes of its simdgroup together. One threadgroup a row.
+kernel void top(constant qi__mtl_top &a [[buffer(0)]], device const float *x [[buffer(1)]],
+                device qi_op_candidate *y [[buffer(2)]], uint i [[threadgroup_position_in_grid]],
+                uint t [[thread_position_in_threadgroup]], uint n_t [[threads_per_threadgroup]],
+                ushort lane [[thread_index_in_simdgroup]], ushort sg [[simdgroup_index_in_threadgroup]],
+                ushort n_sg [[simdgroups_per_threadgroup]]) {
+  threadgroup uint2 part[2][32]; // in turn: one barrier a candidate
+  device const float *from = x + ulong(i) * a.width;
+  uint2 mine = first_behind(from, a.width, t, n_t, uint2(0xffffffffu, 0));
+  for (uint c = 0; c < a.k; c++) {
+    uint2 best = first_of_lanes(mine);
+    if (lane == 0) part[c % 2][sg] = best;
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    best = first_of_lanes(lane < n_sg ? part[c % 2][lane] : uint2(0, 0));
+    if (t == 0) {
+      y[ulong(i) * a.k + c].logit = logit_of(best.x);
+      y[ulong(i) * a.k + c].token = int(best.y);
+    }
+    uint owner = best.y % n_t;
+    if (owner / 32 != sg) continue;
+    best = first_of_lanes(first_behind(from, a.width, owner + lane * n_t, 32 * n_t, best));
+    if (lane == owner % 32) mine = best;
+  }
 }
 
 // ---- keys and values ----

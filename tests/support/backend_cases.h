@@ -271,6 +271,91 @@ GW_FN void bc_expect_batch(const qi_backend *backend) {
   bc_close(&p);
 }
 
+// ---- choosing ----
+
+typedef struct bc_sampling {
+  const char *name;
+  qi_sampler_desc sampler;
+  bool whole; // needs all logits
+} bc_sampling;
+
+static const qi_logit_bias bc_bias = {7, 3};
+static const bc_sampling bc_samplings[] = {
+    {"greedy", {.temperature = 0}, false},
+    {"top-k 40", {.temperature = 1.5f, .top_k = 40, .top_p = 0.9f, .seed = 3}, false},
+    {"top-k 127", {.temperature = 3, .top_k = 127, .seed = 4}, false},
+    {"top-k 128", {.temperature = 3, .top_k = 128, .seed = 5}, true},
+    {"top-k 1000", {.temperature = 3, .top_k = 1000, .seed = 6}, true},
+    {"temperature", {.temperature = 1, .seed = 7}, true},
+    {"greedy with bias", {.logit_bias = &bc_bias, .n_logit_bias = 1}, true},
+    {"top-k with penalties", {.temperature = 1, .top_k = 10, .repetition_penalty = 1.3f, .seed = 8}, true},
+};
+#define BC_SAMPLINGS (sizeof bc_samplings / sizeof bc_samplings[0])
+
+// Tokens after a prompt, in the text interface; `lookup`: guessed ahead. `draft`: by that model, too.
+GW_FN void bc_tell(const qi_model *m, const qi_sampler_desc *sampler, bool lookup, const qi_model *draft, qi_token *out, int n) {
+  qi_session_desc sd = bc_session_desc(QI_KV_F16);
+  qi_session *s;
+  qi_error err = {QI_OK, ""};
+  qi_piece piece;
+  sd.n_logits = 0;
+  sd.n_ctx = 128;
+  sd.ignore_end = true;
+  sd.sampler = *sampler;
+  sd.lookup = lookup;
+  sd.draft = draft;
+  s = run_session(m, &sd);
+  RUN_OK(qi_prompt(s, "the tea on the tea on the", &err), err);
+  for (int i = 0; i < n; i++) {
+    RUN_OK(qi_next(s, &piece, &err), err);
+    out[i] = piece.token;
+  }
+  qi_session_stats stats;
+  qi_session_get_stats(s, &stats);
+  assert_true(lookup || draft || !stats.n_drafted);
+  if (draft && sampler->temperature == 0) assert_true(stats.n_accepted > 0);
+  qi_session_close(s);
+}
+
+#define BC_TOLD 40
+GW_FN void bc_expect_same(const qi_token *got, const qi_token *want, const char *name, const char *how) {
+  for (int i = 0; i < BC_TOLD; i++)
+    if (got[i] != want[i]) fail_msg("%s, %s: token %d is %d, expected %d", name, how, i, (int)got[i], (int)want[i]);
+}
+
+// What is chosen on the CPU is chosen here.
+GW_FN void bc_expect_choice(const qi_backend *backend) {
+  rm_desc d = rm_llama();
+  bc_pair p = bc_open(&d, backend);
+  for (size_t i = 0; i < BC_SAMPLINGS; i++) {
+    qi_token want[BC_TOLD], got[BC_TOLD];
+    bc_tell(p.cpu.m, &bc_samplings[i].sampler, false, NULL, want, BC_TOLD);
+    bc_tell(p.device, &bc_samplings[i].sampler, false, NULL, got, BC_TOLD);
+    bc_expect_same(got, want, bc_samplings[i].name, "the device");
+  }
+  bc_close(&p);
+}
+
+// Guessing ahead changes no word: by lookup, by a model on the device, by one on the CPU.
+GW_FN void bc_expect_guesses(const qi_backend *backend) {
+  rm_desc d = rm_llama();
+  bc_pair p = bc_open(&d, backend);
+  for (size_t i = 0; i < 2; i++) {
+    const bc_sampling *c = &bc_samplings[i];
+    qi_token want[BC_TOLD], got[BC_TOLD];
+    bc_tell(p.device, &c->sampler, false, NULL, want, BC_TOLD);
+    bc_tell(p.device, &c->sampler, true, NULL, got, BC_TOLD);
+    bc_expect_same(got, want, c->name, "lookup");
+    bc_tell(p.device, &c->sampler, true, p.device, got, BC_TOLD);
+    bc_expect_same(got, want, c->name, "lookup and draft");
+    bc_tell(p.device, &c->sampler, false, p.cpu.m, got, BC_TOLD);
+    bc_expect_same(got, want, c->name, "draft on the CPU");
+    bc_tell(p.cpu.m, &c->sampler, false, p.device, got, BC_TOLD);
+    bc_expect_same(got, want, c->name, "draft on the device");
+  }
+  bc_close(&p);
+}
+
 // ---- failures ----
 
 // Opens a model and a session and takes steps. Where a step fails, it is tried again. Returns the first failure.

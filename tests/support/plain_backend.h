@@ -23,7 +23,10 @@ typedef struct pb_world {
   int fail_at, n_calls;   // calls that can fail
   size_t map_limit;       // 0 = SIZE_MAX
   qi_format no_format;    // refused
+  unsigned no_kinds;      // bit k: operations of kind k are refused
+  bool spoil;             // logits are NaN once there are candidates: nobody looks at them
   int n_devices, n_queues, n_submitted, n_ops, n_maps;
+  int n_kinds[QI_OP_COUNT]; // operations done
   pb_range ranges[PB_MAX_RANGES];
   size_t n_ranges;
   void (*in_submit)(void *user); // called by each submit
@@ -293,8 +296,29 @@ GW_FN void pb_gate(const pb_queue *q, const qi_op *op) {
   for (size_t i = 0; i < n; i++) op->of.gate.y[i] = qi__relu_squared_ref(op->of.gate.x[i]) * op->of.gate.up[i];
 }
 
+// The k best, one after another.
+GW_FN void pb_top(const pb_queue *q, const qi_op *op) {
+  size_t width = op->of.top.width, k = op->of.top.k;
+  pb_look(q, op->of.top.x, op->n * width * sizeof(float), "logits outside");
+  pb_look(q, op->of.top.y, op->n * k * sizeof *op->of.top.y, "candidates outside");
+  if (k > 128 || k > width) pb_wrong(q->world, "too many candidates");
+  for (size_t i = 0; i < op->n; i++) {
+    qi_op_candidate last = {INFINITY, -1};
+    for (size_t c = 0; c < k; c++) {
+      qi_op_candidate best = {-INFINITY, INT32_MAX};
+      for (size_t t = 0; t < width; t++) {
+        float x = op->of.top.x[i * width + t], logit = isnan(x) ? -INFINITY : x + 0.0f; // no -0
+        bool behind = logit < last.logit || (logit == last.logit && (int32_t)t > last.token);
+        if (behind && (logit > best.logit || best.token == INT32_MAX)) best.logit = logit, best.token = (int32_t)t;
+      }
+      op->of.top.y[i * k + c] = last = best;
+    }
+    for (size_t t = 0; t < width && q->world->spoil; t++) ((float *)(uintptr_t)op->of.top.x)[i * width + t] = NAN;
+  }
+}
+
 static void (*const pb_ops[QI_OP_COUNT])(const pb_queue *q, const qi_op *op) = {
-    pb_embed, pb_norm, pb_product, pb_rope, pb_attention, pb_gate, pb_gate,
+    pb_embed, pb_norm, pb_product, pb_rope, pb_attention, pb_gate, pb_gate, pb_top,
 };
 
 // ---- the table ----
@@ -322,6 +346,7 @@ static const char *pb_device_name(const void *device) {
 
 static bool pb_supports(const void *device, const qi_op *op) {
   const pb_world *w = (const pb_world *)device;
+  if (w->no_kinds >> op->kind & 1) return false;
   if (op->kind == QI_OP_PRODUCT) return op->of.product.w.format != w->no_format;
   if (op->kind == QI_OP_ROPE) return op->of.rope.kv.type == QI_KV_F16 || op->of.rope.kv.type == QI_KV_Q8;
   return true;
@@ -368,7 +393,10 @@ static qi_result pb_submit(void *queue, const qi_op *ops, size_t n, qi_error *er
   w->n_ops += (int)n;
   if (w->in_submit) w->in_submit(w->user);
   if (pb_fails(w)) return pb_error(err, QI_ERR_DEVICE, "submit failed");
-  for (size_t i = 0; i < n; i++) pb_ops[ops[i].kind](q, &ops[i]);
+  for (size_t i = 0; i < n; i++) {
+    w->n_kinds[ops[i].kind]++;
+    pb_ops[ops[i].kind](q, &ops[i]);
+  }
   return QI_OK;
 }
 
