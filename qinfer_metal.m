@@ -7,7 +7,7 @@
 //
 // Needs macOS 12 and a GPU of family Apple 7 (M1) or later. Weights stay where the file is mapped; keys, values and everything
 // else of a session lie in memory that CPU and GPU share. Formats: see qi__mtl_formats; keys and values in F16 and Q8. Weights are
-// multiplied in float32. Numbers of columns must be multiples of 4, heads at most 256 wide.
+// multiplied in float32. Numbers of columns and widths of heads must be multiples of 4, heads at most 256 wide.
 #import <Foundation/Foundation.h>
 #import <Metal/Metal.h>
 
@@ -38,6 +38,7 @@ typedef struct qi__mtl_kv {
   uint32_t first_unit, n_pages, page_bytes, n_table; // unit: layer * n_kv_heads
   uint32_t n_heads, n_kv_heads, dim_k, dim_v;
   uint32_t k_scale, v, v_scale;
+  uint32_t n; // rows
 } qi__mtl_kv;
 
 typedef struct qi__mtl_rope {
@@ -82,6 +83,7 @@ static const char qi__mtl_source[] =
     "  uint32_t first_unit, n_pages, page_bytes, n_table; // unit: layer * n_kv_heads\n"
     "  uint32_t n_heads, n_kv_heads, dim_k, dim_v;\n"
     "  uint32_t k_scale, v, v_scale;\n"
+    "  uint32_t n; // rows\n"
     "} qi__mtl_kv;\n"
     "\n"
     "typedef struct qi__mtl_rope {\n"
@@ -540,7 +542,7 @@ static const char qi__mtl_source[] =
     "}\n"
     "\n"
     "// One struct a type of keys and values, for positions p < 128 of a page: store by a whole simdgroup; of a lane's own\n"
-    "// position the products with R queries, added to 0; an element of a value.\n"
+    "// position the products with R queries, added to 0; an element of a value; 4 elements from i on, a multiple of 4.\n"
     "\n"
     "struct kv_f16 {\n"
     "  static void store_key(device uchar *page, constant qi__mtl_kv &kv, uint p, device const float *k, ushort lane) {\n"
@@ -559,6 +561,13 @@ static const char qi__mtl_source[] =
     "  }\n"
     "  static float value(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {\n"
     "    return float(((device const half *)(page + kv.v))[p * kv.dim_v + i]);\n"
+    "  }\n"
+    "  static float4 key4(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {\n"
+    "    device const half *k = (device const half *)page + (p / 16 * kv.dim_k + i) * 16 + p % 16;\n"
+    "    return float4(float(k[0]), float(k[16]), float(k[32]), float(k[48]));\n"
+    "  }\n"
+    "  static float4 value4(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {\n"
+    "    return float4(((device const half4 *)(page + kv.v))[(p * kv.dim_v + i) / 4]);\n"
     "  }\n"
     "};\n"
     "\n"
@@ -606,6 +615,16 @@ static const char qi__mtl_source[] =
     "  static float value(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {\n"
     "    float c = float(((device const char *)(page + kv.v))[(i / 32 * 64 + p / 2) * 64 + i % 32 * 2 + p % 2]);\n"
     "    return c * float(((device const half *)(page + kv.v_scale))[i / 32 * 128 + p]);\n"
+    "  }\n"
+    "  static float4 key4(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {\n"
+    "    uint at = p / 16 * ((kv.dim_k + 31) / 32) + i / 32;\n"
+    "    float4 c = float4(((device const char4 *)page)[at * 128 + i % 32 * 4 + p % 16]);\n"
+    "    return c * float(((device const half *)(page + kv.k_scale))[at * 16 + p % 16]);\n"
+    "  }\n"
+    "  static float4 value4(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {\n"
+    "    device const char *c = (device const char *)(page + kv.v) + (i / 32 * 64 + p / 2) * 64 + i % 32 * 2 + p % 2;\n"
+    "    float scale = float(((device const half *)(page + kv.v_scale))[i / 32 * 128 + p]);\n"
+    "    return float4(float(c[0]), float(c[2]), float(c[4]), float(c[6])) * scale;\n"
     "  }\n"
     "};\n"
     "\n"
@@ -655,7 +674,7 @@ static const char qi__mtl_source[] =
     "  }\n"
     "}\n"
     "\n"
-    "// ---- attention ----\n"
+    "// ---- attention of generated rows ----\n"
     "\n"
     "// y = softmax(q k / sqrt(dim_k)) v over positions rows[i].first .. pos, each read once (flash attention). A threadgroup has R heads\n"
     "// of a row that share keys and values; its simdgroups take 32 positions in turn, a lane one position of keys, then N elements of\n"
@@ -724,10 +743,177 @@ static const char qi__mtl_source[] =
     "  }\n"
     "}\n"
     "\n"
+    "// ---- attention of prompts ----\n"
+    "\n"
+    "#define TILE_P 16           // positions at a time\n"
+    "#define STRIDE (32 * N + 4) // floats from one position to the next in threadgroup memory\n"
+    "#define AREA (8 * TILE_P + 64) // floats of a simdgroup: weights [8][TILE_P], then a matrix [8][8]\n"
+    "\n"
+    "// TILE_P keys or values from position p of a page on, as float32 [TILE_P][STRIDE]; zeros from the n-th on, and up to a multiple\n"
+    "// of 8 behind the last element. By 128 threads, of which neighbours read what lies side by side. Values are made finite: they are\n"
+    "// multiplied by weights of all queries of a tile, and those that do not see them have weight 0.\n"
+    "template <typename KV, short N, bool KEYS>\n"
+    "inline void stage(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint n, threadgroup float *to, uint t) {\n"
+    "  const uint dim = KEYS ? kv.dim_k : kv.dim_v;\n"
+    "  for (uint e = t; e < TILE_P * 8 * N; e += 128) {\n"
+    "    uint j = KEYS ? e % TILE_P : e / (8 * N), i = 4 * (KEYS ? e / TILE_P : e % (8 * N));\n"
+    "    if (i >= (dim + 7) / 8 * 8) continue;\n"
+    "    float4 x = float4(0.0f);\n"
+    "    if (j < n && i < dim) x = KEYS ? KV::key4(page, kv, p + j, i) : KV::value4(page, kv, p + j, i);\n"
+    "    UNROLL for (short k = 0; k < 4 && !KEYS; k++) x[k] = x[k] == x[k] ? clamp(x[k], -65504.0f, 65504.0f) : 0.0f;\n"
+    "    *(threadgroup float4 *)(to + j * STRIDE + i) = x;\n"
+    "  }\n"
+    "}\n"
+    "\n"
+    "// Eight queries of dim elements, scaled, to matrices of 8 elements each. query: the lane's, number lane / 4; zeros if it is not\n"
+    "// there.\n"
+    "template <short N>\n"
+    "inline void load_queries(device const float *query, bool there, uint dim, threadgroup float *matrix,\n"
+    "                         thread simdgroup_float8x8 *q, ushort lane) {\n"
+    "  float scale = 1.0f / sqrt(float(dim));\n"
+    "  UNROLL for (short j = 0; j < 4 * N; j++) {\n"
+    "    if (8u * j >= dim) continue;\n"
+    "    UNROLL for (short i = 0; i < 2; i++) {\n"
+    "      uint e = 8 * j + lane % 4 * 2 + i;\n"
+    "      matrix[2 * lane + i] = there && e < dim ? query[e] * scale : 0.0f;\n"
+    "    }\n"
+    "    simdgroup_barrier(mem_flags::mem_threadgroup);\n"
+    "    simdgroup_load(q[j], matrix, 8);\n"
+    "    simdgroup_barrier(mem_flags::mem_threadgroup);\n"
+    "  }\n"
+    "}\n"
+    "\n"
+    "// weights = q keys: [8][TILE_P]\n"
+    "template <short N>\n"
+    "inline void tile_scores(thread simdgroup_float8x8 *q, uint dim, threadgroup const float *keys, threadgroup float *weights) {\n"
+    "  simdgroup_float8x8 score[2], k;\n"
+    "  UNROLL for (short h = 0; h < 2; h++) score[h] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);\n"
+    "  UNROLL for (short j = 0; j < 4 * N; j++) {\n"
+    "    if (8u * j >= dim) continue;\n"
+    "    UNROLL for (short h = 0; h < 2; h++) {\n"
+    "      simdgroup_load(k, keys + 8 * h * STRIDE + 8 * j, STRIDE, 0, true);\n"
+    "      simdgroup_multiply_accumulate(score[h], q[j], k, score[h]);\n"
+    "    }\n"
+    "  }\n"
+    "  UNROLL for (short h = 0; h < 2; h++) simdgroup_store(score[h], weights + 8 * h, TILE_P);\n"
+    "  simdgroup_barrier(mem_flags::mem_threadgroup);\n"
+    "}\n"
+    "\n"
+    "// sum = keep sum + weights values, keep being that of the lane's query. A query that does not see these positions keeps its bits.\n"
+    "template <short N>\n"
+    "inline void tile_values(thread simdgroup_float8x8 *sum, float keep, uint dim, threadgroup const float *values,\n"
+    "                        threadgroup const float *weights, threadgroup float *matrix, ushort lane) {\n"
+    "  simdgroup_float8x8 w[2], v;\n"
+    "  bool shrinks = simd_min(keep) < 1.0f;\n"
+    "  UNROLL for (short h = 0; h < 2; h++) simdgroup_load(w[h], weights + 8 * h, TILE_P);\n"
+    "  UNROLL for (short j = 0; j < 4 * N; j++) {\n"
+    "    if (8u * j >= dim) continue;\n"
+    "    if (shrinks) {\n"
+    "      simdgroup_store(sum[j], matrix, 8);\n"
+    "      simdgroup_barrier(mem_flags::mem_threadgroup);\n"
+    "      UNROLL for (short i = 0; i < 2; i++) matrix[2 * lane + i] *= keep;\n"
+    "      simdgroup_barrier(mem_flags::mem_threadgroup);\n"
+    "      simdgroup_load(sum[j], matrix, 8);\n"
+    "      simdgroup_barrier(mem_flags::mem_threadgroup);\n"
+    "    }\n"
+    "    UNROLL for (short h = 0; h < 2; h++) {\n"
+    "      simdgroup_load(v, values + 8 * h * STRIDE + 8 * j, STRIDE);\n"
+    "      simdgroup_multiply_accumulate(sum[j], w[h], v, sum[j]);\n"
+    "    }\n"
+    "  }\n"
+    "}\n"
+    "\n"
+    "// What a lane knows of its query: it sees positions first..last; its greatest score so far, and its share of the sum of weights.\n"
+    "struct softmax {\n"
+    "  uint first, last;\n"
+    "  float greatest, total;\n"
+    "};\n"
+    "\n"
+    "// Scores of positions p.. to weights: of the lane's query those at lane % 4 * 4. Returns what the sums so far shrink by.\n"
+    "inline float tile_weights(thread softmax &s, uint p, threadgroup float *weights, ushort lane) {\n"
+    "  threadgroup float *w = weights + 4 * lane;\n"
+    "  float most = s.greatest, total = 0.0f;\n"
+    "  p += lane % 4 * 4;\n"
+    "  UNROLL for (short i = 0; i < 4; i++)\n"
+    "    if (p + i >= s.first && p + i <= s.last) most = max(most, w[i]);\n"
+    "  most = max(most, simd_shuffle_xor(most, 1));\n"
+    "  most = max(most, simd_shuffle_xor(most, 2));\n"
+    "  UNROLL for (short i = 0; i < 4; i++) {\n"
+    "    w[i] = p + i >= s.first && p + i <= s.last ? exp(w[i] - most) : 0.0f;\n"
+    "    total += w[i];\n"
+    "  }\n"
+    "  float keep = exp(s.greatest - most);\n"
+    "  s.total = s.total * keep + total;\n"
+    "  s.greatest = most;\n"
+    "  return keep;\n"
+    "}\n"
+    "\n"
+    "// The same for prompts, on simdgroup matrices: keys and values are read once for 32 queries. Those of a group of heads that share\n"
+    "// keys and values are numbered row by row; 4 simdgroups have 8 of them each. Neighbouring rows of one sequence are seen to\n"
+    "// together, then the next ones; what is computed for others meanwhile has weight 0. Grid: heads of keys, 32 queries each.\n"
+    "// shared: [TILE_P][STRIDE] of keys, then of values; AREA of each simdgroup.\n"
+    "template <typename KV, short N>\n"
+    "kernel void attention_tile(constant qi__mtl_kv &kv [[buffer(0)]], device const qi_op_row *rows [[buffer(1)]],\n"
+    "                           device const float *q [[buffer(2)]], device float *y [[buffer(3)]],\n"
+    "                           device const uint *table [[buffer(4)]], device uchar *pages [[buffer(5)]],\n"
+    "                           threadgroup float *shared [[threadgroup(0)]], uint2 at [[threadgroup_position_in_grid]],\n"
+    "                           ushort t [[thread_index_in_threadgroup]], ushort lane [[thread_index_in_simdgroup]],\n"
+    "                           ushort sg [[simdgroup_index_in_threadgroup]]) {\n"
+    "  const uint group = kv.n_heads / kv.n_kv_heads, n = kv.n * group, own = 32 * at.y + 8 * sg + lane / 4;\n"
+    "  const uint row = min(own, n - 1) / group, head = row * kv.n_heads + at.x * group + min(own, n - 1) % group;\n"
+    "  threadgroup float *weights = shared + TILE_P * STRIDE + sg * AREA;\n"
+    "  threadgroup float *matrix = weights + 8 * TILE_P;\n"
+    "  simdgroup_float8x8 queries[4 * N], sum[4 * N];\n"
+    "  UNROLL for (short j = 0; j < 4 * N; j++) sum[j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);\n"
+    "  load_queries<N>(q + ulong(head) * kv.dim_k, own < n, kv.dim_k, matrix, queries, lane);\n"
+    "  softmax s;\n"
+    "  s.greatest = -1e30f;\n"
+    "  s.total = 0.0f;\n"
+    "  uint last_row = min(32 * at.y + 31, n - 1) / group, next;\n"
+    "  for (uint r = 32 * at.y / group; r <= last_row; r = next) {\n"
+    "    uint seq = rows[r].seq, begin = rows[r].first, end = rows[r].pos;\n"
+    "    for (next = r + 1; next <= last_row && rows[next].seq == seq; next++) {\n"
+    "      begin = min(begin, rows[next].first);\n"
+    "      end = max(end, rows[next].pos);\n"
+    "    }\n"
+    "    bool here = own < n && row >= r && row < next;\n"
+    "    s.first = here ? rows[row].first : 1;\n"
+    "    s.last = here ? rows[row].pos : 0;\n"
+    "    for (uint p = begin / TILE_P * TILE_P; p <= end; p += TILE_P) {\n"
+    "      device const uchar *page = page_of(pages, table, kv, seq, p, at.x);\n"
+    "      threadgroup_barrier(mem_flags::mem_threadgroup);\n"
+    "      stage<KV, N, true>(page, kv, p % 128, end + 1 - p, shared, t);\n"
+    "      threadgroup_barrier(mem_flags::mem_threadgroup);\n"
+    "      tile_scores<N>(queries, kv.dim_k, shared, weights);\n"
+    "      float keep = tile_weights(s, p, weights, lane);\n"
+    "      threadgroup_barrier(mem_flags::mem_threadgroup);\n"
+    "      stage<KV, N, false>(page, kv, p % 128, end + 1 - p, shared, t);\n"
+    "      threadgroup_barrier(mem_flags::mem_threadgroup);\n"
+    "      tile_values<N>(sum, keep, kv.dim_v, shared, weights, matrix, lane);\n"
+    "    }\n"
+    "  }\n"
+    "  float total = s.total + simd_shuffle_xor(s.total, 1);\n"
+    "  total += simd_shuffle_xor(total, 2);\n"
+    "  UNROLL for (short j = 0; j < 4 * N; j++) {\n"
+    "    if (8u * j >= kv.dim_v) continue;\n"
+    "    simdgroup_store(sum[j], matrix, 8);\n"
+    "    simdgroup_barrier(mem_flags::mem_threadgroup);\n"
+    "    UNROLL for (short i = 0; i < 2; i++) {\n"
+    "      uint e = 8 * j + lane % 4 * 2 + i;\n"
+    "      if (own < n && e < kv.dim_v) y[ulong(head) * kv.dim_v + e] = matrix[2 * lane + i] / total;\n"
+    "    }\n"
+    "    simdgroup_barrier(mem_flags::mem_threadgroup);\n"
+    "  }\n"
+    "}\n"
+    "\n"
     "#define ATTENTION(KV, N, R) \\\n"
     "  template [[host_name(HOST_NAME(attention##N##x##R##_##KV))]] kernel void attention<KV, N, R>( \\\n"
     "      constant qi__mtl_kv &, device const qi_op_row *, device const float *, device float *, device const uint *, device uchar *, \\\n"
     "      threadgroup float *, uint2, ushort, ushort, ushort, ushort);\n"
+    "#define ATTENTION_TILE(KV, N) \\\n"
+    "  template [[host_name(HOST_NAME(attention_tile##N##_##KV))]] kernel void attention_tile<KV, N>( \\\n"
+    "      constant qi__mtl_kv &, device const qi_op_row *, device const float *, device float *, device const uint *, device uchar *, \\\n"
+    "      threadgroup float *, uint2, ushort, ushort, ushort);\n"
     "#define KV_TYPE(KV) \\\n"
     "  template [[host_name(HOST_NAME(rope_##KV))]] kernel void rope<KV>( \\\n"
     "      constant qi__mtl_rope &, device const qi_op_row *, device const float *, device const float *, device const float *, \\\n"
@@ -739,7 +925,11 @@ static const char qi__mtl_source[] =
     "  ATTENTION(KV, 1, 4) \\\n"
     "  ATTENTION(KV, 2, 4) \\\n"
     "  ATTENTION(KV, 4, 4) \\\n"
-    "  ATTENTION(KV, 8, 4)\n"
+    "  ATTENTION(KV, 8, 4) \\\n"
+    "  ATTENTION_TILE(KV, 1) \\\n"
+    "  ATTENTION_TILE(KV, 2) \\\n"
+    "  ATTENTION_TILE(KV, 4) \\\n"
+    "  ATTENTION_TILE(KV, 8)\n"
     "\n"
     "KV_TYPE(kv_f16)\n"
     "KV_TYPE(kv_q8)\n"
@@ -771,11 +961,15 @@ static const struct {
 
 // Kernels by slot: those of a format, those of a type of keys and values, the rest.
 enum { QI__MTL_EMBED, QI__MTL_MATVEC1, QI__MTL_MATVEC4, QI__MTL_MATMUL, QI__MTL_OF_FORMAT };
-enum { QI__MTL_ROPE, QI__MTL_ATTENTION, QI__MTL_OF_KV = QI__MTL_ATTENTION + 8 }; // attention: elements of values a lane, then heads
+// Attention: of one head, of 4, of tiles; each for heads of up to 32, 64, 128, 256.
+enum { QI__MTL_ROPE, QI__MTL_ATTENTION, QI__MTL_OF_KV = QI__MTL_ATTENTION + 12 };
 static const char *const qi__mtl_of_format[QI__MTL_OF_FORMAT] = {"embed_%s", "matvec1_%s", "matvec4_%s", "matmul_%s"};
-static const char *const qi__mtl_of_kv[QI__MTL_OF_KV] = {"rope_%s",        "attention1x1_%s", "attention2x1_%s",
-                                                         "attention4x1_%s", "attention8x1_%s", "attention1x4_%s",
-                                                         "attention2x4_%s", "attention4x4_%s", "attention8x4_%s"};
+static const char *const qi__mtl_of_kv[QI__MTL_OF_KV] = {
+    "rope_%s",
+    "attention1x1_%s",    "attention2x1_%s",    "attention4x1_%s",    "attention8x1_%s",
+    "attention1x4_%s",    "attention2x4_%s",    "attention4x4_%s",    "attention8x4_%s",
+    "attention_tile1_%s", "attention_tile2_%s", "attention_tile4_%s", "attention_tile8_%s",
+};
 static const char *const qi__mtl_kv_types[2] = {"kv_f16", "kv_q8"};
 static const char *const qi__mtl_others[] = {"rms_norm", "gate", "top"};
 enum {
@@ -1070,10 +1264,10 @@ static qi__mtl_matrix qi__mtl_matrix_of(const qi_op_matrix *w, size_t n) {
   return m;
 }
 
-static qi__mtl_kv qi__mtl_kv_of(const qi_op_kv *kv, size_t n_heads) {
+static qi__mtl_kv qi__mtl_kv_of(const qi_op_kv *kv, size_t n_heads, size_t n) {
   qi__mtl_kv a = {(uint32_t)(kv->layer * kv->n_kv_heads), (uint32_t)kv->n_pages, (uint32_t)kv->page_bytes, (uint32_t)kv->n_table,
                   (uint32_t)n_heads, (uint32_t)kv->n_kv_heads, (uint32_t)kv->dim_k, (uint32_t)kv->dim_v,
-                  (uint32_t)kv->k_scale, (uint32_t)kv->v, (uint32_t)kv->v_scale};
+                  (uint32_t)kv->k_scale, (uint32_t)kv->v, (uint32_t)kv->v_scale, (uint32_t)n};
   return a;
 }
 
@@ -1122,7 +1316,7 @@ static void qi__mtl_encode_norm(qi__mtl_encoder *e, const qi_op *op, int slot) {
 
 static void qi__mtl_encode_rope(qi__mtl_encoder *e, const qi_op *op, int slot) {
   const qi_op_kv *kv = &op->of.rope.kv;
-  qi__mtl_rope a = {qi__mtl_kv_of(kv, op->of.rope.n_heads), (uint32_t)op->of.rope.n_pairs, op->of.rope.neighbours,
+  qi__mtl_rope a = {qi__mtl_kv_of(kv, op->of.rope.n_heads, op->n), (uint32_t)op->of.rope.n_pairs, op->of.rope.neighbours,
                     op->of.rope.q_norm != NULL, op->of.rope.k_norm != NULL, op->of.rope.eps};
   if (!qi__mtl_use(e, slot, 32)) return;
   [e->encoder setBytes:&a length:sizeof a atIndex:0];
@@ -1138,18 +1332,23 @@ static void qi__mtl_encode_rope(qi__mtl_encoder *e, const qi_op *op, int slot) {
   qi__mtl_dispatch(e, op->of.rope.n_heads + 2 * kv->n_kv_heads, op->n, 32);
 }
 
-// Heads that a threadgroup of attention has: several spare reading keys and values again, but for few rows there would be too
-// few threadgroups.
+// Heads that a threadgroup of attention of generated rows has: several spare reading keys and values again, but for few rows there
+// would be too few threadgroups.
 static size_t qi__mtl_heads(const qi_op *op) {
   size_t group = op->of.attention.n_heads / op->of.attention.kv.n_kv_heads;
   return op->n >= 8 && group % 4 == 0 ? 4 : 1;
 }
 
+// Heads are up to 32 << this wide.
+static int qi__mtl_width(const qi_op_kv *kv) {
+  size_t dim = kv->dim_k > kv->dim_v ? kv->dim_k : kv->dim_v;
+  return dim <= 32 ? 0 : dim <= 64 ? 1 : dim <= 128 ? 2 : 3;
+}
+
 static void qi__mtl_encode_attention(qi__mtl_encoder *e, const qi_op *op, int slot) {
   const qi_op_kv *kv = &op->of.attention.kv;
-  qi__mtl_kv a = qi__mtl_kv_of(kv, op->of.attention.n_heads);
-  size_t per_lane = 1, heads = qi__mtl_heads(op);
-  while (per_lane * 32 < kv->dim_v) per_lane *= 2;
+  qi__mtl_kv a = qi__mtl_kv_of(kv, op->of.attention.n_heads, op->n);
+  size_t n_heads = op->of.attention.n_heads, heads = qi__mtl_heads(op), wide = (size_t)32 << qi__mtl_width(kv);
   NSUInteger threads = qi__mtl_use(e, slot, 128); // always: sums depend on it
   if (!threads) return;
   [e->encoder setBytes:&a length:sizeof a atIndex:0];
@@ -1158,9 +1357,11 @@ static void qi__mtl_encode_attention(qi__mtl_encoder *e, const qi_op *op, int sl
   qi__mtl_bind_vector(e, op->of.attention.y, 3);
   qi__mtl_bind_vector(e, kv->table, 4);
   qi__mtl_bind_vector(e, kv->data, 5);
-  NSUInteger bytes = threads / 32 * heads * (32 * per_lane + 2) * sizeof(float);
-  [e->encoder setThreadgroupMemoryLength:(bytes + 15) / 16 * 16 atIndex:0];
-  qi__mtl_dispatch(e, op->of.attention.n_heads / heads, op->n, threads);
+  bool tiles = !op->of.attention.generated;
+  NSUInteger floats = tiles ? 16 * (wide + 4) + threads / 32 * (8 * 16 + 64) : threads / 32 * heads * (wide + 2);
+  [e->encoder setThreadgroupMemoryLength:(floats * sizeof(float) + 15) / 16 * 16 atIndex:0];
+  if (tiles) qi__mtl_dispatch(e, kv->n_kv_heads, (op->n * (n_heads / kv->n_kv_heads) + 31) / 32, threads);
+  else qi__mtl_dispatch(e, n_heads / heads, op->n, threads);
 }
 
 static void qi__mtl_encode_gate(qi__mtl_encoder *e, const qi_op *op, int slot) {
@@ -1192,15 +1393,16 @@ static void (*const qi__mtl_encode[QI_OP_COUNT])(qi__mtl_encoder *e, const qi_op
 // The pipeline that an operation takes; QI__MTL_NONE where there is no kernel for it.
 static int qi__mtl_slot(const qi_op *op) {
   const qi_op_kv *kv = &op->of.attention.kv;
-  int attention = kv->dim_v <= 32 ? 0 : kv->dim_v <= 64 ? 1 : kv->dim_v <= 128 ? 2 : 3;
-  if (op->kind == QI_OP_ATTENTION && qi__mtl_heads(op) == 4) attention += 4;
+  int attention;
   switch (op->kind) {
   case QI_OP_EMBED: return qi__mtl_format_slot(op->of.embed.w.format, QI__MTL_EMBED);
   case QI_OP_PRODUCT:
     return qi__mtl_format_slot(op->of.product.w.format,
                                !op->of.product.generated ? QI__MTL_MATMUL : op->n > 1 ? QI__MTL_MATVEC4 : QI__MTL_MATVEC1);
   case QI_OP_ROPE: return qi__mtl_kv_slot(&op->of.rope.kv, QI__MTL_ROPE);
-  case QI_OP_ATTENTION: return qi__mtl_kv_slot(kv, QI__MTL_ATTENTION + attention);
+  case QI_OP_ATTENTION:
+    attention = !op->of.attention.generated ? 8 : qi__mtl_heads(op) == 4 ? 4 : 0;
+    return qi__mtl_kv_slot(kv, QI__MTL_ATTENTION + attention + qi__mtl_width(kv));
   case QI_OP_RMS_NORM: return QI__MTL_NORM;
   case QI_OP_SWIGLU:
   case QI_OP_RELU2: return QI__MTL_GATE;
@@ -1226,7 +1428,7 @@ static bool qi__mtl_supports(const void *device, const qi_op *op) {
   if (op->kind == QI_OP_PRODUCT && !qi__mtl_fits(&op->of.product.w)) return false;
   bool prompt = op->kind == QI_OP_PRODUCT && !op->of.product.generated;
   bool heads = op->kind == QI_OP_ROPE || op->kind == QI_OP_ATTENTION;
-  if (heads && (kv->dim_k % 4 || kv->dim_k > 256 || kv->dim_v > 256)) return false;
+  if (heads && (kv->dim_k % 4 || kv->dim_v % 4 || kv->dim_k > 256 || kv->dim_v > 256)) return false;
   @autoreleasepool { // ARC autoreleases what a function returns
     id<MTLComputePipelineState> pipeline = qi__mtl_pipeline((qi__mtl_device *)(uintptr_t)device, slot, NULL);
     return pipeline && pipeline.maxTotalThreadsPerThreadgroup >= (prompt || op->kind == QI_OP_ATTENTION ? 128 : 32);
@@ -1235,9 +1437,11 @@ static bool qi__mtl_supports(const void *device, const qi_op *op) {
 
 // ---- submissions ----
 
-// Whether a product needs nothing of what the one before it writes: both read the same x.
+// Whether an operation needs nothing of what the one before it writes: products of the same x; attention of prompts and of others.
 static bool qi__mtl_beside(const qi_op *last, const qi_op *op) {
-  return last && last->kind == QI_OP_PRODUCT && op->kind == QI_OP_PRODUCT && op->of.product.y != last->of.product.y &&
+  if (last->kind == QI_OP_ATTENTION && op->kind == QI_OP_ATTENTION)
+    return last->of.attention.generated != op->of.attention.generated;
+  return last->kind == QI_OP_PRODUCT && op->kind == QI_OP_PRODUCT && op->of.product.y != last->of.product.y &&
          (op->of.product.x == last->of.product.x || last->of.product.generated != op->of.product.generated) &&
          op->of.product.x != last->of.product.y;
 }

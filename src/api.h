@@ -453,6 +453,7 @@ typedef struct qi_op {
       float *y;              // [n, n_heads, dim_v]
       qi_op_kv kv;
       size_t n_heads;        // n_heads / n_kv_heads in a row share keys and values
+      bool generated;        // as of products
     } attention;
     struct {
       const float *x, *up;   // [n, width]

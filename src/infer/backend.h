@@ -140,13 +140,20 @@ QI__FN void qi__encode_rope(qi__device_pass *d, const qi__forward *f) {
   op->of.rope.neighbours = (f->h->arch->features & QI__ROPE_NEIGHBOURS) != 0;
 }
 
+// Rows of prompts, then generated ones.
 QI__FN void qi__encode_attention(qi__device_pass *d, const qi__forward *f) {
-  qi_op *op = qi__device_op(d, QI_OP_ATTENTION, f->n_rows);
-  op->of.attention.rows = d->rows;
-  op->of.attention.q = f->q;
-  op->of.attention.y = f->in.x;
-  op->of.attention.kv = qi__op_kv(f);
-  op->of.attention.n_heads = f->h->n_heads;
+  size_t n_heads = f->h->n_heads;
+  for (int generated = 0; generated < 2; generated++) {
+    size_t first = generated ? f->n_prompt : 0, n = generated ? f->n_rows - f->n_prompt : f->n_prompt;
+    if (!n) continue;
+    qi_op *op = qi__device_op(d, QI_OP_ATTENTION, n);
+    op->of.attention.rows = d->rows ? d->rows + first : NULL;
+    op->of.attention.q = qi__from(f->q, first * n_heads * f->h->head_dim_k);
+    op->of.attention.y = qi__from(f->in.x, first * n_heads * f->h->head_dim_v);
+    op->of.attention.kv = qi__op_kv(f);
+    op->of.attention.n_heads = n_heads;
+    op->of.attention.generated = generated;
+  }
 }
 
 QI__FN void qi__encode_gate(qi__device_pass *d, const qi__forward *f) {
@@ -268,7 +275,7 @@ QI__FN qi_result qi__backend_check(const qi_backend *backend, const void *device
                                    qi_kv_type kv_type, qi_error *err) {
   static const struct {
     size_t n_rows, n_prompt;
-  } steps[] = {{64, 64}, {2, 0}, {1, 0}}; // few rows, or one, may have kernels of their own
+  } steps[] = {{64, 64}, {64, 0}, {2, 0}, {1, 0}}; // few rows, or one, may have kernels of their own
   qi_op ops[QI__LAYER_OPS];
   qi__device_pass d;
   qi__forward f;

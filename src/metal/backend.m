@@ -6,7 +6,7 @@
 //
 // Needs macOS 12 and a GPU of family Apple 7 (M1) or later. Weights stay where the file is mapped; keys, values and everything
 // else of a session lie in memory that CPU and GPU share. Formats: see qi__mtl_formats; keys and values in F16 and Q8. Weights are
-// multiplied in float32. Numbers of columns must be multiples of 4, heads at most 256 wide.
+// multiplied in float32. Numbers of columns and widths of heads must be multiples of 4, heads at most 256 wide.
 #import <Foundation/Foundation.h>
 #import <Metal/Metal.h>
 
@@ -49,11 +49,15 @@ static const struct {
 
 // Kernels by slot: those of a format, those of a type of keys and values, the rest.
 enum { QI__MTL_EMBED, QI__MTL_MATVEC1, QI__MTL_MATVEC4, QI__MTL_MATMUL, QI__MTL_OF_FORMAT };
-enum { QI__MTL_ROPE, QI__MTL_ATTENTION, QI__MTL_OF_KV = QI__MTL_ATTENTION + 8 }; // attention: elements of values a lane, then heads
+// Attention: of one head, of 4, of tiles; each for heads of up to 32, 64, 128, 256.
+enum { QI__MTL_ROPE, QI__MTL_ATTENTION, QI__MTL_OF_KV = QI__MTL_ATTENTION + 12 };
 static const char *const qi__mtl_of_format[QI__MTL_OF_FORMAT] = {"embed_%s", "matvec1_%s", "matvec4_%s", "matmul_%s"};
-static const char *const qi__mtl_of_kv[QI__MTL_OF_KV] = {"rope_%s",        "attention1x1_%s", "attention2x1_%s",
-                                                         "attention4x1_%s", "attention8x1_%s", "attention1x4_%s",
-                                                         "attention2x4_%s", "attention4x4_%s", "attention8x4_%s"};
+static const char *const qi__mtl_of_kv[QI__MTL_OF_KV] = {
+    "rope_%s",
+    "attention1x1_%s",    "attention2x1_%s",    "attention4x1_%s",    "attention8x1_%s",
+    "attention1x4_%s",    "attention2x4_%s",    "attention4x4_%s",    "attention8x4_%s",
+    "attention_tile1_%s", "attention_tile2_%s", "attention_tile4_%s", "attention_tile8_%s",
+};
 static const char *const qi__mtl_kv_types[2] = {"kv_f16", "kv_q8"};
 static const char *const qi__mtl_others[] = {"rms_norm", "gate", "top"};
 enum {
@@ -348,10 +352,10 @@ static qi__mtl_matrix qi__mtl_matrix_of(const qi_op_matrix *w, size_t n) {
   return m;
 }
 
-static qi__mtl_kv qi__mtl_kv_of(const qi_op_kv *kv, size_t n_heads) {
+static qi__mtl_kv qi__mtl_kv_of(const qi_op_kv *kv, size_t n_heads, size_t n) {
   qi__mtl_kv a = {(uint32_t)(kv->layer * kv->n_kv_heads), (uint32_t)kv->n_pages, (uint32_t)kv->page_bytes, (uint32_t)kv->n_table,
                   (uint32_t)n_heads, (uint32_t)kv->n_kv_heads, (uint32_t)kv->dim_k, (uint32_t)kv->dim_v,
-                  (uint32_t)kv->k_scale, (uint32_t)kv->v, (uint32_t)kv->v_scale};
+                  (uint32_t)kv->k_scale, (uint32_t)kv->v, (uint32_t)kv->v_scale, (uint32_t)n};
   return a;
 }
 
@@ -400,7 +404,7 @@ static void qi__mtl_encode_norm(qi__mtl_encoder *e, const qi_op *op, int slot) {
 
 static void qi__mtl_encode_rope(qi__mtl_encoder *e, const qi_op *op, int slot) {
   const qi_op_kv *kv = &op->of.rope.kv;
-  qi__mtl_rope a = {qi__mtl_kv_of(kv, op->of.rope.n_heads), (uint32_t)op->of.rope.n_pairs, op->of.rope.neighbours,
+  qi__mtl_rope a = {qi__mtl_kv_of(kv, op->of.rope.n_heads, op->n), (uint32_t)op->of.rope.n_pairs, op->of.rope.neighbours,
                     op->of.rope.q_norm != NULL, op->of.rope.k_norm != NULL, op->of.rope.eps};
   if (!qi__mtl_use(e, slot, 32)) return;
   [e->encoder setBytes:&a length:sizeof a atIndex:0];
@@ -416,18 +420,23 @@ static void qi__mtl_encode_rope(qi__mtl_encoder *e, const qi_op *op, int slot) {
   qi__mtl_dispatch(e, op->of.rope.n_heads + 2 * kv->n_kv_heads, op->n, 32);
 }
 
-// Heads that a threadgroup of attention has: several spare reading keys and values again, but for few rows there would be too
-// few threadgroups.
+// Heads that a threadgroup of attention of generated rows has: several spare reading keys and values again, but for few rows there
+// would be too few threadgroups.
 static size_t qi__mtl_heads(const qi_op *op) {
   size_t group = op->of.attention.n_heads / op->of.attention.kv.n_kv_heads;
   return op->n >= 8 && group % 4 == 0 ? 4 : 1;
 }
 
+// Heads are up to 32 << this wide.
+static int qi__mtl_width(const qi_op_kv *kv) {
+  size_t dim = kv->dim_k > kv->dim_v ? kv->dim_k : kv->dim_v;
+  return dim <= 32 ? 0 : dim <= 64 ? 1 : dim <= 128 ? 2 : 3;
+}
+
 static void qi__mtl_encode_attention(qi__mtl_encoder *e, const qi_op *op, int slot) {
   const qi_op_kv *kv = &op->of.attention.kv;
-  qi__mtl_kv a = qi__mtl_kv_of(kv, op->of.attention.n_heads);
-  size_t per_lane = 1, heads = qi__mtl_heads(op);
-  while (per_lane * 32 < kv->dim_v) per_lane *= 2;
+  qi__mtl_kv a = qi__mtl_kv_of(kv, op->of.attention.n_heads, op->n);
+  size_t n_heads = op->of.attention.n_heads, heads = qi__mtl_heads(op), wide = (size_t)32 << qi__mtl_width(kv);
   NSUInteger threads = qi__mtl_use(e, slot, 128); // always: sums depend on it
   if (!threads) return;
   [e->encoder setBytes:&a length:sizeof a atIndex:0];
@@ -436,9 +445,11 @@ static void qi__mtl_encode_attention(qi__mtl_encoder *e, const qi_op *op, int sl
   qi__mtl_bind_vector(e, op->of.attention.y, 3);
   qi__mtl_bind_vector(e, kv->table, 4);
   qi__mtl_bind_vector(e, kv->data, 5);
-  NSUInteger bytes = threads / 32 * heads * (32 * per_lane + 2) * sizeof(float);
-  [e->encoder setThreadgroupMemoryLength:(bytes + 15) / 16 * 16 atIndex:0];
-  qi__mtl_dispatch(e, op->of.attention.n_heads / heads, op->n, threads);
+  bool tiles = !op->of.attention.generated;
+  NSUInteger floats = tiles ? 16 * (wide + 4) + threads / 32 * (8 * 16 + 64) : threads / 32 * heads * (wide + 2);
+  [e->encoder setThreadgroupMemoryLength:(floats * sizeof(float) + 15) / 16 * 16 atIndex:0];
+  if (tiles) qi__mtl_dispatch(e, kv->n_kv_heads, (op->n * (n_heads / kv->n_kv_heads) + 31) / 32, threads);
+  else qi__mtl_dispatch(e, n_heads / heads, op->n, threads);
 }
 
 static void qi__mtl_encode_gate(qi__mtl_encoder *e, const qi_op *op, int slot) {
@@ -470,15 +481,16 @@ static void (*const qi__mtl_encode[QI_OP_COUNT])(qi__mtl_encoder *e, const qi_op
 // The pipeline that an operation takes; QI__MTL_NONE where there is no kernel for it.
 static int qi__mtl_slot(const qi_op *op) {
   const qi_op_kv *kv = &op->of.attention.kv;
-  int attention = kv->dim_v <= 32 ? 0 : kv->dim_v <= 64 ? 1 : kv->dim_v <= 128 ? 2 : 3;
-  if (op->kind == QI_OP_ATTENTION && qi__mtl_heads(op) == 4) attention += 4;
+  int attention;
   switch (op->kind) {
   case QI_OP_EMBED: return qi__mtl_format_slot(op->of.embed.w.format, QI__MTL_EMBED);
   case QI_OP_PRODUCT:
     return qi__mtl_format_slot(op->of.product.w.format,
                                !op->of.product.generated ? QI__MTL_MATMUL : op->n > 1 ? QI__MTL_MATVEC4 : QI__MTL_MATVEC1);
   case QI_OP_ROPE: return qi__mtl_kv_slot(&op->of.rope.kv, QI__MTL_ROPE);
-  case QI_OP_ATTENTION: return qi__mtl_kv_slot(kv, QI__MTL_ATTENTION + attention);
+  case QI_OP_ATTENTION:
+    attention = !op->of.attention.generated ? 8 : qi__mtl_heads(op) == 4 ? 4 : 0;
+    return qi__mtl_kv_slot(kv, QI__MTL_ATTENTION + attention + qi__mtl_width(kv));
   case QI_OP_RMS_NORM: return QI__MTL_NORM;
   case QI_OP_SWIGLU:
   case QI_OP_RELU2: return QI__MTL_GATE;
@@ -504,7 +516,7 @@ static bool qi__mtl_supports(const void *device, const qi_op *op) {
   if (op->kind == QI_OP_PRODUCT && !qi__mtl_fits(&op->of.product.w)) return false;
   bool prompt = op->kind == QI_OP_PRODUCT && !op->of.product.generated;
   bool heads = op->kind == QI_OP_ROPE || op->kind == QI_OP_ATTENTION;
-  if (heads && (kv->dim_k % 4 || kv->dim_k > 256 || kv->dim_v > 256)) return false;
+  if (heads && (kv->dim_k % 4 || kv->dim_v % 4 || kv->dim_k > 256 || kv->dim_v > 256)) return false;
   @autoreleasepool { // ARC autoreleases what a function returns
     id<MTLComputePipelineState> pipeline = qi__mtl_pipeline((qi__mtl_device *)(uintptr_t)device, slot, NULL);
     return pipeline && pipeline.maxTotalThreadsPerThreadgroup >= (prompt || op->kind == QI_OP_ATTENTION ? 128 : 32);
@@ -513,9 +525,11 @@ static bool qi__mtl_supports(const void *device, const qi_op *op) {
 
 // ---- submissions ----
 
-// Whether a product needs nothing of what the one before it writes: both read the same x.
+// Whether an operation needs nothing of what the one before it writes: products of the same x; attention of prompts and of others.
 static bool qi__mtl_beside(const qi_op *last, const qi_op *op) {
-  return last && last->kind == QI_OP_PRODUCT && op->kind == QI_OP_PRODUCT && op->of.product.y != last->of.product.y &&
+  if (last->kind == QI_OP_ATTENTION && op->kind == QI_OP_ATTENTION)
+    return last->of.attention.generated != op->of.attention.generated;
+  return last->kind == QI_OP_PRODUCT && op->kind == QI_OP_PRODUCT && op->of.product.y != last->of.product.y &&
          (op->of.product.x == last->of.product.x || last->of.product.generated != op->of.product.generated) &&
          op->of.product.x != last->of.product.y;
 }

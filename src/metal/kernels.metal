@@ -449,7 +449,7 @@ inline device uchar *page_of(device uchar *pages, device const uint *table, cons
 }
 
 // One struct a type of keys and values, for positions p < 128 of a page: store by a whole simdgroup; of a lane's own
-// position the products with R queries, added to 0; an element of a value.
+// position the products with R queries, added to 0; an element of a value; 4 elements from i on, a multiple of 4.
 
 struct kv_f16 {
   static void store_key(device uchar *page, constant qi__mtl_kv &kv, uint p, device const float *k, ushort lane) {
@@ -468,6 +468,13 @@ struct kv_f16 {
   }
   static float value(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {
     return float(((device const half *)(page + kv.v))[p * kv.dim_v + i]);
+  }
+  static float4 key4(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {
+    device const half *k = (device const half *)page + (p / 16 * kv.dim_k + i) * 16 + p % 16;
+    return float4(float(k[0]), float(k[16]), float(k[32]), float(k[48]));
+  }
+  static float4 value4(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {
+    return float4(((device const half4 *)(page + kv.v))[(p * kv.dim_v + i) / 4]);
   }
 };
 
@@ -515,6 +522,16 @@ struct kv_q8 {
   static float value(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {
     float c = float(((device const char *)(page + kv.v))[(i / 32 * 64 + p / 2) * 64 + i % 32 * 2 + p % 2]);
     return c * float(((device const half *)(page + kv.v_scale))[i / 32 * 128 + p]);
+  }
+  static float4 key4(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {
+    uint at = p / 16 * ((kv.dim_k + 31) / 32) + i / 32;
+    float4 c = float4(((device const char4 *)page)[at * 128 + i % 32 * 4 + p % 16]);
+    return c * float(((device const half *)(page + kv.k_scale))[at * 16 + p % 16]);
+  }
+  static float4 value4(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint i) {
+    device const char *c = (device const char *)(page + kv.v) + (i / 32 * 64 + p / 2) * 64 + i % 32 * 2 + p % 2;
+    float scale = float(((device const half *)(page + kv.v_scale))[i / 32 * 128 + p]);
+    return float4(float(c[0]), float(c[2]), float(c[4]), float(c[6])) * scale;
   }
 };
 
@@ -564,7 +581,7 @@ kernel void rope(constant qi__mtl_rope &a [[buffer(0)]], device const qi_op_row 
   }
 }
 
-// ---- attention ----
+// ---- attention of generated rows ----
 
 // y = softmax(q k / sqrt(dim_k)) v over positions rows[i].first .. pos, each read once (flash attention). A threadgroup has R heads
 // of a row that share keys and values; its simdgroups take 32 positions in turn, a lane one position of keys, then N elements of
@@ -633,10 +650,177 @@ kernel void attention(constant qi__mtl_kv &kv [[buffer(0)]], device const qi_op_
   }
 }
 
+// ---- attention of prompts ----
+
+#define TILE_P 16           // positions at a time
+#define STRIDE (32 * N + 4) // floats from one position to the next in threadgroup memory
+#define AREA (8 * TILE_P + 64) // floats of a simdgroup: weights [8][TILE_P], then a matrix [8][8]
+
+// TILE_P keys or values from position p of a page on, as float32 [TILE_P][STRIDE]; zeros from the n-th on, and up to a multiple
+// of 8 behind the last element. By 128 threads, of which neighbours read what lies side by side. Values are made finite: they are
+// multiplied by weights of all queries of a tile, and those that do not see them have weight 0.
+template <typename KV, short N, bool KEYS>
+inline void stage(device const uchar *page, constant qi__mtl_kv &kv, uint p, uint n, threadgroup float *to, uint t) {
+  const uint dim = KEYS ? kv.dim_k : kv.dim_v;
+  for (uint e = t; e < TILE_P * 8 * N; e += 128) {
+    uint j = KEYS ? e % TILE_P : e / (8 * N), i = 4 * (KEYS ? e / TILE_P : e % (8 * N));
+    if (i >= (dim + 7) / 8 * 8) continue;
+    float4 x = float4(0.0f);
+    if (j < n && i < dim) x = KEYS ? KV::key4(page, kv, p + j, i) : KV::value4(page, kv, p + j, i);
+    UNROLL for (short k = 0; k < 4 && !KEYS; k++) x[k] = x[k] == x[k] ? clamp(x[k], -65504.0f, 65504.0f) : 0.0f;
+    *(threadgroup float4 *)(to + j * STRIDE + i) = x;
+  }
+}
+
+// Eight queries of dim elements, scaled, to matrices of 8 elements each. query: the lane's, number lane / 4; zeros if it is not
+// there.
+template <short N>
+inline void load_queries(device const float *query, bool there, uint dim, threadgroup float *matrix,
+                         thread simdgroup_float8x8 *q, ushort lane) {
+  float scale = 1.0f / sqrt(float(dim));
+  UNROLL for (short j = 0; j < 4 * N; j++) {
+    if (8u * j >= dim) continue;
+    UNROLL for (short i = 0; i < 2; i++) {
+      uint e = 8 * j + lane % 4 * 2 + i;
+      matrix[2 * lane + i] = there && e < dim ? query[e] * scale : 0.0f;
+    }
+    simdgroup_barrier(mem_flags::mem_threadgroup);
+    simdgroup_load(q[j], matrix, 8);
+    simdgroup_barrier(mem_flags::mem_threadgroup);
+  }
+}
+
+// weights = q keys: [8][TILE_P]
+template <short N>
+inline void tile_scores(thread simdgroup_float8x8 *q, uint dim, threadgroup const float *keys, threadgroup float *weights) {
+  simdgroup_float8x8 score[2], k;
+  UNROLL for (short h = 0; h < 2; h++) score[h] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+  UNROLL for (short j = 0; j < 4 * N; j++) {
+    if (8u * j >= dim) continue;
+    UNROLL for (short h = 0; h < 2; h++) {
+      simdgroup_load(k, keys + 8 * h * STRIDE + 8 * j, STRIDE, 0, true);
+      simdgroup_multiply_accumulate(score[h], q[j], k, score[h]);
+    }
+  }
+  UNROLL for (short h = 0; h < 2; h++) simdgroup_store(score[h], weights + 8 * h, TILE_P);
+  simdgroup_barrier(mem_flags::mem_threadgroup);
+}
+
+// sum = keep sum + weights values, keep being that of the lane's query. A query that does not see these positions keeps its bits.
+template <short N>
+inline void tile_values(thread simdgroup_float8x8 *sum, float keep, uint dim, threadgroup const float *values,
+                        threadgroup const float *weights, threadgroup float *matrix, ushort lane) {
+  simdgroup_float8x8 w[2], v;
+  bool shrinks = simd_min(keep) < 1.0f;
+  UNROLL for (short h = 0; h < 2; h++) simdgroup_load(w[h], weights + 8 * h, TILE_P);
+  UNROLL for (short j = 0; j < 4 * N; j++) {
+    if (8u * j >= dim) continue;
+    if (shrinks) {
+      simdgroup_store(sum[j], matrix, 8);
+      simdgroup_barrier(mem_flags::mem_threadgroup);
+      UNROLL for (short i = 0; i < 2; i++) matrix[2 * lane + i] *= keep;
+      simdgroup_barrier(mem_flags::mem_threadgroup);
+      simdgroup_load(sum[j], matrix, 8);
+      simdgroup_barrier(mem_flags::mem_threadgroup);
+    }
+    UNROLL for (short h = 0; h < 2; h++) {
+      simdgroup_load(v, values + 8 * h * STRIDE + 8 * j, STRIDE);
+      simdgroup_multiply_accumulate(sum[j], w[h], v, sum[j]);
+    }
+  }
+}
+
+// What a lane knows of its query: it sees positions first..last; its greatest score so far, and its share of the sum of weights.
+struct softmax {
+  uint first, last;
+  float greatest, total;
+};
+
+// Scores of positions p.. to weights: of the lane's query those at lane % 4 * 4. Returns what the sums so far shrink by.
+inline float tile_weights(thread softmax &s, uint p, threadgroup float *weights, ushort lane) {
+  threadgroup float *w = weights + 4 * lane;
+  float most = s.greatest, total = 0.0f;
+  p += lane % 4 * 4;
+  UNROLL for (short i = 0; i < 4; i++)
+    if (p + i >= s.first && p + i <= s.last) most = max(most, w[i]);
+  most = max(most, simd_shuffle_xor(most, 1));
+  most = max(most, simd_shuffle_xor(most, 2));
+  UNROLL for (short i = 0; i < 4; i++) {
+    w[i] = p + i >= s.first && p + i <= s.last ? exp(w[i] - most) : 0.0f;
+    total += w[i];
+  }
+  float keep = exp(s.greatest - most);
+  s.total = s.total * keep + total;
+  s.greatest = most;
+  return keep;
+}
+
+// The same for prompts, on simdgroup matrices: keys and values are read once for 32 queries. Those of a group of heads that share
+// keys and values are numbered row by row; 4 simdgroups have 8 of them each. Neighbouring rows of one sequence are seen to
+// together, then the next ones; what is computed for others meanwhile has weight 0. Grid: heads of keys, 32 queries each.
+// shared: [TILE_P][STRIDE] of keys, then of values; AREA of each simdgroup.
+template <typename KV, short N>
+kernel void attention_tile(constant qi__mtl_kv &kv [[buffer(0)]], device const qi_op_row *rows [[buffer(1)]],
+                           device const float *q [[buffer(2)]], device float *y [[buffer(3)]],
+                           device const uint *table [[buffer(4)]], device uchar *pages [[buffer(5)]],
+                           threadgroup float *shared [[threadgroup(0)]], uint2 at [[threadgroup_position_in_grid]],
+                           ushort t [[thread_index_in_threadgroup]], ushort lane [[thread_index_in_simdgroup]],
+                           ushort sg [[simdgroup_index_in_threadgroup]]) {
+  const uint group = kv.n_heads / kv.n_kv_heads, n = kv.n * group, own = 32 * at.y + 8 * sg + lane / 4;
+  const uint row = min(own, n - 1) / group, head = row * kv.n_heads + at.x * group + min(own, n - 1) % group;
+  threadgroup float *weights = shared + TILE_P * STRIDE + sg * AREA;
+  threadgroup float *matrix = weights + 8 * TILE_P;
+  simdgroup_float8x8 queries[4 * N], sum[4 * N];
+  UNROLL for (short j = 0; j < 4 * N; j++) sum[j] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+  load_queries<N>(q + ulong(head) * kv.dim_k, own < n, kv.dim_k, matrix, queries, lane);
+  softmax s;
+  s.greatest = -1e30f;
+  s.total = 0.0f;
+  uint last_row = min(32 * at.y + 31, n - 1) / group, next;
+  for (uint r = 32 * at.y / group; r <= last_row; r = next) {
+    uint seq = rows[r].seq, begin = rows[r].first, end = rows[r].pos;
+    for (next = r + 1; next <= last_row && rows[next].seq == seq; next++) {
+      begin = min(begin, rows[next].first);
+      end = max(end, rows[next].pos);
+    }
+    bool here = own < n && row >= r && row < next;
+    s.first = here ? rows[row].first : 1;
+    s.last = here ? rows[row].pos : 0;
+    for (uint p = begin / TILE_P * TILE_P; p <= end; p += TILE_P) {
+      device const uchar *page = page_of(pages, table, kv, seq, p, at.x);
+      threadgroup_barrier(mem_flags::mem_threadgroup);
+      stage<KV, N, true>(page, kv, p % 128, end + 1 - p, shared, t);
+      threadgroup_barrier(mem_flags::mem_threadgroup);
+      tile_scores<N>(queries, kv.dim_k, shared, weights);
+      float keep = tile_weights(s, p, weights, lane);
+      threadgroup_barrier(mem_flags::mem_threadgroup);
+      stage<KV, N, false>(page, kv, p % 128, end + 1 - p, shared, t);
+      threadgroup_barrier(mem_flags::mem_threadgroup);
+      tile_values<N>(sum, keep, kv.dim_v, shared, weights, matrix, lane);
+    }
+  }
+  float total = s.total + simd_shuffle_xor(s.total, 1);
+  total += simd_shuffle_xor(total, 2);
+  UNROLL for (short j = 0; j < 4 * N; j++) {
+    if (8u * j >= kv.dim_v) continue;
+    simdgroup_store(sum[j], matrix, 8);
+    simdgroup_barrier(mem_flags::mem_threadgroup);
+    UNROLL for (short i = 0; i < 2; i++) {
+      uint e = 8 * j + lane % 4 * 2 + i;
+      if (own < n && e < kv.dim_v) y[ulong(head) * kv.dim_v + e] = matrix[2 * lane + i] / total;
+    }
+    simdgroup_barrier(mem_flags::mem_threadgroup);
+  }
+}
+
 #define ATTENTION(KV, N, R) \
   template [[host_name(HOST_NAME(attention##N##x##R##_##KV))]] kernel void attention<KV, N, R>( \
       constant qi__mtl_kv &, device const qi_op_row *, device const float *, device float *, device const uint *, device uchar *, \
       threadgroup float *, uint2, ushort, ushort, ushort, ushort);
+#define ATTENTION_TILE(KV, N) \
+  template [[host_name(HOST_NAME(attention_tile##N##_##KV))]] kernel void attention_tile<KV, N>( \
+      constant qi__mtl_kv &, device const qi_op_row *, device const float *, device float *, device const uint *, device uchar *, \
+      threadgroup float *, uint2, ushort, ushort, ushort);
 #define KV_TYPE(KV) \
   template [[host_name(HOST_NAME(rope_##KV))]] kernel void rope<KV>( \
       constant qi__mtl_rope &, device const qi_op_row *, device const float *, device const float *, device const float *, \
@@ -648,7 +832,11 @@ kernel void attention(constant qi__mtl_kv &kv [[buffer(0)]], device const qi_op_
   ATTENTION(KV, 1, 4) \
   ATTENTION(KV, 2, 4) \
   ATTENTION(KV, 4, 4) \
-  ATTENTION(KV, 8, 4)
+  ATTENTION(KV, 8, 4) \
+  ATTENTION_TILE(KV, 1) \
+  ATTENTION_TILE(KV, 2) \
+  ATTENTION_TILE(KV, 4) \
+  ATTENTION_TILE(KV, 8)
 
 KV_TYPE(kv_f16)
 KV_TYPE(kv_q8)

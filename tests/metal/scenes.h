@@ -44,6 +44,7 @@ typedef struct mt_case {
   size_t n_rows, n_cols, n;
   bool generated, add, bias, index, in_place;
   bool exact;  // the same bits
+  bool poison; // a value is infinite: rows that see it are not compared
   bool repeat; // all rows of the matrix alike: for large ones, of which only the speed matters
   qi_kv_type kv_type;
   size_t dim_k, dim_v, n_heads, n_kv_heads, n_pairs, window;
@@ -237,6 +238,19 @@ GW_FN float mt_stored(const mt_scene *s, bool key, size_t row, size_t head, size
   return key ? pb_key(&kv, mt_page(&kv, head, page), p, i) : pb_value(&kv, mt_page(&kv, head, page), p, i);
 }
 
+// The value of a position, and its key if asked, become `bits`: a half (or scale) that is no finite number.
+GW_FN void mt_spoil(const qi_op_kv *kv, size_t seq, size_t pos, bool key, uint16_t bits) {
+  bool f16 = kv->type == QI_KV_F16;
+  size_t p = pos % 128, step = f16 ? 1 : 32;
+  for (size_t head = 0; head < kv->n_kv_heads; head++) {
+    uint8_t *page = mt_page(kv, head, mt_table[seq * 3 + pos / 128]);
+    uint16_t *k = (uint16_t *)(void *)(page + (f16 ? 0 : kv->k_scale));
+    uint16_t *v = (uint16_t *)(void *)(page + (f16 ? kv->v : kv->v_scale));
+    for (size_t i = 0; key && i < kv->dim_k; i += step) k[f16 ? pb_key_at(kv, p, i) : pb_key_scale_at(kv, p, i)] = bits;
+    for (size_t i = 0; i < kv->dim_v; i += step) v[f16 ? pb_value_at(kv, p, i) : pb_value_scale_at(p, i)] = bits;
+  }
+}
+
 GW_FN void mt_build_attention(mt_scene *s, const mt_case *c) {
   qi_op_row *rows = mt_take_rows(s, MT_ROWS);
   size_t n_q = MT_ROWS * c->n_heads * c->dim_k;
@@ -249,6 +263,11 @@ GW_FN void mt_build_attention(mt_scene *s, const mt_case *c) {
         for (size_t i = 0; i < c->dim_v; i++) v[i] = rm_uniform(&s->seed);
         pb_store(&kv, mt_page(&kv, head, page), p, k, v);
       }
+  for (size_t pos = 257; pos < 384 && !s->failed; pos++) { // nothing was stored there yet
+    mt_spoil(&kv, 1, pos, true, 0x7e00);
+    if (pos > 300) mt_spoil(&kv, 0, pos, true, 0x7e00);
+  }
+  if (c->poison && !s->failed) mt_spoil(&kv, 1, 5, false, 0x7c00);
   float *q = mt_take_floats(s, n_q);
   for (size_t i = 0; i < n_q; i++) q[i] *= 4; // attention that prefers
   for (size_t i = 0; i < MT_ROWS; i++) {
@@ -261,6 +280,7 @@ GW_FN void mt_build_attention(mt_scene *s, const mt_case *c) {
   s->op.of.attention.q = q;
   s->op.of.attention.kv = kv;
   s->op.of.attention.n_heads = c->n_heads;
+  s->op.of.attention.generated = c->generated;
   s->op.of.attention.y = mt_take_out(s, MT_ROWS * c->n_heads * c->dim_v);
 }
 
@@ -308,6 +328,9 @@ static const mt_case mt_heads[] = {
     {.kv_type = QI_KV_Q8, .dim_k = 80, .dim_v = 96, .n_heads = 4, .n_kv_heads = 4, .n_pairs = 40, .q_norm = true, .k_norm = true,
      .window = 33},
     {.kv_type = QI_KV_Q8, .dim_k = 128, .dim_v = 128, .n_heads = 4, .n_kv_heads = 1, .n_pairs = 64},
+    {.kv_type = QI_KV_F16, .dim_k = 20, .dim_v = 12, .n_heads = 10, .n_kv_heads = 2, .n_pairs = 10, .poison = true},
+    {.kv_type = QI_KV_Q8, .dim_k = 64, .dim_v = 36, .n_heads = 5, .n_kv_heads = 1, .n_pairs = 32, .poison = true},
+    {.kv_type = QI_KV_Q8, .dim_k = 256, .dim_v = 160, .n_heads = 2, .n_kv_heads = 1, .n_pairs = 32, .window = 20},
 };
 #define MT_HEADS (sizeof mt_heads / sizeof mt_heads[0])
 
@@ -340,12 +363,14 @@ GW_FN bool mt_case_at(size_t i, mt_case *c) {
     return true;
   }
   i -= MT_VECTORS;
-  if (i >= 2 * MT_HEADS) return false;
-  *c = mt_heads[i / 2];
-  c->build = i % 2 ? mt_build_attention : mt_build_rope;
+  if (i >= 3 * MT_HEADS) return false;
+  static const char *const kinds[] = {"rotation", "attention of generated rows", "attention of a prompt"};
+  *c = mt_heads[i / 3];
+  c->build = i % 3 ? mt_build_attention : mt_build_rope;
+  c->generated = i % 3 == 1;
   c->bound = 1e-5;
-  snprintf(c->name, sizeof c->name, "%s of heads of %d and %d in %s", i % 2 ? "attention" : "rotation", (int)c->dim_k,
-           (int)c->dim_v, qi_kv_type_name(c->kv_type));
+  snprintf(c->name, sizeof c->name, "%s, heads of %d and %d in %s", kinds[i % 3], (int)c->dim_k, (int)c->dim_v,
+           qi_kv_type_name(c->kv_type));
   return true;
 }
 
@@ -407,8 +432,10 @@ GW_FN qi_result mt_run(const mt_place *p, const mt_case *c, int times, size_t ro
 GW_FN double mt_difference(const mt_scene *want, const mt_scene *got, const mt_case *c) {
   double max = 1, most = 0;
   if (c->exact) return memcmp(want->out, got->out, want->n_out * sizeof *want->out) ? 1e30 : 0;
-  for (size_t i = 0; i < want->n_out; i++) max = fmax(max, fabs((double)want->out[i]));
+  for (size_t i = 0; i < want->n_out; i++)
+    if (isfinite(want->out[i])) max = fmax(max, fabs((double)want->out[i]));
   for (size_t i = 0; i < want->n_out; i++) {
+    if (c->poison && !isfinite(want->out[i])) continue;
     double d = fabs((double)got->out[i] - (double)want->out[i]) / max;
     if (!(d <= most)) most = d < 1e30 ? d : 1e30; // NaN too
   }
