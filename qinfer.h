@@ -421,6 +421,7 @@ typedef enum qi_op_kind {
   QI_OP_ATTENTION, // attention: softmax over q k / sqrt(dim_k) of the positions that a row sees, times v
   QI_OP_SWIGLU,    // gate:      y = x / (1 + exp(-x)) * up
   QI_OP_RELU2,     // gate:      y = max(x, 0)^2 * up
+  QI_OP_GATED,     // gated *:   y = SWIGLU or RELU2 of gate x + bias and up x + bias, of generated tokens, in one
   QI_OP_TOP,       // top *:     y[i] = the first k of x[i], higher logits first, of equals lower tokens
   QI_OP_COUNT
 } qi_op_kind;
@@ -472,6 +473,12 @@ typedef struct qi_op {
       float *y;              // [n, width]; may be x
       size_t width;
     } gate;
+    struct {
+      qi_op_matrix gate, up; // of the same format and shape
+      const float *x;        // [n, gate.n_cols]
+      float *y;              // [n, gate.n_rows]
+      bool relu2;
+    } gated;
     struct {
       const float *x;     // [n, width] logits
       qi_op_candidate *y; // [n, k]
@@ -22322,7 +22329,7 @@ typedef struct qi__device_pass {
   size_t n_ops;
   qi_op_candidate *top; // [n_logits, n_top], room for QI__TOP_MAX
   size_t n_top;        // candidates of each row of logits; 0 = none are looked for
-  bool has_top;        // the device can
+  bool has_top, has_gated; // the device can (QI_OP_TOP, QI_OP_GATED)
   size_t n_rows;       // of the chunk that us_per_layer was measured with
   double us_per_layer; // 0 = not known
 } qi__device_pass;
@@ -22382,13 +22389,13 @@ QI__FN qi_op_kv qi__op_kv(const qi__forward *f) {
 }
 
 QI__FN void qi__encode_norm(qi__device_pass *d, const qi__forward *f, size_t n, const float *x, const uint32_t *index, size_t width,
-                            const float *weight) {
+                            const float *weight, float *y) {
   if (!weight) return;
   qi_op *op = qi__device_op(d, QI_OP_RMS_NORM, n);
   op->of.norm.x = x;
   op->of.norm.index = index;
   op->of.norm.weight = weight;
-  op->of.norm.y = f->in.x;
+  op->of.norm.y = y;
   op->of.norm.width = width;
   op->of.norm.eps = f->h->rms_norm_eps;
 }
@@ -22396,12 +22403,10 @@ QI__FN void qi__encode_norm(qi__device_pass *d, const qi__forward *f, size_t n, 
 // x from element n on; NULL stays NULL, while operations are only asked about.
 QI__INLINE float *qi__from(float *x, size_t n) { return x ? x + n : NULL; }
 
-// The products of the operation: rows of prompts, then generated ones.
-QI__FN void qi__encode_products(qi__device_pass *d, const qi__forward *f) {
+// The products of the operation with the first `rows` of x: rows of prompts, then generated ones.
+QI__FN void qi__encode_products(qi__device_pass *d, const qi__forward *f, float *x, size_t rows) {
   qi__product products[3];
-  size_t n = qi__products(f, products);
-  bool output = f->op == QI__OP_OUTPUT;
-  size_t rows = output ? f->n_wanted : f->n_rows, prompt = output ? f->n_wanted_prompt : f->n_prompt;
+  size_t n = qi__products(f, products), prompt = f->op == QI__OP_OUTPUT ? f->n_wanted_prompt : f->n_prompt;
   for (size_t i = 0; i < 2 * n; i++) {
     const qi__product *p = &products[i / 2];
     bool generated = i % 2;
@@ -22409,7 +22414,7 @@ QI__FN void qi__encode_products(qi__device_pass *d, const qi__forward *f) {
     if (!count) continue;
     qi_op *op = qi__device_op(d, QI_OP_PRODUCT, count);
     op->of.product.w = qi__op_matrix(p->w);
-    op->of.product.x = qi__from(f->in.x, first * p->w->n_cols);
+    op->of.product.x = qi__from(x, first * p->w->n_cols);
     op->of.product.y = qi__from(p->y, first * p->w->n_rows);
     op->of.product.add = p->add;
     op->of.product.generated = generated;
@@ -22456,11 +22461,25 @@ QI__FN void qi__encode_attention(qi__device_pass *d, const qi__forward *f) {
   }
 }
 
-QI__FN void qi__encode_gate(qi__device_pass *d, const qi__forward *f) {
-  qi_op *op = qi__device_op(d, f->h->arch->features & QI__RELU2 ? QI_OP_RELU2 : QI_OP_SWIGLU, f->n_rows);
+// Gate and up of the generated rows, and what becomes of them.
+QI__FN void qi__encode_gated(qi__device_pass *d, const qi__forward *f) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  if (f->n_rows == f->n_prompt) return;
+  qi_op *op = qi__device_op(d, QI_OP_GATED, f->n_rows - f->n_prompt);
+  op->of.gated.gate = qi__op_matrix(&l->gate);
+  op->of.gated.up = qi__op_matrix(&l->up);
+  op->of.gated.x = qi__from(f->in.x, f->n_prompt * l->gate.n_cols);
+  op->of.gated.y = qi__from(f->gate, f->n_prompt * l->gate.n_rows);
+  op->of.gated.relu2 = (f->h->arch->features & QI__RELU2) != 0;
+}
+
+// The input of the last product of a layer goes over `gate`: while it is made in one, the next rows still read theirs in `in`.
+QI__FN void qi__encode_gate(qi__device_pass *d, const qi__forward *f, size_t n) {
+  if (!n) return;
+  qi_op *op = qi__device_op(d, f->h->arch->features & QI__RELU2 ? QI_OP_RELU2 : QI_OP_SWIGLU, n);
   op->of.gate.x = f->gate;
   op->of.gate.up = f->up;
-  op->of.gate.y = f->in.x;
+  op->of.gate.y = f->gate;
   op->of.gate.width = f->h->n_ff;
 }
 
@@ -22475,25 +22494,30 @@ QI__FN void qi__encode_top(qi__device_pass *d, const qi__forward *f, size_t n, s
 // The current operation of the pass.
 QI__FN void qi__encode_op(qi__device_pass *d, const qi__forward *f) {
   const qi__layer *l = &f->w->layers[f->layer];
-  size_t n_embd = f->h->n_embd, n_attn = f->h->n_heads * f->h->head_dim_v;
+  size_t n_embd = f->h->n_embd, n_attn = f->h->n_heads * f->h->head_dim_v, n = f->n_rows, n_ff = f->h->n_ff;
+  size_t n_ungated = d->has_gated ? f->n_prompt : n; // rows whose gate and up are products of their own
+  float *x = f->in.x;
   switch (f->op) {
   case QI__OP_EMBED: qi__encode_embed(d, f); break;
-  case QI__OP_ATTN_NORM: qi__encode_norm(d, f, f->n_rows, f->x, NULL, n_embd, l->attn_norm); break;
+  case QI__OP_ATTN_NORM: qi__encode_norm(d, f, n, f->x, NULL, n_embd, l->attn_norm, x); break;
   case QI__OP_ROPE: qi__encode_rope(d, f); break;
   case QI__OP_ATTENTION: qi__encode_attention(d, f); break;
-  case QI__OP_ATTN_INPUT: qi__encode_norm(d, f, f->n_rows, f->in.x, NULL, n_attn, l->attn_sub_norm); break;
-  case QI__OP_FFN_NORM: qi__encode_norm(d, f, f->n_rows, f->x, NULL, n_embd, l->ffn_norm); break;
-  case QI__OP_SWIGLU:
-    qi__encode_gate(d, f);
-    qi__encode_norm(d, f, f->n_rows, f->in.x, NULL, f->h->n_ff, l->ffn_sub_norm);
-    break;
-  case QI__OP_OUTPUT_NORM: qi__encode_norm(d, f, f->n_wanted, f->x, d->index, n_embd, f->w->output_norm); break;
+  case QI__OP_ATTN_INPUT: qi__encode_norm(d, f, n, x, NULL, n_attn, l->attn_sub_norm, x); break;
+  case QI__OP_FFN_NORM: qi__encode_norm(d, f, n, f->x, NULL, n_embd, l->ffn_norm, x); break;
   case QI__OP_QKV:
-  case QI__OP_ATTN_OUT:
+  case QI__OP_ATTN_OUT: qi__encode_products(d, f, x, n); break;
   case QI__OP_GATE_UP:
-  case QI__OP_DOWN: qi__encode_products(d, f); break;
+    qi__encode_products(d, f, x, n_ungated);
+    if (d->has_gated) qi__encode_gated(d, f);
+    break;
+  case QI__OP_SWIGLU:
+    qi__encode_gate(d, f, n_ungated);
+    qi__encode_norm(d, f, n, f->gate, NULL, n_ff, l->ffn_sub_norm, f->gate);
+    break;
+  case QI__OP_DOWN: qi__encode_products(d, f, f->gate, n); break;
+  case QI__OP_OUTPUT_NORM: qi__encode_norm(d, f, f->n_wanted, f->x, d->index, n_embd, f->w->output_norm, x); break;
   case QI__OP_OUTPUT:
-    qi__encode_products(d, f);
+    qi__encode_products(d, f, x, f->n_wanted);
     if (d->n_top) qi__encode_top(d, f, f->n_wanted, d->n_top);
     break;
   case QI__OP_DONE: break;
@@ -22557,8 +22581,8 @@ QI__FN qi_result qi__device_run(qi__device_pass *d, qi__forward *f, uint64_t dea
 // ---- models ----
 
 QI__FN qi_result qi__backend_refuse(const qi_backend *backend, const qi_op *op, qi_kv_type kv_type, qi_error *err) {
-  static const char *const names[QI_OP_COUNT] = {"embeddings", "norms",  "products", "rotations",
-                                                  "attention",  "SwiGLU", "ReLU2",    "candidates"};
+  static const char *const names[QI_OP_RELU2 + 1] = {"embeddings", "norms",  "products", "rotations",
+                                                      "attention",  "SwiGLU", "ReLU2"}; // others may be refused
   if (op->kind == QI_OP_EMBED || op->kind == QI_OP_PRODUCT) {
     const qi_op_matrix *w = op->kind == QI_OP_EMBED ? &op->of.embed.w : &op->of.product.w;
     return qi__fail(err, QI_ERR_UNSUPPORTED, "backend %s: no %s of [%zu, %zu] weights in %s", backend->name, names[op->kind],
@@ -22605,8 +22629,9 @@ QI__FN qi_result qi__backend_check(const qi_backend *backend, const void *device
   return QI_OK;
 }
 
-// Whether a device finds candidates of this model.
-QI__FN bool qi__backend_has_top(const qi_backend *backend, const void *device, const qi__hparams *h) {
+// What a device can beyond that, for all layers.
+QI__FN void qi__device_look(qi__device_pass *p, const void *device, const qi__hparams *h, const qi__weights *w) {
+  static const size_t n_rows[] = {64, 2, 1};
   qi_op op;
   qi__device_pass d;
   qi__forward f;
@@ -22614,8 +22639,20 @@ QI__FN bool qi__backend_has_top(const qi_backend *backend, const void *device, c
   memset(&f, 0, sizeof f);
   d.ops = &op;
   f.h = h;
+  f.w = w;
   qi__encode_top(&d, &f, 1, qi__min_size(QI__TOP_MAX, h->n_vocab));
-  return backend->supports(device, &op);
+  p->has_top = p->backend->supports(device, &op);
+  p->has_gated = true;
+  for (f.layer = 0; f.layer < h->n_layers && p->has_gated; f.layer++) {
+    const qi__weight *gate = &w->layers[f.layer].gate, *up = &w->layers[f.layer].up;
+    p->has_gated = gate->id == up->id && gate->n_rows == up->n_rows && gate->n_cols == up->n_cols;
+    for (size_t i = 0; i < QI__COUNT_OF(n_rows) && p->has_gated; i++) {
+      f.n_rows = n_rows[i];
+      d.n_ops = 0;
+      qi__encode_gated(&d, &f);
+      p->has_gated = p->backend->supports(device, &op);
+    }
+  }
 }
 
 // Memory that is to be mapped: pieces grow into ranges.
@@ -25752,7 +25789,7 @@ QI__FN qi_result qi__session_memory_open(qi_session *s, qi_error *err) {
   if (!r) r = qi__device_open(&s->device, s->model->backend, s->model->device, err);
   if (r) return r;
   s->memory = (qi_allocator){qi__device_alloc, qi__device_free, &s->device};
-  s->device.has_top = qi__backend_has_top(s->model->backend, s->model->device, &s->model->h);
+  qi__device_look(&s->device, s->model->device, &s->model->h, &s->model->weights);
   return QI_OK;
 }
 

@@ -29,6 +29,11 @@ typedef struct qi__mtl_matrix {
   uint32_t has_bias;
 } qi__mtl_matrix;
 
+typedef struct qi__mtl_gated {
+  qi__mtl_matrix gate, up;
+  uint32_t relu2;
+} qi__mtl_gated;
+
 typedef struct qi__mtl_norm {
   uint32_t width, has_index;
   float eps;
@@ -73,6 +78,11 @@ static const char qi__mtl_source[] =
     "  uint32_t add;     // y += instead of y =\n"
     "  uint32_t has_bias;\n"
     "} qi__mtl_matrix;\n"
+    "\n"
+    "typedef struct qi__mtl_gated {\n"
+    "  qi__mtl_matrix gate, up;\n"
+    "  uint32_t relu2;\n"
+    "} qi__mtl_gated;\n"
     "\n"
     "typedef struct qi__mtl_norm {\n"
     "  uint32_t width, has_index;\n"
@@ -326,17 +336,13 @@ static const char qi__mtl_source[] =
     "\n"
     "#define ROWS 4 // weight rows of a simdgroup\n"
     "\n"
-    "// y[i] = w x[i] + bias, or y[i] += that, for up to N rows of x at once; each has the sums that it has alone.\n"
-    "// A lane takes 16 columns of every 512. Grid: threadgroups of 2 simdgroups with ROWS rows each, N rows of x.\n"
-    "template <typename F, short N>\n"
-    "kernel void matvec(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *w [[buffer(1)]],\n"
-    "                   device const float *x [[buffer(2)]], device const float *bias [[buffer(3)]], device float *y [[buffer(4)]],\n"
-    "                   uint2 at [[threadgroup_position_in_grid]], ushort lane [[thread_index_in_simdgroup]],\n"
-    "                   ushort sg [[simdgroup_index_in_threadgroup]], ushort n_sg [[simdgroups_per_threadgroup]]) {\n"
-    "  uint first = (at.x * n_sg + sg) * ROWS, first_x = at.y * N;\n"
-    "  float sum[ROWS][N];\n"
-    "  UNROLL for (short r = 0; r < ROWS; r++)\n"
-    "    UNROLL for (short i = 0; i < N; i++) sum[r][i] = 0.0f;\n"
+    "// A lane's part of sum[r][i] = row r of the weights times row first_x + i of x, of n: 16 columns of every 512. Each sum is what it\n"
+    "// is alone. Weights: ROWS rows from `first` on of a matrix (M = 1), or half of them of this and half of the other (M = 2).\n"
+    "template <typename F, short N, short M>\n"
+    "inline void dot_rows(constant qi__mtl_matrix &m, device const uchar *w, constant qi__mtl_matrix &other_m,\n"
+    "                     device const uchar *other, device const float *x, uint first, uint first_x, ushort lane,\n"
+    "                     thread float *sum) {\n"
+    "  UNROLL for (short i = 0; i < ROWS * N; i++) sum[i] = 0.0f;\n"
     "  for (uint u = lane; 16 * u < m.n_cols; u += 32) {\n"
     "    float4 xs[N][4];\n"
     "    float total[N];\n"
@@ -350,21 +356,61 @@ static const char qi__mtl_source[] =
     "      }\n"
     "    }\n"
     "    UNROLL for (short r = 0; r < ROWS; r++) {\n"
+    "      const bool mine = r < ROWS / M;\n"
+    "      uint row = min(first + r % (ROWS / M), m.n_rows - 1);\n"
     "      float4 q[4];\n"
-    "      float2 s = F::unpack(row_at(w, m, min(first + r, m.n_rows - 1)), u, left, m, q);\n"
+    "      float2 s = mine ? F::unpack(row_at(w, m, row), u, left, m, q) : F::unpack(row_at(other, other_m, row), u, left, other_m, q);\n"
     "      UNROLL for (short i = 0; i < N; i++) {\n"
     "        float part = dot(q[0], xs[i][0]) + dot(q[1], xs[i][1]) + dot(q[2], xs[i][2]) + dot(q[3], xs[i][3]);\n"
-    "        sum[r][i] += s.x * part - s.y * total[i];\n"
+    "        sum[r * N + i] += s.x * part - s.y * total[i];\n"
     "      }\n"
     "    }\n"
     "  }\n"
+    "}\n"
+    "\n"
+    "// y[i] = w x[i] + bias, or y[i] += that, for up to N rows of x at once. Grid: threadgroups of 2 simdgroups with ROWS rows each, N\n"
+    "// rows of x.\n"
+    "template <typename F, short N>\n"
+    "kernel void matvec(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *w [[buffer(1)]],\n"
+    "                   device const float *x [[buffer(2)]], device const float *bias [[buffer(3)]], device float *y [[buffer(4)]],\n"
+    "                   uint2 at [[threadgroup_position_in_grid]], ushort lane [[thread_index_in_simdgroup]],\n"
+    "                   ushort sg [[simdgroup_index_in_threadgroup]], ushort n_sg [[simdgroups_per_threadgroup]]) {\n"
+    "  uint first = (at.x * n_sg + sg) * ROWS, first_x = at.y * N;\n"
+    "  float sum[ROWS * N];\n"
+    "  dot_rows<F, N, 1>(m, w, m, w, x, first, first_x, lane, sum);\n"
     "  UNROLL for (short r = 0; r < ROWS; r++)\n"
     "    UNROLL for (short i = 0; i < N; i++) {\n"
-    "      float v = simd_sum(sum[r][i]);\n"
+    "      float v = simd_sum(sum[r * N + i]);\n"
     "      if (lane != 0 || first + r >= m.n_rows || first_x + i >= m.n) continue;\n"
     "      device float *to = y + ulong(first_x + i) * m.n_rows + first + r;\n"
     "      if (m.has_bias) v += bias[first + r];\n"
     "      *to = m.add ? *to + v : v;\n"
+    "    }\n"
+    "}\n"
+    "\n"
+    "// max(v, 0)^2, or v / (1 + e^-v)\n"
+    "inline float activate(float v, bool relu2) {\n"
+    "  float r = max(v, 0.0f);\n"
+    "  return relu2 ? r * r : v / (1.0f + exp(-v));\n"
+    "}\n"
+    "\n"
+    "// y[i] = activate(gate x[i] + bias) * (up x[i] + bias): sums as in matvec. A simdgroup has ROWS / 2 rows of both.\n"
+    "template <typename F, short N>\n"
+    "kernel void gated(constant qi__mtl_gated &a [[buffer(0)]], device const uchar *gate [[buffer(1)]],\n"
+    "                  device const float *x [[buffer(2)]], device const float *gate_bias [[buffer(3)]], device float *y [[buffer(4)]],\n"
+    "                  device const uchar *up [[buffer(5)]], device const float *up_bias [[buffer(6)]],\n"
+    "                  uint2 at [[threadgroup_position_in_grid]], ushort lane [[thread_index_in_simdgroup]],\n"
+    "                  ushort sg [[simdgroup_index_in_threadgroup]], ushort n_sg [[simdgroups_per_threadgroup]]) {\n"
+    "  uint first = (at.x * n_sg + sg) * (ROWS / 2), first_x = at.y * N;\n"
+    "  float sum[ROWS * N];\n"
+    "  dot_rows<F, N, 2>(a.gate, gate, a.up, up, x, first, first_x, lane, sum);\n"
+    "  UNROLL for (short r = 0; r < ROWS / 2; r++)\n"
+    "    UNROLL for (short i = 0; i < N; i++) {\n"
+    "      float g = simd_sum(sum[r * N + i]), u = simd_sum(sum[(r + ROWS / 2) * N + i]);\n"
+    "      if (lane != 0 || first + r >= a.gate.n_rows || first_x + i >= a.gate.n) continue;\n"
+    "      if (a.gate.has_bias) g += gate_bias[first + r];\n"
+    "      if (a.up.has_bias) u += up_bias[first + r];\n"
+    "      y[ulong(first_x + i) * a.gate.n_rows + first + r] = activate(g, a.relu2) * u;\n"
     "    }\n"
     "}\n"
     "\n"
@@ -430,6 +476,12 @@ static const char qi__mtl_source[] =
     "  template [[host_name(HOST_NAME(matvec4_##F))]] kernel void matvec<F, 4>( \\\n"
     "      constant qi__mtl_matrix &, device const uchar *, device const float *, device const float *, device float *, uint2, ushort, \\\n"
     "      ushort, ushort); \\\n"
+    "  template [[host_name(HOST_NAME(gated1_##F))]] kernel void gated<F, 1>( \\\n"
+    "      constant qi__mtl_gated &, device const uchar *, device const float *, device const float *, device float *, \\\n"
+    "      device const uchar *, device const float *, uint2, ushort, ushort, ushort); \\\n"
+    "  template [[host_name(HOST_NAME(gated4_##F))]] kernel void gated<F, 4>( \\\n"
+    "      constant qi__mtl_gated &, device const uchar *, device const float *, device const float *, device float *, \\\n"
+    "      device const uchar *, device const float *, uint2, ushort, ushort, ushort); \\\n"
     "  template [[host_name(HOST_NAME(matmul_##F))]] kernel void matmul<F>( \\\n"
     "      constant qi__mtl_matrix &, device const uchar *, device const float *, device const float *, device float *, \\\n"
     "      threadgroup float *, uint2, ushort, ushort);\n"
@@ -469,12 +521,10 @@ static const char qi__mtl_source[] =
     "  for (uint k = t; k < a.width; k += n_t) y[ulong(i) * a.width + k] = from[k] * scale * weight[k];\n"
     "}\n"
     "\n"
-    "// y = silu(x) * up, or max(x, 0)^2 * up. y may be x.\n"
+    "// y = activate(x) * up. y may be x.\n"
     "kernel void gate(constant qi__mtl_gate &a [[buffer(0)]], device const float *x [[buffer(1)]], device const float *up [[buffer(2)]],\n"
     "                 device float *y [[buffer(3)]], uint i [[thread_position_in_grid]]) {\n"
-    "  if (i >= a.n) return;\n"
-    "  float v = x[i], r = max(v, 0.0f);\n"
-    "  y[i] = (a.relu2 ? r * r : v / (1.0f + exp(-v))) * up[i];\n"
+    "  if (i < a.n) y[i] = activate(x[i], a.relu2) * up[i];\n"
     "}\n"
     "\n"
     "// ---- candidates ----\n"
@@ -960,10 +1010,11 @@ static const struct {
 #define QI__MTL_FORMATS (sizeof qi__mtl_formats / sizeof qi__mtl_formats[0])
 
 // Kernels by slot: those of a format, those of a type of keys and values, the rest.
-enum { QI__MTL_EMBED, QI__MTL_MATVEC1, QI__MTL_MATVEC4, QI__MTL_MATMUL, QI__MTL_OF_FORMAT };
+enum { QI__MTL_EMBED, QI__MTL_MATVEC, QI__MTL_GATED = QI__MTL_MATVEC + 2, QI__MTL_MATMUL = QI__MTL_GATED + 2, QI__MTL_OF_FORMAT };
 // Attention: of one head, of 4, of tiles; each for heads of up to 32, 64, 128, 256.
 enum { QI__MTL_ROPE, QI__MTL_ATTENTION, QI__MTL_OF_KV = QI__MTL_ATTENTION + 12 };
-static const char *const qi__mtl_of_format[QI__MTL_OF_FORMAT] = {"embed_%s", "matvec1_%s", "matvec4_%s", "matmul_%s"};
+static const char *const qi__mtl_of_format[QI__MTL_OF_FORMAT] = {"embed_%s",  "matvec1_%s", "matvec4_%s",
+                                                                 "gated1_%s", "gated4_%s",  "matmul_%s"};
 static const char *const qi__mtl_of_kv[QI__MTL_OF_KV] = {
     "rope_%s",
     "attention1x1_%s",    "attention2x1_%s",    "attention4x1_%s",    "attention8x1_%s",
@@ -1283,12 +1334,15 @@ static void qi__mtl_encode_embed(qi__mtl_encoder *e, const qi_op *op, int slot) 
   qi__mtl_dispatch(e, (w->n_cols + 16 * threads - 1) / (16 * threads), op->n, threads);
 }
 
+// Rows of x that a kernel of generated rows takes at a time.
+static size_t qi__mtl_at_once(size_t n) { return n > 1 ? 4 : 1; }
+
 // Generated rows: up to 4 at a time over each weight row. Prompts: tiles. Sizes as in kernels.metal.
 static void qi__mtl_encode_product(qi__mtl_encoder *e, const qi_op *op, int slot) {
   const qi_op_matrix *w = &op->of.product.w;
   qi__mtl_matrix m = qi__mtl_matrix_of(w, op->n);
   bool tiles = !op->of.product.generated;
-  size_t rows = tiles ? 32 : op->n > 1 ? 4 : 1;
+  size_t rows = tiles ? 32 : qi__mtl_at_once(op->n);
   NSUInteger threads = qi__mtl_use(e, slot, tiles ? 128 : 64);
   if (!threads) return;
   m.add = op->of.product.add;
@@ -1300,6 +1354,22 @@ static void qi__mtl_encode_product(qi__mtl_encoder *e, const qi_op *op, int slot
   if (tiles) [e->encoder setThreadgroupMemoryLength:(64 + 32) * 32 * sizeof(float) atIndex:0];
   size_t w_rows = tiles ? 64 : threads / 32 * 4;
   qi__mtl_dispatch(e, (w->n_rows + w_rows - 1) / w_rows, (op->n + rows - 1) / rows, threads);
+}
+
+static void qi__mtl_encode_gated(qi__mtl_encoder *e, const qi_op *op, int slot) {
+  const qi_op_matrix *gate = &op->of.gated.gate, *up = &op->of.gated.up;
+  qi__mtl_gated a = {qi__mtl_matrix_of(gate, op->n), qi__mtl_matrix_of(up, op->n), op->of.gated.relu2};
+  NSUInteger threads = qi__mtl_use(e, slot, 64);
+  if (!threads) return;
+  a.gate.skip = qi__mtl_bind(e, gate->data, NULL, 16, 1);
+  a.up.skip = qi__mtl_bind(e, up->data, NULL, 16, 5);
+  [e->encoder setBytes:&a length:sizeof a atIndex:0];
+  qi__mtl_bind_vector(e, op->of.gated.x, 2);
+  qi__mtl_bind(e, gate->bias, op->of.gated.x, 4, 3);
+  qi__mtl_bind_vector(e, op->of.gated.y, 4);
+  qi__mtl_bind(e, up->bias, op->of.gated.x, 4, 6);
+  size_t rows = qi__mtl_at_once(op->n), w_rows = threads / 32 * 2;
+  qi__mtl_dispatch(e, (gate->n_rows + w_rows - 1) / w_rows, (op->n + rows - 1) / rows, threads);
 }
 
 static void qi__mtl_encode_norm(qi__mtl_encoder *e, const qi_op *op, int slot) {
@@ -1387,7 +1457,7 @@ static void qi__mtl_encode_top(qi__mtl_encoder *e, const qi_op *op, int slot) {
 
 static void (*const qi__mtl_encode[QI_OP_COUNT])(qi__mtl_encoder *e, const qi_op *op, int slot) = {
     qi__mtl_encode_embed, qi__mtl_encode_norm, qi__mtl_encode_product, qi__mtl_encode_rope,
-    qi__mtl_encode_attention, qi__mtl_encode_gate, qi__mtl_encode_gate, qi__mtl_encode_top,
+    qi__mtl_encode_attention, qi__mtl_encode_gate, qi__mtl_encode_gate, qi__mtl_encode_gated, qi__mtl_encode_top,
 };
 
 // The pipeline that an operation takes; QI__MTL_NONE where there is no kernel for it.
@@ -1398,7 +1468,8 @@ static int qi__mtl_slot(const qi_op *op) {
   case QI_OP_EMBED: return qi__mtl_format_slot(op->of.embed.w.format, QI__MTL_EMBED);
   case QI_OP_PRODUCT:
     return qi__mtl_format_slot(op->of.product.w.format,
-                               !op->of.product.generated ? QI__MTL_MATMUL : op->n > 1 ? QI__MTL_MATVEC4 : QI__MTL_MATVEC1);
+                               op->of.product.generated ? QI__MTL_MATVEC + (op->n > 1) : QI__MTL_MATMUL);
+  case QI_OP_GATED: return qi__mtl_format_slot(op->of.gated.gate.format, QI__MTL_GATED + (op->n > 1));
   case QI_OP_ROPE: return qi__mtl_kv_slot(&op->of.rope.kv, QI__MTL_ROPE);
   case QI_OP_ATTENTION:
     attention = !op->of.attention.generated ? 8 : qi__mtl_heads(op) == 4 ? 4 : 0;
@@ -1426,6 +1497,7 @@ static bool qi__mtl_supports(const void *device, const qi_op *op) {
   if (slot == QI__MTL_NONE) return false;
   if (op->kind == QI_OP_EMBED && !qi__mtl_fits(&op->of.embed.w)) return false;
   if (op->kind == QI_OP_PRODUCT && !qi__mtl_fits(&op->of.product.w)) return false;
+  if (op->kind == QI_OP_GATED && !(qi__mtl_fits(&op->of.gated.gate) && qi__mtl_fits(&op->of.gated.up))) return false;
   bool prompt = op->kind == QI_OP_PRODUCT && !op->of.product.generated;
   bool heads = op->kind == QI_OP_ROPE || op->kind == QI_OP_ATTENTION;
   if (heads && (kv->dim_k % 4 || kv->dim_v % 4 || kv->dim_k > 256 || kv->dim_v > 256)) return false;

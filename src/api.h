@@ -409,6 +409,7 @@ typedef enum qi_op_kind {
   QI_OP_ATTENTION, // attention: softmax over q k / sqrt(dim_k) of the positions that a row sees, times v
   QI_OP_SWIGLU,    // gate:      y = x / (1 + exp(-x)) * up
   QI_OP_RELU2,     // gate:      y = max(x, 0)^2 * up
+  QI_OP_GATED,     // gated *:   y = SWIGLU or RELU2 of gate x + bias and up x + bias, of generated tokens, in one
   QI_OP_TOP,       // top *:     y[i] = the first k of x[i], higher logits first, of equals lower tokens
   QI_OP_COUNT
 } qi_op_kind;
@@ -460,6 +461,12 @@ typedef struct qi_op {
       float *y;              // [n, width]; may be x
       size_t width;
     } gate;
+    struct {
+      qi_op_matrix gate, up; // of the same format and shape
+      const float *x;        // [n, gate.n_cols]
+      float *y;              // [n, gate.n_rows]
+      bool relu2;
+    } gated;
     struct {
       const float *x;     // [n, width] logits
       qi_op_candidate *y; // [n, k]

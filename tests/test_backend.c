@@ -52,7 +52,33 @@ static void test_sessions(void **state) {
   expect_clean(&world);
 }
 
-// One submission for a step of one layer (of more once their time is known): embeddings, 12 operations, norm and logits.
+// A device that refuses what it may refuse: the same bits.
+static void test_refused_kinds(void **state) {
+  (void)state;
+  static const size_t models[] = {1, 10, 11}; // biases, window, squares and norms between
+  pb_world world = {0}, other = {0};
+  qi_backend backend = pb_backend(&world), without = pb_backend(&other);
+  other.no_kinds = 1u << QI_OP_GATED | 1u << QI_OP_TOP;
+  for (size_t i = 0; i < QI__COUNT_OF(models); i++) {
+    rm_desc d = bc_desc(&bc_models[models[i]]);
+    bc_pair p = bc_open(&d, &backend), q = bc_open(&d, &without);
+    qi_session_desc sd = bc_session_desc(QI_KV_F16);
+    qi_token ids[BC_PROMPT + BC_NEXT];
+    float *got = bc_run(p.device, &sd, 16, 7, ids), *want = bc_run(q.device, &sd, 16, 7, ids);
+    run_expect_bits(got, want, (BC_PROMPT + BC_NEXT - 1) * (size_t)run_n_vocab(p.device), "gate and up in one", "in two");
+    assert_int_equal(world.n_kinds[QI_OP_GATED], BC_NEXT * d.n_layers);
+    world.n_kinds[QI_OP_GATED] = 0;
+    free(got);
+    free(want);
+    bc_close(&p);
+    bc_close(&q);
+  }
+  assert_int_equal(other.n_kinds[QI_OP_GATED] + other.n_kinds[QI_OP_TOP], 0);
+  expect_clean(&world);
+  expect_clean(&other);
+}
+
+// One submission for a step of one layer (of more once their time is known): embeddings, 10 operations, norm and logits.
 static void test_one_submission(void **state) {
   (void)state;
   pb_world world = {0};
@@ -66,7 +92,7 @@ static void test_one_submission(void **state) {
   const qi_decode_token one = {5, 0, true, true};
   RUN_OK(qi_decode(s, &one, 1, &err), err);
   assert_int_equal(world.n_submitted, 1);
-  assert_int_equal(world.n_ops, 1 + 12 + 2);
+  assert_int_equal(world.n_ops, 1 + 10 + 2);
   qi_session_close(s);
   bc_close(&p);
   expect_clean(&world);
@@ -356,7 +382,7 @@ int main(void) {
       cmocka_unit_test(test_one_submission), cmocka_unit_test(test_memory), cmocka_unit_test(test_map_limit),
       cmocka_unit_test(test_refused),    cmocka_unit_test(test_refused_session), cmocka_unit_test(test_failures),
       cmocka_unit_test(test_cancel),     cmocka_unit_test(test_choice),  cmocka_unit_test(test_logits_stay),
-      cmocka_unit_test(test_guesses),    cmocka_unit_test(test_threads),
+      cmocka_unit_test(test_guesses),    cmocka_unit_test(test_threads), cmocka_unit_test(test_refused_kinds),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -237,7 +237,7 @@ QI__FN qi_result qi__session_memory_open(qi_session *s, qi_error *err) {
   if (!r) r = qi__device_open(&s->device, s->model->backend, s->model->device, err);
   if (r) return r;
   s->memory = (qi_allocator){qi__device_alloc, qi__device_free, &s->device};
-  s->device.has_top = qi__backend_has_top(s->model->backend, s->model->device, &s->model->h);
+  qi__device_look(&s->device, s->model->device, &s->model->h, &s->model->weights);
   return QI_OK;
 }
 

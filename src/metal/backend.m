@@ -48,10 +48,11 @@ static const struct {
 #define QI__MTL_FORMATS (sizeof qi__mtl_formats / sizeof qi__mtl_formats[0])
 
 // Kernels by slot: those of a format, those of a type of keys and values, the rest.
-enum { QI__MTL_EMBED, QI__MTL_MATVEC1, QI__MTL_MATVEC4, QI__MTL_MATMUL, QI__MTL_OF_FORMAT };
+enum { QI__MTL_EMBED, QI__MTL_MATVEC, QI__MTL_GATED = QI__MTL_MATVEC + 2, QI__MTL_MATMUL = QI__MTL_GATED + 2, QI__MTL_OF_FORMAT };
 // Attention: of one head, of 4, of tiles; each for heads of up to 32, 64, 128, 256.
 enum { QI__MTL_ROPE, QI__MTL_ATTENTION, QI__MTL_OF_KV = QI__MTL_ATTENTION + 12 };
-static const char *const qi__mtl_of_format[QI__MTL_OF_FORMAT] = {"embed_%s", "matvec1_%s", "matvec4_%s", "matmul_%s"};
+static const char *const qi__mtl_of_format[QI__MTL_OF_FORMAT] = {"embed_%s",  "matvec1_%s", "matvec4_%s",
+                                                                 "gated1_%s", "gated4_%s",  "matmul_%s"};
 static const char *const qi__mtl_of_kv[QI__MTL_OF_KV] = {
     "rope_%s",
     "attention1x1_%s",    "attention2x1_%s",    "attention4x1_%s",    "attention8x1_%s",
@@ -371,12 +372,15 @@ static void qi__mtl_encode_embed(qi__mtl_encoder *e, const qi_op *op, int slot) 
   qi__mtl_dispatch(e, (w->n_cols + 16 * threads - 1) / (16 * threads), op->n, threads);
 }
 
+// Rows of x that a kernel of generated rows takes at a time.
+static size_t qi__mtl_at_once(size_t n) { return n > 1 ? 4 : 1; }
+
 // Generated rows: up to 4 at a time over each weight row. Prompts: tiles. Sizes as in kernels.metal.
 static void qi__mtl_encode_product(qi__mtl_encoder *e, const qi_op *op, int slot) {
   const qi_op_matrix *w = &op->of.product.w;
   qi__mtl_matrix m = qi__mtl_matrix_of(w, op->n);
   bool tiles = !op->of.product.generated;
-  size_t rows = tiles ? 32 : op->n > 1 ? 4 : 1;
+  size_t rows = tiles ? 32 : qi__mtl_at_once(op->n);
   NSUInteger threads = qi__mtl_use(e, slot, tiles ? 128 : 64);
   if (!threads) return;
   m.add = op->of.product.add;
@@ -388,6 +392,22 @@ static void qi__mtl_encode_product(qi__mtl_encoder *e, const qi_op *op, int slot
   if (tiles) [e->encoder setThreadgroupMemoryLength:(64 + 32) * 32 * sizeof(float) atIndex:0];
   size_t w_rows = tiles ? 64 : threads / 32 * 4;
   qi__mtl_dispatch(e, (w->n_rows + w_rows - 1) / w_rows, (op->n + rows - 1) / rows, threads);
+}
+
+static void qi__mtl_encode_gated(qi__mtl_encoder *e, const qi_op *op, int slot) {
+  const qi_op_matrix *gate = &op->of.gated.gate, *up = &op->of.gated.up;
+  qi__mtl_gated a = {qi__mtl_matrix_of(gate, op->n), qi__mtl_matrix_of(up, op->n), op->of.gated.relu2};
+  NSUInteger threads = qi__mtl_use(e, slot, 64);
+  if (!threads) return;
+  a.gate.skip = qi__mtl_bind(e, gate->data, NULL, 16, 1);
+  a.up.skip = qi__mtl_bind(e, up->data, NULL, 16, 5);
+  [e->encoder setBytes:&a length:sizeof a atIndex:0];
+  qi__mtl_bind_vector(e, op->of.gated.x, 2);
+  qi__mtl_bind(e, gate->bias, op->of.gated.x, 4, 3);
+  qi__mtl_bind_vector(e, op->of.gated.y, 4);
+  qi__mtl_bind(e, up->bias, op->of.gated.x, 4, 6);
+  size_t rows = qi__mtl_at_once(op->n), w_rows = threads / 32 * 2;
+  qi__mtl_dispatch(e, (gate->n_rows + w_rows - 1) / w_rows, (op->n + rows - 1) / rows, threads);
 }
 
 static void qi__mtl_encode_norm(qi__mtl_encoder *e, const qi_op *op, int slot) {
@@ -475,7 +495,7 @@ static void qi__mtl_encode_top(qi__mtl_encoder *e, const qi_op *op, int slot) {
 
 static void (*const qi__mtl_encode[QI_OP_COUNT])(qi__mtl_encoder *e, const qi_op *op, int slot) = {
     qi__mtl_encode_embed, qi__mtl_encode_norm, qi__mtl_encode_product, qi__mtl_encode_rope,
-    qi__mtl_encode_attention, qi__mtl_encode_gate, qi__mtl_encode_gate, qi__mtl_encode_top,
+    qi__mtl_encode_attention, qi__mtl_encode_gate, qi__mtl_encode_gate, qi__mtl_encode_gated, qi__mtl_encode_top,
 };
 
 // The pipeline that an operation takes; QI__MTL_NONE where there is no kernel for it.
@@ -486,7 +506,8 @@ static int qi__mtl_slot(const qi_op *op) {
   case QI_OP_EMBED: return qi__mtl_format_slot(op->of.embed.w.format, QI__MTL_EMBED);
   case QI_OP_PRODUCT:
     return qi__mtl_format_slot(op->of.product.w.format,
-                               !op->of.product.generated ? QI__MTL_MATMUL : op->n > 1 ? QI__MTL_MATVEC4 : QI__MTL_MATVEC1);
+                               op->of.product.generated ? QI__MTL_MATVEC + (op->n > 1) : QI__MTL_MATMUL);
+  case QI_OP_GATED: return qi__mtl_format_slot(op->of.gated.gate.format, QI__MTL_GATED + (op->n > 1));
   case QI_OP_ROPE: return qi__mtl_kv_slot(&op->of.rope.kv, QI__MTL_ROPE);
   case QI_OP_ATTENTION:
     attention = !op->of.attention.generated ? 8 : qi__mtl_heads(op) == 4 ? 4 : 0;
@@ -514,6 +535,7 @@ static bool qi__mtl_supports(const void *device, const qi_op *op) {
   if (slot == QI__MTL_NONE) return false;
   if (op->kind == QI_OP_EMBED && !qi__mtl_fits(&op->of.embed.w)) return false;
   if (op->kind == QI_OP_PRODUCT && !qi__mtl_fits(&op->of.product.w)) return false;
+  if (op->kind == QI_OP_GATED && !(qi__mtl_fits(&op->of.gated.gate) && qi__mtl_fits(&op->of.gated.up))) return false;
   bool prompt = op->kind == QI_OP_PRODUCT && !op->of.product.generated;
   bool heads = op->kind == QI_OP_ROPE || op->kind == QI_OP_ATTENTION;
   if (heads && (kv->dim_k % 4 || kv->dim_v % 4 || kv->dim_k > 256 || kv->dim_v > 256)) return false;

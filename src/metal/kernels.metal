@@ -233,17 +233,13 @@ kernel void embed(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *
 
 #define ROWS 4 // weight rows of a simdgroup
 
-// y[i] = w x[i] + bias, or y[i] += that, for up to N rows of x at once; each has the sums that it has alone.
-// A lane takes 16 columns of every 512. Grid: threadgroups of 2 simdgroups with ROWS rows each, N rows of x.
-template <typename F, short N>
-kernel void matvec(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *w [[buffer(1)]],
-                   device const float *x [[buffer(2)]], device const float *bias [[buffer(3)]], device float *y [[buffer(4)]],
-                   uint2 at [[threadgroup_position_in_grid]], ushort lane [[thread_index_in_simdgroup]],
-                   ushort sg [[simdgroup_index_in_threadgroup]], ushort n_sg [[simdgroups_per_threadgroup]]) {
-  uint first = (at.x * n_sg + sg) * ROWS, first_x = at.y * N;
-  float sum[ROWS][N];
-  UNROLL for (short r = 0; r < ROWS; r++)
-    UNROLL for (short i = 0; i < N; i++) sum[r][i] = 0.0f;
+// A lane's part of sum[r][i] = row r of the weights times row first_x + i of x, of n: 16 columns of every 512. Each sum is what it
+// is alone. Weights: ROWS rows from `first` on of a matrix (M = 1), or half of them of this and half of the other (M = 2).
+template <typename F, short N, short M>
+inline void dot_rows(constant qi__mtl_matrix &m, device const uchar *w, constant qi__mtl_matrix &other_m,
+                     device const uchar *other, device const float *x, uint first, uint first_x, ushort lane,
+                     thread float *sum) {
+  UNROLL for (short i = 0; i < ROWS * N; i++) sum[i] = 0.0f;
   for (uint u = lane; 16 * u < m.n_cols; u += 32) {
     float4 xs[N][4];
     float total[N];
@@ -257,21 +253,61 @@ kernel void matvec(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar 
       }
     }
     UNROLL for (short r = 0; r < ROWS; r++) {
+      const bool mine = r < ROWS / M;
+      uint row = min(first + r % (ROWS / M), m.n_rows - 1);
       float4 q[4];
-      float2 s = F::unpack(row_at(w, m, min(first + r, m.n_rows - 1)), u, left, m, q);
+      float2 s = mine ? F::unpack(row_at(w, m, row), u, left, m, q) : F::unpack(row_at(other, other_m, row), u, left, other_m, q);
       UNROLL for (short i = 0; i < N; i++) {
         float part = dot(q[0], xs[i][0]) + dot(q[1], xs[i][1]) + dot(q[2], xs[i][2]) + dot(q[3], xs[i][3]);
-        sum[r][i] += s.x * part - s.y * total[i];
+        sum[r * N + i] += s.x * part - s.y * total[i];
       }
     }
   }
+}
+
+// y[i] = w x[i] + bias, or y[i] += that, for up to N rows of x at once. Grid: threadgroups of 2 simdgroups with ROWS rows each, N
+// rows of x.
+template <typename F, short N>
+kernel void matvec(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar *w [[buffer(1)]],
+                   device const float *x [[buffer(2)]], device const float *bias [[buffer(3)]], device float *y [[buffer(4)]],
+                   uint2 at [[threadgroup_position_in_grid]], ushort lane [[thread_index_in_simdgroup]],
+                   ushort sg [[simdgroup_index_in_threadgroup]], ushort n_sg [[simdgroups_per_threadgroup]]) {
+  uint first = (at.x * n_sg + sg) * ROWS, first_x = at.y * N;
+  float sum[ROWS * N];
+  dot_rows<F, N, 1>(m, w, m, w, x, first, first_x, lane, sum);
   UNROLL for (short r = 0; r < ROWS; r++)
     UNROLL for (short i = 0; i < N; i++) {
-      float v = simd_sum(sum[r][i]);
+      float v = simd_sum(sum[r * N + i]);
       if (lane != 0 || first + r >= m.n_rows || first_x + i >= m.n) continue;
       device float *to = y + ulong(first_x + i) * m.n_rows + first + r;
       if (m.has_bias) v += bias[first + r];
       *to = m.add ? *to + v : v;
+    }
+}
+
+// max(v, 0)^2, or v / (1 + e^-v)
+inline float activate(float v, bool relu2) {
+  float r = max(v, 0.0f);
+  return relu2 ? r * r : v / (1.0f + exp(-v));
+}
+
+// y[i] = activate(gate x[i] + bias) * (up x[i] + bias): sums as in matvec. A simdgroup has ROWS / 2 rows of both.
+template <typename F, short N>
+kernel void gated(constant qi__mtl_gated &a [[buffer(0)]], device const uchar *gate [[buffer(1)]],
+                  device const float *x [[buffer(2)]], device const float *gate_bias [[buffer(3)]], device float *y [[buffer(4)]],
+                  device const uchar *up [[buffer(5)]], device const float *up_bias [[buffer(6)]],
+                  uint2 at [[threadgroup_position_in_grid]], ushort lane [[thread_index_in_simdgroup]],
+                  ushort sg [[simdgroup_index_in_threadgroup]], ushort n_sg [[simdgroups_per_threadgroup]]) {
+  uint first = (at.x * n_sg + sg) * (ROWS / 2), first_x = at.y * N;
+  float sum[ROWS * N];
+  dot_rows<F, N, 2>(a.gate, gate, a.up, up, x, first, first_x, lane, sum);
+  UNROLL for (short r = 0; r < ROWS / 2; r++)
+    UNROLL for (short i = 0; i < N; i++) {
+      float g = simd_sum(sum[r * N + i]), u = simd_sum(sum[(r + ROWS / 2) * N + i]);
+      if (lane != 0 || first + r >= a.gate.n_rows || first_x + i >= a.gate.n) continue;
+      if (a.gate.has_bias) g += gate_bias[first + r];
+      if (a.up.has_bias) u += up_bias[first + r];
+      y[ulong(first_x + i) * a.gate.n_rows + first + r] = activate(g, a.relu2) * u;
     }
 }
 
@@ -337,6 +373,12 @@ kernel void matmul(constant qi__mtl_matrix &m [[buffer(0)]], device const uchar 
   template [[host_name(HOST_NAME(matvec4_##F))]] kernel void matvec<F, 4>( \
       constant qi__mtl_matrix &, device const uchar *, device const float *, device const float *, device float *, uint2, ushort, \
       ushort, ushort); \
+  template [[host_name(HOST_NAME(gated1_##F))]] kernel void gated<F, 1>( \
+      constant qi__mtl_gated &, device const uchar *, device const float *, device const float *, device float *, \
+      device const uchar *, device const float *, uint2, ushort, ushort, ushort); \
+  template [[host_name(HOST_NAME(gated4_##F))]] kernel void gated<F, 4>( \
+      constant qi__mtl_gated &, device const uchar *, device const float *, device const float *, device float *, \
+      device const uchar *, device const float *, uint2, ushort, ushort, ushort); \
   template [[host_name(HOST_NAME(matmul_##F))]] kernel void matmul<F>( \
       constant qi__mtl_matrix &, device const uchar *, device const float *, device const float *, device float *, \
       threadgroup float *, uint2, ushort, ushort);
@@ -376,12 +418,10 @@ kernel void rms_norm(constant qi__mtl_norm &a [[buffer(0)]], device const float 
   for (uint k = t; k < a.width; k += n_t) y[ulong(i) * a.width + k] = from[k] * scale * weight[k];
 }
 
-// y = silu(x) * up, or max(x, 0)^2 * up. y may be x.
+// y = activate(x) * up. y may be x.
 kernel void gate(constant qi__mtl_gate &a [[buffer(0)]], device const float *x [[buffer(1)]], device const float *up [[buffer(2)]],
                  device float *y [[buffer(3)]], uint i [[thread_position_in_grid]]) {
-  if (i >= a.n) return;
-  float v = x[i], r = max(v, 0.0f);
-  y[i] = (a.relu2 ? r * r : v / (1.0f + exp(-v))) * up[i];
+  if (i < a.n) y[i] = activate(x[i], a.relu2) * up[i];
 }
 
 // ---- candidates ----

@@ -129,6 +129,16 @@ GW_FN void mt_build_product(mt_scene *s, const mt_case *c) {
   s->op.of.product.generated = c->generated;
 }
 
+GW_FN void mt_build_gated(mt_scene *s, const mt_case *c) {
+  s->op.kind = QI_OP_GATED;
+  s->op.n = c->n;
+  s->op.of.gated.gate = mt_take_matrix(s, c->format, c->n_rows, c->n_cols, c->n_rows, c->bias, true);
+  s->op.of.gated.up = mt_take_matrix(s, c->format, c->n_rows, c->n_cols, c->n_rows, !c->bias, false);
+  s->op.of.gated.x = mt_take_floats(s, c->n * c->n_cols);
+  s->op.of.gated.y = mt_take_out(s, c->n * c->n_rows);
+  s->op.of.gated.relu2 = c->kind == QI_OP_RELU2;
+}
+
 GW_FN qi_op_row *mt_take_rows(mt_scene *s, size_t n) {
   qi_op_row *rows = (qi_op_row *)mt_take(s, n * sizeof *rows);
   for (size_t i = 0; i < n && !s->failed; i++) rows[i].token = (int32_t)(rm_next(&s->seed) % 20);
@@ -300,6 +310,9 @@ static const mt_case mt_products[] = {
     {.n_rows = 130, .n_cols = 256, .n = 2, .bias = true},
     {.n_rows = 1, .n_cols = 172, .n = 3, .generated = true, .bias = true},
     {.n_rows = 66, .n_cols = 20, .n = 5},
+    {.build = mt_build_gated, .n_rows = 9, .n_cols = 512, .n = 1, .generated = true, .bias = true},
+    {.build = mt_build_gated, .kind = QI_OP_RELU2, .n_rows = 6, .n_cols = 768, .n = 5, .generated = true},
+    {.build = mt_build_gated, .n_rows = 3, .n_cols = 44, .n = 2, .generated = true},
 };
 #define MT_PRODUCTS (sizeof mt_products / sizeof mt_products[0])
 
@@ -341,10 +354,11 @@ GW_FN bool mt_case_at(size_t i, mt_case *c) {
     *c = mt_products[i % MT_PRODUCTS];
     c->format = mt_formats[i / MT_PRODUCTS];
     const qi_format_info *info = qi_format_get(c->format);
-    c->build = c->n_cols % (size_t)info->block_len ? NULL : mt_build_product;
+    snprintf(c->name, sizeof c->name, "%s [%d, %d] of %s by %d %s", c->build ? "gate and up" : "product", (int)c->n_rows,
+             (int)c->n_cols, info->name, (int)c->n, c->generated ? "generated" : "of a prompt");
+    if (!c->build) c->build = mt_build_product;
+    if (c->n_cols % (size_t)info->block_len) c->build = NULL;
     c->bound = 1e-5;
-    snprintf(c->name, sizeof c->name, "product [%d, %d] of %s by %d %s", (int)c->n_rows, (int)c->n_cols, info->name, (int)c->n,
-             c->generated ? "generated" : "of a prompt");
     return true;
   }
   i -= part;

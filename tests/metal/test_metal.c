@@ -63,8 +63,9 @@ static void test_kernels(void **state) {
   RUN_OK(mt_open(&plain, &err), err);
   RUN_OK(mt_open(&metal, &err), err);
   for (size_t i = 0; mt_case_at(i, &c); i++) {
-    bool often = c.build == mt_build_product && c.format > QI_FORMAT_Q4_K; // shapes were seen with other formats
-    if (brief && c.build == mt_build_product && c.format != QI_FORMAT_F16 && c.format != QI_FORMAT_Q4_K) continue;
+    bool product = c.build == mt_build_product || c.build == mt_build_gated;
+    bool often = product && c.format > QI_FORMAT_Q4_K; // shapes were seen with other formats
+    if (brief && product && c.format != QI_FORMAT_F16 && c.format != QI_FORMAT_Q4_K) continue;
     if (c.build && !(quick && often && i % 2)) expect_case(&plain, &metal, &c);
   }
   mt_close(&metal);
@@ -226,7 +227,7 @@ static void test_failures(void **state) {
       fail_msg("call %d of %d (%s) failed, and the result was %s", i, n_calls, fake.failed, qi_result_name(r));
     if (fake_leaks(true)) fail_msg("call %d of %d failed, and something was left", i, n_calls);
   }
-  assert_int_equal(n_refused, quick ? 1 : 2); // of candidates: a function, its pipeline
+  assert_int_equal(n_refused, quick ? 3 : 6); // of candidates, of gate and up for one and for many: a function, its pipeline
   run_free(&file);
 }
 

@@ -143,24 +143,27 @@ GW_FN void pb_norm(const pb_queue *q, const qi_op *op) {
   }
 }
 
-GW_FN void pb_product(const pb_queue *q, const qi_op *op) {
-  const qi_op_matrix *w = &op->of.product.w;
+// y[i] = w x[i] + bias, or y[i] += that, for n rows.
+GW_FN void pb_multiply(const pb_queue *q, const qi_op_matrix *w, const float *x, size_t n, bool add, float *y) {
   float values[256], *row = (float *)malloc(w->n_cols * sizeof *row);
   qi__format f = pb_format(w, values);
   pb_look_matrix(q, w);
-  pb_look(q, op->of.product.x, op->n * w->n_cols * sizeof(float), "input of a product outside");
-  pb_look(q, op->of.product.y, op->n * w->n_rows * sizeof(float), "result of a product outside");
+  pb_look(q, x, n * w->n_cols * sizeof(float), "input of a product outside");
   for (size_t r = 0; row && r < w->n_rows; r++) {
     pb_row(w, &f, r, row);
-    for (size_t i = 0; i < op->n; i++) {
-      const float *x = op->of.product.x + i * w->n_cols;
-      float *y = op->of.product.y + i * w->n_rows + r;
+    for (size_t i = 0; i < n; i++) {
       double sum = w->bias ? (double)w->bias[r] : 0;
-      for (size_t k = 0; k < w->n_cols; k++) sum += (double)row[k] * (double)x[k];
-      *y = (float)(op->of.product.add ? (double)*y + sum : sum);
+      for (size_t k = 0; k < w->n_cols; k++) sum += (double)row[k] * (double)x[i * w->n_cols + k];
+      y[i * w->n_rows + r] = (float)(add ? (double)y[i * w->n_rows + r] + sum : sum);
     }
   }
   free(row);
+}
+
+GW_FN void pb_product(const pb_queue *q, const qi_op *op) {
+  const qi_op_matrix *w = &op->of.product.w;
+  pb_look(q, op->of.product.y, op->n * w->n_rows * sizeof(float), "result of a product outside");
+  pb_multiply(q, w, op->of.product.x, op->n, op->of.product.add, op->of.product.y);
 }
 
 // The page of position `pos` for one head; looks at it.
@@ -284,16 +287,31 @@ GW_FN void pb_attention(const pb_queue *q, const qi_op *op) {
   for (size_t i = 0; i < n; i++) pb_attend(q, op, i / op->of.attention.n_heads, i % op->of.attention.n_heads);
 }
 
+GW_FN void pb_activate(const float *x, const float *up, size_t n, bool relu2, float *y) {
+  if (!relu2) qi__swiglu_ref(x, up, n, y);
+  else
+    for (size_t i = 0; i < n; i++) y[i] = qi__relu_squared_ref(x[i]) * up[i];
+}
+
 GW_FN void pb_gate(const pb_queue *q, const qi_op *op) {
   size_t n = op->n * op->of.gate.width;
   pb_look(q, op->of.gate.x, n * sizeof(float), "gate outside");
   pb_look(q, op->of.gate.up, n * sizeof(float), "up outside");
   pb_look(q, op->of.gate.y, n * sizeof(float), "result of a gate outside");
-  if (op->kind == QI_OP_SWIGLU) {
-    qi__swiglu_ref(op->of.gate.x, op->of.gate.up, n, op->of.gate.y);
-    return;
-  }
-  for (size_t i = 0; i < n; i++) op->of.gate.y[i] = qi__relu_squared_ref(op->of.gate.x[i]) * op->of.gate.up[i];
+  pb_activate(op->of.gate.x, op->of.gate.up, n, op->kind == QI_OP_RELU2, op->of.gate.y);
+}
+
+GW_FN void pb_gated(const pb_queue *q, const qi_op *op) {
+  const qi_op_matrix *gate = &op->of.gated.gate, *up = &op->of.gated.up;
+  size_t n = op->n * gate->n_rows;
+  float *ups = (float *)malloc(n * sizeof *ups);
+  pb_look(q, op->of.gated.y, n * sizeof(float), "result of a gate outside");
+  if (gate->format != up->format || gate->n_rows != up->n_rows || gate->n_cols != up->n_cols) pb_wrong(q->world, "not alike");
+  if (!ups) return;
+  pb_multiply(q, gate, op->of.gated.x, op->n, false, op->of.gated.y);
+  pb_multiply(q, up, op->of.gated.x, op->n, false, ups);
+  pb_activate(op->of.gated.y, ups, n, op->of.gated.relu2, op->of.gated.y);
+  free(ups);
 }
 
 // The k best, one after another.
@@ -318,7 +336,7 @@ GW_FN void pb_top(const pb_queue *q, const qi_op *op) {
 }
 
 static void (*const pb_ops[QI_OP_COUNT])(const pb_queue *q, const qi_op *op) = {
-    pb_embed, pb_norm, pb_product, pb_rope, pb_attention, pb_gate, pb_gate, pb_top,
+    pb_embed, pb_norm, pb_product, pb_rope, pb_attention, pb_gate, pb_gate, pb_gated, pb_top,
 };
 
 // ---- the table ----
