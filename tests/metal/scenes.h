@@ -199,10 +199,10 @@ GW_FN void mt_build_top(mt_scene *s, const mt_case *c) {
 // ---- keys and values ----
 
 // Two layers, of which the second is looked at; two sequences of three pages each in mixed order; rows all over them.
-enum { MT_PAGES = 7, MT_ROWS = 8 };
+enum { MT_PAGES = 7, MT_ROWS = 9 };
 static const uint32_t mt_table[6] = {4, 0, 5, 1, 6, 2};
-static const qi_op_row mt_rows[MT_ROWS] = {{0, 0, 300, 0}, {0, 1, 7, 0},   {0, 0, 127, 0}, {0, 1, 256, 0},
-                                           {0, 0, 0, 0},   {0, 1, 31, 0}, {0, 1, 32, 0},  {0, 0, 200, 0}};
+static const qi_op_row mt_rows[MT_ROWS] = {{0, 0, 300, 0}, {0, 1, 7, 0},  {0, 0, 127, 0}, {0, 1, 256, 0}, {0, 0, 0, 0},
+                                           {0, 1, 100, 0}, {0, 1, 31, 0}, {0, 1, 32, 0},  {0, 0, 200, 0}};
 
 GW_FN qi_op_kv mt_take_kv(mt_scene *s, const mt_case *c, bool out) {
   qi__kv_layout l = qi__kv_layout_of(c->kv_type, c->dim_k, c->dim_v);

@@ -230,47 +230,6 @@ GW_FN void bc_expect_sequences(const qi_backend *backend) {
   bc_close(&p);
 }
 
-// Texts of three requests in a batch of two sequences, one after another in `out` [3][256].
-GW_FN void bc_batch(const qi_model *m, char out[3][256]) {
-  qi_batch *b = NULL;
-  qi_batch_desc bd;
-  qi_error err = {QI_OK, ""};
-  qi_batch_event e;
-  qi_result r;
-  uint64_t ids[3];
-  static const char *const prompts[3] = {"the tea", "on a", "he saw it"};
-  memset(&bd, 0, sizeof bd);
-  memset(out, 0, 3 * sizeof out[0]);
-  bd.session = bc_session_desc(QI_KV_F16);
-  bd.session.n_ctx = 64;
-  bd.session.n_logits = 0;
-  bd.session.n_seqs = 2;
-  RUN_OK(qi_batch_open(&b, m, &bd, &err), err);
-  for (int i = 0; i < 3; i++) {
-    qi_batch_request q;
-    memset(&q, 0, sizeof q);
-    q.text = prompts[i];
-    q.n_predict = 10;
-    RUN_OK(qi_batch_submit(b, &q, &ids[i], &err), err);
-  }
-  while ((r = qi_batch_step(b, 0, &err)) >= 0 && r != QI_END)
-    while (qi_batch_poll(b, &e))
-      for (int i = 0; i < 3; i++)
-        if (e.id == ids[i]) snprintf(out[i] + strlen(out[i]), 256 - strlen(out[i]), "%.*s|", (int)e.piece.len, e.piece.text);
-  assert_int_equal(r, QI_END);
-  qi_batch_close(b);
-}
-
-GW_FN void bc_expect_batch(const qi_backend *backend) {
-  rm_desc d = rm_llama();
-  bc_pair p = bc_open(&d, backend);
-  char want[3][256], got[3][256];
-  bc_batch(p.cpu.m, want);
-  bc_batch(p.device, got);
-  for (int i = 0; i < 3; i++) assert_string_equal(got[i], want[i]);
-  bc_close(&p);
-}
-
 // ---- choosing ----
 
 typedef struct bc_sampling {
@@ -321,6 +280,52 @@ GW_FN void bc_tell(const qi_model *m, const qi_sampler_desc *sampler, bool looku
 GW_FN void bc_expect_same(const qi_token *got, const qi_token *want, const char *name, const char *how) {
   for (int i = 0; i < BC_TOLD; i++)
     if (got[i] != want[i]) fail_msg("%s, %s: token %d is %d, expected %d", name, how, i, (int)got[i], (int)want[i]);
+}
+
+// Texts of three requests with three samplers in a batch of two sequences, one after another in `out` [3][256].
+GW_FN void bc_batch(const qi_model *m, bool lookup, const qi_model *draft, char out[3][256]) {
+  qi_batch *b = NULL;
+  qi_batch_desc bd;
+  qi_error err = {QI_OK, ""};
+  qi_batch_event e;
+  qi_result r;
+  uint64_t ids[3];
+  static const char *const prompts[3] = {"the tea", "on a", "he saw it"};
+  memset(&bd, 0, sizeof bd);
+  memset(out, 0, 3 * sizeof out[0]);
+  bd.session = bc_session_desc(QI_KV_F16);
+  bd.session.n_ctx = 64;
+  bd.session.n_logits = 0;
+  bd.session.n_seqs = 2;
+  bd.session.lookup = lookup;
+  bd.session.draft = draft;
+  RUN_OK(qi_batch_open(&b, m, &bd, &err), err);
+  for (int i = 0; i < 3; i++) {
+    qi_batch_request q;
+    memset(&q, 0, sizeof q);
+    q.text = prompts[i];
+    q.n_predict = 10;
+    q.sampler = bc_samplings[i].sampler;
+    RUN_OK(qi_batch_submit(b, &q, &ids[i], &err), err);
+  }
+  while ((r = qi_batch_step(b, 0, &err)) >= 0 && r != QI_END)
+    while (qi_batch_poll(b, &e))
+      for (int i = 0; i < 3; i++)
+        if (e.id == ids[i]) snprintf(out[i] + strlen(out[i]), 256 - strlen(out[i]), "%.*s|", (int)e.piece.len, e.piece.text);
+  assert_int_equal(r, QI_END);
+  qi_batch_close(b);
+}
+
+GW_FN void bc_expect_batch(const qi_backend *backend) {
+  rm_desc d = rm_llama();
+  bc_pair p = bc_open(&d, backend);
+  char want[3][256], got[3][256];
+  bc_batch(p.cpu.m, false, NULL, want);
+  for (int guess = 0; guess < 3; guess++) {
+    bc_batch(p.device, guess == 1, guess == 2 ? p.device : NULL, got);
+    for (int i = 0; i < 3; i++) assert_string_equal(got[i], want[i]);
+  }
+  bc_close(&p);
 }
 
 // What is chosen on the CPU is chosen here.
