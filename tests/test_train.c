@@ -104,6 +104,39 @@ static void test_no_token_sees_later_ones(void **state) {
   close_fixture(&f);
 }
 
+// What counts twice has twice the gradient, and the same loss.
+static void test_emphasis(void **state) {
+  (void)state;
+  fixture f;
+  real emphasis[37];
+  open_fixture(&f, small, false);
+  size_t n = f.m.n_params;
+  double *one = (double *)malloc(2 * n * sizeof *one), *other = one + n, loss = 0;
+  assert_non_null(one);
+  for (int part = 0; part < 2; part++) { // targets up to 20 alone, the others alone
+    for (int i = 0; i < 37; i++) emphasis[i] = (i <= 20) == (part == 0);
+    f.s.emphasis = emphasis;
+    train_run(&f.m, &f.s, 1, true);
+    memcpy(part ? other : one, f.s.grads, n * sizeof *one);
+    assert_true(part == 0 || f.s.loss == loss);
+    loss = f.s.loss;
+  }
+  for (int i = 0; i < 37; i++) emphasis[i] = i <= 20 ? 2 : 1;
+  train_run(&f.m, &f.s, 1, true);
+  double most = 0;
+  for (size_t i = 0; i < n; i++) {
+    double wrong = fabs(f.s.grads[i] - 2 * one[i] - other[i]);
+    most = wrong > most ? wrong : most;
+  }
+  assert_true(most < 1e-12);
+  f.s.emphasis = NULL;
+  train_run(&f.m, &f.s, 1, true);
+  assert_true(f.s.loss == loss);
+  for (size_t i = 0; i < n; i++) assert_true(fabs(f.s.grads[i] - one[i] - other[i]) < 1e-12);
+  free(one);
+  close_fixture(&f);
+}
+
 static void test_ternary_weights(void **state) {
   (void)state;
   real w[] = {1, -1, 0.1, -0.1, 2, -0.8, 0.2, 0.4}, out[8];
@@ -189,7 +222,7 @@ static void test_adam(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_gradients_of_llama),       cmocka_unit_test(test_gradients_of_bitnet),
-      cmocka_unit_test(test_no_token_sees_later_ones), cmocka_unit_test(test_ternary_weights),
+      cmocka_unit_test(test_no_token_sees_later_ones), cmocka_unit_test(test_emphasis), cmocka_unit_test(test_ternary_weights),
       cmocka_unit_test(test_rounded_activations),      cmocka_unit_test(test_gradients_go_straight_through),
       cmocka_unit_test(test_adam),
   };

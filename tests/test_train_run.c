@@ -75,6 +75,25 @@ static void test_corpus_is_well_formed(void **state) {
   free(text);
 }
 
+// Exercises: no signs of the template language, and who is spoken of is spoken of again.
+static void test_exercises(void **state) {
+  (void)state;
+  static tales t;
+  assert_true(tales_open(&t));
+  t.drill = true;
+  t.cast = 16;
+  for (uint64_t i = 0; i < 500; i++) {
+    const char *text = tales_document(&t, 5, i);
+    int n_names = 0;
+    for (int k = 0; k < 3; k++)
+      for (const char *p = text; (p = strstr(p, t.people[k].name)) != NULL; p++) n_names++;
+    if (strpbrk(text, "?{}[]|$^~") && !strstr(text, "?\"")) fail_msg("exercise %d: %s", (int)i, text);
+    assert_true(n_names >= 9);
+    assert_string_equal(text + strlen(text) - 2, "\n\n");
+  }
+  tales_close(&t);
+}
+
 static void test_a_small_cast(void **state) {
   (void)state;
   static tales t;
@@ -166,6 +185,28 @@ static void test_text_to_tokens(void **state) {
     }
   }
   assert_in_range(n_at_documents, 35, 65);
+  close_fixture(&f);
+}
+
+// Names count more than words that every document has, and the text as much as before.
+static void test_emphasis_is_on_what_comes_back(void **state) {
+  (void)state;
+  fixture f;
+  open_fixture(&f);
+  size_t n_vocab = (size_t)f.vocab.n;
+  real *emphasis = (real *)malloc(n_vocab * sizeof *emphasis);
+  assert_non_null(emphasis);
+  assert_true(train_emphasis(&f.train, n_vocab, 4, emphasis));
+  double sum = 0, most = 0, least = 1e9;
+  for (size_t i = 0; i < f.train.n; i++) sum += (double)emphasis[f.train.tokens[i]];
+  for (size_t i = 0; i < n_vocab; i++) {
+    most = (double)emphasis[i] > most ? (double)emphasis[i] : most;
+    least = (double)emphasis[i] < least ? (double)emphasis[i] : least;
+  }
+  assert_true(fabs(sum / (double)f.train.n - 1) < 1e-3);
+  assert_true(most > 2 * least && most <= 5 * least * 1.0001);
+  assert_true(emphasis[VOCAB_END] == (real)least); // each document has it once
+  free(emphasis);
   close_fixture(&f);
 }
 
@@ -329,7 +370,8 @@ static void test_the_file_is_the_model(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_corpus_is_the_same_everywhere), cmocka_unit_test(test_corpus_is_well_formed),
-      cmocka_unit_test(test_a_small_cast),
+      cmocka_unit_test(test_a_small_cast),                  cmocka_unit_test(test_exercises),
+      cmocka_unit_test(test_emphasis_is_on_what_comes_back),
       cmocka_unit_test(test_text_to_tokens),                cmocka_unit_test(test_loss_falls_as_recorded),
       cmocka_unit_test(test_threads_and_checkpoints_keep_the_bits), cmocka_unit_test(test_the_file_is_the_model),
   };

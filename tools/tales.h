@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tales_drill.h"
 #include "tales_plots.h"
 #include "tales_talk.h"
 #include "tales_words.h"
@@ -53,6 +54,7 @@ typedef struct tales {
   int n_rules, n_lines;
   size_t cast; // 0, or the caller's: so many women's and men's names are used, half as many beginnings of village names, and a
                // quarter of their ends. Who is called what is then easier to learn for small models
+  bool drill;  // of the caller: documents are exercises, see tales_drill.h
   // Of the document.
   uint64_t random;
   uint8_t used[TALES_MAX_LINES]; // alternatives that were taken
@@ -428,6 +430,10 @@ static void tales_item(tales *t) {
   tales_say(t, "\n$item");
 }
 
+static void tales_exercise(tales *t) {
+  for (int i = 0; i < 12; i++) tales_say(t, i % 6 ? " $drill" : i ? "\n$drill" : "$drill");
+}
+
 static void tales_conversation(tales *t) {
   t->mood = tales_moods[tales_pick(t, TALES_COUNT(tales_moods))];
   tales_say(t, "Talk: {h} the {h.trade}, {mood}\n");
@@ -446,7 +452,8 @@ static const char *tales_document(tales *t, uint64_t seed, uint64_t index) {
   t->len = 0;
   size_t kind = tales_pick(t, 4);
   tales_cast(t, kind == 2);
-  if (kind < 2) tales_tale(t);
+  if (t->drill) tales_exercise(t);
+  else if (kind < 2) tales_tale(t);
   else if (kind == 2) tales_item(t);
   else tales_conversation(t);
   tales_put(t, "\n\n", 2);
@@ -469,6 +476,7 @@ static bool tales_open(tales *t) {
   memset(t, 0, sizeof *t);
   tales_index(t, tales_plots, TALES_COUNT(tales_plots));
   tales_index(t, tales_talk, TALES_COUNT(tales_talk));
+  tales_index(t, tales_drill, TALES_COUNT(tales_drill));
   t->text = (char *)malloc(2 * TALES_MAX_TEXT);
   t->polished = t->text ? (char *)malloc(2 * TALES_MAX_TEXT) : NULL;
   return t->polished != NULL;

@@ -24,7 +24,7 @@ typedef struct settings {
   const char *train, *held_out, *out, *checkpoint, *plot, *name, *from, *vocab_text;
   train_config config;
   int steps, n_seqs, shard_seqs, warmup, n_threads, seed, every;
-  double rate;
+  double rate, emphasis;
 } settings;
 
 typedef struct option {
@@ -69,6 +69,7 @@ static bool parse(int argc, char **argv, settings *c) {
     {"--shard", NULL, &c->shard_seqs, NULL, "N       windows computed together"},
     {"--warmup", NULL, &c->warmup, NULL, "N       steps"},
     {"--rate", NULL, NULL, &c->rate, "X       highest learning rate"},
+    {"--emphasis", NULL, NULL, &c->emphasis, "X       how much more counts what a document repeats and most lack"},
     {"--threads", NULL, &c->n_threads, NULL, "N"},
     {"--seed", NULL, &c->seed, NULL, "N"},
     {"--every", NULL, &c->every, NULL, "N       steps between looks at the held-out text, with checkpoints"},
@@ -108,6 +109,7 @@ typedef struct job {
   train_text train, held_out;
   train_loop loop;
   train_history history;
+  real *emphasis;
 } job;
 
 static double seconds_now(void) {
@@ -190,6 +192,14 @@ static bool run(job *j) {
     fprintf(stderr, "train: no memory\n");
     return false;
   }
+  if (c->emphasis > 0) {
+    j->emphasis = (real *)malloc((size_t)config.n_vocab * sizeof(real));
+    if (!j->emphasis || !train_emphasis(&j->train, (size_t)config.n_vocab, c->emphasis, j->emphasis)) {
+      fprintf(stderr, "train: no memory\n");
+      return false;
+    }
+    for (int i = 0; i < j->loop.n_shards; i++) j->loop.shards[i].emphasis = j->emphasis;
+  }
   if (c->from && !train_load_weights(&j->loop.m, c->from)) return false;
   printf("%zu parameters, %d threads\n", j->loop.m.n_params, c->n_threads);
   int first = 0;
@@ -224,6 +234,7 @@ int main(int argc, char **argv) {
   train_text_free(&j.train);
   train_text_free(&j.held_out);
   train_vocab_free(&j.vocab);
+  free(j.emphasis);
   free(j.history.loss);
   free(j.history.held_out);
   return good ? 0 : 1;

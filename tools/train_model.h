@@ -155,6 +155,7 @@ typedef struct train_shard {
   real *grads;             // [n_params]
   real *memory;            // all of the above
   int32_t *tokens, *targets; // [rows]; target -1: not scored
+  const real *emphasis;    // [n_vocab] how much a target counts in what is minimised, of the caller; NULL: 1 each
   double loss;             // sum over the scored rows, in nats
   size_t n_scored;
 } train_shard;
@@ -324,7 +325,8 @@ TRAIN_FN double train_row_loss(real *logits, size_t n_vocab, int32_t target, rea
   return log((double)sum) - at_target;
 }
 
-// Loss of the shard; with backward, s->dx gets the gradient of s->x. weight: of one row in the loss that is minimised.
+// Loss of the shard, without emphasis; with backward, s->dx gets the gradient of s->x. weight: of one row in the loss that is
+// minimised.
 TRAIN_FN void train_output(const train_model *m, train_shard *s, real weight, bool backward) {
   size_t d = (size_t)m->c.n_embd, n_vocab = (size_t)m->c.n_vocab;
   const train_tensor *norm = &m->tensors[m->n_tensors - 1];
@@ -336,7 +338,8 @@ TRAIN_FN void train_output(const train_model *m, train_shard *s, real weight, bo
     train_linear(s->n + r * d, m->effective, n, d, n_vocab, s->logits);
     for (size_t i = 0; i < n; i++) {
       int32_t target = s->targets[r + i];
-      if (target >= 0) s->loss += train_row_loss(s->logits + i * n_vocab, n_vocab, target, weight), s->n_scored++;
+      real row_weight = target >= 0 && s->emphasis ? weight * s->emphasis[target] : weight;
+      if (target >= 0) s->loss += train_row_loss(s->logits + i * n_vocab, n_vocab, target, row_weight), s->n_scored++;
       else memset(s->logits + i * n_vocab, 0, n_vocab * sizeof(real));
     }
     if (backward) train_linear_back(s->n + r * d, m->effective, s->logits, n, d, n_vocab, 0, s->da + r * d, s->grads);
