@@ -2195,6 +2195,7 @@ typedef struct qi__job {
   void *arg;
   int64_t n_units, grain;
   size_t n_pieces;
+  size_t n_ranges; // of pieces: each worker begins with one of its own
 } qi__job;
 
 // The gate through which workers enter a run is one word, `gate`:
@@ -2221,7 +2222,7 @@ struct qi_pool {
   size_t scratch_bytes;
   qi__job job;
   char pad0[QI__CACHE_LINE]; // what is written by many threads has a cache line of its own
-  size_t next_piece;
+  size_t next[QI__THREADS_MAX]; // of each range, the piece to be taken next
   char pad1[QI__CACHE_LINE];
 #ifndef QI_NO_THREADS
   uint32_t gate;
@@ -2250,13 +2251,22 @@ QI__INLINE void qi__cpu_pause(void) {
 #endif
 }
 
-// Runs pieces until none is left.
-QI__FN void qi__job_work(const qi__job *job, size_t *next_piece, int worker) {
-  for (;;) {
-    size_t i = __atomic_fetch_add(next_piece, 1, __ATOMIC_RELAXED);
-    if (i >= job->n_pieces) return;
-    int64_t begin = (int64_t)i * job->grain;
-    job->fn(job->arg, worker, begin, begin + qi__min_i64(job->grain, job->n_units - begin));
+// First piece of range r; of r = n_ranges, their number.
+QI__INLINE size_t qi__job_range(const qi__job *job, size_t r) {
+  return job->n_pieces / job->n_ranges * r + qi__min_size(r, job->n_pieces % job->n_ranges);
+}
+
+// Runs pieces until none is left: those of the worker's own range, then what is left of others. So each thread reads one long piece of
+// memory, along which its core fetches ahead (2 threads of Zen 4: halves 61 GB/s, pieces of 64 KB in turns 46, of 16 KB 28).
+QI__FN void qi__job_work(const qi__job *job, size_t *next, int worker) {
+  for (size_t k = 0; k < job->n_ranges; k++) {
+    size_t r = ((size_t)worker + k) % job->n_ranges, end = qi__job_range(job, r + 1);
+    while (__atomic_load_n(&next[r], __ATOMIC_RELAXED) < end) {
+      size_t i = __atomic_fetch_add(&next[r], 1, __ATOMIC_RELAXED);
+      if (i >= end) break;
+      int64_t begin = (int64_t)i * job->grain;
+      job->fn(job->arg, worker, begin, begin + qi__min_i64(job->grain, job->n_units - begin));
+    }
   }
 }
 
@@ -2265,7 +2275,7 @@ QI__FN void qi__pool_host_index(void *arg, int index) {
   qi_pool *p = (qi_pool *)arg;
   if (index < 0 || index >= p->n_threads) return;
   qi__fp_mode mode = qi__fp_enter();
-  qi__job_work(&p->job, &p->next_piece, index);
+  qi__job_work(&p->job, p->next, index);
   qi__fp_leave(mode);
 }
 
@@ -2338,7 +2348,7 @@ QI__FN void *qi__worker_main(void *arg) {
     if (entered == 0) entered = qi__worker_sleep(p, worker, &seen);
     if (entered < 0) return NULL;
     if (entered == 0) continue;
-    qi__job_work(&p->job, &p->next_piece, worker);
+    qi__job_work(&p->job, p->next, worker);
     qi__gate_leave(p);
   }
 }
@@ -2366,7 +2376,7 @@ QI__FN void qi__pool_run_threads(qi_pool *p) {
     for (size_t i = useful; useful < asleep && i > 0; i--) pthread_cond_signal(&p->wake);
     pthread_mutex_unlock(&p->mutex);
   }
-  qi__job_work(&p->job, &p->next_piece, 0);
+  qi__job_work(&p->job, p->next, 0);
   __atomic_fetch_and(&p->gate, ~QI__GATE_OPEN, __ATOMIC_ACQ_REL);
   qi__gate_drain(p);
 }
@@ -2462,7 +2472,7 @@ QI__INLINE bool qi__pool_has_threads(const qi_pool *p) {
 #endif
 }
 
-// Runs fn over the units [0, n_units) in pieces of at most `grain` >= 1, handed out one by one so that uneven work balances;
+// Runs fn over the units [0, n_units) in pieces of at most `grain` >= 1, taken one by one so that uneven work balances;
 // returns when all are done. What fn wrote is then visible to the caller. The calling thread takes part as worker 0.
 // fn must not run the same pool. One caller at a time. Allocates nothing, cannot fail.
 QI__FN void qi__pool_run(qi_pool *p, qi__task_fn fn, void *arg, int64_t n_units, int64_t grain) {
@@ -2475,10 +2485,10 @@ QI__FN void qi__pool_run(qi_pool *p, qi__task_fn fn, void *arg, int64_t n_units,
   p->job.n_units = n_units;
   p->job.grain = grain;
   p->job.n_pieces = (size_t)n_pieces;
-  p->next_piece = 0;
+  p->job.n_ranges = qi__min_size((size_t)n_pieces, (size_t)p->n_active);
+  for (size_t r = 0; r < p->job.n_ranges; r++) p->next[r] = qi__job_range(&p->job, r);
   if (!alone && p->parallel.parallel_for) {
-    int n = n_pieces < (uint64_t)p->n_active ? (int)n_pieces : p->n_active;
-    p->parallel.parallel_for(p->parallel.user, qi__pool_host_index, p, n);
+    p->parallel.parallel_for(p->parallel.user, qi__pool_host_index, p, (int)p->job.n_ranges);
     qi__pool_host_index(p, 0); // finds nothing, unless the host skipped indices
     return;
   }
@@ -8420,7 +8430,7 @@ QI__FN void qi__attention_weights_ref(const float *weight, size_t n_q, const flo
 }
 
 // sum[g * 32 + i] += sum_j weight[g * QI__ATTENTION_PIECE + j] * codes[j / 2][i][j % 2]      g < n_q, i < 32, j < n rounded up to
-// 16 Exact: a piece of 256 times 32767 times 127 is less than 2^30.
+// 16. Exact: a piece of 256 times 32767 times 127 is less than 2^30.
 QI__FN void qi__attention_values_q8_ref(const int16_t *weight, size_t n_q, const qi__kv_codes *v, int32_t *sum) {
   for (size_t g = 0; g < n_q; g++, weight += QI__ATTENTION_PIECE, sum += 32)
     for (size_t j = 0; j < (v->n + 15) / 16 * 16; j++)

@@ -262,6 +262,40 @@ static void test_host_hook(void **state) {
   }
 }
 
+// ---- who takes what ----
+
+typedef struct order {
+  int64_t begin[16];
+  int n;
+} order;
+
+static void task_order(void *arg, int worker, int64_t begin, int64_t end) {
+  order *o = (order *)arg;
+  (void)worker;
+  (void)end;
+  o->begin[o->n++] = begin;
+}
+
+static void host_runs_index_2(void *user, void (*fn)(void *arg, int index), void *arg, int n) {
+  (void)user;
+  assert_int_equal(n, 3);
+  fn(arg, 2);
+}
+
+// 11 pieces of 10 units for three: 4, 4 and 3. The third takes its own first, along memory, then what the others have left.
+static void test_own_range_first(void **state) {
+  (void)state;
+  qi_pool_desc d = {.n_threads = 3, .parallel = {host_runs_index_2, NULL}};
+  qi_pool *p = NULL;
+  order o = {{0}, 0};
+  assert_int_equal(qi__pool_open(&p, &d, NULL), QI_OK);
+  qi__pool_run(p, task_order, &o, 105, 10);
+  const int64_t expected[] = {80, 90, 100, 0, 10, 20, 30, 40, 50, 60, 70};
+  assert_int_equal(o.n, 11);
+  for (int i = 0; i < 11; i++) assert_int_equal(o.begin[i], expected[i]);
+  qi__pool_close(p);
+}
+
 // ---- descs, failures, scratch ----
 
 static void test_arguments(void **state) {
@@ -385,7 +419,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_all_units_once),        cmocka_unit_test(test_short_runs),
     cmocka_unit_test(test_all_threads_take_part), cmocka_unit_test(test_caller_waits),
-    cmocka_unit_test(test_host_hook),             cmocka_unit_test(test_arguments),
+    cmocka_unit_test(test_host_hook),             cmocka_unit_test(test_own_range_first), cmocka_unit_test(test_arguments),
     cmocka_unit_test(test_defaults),              cmocka_unit_test(test_active),
       cmocka_unit_test(test_fewer_threads),
       cmocka_unit_test(test_failures_leave_nothing),

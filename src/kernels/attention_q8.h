@@ -85,7 +85,7 @@ QI__FN void qi__attention_weights_ref(const float *weight, size_t n_q, const flo
 }
 
 // sum[g * 32 + i] += sum_j weight[g * QI__ATTENTION_PIECE + j] * codes[j / 2][i][j % 2]      g < n_q, i < 32, j < n rounded up to
-// 16 Exact: a piece of 256 times 32767 times 127 is less than 2^30.
+// 16. Exact: a piece of 256 times 32767 times 127 is less than 2^30.
 QI__FN void qi__attention_values_q8_ref(const int16_t *weight, size_t n_q, const qi__kv_codes *v, int32_t *sum) {
   for (size_t g = 0; g < n_q; g++, weight += QI__ATTENTION_PIECE, sum += 32)
     for (size_t j = 0; j < (v->n + 15) / 16 * 16; j++)
