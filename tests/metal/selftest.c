@@ -34,25 +34,37 @@ static int compare(const mt_place *metal) {
   return n_wrong;
 }
 
-// A product of 4096 x 4096 in each format: one generated row (bytes a second), 512 rows of a prompt (operations).
+// Seconds that a case takes at least, of several runs with `times` submitted together; the first warms up.
+static double least_seconds(const mt_place *metal, const mt_case *c, int times) {
+  double least = 0;
+  qi_error err = {QI_OK, ""};
+  for (int run = 0; run < 4; run++) {
+    mt_scene s;
+    if (mt_run(metal, c, times, (size_t)128 << 20, &s, &err)) printf("%s\n", err.msg);
+    else if (run == 1 || (run > 1 && s.seconds < least)) least = s.seconds;
+    free(s.base);
+  }
+  return least;
+}
+
+// A product of 4096 x 4096 in each format: one generated row (bytes a second), 512 rows of a prompt (operations). Candidates.
 static void measure(const mt_place *metal) {
   const size_t n = 4096;
-  qi_error err = {QI_OK, ""};
   printf("\n%-10s %12s %10s %14s %10s\n", "format", "1 row, ms", "GB/s", "512 rows, ms", "GFLOP/s");
   for (size_t f = 0; f < MT_FORMATS; f++) {
-    double seconds[2] = {0, 0};
-    for (int prompt = 0; prompt < 2; prompt++)
-      for (int run = 0; run < 4; run++) { // the first warms up
-        mt_scene s;
-        mt_case c = {.name = "speed", .build = mt_build_product, .format = mt_formats[f], .n_rows = n, .n_cols = n,
-                     .n = prompt ? 512 : 1, .generated = !prompt, .repeat = true};
-        if (mt_run(metal, &c, prompt ? 4 : 40, (size_t)128 << 20, &s, &err)) printf("%s\n", err.msg);
-        else if (run == 1 || (run > 1 && s.seconds < seconds[prompt])) seconds[prompt] = s.seconds;
-        free(s.base);
-      }
+    double seconds[2];
+    for (int prompt = 0; prompt < 2; prompt++) {
+      mt_case c = {.name = "speed", .build = mt_build_product, .format = mt_formats[f], .n_rows = n, .n_cols = n,
+                   .n = prompt ? 512 : 1, .generated = !prompt, .repeat = true};
+      seconds[prompt] = least_seconds(metal, &c, prompt ? 4 : 40);
+    }
     double bytes = (double)(qi__row_bytes(mt_formats[f], n) * n), operations = 2.0 * 512 * (double)n * (double)n;
     printf("%-10s %12.3f %10.1f %14.3f %10.0f\n", qi_format_get(mt_formats[f])->name, seconds[0] * 1e3, bytes / seconds[0] * 1e-9,
            seconds[1] * 1e3, operations / seconds[1] * 1e-9);
+  }
+  for (size_t k = 1; k <= 41; k += 40) {
+    mt_case c = {.name = "speed", .build = mt_build_top, .n_cols = 131072, .n = k};
+    printf("the first %d of 131072 logits, 3 rows: %.3f ms\n", (int)k, least_seconds(metal, &c, 40) * 1e3);
   }
 }
 
