@@ -98,7 +98,7 @@ fault 50 "tiles: scores are read before they are there" $k 's/(weights \+ 8 \* h
 fault 51 "tiles: sums do not shrink" $k 's/bool shrinks = [^;]*;/bool shrinks = false;/'
 fault 52 "tiles: sums shrink before they are in memory" $k 's/(simdgroup_store\(sum\[j\], matrix, 8\);\n)      simdgroup_barrier\(mem_flags::mem_threadgroup\);\n/$1/'
 fault 53 "tiles: an infinite value of another sequence" $k 's/    UNROLL for \(short k = 0; k < 4 && !KEYS; k\+\+\)[^;]*;\n//'
-fault 54 "tiles: values behind the last position" $k 's/if \(j < n && i < dim\) x/if (i < dim) x/'
+fault 54 "tiles: rows see what is behind them" $k 's/p \+ i >= s.first && p \+ i <= s.last \? exp/p + i >= s.first ? exp/'
 fault 55 "tiles: rows of another sequence" $k 's/own < n && row >= r && row < next/own < n/'
 fault 56 "tiles: only the first row says where to begin" $k 's/      begin = min\(begin, rows\[next\].first\);\n//'
 fault 57 "tiles: only the first row says where to end" $k 's/      end = max\(end, rows\[next\].pos\);\n//'
