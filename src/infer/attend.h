@@ -516,35 +516,43 @@ QI__FN void qi__attend_part(const qi__attend *w, size_t piece) {
   qi__attend_piece_run(w, &p, a->part_max + at, a->part_sum + at, a->part_values + at * a->h->head_dim_v);
 }
 
-// Unit u of qi__attention_units. `matrix`: prompts go over the matrix unit, which is there. scratch: [qi__attention_scratch]
-QI__FN void qi__attention_run(const qi__attention *a, size_t layer, bool matrix, size_t u, float *scratch) {
-  size_t n_heads = a->h->n_kv_heads;
+// Rows and head of unit u of qi__attention_units; returns the piece, where it is one, counted from the first that the row sees.
+QI__FN size_t qi__attend_locate(qi__attend *w, bool matrix, size_t u) {
+  const qi__attention *a = w->a;
+  size_t n_heads = a->h->n_kv_heads, n_tiles = a->n_tiles * n_heads;
+  w->matrix = matrix && u < n_tiles;
+  w->n_rows = 1;
+  if (u < n_tiles) {
+    w->first = a->tile[u / n_heads];
+    w->n_rows = a->tile[u / n_heads + 1] - w->first;
+    w->head = u % n_heads;
+    return 0;
+  }
+  u -= n_tiles;
+  w->first = a->n_prompt;
+  size_t n = a->split ? qi__attention_row_pieces(a, w->first) : 1;
+  for (; u >= n * n_heads; n = a->split ? qi__attention_row_pieces(a, w->first) : 1) {
+    u -= n * n_heads;
+    w->first++;
+  }
+  w->head = u / n;
+  return u % n;
+}
+
+// Units begin..end-1 of qi__attention_units. `matrix`: prompts go over the matrix unit, which is there. scratch:
+// [qi__attention_scratch]
+QI__FN void qi__attention_run(const qi__attention *a, size_t layer, bool matrix, size_t begin, size_t end, float *scratch) {
   qi__attend w;
   memset(&w, 0, sizeof w);
   w.a = a;
   w.layer = layer;
-  w.group = a->h->n_heads / n_heads;
-  w.n_rows = 1;
-  if (u < a->n_tiles * n_heads) {
-    w.first = a->tile[u / n_heads];
-    w.n_rows = a->tile[u / n_heads + 1] - w.first;
-    w.head = u % n_heads;
-    w.matrix = matrix;
-    qi__attend_open(&w, scratch);
-    qi__attend_all(&w);
-    return;
+  w.group = a->h->n_heads / a->h->n_kv_heads;
+  for (size_t u = begin; u < end; u++) {
+    size_t first = w.first, head = w.head, piece = qi__attend_locate(&w, matrix, u);
+    if (u == begin || w.first != first || w.head != head) qi__attend_open(&w, scratch); // pieces of a head share its queries
+    if (a->split && w.first >= a->n_prompt) qi__attend_part(&w, piece);
+    else qi__attend_all(&w);
   }
-  u -= a->n_tiles * n_heads;
-  w.first = a->n_prompt;
-  size_t n = a->split ? qi__attention_row_pieces(a, w.first) : 1;
-  for (; u >= n * n_heads; n = a->split ? qi__attention_row_pieces(a, w.first) : 1) {
-    u -= n * n_heads;
-    w.first++;
-  }
-  w.head = u / n;
-  qi__attend_open(&w, scratch);
-  if (a->split) qi__attend_part(&w, u % n);
-  else qi__attend_all(&w);
 }
 
 // After all units: joins the parts of row i of the chunk, where there are any. scratch: [qi__attention_scratch]

@@ -204,7 +204,7 @@ QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end)
 QI__FN void qi__run_attention(qi__forward *f, int worker, int64_t begin, int64_t end) {
   float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
   bool matrix = qi__attention_on_matrix(f);
-  for (size_t u = (size_t)begin; u < (size_t)end; u++) qi__attention_run(&f->attention, f->layer, matrix, u, scratch);
+  qi__attention_run(&f->attention, f->layer, matrix, (size_t)begin, (size_t)end, scratch);
 }
 
 QI__FN void qi__run_attn_input(qi__forward *f, int worker, int64_t begin, int64_t end) {
