@@ -189,7 +189,7 @@ static int read_settings(int argc, char **argv, settings *c) {
       {"-p", "--n-prompt", INTS, &c->n_prompt, 0, 1 << 20, "LIST   prompt tokens, 0 = no such test (default 512)"},
       {"-n", "--n-gen", INTS, &c->n_gen, 0, 1 << 20, "LIST   tokens to generate, 0 = no such test (default 128)"},
       {"-pg", "--prompt-gen", PAIRS, &c->pairs, 0, 1 << 20, "P,N    prompt and generation together; may be given several times"},
-      {"-d", "--n-depth", INTS, &c->depth, 0, 1 << 20, "LIST   tokens that are in the context before (default 0)"},
+      {"-d", "--n-depth", INTS, &c->depth, 0, 1 << 20, "LIST   positions in the context before, of random keys and values (default 0)"},
       {"-s", "--n-seqs", INTS, &c->n_seqs, 1, 1024, "LIST   sequences that generate together (default 1)"},
       {"-c", "--ctx-size", INT, &c->n_ctx, 0, 1 << 21, "N      context in tokens, 0 = what the test needs (default 0)"},
       {"-b", "--batch-size", INTS, &c->n_batch, 0, 1 << 16, "LIST   prompt tokens computed at once, 0 = 256 (default 0)"},
@@ -197,7 +197,7 @@ static int read_settings(int argc, char **argv, settings *c) {
       {"", "--isa", NAMES, &c->isas, 0, 0, "LIST   highest instruction set: auto, scalar, avx2, ... (default auto)"},
       {"", "--path", NAMES, &c->paths, 0, 0, "LIST   arithmetic: auto, integer, bf16, float (default auto)"},
       {"", "--cache", NAMES, &c->caches, 0, 0, "LIST   megabytes for weights made ready to be multiplied, or all (default 0)"},
-      {"", "--kv-type", NAMES, &c->kv_types, 0, 0, "NAME   keys and values: f32, f16, bf16, q8, fp8 or q4 (default f16)"},
+      {"", "--kv-type", NAMES, &c->kv_types, 0, 0, "LIST   keys and values: f32, f16, bf16, q8, fp8, q4 (default f16)"},
       {"-r", "--repetitions", INT, &c->reps, 1, MAX_SAMPLES, "N      repetitions; median, least and most are shown (default 5)"},
       {"-o", "--output", NAMES, &c->forms, 0, 0, "NAME   md, json or csv (default md)"},
       {"", "--bw-mb", INT, &c->bandwidth_mb, 16, 1 << 16, "N      megabytes that read bandwidth is measured with (default 256)"},
@@ -256,6 +256,15 @@ static bool find_cache(const char *text, uint64_t *bytes) {
   return true;
 }
 
+static bool find_kv_type(const char *name, qi_kv_type *out) {
+  for (int i = QI_KV_F32; i < QI_KV_COUNT; i++)
+    if (strcmp(name, qi_kv_type_name((qi_kv_type)i)) == 0) {
+      *out = (qi_kv_type)i;
+      return true;
+    }
+  return complain("--kv-type %.40s: none of f32, f16, bf16, q8, fp8, q4", name);
+}
+
 static format_settings settings_of_formats(const settings *c) {
   format_settings f = {.model = c->models.v[0], .types = c->types.v, .n_types = c->types.n};
   f.text = c->texts.n ? c->texts.v[0] : NULL;
@@ -267,9 +276,10 @@ static format_settings settings_of_formats(const settings *c) {
 }
 
 // All that can be wrong with the words is found before anything is measured.
-static bool check_settings(const settings *c, report_form *form, qi_kv_type *kv) {
+static bool check_settings(const settings *c, report_form *form) {
   qi_isa isa;
   qi_path path;
+  qi_kv_type kv;
   uint64_t bytes;
   const shape *s;
   file_type type;
@@ -281,10 +291,9 @@ static bool check_settings(const settings *c, report_form *form, qi_kv_type *kv)
     if (!find_cache(c->caches.v[i], &bytes)) return false;
   for (int i = 0; i < c->synths.n; i++)
     if (!synth_spec_parse(c->synths.v[i], &s, &type)) return false;
-  const char *kv_name = c->kv_types.v[0], *form_name = c->forms.v[0];
-  *kv = QI_KV_F32;
-  while (*kv < QI_KV_COUNT && strcmp(kv_name, qi_kv_type_name(*kv))) *kv = (qi_kv_type)(*kv + 1);
-  if (*kv == QI_KV_COUNT || c->kv_types.n > 1) return complain("--kv-type %.40s: none of f32, f16, bf16, q8, fp8, q4", kv_name);
+  for (int i = 0; i < c->kv_types.n; i++)
+    if (!find_kv_type(c->kv_types.v[i], &kv)) return false;
+  const char *form_name = c->forms.v[0];
   *form = !strcmp(form_name, "json") ? REPORT_JSON : !strcmp(form_name, "csv") ? REPORT_CSV : REPORT_MD;
   if ((*form == REPORT_MD && strcmp(form_name, "md")) || c->forms.n > 1)
     return complain("-o %.40s: neither md, json nor csv", form_name);
@@ -332,18 +341,18 @@ static bool measure_tests(report *out, const settings *c, const bench_model *m, 
 }
 
 // All combinations that share threads, instruction set, path and cache.
-static bool measure_batches(report *out, const settings *c, const bench_model *m, rooflines *roof, qi_path path, qi_kv_type kv) {
+static bool measure_batches(report *out, const settings *c, const bench_model *m, rooflines *roof, qi_path path) {
   bool good = true;
-  for (int b = 0; b < c->n_batch.n && good; b++)
-    for (int d = 0; d < c->depth.n && good; d++) {
-      run_test t = {.depth = c->depth.v[d], .n_batch = c->n_batch.v[b], .n_ctx = c->n_ctx, .kv_type = kv, .path = path};
-      good = measure_tests(out, c, m, roof, t);
+  for (int k = 0; k < c->kv_types.n && good; k++)
+    for (int i = 0; i < c->n_batch.n * c->depth.n && good; i++) {
+      run_test t = {.depth = c->depth.v[i % c->depth.n], .n_batch = c->n_batch.v[i / c->depth.n], .n_ctx = c->n_ctx, .path = path};
+      good = find_kv_type(c->kv_types.v[k], &t.kv_type) && measure_tests(out, c, m, roof, t);
     }
   return good;
 }
 
 // All combinations that share threads and instruction set.
-static bool measure_with_pool(report *out, const settings *c, const bench_model *m, qi_pool *pool, qi_kv_type kv) {
+static bool measure_with_pool(report *out, const settings *c, const bench_model *m, qi_pool *pool) {
   rooflines roof;
   if (!rooflines_open(&roof, pool, c->bandwidth_mb)) return false;
   bool good = true;
@@ -353,14 +362,14 @@ static bool measure_with_pool(report *out, const settings *c, const bench_model 
     bench_model cached = *m;
     good = find_path(c->paths.v[i / c->caches.n], &path) && find_cache(c->caches.v[i % c->caches.n], &bytes);
     if (good && bytes) good = model_open_cached(&cached, m, bytes, path, pool);
-    if (good) good = measure_batches(out, c, &cached, &roof, path, kv);
+    if (good) good = measure_batches(out, c, &cached, &roof, path);
     if (cached.model != m->model) qi_model_close(cached.model);
   }
   rooflines_close(&roof);
   return good;
 }
 
-static bool measure_model(report *out, const settings *c, const bench_model *m, qi_kv_type kv) {
+static bool measure_model(report *out, const settings *c, const bench_model *m) {
   bool good = true;
   for (int t = 0; t < c->n_threads.n && good; t++)
     for (int i = 0; i < c->isas.n && good; i++) {
@@ -369,16 +378,16 @@ static bool measure_model(report *out, const settings *c, const bench_model *m, 
       qi_pool *pool = NULL;
       good = find_isa(c->isas.v[i], &pd.isa);
       if (good && qi_pool_open(&pool, &pd, &err)) good = complain("%s", err.msg);
-      if (good) good = measure_with_pool(out, c, m, pool, kv);
+      if (good) good = measure_with_pool(out, c, m, pool);
       qi_pool_close(pool);
     }
   return good;
 }
 
-static bool measure_slices(report *out, const settings *c, const bench_model *m, qi_kv_type kv) {
+static bool measure_slices(report *out, const settings *c, const bench_model *m) {
   slice_settings s = {.n_threads = c->n_threads.v[0], .n_prompt = c->n_prompt.v[0], .n_gen = c->n_gen.v[0],
-                      .depth = c->depth.v[0], .reps = c->reps, .kv_type = kv};
-  return find_isa(c->isas.v[0], &s.isa) && find_path(c->paths.v[0], &s.path) && slices_run(out, m, &s);
+                      .depth = c->depth.v[0], .reps = c->reps};
+  return find_kv_type(c->kv_types.v[0], &s.kv_type) && find_isa(c->isas.v[0], &s.isa) && find_path(c->paths.v[0], &s.path) && slices_run(out, m, &s);
 }
 
 static bool model_open_file(bench_model *m, const char *path, bool no_mmap) {
@@ -396,7 +405,7 @@ static bool model_open_file(bench_model *m, const char *path, bool no_mmap) {
   return true;
 }
 
-static bool measure_models(report *out, const settings *c, qi_kv_type kv) {
+static bool measure_models(report *out, const settings *c) {
   bool good = true;
   for (int i = 0; i < c->models.n + c->synths.n && good; i++) {
     bench_model m;
@@ -405,7 +414,7 @@ static bool measure_models(report *out, const settings *c, qi_kv_type kv) {
     if (i < c->models.n) good = model_open_file(&m, c->models.v[i], c->no_mmap);
     else good = synth_spec_parse(c->synths.v[i - c->models.n], &s, &type) && model_open_synth(&m, s, &type);
     if (!good) break;
-    good = c->slices ? measure_slices(out, c, &m, kv) : measure_model(out, c, &m, kv);
+    good = c->slices ? measure_slices(out, c, &m) : measure_model(out, c, &m);
     model_close(&m);
   }
   return good;
@@ -431,12 +440,11 @@ int main(int argc, char **argv) {
   settings c = {.reps = 5, .bandwidth_mb = 256};
   report out;
   report_form form = REPORT_MD;
-  qi_kv_type kv = QI_KV_F16;
   int stop = read_settings(argc, argv, &c);
   if (stop) return stop - 1;
-  if (!check_settings(&c, &form, &kv)) return 2;
+  if (!check_settings(&c, &form)) return 2;
   report_begin(&out, form);
   bool models = c.models.n || c.synths.n;
-  bool good = c.formats ? measure_formats(&out, &c) : models ? measure_models(&out, &c, kv) : measure_others(&out, &c);
+  bool good = c.formats ? measure_formats(&out, &c) : models ? measure_models(&out, &c) : measure_others(&out, &c);
   return report_end(&out) && good ? 0 : 1;
 }

@@ -105,11 +105,44 @@ static qi_result runner_generate(runner *r, int n_seqs, qi_error *err) {
   return qi_decode(r->session, r->tokens, (size_t)n_seqs, err);
 }
 
+// A context of n positions of random keys and values: computing them takes a minute where they are many, and speed does not depend
+// on what they are.
+static qi_result runner_fill(runner *r, int n, int seq, qi_error *err) {
+  qi_session *s = r->session;
+  qi__kv *kv = &s->kv;
+  const qi__kv_layout *head = &kv->head;
+  float x[1024];
+  size_t room = sizeof x / sizeof *x, to[QI__MAX_SEQS];
+  if (head->dim_k + head->dim_v > room) return runner_prompt(r, n, seq, false, err);
+  for (size_t i = 0; i < room; i++) x[i] = (float)(random_next(&r->state) >> 40) * 0x1p-23f - 1;
+  for (size_t i = 0; i < kv->n_seqs; i++) to[i] = i == (size_t)seq ? (size_t)n : kv->length[i];
+  qi_result result = qi__kv_reserve(kv, to, err);
+  for (size_t u = 0; u < (size_t)n * kv->n_layers * kv->n_kv_heads && !result; u++) {
+    const float *k = x + random_next(&r->state) % (room - head->dim_k - head->dim_v + 1);
+    size_t unit = u / (size_t)n;
+    qi__kv_store(kv, &s->kernels, unit / kv->n_kv_heads, (size_t)seq, unit % kv->n_kv_heads, u % (size_t)n, k, k + head->dim_k);
+  }
+  if (result) return result;
+  for (int i = 0; i < n; i++) qi__kv_ids(kv, (size_t)seq)[i] = 0;
+  kv->length[seq] = (size_t)n;
+  qi__kv_slide(kv, (size_t)seq);
+  return QI_OK;
+}
+
+// What a test begins with: what is there already of it is taken again.
+static qi_result runner_begin(runner *r, const run_test *t, qi_error *err) {
+  qi_result result = QI_OK;
+  for (int s = 0; s < t->n_seqs && !result; s++) {
+    if (qi_seq_length(r->session, s) >= t->depth && qi_seq_truncate(r->session, s, t->depth, NULL) == QI_OK) continue;
+    qi_seq_truncate(r->session, s, 0, NULL);
+    result = runner_fill(r, t->depth, s, err);
+  }
+  return result;
+}
+
 // One repetition; *seconds without the time for the depth.
 static qi_result runner_run(runner *r, const run_test *t, double *seconds, qi_error *err) {
-  qi_result result = QI_OK;
-  qi_session_reset(r->session);
-  for (int s = 0; s < t->n_seqs && !result; s++) result = runner_prompt(r, t->depth, s, false, err);
+  qi_result result = runner_begin(r, t, err);
   double start = seconds_now();
   if (!result) result = runner_prompt(r, t->n_prompt, 0, true, err);
   for (int i = 0; i < t->n_gen && !result; i++) result = runner_generate(r, t->n_seqs, err);
@@ -237,6 +270,7 @@ static void run_report(report *out, const bench_model *m, const run_test *t, con
   const qi_cache_info *cache = &m->info.cache;
   row_number(&r, "cache MB", 8, 1, (double)(cache->integer.bytes + cache->bf16.bytes + cache->f32.bytes) * 1e-6);
   row_number(&r, "n_batch", 7, 0, t->n_batch ? t->n_batch : 256);
+  row_text(&r, "kv", 4, qi_kv_type_name(t->kv_type));
   row_text(&r, "test", 12, name);
   row_value(&r, "t/s", 8, speed.median);
   row_value(&r, "min", 8, speed.min);
