@@ -197,9 +197,13 @@ static void check_runs(qi_format id, qi__dot_q8_fn dot) {
       compare(id, dot, &(shape){3, 1, blocks * 256, 1, 5}, RUNS);
       compare(id, dot, &(shape){33 - blocks % 32, 7, blocks * 256, 1, 0}, RUNS);
     }
+    for (size_t n_w = 1; n_w <= MAX_W; n_w++) compare(id, dot, &(shape){n_w, 1 + n_w % 3, (1 + n_w) * 256, 0, n_w % 4}, RUNS);
     compare(id, dot, &(shape){3, 1, (QI__TERNARY_RUN + 9) * 256, 0, 0}, RUNS);
     compare(id, dot, &(shape){2, 5, (QI__TERNARY_RUN + 9) * 256, 0, 0}, RUNS);
   }
+  change = 0;
+  for (size_t blocks = 350; blocks < QI__TERNARY_RUN; blocks += 8) // rows of one scale: about where scratch is too small for them
+    compare(id, dot, &(shape){2, 1, blocks * 256, 0, 0}, ALL_ONES);
   compare(id, dot, &(shape){2, 1, QI__TERNARY_RUN * 256, 0, 0}, ALL_ONES); // the greatest sums
   compare(id, dot, &(shape){2, 4, QI__TERNARY_RUN * 256, 0, 0}, ALL_ONES);
 }

@@ -5,15 +5,12 @@
 #include "dot_ternary.h"
 #include "panel_q8_x86.h"
 #include "panel_ternary.h"
+#include "row_ternary_avx512.h"
 #include "tiles.h"
 
 #if defined(QI__X86_64)
 
 // Codes are multiplied as u = code + 1, and the sum of the activations is taken off again.
-
-// GCC 12 copies a sum of VNNI twice at each step while its type is that of the intrinsics, a vector of 64-bit integers.
-typedef int qi__i32x8 __attribute__((vector_size(32)));
-typedef int qi__i32x16 __attribute__((vector_size(64)));
 
 QI__INLINE QI__AVX2 int32_t qi__sum_i32_avx2(__m256i v) {
   __m128i a = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
@@ -322,6 +319,12 @@ QI__TERNARY_ROW(avx_vnni, QI__AVX_VNNI)
 QI__TERNARY_ROW(avx512, QI__AVX512_VNNI)
 #undef QI__TERNARY_ROW
 
+// Rows of activations one by one; weight rows of more than one scale as above.
+QI__FN void qi__ternary_few_avx512(const qi__dot_q8_args *a) {
+  qi__dot_q8_args one = *a;
+  for (size_t i = 0; i < a->n_x; i++, one.x_row++, one.y += a->y_stride) qi__ternary_even_avx512(&one, qi__ternary_row_avx512);
+}
+
 // ---- many rows of activations ----
 
 // The panel holds u: [block][rows / 16][k / 4][row % 16, k % 4].
@@ -503,9 +506,9 @@ QI__DOT_TERNARY(avx2, qi__ternary_row_avx2)
 #if defined(QI__HAS_AVX_VNNI)
 QI__DOT_TERNARY(avx_vnni, qi__ternary_row_avx_vnni)
 #endif
-QI__DOT_TERNARY(avx512, qi__ternary_row_avx512)
+QI__DOT_TERNARY(avx512, qi__ternary_few_avx512)
 #if defined(QI__HAS_AMX)
-QI__DOT_TERNARY(amx, qi__ternary_row_avx512)
+QI__DOT_TERNARY(amx, qi__ternary_few_avx512)
 #endif
 #undef QI__DOT_TERNARY
 #endif
