@@ -7897,6 +7897,7 @@ QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_
 #define QI__AVX_VNNI QI__TARGET("avx2,fma,f16c,avxvnni")
 #endif
 #define QI__AVX512_VNNI QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+#define QI__AVX512_VBMI QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
 
 // ---- what differs between the instruction sets ----
 
@@ -10904,6 +10905,152 @@ QI__FN QI__AVX2 qi__q8_panel qi__wide_fill_qins8_k_avx2(const qi__dot_q8_args *a
 #endif
 
 #endif // QI__KERNELS_PANEL_WIDE_X86_H
+// generated from src/kernels/row_qins4_avx512.h: edit there
+// ==== >>row_qins4_avx512 : one row of activations with QINS4_K, 512 bits ====
+#ifndef QI__KERNELS_ROW_QINS4_AVX512_H
+#define QI__KERNELS_ROW_QINS4_AVX512_H
+
+
+#if defined(QI__X86_64)
+
+// The products of dot_q8.h for QINS4_K. VPERMB looks up 64 values: those of both tables, and the same with the sign turned, for
+// negative activations. So activations are multiplied as sizes; two products are at most 2 * 127 * 127 < 2^15, int16, and one more
+// instruction multiplies them by scales and adds them. Activations are brought into the order of the codes once for all weight
+// rows, as in row_k_avx512.h.
+
+typedef struct qi__row_qins4 {
+  uint8_t size[QI__ROW_K_SLICE * 256]; // [block][4 registers][64]
+  uint8_t sign[QI__ROW_K_SLICE * 256]; // 32 where they are negative
+} qi__row_qins4;
+
+QI__INLINE QI__AVX512_VBMI void qi__row_qins4_take(const int8_t *q, size_t n_blocks, qi__row_qins4 *out) {
+  for (size_t b = 0; b < n_blocks; b++)
+    QI__UNROLL for (int g = 0; g < 8; g++) {
+      __m256i v = qi__bytes_avx2((const uint8_t *)q + 256 * b + 32 * qi__row_k4_order[g]);
+      qi__store_bytes_avx2(out->size + 256 * b + 32 * g, _mm256_abs_epi8(v));
+      qi__store_bytes_avx2(out->sign + 256 * b + 32 * g, _mm256_srli_epi16(_mm256_and_si256(v, _mm256_set1_epi8(-128)), 2));
+    }
+}
+
+// What four blocks have in front.
+typedef struct qi__qins4_heads {
+  __m512i head;       // the 16 bytes of each
+  __m512i scale[4];   // of each block, int16 [4 groups of 128 bits][4 registers][2]: the same twice
+} qi__qins4_heads;
+
+// The bits of plane p (see qi__unpack_seven_bits) of four blocks, by group.
+QI__INLINE QI__AVX512_VBMI __mmask64 qi__qins4_plane_vbmi(__m512i head, int p) {
+  const long long low = (10 + 2 * p) * 0x0101010101010101, high = low + 0x0101010101010101;
+  __m512i bytes = _mm512_shuffle_epi8(head, _mm512_setr_epi64(low, high, low, high, low, high, low, high));
+  return _mm512_test_epi8_mask(bytes, _mm512_set1_epi64((long long)0x8040201008040201u));
+}
+
+// The groups of 16 codes that 128 bits of each register hold, plus `first`: of low nibbles 0, 1, 4 and 5 of each eight, of high
+// ones those after them.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_groups_vbmi(int first) {
+  const __m512i v = _mm512_setr_epi32(0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15);
+  return _mm512_add_epi16(_mm512_or_si512(v, _mm512_slli_epi32(v, 16)), _mm512_set1_epi16((short)first));
+}
+
+// Dword j of each 128 bits, four times.
+QI__INLINE QI__AVX512_VBMI __m512i qi__repeat_dword_avx512(__m512i v, int j) {
+  switch (j) { // instructions want a constant
+  case 0: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x00);
+  case 1: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x55);
+  case 2: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xaa);
+  default: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xff);
+  }
+}
+
+// Of blocks at w, n <= 4 of them; zero for the others.
+QI__INLINE QI__AVX512_VBMI void qi__qins4_heads_vbmi(const uint8_t *w, int n, qi__qins4_heads *h) {
+  const __m512i sizes = _mm512_broadcast_i32x4(_mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
+  __m512i v = _mm512_setzero_si512();
+  QI__UNROLL for (int i = 0; i < 4; i++)
+    if (i < n) {
+      __m128i head = _mm_loadu_si128((const __m128i *)(const void *)(w + 144 * (size_t)i));
+      v = _mm512_mask_broadcast_i32x4(v, (__mmask16)(0xf << 4 * i), head);
+    }
+  __m512i s = _mm512_shuffle_epi8(v, sizes);
+  s = _mm512_and_si512(_mm512_mask_srli_epi16(s, 0xf0f0f0f0u, s, 4), _mm512_set1_epi8(15));
+  s = _mm512_mask_add_epi8(s, qi__qins4_plane_vbmi(v, 0), s, _mm512_set1_epi8(16));
+  s = _mm512_mask_sub_epi8(s, qi__qins4_plane_vbmi(v, 1), _mm512_setzero_si512(), s);
+  h->head = v;
+  QI__UNROLL for (int i = 0; i < 4; i += 2) {
+    __m512i words = _mm512_cvtepi8_epi16(i ? _mm512_extracti64x4_epi64(s, 1) : _mm512_castsi512_si256(s)); // of two blocks
+    h->scale[i] = _mm512_permutexvar_epi16(qi__qins4_groups_vbmi(0), words);
+    h->scale[i + 1] = _mm512_permutexvar_epi16(qi__qins4_groups_vbmi(16), words);
+  }
+}
+
+// Total of block `b` of four, at w, in 16 lanes.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_block_vbmi(const uint8_t *w, const qi__qins4_heads *h, int b, const uint8_t *size,
+                                                        const uint8_t *sign, __m512i values) {
+  const __m512i low4 = _mm512_set1_epi8(15), second = _mm512_set1_epi8(16);
+  const __m512i tables = _mm512_set1_epi32((int)qi__load_u32(w + 12)); // from bit 16 on: plane 2, group by group
+  __m512i total = _mm512_setzero_si512();
+  QI__UNROLL for (int j = 0; j < 4; j++) { // j / 2: 64 bytes, j % 2: which nibbles
+    __m512i v = _mm512_loadu_si512((const void *)(w + 16 + 64 * (j / 2)));
+    __m512i place = _mm512_loadu_si512((const void *)(sign + 64 * j));
+    const int g = 16 + 8 * (j / 2) + 2 * (j % 2); // the groups here: see qi__qins4_groups_vbmi
+    const int a = 1 << g, c = 2 << g, d = 16 << g, e = (int)(32u << g);
+    __mmask16 in_second = _mm512_test_epi32_mask(tables, _mm512_setr_epi32(a, a, a, a, c, c, c, c, d, d, d, d, e, e, e, e));
+    place = _mm512_mask_or_epi32(place, in_second, place, second);
+    place = _mm512_ternarylogic_epi32(j % 2 ? _mm512_srli_epi16(v, 4) : v, place, low4, 0xec); // (v & 15) | place
+    v = _mm512_maddubs_epi16(_mm512_loadu_si512((const void *)(size + 64 * j)), _mm512_permutexvar_epi8(place, values));
+    total = _mm512_dpwssd_epi32(total, v, qi__repeat_dword_avx512(h->scale[b], j));
+  }
+  return total;
+}
+
+// Lanes after n <= 8 blocks at w, which are at `at` in x; n is a constant where it is 8.
+QI__INLINE QI__AVX512_VBMI __m256 qi__qins4_chunk_vbmi(const uint8_t *w, const qi__row_qins4 *x, size_t at, const float *x_d, int n,
+                                                       __m512i values, __m256 lanes) {
+  const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0, 0);
+  const uint8_t *size = x->size + 256 * at, *sign = x->sign + 256 * at;
+  qi__qins4_heads h[2];
+  __m512i total[8];
+  QI__UNROLL for (int i = 0; i < 2; i++) qi__qins4_heads_vbmi(w + 576 * (size_t)i, n - 4 * i, &h[i]);
+  QI__UNROLL for (int b = 0; b < 8; b++) {
+    total[b] = _mm512_setzero_si512();
+    if (b >= n) continue;
+    qi__row_k_fetch_avx2(w, 144, b);
+    total[b] = qi__qins4_block_vbmi(w + 144 * (size_t)b, &h[b / 4], b % 4, size + 256 * b, sign + 256 * b, values);
+  }
+  __m256i halves = _mm512_castsi512_si256(_mm512_permutex2var_epi32(h[0].head, first, h[1].head)); // d, and what is behind
+  __m256 d = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_cvtepi32_epi16(halves)), _mm256_set1_ps(0x1p-10f));
+  return qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, qi__chunk_d_avx2(x_d, n)), qi__fold8_avx512(total), n);
+}
+
+// The 64 values by code, 16 for the second table, 32 for negative activations.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_values_vbmi(void) {
+  __m256i v = qi__bytes_avx2((const uint8_t *)qi__qins4_values);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(v), _mm256_sub_epi8(_mm256_setzero_si256(), v), 1);
+}
+
+// All weight rows with one row of activations.
+QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
+  const __m512i values = qi__qins4_values_vbmi();
+  const size_t n_blocks = a->x->k / 256;
+  qi__row_qins4 x;
+  __m256 lanes[QI__Q8_ROWS];
+  for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
+  for (size_t first = 0; first < n_blocks; first += QI__ROW_K_SLICE) {
+    const qi__q8_chunk slice = qi__q8_chunk_at(a->x, a->x_row, 256 * first);
+    size_t n = qi__min_size(QI__ROW_K_SLICE, n_blocks - first);
+    qi__row_qins4_take(slice.q, n, &x);
+    for (size_t r = 0; r < a->n_w; r++) {
+      const uint8_t *w = a->w + r * a->w_stride + first * 144;
+      size_t b = 0;
+      for (; b + 8 <= n; b += 8, w += 8 * 144) lanes[r] = qi__qins4_chunk_vbmi(w, &x, b, slice.d + b, 8, values, lanes[r]);
+      if (b < n) lanes[r] = qi__qins4_chunk_vbmi(w, &x, b, slice.d + b, (int)(n - b), values, lanes[r]);
+    }
+  }
+  for (size_t r = 0; r < a->n_w; r++) a->y[r] = qi__sum_lanes_avx2(lanes[r]);
+}
+#endif
+
+#endif // QI__KERNELS_ROW_QINS4_AVX512_H
 
 #if defined(QI__X86_64)
 
@@ -11033,7 +11180,6 @@ QI__FN QI__AVX512_VNNI void qi__dot_row_qins8_k_avx512(const qi__dot_q8_args *a)
 // ---- QINS8 with VBMI ----
 
 // VPERMI2B looks up 64 codes at once in a table of 128 bytes, two registers; it takes no notice of bit 7.
-#define QI__AVX512_VBMI QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
 
 // Low bytes of the 256 sizes in table[0..3], high bytes in table[4..7].
 QI__INLINE QI__AVX512_VBMI void qi__qins8_sizes_vbmi(const int16_t *factors, __m512i *table) {
@@ -11126,7 +11272,7 @@ QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_vbmi(const qi__dot_q8_args *a) {
     qi__store_pair_avx512(a, first, qi__pair_qins8_vbmi(a, table, qi__qins8_d(a->format), first));
 }
 
-// ---- QINS8_K and QINS4_K with VBMI ----
+// ---- QINS8_K with VBMI ----
 
 // The seven bits of each group of two blocks (qi__unpack_seven_bits): the lower four as bytes, each plane above as a mask.
 typedef struct qi__seven_bits {
@@ -11149,25 +11295,11 @@ QI__INLINE QI__AVX512_VBMI __m512i qi__join_halves_avx512(const __m512i *v) {
   return _mm512_add_epi32(_mm512_shuffle_i64x2(v[0], v[1], 0x44), _mm512_shuffle_i64x2(v[0], v[1], 0xee));
 }
 
-// Dword j of each 128 bits, four times.
-QI__INLINE QI__AVX512_VBMI __m512i qi__repeat_dword_avx512(__m512i v, int j) {
-  switch (j) { // instructions want a constant
-  case 0: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x00);
-  case 1: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x55);
-  case 2: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xaa);
-  default: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xff);
-  }
-}
-
-// Totals of a block of two weight rows, eight lanes each; sums: of the activations.
-typedef __m512i (*qi__pair_block_vbmi)(const uint8_t *const *w, const int8_t *x, __m256i sums, const __m512i *table);
-
-QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *const *w, const int8_t *x, __m256i sums,
-                                                          const __m512i *table) {
+// Totals of a block of two weight rows, eight lanes each.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *const *w, const int8_t *x, const __m512i *table) {
   const __m512i zero = _mm512_setzero_si512(), group = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
   qi__seven_bits bits = qi__seven_bits_vbmi(w[0] + 2, w[1] + 2);
   __m512i scale[QI__PAIR], total[QI__PAIR];
-  (void)sums;
   QI__UNROLL for (int p = 0; p < 3; p++)
     bits.low = _mm256_mask_add_epi8(bits.low, bits.plane[p], bits.low, _mm256_set1_epi8((char)(16 << p)));
   scale[0] = _mm512_cvtepu8_epi32(_mm256_castsi256_si128(bits.low));
@@ -11185,43 +11317,9 @@ QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *const *
   return qi__join_halves_avx512(total);
 }
 
-// Of each four bits the lower two, each twice.
-QI__INLINE uint32_t qi__twice_two_of_four(uint32_t v) { return (v & 0x11111111u) * 3 | (v & 0x22222222u) * 6; }
-
-// table: T[0] and T[1] plus 128, which the sums take off again. A register of nibbles has four groups, 16 codes each: low nibbles
-// of 64 bytes those of weights 0..31 and 64..95, high ones those between and behind.
-QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_k_block_vbmi(const uint8_t *const *w, const int8_t *x, __m256i sums,
-                                                          const __m512i *table) {
-  const __m512i zero = _mm512_setzero_si512(), low4 = _mm512_set1_epi8(15);
-  const __m512i group = _mm512_setr_epi32(0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15); // lane l of j: 4 l + j
-  qi__seven_bits bits = qi__seven_bits_vbmi(w[0] + 2, w[1] + 2);
-  __m256i size = _mm256_mask_add_epi8(bits.low, bits.plane[0], bits.low, _mm256_set1_epi8(16));
-  __m256i both = _mm256_mask_sub_epi8(size, bits.plane[1], _mm256_setzero_si256(), size);
-  const uint32_t tables[2] = {qi__twice_two_of_four(bits.plane[2]), qi__twice_two_of_four(bits.plane[2] >> 2)};
-  __m512i scale[QI__PAIR], total[QI__PAIR];
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-    __m128i bytes = r ? _mm256_extracti128_si256(both, 1) : _mm256_castsi256_si128(both);
-    __m256i offset = _mm256_slli_epi32(_mm256_madd_epi16(_mm256_cvtepi8_epi16(bytes), sums), 7);
-    scale[r] = _mm512_permutexvar_epi32(group, _mm512_cvtepi8_epi32(bytes));
-    total[r] = _mm512_sub_epi32(zero, _mm512_inserti64x4(zero, offset, 0));
-  }
-  QI__UNROLL for (int j = 0; j < 4; j++) { // j / 2: 64 bytes, j % 2: which nibbles
-    const uint8_t *at = (const uint8_t *)x + 128 * (j / 2) + 32 * (j % 2);
-    __m512i xj = _mm512_inserti64x4(_mm512_castsi256_si512(qi__bytes_avx2(at)), qi__bytes_avx2(at + 64), 1);
-    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-      __m512i codes = _mm512_loadu_si512((const void *)(w[r] + 16 + 64 * (j / 2)));
-      codes = _mm512_and_si512(j % 2 ? _mm512_srli_epi16(codes, 4) : codes, low4);
-      __m512i t = _mm512_mask_blend_epi64((__mmask8)(tables[j % 2] >> (16 * r + 8 * (j / 2))), table[0], table[1]);
-      __m512i products = _mm512_dpbusd_epi32(zero, _mm512_shuffle_epi8(t, codes), xj);
-      total[r] = _mm512_add_epi32(total[r], _mm512_mullo_epi32(products, qi__repeat_dword_avx512(scale[r], j)));
-    }
-  }
-  return qi__join_halves_avx512(total);
-}
-
-// Two weight rows from `first` on, of blocks of 256 with d / 2^10 in front: the lanes of one, then of the other.
-QI__INLINE QI__AVX512_VBMI __m512 qi__pair_256_vbmi(qi__pair_block_vbmi multiply, size_t size, const qi__dot_q8_args *a,
-                                                    const __m512i *table, size_t first) {
+// Two weight rows from `first` on: the lanes of one, then of the other.
+QI__INLINE QI__AVX512_VBMI __m512 qi__pair_qins8_k_vbmi(const qi__dot_q8_args *a, const __m512i *table, size_t first) {
+  const size_t size = 272;
   const uint8_t *w[QI__PAIR], *first_row;
   __m512i total[8];
   float d_w[QI__PAIR * 8] = {0};
@@ -11234,7 +11332,7 @@ QI__INLINE QI__AVX512_VBMI __m512 qi__pair_256_vbmi(qi__pair_block_vbmi multiply
     qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
     int n = (int)(b % 8) + 1;
     qi__prefetch_far_pair_avx2(first_row, w[0], QI__PAIR * size);
-    total[n - 1] = multiply(w, x.q, qi__bytes_avx2((const uint8_t *)x.sum), table);
+    total[n - 1] = qi__qins8_k_block_vbmi(w, x.q, table);
     QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
       d_w[8 * r + n - 1] = qi__half_avx2(w[r]) * 0x1p-10f;
       w[r] += size;
@@ -11251,16 +11349,7 @@ QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_k_vbmi(const qi__dot_q8_args *a) {
   const uint8_t *sizes = qi__qins8_sizes;
   const __m512i table[2] = {_mm512_loadu_si512((const void *)sizes), _mm512_loadu_si512((const void *)(sizes + 64))};
   for (size_t first = 0; first < a->n_w; first += QI__PAIR)
-    qi__store_pair_avx512(a, first, qi__pair_256_vbmi(qi__qins8_k_block_vbmi, 272, a, table, first));
-}
-
-QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
-  __m512i table[2];
-  QI__UNROLL for (int t = 0; t < 2; t++)
-    table[t] = _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)qi__qins4_values[t])),
-                                _mm512_set1_epi8((char)-128));
-  for (size_t first = 0; first < a->n_w; first += QI__PAIR)
-    qi__store_pair_avx512(a, first, qi__pair_256_vbmi(qi__qins4_k_block_vbmi, 144, a, table, first));
+    qi__store_pair_avx512(a, first, qi__pair_qins8_k_vbmi(a, table, first));
 }
 
 // ---- the kernels ----
@@ -12049,10 +12138,10 @@ QI__DOT_TERNARY(i8mm, qi__ternary_row_dotprod)
 // compared on the way; where they differ the sums are thrown away.
 //
 // A register gets the bytes of a block. Those of TQ2_0 and I2_S hold four codes in pairs of bits, which are multiplied where they
-// stand, 1, 4, 16 or 64 times too large. Those of TQ1_0 are fractions of five digits: a digit is (3 f - next f) / 256 of fractions that
-// follow each other. Such sums are divided at the end, exactly. Activations are brought, once for all weight rows, into the order of
-// the codes: [block][place in a byte][64]. As in dot_ternary_x86.h a code is u = code + 1, and the sum of the activations is taken off
-// again.
+// stand, 1, 4, 16 or 64 times too large. Those of TQ1_0 are fractions of five digits: a digit is (3 f - next f) / 256 of fractions
+// that follow each other. Such sums are divided at the end, exactly. Activations are brought, once for all weight rows, into the
+// order of the codes: [block][place in a byte][64]. As in dot_ternary_x86.h a code is u = code + 1, and the sum of the activations
+// is taken off again.
 
 // GCC 12 copies a sum of VNNI twice at each step while its type is that of the intrinsics, a vector of 64-bit integers.
 typedef int qi__i32x8 __attribute__((vector_size(32)));
@@ -12133,7 +12222,7 @@ QI__INLINE QI__AVX512_VNNI unsigned qi__ternary_two_rows_avx512(qi_format id, co
   const unsigned scale[2] = {scaled ? qi__load_u16(w + d_at) : 0u, scaled ? qi__load_u16(w + stride + d_at) : 0u};
   qi__i32x16 total[2][QI__TERNARY_SUMS];
   unsigned differs = 0;
-  uintptr_t ahead = (uintptr_t)w + 8192;
+  uintptr_t ahead = (uintptr_t)w + QI__FETCH_AHEAD;
   QI__UNROLL for (int e = 0; e < QI__TERNARY_SUMS; e++) total[0][e] = total[1][e] = (qi__i32x16)_mm512_setzero_si512();
   for (size_t b = 0; b < n_blocks; b++, w += size, x += 64 * places, ahead += 2 * size) {
     __asm__ volatile("");

@@ -23,6 +23,7 @@
 #define QI__AVX_VNNI QI__TARGET("avx2,fma,f16c,avxvnni")
 #endif
 #define QI__AVX512_VNNI QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+#define QI__AVX512_VBMI QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
 
 // ---- what differs between the instruction sets ----
 

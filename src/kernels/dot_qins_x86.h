@@ -3,6 +3,7 @@
 #define QI__KERNELS_DOT_QINS_X86_H
 
 #include "panel_wide_x86.h"
+#include "row_qins4_avx512.h"
 
 #if defined(QI__X86_64)
 
@@ -132,7 +133,6 @@ QI__FN QI__AVX512_VNNI void qi__dot_row_qins8_k_avx512(const qi__dot_q8_args *a)
 // ---- QINS8 with VBMI ----
 
 // VPERMI2B looks up 64 codes at once in a table of 128 bytes, two registers; it takes no notice of bit 7.
-#define QI__AVX512_VBMI QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi")
 
 // Low bytes of the 256 sizes in table[0..3], high bytes in table[4..7].
 QI__INLINE QI__AVX512_VBMI void qi__qins8_sizes_vbmi(const int16_t *factors, __m512i *table) {
@@ -225,7 +225,7 @@ QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_vbmi(const qi__dot_q8_args *a) {
     qi__store_pair_avx512(a, first, qi__pair_qins8_vbmi(a, table, qi__qins8_d(a->format), first));
 }
 
-// ---- QINS8_K and QINS4_K with VBMI ----
+// ---- QINS8_K with VBMI ----
 
 // The seven bits of each group of two blocks (qi__unpack_seven_bits): the lower four as bytes, each plane above as a mask.
 typedef struct qi__seven_bits {
@@ -248,25 +248,11 @@ QI__INLINE QI__AVX512_VBMI __m512i qi__join_halves_avx512(const __m512i *v) {
   return _mm512_add_epi32(_mm512_shuffle_i64x2(v[0], v[1], 0x44), _mm512_shuffle_i64x2(v[0], v[1], 0xee));
 }
 
-// Dword j of each 128 bits, four times.
-QI__INLINE QI__AVX512_VBMI __m512i qi__repeat_dword_avx512(__m512i v, int j) {
-  switch (j) { // instructions want a constant
-  case 0: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x00);
-  case 1: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x55);
-  case 2: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xaa);
-  default: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xff);
-  }
-}
-
-// Totals of a block of two weight rows, eight lanes each; sums: of the activations.
-typedef __m512i (*qi__pair_block_vbmi)(const uint8_t *const *w, const int8_t *x, __m256i sums, const __m512i *table);
-
-QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *const *w, const int8_t *x, __m256i sums,
-                                                          const __m512i *table) {
+// Totals of a block of two weight rows, eight lanes each.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *const *w, const int8_t *x, const __m512i *table) {
   const __m512i zero = _mm512_setzero_si512(), group = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
   qi__seven_bits bits = qi__seven_bits_vbmi(w[0] + 2, w[1] + 2);
   __m512i scale[QI__PAIR], total[QI__PAIR];
-  (void)sums;
   QI__UNROLL for (int p = 0; p < 3; p++)
     bits.low = _mm256_mask_add_epi8(bits.low, bits.plane[p], bits.low, _mm256_set1_epi8((char)(16 << p)));
   scale[0] = _mm512_cvtepu8_epi32(_mm256_castsi256_si128(bits.low));
@@ -284,43 +270,9 @@ QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *const *
   return qi__join_halves_avx512(total);
 }
 
-// Of each four bits the lower two, each twice.
-QI__INLINE uint32_t qi__twice_two_of_four(uint32_t v) { return (v & 0x11111111u) * 3 | (v & 0x22222222u) * 6; }
-
-// table: T[0] and T[1] plus 128, which the sums take off again. A register of nibbles has four groups, 16 codes each: low nibbles
-// of 64 bytes those of weights 0..31 and 64..95, high ones those between and behind.
-QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_k_block_vbmi(const uint8_t *const *w, const int8_t *x, __m256i sums,
-                                                          const __m512i *table) {
-  const __m512i zero = _mm512_setzero_si512(), low4 = _mm512_set1_epi8(15);
-  const __m512i group = _mm512_setr_epi32(0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15); // lane l of j: 4 l + j
-  qi__seven_bits bits = qi__seven_bits_vbmi(w[0] + 2, w[1] + 2);
-  __m256i size = _mm256_mask_add_epi8(bits.low, bits.plane[0], bits.low, _mm256_set1_epi8(16));
-  __m256i both = _mm256_mask_sub_epi8(size, bits.plane[1], _mm256_setzero_si256(), size);
-  const uint32_t tables[2] = {qi__twice_two_of_four(bits.plane[2]), qi__twice_two_of_four(bits.plane[2] >> 2)};
-  __m512i scale[QI__PAIR], total[QI__PAIR];
-  QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-    __m128i bytes = r ? _mm256_extracti128_si256(both, 1) : _mm256_castsi256_si128(both);
-    __m256i offset = _mm256_slli_epi32(_mm256_madd_epi16(_mm256_cvtepi8_epi16(bytes), sums), 7);
-    scale[r] = _mm512_permutexvar_epi32(group, _mm512_cvtepi8_epi32(bytes));
-    total[r] = _mm512_sub_epi32(zero, _mm512_inserti64x4(zero, offset, 0));
-  }
-  QI__UNROLL for (int j = 0; j < 4; j++) { // j / 2: 64 bytes, j % 2: which nibbles
-    const uint8_t *at = (const uint8_t *)x + 128 * (j / 2) + 32 * (j % 2);
-    __m512i xj = _mm512_inserti64x4(_mm512_castsi256_si512(qi__bytes_avx2(at)), qi__bytes_avx2(at + 64), 1);
-    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-      __m512i codes = _mm512_loadu_si512((const void *)(w[r] + 16 + 64 * (j / 2)));
-      codes = _mm512_and_si512(j % 2 ? _mm512_srli_epi16(codes, 4) : codes, low4);
-      __m512i t = _mm512_mask_blend_epi64((__mmask8)(tables[j % 2] >> (16 * r + 8 * (j / 2))), table[0], table[1]);
-      __m512i products = _mm512_dpbusd_epi32(zero, _mm512_shuffle_epi8(t, codes), xj);
-      total[r] = _mm512_add_epi32(total[r], _mm512_mullo_epi32(products, qi__repeat_dword_avx512(scale[r], j)));
-    }
-  }
-  return qi__join_halves_avx512(total);
-}
-
-// Two weight rows from `first` on, of blocks of 256 with d / 2^10 in front: the lanes of one, then of the other.
-QI__INLINE QI__AVX512_VBMI __m512 qi__pair_256_vbmi(qi__pair_block_vbmi multiply, size_t size, const qi__dot_q8_args *a,
-                                                    const __m512i *table, size_t first) {
+// Two weight rows from `first` on: the lanes of one, then of the other.
+QI__INLINE QI__AVX512_VBMI __m512 qi__pair_qins8_k_vbmi(const qi__dot_q8_args *a, const __m512i *table, size_t first) {
+  const size_t size = 272;
   const uint8_t *w[QI__PAIR], *first_row;
   __m512i total[8];
   float d_w[QI__PAIR * 8] = {0};
@@ -333,7 +285,7 @@ QI__INLINE QI__AVX512_VBMI __m512 qi__pair_256_vbmi(qi__pair_block_vbmi multiply
     qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
     int n = (int)(b % 8) + 1;
     qi__prefetch_far_pair_avx2(first_row, w[0], QI__PAIR * size);
-    total[n - 1] = multiply(w, x.q, qi__bytes_avx2((const uint8_t *)x.sum), table);
+    total[n - 1] = qi__qins8_k_block_vbmi(w, x.q, table);
     QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
       d_w[8 * r + n - 1] = qi__half_avx2(w[r]) * 0x1p-10f;
       w[r] += size;
@@ -350,16 +302,7 @@ QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_k_vbmi(const qi__dot_q8_args *a) {
   const uint8_t *sizes = qi__qins8_sizes;
   const __m512i table[2] = {_mm512_loadu_si512((const void *)sizes), _mm512_loadu_si512((const void *)(sizes + 64))};
   for (size_t first = 0; first < a->n_w; first += QI__PAIR)
-    qi__store_pair_avx512(a, first, qi__pair_256_vbmi(qi__qins8_k_block_vbmi, 272, a, table, first));
-}
-
-QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
-  __m512i table[2];
-  QI__UNROLL for (int t = 0; t < 2; t++)
-    table[t] = _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)qi__qins4_values[t])),
-                                _mm512_set1_epi8((char)-128));
-  for (size_t first = 0; first < a->n_w; first += QI__PAIR)
-    qi__store_pair_avx512(a, first, qi__pair_256_vbmi(qi__qins4_k_block_vbmi, 144, a, table, first));
+    qi__store_pair_avx512(a, first, qi__pair_qins8_k_vbmi(a, table, first));
 }
 
 // ---- the kernels ----

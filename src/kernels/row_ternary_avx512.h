@@ -11,10 +11,10 @@
 // compared on the way; where they differ the sums are thrown away.
 //
 // A register gets the bytes of a block. Those of TQ2_0 and I2_S hold four codes in pairs of bits, which are multiplied where they
-// stand, 1, 4, 16 or 64 times too large. Those of TQ1_0 are fractions of five digits: a digit is (3 f - next f) / 256 of fractions that
-// follow each other. Such sums are divided at the end, exactly. Activations are brought, once for all weight rows, into the order of
-// the codes: [block][place in a byte][64]. As in dot_ternary_x86.h a code is u = code + 1, and the sum of the activations is taken off
-// again.
+// stand, 1, 4, 16 or 64 times too large. Those of TQ1_0 are fractions of five digits: a digit is (3 f - next f) / 256 of fractions
+// that follow each other. Such sums are divided at the end, exactly. Activations are brought, once for all weight rows, into the
+// order of the codes: [block][place in a byte][64]. As in dot_ternary_x86.h a code is u = code + 1, and the sum of the activations
+// is taken off again.
 
 // GCC 12 copies a sum of VNNI twice at each step while its type is that of the intrinsics, a vector of 64-bit integers.
 typedef int qi__i32x8 __attribute__((vector_size(32)));
@@ -95,7 +95,7 @@ QI__INLINE QI__AVX512_VNNI unsigned qi__ternary_two_rows_avx512(qi_format id, co
   const unsigned scale[2] = {scaled ? qi__load_u16(w + d_at) : 0u, scaled ? qi__load_u16(w + stride + d_at) : 0u};
   qi__i32x16 total[2][QI__TERNARY_SUMS];
   unsigned differs = 0;
-  uintptr_t ahead = (uintptr_t)w + 8192;
+  uintptr_t ahead = (uintptr_t)w + QI__FETCH_AHEAD;
   QI__UNROLL for (int e = 0; e < QI__TERNARY_SUMS; e++) total[0][e] = total[1][e] = (qi__i32x16)_mm512_setzero_si512();
   for (size_t b = 0; b < n_blocks; b++, w += size, x += 64 * places, ahead += 2 * size) {
     __asm__ volatile("");
