@@ -189,7 +189,7 @@ static int read_settings(int argc, char **argv, settings *c) {
       {"-p", "--n-prompt", INTS, &c->n_prompt, 0, 1 << 20, "LIST   prompt tokens, 0 = no such test (default 512)"},
       {"-n", "--n-gen", INTS, &c->n_gen, 0, 1 << 20, "LIST   tokens to generate, 0 = no such test (default 128)"},
       {"-pg", "--prompt-gen", PAIRS, &c->pairs, 0, 1 << 20, "P,N    prompt and generation together; may be given several times"},
-      {"-d", "--n-depth", INTS, &c->depth, 0, 1 << 20, "LIST   positions in the context before, of random keys and values (default 0)"},
+      {"-d", "--n-depth", INTS, &c->depth, 0, 1 << 20, "LIST   positions of random keys and values before (default 0)"},
       {"-s", "--n-seqs", INTS, &c->n_seqs, 1, 1024, "LIST   sequences that generate together (default 1)"},
       {"-c", "--ctx-size", INT, &c->n_ctx, 0, 1 << 21, "N      context in tokens, 0 = what the test needs (default 0)"},
       {"-b", "--batch-size", INTS, &c->n_batch, 0, 1 << 16, "LIST   prompt tokens computed at once, 0 = 256 (default 0)"},
@@ -387,7 +387,8 @@ static bool measure_model(report *out, const settings *c, const bench_model *m) 
 static bool measure_slices(report *out, const settings *c, const bench_model *m) {
   slice_settings s = {.n_threads = c->n_threads.v[0], .n_prompt = c->n_prompt.v[0], .n_gen = c->n_gen.v[0],
                       .depth = c->depth.v[0], .reps = c->reps};
-  return find_kv_type(c->kv_types.v[0], &s.kv_type) && find_isa(c->isas.v[0], &s.isa) && find_path(c->paths.v[0], &s.path) && slices_run(out, m, &s);
+  return find_kv_type(c->kv_types.v[0], &s.kv_type) && find_isa(c->isas.v[0], &s.isa) && find_path(c->paths.v[0], &s.path) &&
+         slices_run(out, m, &s);
 }
 
 static bool model_open_file(bench_model *m, const char *path, bool no_mmap) {
