@@ -323,7 +323,7 @@ static void work_release(fk_work *w) {
   pthread_mutex_unlock(&work->mutex);
 }
 - (void)waitUntilCompleted {
-  if (state == MTLCommandBufferStatusNotEnqueued) fake_fail("waitUntilCompleted before commit waits for ever");
+  if (self.status == MTLCommandBufferStatusNotEnqueued) fake_fail("waitUntilCompleted before commit waits for ever");
   pthread_mutex_lock(&work->mutex);
   while (state < MTLCommandBufferStatusCompleted) pthread_cond_wait(&work->changed, &work->mutex);
   pthread_mutex_unlock(&work->mutex);
