@@ -12154,7 +12154,8 @@ QI__INLINE int qi__ternary_places(qi_format id) { return id == QI_FORMAT_TQ1_0 ?
 
 // Of one block, to out[place][64].
 QI__INLINE QI__AVX512_VNNI void qi__ternary_order_block_avx512(qi_format id, const int8_t *q, int8_t *out) {
-  QI__UNROLL for (int e = 0; e < qi__ternary_places(id); e++, out += 64) {
+  const int places = qi__ternary_places(id);
+  QI__UNROLL for (int e = 0; e < places; e++, out += 64) {
     if (id == QI_FORMAT_TQ1_0) { // 32 bytes, 16 bytes, 4 bytes of four codes; nothing belongs to the rest of the register
       memset(out + 48, 0, 16);
       memcpy(out, q + 32 * e, 32);
