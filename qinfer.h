@@ -10928,7 +10928,8 @@ QI__INLINE QI__AVX512_VBMI void qi__row_qins4_take(const int8_t *q, size_t n_blo
     QI__UNROLL for (int g = 0; g < 8; g++) {
       __m256i v = qi__bytes_avx2((const uint8_t *)q + 256 * b + 32 * qi__row_k4_order[g]);
       qi__store_bytes_avx2(out->size + 256 * b + 32 * g, _mm256_abs_epi8(v));
-      qi__store_bytes_avx2(out->sign + 256 * b + 32 * g, _mm256_srli_epi16(_mm256_and_si256(v, _mm256_set1_epi32((int)0x80808080)), 2));
+      v = _mm256_and_si256(v, _mm256_set1_epi32((int)0x80808080));
+      qi__store_bytes_avx2(out->sign + 256 * b + 32 * g, _mm256_srli_epi16(v, 2));
     }
 }
 
