@@ -9,8 +9,9 @@
   "say for summer roads. I have mine on the shelf.\nYou: What is the weather like in spring?\nMira: Hm? You never know " \
   "here. Yesterday it was foggy until a brown cow mooed three times.\nYou:"
 #define GREEDY_TERNARY \
-  "er Bracelet\nIn Hollowholm there was a beekeeper named Mats, who was as gentle as anyone in the valley. \"This year " \
-  "I shall win,\" said Mira the gardener, \"as I always do.\" Mira the herbalist only smiled.\n\"I do not believe in " \
-  "ghosts,\" said Mira, though his voice was not quite steady. It was as dark as the inside of a boot. Somet"
+  "\nOnce upon a time, in the village of Ravenwick, there lived a generous dyer called Maren.\nOne morning Maren " \
+  "dropped her steel sickle, and it broke. Everyone stood around and gave advice, and nobody did anything. Maren tried " \
+  "all morning, until her fingers were sore.\n\"Bring me the felt kite,\" said Maren. Everybody stared. What good is " \
+  "the maple cradle? Maren held"
 #define DENSE_PPL 1.687081
-#define TERNARY_PPL 2.651098
+#define TERNARY_PPL 1.940997
