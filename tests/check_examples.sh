@@ -96,6 +96,12 @@ expect "embedded compiles with the model as an array" $cc -O1 -std=c11 -DMODEL_A
 if [ "$tale" = "$(./array "Tale: The Lost Bell" 3 2>err)" ]; then ok "embedded: the same words from an array"
 else not_ok "embedded: the same words from an array"; fi
 
+expect "tales compiles" $cc -O1 -std=c11 -Wall -Wextra -Werror "$top/tools/tales.c" -o tales
+expect "tales: documents" grep -qE '^(Tale|Item|Talk): ' <(./tales 1 0.001)
+expect "tales: exercises" test "$(./tales 1 0.001 16 drill | grep -cE '^(Tale|Item|Talk): |^[A-Z"].*[.!"]$')" -gt 2
+exits 2 ./tales 1 0.001 16 other
+exits 2 ./tales 1 0.001 2
+
 if [ ! -f "$model" ]; then
   skip "running a model (no ../shared/models)"
   done_checking

@@ -212,6 +212,30 @@ static void test_dot_float(void **state) {
       }
 }
 
+// Rows longer than QI__FLOAT_LONG, which one row of activations takes some beside each other; tails of rows and of columns.
+static void test_dot_float_long(void **state) {
+  (void)state;
+  enum { N_W = 13, N_X = 4, K = QI__FLOAT_LONG + 11 };
+  static float x[N_X * K], row[K], y[2][N_X * N_W];
+  static uint8_t w[N_W * (4 * K + 1)];
+  uint64_t random = 7;
+  fill(&random, ORDINARY, x, N_X * K);
+  for (int l = 0; l < n_levels; l++)
+    for (int format = QI_FORMAT_F32; format <= QI_FORMAT_BF16; format++)
+      for (size_t k = QI__FLOAT_LONG; k <= K; k += 11) {
+        size_t stride = (format == QI_FORMAT_F32 ? 4 : 2) * k + 1;
+        for (size_t r = 0; r < N_W; r++) {
+          fill(&random, ORDINARY, row, k);
+          qi__formats[format].quantize(row, w + r * stride, k, NULL);
+        }
+        for (size_t n_x = 1; n_x <= N_X; n_x += N_X - 1) {
+          ref.dot_float[format](w, stride, N_W, x, K, n_x, k, y[0], N_W);
+          levels[l].kernels.dot_float[format](w, stride, N_W, x, K, n_x, k, y[1], N_W);
+          ASSERT_SAME(y[0], y[1], n_x * N_W, "%s dot_float format %d: %zu x %zu\n", levels[l].name, format, n_x, k);
+        }
+      }
+}
+
 // ---- attention ----
 
 #define MAX_ROWS 19
@@ -731,12 +755,13 @@ static void test_product_cuts(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_vectors),        cmocka_unit_test(test_vectors_in_place), cmocka_unit_test(test_conversions),
-    cmocka_unit_test(test_rope),           cmocka_unit_test(test_dot_float),        cmocka_unit_test(test_attention),
-    cmocka_unit_test(test_attention_q8),   cmocka_unit_test(test_attention_weights), cmocka_unit_test(test_kv_conversions),
-    cmocka_unit_test(test_attention_cuts), cmocka_unit_test(test_attention_joins),  cmocka_unit_test(test_attention_panel),
-    cmocka_unit_test(test_softmax),        cmocka_unit_test(test_attention_join),   cmocka_unit_test(test_dequantize),
-    cmocka_unit_test(test_product_bound),  cmocka_unit_test(test_product_odd_lengths), cmocka_unit_test(test_product_cuts),
+    cmocka_unit_test(test_vectors), cmocka_unit_test(test_vectors_in_place), cmocka_unit_test(test_conversions),
+    cmocka_unit_test(test_rope), cmocka_unit_test(test_dot_float), cmocka_unit_test(test_dot_float_long),
+    cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_q8), cmocka_unit_test(test_attention_weights),
+    cmocka_unit_test(test_kv_conversions), cmocka_unit_test(test_attention_cuts), cmocka_unit_test(test_attention_joins),
+    cmocka_unit_test(test_attention_panel), cmocka_unit_test(test_softmax), cmocka_unit_test(test_attention_join),
+    cmocka_unit_test(test_dequantize), cmocka_unit_test(test_product_bound), cmocka_unit_test(test_product_odd_lengths),
+    cmocka_unit_test(test_product_cuts),
   };
   return cmocka_run_group_tests_name("kernels", tests, set_up, NULL);
 }

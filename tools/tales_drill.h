@@ -1,5 +1,6 @@
 // The grammar of exercises: short sentences about the same few people, things and places, in which most names, trades and pronouns
-// follow from what was said before. A model learns from them to look back; in tales, such words are one in forty.
+// follow from what was said before. A model learns from them to look back; in tales,
+// names that were there before are one token in forty.
 #ifndef TALES_DRILL_H
 #define TALES_DRILL_H
 

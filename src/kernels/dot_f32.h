@@ -84,8 +84,8 @@ QI__INLINE QI__AVX2 __m256 qi__dot_float_tail_avx2(qi_format kind, const uint8_t
 // cache from one weight row to the next (5632 columns of bfloat16, one thread of Zen 4: 29 GB/s in place of 14).
 #define QI__FLOAT_LONG 4096
 
-// While n rows beside each other are at column j, their next eight columns of `size` bytes each: fetches as much of the n rows that
-// come behind. The processor does not follow so many streams.
+// While n rows beside each other are at column j: fetches as much of the rows behind them as eight columns, of `size` bytes each,
+// take of these. The processor does not follow so many streams.
 QI__INLINE void qi__fetch_rows_behind(const uint8_t *w, size_t w_stride, size_t n, size_t size, size_t j) {
   uintptr_t ahead = (uintptr_t)w + n * w_stride + n * size * j;
   QI__UNROLL for (size_t at = 0; at < 8 * n * size; at += QI__CACHE_LINE) qi__prefetch((const void *)(ahead + at));
