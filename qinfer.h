@@ -10406,7 +10406,9 @@ QI__INLINE QI__AVX2 void qi__row_k_fetch_avx2(const uint8_t *w, size_t size, int
   QI__UNROLL for (size_t at = first; at < end; at += line) _mm_prefetch((const char *)(ahead + at), _MM_HINT_T1);
 }
 
-#define QI__ROW_K_SLICE 32 // blocks of a row that are taken at a time by all weight rows
+// Blocks of a row that are taken at a time by all weight rows. Where rows are longer, memory is read in jumps: 4096 rows of 11008
+// columns of Q4_K, in slices of 32 blocks, at 30 GB/s (two threads of Zen 4) in place of 53.
+#define QI__ROW_K_SLICE 128
 
 typedef struct qi__row_k {
   int8_t q[QI__ROW_K_SLICE * 256];   // [block][8 groups in the order of the format][32]
