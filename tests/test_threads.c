@@ -282,7 +282,8 @@ static void host_runs_index_2(void *user, void (*fn)(void *arg, int index), void
   fn(arg, 2);
 }
 
-// 11 pieces of 10 units for three: 4, 4 and 3. The third takes its own first, along memory, then what the others have left.
+// 11 pieces of 10 units for three: 4, 4 and 3. The third takes its own first, along memory, then what the others have left,
+// from the end on.
 static void test_own_range_first(void **state) {
   (void)state;
   qi_pool_desc d = {.n_threads = 3, .parallel = {host_runs_index_2, NULL}};
@@ -290,10 +291,32 @@ static void test_own_range_first(void **state) {
   order o = {{0}, 0};
   assert_int_equal(qi__pool_open(&p, &d, NULL), QI_OK);
   qi__pool_run(p, task_order, &o, 105, 10);
-  const int64_t expected[] = {80, 90, 100, 0, 10, 20, 30, 40, 50, 60, 70};
+  const int64_t expected[] = {80, 90, 100, 30, 20, 10, 0, 70, 60, 50, 40};
   assert_int_equal(o.n, 11);
   for (int i = 0; i < 11; i++) assert_int_equal(o.begin[i], expected[i]);
   qi__pool_close(p);
+}
+
+static void task_count(void *arg, int worker, int64_t begin, int64_t end) {
+  (void)worker;
+  for (int64_t i = begin; i < end; i++) ((uint8_t *)arg)[i]++;
+}
+
+// More pieces than a range can count.
+static void test_many_pieces(void **state) {
+  (void)state;
+  enum { N = 3 * QI__PIECES_MAX + 1 };
+  static uint8_t hits[N + 1];
+  for (int n_threads = 1; n_threads <= 3; n_threads++) {
+    qi_pool_desc d = {.n_threads = n_threads};
+    qi_pool *p = NULL;
+    memset(hits, 0, sizeof hits);
+    assert_int_equal(qi__pool_open(&p, &d, NULL), QI_OK);
+    qi__pool_run(p, task_count, hits, N, 1);
+    assert_true(p->job.n_pieces <= QI__PIECES_MAX);
+    for (int i = 0; i <= N; i++) assert_int_equal(hits[i], i < N);
+    qi__pool_close(p);
+  }
 }
 
 // ---- descs, failures, scratch ----
@@ -417,12 +440,10 @@ static void test_scratch(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-    cmocka_unit_test(test_all_units_once),        cmocka_unit_test(test_short_runs),
-    cmocka_unit_test(test_all_threads_take_part), cmocka_unit_test(test_caller_waits),
-    cmocka_unit_test(test_host_hook),             cmocka_unit_test(test_own_range_first), cmocka_unit_test(test_arguments),
-    cmocka_unit_test(test_defaults),              cmocka_unit_test(test_active),
-      cmocka_unit_test(test_fewer_threads),
-      cmocka_unit_test(test_failures_leave_nothing),
+    cmocka_unit_test(test_all_units_once), cmocka_unit_test(test_short_runs), cmocka_unit_test(test_all_threads_take_part),
+    cmocka_unit_test(test_caller_waits), cmocka_unit_test(test_host_hook), cmocka_unit_test(test_own_range_first),
+    cmocka_unit_test(test_many_pieces), cmocka_unit_test(test_arguments), cmocka_unit_test(test_defaults),
+    cmocka_unit_test(test_active), cmocka_unit_test(test_fewer_threads), cmocka_unit_test(test_failures_leave_nothing),
     cmocka_unit_test(test_scratch),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -431,6 +431,13 @@ QI__FN bool qi__forward_is_late(const qi__forward *f, uint64_t now, uint64_t dea
   return now >= deadline_us || least > 2 * (double)(deadline_us - now);
 }
 
+// Units that a thread takes at a time. Small pieces balance threads that are not equally fast, and cost next to nothing as long as
+// each takes its own; a few heads are not worth waking a thread.
+QI__INLINE int64_t qi__forward_grain(const qi__forward *f, int64_t n_units) {
+  int64_t least = qi__ops[f->op].unit == QI__PER_HEAD ? 4 : 1;
+  return qi__max_i64(least, n_units / (f->pool->n_active * 64));
+}
+
 // Works until the chunk is done (QI_OK), about until the deadline (QI_AGAIN; 0 = none) or until *cancel is set (QI_ERR_CANCELLED).
 QI__FN qi_result qi__forward_run(qi__forward *f, uint64_t deadline_us) {
   int n_threads = f->pool->n_active;
@@ -442,8 +449,7 @@ QI__FN qi_result qi__forward_run(qi__forward *f, uint64_t deadline_us) {
     if (f->observe && !f->unit) f->observe(f);
     qi__task task = {f, f->unit};
     uint64_t start = now;
-    int64_t least = qi__ops[f->op].unit == QI__PER_HEAD ? 4 : 1; // fewer heads are not worth waking a thread
-    qi__pool_run(f->pool, qi__forward_task, &task, slab, qi__max_i64(least, slab / (n_threads * 8)));
+    qi__pool_run(f->pool, qi__forward_task, &task, slab, qi__forward_grain(f, slab));
     if (__atomic_load_n(f->cancel, __ATOMIC_RELAXED)) return QI_ERR_CANCELLED;
     f->unit += slab;
     if (deadline_us) {

@@ -84,7 +84,7 @@ QI__FN qi_result qi__matmul(qi_pool *pool, qi_path path, const qi__weight *w, co
     p.y = y + i * p.w.n_rows;
     memcpy(p.in.x, x + i * p.w.n_cols, p.n * p.w.n_cols * sizeof *x);
     qi__pool_run(pool, qi__product_prepare, &p, (int64_t)p.n, 1);
-    qi__pool_run(pool, qi__product_tiles, &p, tiles, qi__max_i64(1, tiles / (pool->n_active * 8)));
+    qi__pool_run(pool, qi__product_tiles, &p, tiles, qi__max_i64(1, tiles / (pool->n_active * 64)));
   }
   return QI_OK;
 }
