@@ -80,15 +80,18 @@ static uint64_t stream_neon(const uint8_t *p, size_t n) {
 }
 #endif
 
-static stream_fn stream_select(const qi__cpu *cpu) {
+// The loops that may be the fastest, NULL after the last: 256 bits read faster than 512 on Zen 4 (35 and 32 GB/s a thread).
+static void stream_select(const qi__cpu *cpu, stream_fn out[3]) {
+  int n = 0;
 #if defined(QI__X86_64)
-  if (cpu->avx512) return stream_avx512;
-  if (cpu->avx2) return stream_avx2;
+  if (cpu->avx512) out[n++] = stream_avx512;
+  if (cpu->avx2) out[n++] = stream_avx2;
 #elif defined(QI__ARM64)
-  if (cpu->neon) return stream_neon;
+  if (cpu->neon) out[n++] = stream_neon;
 #endif
   (void)cpu;
-  return stream_scalar;
+  if (!n) out[n++] = stream_scalar;
+  out[n] = NULL;
 }
 
 // ---- matrix units ----
@@ -405,7 +408,8 @@ typedef struct rooflines {
   qi_pool *pool;
   uint8_t *stream;         // [bytes], of qi__malloc: in huge pages where there are
   size_t bytes;            // a multiple of STREAM_CHUNK
-  stream_fn stream_run;
+  stream_fn stream_runs[3]; // NULL after the last
+  stream_fn stream_run;     // the one that is measured
   peak_unit unit[UNIT_COUNT];
   int64_t rounds[UNIT_COUNT]; // of one piece of work
   peak_unit current;
@@ -431,15 +435,17 @@ static void peak_task(void *arg, int worker, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; i++) r->sink[worker] += (double)r->current.run(r->current_rounds);
 }
 
-// Bytes a second read by all threads: the better of two passes over the buffer.
+// Bytes a second read by all threads: the best of two passes over the buffer with each loop.
 static double roofline_bandwidth(rooflines *r) {
   double best = 0;
-  for (int pass = 0; pass < 2; pass++) {
-    double start = seconds_now();
-    qi__pool_run(r->pool, stream_task, r, (int64_t)(r->bytes / STREAM_CHUNK), 1);
-    double rate = (double)r->bytes / (seconds_now() - start);
-    if (rate > best) best = rate;
-  }
+  for (int pass = 0; pass < 2; pass++)
+    for (const stream_fn *run = r->stream_runs; *run; run++) {
+      r->stream_run = *run;
+      double start = seconds_now();
+      qi__pool_run(r->pool, stream_task, r, (int64_t)(r->bytes / STREAM_CHUNK), 1);
+      double rate = (double)r->bytes / (seconds_now() - start);
+      if (rate > best) best = rate;
+    }
   return best;
 }
 
@@ -484,7 +490,7 @@ static bool rooflines_open(rooflines *r, qi_pool *pool, int megabytes) {
   if (!memory_fits("bandwidth buffer (--bw-mb)", r->bytes)) return false;
   r->stream = (uint8_t *)qi__malloc(r->bytes, QI__CACHE_LINE, NULL);
   if (!r->stream) return complain("no memory for the %d MB that bandwidth is measured with (--bw-mb)", megabytes);
-  r->stream_run = stream_select(&pool->cpu);
+  stream_select(&pool->cpu, r->stream_runs);
   r->unit[UNIT_F32] = peak_select_f32(&pool->cpu);
   r->unit[UNIT_BF16] = peak_select_bf16(&pool->cpu);
   r->unit[UNIT_INT8] = peak_select_int8(&pool->cpu);
