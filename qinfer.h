@@ -8225,15 +8225,13 @@ QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
 // n rows of activations, a constant where these are inlined: blocks are taken apart once for all of them.
 #define QI__ROW_X 4
 
-// Of blocks at w, fetches what lies QI__FETCH_AHEAD behind block b into the second-level cache, each line of it: what the processor
-// fetches of its own accord ends with a page and is too late for kernels as fast as these. Never faults, also beyond the matrix. No
-// compiler may move fetches from here: GCC puts those of eight blocks into one burst, which leaves no room for other misses (15 GB/s
-// a thread of Zen 4 in place of 26).
-QI__INLINE QI__AVX2 void qi__fetch_block_avx2(const uint8_t *w, size_t size, size_t b) {
-  const size_t line = QI__CACHE_LINE, first = (size * b + line - 1) / line * line, end = size * (b + 1);
+// Fetches n bytes that lie QI__FETCH_AHEAD behind w into the second-level cache, each line of them: what the processor fetches of
+// its own accord ends with a page and is late for kernels that have to wait for it. Never faults, also beyond the matrix. No
+// compiler may move fetches from here: GCC puts those of eight blocks into one burst, which leaves no room for other misses (Q4_K,
+// one thread of Zen 4: 15 GB/s in place of 26).
+QI__INLINE QI__AVX2 void qi__fetch_far_avx2(const uint8_t *w, size_t n) {
   __asm__ volatile("");
-  uintptr_t ahead = (uintptr_t)w + QI__FETCH_AHEAD;
-  QI__UNROLL for (size_t at = first; at < end; at += line) _mm_prefetch((const char *)(ahead + at), _MM_HINT_T1);
+  for (size_t at = 0; at < n; at += QI__CACHE_LINE) _mm_prefetch((const char *)((uintptr_t)w + QI__FETCH_AHEAD + at), _MM_HINT_T1);
 }
 
 // For kernels that are faster than memory: the processor reads ahead for them best, up to the end of a page. One line now and then
@@ -8323,7 +8321,7 @@ QI__INLINE QI__AVX2 void qi__row_256_avx2(qi_format id, qi__step_fn words, const
     size_t eight = qi__min_size(8, n_blocks - b);
     const uint8_t *first = w;
     for (size_t i = 0; i < eight; i++, w += size, x.q += 256, x.sum += 16) {
-      qi__fetch_block_avx2(first, size, i);
+      qi__fetch_far_avx2(w, size);
       qi__row_block_avx2(id, bound, words, w, &x, k, n, i, &p);
     }
     qi__row_take_avx2(id, f, &p, first, x.d, n_blocks, (int)eight, n, lanes);
@@ -8338,10 +8336,10 @@ QI__INLINE QI__AVX2 void qi__row_chunk_avx2(qi_format id, bool vnni, qi__step_fn
   int offset = qi__q8_offset32(id, vnni);
   __m256i totals[QI__ROW_X][8], zero = _mm256_setzero_si256();
   if (fast) qi__fetch_start_avx2(w);
+  else qi__fetch_far_avx2(w, 8 * (size_t)f->info.block_bytes);
   QI__UNROLL for (int b = 0; b < 8; b++) {
     QI__UNROLL for (int i = 0; i < n; i++) totals[i][b] = zero;
     if (b >= n_blocks) continue;
-    if (!fast) qi__fetch_block_avx2(w, (size_t)f->info.block_bytes, (size_t)b);
     __m256i code = qi__q8_codes_avx2(id, w + b * f->info.block_bytes, 0, NULL, offset);
     QI__UNROLL for (int i = 0; i < n; i++) {
       __m256i xb = qi__bytes_avx2((const uint8_t *)x->q + (size_t)i * k + 32 * b);
@@ -9386,6 +9384,32 @@ QI__INLINE QI__AVX2 void qi__dot_float_tile_avx2(qi_format kind, const uint8_t *
   }
 }
 
+// Columns j..end-1 of a row, at most a piece.
+QI__INLINE QI__AVX2 __m256 qi__dot_float_piece_avx2(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t end) {
+  __m256 sum = _mm256_setzero_ps();
+  for (; j + 8 <= end; j += 8) sum = _mm256_fmadd_ps(qi__load_weights_avx2(kind, w, j), _mm256_loadu_ps(x + j), sum);
+  return j < end ? qi__dot_float_tail_avx2(kind, w, x, j, end, sum) : sum;
+}
+
+// One weight row times one of activations: two pieces at a time, each a chain that waits for itself.
+QI__INLINE QI__AVX2 float qi__dot_float_row_avx2(qi_format kind, const uint8_t *w, const float *x, size_t k) {
+  __m256 total = _mm256_setzero_ps();
+  size_t j = 0, end;
+  for (; j + 2 * QI__FLOAT_PIECE <= k; j += 2 * QI__FLOAT_PIECE) {
+    __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (size_t at = j; at < j + QI__FLOAT_PIECE; at += 16) QI__UNROLL for (size_t u = 0; u < 4; u++) {
+      size_t c = at + u % 2 * QI__FLOAT_PIECE + u / 2 * 8;
+      sum[u % 2] = _mm256_fmadd_ps(qi__load_weights_avx2(kind, w, c), _mm256_loadu_ps(x + c), sum[u % 2]);
+    }
+    total = _mm256_add_ps(_mm256_add_ps(total, sum[0]), sum[1]);
+  }
+  for (; j < k; j = end) {
+    end = qi__min_size(j + QI__FLOAT_PIECE, k);
+    total = _mm256_add_ps(total, qi__dot_float_piece_avx2(kind, w, x, j, end));
+  }
+  return qi__sum_lanes_avx2(total);
+}
+
 // One row of activations takes one weight row after the other: rows beside each other are no stream for the hardware prefetcher.
 QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x,
                                                  size_t x_stride, size_t n_x, size_t k, float *y, size_t y_stride) {
@@ -9399,7 +9423,7 @@ QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, 
       if (four && rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 3, k, out, y_stride);
       else if (four) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
       else if (rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 3, k, out, y_stride);
-      else qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 1, k, out, y_stride);
+      else *out = qi__dot_float_row_avx2(kind, wr, xi, k);
       r += four ? 4 : 1;
     }
     i += rows;

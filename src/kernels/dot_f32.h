@@ -124,6 +124,32 @@ QI__INLINE QI__AVX2 void qi__dot_float_tile_avx2(qi_format kind, const uint8_t *
   }
 }
 
+// Columns j..end-1 of a row, at most a piece.
+QI__INLINE QI__AVX2 __m256 qi__dot_float_piece_avx2(qi_format kind, const uint8_t *w, const float *x, size_t j, size_t end) {
+  __m256 sum = _mm256_setzero_ps();
+  for (; j + 8 <= end; j += 8) sum = _mm256_fmadd_ps(qi__load_weights_avx2(kind, w, j), _mm256_loadu_ps(x + j), sum);
+  return j < end ? qi__dot_float_tail_avx2(kind, w, x, j, end, sum) : sum;
+}
+
+// One weight row times one of activations: two pieces at a time, each a chain that waits for itself.
+QI__INLINE QI__AVX2 float qi__dot_float_row_avx2(qi_format kind, const uint8_t *w, const float *x, size_t k) {
+  __m256 total = _mm256_setzero_ps();
+  size_t j = 0, end;
+  for (; j + 2 * QI__FLOAT_PIECE <= k; j += 2 * QI__FLOAT_PIECE) {
+    __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (size_t at = j; at < j + QI__FLOAT_PIECE; at += 16) QI__UNROLL for (size_t u = 0; u < 4; u++) {
+      size_t c = at + u % 2 * QI__FLOAT_PIECE + u / 2 * 8;
+      sum[u % 2] = _mm256_fmadd_ps(qi__load_weights_avx2(kind, w, c), _mm256_loadu_ps(x + c), sum[u % 2]);
+    }
+    total = _mm256_add_ps(_mm256_add_ps(total, sum[0]), sum[1]);
+  }
+  for (; j < k; j = end) {
+    end = qi__min_size(j + QI__FLOAT_PIECE, k);
+    total = _mm256_add_ps(total, qi__dot_float_piece_avx2(kind, w, x, j, end));
+  }
+  return qi__sum_lanes_avx2(total);
+}
+
 // One row of activations takes one weight row after the other: rows beside each other are no stream for the hardware prefetcher.
 QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x,
                                                  size_t x_stride, size_t n_x, size_t k, float *y, size_t y_stride) {
@@ -137,7 +163,7 @@ QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, 
       if (four && rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 3, k, out, y_stride);
       else if (four) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
       else if (rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 3, k, out, y_stride);
-      else qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 1, k, out, y_stride);
+      else *out = qi__dot_float_row_avx2(kind, wr, xi, k);
       r += four ? 4 : 1;
     }
     i += rows;

@@ -330,15 +330,13 @@ QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
 // n rows of activations, a constant where these are inlined: blocks are taken apart once for all of them.
 #define QI__ROW_X 4
 
-// Of blocks at w, fetches what lies QI__FETCH_AHEAD behind block b into the second-level cache, each line of it: what the processor
-// fetches of its own accord ends with a page and is too late for kernels as fast as these. Never faults, also beyond the matrix. No
-// compiler may move fetches from here: GCC puts those of eight blocks into one burst, which leaves no room for other misses (15 GB/s
-// a thread of Zen 4 in place of 26).
-QI__INLINE QI__AVX2 void qi__fetch_block_avx2(const uint8_t *w, size_t size, size_t b) {
-  const size_t line = QI__CACHE_LINE, first = (size * b + line - 1) / line * line, end = size * (b + 1);
+// Fetches n bytes that lie QI__FETCH_AHEAD behind w into the second-level cache, each line of them: what the processor fetches of
+// its own accord ends with a page and is late for kernels that have to wait for it. Never faults, also beyond the matrix. No
+// compiler may move fetches from here: GCC puts those of eight blocks into one burst, which leaves no room for other misses (Q4_K,
+// one thread of Zen 4: 15 GB/s in place of 26).
+QI__INLINE QI__AVX2 void qi__fetch_far_avx2(const uint8_t *w, size_t n) {
   __asm__ volatile("");
-  uintptr_t ahead = (uintptr_t)w + QI__FETCH_AHEAD;
-  QI__UNROLL for (size_t at = first; at < end; at += line) _mm_prefetch((const char *)(ahead + at), _MM_HINT_T1);
+  for (size_t at = 0; at < n; at += QI__CACHE_LINE) _mm_prefetch((const char *)((uintptr_t)w + QI__FETCH_AHEAD + at), _MM_HINT_T1);
 }
 
 // For kernels that are faster than memory: the processor reads ahead for them best, up to the end of a page. One line now and then
@@ -428,7 +426,7 @@ QI__INLINE QI__AVX2 void qi__row_256_avx2(qi_format id, qi__step_fn words, const
     size_t eight = qi__min_size(8, n_blocks - b);
     const uint8_t *first = w;
     for (size_t i = 0; i < eight; i++, w += size, x.q += 256, x.sum += 16) {
-      qi__fetch_block_avx2(first, size, i);
+      qi__fetch_far_avx2(w, size);
       qi__row_block_avx2(id, bound, words, w, &x, k, n, i, &p);
     }
     qi__row_take_avx2(id, f, &p, first, x.d, n_blocks, (int)eight, n, lanes);
@@ -443,10 +441,10 @@ QI__INLINE QI__AVX2 void qi__row_chunk_avx2(qi_format id, bool vnni, qi__step_fn
   int offset = qi__q8_offset32(id, vnni);
   __m256i totals[QI__ROW_X][8], zero = _mm256_setzero_si256();
   if (fast) qi__fetch_start_avx2(w);
+  else qi__fetch_far_avx2(w, 8 * (size_t)f->info.block_bytes);
   QI__UNROLL for (int b = 0; b < 8; b++) {
     QI__UNROLL for (int i = 0; i < n; i++) totals[i][b] = zero;
     if (b >= n_blocks) continue;
-    if (!fast) qi__fetch_block_avx2(w, (size_t)f->info.block_bytes, (size_t)b);
     __m256i code = qi__q8_codes_avx2(id, w + b * f->info.block_bytes, 0, NULL, offset);
     QI__UNROLL for (int i = 0; i < n; i++) {
       __m256i xb = qi__bytes_avx2((const uint8_t *)x->q + (size_t)i * k + 32 * b);
