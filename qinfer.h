@@ -6813,12 +6813,10 @@ QI__FN void qi__dequantize_f32_neon(const qi__format *f, const uint8_t *src, flo
 
 #define QI__Q8_LANES (8 * QI__Q8_ROWS) // sums of one row of activations
 
-// Room for variants that take weights apart once for many rows of activations: some panels of 256 columns of all weight rows (see
-// panel_q8_x86.h), and sums.
-#define QI__Q8_PANEL_FLOATS 7168
-#define QI__Q8_PANELS 4
+// Room for variants that take weights apart once for many rows of activations: a panel of all weight rows, and sums.
+#define QI__Q8_PANEL_FLOATS (4 * 7168)
 QI__INLINE size_t qi__q8_scratch(size_t n_x) {
-  return QI__Q8_PANELS * QI__Q8_PANEL_FLOATS + qi__min_size(n_x, QI__Q8_BATCH) * QI__Q8_LANES;
+  return QI__Q8_PANEL_FLOATS + qi__min_size(n_x, QI__Q8_BATCH) * QI__Q8_LANES;
 }
 
 typedef struct qi__dot_q8_args {
@@ -9689,10 +9687,10 @@ QI__FN void qi__dot_qins8_neon(const qi__dot_q8_args *a) {
 #ifndef QI__KERNELS_PANEL_Q8_X86_H
 #define QI__KERNELS_PANEL_Q8_X86_H
 
-// generated from src/kernels/panel_multiply_x86.h: edit there
-// ==== >>panel_multiply_x86 : a panel with rows of activations ====
-#ifndef QI__KERNELS_PANEL_MULTIPLY_X86_H
-#define QI__KERNELS_PANEL_MULTIPLY_X86_H
+// generated from src/kernels/panel_fill_avx512.h: edit there
+// ==== >>panel_fill_avx512 : panels of the common formats with AVX-512 ====
+#ifndef QI__KERNELS_PANEL_FILL_AVX512_H
+#define QI__KERNELS_PANEL_FILL_AVX512_H
 
 // generated from src/kernels/panel_x86.h: edit there
 // ==== >>panel_x86 : weights as panels for many rows of activations ====
@@ -9710,8 +9708,8 @@ QI__FN void qi__dot_qins8_neon(const qi__dot_q8_args *a) {
 //           all (more than eight bits). Products of 256 such words fit into int32: 256 * 128 * 128 * 127, and of QINS8_K, whose
 //           scaled words reach 127 * 255, too.
 typedef struct qi__q8_panel {
-  const uint8_t *code;  // lines of 64 bytes, [rows / 16][step][row % 16][4 bytes of k], or stored
-  bool stored, nibbles; // see below: as qi__q8_stored says
+  const uint8_t *code; // lines of 64 bytes, [step][rows / 16][row % 16][4 bytes of k]
+  bool nibbles;        // as qi__q8_stored says
   const int8_t (*scale)[QI__Q8_ROWS];         // [group]; none in blocks of 32
   const int8_t (*min)[QI__Q8_ROWS][2];        // [group / 2]; formats with mins
   const int32_t (*scale_pair)[QI__Q8_ROWS];   // AVX2: [step / chain] pairs of equal int16
@@ -9723,7 +9721,7 @@ typedef struct qi__q8_panel {
 
 // A panel that is not taken from a cache. Its size is a multiple of the cache line: several lie one after another.
 typedef struct qi__q8_own_panel {
-  uint8_t code[2][QI__PANEL_LINES][64];
+  uint8_t code[QI__PANEL_LINES][2][64];
   int8_t scale[16][QI__Q8_ROWS], min[8][QI__Q8_ROWS][2];
   float d[8][QI__Q8_ROWS], minus_dmin[8][QI__Q8_ROWS];
   int32_t scale_pair[16][QI__Q8_ROWS], min_pair[8][QI__Q8_ROWS];
@@ -9777,9 +9775,9 @@ QI__INLINE QI__AVX2 void qi__transpose8_avx2(const uint8_t *src, size_t src_stri
   }
 }
 
-// Eight rows of 256 codes, 4 at a time, to one half of the lines: dst[k / 4][row, k % 4].
-QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *dst) {
-  for (int k = 0; k < 256; k += 32) qi__transpose8_avx2(rows[0] + k, 256, dst + 16 * k, 64);
+// Eight rows of 256 codes, 4 at a time, to parts of lines that are `next` bytes apart: dst[k / 4][row, k % 4].
+QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *dst, size_t next) {
+  for (size_t k = 0; k < 256; k += 32) qi__transpose8_avx2(rows[0] + k, 256, dst + k / 4 * next, next);
 }
 
 // A chunk of eight rows that are taken apart one after another.
@@ -9840,7 +9838,7 @@ QI__INLINE QI__AVX2 void qi__panel_scales_avx2(const qi__panel_rows *rows, bool 
 QI__INLINE QI__AVX2 void qi__panel_put_avx2(const qi__q8_plan *plan, qi__panel_rows *rows, size_t r, qi__q8_own_panel *p) {
   const qi__format *f = plan->format;
   const size_t row = sizeof rows->d[0], line = sizeof p->d[0];
-  qi__panel_interleave_avx2(rows->code, p->code[r / 16][0] + r / 8 % 2 * 32);
+  qi__panel_interleave_avx2(rows->code, p->code[0][0] + 4 * r, 128);
   if (f->info.block_len == 256) {
     qi__panel_scales_avx2(rows, f->has_min, r, p);
     for (int i = 0; i < 8; i++) {
@@ -9856,7 +9854,7 @@ QI__INLINE QI__AVX2 void qi__panel_put_avx2(const qi__q8_plan *plan, qi__panel_r
 QI__INLINE qi__q8_panel qi__panel_view(const qi__q8_own_panel *p) {
   qi__q8_panel v;
   v.code = p->code[0][0];
-  v.stored = v.nibbles = false;
+  v.nibbles = false;
   v.scale = (const int8_t (*)[QI__Q8_ROWS])p->scale;
   v.min = (const int8_t (*)[QI__Q8_ROWS][2])p->min;
   v.d = (const float (*)[QI__Q8_ROWS])p->d;
@@ -9882,15 +9880,14 @@ QI__FN QI__AVX2 void qi__panel_widen_avx2(const qi__q8_plan *plan, const int8_t 
     }
 }
 
-// Lines of bytes, code + 128, to the words of p, which has its scale_pair. Halves of 16 rows lie `half` bytes apart, steps `next`;
-// src may be p->code: words of a step are written after its bytes, and those of all steps below it, are read.
-QI__FN QI__AVX2 void qi__panel_words_avx2(const qi__q8_plan *plan, const uint8_t *src, size_t half, size_t next,
-                                          qi__q8_own_panel *p) {
+// Lines of bytes, code + 128, to the words of p, which has its scale_pair. src may be p->code: words of a step are written after
+// its bytes, and those of all steps below it, are read.
+QI__FN QI__AVX2 void qi__panel_words_avx2(const qi__q8_plan *plan, const uint8_t *src, qi__q8_own_panel *p) {
   const __m256i sign = _mm256_set1_epi8((char)-128);
   const int chain_bits = plan->chain == 8 ? 3 : 2;
   for (size_t r = 0; r < QI__Q8_ROWS; r += 8)
     for (size_t step = 64; step-- > 0;) {
-      __m256i v = _mm256_xor_si256(qi__bytes_avx2(src + r / 16 * half + step * next + r % 16 * 4), sign);
+      __m256i v = _mm256_xor_si256(qi__bytes_avx2(src + 128 * step + 4 * r), sign);
       __m256 a = _mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(v)));
       __m256 b = _mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(v, 1)));
       __m256i even = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88)), 0xd8);
@@ -9900,8 +9897,8 @@ QI__FN QI__AVX2 void qi__panel_words_avx2(const qi__q8_plan *plan, const uint8_t
         even = _mm256_mullo_epi16(even, scale);
         odd = _mm256_mullo_epi16(odd, scale);
       }
-      qi__store_bytes_avx2(p->code[r / 16][2 * step] + r % 16 * 4, even);
-      qi__store_bytes_avx2(p->code[r / 16][2 * step + 1] + r % 16 * 4, odd);
+      qi__store_bytes_avx2(p->code[2 * step][0] + 4 * r, even);
+      qi__store_bytes_avx2(p->code[2 * step + 1][0] + 4 * r, odd);
     }
 }
 
@@ -9937,7 +9934,7 @@ QI__FN QI__AVX2 qi__q8_panel qi__panel_fill_avx2(const qi__dot_q8_args *a, const
   }
   if (plan->vnni) return qi__panel_view(p);
   qi__panel_widen_avx2(plan, (const int8_t (*)[QI__Q8_ROWS])p->scale, (const int8_t (*)[QI__Q8_ROWS][2])p->min, p);
-  if (plan->words) qi__panel_words_avx2(plan, p->code[0][0], sizeof p->code[0], sizeof p->code[0][0], p);
+  if (plan->words) qi__panel_words_avx2(plan, p->code[0][0], p);
   return qi__panel_view(p);
 }
 
@@ -9982,11 +9979,10 @@ QI__FN QI__AVX2 void qi__q8_store_avx2(const qi__dot_q8_args *a, size_t k, uint8
   memset(&p, 0, sizeof p);
   for (size_t at = 0; at < k; at += 256, dst += s.bytes) {
     qi__panel_fill_avx2(a, &plan, at, (int)qi__min_size(8, (k - at) / 32), 0, &p);
-    for (size_t i = 0; i < s.scale; i += 32) {
-      const uint8_t *line = p.code[i / 64 % 2][i / 128 * (s.nibbles ? 2 : 1)] + i % 64;
-      __m256i v = qi__bytes_avx2(line);
-      if (s.nibbles) v = _mm256_or_si256(v, _mm256_slli_epi16(qi__bytes_avx2(line + 64), 4));
-      qi__store_bytes_avx2(dst + i, v);
+    if (!s.nibbles) memcpy(dst, p.code, s.scale);
+    for (size_t i = 0; s.nibbles && i < s.scale; i += 32) {
+      const uint8_t *line = p.code[i / 128 * 2][0] + i % 128;
+      qi__store_bytes_avx2(dst + i, _mm256_or_si256(qi__bytes_avx2(line), _mm256_slli_epi16(qi__bytes_avx2(line + 128), 4)));
     }
     memcpy(dst + s.scale, p.scale, s.min - s.scale);
     memcpy(dst + s.min, p.min, s.d - s.min);
@@ -9995,38 +9991,30 @@ QI__FN QI__AVX2 void qi__q8_store_avx2(const qi__dot_q8_args *a, size_t k, uint8
   }
 }
 
-// Nibbles of a stored chunk to a line each, or bytes to lines of words.
-QI__FN QI__AVX2 void qi__panel_load_codes_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src,
-                                               qi__q8_own_panel *p) {
+// Nibbles of a stored chunk to a line each.
+QI__FN QI__AVX2 void qi__panel_load_nibbles_avx2(const uint8_t *src, qi__q8_own_panel *p) {
   const __m256i low4 = _mm256_set1_epi8(15);
-  if (plan->words) {
-    qi__panel_words_avx2(plan, src, 64, 128, p);
-    return;
-  }
-  for (size_t i = 0; i < s->scale; i += 32) {
-    uint8_t *first = p->code[i / 64 % 2][i / 128 * (s->nibbles ? 2 : 1)] + i % 64;
+  for (size_t i = 0; i < 128 * QI__Q8_ROWS; i += 32) {
+    uint8_t *line = p->code[i / 128 * 2][0] + i % 128;
     __m256i v = qi__bytes_avx2(src + i);
-    if (s->nibbles) {
-      qi__store_bytes_avx2(first + 64, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
-      v = _mm256_and_si256(v, low4);
-    }
-    qi__store_bytes_avx2(first, v);
+    qi__store_bytes_avx2(line, _mm256_and_si256(v, low4));
+    qi__store_bytes_avx2(line + 128, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
   }
 }
 
-// A stored chunk as a panel. With VNNI and few rows of activations all stays where it is; else codes go to `own`.
+// A stored chunk as a panel. Bytes stay where they are, with VNNI and few rows of activations also nibbles.
 QI__FN QI__AVX2 qi__q8_panel qi__panel_load_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src, bool few,
                                                  qi__q8_own_panel *own) {
   qi__q8_panel v = qi__panel_view(own);
-  v.stored = plan->vnni && (few || !s->nibbles);
-  v.nibbles = v.stored && s->nibbles;
+  v.nibbles = s->nibbles && plan->vnni && few;
   v.scale = (const int8_t (*)[QI__Q8_ROWS])(const void *)(src + s->scale);
   v.min = (const int8_t (*)[QI__Q8_ROWS][2])(const void *)(src + s->min);
   v.d = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->d);
   v.minus_dmin = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->minus_dmin);
   if (!plan->vnni) qi__panel_widen_avx2(plan, v.scale, v.min, own);
-  if (v.stored) v.code = src;
-  else qi__panel_load_codes_avx2(plan, s, src, own);
+  if (plan->words) qi__panel_words_avx2(plan, src, own);
+  else if (s->nibbles && !v.nibbles) qi__panel_load_nibbles_avx2(src, own);
+  else v.code = src;
   return v;
 }
 
@@ -10045,6 +10033,170 @@ QI__FN qi__q8_panel qi__panel_fill_stored(const qi__dot_q8_args *a, const qi__q8
 
 #if defined(QI__X86_64)
 
+// Packed bytes of 16 weight rows are put into lines first and taken apart then, all rows at once, scales too: less to move, and
+// nothing waits in memory between.
+
+// line[c] = dword c of the 16 bytes at w[r] + at of rows r = 0..15.
+QI__INLINE QI__AVX512_VNNI void qi__rows16_avx512(const uint8_t *const *w, size_t at, __m512i *line) {
+  __m512i v[4]; // v[j]: rows j, 4 + j, 8 + j, 12 + j
+  QI__UNROLL for (int j = 0; j < 4; j++) {
+    __m128i part[4];
+    QI__UNROLL for (int i = 0; i < 4; i++) part[i] = _mm_loadu_si128((const __m128i *)(const void *)(w[4 * i + j] + at));
+    v[j] = _mm512_inserti32x4(_mm512_castsi128_si512(part[0]), part[1], 1);
+    v[j] = _mm512_inserti32x4(_mm512_inserti32x4(v[j], part[2], 2), part[3], 3);
+  }
+  __m512i low[2], high[2]; // dwords 0 and 1, 2 and 3 of rows 2 i and 2 i + 1 of four
+  QI__UNROLL for (int i = 0; i < 2; i++) {
+    low[i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+    high[i] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+  }
+  line[0] = _mm512_unpacklo_epi64(low[0], low[1]);
+  line[1] = _mm512_unpackhi_epi64(low[0], low[1]);
+  line[2] = _mm512_unpacklo_epi64(high[0], high[1]);
+  line[3] = _mm512_unpackhi_epi64(high[0], high[1]);
+}
+
+// Four bits of each byte, the upper ones where `high`.
+QI__INLINE QI__AVX512_VNNI __m512i qi__nibbles_avx512(__m512i v, bool high) {
+  return _mm512_and_si512(high ? _mm512_srli_epi16(v, 4) : v, _mm512_set1_epi8(15));
+}
+
+// Dword r: bytes of four groups from `group` on of row r.
+QI__INLINE QI__AVX512_VNNI void qi__put_scales_avx512(__m512i v, int8_t (*scale)[QI__Q8_ROWS]) {
+  QI__UNROLL for (int g = 0; g < 4; g++)
+    _mm_storeu_si128((__m128i *)(void *)scale[g], _mm512_cvtepi32_epi8(_mm512_srli_epi32(v, (unsigned)(8 * g))));
+}
+
+// The halves in the low words of dwords.
+QI__INLINE QI__AVX512_VNNI __m512 qi__halves16_avx512(__m512i v) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v)); }
+
+// The first 16 bytes of blocks of Q4_K and Q5_K: d, dmin, scales and mins as qi__unpack_scales_k4 says. r: the first row
+QI__INLINE QI__AVX512_VNNI void qi__put_scales_k4_avx512(const __m512i *head, size_t r, qi__q8_own_panel *p) {
+  const __m512i low6 = _mm512_set1_epi8(0x3f), top2 = _mm512_set1_epi8(0x30);
+  __m512i scale = qi__nibbles_avx512(head[3], false), min = qi__nibbles_avx512(head[3], true), m[2];
+  scale = _mm512_or_si512(scale, _mm512_and_si512(_mm512_srli_epi16(head[1], 2), top2));
+  m[1] = _mm512_or_si512(min, _mm512_and_si512(_mm512_srli_epi16(head[2], 2), top2));
+  m[0] = _mm512_and_si512(head[2], low6);
+  qi__put_scales_avx512(_mm512_and_si512(head[1], low6), (int8_t(*)[QI__Q8_ROWS])(void *)(p->scale[0] + r));
+  qi__put_scales_avx512(scale, (int8_t(*)[QI__Q8_ROWS])(void *)(p->scale[4] + r));
+  QI__UNROLL for (int i = 0; i < 2; i++) {
+    qi__store_bytes_avx2(p->min[2 * i][r], _mm512_cvtepi32_epi16(m[i]));
+    qi__store_bytes_avx2(p->min[2 * i + 1][r], _mm512_cvtepi32_epi16(_mm512_srli_epi32(m[i], 16)));
+  }
+  __m512 dmin = qi__halves16_avx512(_mm512_srli_epi32(head[0], 16));
+  _mm512_storeu_ps(p->d[0] + r, qi__halves16_avx512(head[0]));
+  _mm512_storeu_ps(p->minus_dmin[0] + r, _mm512_xor_ps(dmin, _mm512_set1_ps(-0.0f)));
+}
+
+// Rows r.. of Q4_K, of Q5_K where five_bits, a constant where this is inlined.
+QI__INLINE QI__AVX512_VNNI void qi__fill16_k4_avx512(const uint8_t *const *w, bool five_bits, size_t r, qi__q8_own_panel *p) {
+  const __m512i bit = _mm512_set1_epi8(16);
+  __m512i head[4], high[8], v[4];
+  qi__rows16_avx512(w, 0, head);
+  qi__put_scales_k4_avx512(head, r, p);
+  if (five_bits) qi__rows16_avx512(w, 16, high), qi__rows16_avx512(w, 32, high + 4);
+  for (size_t c = 0; c < 4; c++) { // 64 columns, the second 32 in the high halves of bytes
+    uint8_t (*line)[2][64] = &p->code[16 * c];
+    QI__UNROLL for (size_t half = 0; half < 2; half++) {
+      qi__rows16_avx512(w, (five_bits ? 48 : 16) + 32 * c + 16 * half, v);
+      QI__UNROLL for (size_t i = 0; i < 4; i++) {
+        __m512i a = qi__nibbles_avx512(v[i], false), b = qi__nibbles_avx512(v[i], true);
+        if (five_bits) { // bits 0 and 1 of `high`
+          a = _mm512_or_si512(a, _mm512_and_si512(_mm512_slli_epi16(high[4 * half + i], 4), bit));
+          b = _mm512_or_si512(b, _mm512_and_si512(_mm512_slli_epi16(high[4 * half + i], 3), bit));
+          high[4 * half + i] = _mm512_srli_epi16(high[4 * half + i], 2);
+        }
+        _mm512_storeu_si512((void *)(line[4 * half + i][0] + 4 * r), a);
+        _mm512_storeu_si512((void *)(line[4 * half + i + 8][0] + 4 * r), b);
+      }
+    }
+  }
+}
+
+// Rows r.. of Q6_K.
+QI__INLINE QI__AVX512_VNNI void qi__fill16_q6_k_avx512(const uint8_t *const *w, size_t r, qi__q8_own_panel *p) {
+  const __m512i top2 = _mm512_set1_epi8(0x30);
+  __m512i v[4], low[2][4], high[4];
+  for (size_t part = 0; part < 4; part++) { // columns 128 (part / 2) + 16 (part % 2) + 0, 32, 64, 96
+    size_t at = 64 * (part / 2) + 16 * (part % 2);
+    qi__rows16_avx512(w, at, low[0]);
+    qi__rows16_avx512(w, at + 32, low[1]);
+    qi__rows16_avx512(w, 128 + 16 * part, high);
+    uint8_t (*line)[2][64] = &p->code[32 * (part / 2) + 4 * (part % 2)];
+    QI__UNROLL for (size_t i = 0; i < 4; i++) {
+      __m512i top[4] = {_mm512_slli_epi16(high[i], 4), _mm512_slli_epi16(high[i], 2), high[i], _mm512_srli_epi16(high[i], 2)};
+      QI__UNROLL for (size_t q = 0; q < 4; q++) {
+        __m512i code = qi__nibbles_avx512(low[q % 2][i], q >= 2);
+        code = _mm512_or_si512(code, _mm512_and_si512(top[q], top2));
+        _mm512_storeu_si512((void *)(line[8 * q + i][0] + 4 * r), code);
+      }
+    }
+  }
+  qi__rows16_avx512(w, 192, v);
+  QI__UNROLL for (size_t g = 0; g < 4; g++) qi__put_scales_avx512(v[g], (int8_t(*)[QI__Q8_ROWS])(void *)(p->scale[4 * g] + r));
+  qi__rows16_avx512(w, 194, v); // ends with d
+  _mm512_storeu_ps(p->d[0] + r, qi__halves16_avx512(_mm512_srli_epi32(v[3], 16)));
+}
+
+// Rows r.. of n blocks of Q4_0.
+QI__INLINE QI__AVX512_VNNI void qi__fill16_q4_0_avx512(const uint8_t *const *w, size_t n, size_t r, qi__q8_own_panel *p) {
+  __m512i v[4];
+  for (size_t b = 0; b < n; b++) {
+    qi__rows16_avx512(w, 18 * b, v);
+    _mm512_storeu_ps(p->d[b] + r, qi__halves16_avx512(v[0]));
+    qi__rows16_avx512(w, 18 * b + 2, v);
+    QI__UNROLL for (size_t i = 0; i < 4; i++) {
+      _mm512_storeu_si512((void *)(p->code[8 * b + i][0] + 4 * r), qi__nibbles_avx512(v[i], false));
+      _mm512_storeu_si512((void *)(p->code[8 * b + i + 4][0] + 4 * r), qi__nibbles_avx512(v[i], true));
+    }
+  }
+}
+
+// Rows r.. of n blocks of Q8_0.
+QI__INLINE QI__AVX512_VNNI void qi__fill16_q8_0_avx512(const uint8_t *const *w, size_t n, size_t r, qi__q8_own_panel *p) {
+  const __m512i sign = _mm512_set1_epi8((char)-128);
+  __m512i v[4];
+  for (size_t b = 0; b < n; b++) {
+    qi__rows16_avx512(w, 34 * b, v);
+    _mm512_storeu_ps(p->d[b] + r, qi__halves16_avx512(v[0]));
+    QI__UNROLL for (size_t half = 0; half < 2; half++) {
+      qi__rows16_avx512(w, 34 * b + 2 + 16 * half, v);
+      QI__UNROLL for (size_t i = 0; i < 4; i++)
+        _mm512_storeu_si512((void *)(p->code[8 * b + 4 * half + i][0] + 4 * r), _mm512_xor_si512(v[i], sign));
+    }
+  }
+}
+
+// As qi__panel_fill_avx2: the same panel.
+QI__FN QI__AVX512_VNNI qi__q8_panel qi__panel_fill_avx512(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n,
+                                                          size_t n_x, qi__q8_own_panel *p) {
+  const qi_format_info *info = &plan->format->info;
+  for (size_t r = 0; r < QI__Q8_ROWS; r += 16) {
+    const uint8_t *w[16];
+    for (size_t i = 0; i < 16; i++)
+      w[i] = a->w + qi__min_size(r + i, a->n_w - 1) * a->w_stride + at / (size_t)info->block_len * (size_t)info->block_bytes;
+    switch (plan->id) {
+    case QI_FORMAT_Q4_K: qi__fill16_k4_avx512(w, false, r, p); break;
+    case QI_FORMAT_Q5_K: qi__fill16_k4_avx512(w, true, r, p); break;
+    case QI_FORMAT_Q6_K: qi__fill16_q6_k_avx512(w, r, p); break;
+    case QI_FORMAT_Q4_0: qi__fill16_q4_0_avx512(w, (size_t)n, r, p); break;
+    case QI_FORMAT_Q8_0: qi__fill16_q8_0_avx512(w, (size_t)n, r, p); break;
+    default: return qi__panel_fill_avx2(a, plan, at, n, n_x, p);
+    }
+  }
+  return qi__panel_view(p);
+}
+#endif
+
+#endif // QI__KERNELS_PANEL_FILL_AVX512_H
+// generated from src/kernels/panel_multiply_x86.h: edit there
+// ==== >>panel_multiply_x86 : a panel with rows of activations ====
+#ifndef QI__KERNELS_PANEL_MULTIPLY_X86_H
+#define QI__KERNELS_PANEL_MULTIPLY_X86_H
+
+
+#if defined(QI__X86_64)
+
 // Sums of weight rows wait in eight float32 lanes for each row of activations until the next chunk.
 
 // Rows of activations at one chunk, and where their sums wait.
@@ -10054,6 +10206,7 @@ typedef struct qi__panel_x {
   const float *d;     // rows `blocks` apart
   size_t k, blocks;
   float *lane;        // rows QI__Q8_LANES apart: [8][32], from the lane of the chunk's first block on
+  bool fresh;         // lanes hold nothing yet, that is 0
 } qi__panel_x;
 
 QI__INLINE void qi__panel_x_advance(qi__panel_x *x, size_t n) {
@@ -10107,7 +10260,7 @@ QI__INLINE QI__AVX2 __m256i qi__keep_avx2(__m256i v) {
 QI__INLINE QI__AVX2 void qi__panel_chain_avx2(const uint8_t *w, const qi__panel_x *x, int at, int chain, int n,
                                               __m256i (*sum)[QI__PANEL_X]) {
   QI__UNROLL for (int s = 0; s < chain; s++) {
-    __m256i w0 = qi__bytes_avx2(w + 64 * s), w1 = qi__bytes_avx2(w + 64 * s + 32);
+    __m256i w0 = qi__bytes_avx2(w + 128 * s), w1 = qi__bytes_avx2(w + 128 * s + 32);
     QI__UNROLL for (int i = 0; i < n; i++) {
       __m256i v = _mm256_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + at + 4 * s));
       sum[0][i] = qi__keep_avx2(_mm256_add_epi16(sum[0][i], _mm256_maddubs_epi16(w0, v)));
@@ -10140,19 +10293,20 @@ QI__INLINE QI__AVX2 void qi__chain_starts_avx2(int offset, const int8_t *q, int3
   }
 }
 
-// lane = fma(d_w * d_x, integers, lane) for eight weight rows.
-QI__INLINE QI__AVX2 void qi__panel_add_avx2(float *lane, const float *d_w, float d_x, __m256i integers) {
-  __m256 d = _mm256_mul_ps(_mm256_loadu_ps(d_w), _mm256_set1_ps(d_x));
-  _mm256_storeu_ps(lane, _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(integers), _mm256_loadu_ps(lane)));
+// lane = fma(d_w * d_x, integers, lane) for eight weight rows, where fresh: from 0 instead of lane.
+QI__INLINE QI__AVX2 void qi__panel_add_avx2(float *lane, bool fresh, const float *d_w, float d_x, __m256i integers) {
+  __m256 d = _mm256_mul_ps(_mm256_loadu_ps(d_w), _mm256_set1_ps(d_x)), old = _mm256_loadu_ps(lane);
+  if (fresh) old = _mm256_setzero_ps();
+  _mm256_storeu_ps(lane, _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(integers), old));
 }
 
 // Totals of block b of 16 weight rows (`half`) and n rows of activations, to their lanes.
-QI__INLINE QI__AVX2 void qi__panel_take_avx2(const float (*d)[QI__Q8_ROWS], int half, const qi__panel_x *x, int b, int n,
-                                             __m256i (*total)[QI__PANEL_X]) {
+QI__INLINE QI__AVX2 void qi__panel_take_avx2(const float (*d)[QI__Q8_ROWS], int half, const qi__panel_x *x, bool fresh, int b,
+                                             int n, __m256i (*total)[QI__PANEL_X]) {
   QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
     int row = 16 * half + 8 * h;
     float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + row;
-    qi__panel_add_avx2(lane, d[b] + row, x->d[(size_t)i * x->blocks + (size_t)b], total[h][i]);
+    qi__panel_add_avx2(lane, fresh, d[b] + row, x->d[(size_t)i * x->blocks + (size_t)b], total[h][i]);
   }
 }
 
@@ -10170,7 +10324,7 @@ QI__INLINE QI__AVX2 void qi__panel_mins_avx2(const qi__q8_panel *p, int half, co
       total[1][i] = qi__words_avx2(total[1][i], m1, sums);
     }
   }
-  qi__panel_take_avx2(p->minus_dmin, half, x, 0, n, total);
+  qi__panel_take_avx2(p->minus_dmin, half, x, false, 0, n, total);
 }
 
 // A block of 256; n and chain are constants where this is inlined.
@@ -10178,8 +10332,8 @@ QI__INLINE QI__AVX2 void qi__panel_256_avx2(const qi__q8_panel *p, int half, con
                                             int chain, int n) {
   __m256i total[2][QI__PANEL_X];
   QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm256_setzero_si256();
-  const uint8_t *w = p->code + half * QI__PANEL_LINES * 64;
-  for (int c = 0; c < 64 / chain; c++, w += 64 * chain) {
+  const uint8_t *w = p->code + 64 * half;
+  for (int c = 0; c < 64 / chain; c++, w += 128 * chain) {
     __m256i sum[2][QI__PANEL_X];
     QI__UNROLL for (int i = 0; i < n; i++)
       sum[0][i] = sum[1][i] = chain == 4 ? _mm256_set1_epi32(r->start[i][c]) : _mm256_setzero_si256();
@@ -10189,13 +10343,13 @@ QI__INLINE QI__AVX2 void qi__panel_256_avx2(const qi__q8_panel *p, int half, con
       QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = qi__words_avx2(total[h][i], sum[h][i], scale);
     }
   }
-  qi__panel_take_avx2(p->d, half, x, 0, n, total);
+  qi__panel_take_avx2(p->d, half, x, x->fresh, 0, n, total);
 }
 
 // Blocks of 32; n and chain are constants where this is inlined.
 QI__INLINE QI__AVX2 void qi__panel_32_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
                                            int n_blocks, int chain, int n) {
-  const uint8_t *w = p->code + half * QI__PANEL_LINES * 64;
+  const uint8_t *w = p->code + 64 * half;
   for (int b = 0; b < n_blocks; b++) {
     __m256i total[2][QI__PANEL_X], sums[2][QI__PANEL_X];
     QI__UNROLL for (int i = 0; i < n; i++) {
@@ -10203,15 +10357,15 @@ QI__INLINE QI__AVX2 void qi__panel_32_avx2(const qi__q8_plan *plan, const qi__q8
       sums[0][i] = sums[1][i] = _mm256_set1_epi32(sum[0] + sum[1]);
       total[0][i] = total[1][i] = _mm256_set1_epi32(-plan->offset * (sum[0] + sum[1]));
     }
-    for (int s = 0; s < 8; s += chain, w += 64 * chain) {
+    for (int s = 0; s < 8; s += chain, w += 128 * chain) {
       __m256i sum[2][QI__PANEL_X];
       QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm256_setzero_si256();
       qi__panel_chain_avx2(w, x, 32 * b + 4 * s, chain, n, sum);
       QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
         total[h][i] = qi__words_avx2(total[h][i], sum[h][i], _mm256_set1_epi16(1));
     }
-    qi__panel_take_avx2(p->d, half, x, b, n, total);
-    if (plan->format->has_min) qi__panel_take_avx2(p->minus_dmin, half, x, b, n, sums);
+    qi__panel_take_avx2(p->d, half, x, x->fresh, b, n, total);
+    if (plan->format->has_min) qi__panel_take_avx2(p->minus_dmin, half, x, false, b, n, sums);
   }
 }
 
@@ -10220,20 +10374,20 @@ QI__INLINE QI__AVX2 void qi__panel_32_avx2(const qi__q8_plan *plan, const qi__q8
 // Blocks of `block` columns; n is a constant where this is inlined.
 QI__INLINE QI__AVX2 void qi__panel_words_rows_avx2(const qi__q8_panel *p, int half, const qi__panel_x *x,
                                                    const qi__panel_ready_x *r, int block, int n_blocks, int n) {
-  const uint8_t *w = p->code + half * QI__PANEL_LINES * 64;
+  const uint8_t *w = p->code + 64 * half;
   for (int b = 0; b < n_blocks; b++) {
     __m256i total[2][QI__PANEL_X];
     QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm256_setzero_si256();
-    for (int at = b * block; at < (b + 1) * block; at += 8, w += 4 * 64)
+    for (int at = b * block; at < (b + 1) * block; at += 8, w += 4 * 128)
       QI__UNROLL for (int s = 0; s < 4; s++) {
-        __m256i w0 = qi__bytes_avx2(w + 64 * s), w1 = qi__bytes_avx2(w + 64 * s + 32);
+        __m256i w0 = qi__bytes_avx2(w + 128 * s), w1 = qi__bytes_avx2(w + 128 * s + 32);
         QI__UNROLL for (int i = 0; i < n; i++) {
           __m256i v = _mm256_set1_epi32(qi__load_4(r->word[i] + at + 2 * s));
           total[0][i] = qi__keep_avx2(qi__words_avx2(total[0][i], w0, v));
           total[1][i] = qi__keep_avx2(qi__words_avx2(total[1][i], w1, v));
         }
       }
-    qi__panel_take_avx2(p->d, half, x, b, n, total);
+    qi__panel_take_avx2(p->d, half, x, x->fresh, b, n, total);
   }
 }
 
@@ -10288,92 +10442,101 @@ QI__INLINE QI__AVX2 void qi__group_starts_avx2(int offset, int group, const int1
   }
 }
 
-// sum[h][i] += products of step `step`, of 32 weight rows and n rows of activations.
-QI__INLINE QI__AVX512_VNNI void qi__panel_step_avx512(__m512i w0, __m512i w1, int step, const qi__panel_x *x, int n,
-                                                      __m512i (*sum)[4]) {
+// sum[h][i] += products of 32 weight rows, whose line is w, and n rows of activations, whose codes begin at q, k apart.
+QI__INLINE QI__AVX512_VNNI void qi__panel_step_avx512(const __m512i *w, const int8_t *q, size_t k, int n,
+                                                      __m512i (*sum)[QI__PANEL_X]) {
   QI__UNROLL for (int i = 0; i < n; i++) {
-    __m512i v = _mm512_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * step));
-    sum[0][i] = _mm512_dpbusd_epi32(sum[0][i], w0, v);
-    sum[1][i] = _mm512_dpbusd_epi32(sum[1][i], w1, v);
+    __m512i v = _mm512_set1_epi32(qi__load_4(q + (size_t)i * k));
+    sum[0][i] = _mm512_dpbusd_epi32(sum[0][i], w[0], v);
+    sum[1][i] = _mm512_dpbusd_epi32(sum[1][i], w[1], v);
   }
 }
 
-// The same for `steps` steps; nibbles is a constant where this is inlined.
-QI__INLINE QI__AVX512_VNNI void qi__panel_steps_avx512(const qi__q8_panel *p, bool nibbles, int step, int steps,
-                                                       const qi__panel_x *x, int n, __m512i (*sum)[4]) {
+// The same for `steps` lines from `line` on. All but pointers and k are constants where this is inlined.
+QI__INLINE QI__AVX512_VNNI void qi__panel_steps_avx512(const uint8_t *line, bool nibbles, int steps, const int8_t *q, size_t k,
+                                                       int n, __m512i (*sum)[QI__PANEL_X]) {
   const __m512i low4 = _mm512_set1_epi8(15);
-  const size_t half = p->stored ? 64 : QI__PANEL_LINES * 64, next = p->stored ? 128 : 64;
-  const uint8_t *line = p->code + (size_t)(nibbles ? step / 2 : step) * next;
-  for (int s = 0; s < steps; s += nibbles ? 2 : 1, line += next) {
-    __m512i w0 = _mm512_loadu_si512((const void *)line), w1 = _mm512_loadu_si512((const void *)(line + half));
+  QI__UNROLL for (int s = 0; s < steps; s += nibbles ? 2 : 1, line += 128) {
+    __m512i w[2] = {_mm512_loadu_si512((const void *)line), _mm512_loadu_si512((const void *)(line + 64))};
     if (!nibbles) {
-      qi__panel_step_avx512(w0, w1, step + s, x, n, sum);
+      qi__panel_step_avx512(w, q + 4 * s, k, n, sum);
       continue;
     }
-    qi__panel_step_avx512(_mm512_and_si512(w0, low4), _mm512_and_si512(w1, low4), step + s, x, n, sum);
-    w0 = _mm512_and_si512(_mm512_srli_epi16(w0, 4), low4);
-    w1 = _mm512_and_si512(_mm512_srli_epi16(w1, 4), low4);
-    qi__panel_step_avx512(w0, w1, step + s + 1, x, n, sum);
+    __m512i low[2] = {_mm512_and_si512(w[0], low4), _mm512_and_si512(w[1], low4)};
+    qi__panel_step_avx512(low, q + 4 * s, k, n, sum);
+    QI__UNROLL for (int h = 0; h < 2; h++) w[h] = _mm512_and_si512(_mm512_srli_epi16(w[h], 4), low4);
+    qi__panel_step_avx512(w, q + 4 * s + 4, k, n, sum);
   }
 }
 
-QI__INLINE QI__AVX512_VNNI void qi__panel_add_avx512(float *lane, const float *d_w, float d_x, __m512i integers) {
-  __m512 d = _mm512_mul_ps(_mm512_loadu_ps(d_w), _mm512_set1_ps(d_x));
-  _mm512_storeu_ps(lane, _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(integers), _mm512_loadu_ps(lane)));
+// lane = fma(d_w * d_x, total, lane) for 16 weight rows.
+QI__INLINE QI__AVX512_VNNI __m512 qi__panel_add_avx512(__m512 lane, __m512 d_w, __m512 d_x, __m512i total) {
+  return _mm512_fmadd_ps(_mm512_mul_ps(d_w, d_x), _mm512_cvtepi32_ps(total), lane);
 }
 
-QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles,
-                                                     const qi__panel_x *x, int n) {
-  const int groups = 256 / plan->format->group;
-  int32_t start[4][16];
-  __m512i total[2][4], sum[2][4];
-  QI__UNROLL for (int i = 0; i < n; i++) {
-    const int16_t *sums = x->sum + (size_t)i * (x->k / 16);
-    qi__group_starts_avx2(plan->offset, plan->format->group, sums, start[i]);
-    total[0][i] = total[1][i] = _mm512_setzero_si512();
+// Totals of block b, and where the format has them sums for its mins, to the lanes of n rows of activations.
+QI__INLINE QI__AVX512_VNNI void qi__panel_take_avx512(const qi__q8_panel *p, bool has_min, const qi__panel_x *x, int b, int n,
+                                                      __m512i (*total)[QI__PANEL_X], __m512i (*mins)[QI__PANEL_X]) {
+  const __mmask16 old = x->fresh ? 0 : 0xffff;
+  QI__UNROLL for (int h = 0; h < 2; h++) {
+    __m512 d = _mm512_loadu_ps(p->d[b] + 16 * h), minus_dmin = has_min ? _mm512_loadu_ps(p->minus_dmin[b] + 16 * h) : d;
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + 16 * h;
+      __m512 d_x = _mm512_set1_ps(x->d[(size_t)i * x->blocks + (size_t)b]);
+      __m512 v = qi__panel_add_avx512(_mm512_maskz_loadu_ps(old, lane), d, d_x, total[h][i]);
+      if (has_min) v = qi__panel_add_avx512(v, minus_dmin, d_x, mins[h][i]);
+      _mm512_storeu_ps(lane, v);
+    }
   }
-  for (int g = 0; g < groups; g++) {
-    QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm512_set1_epi32(start[i][g]);
-    qi__panel_steps_avx512(p, nibbles, g * 64 / groups, 64 / groups, x, n, sum);
+}
+
+// sums[h][i] for the mins of a block of 256.
+QI__INLINE QI__AVX512_VNNI void qi__panel_mins_avx512(const qi__q8_panel *p, int group, const qi__panel_ready_x *r, int n,
+                                                      __m512i (*sums)[QI__PANEL_X]) {
+  QI__UNROLL for (int i = 0; i < n; i++) sums[0][i] = sums[1][i] = _mm512_setzero_si512();
+  QI__UNROLL for (int g = 0; g < 128 / group; g++) QI__UNROLL for (int h = 0; h < 2; h++) {
+    __m512i pair = _mm512_cvtepi8_epi16(qi__bytes_avx2((const uint8_t *)p->min[g][16 * h]));
+    QI__UNROLL for (int i = 0; i < n; i++)
+      sums[h][i] = _mm512_dpwssd_epi32(sums[h][i], pair, _mm512_set1_epi32(qi__load_4(r->sum[i] + 2 * g)));
+  }
+}
+
+// A block of 256; nibbles, group and n are constants where this is inlined.
+QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles, int group,
+                                                     const qi__panel_x *x, const qi__panel_ready_x *r, int n) {
+  __m512i total[2][QI__PANEL_X], sum[2][QI__PANEL_X];
+  QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm512_setzero_si512();
+  const uint8_t *line = p->code;
+  const int8_t *q = x->q;
+  for (int g = 0; g < 256 / group; g++, q += group, line += (nibbles ? 16 : 32) * group) {
+    QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm512_set1_epi32(r->start[i][g]);
+    qi__panel_steps_avx512(line, nibbles, group / 4, q, x->k, n, sum);
     QI__UNROLL for (int h = 0; h < 2; h++) {
       __m512i scale = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p->scale[g] + 16 * h)));
       QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm512_add_epi32(total[h][i], _mm512_mullo_epi32(sum[h][i], scale));
     }
   }
-  bool has_min = plan->format->has_min;
-  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) sum[h][i] = _mm512_setzero_si512();
-  if (has_min) {
-    int16_t sums[4][16];
-    QI__UNROLL for (int i = 0; i < n; i++) qi__group_sums_avx2(256 / groups, x->sum + (size_t)i * (x->k / 16), sums[i]);
-    for (int g = 0; g < groups / 2; g++) QI__UNROLL for (int h = 0; h < 2; h++) {
-      __m512i pair = _mm512_cvtepi8_epi16(qi__bytes_avx2((const uint8_t *)p->min[g][16 * h]));
-      QI__UNROLL for (int i = 0; i < n; i++)
-        sum[h][i] = _mm512_dpwssd_epi32(sum[h][i], pair, _mm512_set1_epi32(qi__load_4(sums[i] + 2 * g)));
-    }
-  }
-  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
-    float *lane = x->lane + i * QI__Q8_LANES + 16 * h, d_x = x->d[(size_t)i * x->blocks];
-    qi__panel_add_avx512(lane, p->d[0] + 16 * h, d_x, total[h][i]);
-    if (has_min) qi__panel_add_avx512(lane, p->minus_dmin[0] + 16 * h, d_x, sum[h][i]);
+  if (plan->format->has_min) {
+    qi__panel_mins_avx512(p, group, r, n, sum);
+    qi__panel_take_avx512(p, true, x, 0, n, total, sum);
+  } else {
+    qi__panel_take_avx512(p, false, x, 0, n, total, NULL);
   }
 }
 
+// Blocks of 32; nibbles and n are constants where this is inlined.
 QI__INLINE QI__AVX512_VNNI void qi__panel_32_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles,
                                                     const qi__panel_x *x, int n_blocks, int n) {
   for (int b = 0; b < n_blocks; b++) {
-    __m512i total[2][4];
-    int32_t sums[4];
+    __m512i total[2][QI__PANEL_X], sums[2][QI__PANEL_X];
     QI__UNROLL for (int i = 0; i < n; i++) {
       const int16_t *sum = x->sum + (size_t)i * (x->k / 16) + 2 * b;
-      sums[i] = sum[0] + sum[1];
-      total[0][i] = total[1][i] = _mm512_set1_epi32(-plan->offset * sums[i]);
+      sums[0][i] = sums[1][i] = _mm512_set1_epi32(sum[0] + sum[1]);
+      total[0][i] = total[1][i] = _mm512_set1_epi32(-plan->offset * (sum[0] + sum[1]));
     }
-    qi__panel_steps_avx512(p, nibbles, 8 * b, 8, x, n, total);
-    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
-      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + 16 * h, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
-      qi__panel_add_avx512(lane, p->d[b] + 16 * h, d_x, total[h][i]);
-      if (plan->format->has_min) qi__panel_add_avx512(lane, p->minus_dmin[b] + 16 * h, d_x, _mm512_set1_epi32(sums[i]));
-    }
+    qi__panel_steps_avx512(p->code + (nibbles ? 512 : 1024) * b, nibbles, 8, x->q + 32 * b, x->k, n, total);
+    if (plan->format->has_min) qi__panel_take_avx512(p, true, x, b, n, total, sums);
+    else qi__panel_take_avx512(p, false, x, b, n, total, NULL);
   }
 }
 
@@ -10386,49 +10549,53 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_words_rows_avx512(const qi__q8_panel *
   for (int b = 0; b < n_blocks; b++) {
     __m512i total[2][QI__PANEL_X];
     QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm512_setzero_si512();
-    for (int at = b * block; at < (b + 1) * block; at += 2, w += 64) {
-      __m512i w0 = _mm512_loadu_si512((const void *)w), w1 = _mm512_loadu_si512((const void *)(w + QI__PANEL_LINES * 64));
+    for (int at = b * block; at < (b + 1) * block; at += 2, w += 128) {
+      __m512i w0 = _mm512_loadu_si512((const void *)w), w1 = _mm512_loadu_si512((const void *)(w + 64));
       QI__UNROLL for (int i = 0; i < n; i++) {
         __m512i v = _mm512_set1_epi32(qi__load_4(r->word[i] + at));
         total[0][i] = _mm512_dpwssd_epi32(total[0][i], w0, v);
         total[1][i] = _mm512_dpwssd_epi32(total[1][i], w1, v);
       }
     }
-    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
-      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + 16 * h;
-      qi__panel_add_avx512(lane, p->d[b] + 16 * h, x->d[(size_t)i * x->blocks + (size_t)b], total[h][i]);
-    }
+    qi__panel_take_avx512(p, false, x, b, n, total, NULL);
   }
 }
 
 // ---- AVX-512 VNNI ----
 
 QI__INLINE QI__AVX512_VNNI void qi__panel_rows_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x,
-                                                      int n_blocks, int n) {
+                                                      qi__panel_ready_x *r, int n_blocks, int n) {
   const int block = plan->format->info.block_len;
   bool short_blocks = block == 32;
   if (plan->words) {
-    qi__panel_ready_x r;
     if (!short_blocks) n_blocks = 1;
-    qi__panel_x_words_avx2(x, n, n_blocks * block, &r);
-    qi__panel_words_rows_avx512(p, x, &r, block, n_blocks, n);
+    qi__panel_x_words_avx2(x, n, n_blocks * block, r);
+    qi__panel_words_rows_avx512(p, x, r, block, n_blocks, n);
     return;
   }
   if (short_blocks && p->nibbles) qi__panel_32_avx512(plan, p, true, x, n_blocks, n);
   else if (short_blocks) qi__panel_32_avx512(plan, p, false, x, n_blocks, n);
-  else if (p->nibbles) qi__panel_256_avx512(plan, p, true, x, n);
-  else qi__panel_256_avx512(plan, p, false, x, n);
+  else if (p->nibbles && plan->format->group == 32) qi__panel_256_avx512(plan, p, true, 32, x, r, n);
+  else if (p->nibbles) qi__panel_256_avx512(plan, p, true, 16, x, r, n);
+  else if (plan->format->group == 32) qi__panel_256_avx512(plan, p, false, 32, x, r, n);
+  else qi__panel_256_avx512(plan, p, false, 16, x, r, n);
 }
 
 QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
                                                       size_t n_x, bool two_halves) {
+  const qi__format *f = plan->format;
+  qi__panel_ready_x r;
   (void)two_halves;
-  for (size_t i = 0; i < n_x;) {
-    size_t n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
-    if (n == 4) qi__panel_rows_avx512(plan, p, &x, n_blocks, 4);
-    else if (n == 2) qi__panel_rows_avx512(plan, p, &x, n_blocks, 2);
-    else qi__panel_rows_avx512(plan, p, &x, n_blocks, 1);
-    i += n;
+  for (size_t n; n_x; n_x -= n) {
+    n = n_x >= 4 ? 4 : n_x >= 2 ? 2 : 1;
+    for (size_t i = 0; f->info.block_len == 256 && i < n; i++) {
+      const int16_t *sum = x.sum + i * (x.k / 16);
+      qi__group_starts_avx2(plan->offset, f->group, sum, r.start[i]);
+      if (f->has_min) qi__group_sums_avx2(f->group, sum, r.sum[i]);
+    }
+    if (n == 4) qi__panel_rows_avx512(plan, p, &x, &r, n_blocks, 4);
+    else if (n == 2) qi__panel_rows_avx512(plan, p, &x, &r, n_blocks, 2);
+    else qi__panel_rows_avx512(plan, p, &x, &r, n_blocks, 1);
     qi__panel_x_advance(&x, n);
   }
 }
@@ -10793,13 +10960,13 @@ QI__INLINE void qi__prefetch_chunk(const uint8_t *p, size_t n) {
 }
 
 // Rows first..end-1 of the chunk at column `at` of packed weights, to the second-level cache; beyond the last column lies the first
-// slice of the next tile. Never faults.
+// chunk of the next tile. Never faults.
 QI__INLINE void qi__prefetch_rows(const qi__dot_q8_args *a, size_t at, size_t first, size_t end) {
-  const size_t block = (size_t)a->format->info.block_len, size = (size_t)a->format->info.block_bytes, k = a->x->k;
-  if (at >= k) {
+  const size_t block = (size_t)a->format->info.block_len, size = (size_t)a->format->info.block_bytes;
+  if (at >= a->x->k) {
     first += QI__Q8_ROWS;
     end += QI__Q8_ROWS;
-    at %= 256 * QI__Q8_PANELS;
+    at = 0;
   }
   for (size_t r = first; r < end; r++) {
     uintptr_t w = (uintptr_t)a->w + r * a->w_stride + at / block * size;
@@ -10807,33 +10974,33 @@ QI__INLINE void qi__prefetch_rows(const qi__dot_q8_args *a, size_t at, size_t fi
   }
 }
 
-// All weight rows with n_x rows of activations from `first` on. The panels of a slice lie in the second-level cache; the sums of 16
-// rows stay in the first while the slice passes. What a->w is, `fill` knows.
+#define QI__PANEL_BATCH 32 // rows of activations between which the next chunk is fetched
+
+// The panel of the chunk at column `at` with n_x rows of activations from `first` on.
+QI__FN void qi__dot_chunk_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, const qi__q8_panel *p, bool stored,
+                              qi__panel_multiply_fn multiply, size_t at, size_t first, size_t n_x, float *lanes) {
+  size_t k = a->x->k, block = a->x->block;
+  if (stored) qi__prefetch_chunk(a->w + (at / 256 + QI__STORED_AHEAD) * a->w_stride, a->w_stride);
+  for (size_t i = 0, n; i < n_x; i += n) {
+    n = qi__min_size(QI__PANEL_BATCH, n_x - i);
+    qi__q8_chunk q = qi__q8_chunk_at(a->x, a->x_row + first + i, at);
+    float *lane = lanes + i * QI__Q8_LANES + at / block % 8 * QI__Q8_ROWS;
+    qi__panel_x x = {q.q, q.sum, q.d, k, k / block, lane, at < 8 * block};
+    if (!stored) qi__prefetch_rows(a, at + 256, QI__Q8_ROWS * i / n_x, QI__Q8_ROWS * (i + n) / n_x);
+    multiply(plan, p, x, (int)qi__min_size(8, (k - at) / 32), n, a->n_w > 16);
+  }
+}
+
+// All weight rows with n_x rows of activations from `first` on. What a->w is, `fill` knows.
 QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, qi__panel_fill_fn fill,
                               qi__panel_multiply_fn multiply, size_t first, size_t n_x) {
   qi__q8_own_panel *own = (qi__q8_own_panel *)(void *)a->scratch;
-  qi__q8_panel panels[QI__Q8_PANELS];
-  bool stored = fill == qi__panel_fill_stored;
-  float *lanes = a->scratch + QI__Q8_PANELS * QI__Q8_PANEL_FLOATS;
-  size_t k = a->x->k, block = a->x->block;
-  memset(lanes, 0, n_x * QI__Q8_LANES * sizeof *lanes);
-  for (size_t slice = 0; slice < k; slice += 256 * QI__Q8_PANELS) {
-    size_t n_panels = (qi__min_size(256 * QI__Q8_PANELS, k - slice) + 255) / 256;
-    for (size_t c = 0; c < n_panels; c++) {
-      size_t at = slice + 256 * c;
-      panels[c] = fill(a, plan, at, (int)qi__min_size(8, (k - at) / 32), n_x, &own[c]);
-    }
-    for (size_t i = 0; i < n_x; i += 16)
-      for (size_t c = 0; c < n_panels; c++) {
-        size_t at = slice + 256 * c;
-        qi__q8_chunk q = qi__q8_chunk_at(a->x, a->x_row + first + i, at);
-        float *lane = lanes + i * QI__Q8_LANES + at / block % 8 * QI__Q8_ROWS;
-        qi__panel_x x = {q.q, q.sum, q.d, k, k / block, lane};
-        size_t n = qi__min_size(16, n_x - i), rows = QI__Q8_ROWS * i / n_x, end = QI__Q8_ROWS * (i + n) / n_x;
-        if (!stored) qi__prefetch_rows(a, at + 256 * QI__Q8_PANELS, rows, end);
-        else if (!i) qi__prefetch_chunk(a->w + (at / 256 + QI__STORED_AHEAD) * a->w_stride, a->w_stride);
-        multiply(plan, &panels[c], x, (int)qi__min_size(8, (k - at) / 32), n, a->n_w > 16);
-      }
+  float *lanes = a->scratch + QI__Q8_PANEL_FLOATS;
+  size_t k = a->x->k;
+  if (k < 8 * a->x->block) memset(lanes, 0, n_x * QI__Q8_LANES * sizeof *lanes); // not all get something
+  for (size_t at = 0; at < k; at += 256) {
+    qi__q8_panel p = fill(a, plan, at, (int)qi__min_size(8, (k - at) / 32), n_x, own);
+    qi__dot_chunk_x86(a, plan, &p, fill == qi__panel_fill_stored, multiply, at, first, n_x, lanes);
   }
   for (size_t i = 0; i < n_x; i++) qi__panel_sums_avx2(lanes + i * QI__Q8_LANES, a->n_w, a->y + (first + i) * a->y_stride);
 }
@@ -10861,21 +11028,21 @@ QI__FN size_t qi__panel_from(const qi__format *f, bool vnni) {
   }
 }
 
-#define QI__DOT_Q8(isa, vnni, multiply) \
+#define QI__DOT_Q8(isa, vnni, fill, multiply) \
   QI__FN void qi__dot_q8_##isa(const qi__dot_q8_args *a) { \
     if (a->n_x >= qi__panel_from(a->format, vnni)) { \
-      qi__dot_panels_x86(a, vnni, qi__panel_fill_avx2, multiply); \
+      qi__dot_panels_x86(a, vnni, fill, multiply); \
       return; \
     } \
     qi__dot_q8_args rows = *a; \
     for (size_t n; rows.n_x; rows.x_row += n, rows.n_x -= n, rows.y += n * a->y_stride) n = qi__dot_row_##isa(&rows); \
   }
 
-QI__DOT_Q8(avx2, false, qi__panel_multiply_avx2)
+QI__DOT_Q8(avx2, false, qi__panel_fill_avx2, qi__panel_multiply_avx2)
 #if defined(QI__HAS_AVX_VNNI)
-QI__DOT_Q8(avx_vnni, false, qi__panel_multiply_avx2) // these need no VNNI
+QI__DOT_Q8(avx_vnni, false, qi__panel_fill_avx2, qi__panel_multiply_avx2) // these need no VNNI
 #endif
-QI__DOT_Q8(avx512, true, qi__panel_multiply_avx512)
+QI__DOT_Q8(avx512, true, qi__panel_fill_avx512, qi__panel_multiply_avx512)
 
 QI__FN void qi__dot_stored_avx2(const qi__dot_q8_args *a) {
   qi__dot_panels_x86(a, false, qi__panel_fill_stored, qi__panel_multiply_avx2);
@@ -10955,7 +11122,7 @@ QI__INLINE QI__AVX2 qi__q8_panel qi__wide_fill_avx2(qi__wide_row_fn row, const _
     row(f, table, w, n, words[0][r % 8], &own->d[0][r]);
     if (r % 8 != 7) continue;
     for (int part = 0; part < 2; part++)
-      qi__panel_interleave_avx2((uint8_t(*)[256])(void *)words[part], own->code[r / 16][64 * part] + r / 8 % 2 * 32);
+      qi__panel_interleave_avx2((uint8_t(*)[256])(void *)words[part], own->code[64 * part][0] + 4 * (r - 7), 128);
   }
   return qi__panel_view(own);
 }
@@ -11952,7 +12119,7 @@ typedef struct qi__ternary_state {
   int32_t total[QI__Q8_ROWS]; // of the run
 } qi__ternary_state;
 
-QI__STATIC_ASSERT(sizeof(qi__ternary_panel) <= QI__Q8_PANELS * QI__Q8_PANEL_FLOATS * sizeof(float), ternary_panel);
+QI__STATIC_ASSERT(sizeof(qi__ternary_panel) <= QI__Q8_PANEL_FLOATS * sizeof(float), ternary_panel);
 QI__STATIC_ASSERT(sizeof(qi__ternary_state) <= QI__Q8_LANES * sizeof(float), ternary_state);
 
 // What differs between instruction sets.
@@ -12004,7 +12171,7 @@ QI__FN void qi__ternary_segments(const qi__ternary_kernels *kernels, const qi__d
 
 QI__FN void qi__ternary_batch(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, size_t row, size_t n_x, float *y) {
   qi__ternary_panel *p = (qi__ternary_panel *)(void *)a->scratch;
-  qi__ternary_state *state = (qi__ternary_state *)(void *)(a->scratch + QI__Q8_PANELS * QI__Q8_PANEL_FLOATS);
+  qi__ternary_state *state = (qi__ternary_state *)(void *)(a->scratch + QI__Q8_PANEL_FLOATS);
   size_t n_blocks = a->x->k / 256;
   memset(state, 0, n_x * sizeof *state);
   for (size_t first = 0; first < n_blocks; first += QI__TERNARY_SLICE) {
@@ -12702,7 +12869,7 @@ QI__FN QI__AVX2 void qi__ternary_pack_avx2(qi_format id, const uint8_t *const *w
   if (id == QI_FORMAT_TQ1_0) qi__ternary_codes_avx2(QI_FORMAT_TQ1_0, w, codes);
   else if (id == QI_FORMAT_TQ2_0) qi__ternary_codes_avx2(QI_FORMAT_TQ2_0, w, codes);
   else qi__ternary_codes_avx2(QI_FORMAT_I2_S, w, codes);
-  qi__panel_interleave_avx2(codes, code + r / 16 * QI__TERNARY_HALF + r / 8 % 2 * 32);
+  qi__panel_interleave_avx2(codes, code + r / 16 * QI__TERNARY_HALF + r / 8 % 2 * 32, 64);
 }
 
 QI__FN QI__AVX2 void qi__ternary_take_avx2(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x,

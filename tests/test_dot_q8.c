@@ -94,7 +94,7 @@ static void fill_activations(const qi__q8 *x, size_t n, bool extreme) {
     x->d[i] = (float)((int)(next_random() & 0xffff) - 0x8000) * 0.000123f;
 }
 
-static float scratch[QI__Q8_PANELS * QI__Q8_PANEL_FLOATS + QI__Q8_BATCH * QI__Q8_LANES];
+static float scratch[QI__Q8_PANEL_FLOATS + QI__Q8_BATCH * QI__Q8_LANES];
 static float expected[MAX_W * MAX_X], found[MAX_W * MAX_X];
 
 static void reference(const qi__dot_q8_args *a) {
@@ -161,6 +161,7 @@ static void check_shapes(qi_format id, qi__dot_q8_fn dot) {
     compare(id, dot, &(shape){3, 1, blocks * block, 1, 5}, RANDOM);
     compare(id, dot, &(shape){5, 3, blocks * block, 0, 0}, RANDOM);
     compare(id, dot, &(shape){2, 6, blocks * block, 2, 3}, RANDOM);
+    compare(id, dot, &(shape){17, 11, blocks * block, 1, 1}, RANDOM); // in panels
   }
   compare(id, dot, &(shape){MAX_W, MAX_X, 256, 0, 0}, RANDOM);
   for (size_t blocks = 31; blocks <= 77; blocks += 1 + blocks % 7) // beyond what kernels take at a time

@@ -21,12 +21,10 @@
 
 #define QI__Q8_LANES (8 * QI__Q8_ROWS) // sums of one row of activations
 
-// Room for variants that take weights apart once for many rows of activations: some panels of 256 columns of all weight rows (see
-// panel_q8_x86.h), and sums.
-#define QI__Q8_PANEL_FLOATS 7168
-#define QI__Q8_PANELS 4
+// Room for variants that take weights apart once for many rows of activations: a panel of all weight rows, and sums.
+#define QI__Q8_PANEL_FLOATS (4 * 7168)
 QI__INLINE size_t qi__q8_scratch(size_t n_x) {
-  return QI__Q8_PANELS * QI__Q8_PANEL_FLOATS + qi__min_size(n_x, QI__Q8_BATCH) * QI__Q8_LANES;
+  return QI__Q8_PANEL_FLOATS + qi__min_size(n_x, QI__Q8_BATCH) * QI__Q8_LANES;
 }
 
 typedef struct qi__dot_q8_args {

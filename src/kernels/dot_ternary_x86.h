@@ -341,7 +341,7 @@ QI__FN QI__AVX2 void qi__ternary_pack_avx2(qi_format id, const uint8_t *const *w
   if (id == QI_FORMAT_TQ1_0) qi__ternary_codes_avx2(QI_FORMAT_TQ1_0, w, codes);
   else if (id == QI_FORMAT_TQ2_0) qi__ternary_codes_avx2(QI_FORMAT_TQ2_0, w, codes);
   else qi__ternary_codes_avx2(QI_FORMAT_I2_S, w, codes);
-  qi__panel_interleave_avx2(codes, code + r / 16 * QI__TERNARY_HALF + r / 8 % 2 * 32);
+  qi__panel_interleave_avx2(codes, code + r / 16 * QI__TERNARY_HALF + r / 8 % 2 * 32, 64);
 }
 
 QI__FN QI__AVX2 void qi__ternary_take_avx2(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x,

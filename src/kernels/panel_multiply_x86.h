@@ -15,6 +15,7 @@ typedef struct qi__panel_x {
   const float *d;     // rows `blocks` apart
   size_t k, blocks;
   float *lane;        // rows QI__Q8_LANES apart: [8][32], from the lane of the chunk's first block on
+  bool fresh;         // lanes hold nothing yet, that is 0
 } qi__panel_x;
 
 QI__INLINE void qi__panel_x_advance(qi__panel_x *x, size_t n) {
@@ -68,7 +69,7 @@ QI__INLINE QI__AVX2 __m256i qi__keep_avx2(__m256i v) {
 QI__INLINE QI__AVX2 void qi__panel_chain_avx2(const uint8_t *w, const qi__panel_x *x, int at, int chain, int n,
                                               __m256i (*sum)[QI__PANEL_X]) {
   QI__UNROLL for (int s = 0; s < chain; s++) {
-    __m256i w0 = qi__bytes_avx2(w + 64 * s), w1 = qi__bytes_avx2(w + 64 * s + 32);
+    __m256i w0 = qi__bytes_avx2(w + 128 * s), w1 = qi__bytes_avx2(w + 128 * s + 32);
     QI__UNROLL for (int i = 0; i < n; i++) {
       __m256i v = _mm256_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + at + 4 * s));
       sum[0][i] = qi__keep_avx2(_mm256_add_epi16(sum[0][i], _mm256_maddubs_epi16(w0, v)));
@@ -101,19 +102,20 @@ QI__INLINE QI__AVX2 void qi__chain_starts_avx2(int offset, const int8_t *q, int3
   }
 }
 
-// lane = fma(d_w * d_x, integers, lane) for eight weight rows.
-QI__INLINE QI__AVX2 void qi__panel_add_avx2(float *lane, const float *d_w, float d_x, __m256i integers) {
-  __m256 d = _mm256_mul_ps(_mm256_loadu_ps(d_w), _mm256_set1_ps(d_x));
-  _mm256_storeu_ps(lane, _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(integers), _mm256_loadu_ps(lane)));
+// lane = fma(d_w * d_x, integers, lane) for eight weight rows, where fresh: from 0 instead of lane.
+QI__INLINE QI__AVX2 void qi__panel_add_avx2(float *lane, bool fresh, const float *d_w, float d_x, __m256i integers) {
+  __m256 d = _mm256_mul_ps(_mm256_loadu_ps(d_w), _mm256_set1_ps(d_x)), old = _mm256_loadu_ps(lane);
+  if (fresh) old = _mm256_setzero_ps();
+  _mm256_storeu_ps(lane, _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(integers), old));
 }
 
 // Totals of block b of 16 weight rows (`half`) and n rows of activations, to their lanes.
-QI__INLINE QI__AVX2 void qi__panel_take_avx2(const float (*d)[QI__Q8_ROWS], int half, const qi__panel_x *x, int b, int n,
-                                             __m256i (*total)[QI__PANEL_X]) {
+QI__INLINE QI__AVX2 void qi__panel_take_avx2(const float (*d)[QI__Q8_ROWS], int half, const qi__panel_x *x, bool fresh, int b,
+                                             int n, __m256i (*total)[QI__PANEL_X]) {
   QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
     int row = 16 * half + 8 * h;
     float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + row;
-    qi__panel_add_avx2(lane, d[b] + row, x->d[(size_t)i * x->blocks + (size_t)b], total[h][i]);
+    qi__panel_add_avx2(lane, fresh, d[b] + row, x->d[(size_t)i * x->blocks + (size_t)b], total[h][i]);
   }
 }
 
@@ -131,7 +133,7 @@ QI__INLINE QI__AVX2 void qi__panel_mins_avx2(const qi__q8_panel *p, int half, co
       total[1][i] = qi__words_avx2(total[1][i], m1, sums);
     }
   }
-  qi__panel_take_avx2(p->minus_dmin, half, x, 0, n, total);
+  qi__panel_take_avx2(p->minus_dmin, half, x, false, 0, n, total);
 }
 
 // A block of 256; n and chain are constants where this is inlined.
@@ -139,8 +141,8 @@ QI__INLINE QI__AVX2 void qi__panel_256_avx2(const qi__q8_panel *p, int half, con
                                             int chain, int n) {
   __m256i total[2][QI__PANEL_X];
   QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm256_setzero_si256();
-  const uint8_t *w = p->code + half * QI__PANEL_LINES * 64;
-  for (int c = 0; c < 64 / chain; c++, w += 64 * chain) {
+  const uint8_t *w = p->code + 64 * half;
+  for (int c = 0; c < 64 / chain; c++, w += 128 * chain) {
     __m256i sum[2][QI__PANEL_X];
     QI__UNROLL for (int i = 0; i < n; i++)
       sum[0][i] = sum[1][i] = chain == 4 ? _mm256_set1_epi32(r->start[i][c]) : _mm256_setzero_si256();
@@ -150,13 +152,13 @@ QI__INLINE QI__AVX2 void qi__panel_256_avx2(const qi__q8_panel *p, int half, con
       QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = qi__words_avx2(total[h][i], sum[h][i], scale);
     }
   }
-  qi__panel_take_avx2(p->d, half, x, 0, n, total);
+  qi__panel_take_avx2(p->d, half, x, x->fresh, 0, n, total);
 }
 
 // Blocks of 32; n and chain are constants where this is inlined.
 QI__INLINE QI__AVX2 void qi__panel_32_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, int half, const qi__panel_x *x,
                                            int n_blocks, int chain, int n) {
-  const uint8_t *w = p->code + half * QI__PANEL_LINES * 64;
+  const uint8_t *w = p->code + 64 * half;
   for (int b = 0; b < n_blocks; b++) {
     __m256i total[2][QI__PANEL_X], sums[2][QI__PANEL_X];
     QI__UNROLL for (int i = 0; i < n; i++) {
@@ -164,15 +166,15 @@ QI__INLINE QI__AVX2 void qi__panel_32_avx2(const qi__q8_plan *plan, const qi__q8
       sums[0][i] = sums[1][i] = _mm256_set1_epi32(sum[0] + sum[1]);
       total[0][i] = total[1][i] = _mm256_set1_epi32(-plan->offset * (sum[0] + sum[1]));
     }
-    for (int s = 0; s < 8; s += chain, w += 64 * chain) {
+    for (int s = 0; s < 8; s += chain, w += 128 * chain) {
       __m256i sum[2][QI__PANEL_X];
       QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm256_setzero_si256();
       qi__panel_chain_avx2(w, x, 32 * b + 4 * s, chain, n, sum);
       QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
         total[h][i] = qi__words_avx2(total[h][i], sum[h][i], _mm256_set1_epi16(1));
     }
-    qi__panel_take_avx2(p->d, half, x, b, n, total);
-    if (plan->format->has_min) qi__panel_take_avx2(p->minus_dmin, half, x, b, n, sums);
+    qi__panel_take_avx2(p->d, half, x, x->fresh, b, n, total);
+    if (plan->format->has_min) qi__panel_take_avx2(p->minus_dmin, half, x, false, b, n, sums);
   }
 }
 
@@ -181,20 +183,20 @@ QI__INLINE QI__AVX2 void qi__panel_32_avx2(const qi__q8_plan *plan, const qi__q8
 // Blocks of `block` columns; n is a constant where this is inlined.
 QI__INLINE QI__AVX2 void qi__panel_words_rows_avx2(const qi__q8_panel *p, int half, const qi__panel_x *x,
                                                    const qi__panel_ready_x *r, int block, int n_blocks, int n) {
-  const uint8_t *w = p->code + half * QI__PANEL_LINES * 64;
+  const uint8_t *w = p->code + 64 * half;
   for (int b = 0; b < n_blocks; b++) {
     __m256i total[2][QI__PANEL_X];
     QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm256_setzero_si256();
-    for (int at = b * block; at < (b + 1) * block; at += 8, w += 4 * 64)
+    for (int at = b * block; at < (b + 1) * block; at += 8, w += 4 * 128)
       QI__UNROLL for (int s = 0; s < 4; s++) {
-        __m256i w0 = qi__bytes_avx2(w + 64 * s), w1 = qi__bytes_avx2(w + 64 * s + 32);
+        __m256i w0 = qi__bytes_avx2(w + 128 * s), w1 = qi__bytes_avx2(w + 128 * s + 32);
         QI__UNROLL for (int i = 0; i < n; i++) {
           __m256i v = _mm256_set1_epi32(qi__load_4(r->word[i] + at + 2 * s));
           total[0][i] = qi__keep_avx2(qi__words_avx2(total[0][i], w0, v));
           total[1][i] = qi__keep_avx2(qi__words_avx2(total[1][i], w1, v));
         }
       }
-    qi__panel_take_avx2(p->d, half, x, b, n, total);
+    qi__panel_take_avx2(p->d, half, x, x->fresh, b, n, total);
   }
 }
 
@@ -249,92 +251,101 @@ QI__INLINE QI__AVX2 void qi__group_starts_avx2(int offset, int group, const int1
   }
 }
 
-// sum[h][i] += products of step `step`, of 32 weight rows and n rows of activations.
-QI__INLINE QI__AVX512_VNNI void qi__panel_step_avx512(__m512i w0, __m512i w1, int step, const qi__panel_x *x, int n,
-                                                      __m512i (*sum)[4]) {
+// sum[h][i] += products of 32 weight rows, whose line is w, and n rows of activations, whose codes begin at q, k apart.
+QI__INLINE QI__AVX512_VNNI void qi__panel_step_avx512(const __m512i *w, const int8_t *q, size_t k, int n,
+                                                      __m512i (*sum)[QI__PANEL_X]) {
   QI__UNROLL for (int i = 0; i < n; i++) {
-    __m512i v = _mm512_set1_epi32(qi__load_4(x->q + (size_t)i * x->k + 4 * step));
-    sum[0][i] = _mm512_dpbusd_epi32(sum[0][i], w0, v);
-    sum[1][i] = _mm512_dpbusd_epi32(sum[1][i], w1, v);
+    __m512i v = _mm512_set1_epi32(qi__load_4(q + (size_t)i * k));
+    sum[0][i] = _mm512_dpbusd_epi32(sum[0][i], w[0], v);
+    sum[1][i] = _mm512_dpbusd_epi32(sum[1][i], w[1], v);
   }
 }
 
-// The same for `steps` steps; nibbles is a constant where this is inlined.
-QI__INLINE QI__AVX512_VNNI void qi__panel_steps_avx512(const qi__q8_panel *p, bool nibbles, int step, int steps,
-                                                       const qi__panel_x *x, int n, __m512i (*sum)[4]) {
+// The same for `steps` lines from `line` on. All but pointers and k are constants where this is inlined.
+QI__INLINE QI__AVX512_VNNI void qi__panel_steps_avx512(const uint8_t *line, bool nibbles, int steps, const int8_t *q, size_t k,
+                                                       int n, __m512i (*sum)[QI__PANEL_X]) {
   const __m512i low4 = _mm512_set1_epi8(15);
-  const size_t half = p->stored ? 64 : QI__PANEL_LINES * 64, next = p->stored ? 128 : 64;
-  const uint8_t *line = p->code + (size_t)(nibbles ? step / 2 : step) * next;
-  for (int s = 0; s < steps; s += nibbles ? 2 : 1, line += next) {
-    __m512i w0 = _mm512_loadu_si512((const void *)line), w1 = _mm512_loadu_si512((const void *)(line + half));
+  QI__UNROLL for (int s = 0; s < steps; s += nibbles ? 2 : 1, line += 128) {
+    __m512i w[2] = {_mm512_loadu_si512((const void *)line), _mm512_loadu_si512((const void *)(line + 64))};
     if (!nibbles) {
-      qi__panel_step_avx512(w0, w1, step + s, x, n, sum);
+      qi__panel_step_avx512(w, q + 4 * s, k, n, sum);
       continue;
     }
-    qi__panel_step_avx512(_mm512_and_si512(w0, low4), _mm512_and_si512(w1, low4), step + s, x, n, sum);
-    w0 = _mm512_and_si512(_mm512_srli_epi16(w0, 4), low4);
-    w1 = _mm512_and_si512(_mm512_srli_epi16(w1, 4), low4);
-    qi__panel_step_avx512(w0, w1, step + s + 1, x, n, sum);
+    __m512i low[2] = {_mm512_and_si512(w[0], low4), _mm512_and_si512(w[1], low4)};
+    qi__panel_step_avx512(low, q + 4 * s, k, n, sum);
+    QI__UNROLL for (int h = 0; h < 2; h++) w[h] = _mm512_and_si512(_mm512_srli_epi16(w[h], 4), low4);
+    qi__panel_step_avx512(w, q + 4 * s + 4, k, n, sum);
   }
 }
 
-QI__INLINE QI__AVX512_VNNI void qi__panel_add_avx512(float *lane, const float *d_w, float d_x, __m512i integers) {
-  __m512 d = _mm512_mul_ps(_mm512_loadu_ps(d_w), _mm512_set1_ps(d_x));
-  _mm512_storeu_ps(lane, _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(integers), _mm512_loadu_ps(lane)));
+// lane = fma(d_w * d_x, total, lane) for 16 weight rows.
+QI__INLINE QI__AVX512_VNNI __m512 qi__panel_add_avx512(__m512 lane, __m512 d_w, __m512 d_x, __m512i total) {
+  return _mm512_fmadd_ps(_mm512_mul_ps(d_w, d_x), _mm512_cvtepi32_ps(total), lane);
 }
 
-QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles,
-                                                     const qi__panel_x *x, int n) {
-  const int groups = 256 / plan->format->group;
-  int32_t start[4][16];
-  __m512i total[2][4], sum[2][4];
-  QI__UNROLL for (int i = 0; i < n; i++) {
-    const int16_t *sums = x->sum + (size_t)i * (x->k / 16);
-    qi__group_starts_avx2(plan->offset, plan->format->group, sums, start[i]);
-    total[0][i] = total[1][i] = _mm512_setzero_si512();
+// Totals of block b, and where the format has them sums for its mins, to the lanes of n rows of activations.
+QI__INLINE QI__AVX512_VNNI void qi__panel_take_avx512(const qi__q8_panel *p, bool has_min, const qi__panel_x *x, int b, int n,
+                                                      __m512i (*total)[QI__PANEL_X], __m512i (*mins)[QI__PANEL_X]) {
+  const __mmask16 old = x->fresh ? 0 : 0xffff;
+  QI__UNROLL for (int h = 0; h < 2; h++) {
+    __m512 d = _mm512_loadu_ps(p->d[b] + 16 * h), minus_dmin = has_min ? _mm512_loadu_ps(p->minus_dmin[b] + 16 * h) : d;
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + 16 * h;
+      __m512 d_x = _mm512_set1_ps(x->d[(size_t)i * x->blocks + (size_t)b]);
+      __m512 v = qi__panel_add_avx512(_mm512_maskz_loadu_ps(old, lane), d, d_x, total[h][i]);
+      if (has_min) v = qi__panel_add_avx512(v, minus_dmin, d_x, mins[h][i]);
+      _mm512_storeu_ps(lane, v);
+    }
   }
-  for (int g = 0; g < groups; g++) {
-    QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm512_set1_epi32(start[i][g]);
-    qi__panel_steps_avx512(p, nibbles, g * 64 / groups, 64 / groups, x, n, sum);
+}
+
+// sums[h][i] for the mins of a block of 256.
+QI__INLINE QI__AVX512_VNNI void qi__panel_mins_avx512(const qi__q8_panel *p, int group, const qi__panel_ready_x *r, int n,
+                                                      __m512i (*sums)[QI__PANEL_X]) {
+  QI__UNROLL for (int i = 0; i < n; i++) sums[0][i] = sums[1][i] = _mm512_setzero_si512();
+  QI__UNROLL for (int g = 0; g < 128 / group; g++) QI__UNROLL for (int h = 0; h < 2; h++) {
+    __m512i pair = _mm512_cvtepi8_epi16(qi__bytes_avx2((const uint8_t *)p->min[g][16 * h]));
+    QI__UNROLL for (int i = 0; i < n; i++)
+      sums[h][i] = _mm512_dpwssd_epi32(sums[h][i], pair, _mm512_set1_epi32(qi__load_4(r->sum[i] + 2 * g)));
+  }
+}
+
+// A block of 256; nibbles, group and n are constants where this is inlined.
+QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles, int group,
+                                                     const qi__panel_x *x, const qi__panel_ready_x *r, int n) {
+  __m512i total[2][QI__PANEL_X], sum[2][QI__PANEL_X];
+  QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm512_setzero_si512();
+  const uint8_t *line = p->code;
+  const int8_t *q = x->q;
+  for (int g = 0; g < 256 / group; g++, q += group, line += (nibbles ? 16 : 32) * group) {
+    QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm512_set1_epi32(r->start[i][g]);
+    qi__panel_steps_avx512(line, nibbles, group / 4, q, x->k, n, sum);
     QI__UNROLL for (int h = 0; h < 2; h++) {
       __m512i scale = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p->scale[g] + 16 * h)));
       QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm512_add_epi32(total[h][i], _mm512_mullo_epi32(sum[h][i], scale));
     }
   }
-  bool has_min = plan->format->has_min;
-  QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++) sum[h][i] = _mm512_setzero_si512();
-  if (has_min) {
-    int16_t sums[4][16];
-    QI__UNROLL for (int i = 0; i < n; i++) qi__group_sums_avx2(256 / groups, x->sum + (size_t)i * (x->k / 16), sums[i]);
-    for (int g = 0; g < groups / 2; g++) QI__UNROLL for (int h = 0; h < 2; h++) {
-      __m512i pair = _mm512_cvtepi8_epi16(qi__bytes_avx2((const uint8_t *)p->min[g][16 * h]));
-      QI__UNROLL for (int i = 0; i < n; i++)
-        sum[h][i] = _mm512_dpwssd_epi32(sum[h][i], pair, _mm512_set1_epi32(qi__load_4(sums[i] + 2 * g)));
-    }
-  }
-  QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
-    float *lane = x->lane + i * QI__Q8_LANES + 16 * h, d_x = x->d[(size_t)i * x->blocks];
-    qi__panel_add_avx512(lane, p->d[0] + 16 * h, d_x, total[h][i]);
-    if (has_min) qi__panel_add_avx512(lane, p->minus_dmin[0] + 16 * h, d_x, sum[h][i]);
+  if (plan->format->has_min) {
+    qi__panel_mins_avx512(p, group, r, n, sum);
+    qi__panel_take_avx512(p, true, x, 0, n, total, sum);
+  } else {
+    qi__panel_take_avx512(p, false, x, 0, n, total, NULL);
   }
 }
 
+// Blocks of 32; nibbles and n are constants where this is inlined.
 QI__INLINE QI__AVX512_VNNI void qi__panel_32_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles,
                                                     const qi__panel_x *x, int n_blocks, int n) {
   for (int b = 0; b < n_blocks; b++) {
-    __m512i total[2][4];
-    int32_t sums[4];
+    __m512i total[2][QI__PANEL_X], sums[2][QI__PANEL_X];
     QI__UNROLL for (int i = 0; i < n; i++) {
       const int16_t *sum = x->sum + (size_t)i * (x->k / 16) + 2 * b;
-      sums[i] = sum[0] + sum[1];
-      total[0][i] = total[1][i] = _mm512_set1_epi32(-plan->offset * sums[i]);
+      sums[0][i] = sums[1][i] = _mm512_set1_epi32(sum[0] + sum[1]);
+      total[0][i] = total[1][i] = _mm512_set1_epi32(-plan->offset * (sum[0] + sum[1]));
     }
-    qi__panel_steps_avx512(p, nibbles, 8 * b, 8, x, n, total);
-    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
-      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + 16 * h, d_x = x->d[(size_t)i * x->blocks + (size_t)b];
-      qi__panel_add_avx512(lane, p->d[b] + 16 * h, d_x, total[h][i]);
-      if (plan->format->has_min) qi__panel_add_avx512(lane, p->minus_dmin[b] + 16 * h, d_x, _mm512_set1_epi32(sums[i]));
-    }
+    qi__panel_steps_avx512(p->code + (nibbles ? 512 : 1024) * b, nibbles, 8, x->q + 32 * b, x->k, n, total);
+    if (plan->format->has_min) qi__panel_take_avx512(p, true, x, b, n, total, sums);
+    else qi__panel_take_avx512(p, false, x, b, n, total, NULL);
   }
 }
 
@@ -347,49 +358,53 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_words_rows_avx512(const qi__q8_panel *
   for (int b = 0; b < n_blocks; b++) {
     __m512i total[2][QI__PANEL_X];
     QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm512_setzero_si512();
-    for (int at = b * block; at < (b + 1) * block; at += 2, w += 64) {
-      __m512i w0 = _mm512_loadu_si512((const void *)w), w1 = _mm512_loadu_si512((const void *)(w + QI__PANEL_LINES * 64));
+    for (int at = b * block; at < (b + 1) * block; at += 2, w += 128) {
+      __m512i w0 = _mm512_loadu_si512((const void *)w), w1 = _mm512_loadu_si512((const void *)(w + 64));
       QI__UNROLL for (int i = 0; i < n; i++) {
         __m512i v = _mm512_set1_epi32(qi__load_4(r->word[i] + at));
         total[0][i] = _mm512_dpwssd_epi32(total[0][i], w0, v);
         total[1][i] = _mm512_dpwssd_epi32(total[1][i], w1, v);
       }
     }
-    QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int h = 0; h < 2; h++) {
-      float *lane = x->lane + i * QI__Q8_LANES + b * QI__Q8_ROWS + 16 * h;
-      qi__panel_add_avx512(lane, p->d[b] + 16 * h, x->d[(size_t)i * x->blocks + (size_t)b], total[h][i]);
-    }
+    qi__panel_take_avx512(p, false, x, b, n, total, NULL);
   }
 }
 
 // ---- AVX-512 VNNI ----
 
 QI__INLINE QI__AVX512_VNNI void qi__panel_rows_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x,
-                                                      int n_blocks, int n) {
+                                                      qi__panel_ready_x *r, int n_blocks, int n) {
   const int block = plan->format->info.block_len;
   bool short_blocks = block == 32;
   if (plan->words) {
-    qi__panel_ready_x r;
     if (!short_blocks) n_blocks = 1;
-    qi__panel_x_words_avx2(x, n, n_blocks * block, &r);
-    qi__panel_words_rows_avx512(p, x, &r, block, n_blocks, n);
+    qi__panel_x_words_avx2(x, n, n_blocks * block, r);
+    qi__panel_words_rows_avx512(p, x, r, block, n_blocks, n);
     return;
   }
   if (short_blocks && p->nibbles) qi__panel_32_avx512(plan, p, true, x, n_blocks, n);
   else if (short_blocks) qi__panel_32_avx512(plan, p, false, x, n_blocks, n);
-  else if (p->nibbles) qi__panel_256_avx512(plan, p, true, x, n);
-  else qi__panel_256_avx512(plan, p, false, x, n);
+  else if (p->nibbles && plan->format->group == 32) qi__panel_256_avx512(plan, p, true, 32, x, r, n);
+  else if (p->nibbles) qi__panel_256_avx512(plan, p, true, 16, x, r, n);
+  else if (plan->format->group == 32) qi__panel_256_avx512(plan, p, false, 32, x, r, n);
+  else qi__panel_256_avx512(plan, p, false, 16, x, r, n);
 }
 
 QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
                                                       size_t n_x, bool two_halves) {
+  const qi__format *f = plan->format;
+  qi__panel_ready_x r;
   (void)two_halves;
-  for (size_t i = 0; i < n_x;) {
-    size_t n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
-    if (n == 4) qi__panel_rows_avx512(plan, p, &x, n_blocks, 4);
-    else if (n == 2) qi__panel_rows_avx512(plan, p, &x, n_blocks, 2);
-    else qi__panel_rows_avx512(plan, p, &x, n_blocks, 1);
-    i += n;
+  for (size_t n; n_x; n_x -= n) {
+    n = n_x >= 4 ? 4 : n_x >= 2 ? 2 : 1;
+    for (size_t i = 0; f->info.block_len == 256 && i < n; i++) {
+      const int16_t *sum = x.sum + i * (x.k / 16);
+      qi__group_starts_avx2(plan->offset, f->group, sum, r.start[i]);
+      if (f->has_min) qi__group_sums_avx2(f->group, sum, r.sum[i]);
+    }
+    if (n == 4) qi__panel_rows_avx512(plan, p, &x, &r, n_blocks, 4);
+    else if (n == 2) qi__panel_rows_avx512(plan, p, &x, &r, n_blocks, 2);
+    else qi__panel_rows_avx512(plan, p, &x, &r, n_blocks, 1);
     qi__panel_x_advance(&x, n);
   }
 }

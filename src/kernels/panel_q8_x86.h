@@ -2,6 +2,7 @@
 #ifndef QI__KERNELS_PANEL_Q8_X86_H
 #define QI__KERNELS_PANEL_Q8_X86_H
 
+#include "panel_fill_avx512.h"
 #include "panel_multiply_x86.h"
 #include "row_q8_x86.h"
 
@@ -35,13 +36,13 @@ QI__INLINE void qi__prefetch_chunk(const uint8_t *p, size_t n) {
 }
 
 // Rows first..end-1 of the chunk at column `at` of packed weights, to the second-level cache; beyond the last column lies the first
-// slice of the next tile. Never faults.
+// chunk of the next tile. Never faults.
 QI__INLINE void qi__prefetch_rows(const qi__dot_q8_args *a, size_t at, size_t first, size_t end) {
-  const size_t block = (size_t)a->format->info.block_len, size = (size_t)a->format->info.block_bytes, k = a->x->k;
-  if (at >= k) {
+  const size_t block = (size_t)a->format->info.block_len, size = (size_t)a->format->info.block_bytes;
+  if (at >= a->x->k) {
     first += QI__Q8_ROWS;
     end += QI__Q8_ROWS;
-    at %= 256 * QI__Q8_PANELS;
+    at = 0;
   }
   for (size_t r = first; r < end; r++) {
     uintptr_t w = (uintptr_t)a->w + r * a->w_stride + at / block * size;
@@ -49,33 +50,33 @@ QI__INLINE void qi__prefetch_rows(const qi__dot_q8_args *a, size_t at, size_t fi
   }
 }
 
-// All weight rows with n_x rows of activations from `first` on. The panels of a slice lie in the second-level cache; the sums of 16
-// rows stay in the first while the slice passes. What a->w is, `fill` knows.
+#define QI__PANEL_BATCH 32 // rows of activations between which the next chunk is fetched
+
+// The panel of the chunk at column `at` with n_x rows of activations from `first` on.
+QI__FN void qi__dot_chunk_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, const qi__q8_panel *p, bool stored,
+                              qi__panel_multiply_fn multiply, size_t at, size_t first, size_t n_x, float *lanes) {
+  size_t k = a->x->k, block = a->x->block;
+  if (stored) qi__prefetch_chunk(a->w + (at / 256 + QI__STORED_AHEAD) * a->w_stride, a->w_stride);
+  for (size_t i = 0, n; i < n_x; i += n) {
+    n = qi__min_size(QI__PANEL_BATCH, n_x - i);
+    qi__q8_chunk q = qi__q8_chunk_at(a->x, a->x_row + first + i, at);
+    float *lane = lanes + i * QI__Q8_LANES + at / block % 8 * QI__Q8_ROWS;
+    qi__panel_x x = {q.q, q.sum, q.d, k, k / block, lane, at < 8 * block};
+    if (!stored) qi__prefetch_rows(a, at + 256, QI__Q8_ROWS * i / n_x, QI__Q8_ROWS * (i + n) / n_x);
+    multiply(plan, p, x, (int)qi__min_size(8, (k - at) / 32), n, a->n_w > 16);
+  }
+}
+
+// All weight rows with n_x rows of activations from `first` on. What a->w is, `fill` knows.
 QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, qi__panel_fill_fn fill,
                               qi__panel_multiply_fn multiply, size_t first, size_t n_x) {
   qi__q8_own_panel *own = (qi__q8_own_panel *)(void *)a->scratch;
-  qi__q8_panel panels[QI__Q8_PANELS];
-  bool stored = fill == qi__panel_fill_stored;
-  float *lanes = a->scratch + QI__Q8_PANELS * QI__Q8_PANEL_FLOATS;
-  size_t k = a->x->k, block = a->x->block;
-  memset(lanes, 0, n_x * QI__Q8_LANES * sizeof *lanes);
-  for (size_t slice = 0; slice < k; slice += 256 * QI__Q8_PANELS) {
-    size_t n_panels = (qi__min_size(256 * QI__Q8_PANELS, k - slice) + 255) / 256;
-    for (size_t c = 0; c < n_panels; c++) {
-      size_t at = slice + 256 * c;
-      panels[c] = fill(a, plan, at, (int)qi__min_size(8, (k - at) / 32), n_x, &own[c]);
-    }
-    for (size_t i = 0; i < n_x; i += 16)
-      for (size_t c = 0; c < n_panels; c++) {
-        size_t at = slice + 256 * c;
-        qi__q8_chunk q = qi__q8_chunk_at(a->x, a->x_row + first + i, at);
-        float *lane = lanes + i * QI__Q8_LANES + at / block % 8 * QI__Q8_ROWS;
-        qi__panel_x x = {q.q, q.sum, q.d, k, k / block, lane};
-        size_t n = qi__min_size(16, n_x - i), rows = QI__Q8_ROWS * i / n_x, end = QI__Q8_ROWS * (i + n) / n_x;
-        if (!stored) qi__prefetch_rows(a, at + 256 * QI__Q8_PANELS, rows, end);
-        else if (!i) qi__prefetch_chunk(a->w + (at / 256 + QI__STORED_AHEAD) * a->w_stride, a->w_stride);
-        multiply(plan, &panels[c], x, (int)qi__min_size(8, (k - at) / 32), n, a->n_w > 16);
-      }
+  float *lanes = a->scratch + QI__Q8_PANEL_FLOATS;
+  size_t k = a->x->k;
+  if (k < 8 * a->x->block) memset(lanes, 0, n_x * QI__Q8_LANES * sizeof *lanes); // not all get something
+  for (size_t at = 0; at < k; at += 256) {
+    qi__q8_panel p = fill(a, plan, at, (int)qi__min_size(8, (k - at) / 32), n_x, own);
+    qi__dot_chunk_x86(a, plan, &p, fill == qi__panel_fill_stored, multiply, at, first, n_x, lanes);
   }
   for (size_t i = 0; i < n_x; i++) qi__panel_sums_avx2(lanes + i * QI__Q8_LANES, a->n_w, a->y + (first + i) * a->y_stride);
 }
@@ -103,21 +104,21 @@ QI__FN size_t qi__panel_from(const qi__format *f, bool vnni) {
   }
 }
 
-#define QI__DOT_Q8(isa, vnni, multiply) \
+#define QI__DOT_Q8(isa, vnni, fill, multiply) \
   QI__FN void qi__dot_q8_##isa(const qi__dot_q8_args *a) { \
     if (a->n_x >= qi__panel_from(a->format, vnni)) { \
-      qi__dot_panels_x86(a, vnni, qi__panel_fill_avx2, multiply); \
+      qi__dot_panels_x86(a, vnni, fill, multiply); \
       return; \
     } \
     qi__dot_q8_args rows = *a; \
     for (size_t n; rows.n_x; rows.x_row += n, rows.n_x -= n, rows.y += n * a->y_stride) n = qi__dot_row_##isa(&rows); \
   }
 
-QI__DOT_Q8(avx2, false, qi__panel_multiply_avx2)
+QI__DOT_Q8(avx2, false, qi__panel_fill_avx2, qi__panel_multiply_avx2)
 #if defined(QI__HAS_AVX_VNNI)
-QI__DOT_Q8(avx_vnni, false, qi__panel_multiply_avx2) // these need no VNNI
+QI__DOT_Q8(avx_vnni, false, qi__panel_fill_avx2, qi__panel_multiply_avx2) // these need no VNNI
 #endif
-QI__DOT_Q8(avx512, true, qi__panel_multiply_avx512)
+QI__DOT_Q8(avx512, true, qi__panel_fill_avx512, qi__panel_multiply_avx512)
 
 QI__FN void qi__dot_stored_avx2(const qi__dot_q8_args *a) {
   qi__dot_panels_x86(a, false, qi__panel_fill_stored, qi__panel_multiply_avx2);

@@ -24,7 +24,7 @@ typedef struct qi__ternary_state {
   int32_t total[QI__Q8_ROWS]; // of the run
 } qi__ternary_state;
 
-QI__STATIC_ASSERT(sizeof(qi__ternary_panel) <= QI__Q8_PANELS * QI__Q8_PANEL_FLOATS * sizeof(float), ternary_panel);
+QI__STATIC_ASSERT(sizeof(qi__ternary_panel) <= QI__Q8_PANEL_FLOATS * sizeof(float), ternary_panel);
 QI__STATIC_ASSERT(sizeof(qi__ternary_state) <= QI__Q8_LANES * sizeof(float), ternary_state);
 
 // What differs between instruction sets.
@@ -76,7 +76,7 @@ QI__FN void qi__ternary_segments(const qi__ternary_kernels *kernels, const qi__d
 
 QI__FN void qi__ternary_batch(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, size_t row, size_t n_x, float *y) {
   qi__ternary_panel *p = (qi__ternary_panel *)(void *)a->scratch;
-  qi__ternary_state *state = (qi__ternary_state *)(void *)(a->scratch + QI__Q8_PANELS * QI__Q8_PANEL_FLOATS);
+  qi__ternary_state *state = (qi__ternary_state *)(void *)(a->scratch + QI__Q8_PANEL_FLOATS);
   size_t n_blocks = a->x->k / 256;
   memset(state, 0, n_x * sizeof *state);
   for (size_t first = 0; first < n_blocks; first += QI__TERNARY_SLICE) {

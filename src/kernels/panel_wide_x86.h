@@ -51,7 +51,7 @@ QI__INLINE QI__AVX2 qi__q8_panel qi__wide_fill_avx2(qi__wide_row_fn row, const _
     row(f, table, w, n, words[0][r % 8], &own->d[0][r]);
     if (r % 8 != 7) continue;
     for (int part = 0; part < 2; part++)
-      qi__panel_interleave_avx2((uint8_t(*)[256])(void *)words[part], own->code[r / 16][64 * part] + r / 8 % 2 * 32);
+      qi__panel_interleave_avx2((uint8_t(*)[256])(void *)words[part], own->code[64 * part][0] + 4 * (r - 7), 128);
   }
   return qi__panel_view(own);
 }

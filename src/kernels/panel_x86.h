@@ -14,8 +14,8 @@
 //           all (more than eight bits). Products of 256 such words fit into int32: 256 * 128 * 128 * 127, and of QINS8_K, whose
 //           scaled words reach 127 * 255, too.
 typedef struct qi__q8_panel {
-  const uint8_t *code;  // lines of 64 bytes, [rows / 16][step][row % 16][4 bytes of k], or stored
-  bool stored, nibbles; // see below: as qi__q8_stored says
+  const uint8_t *code; // lines of 64 bytes, [step][rows / 16][row % 16][4 bytes of k]
+  bool nibbles;        // as qi__q8_stored says
   const int8_t (*scale)[QI__Q8_ROWS];         // [group]; none in blocks of 32
   const int8_t (*min)[QI__Q8_ROWS][2];        // [group / 2]; formats with mins
   const int32_t (*scale_pair)[QI__Q8_ROWS];   // AVX2: [step / chain] pairs of equal int16
@@ -27,7 +27,7 @@ typedef struct qi__q8_panel {
 
 // A panel that is not taken from a cache. Its size is a multiple of the cache line: several lie one after another.
 typedef struct qi__q8_own_panel {
-  uint8_t code[2][QI__PANEL_LINES][64];
+  uint8_t code[QI__PANEL_LINES][2][64];
   int8_t scale[16][QI__Q8_ROWS], min[8][QI__Q8_ROWS][2];
   float d[8][QI__Q8_ROWS], minus_dmin[8][QI__Q8_ROWS];
   int32_t scale_pair[16][QI__Q8_ROWS], min_pair[8][QI__Q8_ROWS];
@@ -81,9 +81,9 @@ QI__INLINE QI__AVX2 void qi__transpose8_avx2(const uint8_t *src, size_t src_stri
   }
 }
 
-// Eight rows of 256 codes, 4 at a time, to one half of the lines: dst[k / 4][row, k % 4].
-QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *dst) {
-  for (int k = 0; k < 256; k += 32) qi__transpose8_avx2(rows[0] + k, 256, dst + 16 * k, 64);
+// Eight rows of 256 codes, 4 at a time, to parts of lines that are `next` bytes apart: dst[k / 4][row, k % 4].
+QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *dst, size_t next) {
+  for (size_t k = 0; k < 256; k += 32) qi__transpose8_avx2(rows[0] + k, 256, dst + k / 4 * next, next);
 }
 
 // A chunk of eight rows that are taken apart one after another.
@@ -144,7 +144,7 @@ QI__INLINE QI__AVX2 void qi__panel_scales_avx2(const qi__panel_rows *rows, bool 
 QI__INLINE QI__AVX2 void qi__panel_put_avx2(const qi__q8_plan *plan, qi__panel_rows *rows, size_t r, qi__q8_own_panel *p) {
   const qi__format *f = plan->format;
   const size_t row = sizeof rows->d[0], line = sizeof p->d[0];
-  qi__panel_interleave_avx2(rows->code, p->code[r / 16][0] + r / 8 % 2 * 32);
+  qi__panel_interleave_avx2(rows->code, p->code[0][0] + 4 * r, 128);
   if (f->info.block_len == 256) {
     qi__panel_scales_avx2(rows, f->has_min, r, p);
     for (int i = 0; i < 8; i++) {
@@ -160,7 +160,7 @@ QI__INLINE QI__AVX2 void qi__panel_put_avx2(const qi__q8_plan *plan, qi__panel_r
 QI__INLINE qi__q8_panel qi__panel_view(const qi__q8_own_panel *p) {
   qi__q8_panel v;
   v.code = p->code[0][0];
-  v.stored = v.nibbles = false;
+  v.nibbles = false;
   v.scale = (const int8_t (*)[QI__Q8_ROWS])p->scale;
   v.min = (const int8_t (*)[QI__Q8_ROWS][2])p->min;
   v.d = (const float (*)[QI__Q8_ROWS])p->d;
@@ -186,15 +186,14 @@ QI__FN QI__AVX2 void qi__panel_widen_avx2(const qi__q8_plan *plan, const int8_t 
     }
 }
 
-// Lines of bytes, code + 128, to the words of p, which has its scale_pair. Halves of 16 rows lie `half` bytes apart, steps `next`;
-// src may be p->code: words of a step are written after its bytes, and those of all steps below it, are read.
-QI__FN QI__AVX2 void qi__panel_words_avx2(const qi__q8_plan *plan, const uint8_t *src, size_t half, size_t next,
-                                          qi__q8_own_panel *p) {
+// Lines of bytes, code + 128, to the words of p, which has its scale_pair. src may be p->code: words of a step are written after
+// its bytes, and those of all steps below it, are read.
+QI__FN QI__AVX2 void qi__panel_words_avx2(const qi__q8_plan *plan, const uint8_t *src, qi__q8_own_panel *p) {
   const __m256i sign = _mm256_set1_epi8((char)-128);
   const int chain_bits = plan->chain == 8 ? 3 : 2;
   for (size_t r = 0; r < QI__Q8_ROWS; r += 8)
     for (size_t step = 64; step-- > 0;) {
-      __m256i v = _mm256_xor_si256(qi__bytes_avx2(src + r / 16 * half + step * next + r % 16 * 4), sign);
+      __m256i v = _mm256_xor_si256(qi__bytes_avx2(src + 128 * step + 4 * r), sign);
       __m256 a = _mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(v)));
       __m256 b = _mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(v, 1)));
       __m256i even = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88)), 0xd8);
@@ -204,8 +203,8 @@ QI__FN QI__AVX2 void qi__panel_words_avx2(const qi__q8_plan *plan, const uint8_t
         even = _mm256_mullo_epi16(even, scale);
         odd = _mm256_mullo_epi16(odd, scale);
       }
-      qi__store_bytes_avx2(p->code[r / 16][2 * step] + r % 16 * 4, even);
-      qi__store_bytes_avx2(p->code[r / 16][2 * step + 1] + r % 16 * 4, odd);
+      qi__store_bytes_avx2(p->code[2 * step][0] + 4 * r, even);
+      qi__store_bytes_avx2(p->code[2 * step + 1][0] + 4 * r, odd);
     }
 }
 
@@ -241,7 +240,7 @@ QI__FN QI__AVX2 qi__q8_panel qi__panel_fill_avx2(const qi__dot_q8_args *a, const
   }
   if (plan->vnni) return qi__panel_view(p);
   qi__panel_widen_avx2(plan, (const int8_t (*)[QI__Q8_ROWS])p->scale, (const int8_t (*)[QI__Q8_ROWS][2])p->min, p);
-  if (plan->words) qi__panel_words_avx2(plan, p->code[0][0], sizeof p->code[0], sizeof p->code[0][0], p);
+  if (plan->words) qi__panel_words_avx2(plan, p->code[0][0], p);
   return qi__panel_view(p);
 }
 
@@ -286,11 +285,10 @@ QI__FN QI__AVX2 void qi__q8_store_avx2(const qi__dot_q8_args *a, size_t k, uint8
   memset(&p, 0, sizeof p);
   for (size_t at = 0; at < k; at += 256, dst += s.bytes) {
     qi__panel_fill_avx2(a, &plan, at, (int)qi__min_size(8, (k - at) / 32), 0, &p);
-    for (size_t i = 0; i < s.scale; i += 32) {
-      const uint8_t *line = p.code[i / 64 % 2][i / 128 * (s.nibbles ? 2 : 1)] + i % 64;
-      __m256i v = qi__bytes_avx2(line);
-      if (s.nibbles) v = _mm256_or_si256(v, _mm256_slli_epi16(qi__bytes_avx2(line + 64), 4));
-      qi__store_bytes_avx2(dst + i, v);
+    if (!s.nibbles) memcpy(dst, p.code, s.scale);
+    for (size_t i = 0; s.nibbles && i < s.scale; i += 32) {
+      const uint8_t *line = p.code[i / 128 * 2][0] + i % 128;
+      qi__store_bytes_avx2(dst + i, _mm256_or_si256(qi__bytes_avx2(line), _mm256_slli_epi16(qi__bytes_avx2(line + 128), 4)));
     }
     memcpy(dst + s.scale, p.scale, s.min - s.scale);
     memcpy(dst + s.min, p.min, s.d - s.min);
@@ -299,38 +297,30 @@ QI__FN QI__AVX2 void qi__q8_store_avx2(const qi__dot_q8_args *a, size_t k, uint8
   }
 }
 
-// Nibbles of a stored chunk to a line each, or bytes to lines of words.
-QI__FN QI__AVX2 void qi__panel_load_codes_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src,
-                                               qi__q8_own_panel *p) {
+// Nibbles of a stored chunk to a line each.
+QI__FN QI__AVX2 void qi__panel_load_nibbles_avx2(const uint8_t *src, qi__q8_own_panel *p) {
   const __m256i low4 = _mm256_set1_epi8(15);
-  if (plan->words) {
-    qi__panel_words_avx2(plan, src, 64, 128, p);
-    return;
-  }
-  for (size_t i = 0; i < s->scale; i += 32) {
-    uint8_t *first = p->code[i / 64 % 2][i / 128 * (s->nibbles ? 2 : 1)] + i % 64;
+  for (size_t i = 0; i < 128 * QI__Q8_ROWS; i += 32) {
+    uint8_t *line = p->code[i / 128 * 2][0] + i % 128;
     __m256i v = qi__bytes_avx2(src + i);
-    if (s->nibbles) {
-      qi__store_bytes_avx2(first + 64, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
-      v = _mm256_and_si256(v, low4);
-    }
-    qi__store_bytes_avx2(first, v);
+    qi__store_bytes_avx2(line, _mm256_and_si256(v, low4));
+    qi__store_bytes_avx2(line + 128, _mm256_and_si256(_mm256_srli_epi16(v, 4), low4));
   }
 }
 
-// A stored chunk as a panel. With VNNI and few rows of activations all stays where it is; else codes go to `own`.
+// A stored chunk as a panel. Bytes stay where they are, with VNNI and few rows of activations also nibbles.
 QI__FN QI__AVX2 qi__q8_panel qi__panel_load_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src, bool few,
                                                  qi__q8_own_panel *own) {
   qi__q8_panel v = qi__panel_view(own);
-  v.stored = plan->vnni && (few || !s->nibbles);
-  v.nibbles = v.stored && s->nibbles;
+  v.nibbles = s->nibbles && plan->vnni && few;
   v.scale = (const int8_t (*)[QI__Q8_ROWS])(const void *)(src + s->scale);
   v.min = (const int8_t (*)[QI__Q8_ROWS][2])(const void *)(src + s->min);
   v.d = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->d);
   v.minus_dmin = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->minus_dmin);
   if (!plan->vnni) qi__panel_widen_avx2(plan, v.scale, v.min, own);
-  if (v.stored) v.code = src;
-  else qi__panel_load_codes_avx2(plan, s, src, own);
+  if (plan->words) qi__panel_words_avx2(plan, src, own);
+  else if (s->nibbles && !v.nibbles) qi__panel_load_nibbles_avx2(src, own);
+  else v.code = src;
   return v;
 }
 
