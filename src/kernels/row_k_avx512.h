@@ -6,9 +6,9 @@
 
 #if defined(QI__X86_64)
 
-// The products of dot_q8.h for Q4_K, Q5_K and Q6_K with one row of activations. Sums of four products fit into int16, at most
-// 63 * 127 * 4 = 32004: two registers of sums are packed into one before they are multiplied by their scales. What it costs to take
-// codes apart decides, so activations are brought, once for all weight rows, into the order in which registers get codes.
+// The products of dot_q8.h for Q4_K, Q5_K and Q6_K with one row of activations. Sums of some products fit into int16: two registers
+// of such sums become one before they are multiplied by their scales. What it costs to take codes apart decides, so activations are
+// brought, once for all weight rows, into the order in which registers get codes.
 
 // Of eight blocks at w, fetches what lies QI__FETCH_AHEAD behind block b into the second-level cache, each line of it: what the
 // processor fetches of its own accord ends with a page and is too late for kernels as fast as these. Never faults, also beyond the
@@ -26,28 +26,11 @@ QI__INLINE QI__AVX2 void qi__row_k_fetch_avx2(const uint8_t *w, size_t size, int
 #define QI__ROW_K_SLICE 128
 
 typedef struct qi__row_k {
-  int8_t q[QI__ROW_K_SLICE * 256];   // [block][8 groups in the order of the format][32]
+  int8_t q[QI__ROW_K_SLICE * 256];   // in the order of the format
   int16_t sum[QI__ROW_K_SLICE * 16]; // Q4_K, Q5_K: [block][8] of 32 activations; Q6_K: [block][16] of 16
 } qi__row_k;
 
-// Codes of a block lie in four registers, each with two groups of 32 weights.
-//   Q4_K, Q5_K   low nibbles of 64 bytes, their high nibbles, those of the next 64 bytes
-//   Q6_K         groups 0 to 3, each with that 128 weights later
-static const uint8_t qi__row_k4_order[8] = {0, 2, 1, 3, 4, 6, 5, 7};
-static const uint8_t qi__row_q6_k_order[8] = {0, 4, 1, 5, 2, 6, 3, 7};
-
-QI__INLINE QI__AVX512_VNNI void qi__row_k_take_avx512(const qi__q8_chunk *x, size_t n, const uint8_t *order, bool pairs,
-                                                      qi__row_k *out) {
-  for (size_t b = 0; b < n; b++) {
-    QI__UNROLL for (int g = 0; g < 8; g++)
-      qi__store_bytes_avx2(out->q + 256 * b + 32 * g, qi__bytes_avx2((const uint8_t *)x->q + 256 * b + 32 * order[g]));
-    __m256i sums = qi__bytes_avx2((const uint8_t *)(x->sum + 16 * b));
-    __m128i sums32 = _mm256_cvtepi32_epi16(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)));
-    if (pairs) _mm_storeu_si128((__m128i *)(void *)(out->sum + 8 * b), sums32);
-    else qi__store_bytes_avx2(out->sum + 16 * b, sums);
-  }
-  for (size_t b = n; pairs && b % 8; b++) memset(out->sum + 8 * b, 0, 8 * sizeof *out->sum); // read along with the last blocks
-}
+QI__STATIC_ASSERT(QI__ROW_K_SLICE % 4 == 0, row_k_fours);
 
 // The sums of all 16 lanes of eight registers, in order: blends and one shuffle for each addition, as in qi__fold8_avx2.
 QI__INLINE QI__AVX512_VNNI __m256i qi__fold8_avx512(const __m512i *v) {
@@ -67,106 +50,177 @@ QI__INLINE QI__AVX512_VNNI __m256i qi__fold8_avx512(const __m512i *v) {
   return _mm256_add_epi32(_mm512_castsi512_si256(b[0]), _mm512_extracti64x4_epi64(b[0], 1));
 }
 
+// 32 bytes at p, and at q.
+QI__INLINE QI__AVX512_VNNI __m512i qi__two_avx512(const uint8_t *p, const uint8_t *q) {
+  return _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(qi__bytes_avx2(p)), 0xf0, qi__bytes_avx2(q));
+}
+
 // A word four times, for constants.
 #define QI__FOUR_WORDS(v) ((long long)((uint64_t)(v) * 0x0001000100010001u))
 
 // ---- Q4_K and Q5_K ----
 
+// Two blocks in turns of eight codes, which takes one instruction a register, and is more than won back behind it: a group has
+// eight codes at the same place of two registers, whose products are added up, at most 31 * 127 * 8 = 31496, before they are
+// multiplied by a scale, and the sums of both blocks need folding only once.
+
+// Eight bytes of a, eight of b, and so on: those of even places, then of odd ones.
+QI__INLINE QI__AVX512_VNNI void qi__in_turns_avx512(__m512i a, __m512i b, __m512i *out) {
+  out[0] = _mm512_unpacklo_epi64(a, b);
+  out[1] = _mm512_unpackhi_epi64(a, b);
+}
+
+// Activations: [two blocks][half][even groups, odd groups][2 registers]. Those of blocks that are missing are zeros.
+QI__INLINE QI__AVX512_VNNI void qi__row_k4_take_avx512(const qi__q8_chunk *x, size_t n, qi__row_k *out) {
+  static const int8_t none[256] = {0};
+  for (size_t b = 0; b < n; b += 2) {
+    const uint8_t *p = (const uint8_t *)x->q + 256 * b, *q = b + 1 < n ? p + 256 : (const uint8_t *)none;
+    QI__UNROLL for (int i = 0; i < 4; i++) {
+      const size_t at = (size_t)(i / 2 * 128 + i % 2 * 32);
+      __m512i v[2];
+      qi__in_turns_avx512(qi__two_avx512(p + at, p + at + 64), qi__two_avx512(q + at, q + at + 64), v);
+      QI__UNROLL for (int h = 0; h < 2; h++) _mm512_storeu_si512((void *)(out->q + 256 * b + 128 * i + 64 * h), v[h]);
+    }
+  }
+  for (size_t b = 0; b < n; b++) {
+    __m256i sums = _mm256_madd_epi16(qi__bytes_avx2((const uint8_t *)(x->sum + 16 * b)), _mm256_set1_epi16(1));
+    _mm_storeu_si128((__m128i *)(void *)(out->sum + 8 * b), _mm256_cvtepi32_epi16(sums));
+  }
+  for (size_t b = n; b % 4; b++) memset(out->sum + 8 * b, 0, 8 * sizeof *out->sum);
+}
+
 // What four blocks have in front.
 typedef struct qi__k4_heads {
-  __m512i head;  // the 16 bytes of each
-  __m512i scale; // int16 [4][8]
-  __m512i mins;  // int32 [4][4]: parts of the sums of mins times sums of activations
+  __m512i head;     // the 16 bytes of each
+  __m512i mins;     // int32 [block][4]: parts of the sums of mins times sums of activations
+  __m512i scale[2]; // of two blocks: eight bytes of each, four times
 } qi__k4_heads;
 
-// Of blocks at w, `size` bytes apart, n <= 4 of them; zero for the others. See qi__q8_scales_k4_avx2.
-QI__INLINE QI__AVX512_VNNI void qi__k4_heads_avx512(const uint8_t *w, size_t size, int n, const int16_t *sums, qi__k4_heads *h) {
+// See qi__q8_scales_k4_avx2.
+QI__INLINE QI__AVX512_VNNI void qi__k4_heads_avx512(const uint8_t *const *w, const int16_t *sums, qi__k4_heads *h) {
   const __m128i low_bytes = _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
   const __m128i high_bytes = _mm_setr_epi32(-1, 0x07060504, -1, 0x0b0a0908); // -1: zeros
   const __m128i low_mask = _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f);
-  const __m128i scale_words = _mm_setr_epi16(~255, ~254, ~253, ~252, ~251, ~250, ~249, ~248);
-  const __m128i min_words = _mm_setr_epi16(~247, ~246, ~245, ~244, ~243, ~242, ~241, ~240);
-  __m512i v = _mm512_setzero_si512();
-  QI__UNROLL for (int i = 0; i < 4; i++)
-    if (i < n) {
-      __m128i head = _mm_loadu_si128((const __m128i *)(const void *)(w + (size_t)i * size));
-      v = _mm512_mask_broadcast_i32x4(v, (__mmask16)(0xf << 4 * i), head);
-    }
+  const __m128i min_words = _mm_setr_epi16(~247, ~246, ~245, ~244, ~243, ~242, ~241, ~240); // a byte and a zero
+  __m512i v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)w[0]));
+  QI__UNROLL for (int i = 1; i < 4; i++)
+    v = _mm512_mask_broadcast_i32x4(v, (__mmask16)(0xf << 4 * i), _mm_loadu_si128((const __m128i *)(const void *)w[i]));
   __m512i low = _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(low_bytes));
   __m512i high = _mm512_srli_epi32(_mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(high_bytes)), 2);
   low = _mm512_srlv_epi32(low, _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0, 0, 4)));
   low = _mm512_and_si512(low, _mm512_broadcast_i32x4(low_mask));
   low = _mm512_ternarylogic_epi32(low, high, _mm512_set1_epi8(0x30), 0xf8); // low | (high & 0x30): scales, mins
   h->head = v;
-  h->scale = _mm512_shuffle_epi8(low, _mm512_broadcast_i32x4(scale_words));
   h->mins = _mm512_madd_epi16(_mm512_shuffle_epi8(low, _mm512_broadcast_i32x4(min_words)), _mm512_loadu_si512((const void *)sums));
+  h->scale[0] = _mm512_permutexvar_epi64(_mm512_set4_epi64(2, 0, 2, 0), low);
+  h->scale[1] = _mm512_permutexvar_epi64(_mm512_set4_epi64(6, 4, 6, 4), low);
 }
 
-// int32, block b in lane b.
-QI__INLINE QI__AVX512_VNNI __m256i qi__k4_mins_avx512(const qi__k4_heads *h) {
-  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0);
-  __m512i sum = _mm512_add_epi32(_mm512_unpacklo_epi32(h[0].mins, h[1].mins), _mm512_unpackhi_epi32(h[0].mins, h[1].mins));
-  sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, (_MM_PERM_ENUM)0x4e));
-  return _mm512_castsi512_si256(_mm512_permutexvar_epi32(order, sum));
+// Codes of bytes v, with the bits 4 (even groups) and 5 (odd ones) of `fifth`; those of odd groups are as much too large as
+// qi__k4_odd_bits says.
+QI__INLINE QI__AVX512_VNNI void qi__k4_codes_avx512(qi_format id, __m512i v, __m512i fifth, __m512i *even, __m512i *odd) {
+  *even = _mm512_and_si512(v, _mm512_set1_epi8(0x0f));
+  if (id == QI_FORMAT_Q4_K) {
+    *odd = _mm512_and_si512(v, _mm512_set1_epi8((char)0xf0));
+    return;
+  }
+  *odd = _mm512_and_si512(_mm512_srli_epi16(v, 3), _mm512_set1_epi8(0x1e));
+  *even = _mm512_ternarylogic_epi32(*even, fifth, _mm512_set1_epi8(0x10), 0xf8); // even | (fifth & 0x10)
+  *odd = _mm512_ternarylogic_epi32(*odd, fifth, _mm512_set1_epi8(0x20), 0xf8);
 }
+QI__INLINE unsigned qi__k4_odd_bits(qi_format id) { return id == QI_FORMAT_Q4_K ? 4 : 1; }
 
-// Codes of 64 bytes: low nibbles, high ones.
-QI__INLINE QI__AVX512_VNNI void qi__k4_codes_avx512(qi_format id, const uint8_t *w, int j, __m512i *code) {
-  const __m512i low4 = _mm512_set1_epi8(15);
-  __m512i v = _mm512_loadu_si512((const void *)(w + (id == QI_FORMAT_Q5_K ? 48 : 16) + 64 * j));
-  code[0] = _mm512_and_si512(v, low4);
-  code[1] = _mm512_and_si512(_mm512_srli_epi32(v, 4), low4);
-  if (id != QI_FORMAT_Q5_K) return;
-  __m512i high = _mm512_broadcast_i64x4(qi__bytes_avx2(w + 16)); // bit g belongs to group g
-  QI__UNROLL for (int i = 0; i < 2; i++) {
-    const int g = 4 * j + i;
-    const __m512i bit = _mm512_inserti64x4(_mm512_set1_epi8((char)(1 << g)), _mm256_set1_epi8((char)(4 << g)), 1);
-    code[i] = _mm512_mask_add_epi8(code[i], _mm512_test_epi8_mask(high, bit), code[i], _mm512_set1_epi8(16));
+// Fifth bits of blocks p and q, of the first 128 codes of each, then of the others: from bit g of group g to where
+// qi__k4_codes_avx512 wants them. The upper half of a register has groups 2 and 3, or 6 and 7.
+QI__INLINE QI__AVX512_VNNI void qi__k4_fifths_avx512(const uint8_t *p, const uint8_t *q, __m512i (*out)[2]) {
+  const __m512i up = _mm512_inserti64x4(_mm512_set1_epi16(4), _mm256_set1_epi16(2), 1);
+  const __m512i down = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(2), 1);
+  __m512i v[2];
+  qi__in_turns_avx512(_mm512_broadcast_i64x4(qi__bytes_avx2(p)), _mm512_broadcast_i64x4(qi__bytes_avx2(q)), v);
+  QI__UNROLL for (int h = 0; h < 2; h++) {
+    out[0][h] = _mm512_sllv_epi16(v[h], up);
+    out[1][h] = _mm512_srlv_epi16(v[h], down);
   }
 }
 
-// Total of block `b` of four, at w, in 16 lanes.
-QI__INLINE QI__AVX512_VNNI __m512i qi__k4_block_avx512(qi_format id, const uint8_t *w, __m512i scales, int b, const int8_t *x) {
-  const __m512i zero = _mm512_setzero_si512();
-  __m512i total = zero;
-  QI__UNROLL for (int j = 0; j < 2; j++) {
-    __m512i code[2], sum[2];
-    qi__k4_codes_avx512(id, w, j, code);
-    QI__UNROLL for (int i = 0; i < 2; i++)
-      sum[i] = _mm512_dpbusd_epi32(zero, code[i], _mm512_loadu_si512((const void *)(x + 128 * j + 64 * i)));
-    // Packed: groups 4 j and 4 j + 1 in the lower two 128 bits, 4 j + 2 and 4 j + 3 in the upper.
-    const long long g0 = QI__FOUR_WORDS(8 * b + 4 * j), one = QI__FOUR_WORDS(1), g1 = g0 + one, g2 = g1 + one, g3 = g2 + one;
-    __m512i scale = _mm512_permutexvar_epi16(_mm512_setr_epi64(g0, g1, g0, g1, g2, g3, g2, g3), scales);
-    total = _mm512_dpwssd_epi32(total, _mm512_packs_epi32(sum[0], sum[1]), scale);
+// Totals of blocks w[0] and w[1], two lanes of one, two of the other, and so on. ahead, b: for qi__row_k_fetch_avx2.
+QI__INLINE QI__AVX512_VNNI __m512i qi__k4_pair_avx512(qi_format id, const uint8_t *const *w, __m512i scales, const int8_t *x,
+                                                      const uint8_t *ahead, int b) {
+  const bool q5 = id == QI_FORMAT_Q5_K;
+  __m512i fifth[2][2], total = _mm512_setzero_si512();
+  if (q5) qi__k4_fifths_avx512(w[0] + 16, w[1] + 16, fifth);
+  QI__UNROLL for (int j = 0; j < 2; j++) { // groups 4 j to 4 j + 3
+    const size_t at = (size_t)(q5 ? 48 : 16) + 64 * (size_t)j;
+    __m512i v[2], even = _mm512_setzero_si512(), odd = even;
+    qi__row_k_fetch_avx2(ahead, (size_t)qi__formats[id].info.block_bytes, b + j);
+    qi__in_turns_avx512(_mm512_loadu_si512((const void *)(w[0] + at)), _mm512_loadu_si512((const void *)(w[1] + at)), v);
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      const int8_t *xh = x + 256 * j + 64 * h;
+      __m512i low, high;
+      qi__k4_codes_avx512(id, v[h], q5 ? fifth[j][h] : v[h], &low, &high);
+      even = _mm512_dpbusd_epi32(even, low, _mm512_loadu_si512((const void *)xh));
+      odd = _mm512_dpbusd_epi32(odd, high, _mm512_loadu_si512((const void *)(xh + 128)));
+    }
+    __m512i words = _mm512_mask_blend_epi16(0xaaaaaaaau, even, _mm512_slli_epi32(odd, 16 - qi__k4_odd_bits(id)));
+    // A byte and a zero: scales of groups 4 j, 4 j + 1, or of the next two; eight bytes on, those of the other block.
+    const long long one = 0x8005800480058004 - 0x0004000400040004 * (1 - j), two = one + 0x0002000200020002;
+    const long long eight = 0x0008000800080008;
+    const __m512i pick = _mm512_setr_epi64(one, one + eight, one, one + eight, two, two + eight, two, two + eight);
+    total = _mm512_dpwssd_epi32(total, words, _mm512_shuffle_epi8(scales, pick));
   }
   return total;
 }
 
+// The sums of neighbouring lanes: in each 128 bits two of a, two of b.
+QI__INLINE QI__AVX512_VNNI __m512i qi__add_neighbours_avx512(__m512i a, __m512i b) {
+  __m512 p = _mm512_castsi512_ps(a), q = _mm512_castsi512_ps(b);
+  return _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(p, q, 0x88)), _mm512_castps_si512(_mm512_shuffle_ps(p, q, 0xdd)));
+}
+
+// Of eight blocks the integers of the contract: totals, then mins.
+QI__INLINE QI__AVX512_VNNI __m512i qi__k4_sums_avx512(const __m512i *total, const qi__k4_heads *h) {
+  const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 8, 9, 10, 11, 16, 20, 24, 28, 17, 21, 25, 29);
+  const __m512i second = _mm512_setr_epi32(4, 5, 6, 7, 12, 13, 14, 15, 18, 22, 26, 30, 19, 23, 27, 31);
+  __m512i a = qi__add_neighbours_avx512(total[0], total[1]), b = qi__add_neighbours_avx512(total[2], total[3]);
+  __m512i t = _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x44), _mm512_shuffle_i32x4(a, b, 0xee));
+  __m512i m = _mm512_add_epi32(_mm512_unpacklo_epi32(h[0].mins, h[1].mins), _mm512_unpackhi_epi32(h[0].mins, h[1].mins));
+  return _mm512_add_epi32(_mm512_permutex2var_epi32(t, first, m), _mm512_permutex2var_epi32(t, second, m));
+}
+
 // Lanes after n <= 8 blocks at w; n is a constant where it is 8.
 QI__INLINE QI__AVX512_VNNI __m256 qi__k4_chunk_avx512(qi_format id, const uint8_t *w, const qi__q8_chunk *x, int n, __m256 lanes) {
-  const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m512i halves = _mm512_zextsi256_si512(_mm256_setr_epi16(0, 8, 16, 24, 32, 40, 48, 56, 1, 9, 17, 25, 33, 41, 49, 57));
   const size_t size = (size_t)qi__formats[id].info.block_bytes;
+  const uint8_t *block[8]; // beyond the last the last again: what belongs to it is zero
   qi__k4_heads h[2];
-  __m512i total[8];
-  QI__UNROLL for (int i = 0; i < 2; i++) qi__k4_heads_avx512(w + 4 * (size_t)i * size, size, n - 4 * i, x->sum + 32 * i, &h[i]);
-  QI__UNROLL for (int b = 0; b < 8; b++) {
-    total[b] = _mm512_setzero_si512();
-    if (b >= n) continue;
-    qi__row_k_fetch_avx2(w, size, b);
-    total[b] = qi__k4_block_avx512(id, w + (size_t)b * size, h[b / 4].scale, b % 4, x->q + 256 * b);
+  __m512i total[4];
+  QI__UNROLL for (int b = 0; b < 8; b++) block[b] = w + size * (size_t)(b < n ? b : n - 1);
+  QI__UNROLL for (int p = 0; p < 4; p++) {
+    total[p] = _mm512_setzero_si512();
+    if (p % 2 == 0) {
+      if (2 * p < n) qi__k4_heads_avx512(block + 2 * p, x->sum + 16 * p, &h[p / 2]);
+      else h[p / 2] = h[0];
+    }
+    if (2 * p < n) total[p] = qi__k4_pair_avx512(id, block + 2 * p, h[p / 2].scale[p % 2], x->q + 512 * p, w, 2 * p);
   }
-  __m256i halves = _mm512_castsi512_si256(_mm512_permutex2var_epi32(h[0].head, first, h[1].head)); // d, dmin
-  __m256 x_d = qi__chunk_d_avx2(x->d, n), d = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_cvtepi32_epi16(halves)), x_d);
-  __m256 dmin = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_cvtepi32_epi16(_mm256_srli_epi32(halves, 16))), x_d);
-  lanes = qi__take_blocks_avx2(lanes, d, qi__fold8_avx512(total), n);
-  return qi__take_blocks_avx2(lanes, _mm256_xor_ps(_mm256_set1_ps(-0.0f), dmin), qi__k4_mins_avx512(h), n);
+  __m512 sums = _mm512_cvtepi32_ps(qi__k4_sums_avx512(total, h));
+  __m512 d = _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutex2var_epi16(h[0].head, halves, h[1].head))); // d, dmin
+  d = _mm512_mul_ps(d, _mm512_broadcast_f32x8(qi__chunk_d_avx2(x->d, n)));
+  __mmask8 taken = (__mmask8)((1u << n) - 1);
+  lanes = _mm256_mask3_fmadd_ps(_mm512_castps512_ps256(d), _mm512_castps512_ps256(sums), lanes, taken);
+  return _mm256_mask3_fnmadd_ps(_mm512_extractf32x8_ps(d, 1), _mm512_extractf32x8_ps(sums, 1), lanes, taken);
 }
 
 // ---- Q6_K ----
 
-// 32 bytes at p, and at q.
-QI__INLINE QI__AVX512_VNNI __m512i qi__two_avx512(const uint8_t *p, const uint8_t *q) {
-  return _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(qi__bytes_avx2(p)), 0xf0, qi__bytes_avx2(q));
+// Sums of four products are at most 63 * 127 * 4 = 32004. Codes of a block lie in four registers, each with two groups of 32
+// weights: groups 0 to 3, each with that 128 weights later.
+QI__INLINE QI__AVX512_VNNI void qi__row_q6_k_take_avx512(const qi__q8_chunk *x, size_t n, qi__row_k *out) {
+  for (size_t b = 0; b < n; b++) {
+    QI__UNROLL for (int g = 0; g < 8; g++)
+      qi__store_bytes_avx2(out->q + 256 * b + 32 * g, qi__bytes_avx2((const uint8_t *)x->q + 256 * b + g % 2 * 128 + g / 2 * 32));
+    qi__store_bytes_avx2(out->sum + 16 * b, qi__bytes_avx2((const uint8_t *)(x->sum + 16 * b)));
+  }
 }
 
 // Total of the block at w, in 16 lanes; sums: of 16 activations.
@@ -222,7 +276,8 @@ QI__INLINE QI__AVX512_VNNI void qi__dot_rows_k_avx512(qi_format id, const qi__do
   for (size_t first = 0; first < n_blocks; first += QI__ROW_K_SLICE) {
     const qi__q8_chunk slice = qi__q8_chunk_at(a->x, a->x_row, 256 * first);
     size_t n = qi__min_size(QI__ROW_K_SLICE, n_blocks - first);
-    qi__row_k_take_avx512(&slice, n, q6 ? qi__row_q6_k_order : qi__row_k4_order, !q6, &x);
+    if (q6) qi__row_q6_k_take_avx512(&slice, n, &x);
+    else qi__row_k4_take_avx512(&slice, n, &x);
     for (size_t r = 0; r < a->n_w; r++) {
       const uint8_t *w = a->w + r * a->w_stride + first * size;
       qi__q8_chunk now = {x.q, slice.d, x.sum};

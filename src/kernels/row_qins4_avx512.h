@@ -16,10 +16,14 @@ typedef struct qi__row_qins4 {
   uint8_t sign[QI__ROW_K_SLICE * 256]; // 32 where they are negative
 } qi__row_qins4;
 
+// Codes of a block lie in four registers, each with two groups of 32 weights: low nibbles of 64 bytes, their high nibbles, those of
+// the next 64 bytes.
+static const uint8_t qi__row_qins4_order[8] = {0, 2, 1, 3, 4, 6, 5, 7};
+
 QI__INLINE QI__AVX512_VBMI void qi__row_qins4_take(const int8_t *q, size_t n_blocks, qi__row_qins4 *out) {
   for (size_t b = 0; b < n_blocks; b++)
     QI__UNROLL for (int g = 0; g < 8; g++) {
-      __m256i v = qi__bytes_avx2((const uint8_t *)q + 256 * b + 32 * qi__row_k4_order[g]);
+      __m256i v = qi__bytes_avx2((const uint8_t *)q + 256 * b + 32 * qi__row_qins4_order[g]);
       qi__store_bytes_avx2(out->size + 256 * b + 32 * g, _mm256_abs_epi8(v));
       v = _mm256_and_si256(v, _mm256_set1_epi32((int)0x80808080));
       qi__store_bytes_avx2(out->sign + 256 * b + 32 * g, _mm256_srli_epi16(v, 2));
