@@ -10772,8 +10772,8 @@ QI__INLINE QI__AVX512_VNNI __m512i qi__k4_pair_avx512(qi_format id, const uint8_
     }
     __m512i words = _mm512_mask_blend_epi16(0xaaaaaaaau, even, _mm512_slli_epi32(odd, 16 - qi__k4_odd_bits(id)));
     // A byte and a zero: scales of groups 4 j, 4 j + 1, or of the next two; eight bytes on, those of the other block.
-    const long long one = 0x8005800480058004 - 0x0004000400040004 * (1 - j), two = one + 0x0002000200020002;
-    const long long eight = 0x0008000800080008;
+    const long long one = QI__FOUR_WORDS(0x8000 + 4 * j) + 0x0001000000010000, two = one + QI__FOUR_WORDS(2);
+    const long long eight = QI__FOUR_WORDS(8);
     const __m512i pick = _mm512_setr_epi64(one, one + eight, one, one + eight, two, two + eight, two, two + eight);
     total = _mm512_dpwssd_epi32(total, words, _mm512_shuffle_epi8(scales, pick));
   }
