@@ -10199,6 +10199,19 @@ QI__FN QI__AVX512_VNNI qi__q8_panel qi__panel_fill_avx512(const qi__dot_q8_args 
 
 // Sums of weight rows wait in eight float32 lanes for each row of activations until the next chunk.
 
+// Memory that is fetched while rows of activations are multiplied: never faults.
+typedef struct qi__panel_ahead {
+  uintptr_t p;
+  size_t n_lines;
+} qi__panel_ahead;
+
+// The part for n rows of n_left. All at once it would fill the queue in which reads from the second-level cache wait, too.
+QI__INLINE void qi__panel_fetch(qi__panel_ahead *a, size_t n, size_t n_left) {
+  size_t lines = (a->n_lines * n + n_left - 1) / n_left;
+  for (size_t i = 0; i < lines; i++, a->p += QI__CACHE_LINE) __builtin_prefetch((const void *)a->p);
+  a->n_lines -= lines;
+}
+
 // Rows of activations at one chunk, and where their sums wait.
 typedef struct qi__panel_x {
   const int8_t *q;    // rows `k` apart
@@ -10207,6 +10220,7 @@ typedef struct qi__panel_x {
   size_t k, blocks;
   float *lane;        // rows QI__Q8_LANES apart: [8][32], from the lane of the chunk's first block on
   bool fresh;         // lanes hold nothing yet, that is 0
+  qi__panel_ahead ahead;
 } qi__panel_x;
 
 QI__INLINE void qi__panel_x_advance(qi__panel_x *x, size_t n) {
@@ -10417,12 +10431,12 @@ QI__INLINE QI__AVX2 void qi__panel_rows_avx2(const qi__q8_plan *plan, const qi__
 // The panel with n_x rows of activations.
 QI__FN QI__AVX2 void qi__panel_multiply_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
                                              size_t n_x, bool two_halves) {
-  for (size_t i = 0; i < n_x;) {
-    size_t n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
+  for (size_t n; n_x; n_x -= n) {
+    n = n_x >= 4 ? 4 : n_x >= 2 ? 2 : 1;
+    qi__panel_fetch(&x.ahead, n, n_x);
     if (n == 4) qi__panel_rows_avx2(plan, p, &x, n_blocks, two_halves, 4);
     else if (n == 2) qi__panel_rows_avx2(plan, p, &x, n_blocks, two_halves, 2);
     else qi__panel_rows_avx2(plan, p, &x, n_blocks, two_halves, 1);
-    i += n;
     qi__panel_x_advance(&x, n);
   }
 }
@@ -10593,6 +10607,7 @@ QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, c
       qi__group_starts_avx2(plan->offset, f->group, sum, r.start[i]);
       if (f->has_min) qi__group_sums_avx2(f->group, sum, r.sum[i]);
     }
+    qi__panel_fetch(&x.ahead, n, n_x);
     if (n == 4) qi__panel_rows_avx512(plan, p, &x, &r, n_blocks, 4);
     else if (n == 2) qi__panel_rows_avx512(plan, p, &x, &r, n_blocks, 2);
     else qi__panel_rows_avx512(plan, p, &x, &r, n_blocks, 1);
@@ -11007,43 +11022,17 @@ typedef qi__q8_panel (*qi__panel_fill_fn)(const qi__dot_q8_args *a, const qi__q8
 typedef void (*qi__panel_multiply_fn)(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks, size_t n_x,
                                       bool two_halves);
 
-#define QI__STORED_AHEAD 4 // chunks: so early are they fetched from memory. Beyond a tile the next one follows
+#define QI__STORED_AHEAD 4 // chunks: so early are stored ones fetched from memory, others a tile early
 
-// Into the second-level cache.
-QI__INLINE void qi__prefetch_chunk(const uint8_t *p, size_t n) {
-  for (size_t i = 0; i < n; i += QI__CACHE_LINE) __builtin_prefetch(p + i, 0, 2);
-}
-
-// Rows first..end-1 of the chunk at column `at` of packed weights, to the second-level cache; beyond the last column lies the first
-// chunk of the next tile. Never faults.
-QI__INLINE void qi__prefetch_rows(const qi__dot_q8_args *a, size_t at, size_t first, size_t end) {
-  const size_t block = (size_t)a->format->info.block_len, size = (size_t)a->format->info.block_bytes;
-  if (at >= a->x->k) {
-    first += QI__Q8_ROWS;
-    end += QI__Q8_ROWS;
-    at = 0;
+// What is fetched while the chunk at column `at` is multiplied. It may lie beyond the weights.
+QI__INLINE qi__panel_ahead qi__panel_ahead_of(const qi__dot_q8_args *a, bool stored, size_t at) {
+  uintptr_t p = (uintptr_t)a->w + (at / 256 + QI__STORED_AHEAD) * a->w_stride;
+  size_t n = a->w_stride;
+  if (!stored) { // an equal part of the next tile, whose rows follow
+    n = QI__Q8_ROWS * (256 / (size_t)a->format->info.block_len) * (size_t)a->format->info.block_bytes;
+    p = (uintptr_t)a->w + QI__Q8_ROWS * a->w_stride + at / 256 * n;
   }
-  for (size_t r = first; r < end; r++) {
-    uintptr_t w = (uintptr_t)a->w + r * a->w_stride + at / block * size;
-    for (size_t i = 0; i < 256 / block * size; i += QI__CACHE_LINE) __builtin_prefetch((const void *)(w + i), 0, 2);
-  }
-}
-
-#define QI__PANEL_BATCH 32 // rows of activations between which the next chunk is fetched
-
-// The panel of the chunk at column `at` with n_x rows of activations from `first` on.
-QI__FN void qi__dot_chunk_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, const qi__q8_panel *p, bool stored,
-                              qi__panel_multiply_fn multiply, size_t at, size_t first, size_t n_x, float *lanes) {
-  size_t k = a->x->k, block = a->x->block;
-  if (stored) qi__prefetch_chunk(a->w + (at / 256 + QI__STORED_AHEAD) * a->w_stride, a->w_stride);
-  for (size_t i = 0, n; i < n_x; i += n) {
-    n = qi__min_size(QI__PANEL_BATCH, n_x - i);
-    qi__q8_chunk q = qi__q8_chunk_at(a->x, a->x_row + first + i, at);
-    float *lane = lanes + i * QI__Q8_LANES + at / block % 8 * QI__Q8_ROWS;
-    qi__panel_x x = {q.q, q.sum, q.d, k, k / block, lane, at < 8 * block};
-    if (!stored) qi__prefetch_rows(a, at + 256, QI__Q8_ROWS * i / n_x, QI__Q8_ROWS * (i + n) / n_x);
-    multiply(plan, p, x, (int)qi__min_size(8, (k - at) / 32), n, a->n_w > 16);
-  }
+  return (qi__panel_ahead){p, n / QI__CACHE_LINE + 1};
 }
 
 // All weight rows with n_x rows of activations from `first` on. What a->w is, `fill` knows.
@@ -11051,11 +11040,15 @@ QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan,
                               qi__panel_multiply_fn multiply, size_t first, size_t n_x) {
   qi__q8_own_panel *own = (qi__q8_own_panel *)(void *)a->scratch;
   float *lanes = a->scratch + QI__Q8_PANEL_FLOATS;
-  size_t k = a->x->k;
-  if (k < 8 * a->x->block) memset(lanes, 0, n_x * QI__Q8_LANES * sizeof *lanes); // not all get something
+  size_t k = a->x->k, block = a->x->block;
+  if (k < 8 * block) memset(lanes, 0, n_x * QI__Q8_LANES * sizeof *lanes); // not all get something
   for (size_t at = 0; at < k; at += 256) {
-    qi__q8_panel p = fill(a, plan, at, (int)qi__min_size(8, (k - at) / 32), n_x, own);
-    qi__dot_chunk_x86(a, plan, &p, fill == qi__panel_fill_stored, multiply, at, first, n_x, lanes);
+    int n = (int)qi__min_size(8, (k - at) / 32);
+    qi__q8_panel p = fill(a, plan, at, n, n_x, own);
+    qi__q8_chunk q = qi__q8_chunk_at(a->x, a->x_row + first, at);
+    qi__panel_x x = {q.q, q.sum, q.d, k, k / block, lanes + at / block % 8 * QI__Q8_ROWS, at < 8 * block,
+                     qi__panel_ahead_of(a, fill == qi__panel_fill_stored, at)};
+    multiply(plan, &p, x, n, n_x, a->n_w > 16);
   }
   for (size_t i = 0; i < n_x; i++) qi__panel_sums_avx2(lanes + i * QI__Q8_LANES, a->n_w, a->y + (first + i) * a->y_stride);
 }

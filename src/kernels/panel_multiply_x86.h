@@ -8,6 +8,19 @@
 
 // Sums of weight rows wait in eight float32 lanes for each row of activations until the next chunk.
 
+// Memory that is fetched while rows of activations are multiplied: never faults.
+typedef struct qi__panel_ahead {
+  uintptr_t p;
+  size_t n_lines;
+} qi__panel_ahead;
+
+// The part for n rows of n_left. All at once it would fill the queue in which reads from the second-level cache wait, too.
+QI__INLINE void qi__panel_fetch(qi__panel_ahead *a, size_t n, size_t n_left) {
+  size_t lines = (a->n_lines * n + n_left - 1) / n_left;
+  for (size_t i = 0; i < lines; i++, a->p += QI__CACHE_LINE) __builtin_prefetch((const void *)a->p);
+  a->n_lines -= lines;
+}
+
 // Rows of activations at one chunk, and where their sums wait.
 typedef struct qi__panel_x {
   const int8_t *q;    // rows `k` apart
@@ -16,6 +29,7 @@ typedef struct qi__panel_x {
   size_t k, blocks;
   float *lane;        // rows QI__Q8_LANES apart: [8][32], from the lane of the chunk's first block on
   bool fresh;         // lanes hold nothing yet, that is 0
+  qi__panel_ahead ahead;
 } qi__panel_x;
 
 QI__INLINE void qi__panel_x_advance(qi__panel_x *x, size_t n) {
@@ -226,12 +240,12 @@ QI__INLINE QI__AVX2 void qi__panel_rows_avx2(const qi__q8_plan *plan, const qi__
 // The panel with n_x rows of activations.
 QI__FN QI__AVX2 void qi__panel_multiply_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
                                              size_t n_x, bool two_halves) {
-  for (size_t i = 0; i < n_x;) {
-    size_t n = n_x - i >= 4 ? 4 : n_x - i >= 2 ? 2 : 1;
+  for (size_t n; n_x; n_x -= n) {
+    n = n_x >= 4 ? 4 : n_x >= 2 ? 2 : 1;
+    qi__panel_fetch(&x.ahead, n, n_x);
     if (n == 4) qi__panel_rows_avx2(plan, p, &x, n_blocks, two_halves, 4);
     else if (n == 2) qi__panel_rows_avx2(plan, p, &x, n_blocks, two_halves, 2);
     else qi__panel_rows_avx2(plan, p, &x, n_blocks, two_halves, 1);
-    i += n;
     qi__panel_x_advance(&x, n);
   }
 }
@@ -402,6 +416,7 @@ QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, c
       qi__group_starts_avx2(plan->offset, f->group, sum, r.start[i]);
       if (f->has_min) qi__group_sums_avx2(f->group, sum, r.sum[i]);
     }
+    qi__panel_fetch(&x.ahead, n, n_x);
     if (n == 4) qi__panel_rows_avx512(plan, p, &x, &r, n_blocks, 4);
     else if (n == 2) qi__panel_rows_avx512(plan, p, &x, &r, n_blocks, 2);
     else qi__panel_rows_avx512(plan, p, &x, &r, n_blocks, 1);
