@@ -10920,15 +10920,124 @@ QI__FN QI__AVX512_VNNI void qi__dot_row_q6_k_avx512(const qi__dot_q8_args *a) { 
 #endif
 
 #endif // QI__KERNELS_ROW_K_AVX512_H
+// generated from src/kernels/row_q4_avx512.h: edit there
+// ==== >>row_q4_avx512 : one row of activations with Q4_0 and IQ4_NL, 512 bits ====
+#ifndef QI__KERNELS_ROW_Q4_AVX512_H
+#define QI__KERNELS_ROW_Q4_AVX512_H
+
+
+#if defined(QI__X86_64)
+
+// The products of dot_q8.h for blocks of 18 bytes: d and 32 codes of four bits, the first 16 in the lower ones. Four blocks beside
+// each other, each in 128 bits of a register, so the sums of eight blocks need little folding. The activations are brought into
+// that order once for all weight rows. Loads are what there is too much of.
+
+#define QI__ROW_Q4_SLICE (QI__ROW_K_SLICE * 8) // blocks that are taken at a time by all weight rows
+
+typedef struct qi__row_q4 {
+  int8_t q[QI__ROW_Q4_SLICE * 32];  // [four blocks][low or high codes][block][16]; zeros where blocks are missing
+  int32_t offset[QI__ROW_Q4_SLICE]; // of each block: what its sum is too large by
+} qi__row_q4;
+
+// Ones for the first n of 64 bytes.
+QI__INLINE __mmask64 qi__first_bytes(size_t n) { return n < 64 ? ((__mmask64)1 << n) - 1 : ~(__mmask64)0; }
+
+QI__INLINE QI__AVX512_VNNI void qi__row_q4_take_avx512(const qi__q8_chunk *x, size_t n, int offset, qi__row_q4 *out) {
+  for (size_t b = 0; b < n; b += 8) {
+    const size_t eight = qi__min_size(8, n - b);
+    __m256i sums = _mm256_mullo_epi32(qi__chunk_sums_avx2(x->sum + 2 * b, (int)eight), _mm256_set1_epi32(offset));
+    qi__store_bytes_avx2(out->offset + b, sums);
+    QI__UNROLL for (size_t i = 0; i < 2; i++) {
+      const size_t bytes = 32 * (eight - qi__min_size(4 * i, eight));
+      const int8_t *q = x->q + 32 * b + 128 * i;
+      __m512i u = _mm512_maskz_loadu_epi8(qi__first_bytes(bytes), q);
+      __m512i v = _mm512_maskz_loadu_epi8(qi__first_bytes(bytes - qi__min_size(64, bytes)), q + 64);
+      _mm512_storeu_si512((void *)(out->q + 32 * b + 128 * i), _mm512_shuffle_i32x4(u, v, 0x88));
+      _mm512_storeu_si512((void *)(out->q + 32 * b + 128 * i + 64), _mm512_shuffle_i32x4(u, v, 0xdd));
+    }
+  }
+}
+
+// Codes, unsigned, from four bits each.
+QI__INLINE QI__AVX512_VNNI __m512i qi__q4_codes_avx512(qi_format id, __m512i v) {
+  v = _mm512_and_si512(v, _mm512_set1_epi8(15));
+  if (id == QI_FORMAT_Q4_0) return v;
+  __m128i values = _mm_loadu_si128((const __m128i *)(const void *)qi__iq4_values);
+  values = _mm_xor_si128(values, _mm_set1_epi32((int)0x80808080)); // plus 128
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), v);
+}
+
+// Four blocks at w of which n are there (zeros for the others): the bytes up to the last block, and totals, four lanes each.
+QI__INLINE QI__AVX512_VNNI __m512i qi__q4_four_avx512(qi_format id, const uint8_t *w, int n, const int8_t *q, __m512i *bytes) {
+  const __m512i words = _mm512_broadcast_i32x4(_mm_setr_epi16(1, 2, 3, 4, 5, 6, 7, 8));
+  const __m512i order = _mm512_add_epi16(words, _mm512_setr_epi64(0, 0, 0x0009000900090009, 0x0009000900090009, 0x0012001200120012,
+                                                                  0x0012001200120012, 0, 0));
+  if (n >= 4) *bytes = _mm512_loadu_si512((const void *)w);
+  else *bytes = _mm512_maskz_loadu_epi8(qi__first_bytes(18 * (size_t)n), w);
+  __asm__("" : "+v"(*bytes)); // GCC would load them again for d
+  __m512i v = _mm512_permutexvar_epi16(order, *bytes);
+  // Codes of the last block end behind the register.
+  if (n >= 4) v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(w + 56)), 3);
+  __m512i total = _mm512_dpbusd_epi32(_mm512_setzero_si512(), qi__q4_codes_avx512(id, v), _mm512_loadu_si512((const void *)q));
+  v = qi__q4_codes_avx512(id, _mm512_srli_epi16(v, 4));
+  return _mm512_dpbusd_epi32(total, v, _mm512_loadu_si512((const void *)(q + 64)));
+}
+
+// Lanes after n <= 8 blocks at w, with activations from block `at` of x on; n is a constant where it is 8.
+QI__INLINE QI__AVX512_VNNI __m256 qi__q4_chunk_avx512(qi_format id, const uint8_t *w, const qi__row_q4 *x, size_t at,
+                                                      const float *x_d, int n, __m256 lanes) {
+  const __m512i by_block = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m512i halves = _mm512_castsi128_si512(_mm_setr_epi16(0, 9, 18, 27, 32, 41, 50, 59));
+  __m512i bytes[2], total[2];
+  QI__UNROLL for (int i = 0; i < 2; i++) {
+    const int left = n > 4 * i ? n - 4 * i : 0;
+    qi__row_k_fetch_avx2(w, 72, i);
+    total[i] = qi__q4_four_avx512(id, w + 72 * i, left, x->q + 32 * at + 128 * i, &bytes[i]);
+  }
+  __m512i t = _mm512_add_epi32(_mm512_unpacklo_epi32(total[0], total[1]), _mm512_unpackhi_epi32(total[0], total[1]));
+  t = _mm512_add_epi32(t, _mm512_shuffle_epi32(t, (_MM_PERM_ENUM)0x4e));
+  __m256 d = _mm256_cvtph_ps(_mm512_castsi512_si128(_mm512_permutex2var_epi16(bytes[0], halves, bytes[1])));
+  d = _mm256_mul_ps(d, qi__chunk_d_avx2(x_d, n));
+  __m256i sum = _mm512_castsi512_si256(_mm512_permutexvar_epi32(by_block, t));
+  return qi__take_blocks_avx2(lanes, d, _mm256_sub_epi32(sum, qi__bytes_avx2((const uint8_t *)(x->offset + at))), n);
+}
+
+// All weight rows with one row of activations.
+QI__INLINE QI__AVX512_VNNI void qi__dot_row_q4_avx512(qi_format id, const qi__dot_q8_args *a) {
+  const size_t n_blocks = a->x->k / 32;
+  qi__row_q4 x;
+  __m256 lanes[QI__Q8_ROWS];
+  for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
+  for (size_t first = 0; first < n_blocks; first += QI__ROW_Q4_SLICE) {
+    const qi__q8_chunk slice = qi__q8_chunk_at(a->x, a->x_row, 32 * first);
+    size_t n = qi__min_size(QI__ROW_Q4_SLICE, n_blocks - first);
+    qi__row_q4_take_avx512(&slice, n, qi__q8_offset32(id, true), &x);
+    for (size_t r = 0; r < a->n_w; r++) {
+      const uint8_t *w = a->w + r * a->w_stride + first * 18;
+      __m256 sum = lanes[r];
+      size_t b = 0;
+      for (; b + 8 <= n; b += 8, w += 8 * 18) sum = qi__q4_chunk_avx512(id, w, &x, b, slice.d + b, 8, sum);
+      if (b < n) sum = qi__q4_chunk_avx512(id, w, &x, b, slice.d + b, (int)(n - b), sum);
+      lanes[r] = sum;
+    }
+  }
+  for (size_t r = 0; r < a->n_w; r++) a->y[r] = qi__sum_lanes_avx2(lanes[r]);
+}
+
+QI__FN QI__AVX512_VNNI void qi__dot_row_q4_0_avx512(const qi__dot_q8_args *a) { qi__dot_row_q4_avx512(QI_FORMAT_Q4_0, a); }
+QI__FN QI__AVX512_VNNI void qi__dot_row_iq4_nl_avx512(const qi__dot_q8_args *a) { qi__dot_row_q4_avx512(QI_FORMAT_IQ4_NL, a); }
+#endif
+
+#endif // QI__KERNELS_ROW_Q4_AVX512_H
 
 #if defined(QI__X86_64)
 
 // One function a format, and the choice between them. They take the first rows of activations, and return how many: always 1, or,
 // of formats that most models have, 1, 2 or 4. `any` is for formats with blocks of 256 that have no case above.
 #define QI__DOT_N(isa, vnni, ID, n) qi__dot_rows_avx2(ID, vnni, qi__words_##isa, qi__step_bytes_##isa, n, a)
-#define QI__DOT_ONE(isa, target, vnni, name, ID) \
+#define QI__DOT_ONE(isa, target, name, one) \
   QI__FN target size_t qi__dot_rows_##name##_##isa(const qi__dot_q8_args *a) { \
-    QI__DOT_N(isa, vnni, ID, 1); \
+    one; \
     return 1; \
   }
 #define QI__DOT_FEW(isa, target, vnni, name, ID, one) \
@@ -10944,23 +11053,23 @@ QI__FN QI__AVX512_VNNI void qi__dot_row_q6_k_avx512(const qi__dot_q8_args *a) { 
     one; \
     return 1; \
   }
-#define QI__DOT_FEW_K(isa, target, vnni) \
+#define QI__DOT_OWN(isa, target, vnni) \
+  QI__DOT_FEW(isa, target, vnni, q4_0, QI_FORMAT_Q4_0, QI__DOT_N(isa, vnni, QI_FORMAT_Q4_0, 1)) \
+  QI__DOT_ONE(isa, target, iq4_nl, QI__DOT_N(isa, vnni, QI_FORMAT_IQ4_NL, 1)) \
   QI__DOT_FEW(isa, target, vnni, q4_k, QI_FORMAT_Q4_K, QI__DOT_N(isa, vnni, QI_FORMAT_Q4_K, 1)) \
   QI__DOT_FEW(isa, target, vnni, q5_k, QI_FORMAT_Q5_K, QI__DOT_N(isa, vnni, QI_FORMAT_Q5_K, 1)) \
   QI__DOT_FEW(isa, target, vnni, q6_k, QI_FORMAT_Q6_K, QI__DOT_N(isa, vnni, QI_FORMAT_Q6_K, 1))
 #define QI__DOT_ROW(isa, target, vnni) \
-  QI__DOT_FEW(isa, target, vnni, q4_0, QI_FORMAT_Q4_0, QI__DOT_N(isa, vnni, QI_FORMAT_Q4_0, 1)) \
-  QI__DOT_ONE(isa, target, vnni, q4_1, QI_FORMAT_Q4_1) \
-  QI__DOT_ONE(isa, target, vnni, q5_0, QI_FORMAT_Q5_0) \
-  QI__DOT_ONE(isa, target, vnni, q5_1, QI_FORMAT_Q5_1) \
+  QI__DOT_ONE(isa, target, q4_1, QI__DOT_N(isa, vnni, QI_FORMAT_Q4_1, 1)) \
+  QI__DOT_ONE(isa, target, q5_0, QI__DOT_N(isa, vnni, QI_FORMAT_Q5_0, 1)) \
+  QI__DOT_ONE(isa, target, q5_1, QI__DOT_N(isa, vnni, QI_FORMAT_Q5_1, 1)) \
   QI__DOT_FEW(isa, target, vnni, q8_0, QI_FORMAT_Q8_0, QI__DOT_N(isa, vnni, QI_FORMAT_Q8_0, 1)) \
-  QI__DOT_ONE(isa, target, vnni, q2_k, QI_FORMAT_Q2_K) \
-  QI__DOT_ONE(isa, target, vnni, q3_k, QI_FORMAT_Q3_K) \
-  QI__DOT_ONE(isa, target, vnni, iq4_nl, QI_FORMAT_IQ4_NL) \
-  QI__DOT_ONE(isa, target, vnni, iq4_xs, QI_FORMAT_IQ4_XS) \
-  QI__DOT_ONE(isa, target, vnni, mxfp4, QI_FORMAT_MXFP4) \
-  QI__DOT_ONE(isa, target, vnni, qins4_k, QI_FORMAT_QINS4_K) \
-  QI__DOT_ONE(isa, target, vnni, any, QI_FORMAT_NONE) \
+  QI__DOT_ONE(isa, target, q2_k, QI__DOT_N(isa, vnni, QI_FORMAT_Q2_K, 1)) \
+  QI__DOT_ONE(isa, target, q3_k, QI__DOT_N(isa, vnni, QI_FORMAT_Q3_K, 1)) \
+  QI__DOT_ONE(isa, target, iq4_xs, QI__DOT_N(isa, vnni, QI_FORMAT_IQ4_XS, 1)) \
+  QI__DOT_ONE(isa, target, mxfp4, QI__DOT_N(isa, vnni, QI_FORMAT_MXFP4, 1)) \
+  QI__DOT_ONE(isa, target, qins4_k, QI__DOT_N(isa, vnni, QI_FORMAT_QINS4_K, 1)) \
+  QI__DOT_ONE(isa, target, any, QI__DOT_N(isa, vnni, QI_FORMAT_NONE, 1)) \
   QI__FN size_t qi__dot_row_##isa(const qi__dot_q8_args *a) { \
     switch (qi__format_id(a->format)) { \
     case QI_FORMAT_Q4_0: return qi__dot_rows_q4_0_##isa(a); \
@@ -10981,18 +11090,20 @@ QI__FN QI__AVX512_VNNI void qi__dot_row_q6_k_avx512(const qi__dot_q8_args *a) { 
     } \
   }
 
-QI__DOT_FEW_K(avx2, QI__AVX2, false)
+QI__DOT_OWN(avx2, QI__AVX2, false)
 QI__DOT_ROW(avx2, QI__AVX2, false)
 #if defined(QI__HAS_AVX_VNNI)
-QI__DOT_FEW_K(avx_vnni, QI__AVX_VNNI, true)
+QI__DOT_OWN(avx_vnni, QI__AVX_VNNI, true)
 QI__DOT_ROW(avx_vnni, QI__AVX_VNNI, true)
 #endif
+QI__DOT_FEW(avx512, QI__AVX512_VNNI, true, q4_0, QI_FORMAT_Q4_0, qi__dot_row_q4_0_avx512(a))
+QI__DOT_ONE(avx512, QI__AVX512_VNNI, iq4_nl, qi__dot_row_iq4_nl_avx512(a))
 QI__DOT_FEW(avx512, QI__AVX512_VNNI, true, q4_k, QI_FORMAT_Q4_K, qi__dot_row_q4_k_avx512(a))
 QI__DOT_FEW(avx512, QI__AVX512_VNNI, true, q5_k, QI_FORMAT_Q5_K, qi__dot_row_q5_k_avx512(a))
 QI__DOT_FEW(avx512, QI__AVX512_VNNI, true, q6_k, QI_FORMAT_Q6_K, qi__dot_row_q6_k_avx512(a))
 QI__DOT_ROW(avx512, QI__AVX512_VNNI, true)
 #undef QI__DOT_ROW
-#undef QI__DOT_FEW_K
+#undef QI__DOT_OWN
 #undef QI__DOT_FEW
 #undef QI__DOT_ONE
 #undef QI__DOT_N

@@ -167,6 +167,8 @@ static void check_shapes(qi_format id, qi__dot_q8_fn dot) {
   for (size_t blocks = 31; blocks <= 77; blocks += 1 + blocks % 7) // beyond what kernels take at a time
     compare(id, dot, &(shape){3, 1, blocks * block, 0, 1}, RANDOM);
   for (size_t blocks = 127; blocks <= 141; blocks += 7) compare(id, dot, &(shape){3, 1, blocks * block, 0, 1}, RANDOM);
+  for (size_t blocks = 1021; blocks <= 1035 && block == 32; blocks += 7)
+    compare(id, dot, &(shape){3, 1, blocks * block, 0, 1}, RANDOM);
 }
 static void test_shapes(void **state) {
   (void)state;
