@@ -10634,10 +10634,7 @@ QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, c
 // of such sums become one before they are multiplied by their scales. What it costs to take codes apart decides, so activations are
 // brought, once for all weight rows, into the order in which registers get codes.
 
-// Of eight blocks at w, fetches what lies QI__FETCH_AHEAD behind block b into the second-level cache, each line of it: what the
-// processor fetches of its own accord ends with a page and is too late for kernels as fast as these. Never faults, also beyond the
-// matrix. No compiler may move fetches from here: GCC puts those of eight blocks into one burst, which leaves no room for other
-// misses (15 GB/s a thread of Zen 4 in place of 26).
+// qi__fetch_far_avx2 for block b of eight at w, a constant: each line once.
 QI__INLINE QI__AVX2 void qi__row_k_fetch_avx2(const uint8_t *w, size_t size, int b) {
   const size_t line = QI__CACHE_LINE, first = (size * (size_t)b + line - 1) / line * line, end = size * (size_t)(b + 1);
   __asm__ volatile("");
@@ -11476,7 +11473,7 @@ QI__INLINE QI__AVX2 void qi__prefetch_pair_avx2(const uint8_t *first_row, const 
 }
 
 // Fetches what is used QI__FETCH_AHEAD later, n bytes, into the second-level cache: rows of a pair follow each other, so these are
-// taken in the order of their addresses. For kernels that are faster than memory: see qi__row_k_fetch_avx2.
+// taken in the order of their addresses. See qi__fetch_far_avx2.
 QI__INLINE QI__AVX2 void qi__prefetch_far_pair_avx2(const uint8_t *first_row, const uint8_t *now, size_t n) {
   uintptr_t next = (uintptr_t)first_row + QI__PAIR * (size_t)(now - first_row) + QI__FETCH_AHEAD;
   __asm__ volatile("");
@@ -12618,7 +12615,7 @@ QI__INLINE QI__AVX512_VNNI __m512i qi__ternary_join_avx512(qi_format id, const q
 QI__INLINE size_t qi__ternary_d_at(qi_format id) { return id == QI_FORMAT_TQ1_0 ? 52 : 64; }
 
 // Sums of two weight rows, `stride` bytes apart, over all their blocks, in 16 lanes each; x: in order. Returns 0 if each row has
-// one scale. The rows follow each other, so what is fetched ahead (see qi__row_k_fetch_avx2) are addresses in order.
+// one scale. The rows follow each other, so what is fetched ahead (see qi__fetch_far_avx2) are addresses in order.
 QI__INLINE QI__AVX512_VNNI unsigned qi__ternary_two_rows_avx512(qi_format id, const uint8_t *w, size_t stride, const int8_t *x,
                                                                 size_t n_blocks, __m512i *lanes) {
   const size_t size = (size_t)qi__formats[id].info.block_bytes, d_at = qi__ternary_d_at(id);

@@ -25,7 +25,7 @@ QI__INLINE QI__AVX2 void qi__prefetch_pair_avx2(const uint8_t *first_row, const 
 }
 
 // Fetches what is used QI__FETCH_AHEAD later, n bytes, into the second-level cache: rows of a pair follow each other, so these are
-// taken in the order of their addresses. For kernels that are faster than memory: see qi__row_k_fetch_avx2.
+// taken in the order of their addresses. See qi__fetch_far_avx2.
 QI__INLINE QI__AVX2 void qi__prefetch_far_pair_avx2(const uint8_t *first_row, const uint8_t *now, size_t n) {
   uintptr_t next = (uintptr_t)first_row + QI__PAIR * (size_t)(now - first_row) + QI__FETCH_AHEAD;
   __asm__ volatile("");

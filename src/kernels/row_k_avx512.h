@@ -10,10 +10,7 @@
 // of such sums become one before they are multiplied by their scales. What it costs to take codes apart decides, so activations are
 // brought, once for all weight rows, into the order in which registers get codes.
 
-// Of eight blocks at w, fetches what lies QI__FETCH_AHEAD behind block b into the second-level cache, each line of it: what the
-// processor fetches of its own accord ends with a page and is too late for kernels as fast as these. Never faults, also beyond the
-// matrix. No compiler may move fetches from here: GCC puts those of eight blocks into one burst, which leaves no room for other
-// misses (15 GB/s a thread of Zen 4 in place of 26).
+// qi__fetch_far_avx2 for block b of eight at w, a constant: each line once.
 QI__INLINE QI__AVX2 void qi__row_k_fetch_avx2(const uint8_t *w, size_t size, int b) {
   const size_t line = QI__CACHE_LINE, first = (size * (size_t)b + line - 1) / line * line, end = size * (size_t)(b + 1);
   __asm__ volatile("");

@@ -87,7 +87,7 @@ QI__INLINE QI__AVX512_VNNI __m512i qi__ternary_join_avx512(qi_format id, const q
 QI__INLINE size_t qi__ternary_d_at(qi_format id) { return id == QI_FORMAT_TQ1_0 ? 52 : 64; }
 
 // Sums of two weight rows, `stride` bytes apart, over all their blocks, in 16 lanes each; x: in order. Returns 0 if each row has
-// one scale. The rows follow each other, so what is fetched ahead (see qi__row_k_fetch_avx2) are addresses in order.
+// one scale. The rows follow each other, so what is fetched ahead (see qi__fetch_far_avx2) are addresses in order.
 QI__INLINE QI__AVX512_VNNI unsigned qi__ternary_two_rows_avx512(qi_format id, const uint8_t *w, size_t stride, const int8_t *x,
                                                                 size_t n_blocks, __m512i *lanes) {
   const size_t size = (size_t)qi__formats[id].info.block_bytes, d_at = qi__ternary_d_at(id);
