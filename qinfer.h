@@ -11417,6 +11417,7 @@ QI__INLINE QI__AVX512_VBMI __m256 qi__qins4_chunk_vbmi(const uint8_t *w, const q
     if (b >= n) continue;
     qi__row_k_fetch_avx2(w, 144, b);
     total[b] = qi__qins4_block_vbmi(w + 144 * (size_t)b, &h[b / 4], b % 4, size + 256 * b, sign + 256 * b, values);
+    __asm__ volatile("" : "+v"(total[b]) : : "memory"); // clang would load all blocks at once and spill them: 12 GB/s, not 19
   }
   __m256i halves = _mm512_castsi512_si256(_mm512_permutex2var_epi32(h[0].head, first, h[1].head)); // d, and what is behind
   __m256 d = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_cvtepi32_epi16(halves)), _mm256_set1_ps(0x1p-10f));
