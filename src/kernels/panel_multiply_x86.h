@@ -317,7 +317,7 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_take_avx512(const qi__q8_panel *p, boo
 QI__INLINE QI__AVX512_VNNI void qi__panel_mins_avx512(const qi__q8_panel *p, int group, const qi__panel_ready_x *r, int n,
                                                       __m512i (*sums)[QI__PANEL_X]) {
   QI__UNROLL for (int i = 0; i < n; i++) sums[0][i] = sums[1][i] = _mm512_setzero_si512();
-  QI__UNROLL for (int g = 0; g < 128 / group; g++) QI__UNROLL for (int h = 0; h < 2; h++) {
+  for (int g = 0; g < 128 / group; g++) QI__UNROLL for (int h = 0; h < 2; h++) {
     __m512i pair = _mm512_cvtepi8_epi16(qi__bytes_avx2((const uint8_t *)p->min[g][16 * h]));
     QI__UNROLL for (int i = 0; i < n; i++)
       sums[h][i] = _mm512_dpwssd_epi32(sums[h][i], pair, _mm512_set1_epi32(qi__load_4(r->sum[i] + 2 * g)));
@@ -409,11 +409,12 @@ QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, c
   const qi__format *f = plan->format;
   qi__panel_ready_x r;
   (void)two_halves;
+  memset(r.start, 0, sizeof r.start);
   for (size_t n; n_x; n_x -= n) {
     n = n_x >= 4 ? 4 : n_x >= 2 ? 2 : 1;
     for (size_t i = 0; f->info.block_len == 256 && i < n; i++) {
       const int16_t *sum = x.sum + i * (x.k / 16);
-      qi__group_starts_avx2(plan->offset, f->group, sum, r.start[i]);
+      if (plan->offset) qi__group_starts_avx2(plan->offset, f->group, sum, r.start[i]);
       if (f->has_min) qi__group_sums_avx2(f->group, sum, r.sum[i]);
     }
     qi__panel_fetch(&x.ahead, n, n_x);
