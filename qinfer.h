@@ -1013,8 +1013,8 @@ QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us
 QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, bool jump, qi_error *err);
 
 // Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as
-// it was before. With no call running, the next one that computes, saves or loads is stopped, unless the session is reset before:
-// what was to be stopped is gone then.
+// it was before; all but qi_seq_shift, which moves what it has begun to move. With no call running, the next one that computes,
+// saves or loads is stopped, unless the session is reset before: what was to be stopped is gone then.
 QI_API void qi_cancel(qi_session *s);
 
 // (b) Tokens.
@@ -20022,9 +20022,12 @@ typedef struct qi__merger {
   size_t n_heap;
   const char *text;    // SPM: what `start` counts in
   char *key;           // [max_token + 1] a text to look up
+  const int *cancel;   // not 0 = leave everything unfinished; NULL = nobody stops it
   // Token and key of symbols `left` and `right` joined; false = they stay apart.
   bool (*pair)(const struct qi__merger *m, uint32_t left, uint32_t right, uint32_t *key, qi_token *joined);
 } qi__merger;
+
+QI__INLINE bool qi__merge_stopped(const qi__merger *m) { return m->cancel && __atomic_load_n(m->cancel, __ATOMIC_RELAXED); }
 
 // Bytes of working memory for n symbols: symbols and heap.
 #define QI__MERGE_BYTES (sizeof(qi__symbol) + 2 * sizeof(uint64_t))
@@ -20063,7 +20066,8 @@ QI__FN bool qi__merge_look(qi__merger *m, uint32_t left, uint32_t end) {
   return true;
 }
 
-// Joins symbols 0..n-1 (start and id given; symbols[n].start too) as far as it goes. What remains is the list from symbol 0 on.
+// Joins symbols 0..n-1 (start and id given; symbols[n].start too) as far as it goes. What remains is the list from symbol 0 on,
+// unless it was stopped.
 QI__FN void qi__merge(qi__merger *m, uint32_t n) {
   qi__symbol *s = m->symbols;
   for (uint32_t i = 0; i <= n; i++) {
@@ -20071,10 +20075,10 @@ QI__FN void qi__merge(qi__merger *m, uint32_t n) {
     s[i].next = i + 1;
   }
   m->n_heap = 0;
-  for (uint32_t i = 0; i < n; i++)
+  for (uint32_t i = 0; i < n && !qi__merge_stopped(m); i++)
     if (qi__merge_look(m, i, n)) m->heap[m->n_heap++] = (uint64_t)s[i].key << 32 | i;
-  for (size_t i = m->n_heap / 2; i-- > 0;) qi__heap_down(m->heap, m->n_heap, i);
-  while (m->n_heap) {
+  for (size_t i = m->n_heap / 2; i-- > 0 && !qi__merge_stopped(m);) qi__heap_down(m->heap, m->n_heap, i);
+  while (m->n_heap && !qi__merge_stopped(m)) {
     uint64_t top = qi__heap_pop(m->heap, &m->n_heap);
     uint32_t left = (uint32_t)top, prev = s[left].prev;
     if (s[left].key != (uint32_t)(top >> 32)) continue;
@@ -20149,7 +20153,7 @@ QI__FN void qi__bpe_word(qi__merger *m, const char *word, size_t len, qi__token_
   uint32_t n = (uint32_t)len;
   for (uint32_t i = 0; i < n; i++) m->symbols[i].id = m->v->byte_ids[(uint8_t)word[i]];
   qi__merge(m, n);
-  for (uint32_t i = 0; i < n; i = m->symbols[i].next) {
+  for (uint32_t i = 0; i < n && !qi__merge_stopped(m); i = m->symbols[i].next) {
     if (m->symbols[i].id >= 0) qi__emit(sink, m->symbols[i].id);
     else qi__emit_byte(sink, m->v, (uint8_t)word[i]);
   }
@@ -20160,7 +20164,7 @@ QI__FN void qi__bpe_encode(qi__merger *m, const char *text, size_t len, qi__toke
   m->pair = qi__bpe_pair;
   qi__pretokenizer words = qi__pretokenize(m->v->pre, text, len);
   size_t start, end;
-  while (qi__pretokenize_next(&words, &start, &end)) qi__bpe_word(m, text + start, end - start, sink);
+  while (!qi__merge_stopped(m) && qi__pretokenize_next(&words, &start, &end)) qi__bpe_word(m, text + start, end - start, sink);
 }
 
 #endif // QI__TOKENIZE_BPE_H
@@ -20219,7 +20223,7 @@ QI__FN void qi__spm_encode(qi__merger *m, const char *text, size_t len, bool bla
   m->pair = qi__spm_pair;
   uint32_t n = 0;
   size_t p = blank ? 0 : 1;
-  while (p < len + 1) {
+  while (p < len + 1 && !qi__merge_stopped(m)) {
     m->symbols[n].start = (uint32_t)p;
     m->symbols[n].id = -1;
     uint32_t cp;
@@ -20228,7 +20232,7 @@ QI__FN void qi__spm_encode(qi__merger *m, const char *text, size_t len, bool bla
   }
   m->symbols[n].start = (uint32_t)(len + 1);
   qi__merge(m, n);
-  for (uint32_t i = 0; i < n; i = m->symbols[i].next) {
+  for (uint32_t i = 0; i < n && !qi__merge_stopped(m); i = m->symbols[i].next) {
     const qi__symbol *s = &m->symbols[i];
     size_t end = m->symbols[s->next].start;
     qi_token id = s->id >= 0 ? s->id : qi__spm_lookup(m, s->start, end);
@@ -20298,7 +20302,7 @@ QI__FN void qi__encode(qi__merger *m, const char *text, size_t len, int flags, q
   bool after_special = true; // the beginning counts as such
   size_t start = 0, pos = 0;
   if (add && special->add_bos && special->bos >= 0) qi__emit(sink, special->bos);
-  while (pos < len) {
+  while (pos < len && !qi__merge_stopped(m)) {
     qi_token id = -1;
     size_t n = qi__special_match(v, text + pos, len - pos, parse, &id);
     if (!n) {
@@ -20317,9 +20321,10 @@ QI__FN void qi__encode(qi__merger *m, const char *text, size_t len, int flags, q
   if (add && special->add_eos && special->eos >= 0) qi__emit(sink, special->eos);
 }
 
-// qi_tokenize. One block of memory for the call: QI__MERGE_BYTES (40) a byte of text and a little.
+// qi_tokenize. One block of memory for the call: QI__MERGE_BYTES (40) a byte of text and a little. cancel: see qi__merger; then
+// QI_ERR_CANCELLED.
 QI__FN qi_result qi__tokenize(const qi__vocab *v, const qi_allocator *allocator, const char *text, size_t len, int flags,
-                              qi_token *out, size_t cap, size_t *n_out, qi_error *err) {
+                              const int *cancel, qi_token *out, size_t cap, size_t *n_out, qi_error *err) {
   const int known = QI_TOKENIZE_ADD_SPECIAL | QI_TOKENIZE_PARSE_SPECIAL;
   if (!n_out || (len && !text) || (cap && !out))
     return qi__fail(err, QI_ERR_ARGUMENT, "qi_tokenize: text, out or n_out is NULL");
@@ -20336,9 +20341,11 @@ QI__FN qi_result qi__tokenize(const qi__vocab *v, const qi_allocator *allocator,
   m.heap = (uint64_t *)memory;
   m.symbols = (qi__symbol *)(void *)(m.heap + 2 * n);
   m.key = (char *)(m.symbols + n);
+  m.cancel = cancel;
   qi__token_sink sink = {out, cap, 0};
   qi__encode(&m, text, len, flags, &sink);
   qi__free(allocator, memory, bytes);
+  if (qi__merge_stopped(&m)) return qi__fail(err, QI_ERR_CANCELLED, "qi_tokenize: cancelled");
   *n_out = sink.n;
   return QI_OK;
 }
@@ -27048,7 +27055,8 @@ QI__FN qi_result qi__prompt_text(qi_session *s, const char *text, size_t len, qi
   int flags = (s->desc.no_parse_special ? 0 : QI_TOKENIZE_PARSE_SPECIAL) |
               (first && !s->desc.no_add_special ? QI_TOKENIZE_ADD_SPECIAL : 0);
   size_t n = 0;
-  qi_result r = qi__tokenize(&s->model->vocab, &s->allocator, text, len, flags, s->ids, s->kv.n_ctx, &n, err);
+  qi_result r = qi__tokenize(&s->model->vocab, &s->allocator, text, len, flags, &s->cancel, s->ids, s->kv.n_ctx, &n, err);
+  if (r == QI_ERR_CANCELLED) qi__session_cancelled(s); // done with
   return r ? r : qi__prompt_tokens(s, s->ids, n, err); // more than n_ctx were not written, and are refused
 }
 
@@ -27334,7 +27342,7 @@ QI__FN qi_result qi__batch_tokens(qi_batch *b, const qi_batch_request *q, qi__re
     int flags = (s->desc.no_parse_special ? 0 : QI_TOKENIZE_PARSE_SPECIAL) |
                 (s->desc.no_add_special ? 0 : QI_TOKENIZE_ADD_SPECIAL);
     size_t len = q->len ? q->len : strlen(q->text);
-    qi_result e = qi__tokenize(&s->model->vocab, &s->allocator, q->text, len, flags, r->tokens, n_ctx, &n, err);
+    qi_result e = qi__tokenize(&s->model->vocab, &s->allocator, q->text, len, flags, NULL, r->tokens, n_ctx, &n, err);
     if (e) return e;
   }
   if (!n) return qi__fail(err, QI_ERR_ARGUMENT, "submit: no tokens");
@@ -29501,7 +29509,7 @@ QI_API qi_result qi_tokenize(const qi_model *m, const char *text, size_t len, in
   if (flags & ~(QI_TOKENIZE_ADD_SPECIAL | QI_TOKENIZE_PARSE_SPECIAL))
     return qi__fail(err, QI_ERR_ARGUMENT, "qi_tokenize: flags are %d, expected qi_tokenize_flags", flags);
   if (!qi__has_vocab(m)) return qi__fail(err, QI_ERR_STATE, "qi_tokenize: the model was opened without its tokenizer (load)");
-  return qi__tokenize(&m->vocab, &m->allocator, text, len, flags, out, cap, n_out, err);
+  return qi__tokenize(&m->vocab, &m->allocator, text, len, flags, NULL, out, cap, n_out, err);
 }
 
 QI_API size_t qi_token_piece(const qi_model *m, qi_token id, bool special, char *out, size_t cap) {

@@ -1001,8 +1001,8 @@ QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us
 QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, bool jump, qi_error *err);
 
 // Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as
-// it was before. With no call running, the next one that computes, saves or loads is stopped, unless the session is reset before:
-// what was to be stopped is gone then.
+// it was before; all but qi_seq_shift, which moves what it has begun to move. With no call running, the next one that computes,
+// saves or loads is stopped, unless the session is reset before: what was to be stopped is gone then.
 QI_API void qi_cancel(qi_session *s);
 
 // (b) Tokens.

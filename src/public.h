@@ -294,7 +294,7 @@ QI_API qi_result qi_tokenize(const qi_model *m, const char *text, size_t len, in
   if (flags & ~(QI_TOKENIZE_ADD_SPECIAL | QI_TOKENIZE_PARSE_SPECIAL))
     return qi__fail(err, QI_ERR_ARGUMENT, "qi_tokenize: flags are %d, expected qi_tokenize_flags", flags);
   if (!qi__has_vocab(m)) return qi__fail(err, QI_ERR_STATE, "qi_tokenize: the model was opened without its tokenizer (load)");
-  return qi__tokenize(&m->vocab, &m->allocator, text, len, flags, out, cap, n_out, err);
+  return qi__tokenize(&m->vocab, &m->allocator, text, len, flags, NULL, out, cap, n_out, err);
 }
 
 QI_API size_t qi_token_piece(const qi_model *m, qi_token id, bool special, char *out, size_t cap) {

@@ -500,6 +500,7 @@ static void test_next_after_cancelled_prompt(void **state) {
   qi_session *s = run_session(rm.m, &sd);
   qi_cancel(s);
   run_expect(qi_prompt(s, "rain", &err), QI_ERR_CANCELLED, &err, "the first prompt, cancelled");
+  assert_string_equal(err.msg, "qi_tokenize: cancelled"); // its text was not taken apart to the end
   run_expect(qi_next(s, &p, &err), QI_ERR_STATE, &err, "qi_next after the first prompt was cancelled");
   story t;
   RUN_OK(qi_prompt(s, "rain", &err), err);

@@ -199,7 +199,7 @@ static void write_bpe(gw_file *w, const char *pre) {
 static size_t encode(vocab_box *b, const char *text, size_t len, int flags, qi_token *out, size_t cap) {
   size_t n = 0;
   qi_error err = {QI_OK, ""};
-  if (qi__tokenize(&b->v, &b->allocator, text, len, flags, out, cap, &n, &err)) fail_msg("%s", err.msg);
+  if (qi__tokenize(&b->v, &b->allocator, text, len, flags, NULL, out, cap, &n, &err)) fail_msg("%s", err.msg);
   return n;
 }
 
@@ -620,16 +620,63 @@ static void test_capacity_and_memory(void **state) {
   assert_int_equal(b.memory.n_allocs, before + 1); // one block, given back
   assert_int_equal(b.memory.n_open, open);
   b.memory.fail_from = b.memory.n_allocs + 1;
-  assert_int_equal(qi__tokenize(&b.v, &b.allocator, "a", 1, 0, out, 4, &n, &err), QI_ERR_OOM);
+  assert_int_equal(qi__tokenize(&b.v, &b.allocator, "a", 1, 0, NULL, out, 4, &n, &err), QI_ERR_OOM);
   b.memory.fail_from = 0;
-  assert_int_equal(qi__tokenize(&b.v, &b.allocator, "a", 1, 4, out, 4, &n, &err), QI_ERR_ARGUMENT);
-  assert_int_equal(qi__tokenize(&b.v, &b.allocator, NULL, 1, 0, out, 4, &n, &err), QI_ERR_ARGUMENT);
-  assert_int_equal(qi__tokenize(&b.v, &b.allocator, "a", 1, 0, NULL, 4, &n, &err), QI_ERR_ARGUMENT);
-  assert_int_equal(qi__tokenize(&b.v, &b.allocator, "a", 1, 0, out, 4, NULL, &err), QI_ERR_ARGUMENT);
-  assert_int_equal(qi__tokenize(&b.v, &b.allocator, "a", (size_t)1 << 30, 0, out, 4, &n, &err), QI_ERR_LIMIT);
+  assert_int_equal(qi__tokenize(&b.v, &b.allocator, "a", 1, 4, NULL, out, 4, &n, &err), QI_ERR_ARGUMENT);
+  assert_int_equal(qi__tokenize(&b.v, &b.allocator, NULL, 1, 0, NULL, out, 4, &n, &err), QI_ERR_ARGUMENT);
+  assert_int_equal(qi__tokenize(&b.v, &b.allocator, "a", 1, 0, NULL, NULL, 4, &n, &err), QI_ERR_ARGUMENT);
+  assert_int_equal(qi__tokenize(&b.v, &b.allocator, "a", 1, 0, NULL, out, 4, NULL, &err), QI_ERR_ARGUMENT);
+  assert_int_equal(qi__tokenize(&b.v, &b.allocator, "a", (size_t)1 << 30, 0, NULL, out, 4, &n, &err), QI_ERR_LIMIT);
   assert_int_equal(b.memory.n_open, open);
   box_close(&b);
   gw_free(&w);
+}
+
+// A pair of any two neighbours; the look number stop_at stops all.
+static int stop;
+static size_t n_looks, stop_at;
+static bool pair_until(const qi__merger *m, uint32_t left, uint32_t right, uint32_t *key, qi_token *joined) {
+  (void)m;
+  (void)right;
+  *key = left;
+  *joined = 0;
+  if (++n_looks == stop_at) stop = 1;
+  return true;
+}
+
+static void test_cancelled(void **state) {
+  (void)state;
+  for (int kind = 0; kind < 2; kind++) {
+    gw_file w;
+    vocab_box b;
+    qi_error err = {QI_OK, ""};
+    qi_token out[4];
+    size_t n = 77;
+    if (kind == 0) write_spm(&w);
+    else write_bpe(&w, "deepseek-llm");
+    open_written(&b, &w);
+    size_t open = b.memory.n_open;
+    stop = 1;
+    assert_int_equal(qi__tokenize(&b.v, &b.allocator, "a b", 3, 0, &stop, out, 4, &n, &err), QI_ERR_CANCELLED);
+    assert_int_equal(n, 77);
+    assert_int_equal(b.memory.n_open, open);
+    stop = 0;
+    assert_int_equal(qi__tokenize(&b.v, &b.allocator, "a b", 3, 0, &stop, out, 4, &n, &err), QI_OK);
+    box_close(&b);
+    gw_free(&w);
+  }
+  enum { N = 5000 };
+  static qi__symbol symbols[N + 1];
+  static uint64_t heap[2 * N];
+  static const size_t stops[] = {1000, N + 1000}; // while pairs are looked at first, and while they are joined, two looks each
+  for (size_t i = 0; i < 2; i++) {
+    qi__merger m = {.symbols = symbols, .heap = heap, .cancel = &stop, .pair = pair_until};
+    stop = 0;
+    n_looks = 0;
+    stop_at = stops[i];
+    qi__merge(&m, N);
+    assert_in_range(n_looks, stop_at, stop_at + 1);
+  }
 }
 
 // Megabytes that a quadratic tokenizer would never finish.
@@ -872,6 +919,7 @@ int main(void) {
       cmocka_unit_test(test_spm_against_slow),
       cmocka_unit_test(test_many_specials),
       cmocka_unit_test(test_capacity_and_memory),
+      cmocka_unit_test(test_cancelled),
       cmocka_unit_test(test_long_texts),
       cmocka_unit_test(test_hostile_counts),
       cmocka_unit_test(test_strange_tokens),

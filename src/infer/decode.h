@@ -137,7 +137,8 @@ QI__FN qi_result qi__prompt_text(qi_session *s, const char *text, size_t len, qi
   int flags = (s->desc.no_parse_special ? 0 : QI_TOKENIZE_PARSE_SPECIAL) |
               (first && !s->desc.no_add_special ? QI_TOKENIZE_ADD_SPECIAL : 0);
   size_t n = 0;
-  qi_result r = qi__tokenize(&s->model->vocab, &s->allocator, text, len, flags, s->ids, s->kv.n_ctx, &n, err);
+  qi_result r = qi__tokenize(&s->model->vocab, &s->allocator, text, len, flags, &s->cancel, s->ids, s->kv.n_ctx, &n, err);
+  if (r == QI_ERR_CANCELLED) qi__session_cancelled(s); // done with
   return r ? r : qi__prompt_tokens(s, s->ids, n, err); // more than n_ctx were not written, and are refused
 }
 

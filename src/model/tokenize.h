@@ -61,7 +61,7 @@ QI__FN void qi__encode(qi__merger *m, const char *text, size_t len, int flags, q
   bool after_special = true; // the beginning counts as such
   size_t start = 0, pos = 0;
   if (add && special->add_bos && special->bos >= 0) qi__emit(sink, special->bos);
-  while (pos < len) {
+  while (pos < len && !qi__merge_stopped(m)) {
     qi_token id = -1;
     size_t n = qi__special_match(v, text + pos, len - pos, parse, &id);
     if (!n) {
@@ -80,9 +80,10 @@ QI__FN void qi__encode(qi__merger *m, const char *text, size_t len, int flags, q
   if (add && special->add_eos && special->eos >= 0) qi__emit(sink, special->eos);
 }
 
-// qi_tokenize. One block of memory for the call: QI__MERGE_BYTES (40) a byte of text and a little.
+// qi_tokenize. One block of memory for the call: QI__MERGE_BYTES (40) a byte of text and a little. cancel: see qi__merger; then
+// QI_ERR_CANCELLED.
 QI__FN qi_result qi__tokenize(const qi__vocab *v, const qi_allocator *allocator, const char *text, size_t len, int flags,
-                              qi_token *out, size_t cap, size_t *n_out, qi_error *err) {
+                              const int *cancel, qi_token *out, size_t cap, size_t *n_out, qi_error *err) {
   const int known = QI_TOKENIZE_ADD_SPECIAL | QI_TOKENIZE_PARSE_SPECIAL;
   if (!n_out || (len && !text) || (cap && !out))
     return qi__fail(err, QI_ERR_ARGUMENT, "qi_tokenize: text, out or n_out is NULL");
@@ -99,9 +100,11 @@ QI__FN qi_result qi__tokenize(const qi__vocab *v, const qi_allocator *allocator,
   m.heap = (uint64_t *)memory;
   m.symbols = (qi__symbol *)(void *)(m.heap + 2 * n);
   m.key = (char *)(m.symbols + n);
+  m.cancel = cancel;
   qi__token_sink sink = {out, cap, 0};
   qi__encode(&m, text, len, flags, &sink);
   qi__free(allocator, memory, bytes);
+  if (qi__merge_stopped(&m)) return qi__fail(err, QI_ERR_CANCELLED, "qi_tokenize: cancelled");
   *n_out = sink.n;
   return QI_OK;
 }

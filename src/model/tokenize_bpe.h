@@ -43,7 +43,7 @@ QI__FN void qi__bpe_word(qi__merger *m, const char *word, size_t len, qi__token_
   uint32_t n = (uint32_t)len;
   for (uint32_t i = 0; i < n; i++) m->symbols[i].id = m->v->byte_ids[(uint8_t)word[i]];
   qi__merge(m, n);
-  for (uint32_t i = 0; i < n; i = m->symbols[i].next) {
+  for (uint32_t i = 0; i < n && !qi__merge_stopped(m); i = m->symbols[i].next) {
     if (m->symbols[i].id >= 0) qi__emit(sink, m->symbols[i].id);
     else qi__emit_byte(sink, m->v, (uint8_t)word[i]);
   }
@@ -54,7 +54,7 @@ QI__FN void qi__bpe_encode(qi__merger *m, const char *text, size_t len, qi__toke
   m->pair = qi__bpe_pair;
   qi__pretokenizer words = qi__pretokenize(m->v->pre, text, len);
   size_t start, end;
-  while (qi__pretokenize_next(&words, &start, &end)) qi__bpe_word(m, text + start, end - start, sink);
+  while (!qi__merge_stopped(m) && qi__pretokenize_next(&words, &start, &end)) qi__bpe_word(m, text + start, end - start, sink);
 }
 
 #endif // QI__TOKENIZE_BPE_H

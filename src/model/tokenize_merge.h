@@ -25,9 +25,12 @@ typedef struct qi__merger {
   size_t n_heap;
   const char *text;    // SPM: what `start` counts in
   char *key;           // [max_token + 1] a text to look up
+  const int *cancel;   // not 0 = leave everything unfinished; NULL = nobody stops it
   // Token and key of symbols `left` and `right` joined; false = they stay apart.
   bool (*pair)(const struct qi__merger *m, uint32_t left, uint32_t right, uint32_t *key, qi_token *joined);
 } qi__merger;
+
+QI__INLINE bool qi__merge_stopped(const qi__merger *m) { return m->cancel && __atomic_load_n(m->cancel, __ATOMIC_RELAXED); }
 
 // Bytes of working memory for n symbols: symbols and heap.
 #define QI__MERGE_BYTES (sizeof(qi__symbol) + 2 * sizeof(uint64_t))
@@ -66,7 +69,8 @@ QI__FN bool qi__merge_look(qi__merger *m, uint32_t left, uint32_t end) {
   return true;
 }
 
-// Joins symbols 0..n-1 (start and id given; symbols[n].start too) as far as it goes. What remains is the list from symbol 0 on.
+// Joins symbols 0..n-1 (start and id given; symbols[n].start too) as far as it goes. What remains is the list from symbol 0 on,
+// unless it was stopped.
 QI__FN void qi__merge(qi__merger *m, uint32_t n) {
   qi__symbol *s = m->symbols;
   for (uint32_t i = 0; i <= n; i++) {
@@ -74,10 +78,10 @@ QI__FN void qi__merge(qi__merger *m, uint32_t n) {
     s[i].next = i + 1;
   }
   m->n_heap = 0;
-  for (uint32_t i = 0; i < n; i++)
+  for (uint32_t i = 0; i < n && !qi__merge_stopped(m); i++)
     if (qi__merge_look(m, i, n)) m->heap[m->n_heap++] = (uint64_t)s[i].key << 32 | i;
-  for (size_t i = m->n_heap / 2; i-- > 0;) qi__heap_down(m->heap, m->n_heap, i);
-  while (m->n_heap) {
+  for (size_t i = m->n_heap / 2; i-- > 0 && !qi__merge_stopped(m);) qi__heap_down(m->heap, m->n_heap, i);
+  while (m->n_heap && !qi__merge_stopped(m)) {
     uint64_t top = qi__heap_pop(m->heap, &m->n_heap);
     uint32_t left = (uint32_t)top, prev = s[left].prev;
     if (s[left].key != (uint32_t)(top >> 32)) continue;

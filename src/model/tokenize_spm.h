@@ -53,7 +53,7 @@ QI__FN void qi__spm_encode(qi__merger *m, const char *text, size_t len, bool bla
   m->pair = qi__spm_pair;
   uint32_t n = 0;
   size_t p = blank ? 0 : 1;
-  while (p < len + 1) {
+  while (p < len + 1 && !qi__merge_stopped(m)) {
     m->symbols[n].start = (uint32_t)p;
     m->symbols[n].id = -1;
     uint32_t cp;
@@ -62,7 +62,7 @@ QI__FN void qi__spm_encode(qi__merger *m, const char *text, size_t len, bool bla
   }
   m->symbols[n].start = (uint32_t)(len + 1);
   qi__merge(m, n);
-  for (uint32_t i = 0; i < n; i = m->symbols[i].next) {
+  for (uint32_t i = 0; i < n && !qi__merge_stopped(m); i = m->symbols[i].next) {
     const qi__symbol *s = &m->symbols[i];
     size_t end = m->symbols[s->next].start;
     qi_token id = s->id >= 0 ? s->id : qi__spm_lookup(m, s->start, end);
