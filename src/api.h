@@ -980,7 +980,7 @@ typedef struct qi_piece {
 // below that computes on a backend.
 QI_API qi_result qi_prompt(qi_session *s, const char *text, qi_error *err);
 // The same for text with a length (may hold zeros), or ids. They only take note: the work is done by qi_step, or the next qi_next.
-// Errors: as above but _CANCELLED; QI_ERR_STATE (earlier work is unfinished).
+// Errors: as above, _CANCELLED only while text is taken apart into tokens; QI_ERR_STATE (earlier work is unfinished).
 QI_API qi_result qi_prompt_begin(qi_session *s, const char *text, size_t len, qi_error *err);
 QI_API qi_result qi_prompt_tokens(qi_session *s, const qi_token *ids, size_t n, qi_error *err);
 
