@@ -9275,6 +9275,10 @@ static const qi__bf16_kernels qi__bf16_neon = {512, qi__bf16_pack_neon, qi__to_b
 typedef void (*qi__dot_float_fn)(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
                                  float *y, size_t y_stride);
 
+// Longer rows than these are taken some beside each other (x86) even for one row of activations, which would not stay in the
+// first-level cache from one weight row to the next (5632 columns of bfloat16, one thread of Zen 4: 29 GB/s in place of 14).
+#define QI__FLOAT_LONG 4096
+
 // Weight j of a row; `kind` (F32, F16 or BF16) is a constant where these are inlined.
 QI__INLINE float qi__float_weight(qi_format kind, const uint8_t *row, size_t j) {
   if (kind == QI_FORMAT_F16) return qi__f16_to_f32(qi__load_u16(row + 2 * j));
@@ -9337,10 +9341,6 @@ QI__INLINE QI__AVX2 __m256 qi__dot_float_tail_avx2(qi_format kind, const uint8_t
   qi__dot_float_tail(kind, w, x, j, k, lane);
   return _mm256_loadu_ps(lane);
 }
-
-// Longer rows than these are taken some beside each other even for one row of activations, which would not stay in the first-level
-// cache from one weight row to the next (5632 columns of bfloat16, one thread of Zen 4: 29 GB/s in place of 14).
-#define QI__FLOAT_LONG 4096
 
 // While n rows beside each other are at column j: fetches as much of the rows behind them as eight columns, of `size` bytes each,
 // take of these. The processor does not follow so many streams.
