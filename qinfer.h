@@ -1013,8 +1013,8 @@ QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us
 QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, bool jump, qi_error *err);
 
 // Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as
-// it was before; all but qi_seq_shift, which moves what it has begun to move. With no call running, the next one that computes,
-// saves or loads is stopped, unless the session is reset before: what was to be stopped is gone then.
+// it was before (qi_seq_shift says where it cannot). With no call running, the next one that computes, tokenizes, moves, saves or
+// loads is stopped, unless the session is reset before: what was to be stopped is gone then.
 QI_API void qi_cancel(qi_session *s);
 
 // (b) Tokens.
@@ -1053,8 +1053,10 @@ QI_API qi_result qi_seq_fork(qi_session *s, int from, int to, int n, qi_error *e
 // Context shift: drops n_drop tokens after the first n_keep; those behind them move down, their keys are rotated to the new
 // positions (and rounded again to kv_type). The sequence goes on as if it had these positions, but what keys and values of later
 // tokens took from the dropped ones stays in them: logits are not those of the shorter text. Takes time for each token that moves.
+// With as many unused tokens (n_kv_tokens) as move, rounded up to pages of 128, it can be cancelled all the time; with fewer they
+// move in place, and once that has begun it goes on to its end.
 // Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work), QI_ERR_CONTEXT (as qi_seq_truncate; or no unused page for what others
-// share). On failure nothing is changed.
+// share), QI_ERR_CANCELLED. On failure nothing is changed.
 QI_API qi_result qi_seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi_error *err);
 // Forgets all sequences, unfinished work, the sampler's history, and a qi_cancel that has stopped nothing yet.
 QI_API void qi_session_reset(qi_session *s);
@@ -1165,7 +1167,8 @@ typedef struct qi_batch_request {
 
 // Takes note of a request; *id is its name from now on, never 0. The work is done by qi_batch_step.
 // Errors: QI_ERR_ARGUMENT, QI_ERR_CONTEXT (it would never fit), QI_ERR_LIMIT (n_requests are there, n_seqs - 1 are kept, or its
-// sampler and stop strings take too much memory), QI_ERR_OOM (text).
+// sampler and stop strings take too much memory), QI_ERR_OOM (text), QI_ERR_CANCELLED (text, while qi_cancel stops the session).
+// After one nothing has changed.
 QI_API qi_result qi_batch_submit(qi_batch *b, const qi_batch_request *request, uint64_t *id, qi_error *err);
 
 // Works on the next token of each running request, for about budget_us microseconds (0 = until the step is done). QI_OK: the step
@@ -21566,32 +21569,44 @@ QI__FN qi__kv_group qi__kv_quantize(const qi__kernels *kernels, const float *x, 
   return out;
 }
 
-QI__FN void qi__kv_store_codes(const qi__kv_layout *l, const qi__kernels *kernels, uint8_t *head, size_t p, const float *k,
-                               const float *v) {
-  uint16_t *k_scale = (uint16_t *)(void *)(head + l->k_scale), *v_scale = (uint16_t *)(void *)(head + l->v_scale);
+QI__FN void qi__kv_store_key_codes(const qi__kv_layout *l, const qi__kernels *kernels, uint8_t *head, size_t p, const float *k) {
+  uint16_t *scale = (uint16_t *)(void *)(head + l->k_scale);
   for (size_t g = 0; g < l->groups_k; g++) {
     qi__kv_group codes = qi__kv_quantize(kernels, k, l->dim_k, g);
     for (size_t i = 0; i < QI__KV_GROUP; i++)
       qi__kv_set_code(l->type, head, qi__kv_key_at(l, p, g, i), QI__KV_KEY_STEP, codes.q[i]);
-    k_scale[qi__kv_key_scale_at(l, p, g)] = codes.scale;
+    scale[qi__kv_key_scale_at(l, p, g)] = codes.scale;
   }
+}
+
+QI__FN void qi__kv_store_value_codes(const qi__kv_layout *l, const qi__kernels *kernels, uint8_t *head, size_t p, const float *v) {
+  uint16_t *scale = (uint16_t *)(void *)(head + l->v_scale);
   for (size_t g = 0; g < l->groups_v; g++) {
     qi__kv_group codes = qi__kv_quantize(kernels, v, l->dim_v, g);
     for (size_t i = 0; i < QI__KV_GROUP; i++)
       qi__kv_set_code(l->type, head + l->v, qi__kv_value_at(p, g, i), QI__KV_VALUE_STEP, codes.q[i]);
-    v_scale[qi__kv_value_scale_at(p, g)] = codes.scale;
+    scale[qi__kv_value_scale_at(p, g)] = codes.scale;
   }
 }
 
-QI__FN void qi__kv_load_codes(const qi__kv_layout *l, const uint8_t *head, size_t p, float *k, float *v) {
-  const uint16_t *k_scale = (const uint16_t *)(const void *)(head + l->k_scale);
-  const uint16_t *v_scale = (const uint16_t *)(const void *)(head + l->v_scale);
+QI__FN void qi__kv_load_key_codes(const qi__kv_layout *l, const uint8_t *head, size_t p, float *k) {
+  const uint16_t *scale = (const uint16_t *)(const void *)(head + l->k_scale);
   for (size_t i = 0; i < l->dim_k; i++)
-    k[i] = qi__f16_to_f32(k_scale[qi__kv_key_scale_at(l, p, i / 32)]) *
+    k[i] = qi__f16_to_f32(scale[qi__kv_key_scale_at(l, p, i / 32)]) *
            qi__kv_code(l->type, head, qi__kv_key_at(l, p, i / 32, i % 32), QI__KV_KEY_STEP);
-  for (size_t i = 0; i < l->dim_v; i++)
-    v[i] = qi__f16_to_f32(v_scale[qi__kv_value_scale_at(p, i / 32)]) *
-           qi__kv_code(l->type, head + l->v, qi__kv_value_at(p, i / 32, i % 32), QI__KV_VALUE_STEP);
+}
+
+// Codes and scales of a value, from one position to another.
+QI__FN void qi__kv_move_value_codes(const qi__kv_layout *l, const uint8_t *from, size_t p, uint8_t *to, size_t to_p) {
+  const uint16_t *scale = (const uint16_t *)(const void *)(from + l->v_scale);
+  uint16_t *to_scale = (uint16_t *)(void *)(to + l->v_scale);
+  for (size_t g = 0; g < l->groups_v; g++) {
+    for (size_t i = 0; i < QI__KV_GROUP; i++) {
+      int8_t code = qi__kv_code(l->type, from + l->v, qi__kv_value_at(p, g, i), QI__KV_VALUE_STEP);
+      qi__kv_set_code(l->type, to + l->v, qi__kv_value_at(to_p, g, i), QI__KV_VALUE_STEP, code);
+    }
+    to_scale[qi__kv_value_scale_at(to_p, g)] = scale[qi__kv_value_scale_at(p, g)];
+  }
 }
 
 // x [n] to elements of a float type that lie `step` apart.
@@ -21622,34 +21637,47 @@ QI__FN void qi__kv_load_floats(qi_kv_type type, const uint8_t *from, size_t step
   }
 }
 
-// Position p of one head in a page: k [dim_k], v [dim_v].
-QI__FN void qi__kv_store_at(const qi__kv_layout *l, const qi__kernels *kernels, uint8_t *to, size_t p, const float *k,
-                            const float *v) {
-  size_t key = p / QI__KEY_BLOCK * QI__KEY_BLOCK * l->dim_k + p % QI__KEY_BLOCK;
-  if (qi__kv_is_integer(l->type)) {
-    qi__kv_store_codes(l, kernels, to, p, k, v);
-    return;
-  }
-  qi__kv_store_floats(l->type, kernels, k, l->dim_k, to + qi__kv_size(l->type, key), QI__KEY_BLOCK);
-  qi__kv_store_floats(l->type, kernels, v, l->dim_v, to + l->v + qi__kv_size(l->type, p * l->dim_v), 1);
+// Of one head in a page, at position p: keys k [dim_k] and values v [dim_v].
+
+// Elements before those of the key, which lie QI__KEY_BLOCK apart.
+QI__INLINE size_t qi__kv_key_first(const qi__kv_layout *l, size_t p) {
+  return p / QI__KEY_BLOCK * QI__KEY_BLOCK * l->dim_k + p % QI__KEY_BLOCK;
 }
 
-// One position of one head, whose page is there.
+QI__FN void qi__kv_store_key(const qi__kv_layout *l, const qi__kernels *kernels, uint8_t *head, size_t p, const float *k) {
+  uint8_t *to = head + qi__kv_size(l->type, qi__kv_key_first(l, p));
+  if (qi__kv_is_integer(l->type)) qi__kv_store_key_codes(l, kernels, head, p, k);
+  else qi__kv_store_floats(l->type, kernels, k, l->dim_k, to, QI__KEY_BLOCK);
+}
+
+QI__FN void qi__kv_store_value(const qi__kv_layout *l, const qi__kernels *kernels, uint8_t *head, size_t p, const float *v) {
+  if (qi__kv_is_integer(l->type)) qi__kv_store_value_codes(l, kernels, head, p, v);
+  else qi__kv_store_floats(l->type, kernels, v, l->dim_v, head + l->v + qi__kv_size(l->type, p * l->dim_v), 1);
+}
+
+QI__FN void qi__kv_load_key(const qi__kv_layout *l, const uint8_t *head, size_t p, float *k) {
+  const uint8_t *from = head + qi__kv_size(l->type, qi__kv_key_first(l, p));
+  if (qi__kv_is_integer(l->type)) qi__kv_load_key_codes(l, head, p, k);
+  else qi__kv_load_floats(l->type, from, QI__KEY_BLOCK, l->dim_k, k);
+}
+
+// A value as it is stored, to position to_p of another page or of the same.
+QI__FN void qi__kv_move_value(const qi__kv_layout *l, const uint8_t *from, size_t p, uint8_t *to, size_t to_p) {
+  size_t bytes = qi__kv_size(l->type, l->dim_v);
+  if (qi__kv_is_integer(l->type)) qi__kv_move_value_codes(l, from, p, to, to_p);
+  else memmove(to + l->v + to_p * bytes, from + l->v + p * bytes, bytes);
+}
+
+QI__FN void qi__kv_store_at(const qi__kv_layout *l, const qi__kernels *kernels, uint8_t *head, size_t p, const float *k,
+                            const float *v) {
+  qi__kv_store_key(l, kernels, head, p, k);
+  qi__kv_store_value(l, kernels, head, p, v);
+}
+
+// One position of one head of a sequence, whose page is there.
 QI__FN void qi__kv_store(const qi__kv *kv, const qi__kernels *kernels, size_t layer, size_t seq, size_t head, size_t pos,
                          const float *k, const float *v) {
   qi__kv_store_at(&kv->head, kernels, qi__kv_head(kv, layer, seq, head, pos), pos % QI__KV_PAGE, k, v);
-}
-
-QI__FN void qi__kv_load(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos, float *k, float *v) {
-  const qi__kv_layout *l = &kv->head;
-  const uint8_t *from = qi__kv_head(kv, layer, seq, head, pos);
-  size_t p = pos % QI__KV_PAGE, key = p / QI__KEY_BLOCK * QI__KEY_BLOCK * l->dim_k + p % QI__KEY_BLOCK;
-  if (qi__kv_is_integer(l->type)) {
-    qi__kv_load_codes(l, from, p, k, v);
-    return;
-  }
-  qi__kv_load_floats(l->type, from + qi__kv_size(l->type, key), QI__KEY_BLOCK, l->dim_k, k);
-  qi__kv_load_floats(l->type, from + l->v + qi__kv_size(l->type, p * l->dim_v), 1, l->dim_v, v);
 }
 
 // ---- context shift ----
@@ -21657,15 +21685,23 @@ QI__FN void qi__kv_load(const qi__kv *kv, size_t layer, size_t seq, size_t head,
 // Tokens n_keep .. n_keep + n_drop - 1 of a sequence are dropped, those after them move down. Keys were rotated by their
 // positions, and a rotation by the distance of the move makes them what they are at their new ones, but for rounding. What they
 // hold of the dropped tokens stays in them.
+//
+// Where enough pages are unused, what moves goes to such pages, and they take their places in the sequence at the end: until then
+// nothing is changed, and the move can be cancelled. Else it goes down within the sequence's pages, and is done to its end.
 typedef struct qi__kv_shift {
   qi__kv *kv;
   const qi__kernels *kernels;
-  size_t seq, from, to, end; // positions from..end-1 move to `to`
+  const int *cancel;         // read by all threads
+  size_t seq;
   const float *cos_sin;      // [2 * n_pairs] of the distance, backwards
   size_t n_pairs;
   bool neighbours;
   float *scratch;            // [n_threads, stride]
-  size_t stride;             // at least dim_k + dim_v
+  size_t stride;             // at least dim_k
+  size_t from, to, end;      // positions from..end-1 move to `to`; set by qi__kv_shift_run, as what follows
+  size_t first_page;         // of the table, and n_fresh from there on: what positions move to
+  size_t n_fresh;
+  bool in_place;             // not to the last n_fresh unused pages
 } qi__kv_shift;
 
 // Pages that positions first..end-1 need so that all are there and the sequence's own.
@@ -21678,15 +21714,9 @@ QI__FN size_t qi__kv_shift_needs(const qi__kv *kv, size_t seq, size_t first, siz
   return n;
 }
 
-QI__FN qi_result qi__kv_shift_begin(qi__kv_shift *s, size_t n_keep, size_t n_drop, qi_error *err) {
+// Makes the pages that positions to..end-1 move to the sequence's own.
+QI__FN qi_result qi__kv_shift_own(qi__kv_shift *s, size_t end, qi_error *err) {
   qi__kv *kv = s->kv;
-  size_t first = kv->first[s->seq];
-  s->end = kv->length[s->seq];
-  s->from = n_keep + n_drop > first ? n_keep + n_drop : first;
-  s->to = s->from - n_drop;
-  size_t end = s->end - n_drop, valid = first <= n_keep ? first : s->to;
-  if (valid && qi__kv_sees_from(kv, end) < valid)
-    return qi__fail(err, QI_ERR_CONTEXT, "shift: what the window of %zu sees afterwards was given back", kv->window);
   size_t needs = qi__kv_shift_needs(kv, s->seq, s->to, end);
   if (needs > kv->n_unused)
     return qi__fail(err, QI_ERR_CONTEXT, "shift: %zu pages of %d tokens are needed, %zu of %zu are unused", needs, QI__KV_PAGE,
@@ -21696,30 +21726,91 @@ QI__FN qi_result qi__kv_shift_begin(qi__kv_shift *s, size_t n_keep, size_t n_dro
     if (*slot == QI__KV_NO_PAGE) *slot = qi__kv_take(kv);
     else qi__kv_own(kv, slot);
   }
-  kv->first[s->seq] = valid;
   return QI_OK;
 }
 
+// Sets where the positions go; *valid = first position that is there afterwards.
+QI__FN qi_result qi__kv_shift_begin(qi__kv_shift *s, size_t n_keep, size_t n_drop, size_t *valid, qi_error *err) {
+  qi__kv *kv = s->kv;
+  size_t first = kv->first[s->seq];
+  s->end = kv->length[s->seq];
+  s->from = n_keep + n_drop > first ? n_keep + n_drop : first;
+  s->to = s->from - n_drop;
+  size_t end = s->end - n_drop;
+  *valid = first <= n_keep ? first : s->to;
+  if (*valid && qi__kv_sees_from(kv, end) < *valid)
+    return qi__fail(err, QI_ERR_CONTEXT, "shift: what the window of %zu sees afterwards was given back", kv->window);
+  s->first_page = s->to / QI__KV_PAGE;
+  s->n_fresh = qi__kv_pages(end) - s->first_page; // where nothing moves, the page that the sequence goes on in
+  s->in_place = s->n_fresh > kv->n_unused;
+  return s->in_place ? qi__kv_shift_own(s, end, err) : QI_OK;
+}
+
+// The unused page for page first_page + i of the table; taken in this order they would be, too.
+QI__INLINE uint32_t *qi__kv_shift_fresh(const qi__kv_shift *s, size_t i) { return &s->kv->unused[s->kv->n_unused - 1 - i]; }
+
+// Where position `pos` of a unit goes.
+QI__INLINE uint8_t *qi__kv_shift_target(const qi__kv_shift *s, size_t unit, size_t pos) {
+  const uint32_t *page = s->in_place ? qi__kv_slot(s->kv, s->seq, pos) : qi__kv_shift_fresh(s, pos / QI__KV_PAGE - s->first_page);
+  return qi__kv_unit(s->kv, unit, *page);
+}
+
+QI__INLINE bool qi__kv_shift_stopped(const qi__kv_shift *s) { return !s->in_place && __atomic_load_n(s->cancel, __ATOMIC_RELAXED); }
+
 // Units are heads of layers. A position is read before another is written over it: moves go down.
-QI__FN void qi__kv_shift_task(void *arg, int worker, int64_t begin, int64_t end) {
-  const qi__kv_shift *s = (const qi__kv_shift *)arg;
-  float *k = s->scratch + (size_t)worker * s->stride, *v = k + s->kv->head.dim_k;
-  for (size_t u = (size_t)begin; u < (size_t)end; u++) {
-    size_t layer = u / s->kv->n_kv_heads, head = u % s->kv->n_kv_heads;
-    for (size_t pos = s->from; pos < s->end; pos++) {
-      qi__kv_load(s->kv, layer, s->seq, head, pos, k, v);
-      s->kernels->rope(k, s->cos_sin, s->n_pairs, s->neighbours);
-      qi__kv_store(s->kv, s->kernels, layer, s->seq, head, s->to + (pos - s->from), k, v);
-    }
+QI__FN void qi__kv_shift_unit(const qi__kv_shift *s, size_t unit, float *k) {
+  const qi__kv_layout *l = &s->kv->head;
+  uint32_t kept = *qi__kv_slot(s->kv, s->seq, s->to);
+  if (!s->in_place && s->to % QI__KV_PAGE && kept != QI__KV_NO_PAGE)
+    memcpy(qi__kv_shift_target(s, unit, s->to), qi__kv_unit(s->kv, unit, kept), l->bytes);
+  for (size_t pos = s->from; pos < s->end && !qi__kv_shift_stopped(s); pos++) {
+    const uint8_t *from = qi__kv_unit(s->kv, unit, *qi__kv_slot(s->kv, s->seq, pos));
+    size_t p = pos % QI__KV_PAGE, to = s->to + (pos - s->from);
+    uint8_t *target = qi__kv_shift_target(s, unit, to);
+    qi__kv_load_key(l, from, p, k);
+    s->kernels->rope(k, s->cos_sin, s->n_pairs, s->neighbours);
+    qi__kv_store_key(l, s->kernels, target, to % QI__KV_PAGE, k);
+    qi__kv_move_value(l, from, p, target, to % QI__KV_PAGE);
   }
 }
 
-// Everything but n_keep and n_drop is set in *s; n_keep + n_drop is at most the sequence's length. QI_ERR_CONTEXT: nothing is
-// changed.
-QI__FN qi_result qi__kv_shift_run(qi__kv_shift *s, qi_pool *pool, size_t n_keep, size_t n_drop, qi_error *err) {
-  qi_result r = qi__kv_shift_begin(s, n_keep, n_drop, err);
-  if (r) return r;
+QI__FN void qi__kv_shift_task(void *arg, int worker, int64_t begin, int64_t end) {
+  const qi__kv_shift *s = (const qi__kv_shift *)arg;
+  float *k = s->scratch + (size_t)worker * s->stride;
+  for (int64_t u = begin; u < end && !qi__kv_shift_stopped(s); u++) qi__kv_shift_unit(s, (size_t)u, k);
+}
+
+// The unused pages take their places in the sequence. Those that were there become unused, or stay with the others that have them.
+QI__FN void qi__kv_shift_commit(qi__kv_shift *s) {
+  qi__kv *kv = s->kv;
+  for (size_t i = 0; i < s->n_fresh; i++) {
+    uint32_t *slot = qi__kv_slot(kv, s->seq, (s->first_page + i) * QI__KV_PAGE), *fresh = qi__kv_shift_fresh(s, i), old = *slot;
+    kv->refs[*fresh] = 1;
+    *slot = *fresh;
+    *fresh = old != QI__KV_NO_PAGE && --kv->refs[old] == 0 ? old : QI__KV_NO_PAGE;
+  }
+  size_t n_unused = kv->n_unused - s->n_fresh;
+  for (size_t i = n_unused; i < kv->n_unused; i++)
+    if (kv->unused[i] != QI__KV_NO_PAGE) kv->unused[n_unused++] = kv->unused[i];
+  kv->n_unused = n_unused;
+}
+
+// Moves keys and values, or finds out that it is to stop.
+QI__FN bool qi__kv_shift_move(qi__kv_shift *s, qi_pool *pool) {
   qi__pool_run(pool, qi__kv_shift_task, s, (int64_t)(s->kv->n_layers * s->kv->n_kv_heads), 1);
+  if (qi__kv_shift_stopped(s)) return false;
+  if (!s->in_place) qi__kv_shift_commit(s);
+  return true;
+}
+
+// n_keep + n_drop is at most the sequence's length. QI_ERR_CONTEXT, QI_ERR_CANCELLED: nothing is changed.
+QI__FN qi_result qi__kv_shift_run(qi__kv_shift *s, qi_pool *pool, size_t n_keep, size_t n_drop, qi_error *err) {
+  if (__atomic_load_n(s->cancel, __ATOMIC_RELAXED)) return qi__fail(err, QI_ERR_CANCELLED, "shift: cancelled");
+  size_t valid;
+  qi_result r = qi__kv_shift_begin(s, n_keep, n_drop, &valid, err);
+  if (r) return r;
+  if (!qi__kv_shift_move(s, pool)) return qi__fail(err, QI_ERR_CANCELLED, "shift: cancelled");
+  s->kv->first[s->seq] = valid;
   qi_token *ids = qi__kv_ids(s->kv, s->seq);
   memmove(ids + n_keep, ids + n_keep + n_drop, (s->end - n_keep - n_drop) * sizeof *ids);
   qi__kv_cut(s->kv, s->seq, s->end - n_drop);
@@ -26985,6 +27076,11 @@ QI__FN qi_result qi__seq_fork(qi_session *s, int from, int to, int n, qi_error *
   return QI_OK;
 }
 
+// Whether qi_cancel was called; if so, that is done with.
+QI__FN bool qi__session_cancelled(qi_session *s) {
+  return __atomic_load_n(&s->cancel, __ATOMIC_RELAXED) && __atomic_exchange_n(&s->cancel, 0, __ATOMIC_RELAXED);
+}
+
 QI__FN qi_result qi__seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi_error *err) {
   qi_result r = qi__seq_check(s, "shift", seq, err);
   if (r) return r;
@@ -26998,9 +27094,12 @@ QI__FN qi_result qi__seq_shift(qi_session *s, int seq, int n_keep, int n_drop, q
   const qi__hparams *h = f->h;
   for (size_t p = 0; p < h->n_rot / 2; p++)
     qi__sincos(-(double)n_drop * f->frequency[p], &f->cos_sin[2 * p + 1], &f->cos_sin[2 * p]);
-  qi__kv_shift shift = {&s->kv, &s->kernels, (size_t)seq, 0, 0, 0, f->cos_sin, h->n_rot / 2,
-                        (h->arch->features & QI__ROPE_NEIGHBOURS) != 0, f->scratch, f->scratch_floats};
-  return qi__kv_shift_run(&shift, s->pool, (size_t)n_keep, (size_t)n_drop, err);
+  qi__kv_shift shift = {.kv = &s->kv, .kernels = &s->kernels, .cancel = &s->cancel, .seq = (size_t)seq, .cos_sin = f->cos_sin,
+                        .n_pairs = h->n_rot / 2, .neighbours = (h->arch->features & QI__ROPE_NEIGHBOURS) != 0,
+                        .scratch = f->scratch, .stride = f->scratch_floats};
+  r = qi__kv_shift_run(&shift, s->pool, (size_t)n_keep, (size_t)n_drop, err);
+  if (r == QI_ERR_CANCELLED) qi__session_cancelled(s); // done with
+  return r;
 }
 
 QI__FN void qi__session_clear(qi_session *s) {
@@ -27020,11 +27119,6 @@ QI__FN void qi__session_clear(qi_session *s) {
 QI__FN void qi__session_reset(qi_session *s) {
   qi__session_clear(s);
   __atomic_store_n(&s->cancel, 0, __ATOMIC_RELAXED);
-}
-
-// Whether qi_cancel was called; if so, that is done with.
-QI__FN bool qi__session_cancelled(qi_session *s) {
-  return __atomic_load_n(&s->cancel, __ATOMIC_RELAXED) && __atomic_exchange_n(&s->cancel, 0, __ATOMIC_RELAXED);
 }
 
 // ---- text ----
@@ -27342,7 +27436,8 @@ QI__FN qi_result qi__batch_tokens(qi_batch *b, const qi_batch_request *q, qi__re
     int flags = (s->desc.no_parse_special ? 0 : QI_TOKENIZE_PARSE_SPECIAL) |
                 (s->desc.no_add_special ? 0 : QI_TOKENIZE_ADD_SPECIAL);
     size_t len = q->len ? q->len : strlen(q->text);
-    qi_result e = qi__tokenize(&s->model->vocab, &s->allocator, q->text, len, flags, NULL, r->tokens, n_ctx, &n, err);
+    qi_result e = qi__tokenize(&s->model->vocab, &s->allocator, q->text, len, flags, &s->cancel, r->tokens, n_ctx, &n, err);
+    if (e == QI_ERR_CANCELLED) qi__session_cancelled(s); // done with
     if (e) return e;
   }
   if (!n) return qi__fail(err, QI_ERR_ARGUMENT, "submit: no tokens");

@@ -1001,8 +1001,8 @@ QI_API qi_result qi_next_within(qi_session *s, qi_piece *out, uint32_t budget_us
 QI_API qi_result qi_session_constrain(qi_session *s, qi_matcher *mt, bool jump, qi_error *err);
 
 // Stops a running call of this session from any thread: it returns QI_ERR_CANCELLED within milliseconds and leaves the context as
-// it was before; all but qi_seq_shift, which moves what it has begun to move. With no call running, the next one that computes,
-// saves or loads is stopped, unless the session is reset before: what was to be stopped is gone then.
+// it was before (qi_seq_shift says where it cannot). With no call running, the next one that computes, tokenizes, moves, saves or
+// loads is stopped, unless the session is reset before: what was to be stopped is gone then.
 QI_API void qi_cancel(qi_session *s);
 
 // (b) Tokens.
@@ -1041,8 +1041,10 @@ QI_API qi_result qi_seq_fork(qi_session *s, int from, int to, int n, qi_error *e
 // Context shift: drops n_drop tokens after the first n_keep; those behind them move down, their keys are rotated to the new
 // positions (and rounded again to kv_type). The sequence goes on as if it had these positions, but what keys and values of later
 // tokens took from the dropped ones stays in them: logits are not those of the shorter text. Takes time for each token that moves.
+// With as many unused tokens (n_kv_tokens) as move, rounded up to pages of 128, it can be cancelled all the time; with fewer they
+// move in place, and once that has begun it goes on to its end.
 // Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work), QI_ERR_CONTEXT (as qi_seq_truncate; or no unused page for what others
-// share). On failure nothing is changed.
+// share), QI_ERR_CANCELLED. On failure nothing is changed.
 QI_API qi_result qi_seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi_error *err);
 // Forgets all sequences, unfinished work, the sampler's history, and a qi_cancel that has stopped nothing yet.
 QI_API void qi_session_reset(qi_session *s);
@@ -1153,7 +1155,8 @@ typedef struct qi_batch_request {
 
 // Takes note of a request; *id is its name from now on, never 0. The work is done by qi_batch_step.
 // Errors: QI_ERR_ARGUMENT, QI_ERR_CONTEXT (it would never fit), QI_ERR_LIMIT (n_requests are there, n_seqs - 1 are kept, or its
-// sampler and stop strings take too much memory), QI_ERR_OOM (text).
+// sampler and stop strings take too much memory), QI_ERR_OOM (text), QI_ERR_CANCELLED (text, while qi_cancel stops the session).
+// After one nothing has changed.
 QI_API qi_result qi_batch_submit(qi_batch *b, const qi_batch_request *request, uint64_t *id, qi_error *err);
 
 // Works on the next token of each running request, for about budget_us microseconds (0 = until the step is done). QI_OK: the step

@@ -678,6 +678,9 @@ static void test_arguments(void **state) {
   assert_false(qi_batch_poll(b, &e));
   run_expect(qi_batch_step(b, 0, &err), QI_END, &err, "a batch without requests");
   run_expect(qi_batch_cancel(b, 1, &err), QI_ERR_ARGUMENT, &err, "no such request");
+  q = request("rain", &a[0]);
+  qi_cancel(qi_batch_session(b));
+  expect_refused(b, &q, QI_ERR_CANCELLED, "cancelled"); // once
   for (int i = 0; i < 4; i++) {
     q = request("rain", &a[i]);
     q.keep = i == 0;

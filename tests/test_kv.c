@@ -90,6 +90,40 @@ static void cache_open(cache *c, size_t n_seqs, size_t n_ctx, size_t n_tokens, s
 }
 static void cache_close(cache *c) { qi__arena_close(&c->arena, &c->allocator); }
 
+static void load(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos, float *k, float *v) {
+  const qi__kv_layout *l = &kv->head;
+  const uint8_t *page = qi__kv_head(kv, layer, seq, head, pos), *values = page + l->v;
+  const uint16_t *scale = (const uint16_t *)(const void *)(page + l->v_scale);
+  const size_t p = pos % QI__KV_PAGE;
+  qi__kv_load_key(l, page, p, k);
+  if (!qi__kv_is_integer(l->type)) {
+    qi__kv_load_floats(l->type, values + qi__kv_size(l->type, p * l->dim_v), 1, l->dim_v, v);
+    return;
+  }
+  for (size_t i = 0; i < l->dim_v; i++)
+    v[i] = qi__f16_to_f32(scale[qi__kv_value_scale_at(p, i / 32)]) *
+           qi__kv_code(l->type, values, qi__kv_value_at(p, i / 32, i % 32), QI__KV_VALUE_STEP);
+}
+
+// Values that are moved are the same at other positions, of another page and of the same.
+static void expect_moved(const cache *c) {
+  const qi__kv_layout *l = &c->kv.head;
+  float k[80], v[80], got[80];
+  for (size_t u = 0; u < 4; u++)
+    for (size_t p = 0; p < QI__KV_PAGE; p++) {
+      const uint8_t *from = qi__kv_head(&c->kv, u % 2, 0, u / 2, p);
+      uint8_t *to = qi__kv_head(&c->kv, u % 2, 0, u / 2, QI__KV_PAGE);
+      size_t there = (5 * p + 3) % QI__KV_PAGE;
+      qi__kv_move_value(l, from, p, to, there);
+      load(&c->kv, u % 2, 0, u / 2, p, k, v);
+      load(&c->kv, u % 2, 0, u / 2, QI__KV_PAGE + there, k, got);
+      assert_memory_equal(got, v, l->dim_v * sizeof *v);
+      qi__kv_move_value(l, to, there, to, (there + 1) % QI__KV_PAGE);
+      load(&c->kv, u % 2, 0, u / 2, QI__KV_PAGE + (there + 1) % QI__KV_PAGE, k, got);
+      assert_memory_equal(got, v, l->dim_v * sizeof *v);
+    }
+}
+
 // What goes in comes out, within the loss; stored again it is the same; positions and heads do not touch each other.
 static void test_losses(void **state) {
   (void)state;
@@ -116,14 +150,15 @@ static void test_losses(void **state) {
       double square = 0, size = 0;
       for (int round = 0; round < 2; round++)
         for (size_t i = 0; i < 4 * n; i++) {
-          qi__kv_load(&c.kv, i % 2, 0, i / 2 % 2, i / 4, got[0], got[1]);
+          load(&c.kv, i % 2, 0, i / 2 % 2, i / 4, got[0], got[1]);
           expect_loss((qi_kv_type)type, k + i * dim, got[0], dim, &square, &size);
           expect_loss((qi_kv_type)type, v + i * dim_v, got[1], dim_v, &square, &size);
           qi__kv_store(&c.kv, &kernels, i % 2, 0, i / 2 % 2, i / 4, got[0], got[1]);
-          qi__kv_load(&c.kv, i % 2, 0, i / 2 % 2, i / 4, again[0], again[1]);
+          load(&c.kv, i % 2, 0, i / 2 % 2, i / 4, again[0], again[1]);
           assert_memory_equal(got[0], again[0], dim * sizeof(float));
           assert_memory_equal(got[1], again[1], dim_v * sizeof(float));
         }
+      expect_moved(&c);
       if (sqrt(square / size) > most[type])
         fail_msg("%s: root mean square of the loss %.3g", qi_kv_type_name((qi_kv_type)type), sqrt(square / size));
       free(k);
@@ -160,7 +195,7 @@ static void expect_book(const cache *c, const book *b) {
     assert_int_equal(kv->length[seq], b->n[seq]);
     assert_true(kv->first[seq] <= qi__kv_sees_from(kv, b->n[seq]));
     for (size_t pos = kv->first[seq]; pos < b->n[seq]; pos++) {
-      qi__kv_load(kv, pos % 2, seq, pos / 2 % 2, pos, k, v);
+      load(kv, pos % 2, seq, pos / 2 % 2, pos, k, v);
       assert_true(k[0] == (float)b->token[seq][pos] && v[3] == (float)(b->token[seq][pos] + 3));
     }
     for (size_t i = 0; i < kv->n_table; i++) {
@@ -208,22 +243,44 @@ static void step_append(cache *c, const qi__kernels *kernels, book *b, uint64_t 
   }
 }
 
+// Cancels the shift in its n-th rotation.
+static struct {
+  int cancel, left;
+  size_t n_cancelled, n_in_place, n_done;
+} shifts;
+
+static void rope_until(float *x, const float *cos_sin, size_t n_pairs, bool neighbours) {
+  if (shifts.left-- == 0) shifts.cancel = 1;
+  qi__rope_ref(x, cos_sin, n_pairs, neighbours);
+}
+
+// Now and then one that is cancelled before it begins, or while it moves. What moves in place is not stopped then.
 static void step_shift(cache *c, const qi__kernels *kernels, book *b, uint64_t *rng, size_t seq) {
   static const float still[2] = {1, 0};
-  float scratch[8];
+  float scratch[4];
   qi_pool pool;
   qi_pool_desc pd = {1, QI_ISA_AUTO, {NULL, NULL}, {NULL, NULL, NULL}};
   if (b->n[seq] < 2) return;
   size_t keep = pick(rng, b->n[seq]), drop = 1 + pick(rng, b->n[seq] - keep), unused = c->kv.n_unused;
-  qi__kv_shift shift = {&c->kv, kernels, seq, 0, 0, 0, still, 1, false, scratch, 8};
+  qi__kernels own = *kernels;
+  own.rope = rope_until;
+  shifts.cancel = pick(rng, 10) == 0;
+  shifts.left = pick(rng, 3) ? -1 : (int)pick(rng, 4 * b->n[seq]);
+  bool before = shifts.cancel;
+  qi__kv_shift shift = {.kv = &c->kv, .kernels = &own, .cancel = &shifts.cancel, .seq = seq, .cos_sin = still, .n_pairs = 1,
+                        .scratch = scratch, .stride = 4};
   assert_int_equal(qi__pool_init(&pool, &pd, NULL), QI_OK);
   qi_result r = qi__kv_shift_run(&shift, &pool, keep, drop, NULL);
   qi__pool_destroy(&pool);
-  if (r) { // no page, or the window's are gone: nothing has changed
-    assert_int_equal(r, QI_ERR_CONTEXT);
+  bool stopped = before || (shifts.cancel && !shift.in_place);
+  assert_true((r == QI_ERR_CANCELLED) == stopped);
+  shifts.n_cancelled += stopped && !before;
+  if (r) { // cancelled, no page, or the window's are gone: nothing has changed
+    assert_true(stopped || r == QI_ERR_CONTEXT);
     assert_int_equal(c->kv.n_unused, unused);
     return;
   }
+  *(shift.in_place ? &shifts.n_in_place : &shifts.n_done) += 1;
   memmove(&b->token[seq][keep], &b->token[seq][keep + drop], (b->n[seq] - keep - drop) * sizeof(uint32_t));
   b->n[seq] -= drop;
 }
@@ -271,6 +328,7 @@ static void test_pages(void **state) {
     run_book(1300, 70, seed);
     run_book(600, 1, seed);
   }
+  assert_true(shifts.n_cancelled > 20 && shifts.n_in_place > 20 && shifts.n_done > 20);
 }
 
 // Default room is enough for all sequences to their ends, whatever they shared before.
@@ -569,6 +627,9 @@ static void test_arguments(void **state) {
   assert_int_equal(qi_seq_fork(s, 0, 1, 1, &err), QI_ERR_STATE);
   assert_int_equal(qi_seq_shift(s, 0, 0, 1, &err), QI_ERR_STATE);
   RUN_OK(qi_step(s, 0, &err), err);
+  qi_cancel(s);
+  run_expect(qi_seq_shift(s, 0, 0, 5, &err), QI_ERR_CANCELLED, &err, "qi_seq_shift, cancelled before");
+  assert_int_equal(qi_seq_length(s, 0), 6);
   RUN_OK(qi_seq_shift(s, 0, 0, 6, &err), err);
   RUN_OK(qi_seq_fork(s, 0, 1, 0, &err), err);
   assert_int_equal(unused(s), 2 * 512);

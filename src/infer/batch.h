@@ -197,7 +197,8 @@ QI__FN qi_result qi__batch_tokens(qi_batch *b, const qi_batch_request *q, qi__re
     int flags = (s->desc.no_parse_special ? 0 : QI_TOKENIZE_PARSE_SPECIAL) |
                 (s->desc.no_add_special ? 0 : QI_TOKENIZE_ADD_SPECIAL);
     size_t len = q->len ? q->len : strlen(q->text);
-    qi_result e = qi__tokenize(&s->model->vocab, &s->allocator, q->text, len, flags, NULL, r->tokens, n_ctx, &n, err);
+    qi_result e = qi__tokenize(&s->model->vocab, &s->allocator, q->text, len, flags, &s->cancel, r->tokens, n_ctx, &n, err);
+    if (e == QI_ERR_CANCELLED) qi__session_cancelled(s); // done with
     if (e) return e;
   }
   if (!n) return qi__fail(err, QI_ERR_ARGUMENT, "submit: no tokens");

@@ -67,6 +67,11 @@ QI__FN qi_result qi__seq_fork(qi_session *s, int from, int to, int n, qi_error *
   return QI_OK;
 }
 
+// Whether qi_cancel was called; if so, that is done with.
+QI__FN bool qi__session_cancelled(qi_session *s) {
+  return __atomic_load_n(&s->cancel, __ATOMIC_RELAXED) && __atomic_exchange_n(&s->cancel, 0, __ATOMIC_RELAXED);
+}
+
 QI__FN qi_result qi__seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi_error *err) {
   qi_result r = qi__seq_check(s, "shift", seq, err);
   if (r) return r;
@@ -80,9 +85,12 @@ QI__FN qi_result qi__seq_shift(qi_session *s, int seq, int n_keep, int n_drop, q
   const qi__hparams *h = f->h;
   for (size_t p = 0; p < h->n_rot / 2; p++)
     qi__sincos(-(double)n_drop * f->frequency[p], &f->cos_sin[2 * p + 1], &f->cos_sin[2 * p]);
-  qi__kv_shift shift = {&s->kv, &s->kernels, (size_t)seq, 0, 0, 0, f->cos_sin, h->n_rot / 2,
-                        (h->arch->features & QI__ROPE_NEIGHBOURS) != 0, f->scratch, f->scratch_floats};
-  return qi__kv_shift_run(&shift, s->pool, (size_t)n_keep, (size_t)n_drop, err);
+  qi__kv_shift shift = {.kv = &s->kv, .kernels = &s->kernels, .cancel = &s->cancel, .seq = (size_t)seq, .cos_sin = f->cos_sin,
+                        .n_pairs = h->n_rot / 2, .neighbours = (h->arch->features & QI__ROPE_NEIGHBOURS) != 0,
+                        .scratch = f->scratch, .stride = f->scratch_floats};
+  r = qi__kv_shift_run(&shift, s->pool, (size_t)n_keep, (size_t)n_drop, err);
+  if (r == QI_ERR_CANCELLED) qi__session_cancelled(s); // done with
+  return r;
 }
 
 QI__FN void qi__session_clear(qi_session *s) {
@@ -102,11 +110,6 @@ QI__FN void qi__session_clear(qi_session *s) {
 QI__FN void qi__session_reset(qi_session *s) {
   qi__session_clear(s);
   __atomic_store_n(&s->cancel, 0, __ATOMIC_RELAXED);
-}
-
-// Whether qi_cancel was called; if so, that is done with.
-QI__FN bool qi__session_cancelled(qi_session *s) {
-  return __atomic_load_n(&s->cancel, __ATOMIC_RELAXED) && __atomic_exchange_n(&s->cancel, 0, __ATOMIC_RELAXED);
 }
 
 // ---- text ----
