@@ -2310,13 +2310,16 @@ QI__INLINE bool qi__worker_is_active(const qi_pool *p, int worker) {
 }
 
 // Tries to enter an open run that this worker has not been in; *seen becomes its number. 1 = inside, 0 = nothing to do, -1 = quit.
-// n_active was written before the gate of a run was opened, so who finds it open sees it.
+// n_active was written before the gate of a run was opened, so who finds it open sees it. Cache lines come from the core that wrote
+// them in a quarter of a microsecond each: those that the worker reads next are asked for together with the gate's.
 QI__FN int qi__gate_enter(qi_pool *p, int worker, uint32_t *seen) {
   // Sequentially consistent: see qi__worker_sleep.
   uint32_t gate = __atomic_load_n(&p->gate, __ATOMIC_SEQ_CST);
   for (;;) {
     if (gate & QI__GATE_QUIT) return -1;
     if (!(gate & QI__GATE_OPEN) || gate >> QI__GATE_RUN_SHIFT == *seen || !qi__worker_is_active(p, worker)) return 0;
+    __builtin_prefetch(&p->job);
+    __builtin_prefetch(&p->ranges[worker].left);
     if (__atomic_compare_exchange_n(&p->gate, &gate, gate + 1, false, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) break;
   }
   *seen = gate >> QI__GATE_RUN_SHIFT;
@@ -2353,7 +2356,7 @@ QI__FN bool qi__spin(const qi_pool *p, uint64_t *start) {
   uint64_t now = qi__now_us();
   if (!*start) *start = now;
   if (now - *start > QI__SPIN_US) return false;
-  for (int i = 0; i < 16; i++) qi__cpu_pause();
+  for (int i = 0; i < 4; i++) qi__cpu_pause();
   return true;
 }
 
@@ -5592,6 +5595,11 @@ QI__FN void qi__swiglu_ref(const float *gate, const float *up, size_t n, float *
   for (size_t i = 0; i < n; i++) y[i] = qi__silu_ref(gate[i]) * up[i];
 }
 
+// y[i] = max(gate[i], 0)^2 * up[i]; y may be gate or up. (BitNet b1.58 2B4T)
+QI__FN void qi__relu2_ref(const float *gate, const float *up, size_t n, float *y) {
+  for (size_t i = 0; i < n; i++) y[i] = qi__relu_squared_ref(gate[i]) * up[i];
+}
+
 // Rotates n_pairs pairs of one head by the angles of a position: cos_sin holds [n_pairs] of (cos, sin). `neighbours`: pair i is
 // (x[2i], x[2i+1]) as in llama; else (x[i], x[i + n_pairs]) as in qwen and phi. Elements beyond 2 * n_pairs stay. (Su et al. 2021)
 QI__INLINE void qi__rope_pairs(float *x, const float *cos_sin, size_t first, size_t n_pairs, bool neighbours) {
@@ -5658,6 +5666,15 @@ QI__FN QI__AVX2 void qi__swiglu_avx2(const float *gate, const float *up, size_t 
     _mm256_storeu_ps(y + i, _mm256_mul_ps(silu, _mm256_loadu_ps(up + i)));
   }
   qi__swiglu_ref(gate + i, up + i, n - i, y + i);
+}
+
+QI__FN QI__AVX2 void qi__relu2_avx2(const float *gate, const float *up, size_t n, float *y) {
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    __m256 relu = _mm256_max_ps(_mm256_setzero_ps(), _mm256_loadu_ps(gate + i)); // in this order NaN stays
+    _mm256_storeu_ps(y + i, _mm256_mul_ps(_mm256_mul_ps(relu, relu), _mm256_loadu_ps(up + i)));
+  }
+  qi__relu2_ref(gate + i, up + i, n - i, y + i);
 }
 
 // Four pairs (a, b) beside each other: a c - b s in even places, b c + a s in odd ones.
@@ -5763,6 +5780,15 @@ QI__FN void qi__swiglu_neon(const float *gate, const float *up, size_t n, float 
     vst1q_f32(y + i, vmulq_f32(silu, vld1q_f32(up + i)));
   }
   qi__swiglu_ref(gate + i, up + i, n - i, y + i);
+}
+
+QI__FN void qi__relu2_neon(const float *gate, const float *up, size_t n, float *y) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    float32x4_t relu = vmaxq_f32(vdupq_n_f32(0), vld1q_f32(gate + i));
+    vst1q_f32(y + i, vmulq_f32(vmulq_f32(relu, relu), vld1q_f32(up + i)));
+  }
+  qi__relu2_ref(gate + i, up + i, n - i, y + i);
 }
 
 QI__FN void qi__rope_neon(float *x, const float *cos_sin, size_t n_pairs, bool neighbours) {
@@ -13217,6 +13243,7 @@ typedef struct qi__kernels {
   void (*rms_norm)(const float *x, const float *w, float eps, size_t n, float *y);
   void (*add)(const float *x, size_t n, float *y);
   void (*swiglu)(const float *gate, const float *up, size_t n, float *y);
+  void (*relu2)(const float *gate, const float *up, size_t n, float *y);
   void (*rope)(float *x, const float *cos_sin, size_t n_pairs, bool neighbours);
   void (*round_bf16)(const float *x, size_t n, float *y);
   void (*to_f16)(const float *x, size_t n, uint16_t *y);
@@ -13254,6 +13281,7 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
   k->rms_norm = qi__rms_norm_ref;
   k->add = qi__add_ref;
   k->swiglu = qi__swiglu_ref;
+  k->relu2 = qi__relu2_ref;
   k->rope = qi__rope_ref;
   k->round_bf16 = qi__round_bf16_ref;
   k->to_f16 = qi__to_f16_ref;
@@ -13292,6 +13320,7 @@ QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
   k->rms_norm = qi__rms_norm_avx2;
   k->add = qi__add_avx2;
   k->swiglu = qi__swiglu_avx2;
+  k->relu2 = qi__relu2_avx2;
   k->rope = qi__rope_avx2;
   k->round_bf16 = qi__round_bf16_avx2;
   k->to_f16 = qi__to_f16_avx2;
@@ -13358,6 +13387,7 @@ QI__FN void qi__kernels_init_neon(qi__kernels *k) {
   k->rms_norm = qi__rms_norm_neon;
   k->add = qi__add_neon;
   k->swiglu = qi__swiglu_neon;
+  k->relu2 = qi__relu2_neon;
   k->rope = qi__rope_neon;
   k->round_bf16 = qi__round_bf16_neon;
   k->to_f16 = qi__to_f16_neon;
@@ -22032,11 +22062,6 @@ QI__FN void qi__run_attn_input(qi__forward *f, int worker, int64_t begin, int64_
   }
 }
 
-// y = max(gate, 0)^2 * up: products of two, the same bits however they are compiled.
-QI__FN void qi__relu2(const float *gate, const float *up, size_t n, float *y) {
-  for (size_t i = 0; i < n; i++) y[i] = qi__relu_squared_ref(gate[i]) * up[i];
-}
-
 QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t end) {
   const qi__layer *l = &f->w->layers[f->layer];
   const qi__weight *next[] = {&l->down};
@@ -22045,8 +22070,7 @@ QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t en
   (void)worker;
   for (size_t i = (size_t)begin; i < (size_t)end; i++) {
     float *x = f->in.x + i * n_ff;
-    if (relu2) qi__relu2(f->gate + i * n_ff, f->up + i * n_ff, n_ff, x);
-    else f->kernels->swiglu(f->gate + i * n_ff, f->up + i * n_ff, n_ff, x);
+    (relu2 ? f->kernels->relu2 : f->kernels->swiglu)(f->gate + i * n_ff, f->up + i * n_ff, n_ff, x);
     if (l->ffn_sub_norm) f->kernels->rms_norm(x, l->ffn_sub_norm, f->h->rms_norm_eps, n_ff, x);
     qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
   }

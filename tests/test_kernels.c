@@ -111,6 +111,9 @@ static void test_vectors(void **state) {
         ref.swiglu(x, y, n, r);
         k->swiglu(x, y, n, g);
         ASSERT_SAME(want, got, n + 8, "%s swiglu %zu\n", levels[l].name, n);
+        ref.relu2(x, y, n, r);
+        k->relu2(x, y, n, g);
+        ASSERT_SAME(want, got, n + 8, "%s relu2 %zu\n", levels[l].name, n);
         ref.round_bf16(x, n, r);
         k->round_bf16(x, n, g);
         ASSERT_SAME(want, got, n + 8, "%s round_bf16 %zu\n", levels[l].name, n);
@@ -141,6 +144,9 @@ static void test_vectors_in_place(void **state) {
       ref.swiglu(want, b, n, want);
       levels[l].kernels.swiglu(got, b, n, got);
       ASSERT_SAME(want, got, n, "%s swiglu in place %zu\n", levels[l].name, n);
+      ref.relu2(want, b, n, want);
+      levels[l].kernels.relu2(got, b, n, got);
+      ASSERT_SAME(want, got, n, "%s relu2 in place %zu\n", levels[l].name, n);
       ref.round_bf16(want, n, want);
       levels[l].kernels.round_bf16(got, n, got);
       ASSERT_SAME(want, got, n, "%s round_bf16 in place %zu\n", levels[l].name, n);

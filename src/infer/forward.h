@@ -220,11 +220,6 @@ QI__FN void qi__run_attn_input(qi__forward *f, int worker, int64_t begin, int64_
   }
 }
 
-// y = max(gate, 0)^2 * up: products of two, the same bits however they are compiled.
-QI__FN void qi__relu2(const float *gate, const float *up, size_t n, float *y) {
-  for (size_t i = 0; i < n; i++) y[i] = qi__relu_squared_ref(gate[i]) * up[i];
-}
-
 QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t end) {
   const qi__layer *l = &f->w->layers[f->layer];
   const qi__weight *next[] = {&l->down};
@@ -233,8 +228,7 @@ QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t en
   (void)worker;
   for (size_t i = (size_t)begin; i < (size_t)end; i++) {
     float *x = f->in.x + i * n_ff;
-    if (relu2) qi__relu2(f->gate + i * n_ff, f->up + i * n_ff, n_ff, x);
-    else f->kernels->swiglu(f->gate + i * n_ff, f->up + i * n_ff, n_ff, x);
+    (relu2 ? f->kernels->relu2 : f->kernels->swiglu)(f->gate + i * n_ff, f->up + i * n_ff, n_ff, x);
     if (l->ffn_sub_norm) f->kernels->rms_norm(x, l->ffn_sub_norm, f->h->rms_norm_eps, n_ff, x);
     qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
   }

@@ -26,6 +26,7 @@ typedef struct qi__kernels {
   void (*rms_norm)(const float *x, const float *w, float eps, size_t n, float *y);
   void (*add)(const float *x, size_t n, float *y);
   void (*swiglu)(const float *gate, const float *up, size_t n, float *y);
+  void (*relu2)(const float *gate, const float *up, size_t n, float *y);
   void (*rope)(float *x, const float *cos_sin, size_t n_pairs, bool neighbours);
   void (*round_bf16)(const float *x, size_t n, float *y);
   void (*to_f16)(const float *x, size_t n, uint16_t *y);
@@ -63,6 +64,7 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
   k->rms_norm = qi__rms_norm_ref;
   k->add = qi__add_ref;
   k->swiglu = qi__swiglu_ref;
+  k->relu2 = qi__relu2_ref;
   k->rope = qi__rope_ref;
   k->round_bf16 = qi__round_bf16_ref;
   k->to_f16 = qi__to_f16_ref;
@@ -101,6 +103,7 @@ QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
   k->rms_norm = qi__rms_norm_avx2;
   k->add = qi__add_avx2;
   k->swiglu = qi__swiglu_avx2;
+  k->relu2 = qi__relu2_avx2;
   k->rope = qi__rope_avx2;
   k->round_bf16 = qi__round_bf16_avx2;
   k->to_f16 = qi__to_f16_avx2;
@@ -167,6 +170,7 @@ QI__FN void qi__kernels_init_neon(qi__kernels *k) {
   k->rms_norm = qi__rms_norm_neon;
   k->add = qi__add_neon;
   k->swiglu = qi__swiglu_neon;
+  k->relu2 = qi__relu2_neon;
   k->rope = qi__rope_neon;
   k->round_bf16 = qi__round_bf16_neon;
   k->to_f16 = qi__to_f16_neon;

@@ -28,6 +28,11 @@ QI__FN void qi__swiglu_ref(const float *gate, const float *up, size_t n, float *
   for (size_t i = 0; i < n; i++) y[i] = qi__silu_ref(gate[i]) * up[i];
 }
 
+// y[i] = max(gate[i], 0)^2 * up[i]; y may be gate or up. (BitNet b1.58 2B4T)
+QI__FN void qi__relu2_ref(const float *gate, const float *up, size_t n, float *y) {
+  for (size_t i = 0; i < n; i++) y[i] = qi__relu_squared_ref(gate[i]) * up[i];
+}
+
 // Rotates n_pairs pairs of one head by the angles of a position: cos_sin holds [n_pairs] of (cos, sin). `neighbours`: pair i is
 // (x[2i], x[2i+1]) as in llama; else (x[i], x[i + n_pairs]) as in qwen and phi. Elements beyond 2 * n_pairs stay. (Su et al. 2021)
 QI__INLINE void qi__rope_pairs(float *x, const float *cos_sin, size_t first, size_t n_pairs, bool neighbours) {
@@ -94,6 +99,15 @@ QI__FN QI__AVX2 void qi__swiglu_avx2(const float *gate, const float *up, size_t 
     _mm256_storeu_ps(y + i, _mm256_mul_ps(silu, _mm256_loadu_ps(up + i)));
   }
   qi__swiglu_ref(gate + i, up + i, n - i, y + i);
+}
+
+QI__FN QI__AVX2 void qi__relu2_avx2(const float *gate, const float *up, size_t n, float *y) {
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    __m256 relu = _mm256_max_ps(_mm256_setzero_ps(), _mm256_loadu_ps(gate + i)); // in this order NaN stays
+    _mm256_storeu_ps(y + i, _mm256_mul_ps(_mm256_mul_ps(relu, relu), _mm256_loadu_ps(up + i)));
+  }
+  qi__relu2_ref(gate + i, up + i, n - i, y + i);
 }
 
 // Four pairs (a, b) beside each other: a c - b s in even places, b c + a s in odd ones.
@@ -199,6 +213,15 @@ QI__FN void qi__swiglu_neon(const float *gate, const float *up, size_t n, float 
     vst1q_f32(y + i, vmulq_f32(silu, vld1q_f32(up + i)));
   }
   qi__swiglu_ref(gate + i, up + i, n - i, y + i);
+}
+
+QI__FN void qi__relu2_neon(const float *gate, const float *up, size_t n, float *y) {
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    float32x4_t relu = vmaxq_f32(vdupq_n_f32(0), vld1q_f32(gate + i));
+    vst1q_f32(y + i, vmulq_f32(vmulq_f32(relu, relu), vld1q_f32(up + i)));
+  }
+  qi__relu2_ref(gate + i, up + i, n - i, y + i);
 }
 
 QI__FN void qi__rope_neon(float *x, const float *cos_sin, size_t n_pairs, bool neighbours) {
