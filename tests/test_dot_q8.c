@@ -164,8 +164,10 @@ static void check_shapes(qi_format id, qi__dot_q8_fn dot) {
     compare(id, dot, &(shape){17, 11, blocks * block, 1, 1}, RANDOM); // in panels
   }
   compare(id, dot, &(shape){MAX_W, MAX_X, 256, 0, 0}, RANDOM);
-  for (size_t blocks = 31; blocks <= 77; blocks += 1 + blocks % 7) // beyond what kernels take at a time
+  for (size_t blocks = 31; blocks <= 77; blocks += 1 + blocks % 7) { // beyond what kernels take at a time
     compare(id, dot, &(shape){3, 1, blocks * block, 0, 1}, RANDOM);
+    compare(id, dot, &(shape){2, 6, blocks * block, 1, 1}, RANDOM);
+  }
   for (size_t blocks = 127; blocks <= 141; blocks += 7) compare(id, dot, &(shape){3, 1, blocks * block, 0, 1}, RANDOM);
   for (size_t blocks = 1021; blocks <= 1035 && block == 32; blocks += 7)
     compare(id, dot, &(shape){3, 1, blocks * block, 0, 1}, RANDOM);

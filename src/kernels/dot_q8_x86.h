@@ -98,6 +98,12 @@ QI__INLINE QI__AVX2 __m256i qi__scales16_avx2(__m128i bytes, bool is_signed) {
   return _mm256_inserti128_si256(_mm256_castsi128_si256(even), odd, 1);
 }
 
+// 16 words to the order of `scale`.
+QI__INLINE QI__AVX2 __m256i qi__words16_avx2(const int16_t *words) {
+  const __m256i apart = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+  return _mm256_permute4x64_epi64(_mm256_shuffle_epi8(qi__bytes_avx2((const uint8_t *)words), apart), 0xd8);
+}
+
 // Eight words, one for each 32 codes.
 QI__INLINE QI__AVX2 __m256i qi__scales32_avx2(__m128i words) { return _mm256_broadcastsi128_si256(words); }
 
@@ -143,14 +149,13 @@ QI__INLINE QI__AVX2 __m256i qi__q8_scales_iq4_avx2(const uint8_t *src) {
 }
 
 QI__INLINE QI__AVX2 void qi__q8_scales_block_avx2(const qi__format *f, const qi__block *block, qi__q8_scales *s) {
-  __m256i v = qi__bytes_avx2((const uint8_t *)block->scale), m = qi__bytes_avx2((const uint8_t *)block->min);
+  __m256i m = qi__bytes_avx2((const uint8_t *)block->min);
   if (f->group == 32) {
     __m128i low = _mm256_castsi256_si128(m);
-    s->scale = qi__scales32_avx2(_mm256_castsi256_si128(v));
+    s->scale = qi__scales32_avx2(_mm_loadu_si128((const __m128i *)(const void *)block->scale));
     s->min = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_unpacklo_epi16(low, low)), _mm_unpackhi_epi16(low, low), 1);
   } else {
-    const __m256i apart = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
-    s->scale = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(v, apart), 0xd8);
+    s->scale = qi__words16_avx2(block->scale);
     s->min = m;
   }
   s->d = block->d;
@@ -348,7 +353,6 @@ QI__INLINE QI__AVX2 void qi__fetch_start_avx2(const uint8_t *w) {
 // Integer lanes of a block of 256 with integer scales, for each row of activations; x: of the first, rows k apart.
 QI__INLINE QI__AVX2 void qi__row_scaled_avx2(qi_format id, qi__step_fn words, const uint8_t *w, const qi__block *block,
                                              const qi__q8_scales *s, const qi__q8_chunk *x, size_t k, int n, __m256i *total) {
-  const __m256i apart = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
   const int halves = n == 1 ? 2 : 1; // of a sum: shorter chains where there is only one
   int offset = qi__q8_offset(id);
   __m256i sum[QI__ROW_X][2];
@@ -363,8 +367,7 @@ QI__INLINE QI__AVX2 void qi__row_scaled_avx2(qi_format id, qi__step_fn words, co
   QI__UNROLL for (int i = 0; i < n; i++) {
     total[i] = halves == 2 ? _mm256_add_epi32(sum[i][0], sum[i][1]) : sum[i][0];
     if (offset <= 0) continue;
-    __m256i sums = qi__bytes_avx2((const uint8_t *)(x->sum + (size_t)i * (k / 16)));
-    sums = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(sums, apart), 0xd8); // to the order of the scales
+    __m256i sums = qi__words16_avx2(x->sum + (size_t)i * (k / 16));
     total[i] = _mm256_sub_epi32(total[i], qi__offset_sums_avx2(offset, s->scale, sums));
   }
 }

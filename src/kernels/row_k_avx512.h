@@ -2,32 +2,11 @@
 #ifndef QI__KERNELS_ROW_K_AVX512_H
 #define QI__KERNELS_ROW_K_AVX512_H
 
-#include "dot_q8_x86.h"
+#include "row_k_avx2.h"
 
 #if defined(QI__X86_64)
 
-// The products of dot_q8.h for Q4_K, Q5_K and Q6_K with one row of activations. Sums of some products fit into int16: two registers
-// of such sums become one before they are multiplied by their scales. What it costs to take codes apart decides, so activations are
-// brought, once for all weight rows, into the order in which registers get codes.
-
-// qi__fetch_far_avx2 for block b of eight at w, a constant: each line once.
-QI__INLINE QI__AVX2 void qi__row_k_fetch_avx2(const uint8_t *w, size_t size, int b) {
-  const size_t line = QI__CACHE_LINE, first = (size * (size_t)b + line - 1) / line * line, end = size * (size_t)(b + 1);
-  __asm__ volatile("");
-  uintptr_t ahead = (uintptr_t)w + QI__FETCH_AHEAD;
-  QI__UNROLL for (size_t at = first; at < end; at += line) _mm_prefetch((const char *)(ahead + at), _MM_HINT_T1);
-}
-
-// Blocks of a row that are taken at a time by all weight rows. Where rows are longer, memory is read in jumps: 4096 rows of 11008
-// columns of Q4_K, in slices of 32 blocks, at 30 GB/s (two threads of Zen 4) in place of 53.
-#define QI__ROW_K_SLICE 128
-
-typedef struct qi__row_k {
-  int8_t q[QI__ROW_K_SLICE * 256];   // in the order of the format
-  int16_t sum[QI__ROW_K_SLICE * 16]; // Q4_K, Q5_K: [block][8] of 32 activations; Q6_K: [block][16] of 16
-} qi__row_k;
-
-QI__STATIC_ASSERT(QI__ROW_K_SLICE % 4 == 0, row_k_fours);
+// What row_k_avx2.h does, with one row of activations.
 
 // The sums of all 16 lanes of eight registers, in order: blends and one shuffle for each addition, as in qi__fold8_avx2.
 QI__INLINE QI__AVX512_VNNI __m256i qi__fold8_avx512(const __m512i *v) {
@@ -52,9 +31,6 @@ QI__INLINE QI__AVX512_VNNI __m512i qi__two_avx512(const uint8_t *p, const uint8_
   return _mm512_mask_broadcast_i64x4(_mm512_castsi256_si512(qi__bytes_avx2(p)), 0xf0, qi__bytes_avx2(q));
 }
 
-// A word four times, for constants.
-#define QI__FOUR_WORDS(v) ((long long)((uint64_t)(v) * 0x0001000100010001u))
-
 // ---- Q4_K and Q5_K ----
 
 // Two blocks in turns of eight codes, which takes one instruction a register, and is more than won back behind it: a group has
@@ -68,7 +44,7 @@ QI__INLINE QI__AVX512_VNNI void qi__in_turns_avx512(__m512i a, __m512i b, __m512
 }
 
 // Activations: [two blocks][half][even groups, odd groups][2 registers]. Those of blocks that are missing are zeros.
-QI__INLINE QI__AVX512_VNNI void qi__row_k4_take_avx512(const qi__q8_chunk *x, size_t n, qi__row_k *out) {
+QI__INLINE QI__AVX512_VNNI void qi__row_k4_take_avx512(const qi__q8_chunk *x, size_t n, int8_t *out, int16_t *sum) {
   static const int8_t none[256] = {0};
   for (size_t b = 0; b < n; b += 2) {
     const uint8_t *p = (const uint8_t *)x->q + 256 * b, *q = b + 1 < n ? p + 256 : (const uint8_t *)none;
@@ -76,14 +52,10 @@ QI__INLINE QI__AVX512_VNNI void qi__row_k4_take_avx512(const qi__q8_chunk *x, si
       const size_t at = (size_t)(i / 2 * 128 + i % 2 * 32);
       __m512i v[2];
       qi__in_turns_avx512(qi__two_avx512(p + at, p + at + 64), qi__two_avx512(q + at, q + at + 64), v);
-      QI__UNROLL for (int h = 0; h < 2; h++) _mm512_storeu_si512((void *)(out->q + 256 * b + 128 * i + 64 * h), v[h]);
+      QI__UNROLL for (int h = 0; h < 2; h++) _mm512_storeu_si512((void *)(out + 256 * b + 128 * i + 64 * h), v[h]);
     }
   }
-  for (size_t b = 0; b < n; b++) {
-    __m256i sums = _mm256_madd_epi16(qi__bytes_avx2((const uint8_t *)(x->sum + 16 * b)), _mm256_set1_epi16(1));
-    _mm_storeu_si128((__m128i *)(void *)(out->sum + 8 * b), _mm256_cvtepi32_epi16(sums));
-  }
-  for (size_t b = n; b % 4; b++) memset(out->sum + 8 * b, 0, 8 * sizeof *out->sum);
+  qi__row_k4_sums_avx2(x->sum, n, sum);
 }
 
 // What four blocks have in front.
@@ -184,8 +156,9 @@ QI__INLINE QI__AVX512_VNNI __m512i qi__k4_sums_avx512(const __m512i *total, cons
   return _mm512_add_epi32(_mm512_permutex2var_epi32(t, first, m), _mm512_permutex2var_epi32(t, second, m));
 }
 
-// Lanes after n <= 8 blocks at w; n is a constant where it is 8.
-QI__INLINE QI__AVX512_VNNI __m256 qi__k4_chunk_avx512(qi_format id, const uint8_t *w, const qi__q8_chunk *x, int n, __m256 lanes) {
+// Lanes after n <= 8 blocks at w, with one row of activations; n is a constant where it is 8.
+QI__INLINE QI__AVX512_VNNI void qi__k4_chunk_avx512(qi_format id, qi__step_fn words, const uint8_t *w, const qi__row_k_x *x, int n,
+                                                    int n_x, __m256 *lanes) {
   const __m512i halves = _mm512_zextsi256_si512(_mm256_setr_epi16(0, 8, 16, 24, 32, 40, 48, 56, 1, 9, 17, 25, 33, 41, 49, 57));
   const size_t size = (size_t)qi__formats[id].info.block_bytes;
   const uint8_t *block[8]; // beyond the last the last again: what belongs to it is zero
@@ -204,19 +177,20 @@ QI__INLINE QI__AVX512_VNNI __m256 qi__k4_chunk_avx512(qi_format id, const uint8_
   __m512 d = _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutex2var_epi16(h[0].head, halves, h[1].head))); // d, dmin
   d = _mm512_mul_ps(d, _mm512_broadcast_f32x8(qi__chunk_d_avx2(x->d, n)));
   __mmask8 taken = (__mmask8)((1u << n) - 1);
-  lanes = _mm256_mask3_fmadd_ps(_mm512_castps512_ps256(d), _mm512_castps512_ps256(sums), lanes, taken);
-  return _mm256_mask3_fnmadd_ps(_mm512_extractf32x8_ps(d, 1), _mm512_extractf32x8_ps(sums, 1), lanes, taken);
+  *lanes = _mm256_mask3_fmadd_ps(_mm512_castps512_ps256(d), _mm512_castps512_ps256(sums), *lanes, taken);
+  *lanes = _mm256_mask3_fnmadd_ps(_mm512_extractf32x8_ps(d, 1), _mm512_extractf32x8_ps(sums, 1), *lanes, taken);
+  (void)words, (void)n_x;
 }
 
 // ---- Q6_K ----
 
 // Sums of four products are at most 63 * 127 * 4 = 32004. Codes of a block lie in four registers, each with two groups of 32
 // weights: groups 0 to 3, each with that 128 weights later.
-QI__INLINE QI__AVX512_VNNI void qi__row_q6_k_take_avx512(const qi__q8_chunk *x, size_t n, qi__row_k *out) {
+QI__INLINE QI__AVX512_VNNI void qi__row_q6_k_take_avx512(const qi__q8_chunk *x, size_t n, int8_t *out, int16_t *sum) {
   for (size_t b = 0; b < n; b++) {
     QI__UNROLL for (int g = 0; g < 8; g++)
-      qi__store_bytes_avx2(out->q + 256 * b + 32 * g, qi__bytes_avx2((const uint8_t *)x->q + 256 * b + g % 2 * 128 + g / 2 * 32));
-    qi__store_bytes_avx2(out->sum + 16 * b, qi__bytes_avx2((const uint8_t *)(x->sum + 16 * b)));
+      qi__store_bytes_avx2(out + 256 * b + 32 * g, qi__bytes_avx2((const uint8_t *)x->q + 256 * b + g % 2 * 128 + g / 2 * 32));
+    qi__store_bytes_avx2(sum + 16 * b, qi__bytes_avx2((const uint8_t *)(x->sum + 16 * b)));
   }
 }
 
@@ -243,9 +217,10 @@ QI__INLINE QI__AVX512_VNNI __m512i qi__q6_k_block_avx512(const uint8_t *w, const
   return total;
 }
 
-// Lanes after n <= 8 blocks at w; n is a constant where it is 8.
-QI__INLINE QI__AVX512_VNNI __m256 qi__q6_k_chunk_avx512(const uint8_t *w, const qi__q8_chunk *x, int n, __m256 lanes) {
-  const size_t size = 210;
+// Lanes after n <= 8 blocks at w, with one row of activations; n is a constant where it is 8.
+QI__INLINE QI__AVX512_VNNI void qi__q6_k_chunk_avx512(qi_format id, qi__step_fn words, const uint8_t *w, const qi__row_k_x *x,
+                                                      int n, int n_x, __m256 *lanes) {
+  const size_t size = (size_t)qi__formats[id].info.block_bytes;
   __m512i total[8];
   QI__UNROLL for (int b = 0; b < 8; b++) {
     total[b] = _mm512_setzero_si512();
@@ -254,42 +229,20 @@ QI__INLINE QI__AVX512_VNNI __m256 qi__q6_k_chunk_avx512(const uint8_t *w, const 
     total[b] = qi__q6_k_block_avx512(w + (size_t)b * size, x->q + 256 * b, x->sum + 16 * b);
   }
   __m256 d = _mm256_cvtph_ps(qi__block_words_avx2(w, size, n, 208));
-  return qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, qi__chunk_d_avx2(x->d, n)), qi__fold8_avx512(total), n);
+  *lanes = qi__take_blocks_avx2(*lanes, _mm256_mul_ps(d, qi__chunk_d_avx2(x->d, n)), qi__fold8_avx512(total), n);
+  (void)words, (void)n_x;
 }
 
 // ---- all weight rows ----
 
-QI__INLINE QI__AVX512_VNNI __m256 qi__row_k_chunk_avx512(qi_format id, const uint8_t *w, const qi__q8_chunk *x, int n,
-                                                         __m256 lanes) {
-  return id == QI_FORMAT_Q6_K ? qi__q6_k_chunk_avx512(w, x, n, lanes) : qi__k4_chunk_avx512(id, w, x, n, lanes);
+QI__INLINE QI__AVX512_VNNI void qi__dot_row_k_avx512(qi_format id, const qi__dot_q8_args *a) {
+  if (id == QI_FORMAT_Q6_K) qi__dot_rows_k(id, qi__words_avx512, qi__row_q6_k_take_avx512, qi__q6_k_chunk_avx512, 1, a);
+  else qi__dot_rows_k(id, qi__words_avx512, qi__row_k4_take_avx512, qi__k4_chunk_avx512, 1, a);
 }
 
-QI__INLINE QI__AVX512_VNNI void qi__dot_rows_k_avx512(qi_format id, const qi__dot_q8_args *a) {
-  const size_t size = (size_t)qi__formats[id].info.block_bytes, n_blocks = a->x->k / 256;
-  const bool q6 = id == QI_FORMAT_Q6_K;
-  qi__row_k x;
-  __m256 lanes[QI__Q8_ROWS];
-  for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
-  for (size_t first = 0; first < n_blocks; first += QI__ROW_K_SLICE) {
-    const qi__q8_chunk slice = qi__q8_chunk_at(a->x, a->x_row, 256 * first);
-    size_t n = qi__min_size(QI__ROW_K_SLICE, n_blocks - first);
-    if (q6) qi__row_q6_k_take_avx512(&slice, n, &x);
-    else qi__row_k4_take_avx512(&slice, n, &x);
-    for (size_t r = 0; r < a->n_w; r++) {
-      const uint8_t *w = a->w + r * a->w_stride + first * size;
-      qi__q8_chunk now = {x.q, slice.d, x.sum};
-      size_t left = n;
-      for (; left >= 8; left -= 8, w += 8 * size, now.q += 2048, now.d += 8, now.sum += q6 ? 128 : 64)
-        lanes[r] = qi__row_k_chunk_avx512(id, w, &now, 8, lanes[r]);
-      if (left) lanes[r] = qi__row_k_chunk_avx512(id, w, &now, (int)left, lanes[r]);
-    }
-  }
-  for (size_t r = 0; r < a->n_w; r++) a->y[r] = qi__sum_lanes_avx2(lanes[r]);
-}
-
-QI__FN QI__AVX512_VNNI void qi__dot_row_q4_k_avx512(const qi__dot_q8_args *a) { qi__dot_rows_k_avx512(QI_FORMAT_Q4_K, a); }
-QI__FN QI__AVX512_VNNI void qi__dot_row_q5_k_avx512(const qi__dot_q8_args *a) { qi__dot_rows_k_avx512(QI_FORMAT_Q5_K, a); }
-QI__FN QI__AVX512_VNNI void qi__dot_row_q6_k_avx512(const qi__dot_q8_args *a) { qi__dot_rows_k_avx512(QI_FORMAT_Q6_K, a); }
+QI__FN QI__AVX512_VNNI void qi__dot_row_q4_k_avx512(const qi__dot_q8_args *a) { qi__dot_row_k_avx512(QI_FORMAT_Q4_K, a); }
+QI__FN QI__AVX512_VNNI void qi__dot_row_q5_k_avx512(const qi__dot_q8_args *a) { qi__dot_row_k_avx512(QI_FORMAT_Q5_K, a); }
+QI__FN QI__AVX512_VNNI void qi__dot_row_q6_k_avx512(const qi__dot_q8_args *a) { qi__dot_row_k_avx512(QI_FORMAT_Q6_K, a); }
 #endif
 
 #endif // QI__KERNELS_ROW_K_AVX512_H
