@@ -8127,16 +8127,14 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
   }
 }
 
-// Where a block of 256 has d as float16, and after it dmin if it has one; -1 = not there, or no case above.
+// Where a block of 256 has d as float16, and after it dmin if it has one; -1 = not there, or no case above. Not of those that
+// row_k_avx2.h takes.
 QI__INLINE int qi__q8_d_at(qi_format id) {
   switch (id) {
-  case QI_FORMAT_Q4_K:
-  case QI_FORMAT_Q5_K:
   case QI_FORMAT_IQ4_XS:
   case QI_FORMAT_QINS4_K: return 0;
   case QI_FORMAT_Q2_K: return 80;
   case QI_FORMAT_Q3_K: return 108;
-  case QI_FORMAT_Q6_K: return 208;
   default: return -1;
   }
 }
@@ -8272,90 +8270,69 @@ QI__INLINE QI__AVX2 void qi__fetch_start_avx2(const uint8_t *w) {
   _mm_prefetch((const char *)((uintptr_t)w + 3072), _MM_HINT_T1);
 }
 
-// Integer lanes of a block of 256 with integer scales, for each row of activations; x: of the first, rows k apart.
-QI__INLINE QI__AVX2 void qi__row_scaled_avx2(qi_format id, qi__step_fn words, const uint8_t *w, const qi__block *block,
-                                             const qi__q8_scales *s, const qi__q8_chunk *x, size_t k, int n, __m256i *total) {
-  const int halves = n == 1 ? 2 : 1; // of a sum: shorter chains where there is only one
-  int offset = qi__q8_offset(id);
-  __m256i sum[QI__ROW_X][2];
-  QI__UNROLL for (int i = 0; i < n; i++) sum[i][0] = sum[i][1] = _mm256_setzero_si256();
+// Integer lanes of a block of 256 with integer scales, with one row of activations.
+QI__INLINE QI__AVX2 __m256i qi__row_scaled_avx2(qi_format id, qi__step_fn words, const uint8_t *w, const qi__block *block,
+                                                const qi__q8_scales *s, const qi__q8_chunk *x) {
+  const int offset = qi__q8_offset(id);
+  __m256i sum[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()}; // shorter chains than of one
   QI__UNROLL for (int g = 0; g < 8; g++) {
     __m256i code = qi__q8_codes_avx2(id, w, g, block, offset), scale = qi__group_scale_avx2(s->scale, g);
-    QI__UNROLL for (int i = 0; i < n; i++) {
-      __m256i xg = qi__bytes_avx2((const uint8_t *)x->q + (size_t)i * k + 32 * g);
-      sum[i][g % halves] = qi__add_scaled_avx2(words, offset, sum[i][g % halves], code, xg, scale);
-    }
+    sum[g % 2] = qi__add_scaled_avx2(words, offset, sum[g % 2], code, qi__bytes_avx2((const uint8_t *)x->q + 32 * g), scale);
   }
-  QI__UNROLL for (int i = 0; i < n; i++) {
-    total[i] = halves == 2 ? _mm256_add_epi32(sum[i][0], sum[i][1]) : sum[i][0];
-    if (offset <= 0) continue;
-    __m256i sums = qi__words16_avx2(x->sum + (size_t)i * (k / 16));
-    total[i] = _mm256_sub_epi32(total[i], qi__offset_sums_avx2(offset, s->scale, sums));
-  }
+  __m256i total = _mm256_add_epi32(sum[0], sum[1]);
+  return offset <= 0 ? total : _mm256_sub_epi32(total, qi__offset_sums_avx2(offset, s->scale, qi__words16_avx2(x->sum)));
 }
 
 // What blocks of a row have added up to, until eight of them are taken to the lanes.
 typedef struct qi__row_sums {
-  __m256i total[QI__ROW_X][8], mins[QI__ROW_X][8];
+  __m256i total[8], mins[8];
   float d[8], dmin[8]; // of formats without qi__q8_d_at
 } qi__row_sums;
 
 // A block of 256 at w, as number b of eight.
 QI__INLINE QI__AVX2 void qi__row_block_avx2(qi_format id, const qi__format *bound, qi__step_fn words, const uint8_t *w,
-                                            const qi__q8_chunk *x, size_t k, int n, size_t b, qi__row_sums *p) {
+                                            const qi__q8_chunk *x, size_t b, qi__row_sums *p) {
   qi__block block;
   qi__q8_scales s;
-  __m256i total[QI__ROW_X];
   qi__q8_scales_avx2(id, bound, w, &block, &s);
-  qi__row_scaled_avx2(id, words, w, &block, &s, x, k, n, total);
-  QI__UNROLL for (int i = 0; i < n; i++) {
-    p->total[i][b] = total[i];
-    if (!(id ? &qi__formats[id] : bound)->has_min) continue;
-    p->mins[i][b] = _mm256_madd_epi16(s.min, qi__bytes_avx2((const uint8_t *)(x->sum + (size_t)i * (k / 16))));
-  }
+  p->total[b] = qi__row_scaled_avx2(id, words, w, &block, &s, x);
+  if ((id ? &qi__formats[id] : bound)->has_min) p->mins[b] = _mm256_madd_epi16(s.min, qi__bytes_avx2((const uint8_t *)x->sum));
   if (qi__q8_d_at(id) >= 0) return;
   p->d[b] = s.d;
   p->dmin[b] = s.dmin;
 }
 
-// Lanes after n_blocks blocks of 256 at w, which p has added up; d_x: of the activations, rows `blocks` apart.
-QI__INLINE QI__AVX2 void qi__row_take_avx2(qi_format id, const qi__format *f, const qi__row_sums *p, const uint8_t *w,
-                                           const float *d_x, size_t blocks, int n_blocks, int n, __m256 *lanes) {
-  const __m256 minus = _mm256_set1_ps(-0.0f);
+// Lanes after n_blocks blocks of 256 at w, which p has added up; d_x: of the activations.
+QI__INLINE QI__AVX2 __m256 qi__row_take_avx2(qi_format id, const qi__format *f, const qi__row_sums *p, const uint8_t *w,
+                                             const float *d_x, int n_blocks, __m256 lanes) {
+  const __m256 minus = _mm256_set1_ps(-0.0f), x = qi__chunk_d_avx2(d_x, n_blocks);
   size_t size = (size_t)f->info.block_bytes, at = (size_t)qi__q8_d_at(id);
   bool half = qi__q8_d_at(id) >= 0, qins = id == QI_FORMAT_QINS4_K;
-  __m256 d = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n_blocks, at)) : _mm256_loadu_ps(p->d), dmin = minus;
+  __m256 d = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n_blocks, at)) : _mm256_loadu_ps(p->d);
   if (qins) d = _mm256_mul_ps(d, _mm256_set1_ps(0x1p-10f));
-  if (f->has_min) dmin = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n_blocks, at + 2)) : _mm256_loadu_ps(p->dmin);
-  QI__UNROLL for (int i = 0; i < n; i++) {
-    __m256 x = qi__chunk_d_avx2(d_x + (size_t)i * blocks, n_blocks);
-    lanes[i] = qi__take_blocks_avx2(lanes[i], _mm256_mul_ps(d, x), qi__fold8_avx2(p->total[i]), n_blocks);
-    if (!f->has_min) continue;
-    __m256 minus_d = _mm256_xor_ps(minus, _mm256_mul_ps(dmin, x));
-    lanes[i] = qi__take_blocks_avx2(lanes[i], minus_d, qi__fold8_avx2(p->mins[i]), n_blocks);
-  }
+  lanes = qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, x), qi__fold8_avx2(p->total), n_blocks);
+  if (!f->has_min) return lanes;
+  __m256 dmin = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n_blocks, at + 2)) : _mm256_loadu_ps(p->dmin);
+  return qi__take_blocks_avx2(lanes, _mm256_xor_ps(minus, _mm256_mul_ps(dmin, x)), qi__fold8_avx2(p->mins), n_blocks);
 }
 
-QI__INLINE QI__AVX2 void qi__row_256_avx2(qi_format id, qi__step_fn words, const qi__dot_q8_args *a, const uint8_t *w, int n,
-                                          __m256 *lanes) {
+QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, qi__step_fn words, const qi__dot_q8_args *a, const uint8_t *w) {
   const qi__format *bound = a->format, *f = id ? &qi__formats[id] : bound;
-  size_t k = a->x->k, n_blocks = k / 256, size = (size_t)f->info.block_bytes;
+  size_t n_blocks = a->x->k / 256, size = (size_t)f->info.block_bytes;
   qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 0);
+  __m256 lanes = _mm256_setzero_ps();
   qi__row_sums p;
-  for (int i = 0; n_blocks % 8 && i < n; i++) { // blocks that are not there
-    memset(p.total[i], 0, sizeof p.total[i]);
-    memset(p.mins[i], 0, sizeof p.mins[i]);
-  }
-  if (n_blocks % 8) memset(p.d, 0, sizeof p.d), memset(p.dmin, 0, sizeof p.dmin);
+  if (n_blocks % 8) memset(&p, 0, sizeof p); // blocks that are not there
   for (size_t b = 0; b < n_blocks; b += 8, x.d += 8) {
     size_t eight = qi__min_size(8, n_blocks - b);
     const uint8_t *first = w;
     for (size_t i = 0; i < eight; i++, w += size, x.q += 256, x.sum += 16) {
       qi__fetch_far_avx2(w, size);
-      qi__row_block_avx2(id, bound, words, w, &x, k, n, i, &p);
+      qi__row_block_avx2(id, bound, words, w, &x, i, &p);
     }
-    qi__row_take_avx2(id, f, &p, first, x.d, n_blocks, (int)eight, n, lanes);
+    lanes = qi__row_take_avx2(id, f, &p, first, x.d, (int)eight, lanes);
   }
+  return lanes;
 }
 
 // Lanes after n_blocks <= 8 blocks of 32 at w. A float minimum has the integer 1, so its sum is that of the codes.
@@ -8397,7 +8374,8 @@ QI__INLINE QI__AVX2 void qi__row_32_avx2(qi_format id, bool vnni, qi__step_fn by
   if (n_blocks) qi__row_chunk_avx2(id, vnni, bytes, w, &x, k, (int)n_blocks, n, lanes);
 }
 
-// All weight rows with n rows of activations from a->x_row on. id = NONE: a format with blocks of 256 and no case above.
+// All weight rows with n rows of activations from a->x_row on: of formats with blocks of 256 one row. id = NONE: one of those
+// without a case above.
 QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn words, qi__step_fn bytes, int n,
                                            const qi__dot_q8_args *a) {
   bool small = id && qi__formats[id].info.block_len == 32;
@@ -8406,7 +8384,7 @@ QI__INLINE QI__AVX2 void qi__dot_rows_avx2(qi_format id, bool vnni, qi__step_fn 
     __m256 lanes[QI__ROW_X];
     QI__UNROLL for (int i = 0; i < n; i++) lanes[i] = _mm256_setzero_ps();
     if (small) qi__row_32_avx2(id, vnni, bytes, a, w, n, lanes);
-    else qi__row_256_avx2(id, words, a, w, n, lanes);
+    else lanes[0] = qi__row_256_avx2(id, words, a, w);
     QI__UNROLL for (int i = 0; i < n; i++) a->y[(size_t)i * a->y_stride + r] = qi__sum_lanes_avx2(lanes[i]);
   }
 }
