@@ -11499,9 +11499,9 @@ QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_fi
 QI__FN size_t qi__panel_from(const qi__format *f, bool vnni) {
   qi_format id = qi__format_id(f);
   switch (id) {
-  case QI_FORMAT_Q4_K:
-  case QI_FORMAT_Q5_K: return 7;
-  case QI_FORMAT_Q6_K: return 9;
+  case QI_FORMAT_Q4_K: return vnni ? 9 : 11;
+  case QI_FORMAT_Q5_K: return vnni ? 9 : 13;
+  case QI_FORMAT_Q6_K: return vnni ? 11 : 13;
   case QI_FORMAT_Q8_0: return vnni ? 7 : 9;
   case QI_FORMAT_Q4_0: return vnni ? 5 : 6;
   case QI_FORMAT_Q2_K: return vnni ? 4 : 5;
@@ -11533,17 +11533,26 @@ QI__FN void qi__dot_stored_avx512(const qi__dot_q8_args *a) {
 }
 
 // From how many rows on a stored tile is faster than the one-row kernels, both read from memory (Zen 4, two threads). One row is
-// bound by memory, and stored tiles are never smaller; they win where its kernel computes for longer.
-QI__FN size_t qi__stored_from_avx2(const qi__format *f) { return qi__is_iq_grid(qi__format_id(f)) ? 1 : 4; }
+// bound by memory, and stored tiles are never smaller; they win where its kernel computes for longer: late where that takes up to
+// four rows at once.
+QI__FN size_t qi__stored_from_avx2(const qi__format *f) {
+  qi_format id = qi__format_id(f);
+  switch (id) {
+  case QI_FORMAT_Q4_K: return 9;
+  case QI_FORMAT_Q5_K:
+  case QI_FORMAT_Q6_K: return 13;
+  default: return qi__is_iq_grid(id) ? 1 : 4;
+  }
+}
 
 QI__FN size_t qi__stored_from_avx512(const qi__format *f) {
   qi_format id = qi__format_id(f);
   switch (id) {
-  case QI_FORMAT_Q4_0: // whose row kernels take two rows of activations at once
-  case QI_FORMAT_Q8_0:
-  case QI_FORMAT_Q4_K:
+  case QI_FORMAT_Q4_0:
+  case QI_FORMAT_Q8_0: return 3;
+  case QI_FORMAT_Q4_K: return 7;
   case QI_FORMAT_Q5_K:
-  case QI_FORMAT_Q6_K: return 3;
+  case QI_FORMAT_Q6_K: return 9;
   default: return qi__is_iq_grid(id) ? 1 : 2;
   }
 }
