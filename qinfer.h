@@ -10994,7 +10994,7 @@ QI__INLINE QI__AVX2 void qi__dot_rows_k_avx2(qi_format id, qi__step_fn words, in
 
 #if defined(QI__X86_64)
 
-// What row_k_avx2.h does, with one row of activations.
+// What row_k_avx2.h does: Q4_K and Q5_K with one row of activations or a few, Q6_K with one, as 256 bits take more just as fast.
 
 // The sums of all 16 lanes of eight registers, in order: blends and one shuffle for each addition, as in qi__fold8_avx2.
 QI__INLINE QI__AVX512_VNNI __m256i qi__fold8_avx512(const __m512i *v) {
@@ -11049,12 +11049,12 @@ QI__INLINE QI__AVX512_VNNI void qi__row_k4_take_avx512(const qi__q8_chunk *x, si
 // What four blocks have in front.
 typedef struct qi__k4_heads {
   __m512i head;     // the 16 bytes of each
-  __m512i mins;     // int32 [block][4]: parts of the sums of mins times sums of activations
+  __m512i min;      // int16 [block][8]
   __m512i scale[2]; // of two blocks: eight bytes of each, four times
 } qi__k4_heads;
 
 // See qi__q8_scales_k4_avx2.
-QI__INLINE QI__AVX512_VNNI void qi__k4_heads_avx512(const uint8_t *const *w, const int16_t *sums, qi__k4_heads *h) {
+QI__INLINE QI__AVX512_VNNI void qi__k4_heads_avx512(const uint8_t *const *w, qi__k4_heads *h) {
   const __m128i low_bytes = _mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
   const __m128i high_bytes = _mm_setr_epi32(-1, 0x07060504, -1, 0x0b0a0908); // -1: zeros
   const __m128i low_mask = _mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f);
@@ -11068,7 +11068,7 @@ QI__INLINE QI__AVX512_VNNI void qi__k4_heads_avx512(const uint8_t *const *w, con
   low = _mm512_and_si512(low, _mm512_broadcast_i32x4(low_mask));
   low = _mm512_ternarylogic_epi32(low, high, _mm512_set1_epi8(0x30), 0xf8); // low | (high & 0x30): scales, mins
   h->head = v;
-  h->mins = _mm512_madd_epi16(_mm512_shuffle_epi8(low, _mm512_broadcast_i32x4(min_words)), _mm512_loadu_si512((const void *)sums));
+  h->min = _mm512_shuffle_epi8(low, _mm512_broadcast_i32x4(min_words));
   h->scale[0] = _mm512_permutexvar_epi64(_mm512_set4_epi64(2, 0, 2, 0), low);
   h->scale[1] = _mm512_permutexvar_epi64(_mm512_set4_epi64(6, 4, 6, 4), low);
 }
@@ -11100,32 +11100,35 @@ QI__INLINE QI__AVX512_VNNI void qi__k4_fifths_avx512(const uint8_t *p, const uin
   }
 }
 
-// Totals of blocks w[0] and w[1], two lanes of one, two of the other, and so on. ahead, b: for qi__row_k_fetch_avx2.
-QI__INLINE QI__AVX512_VNNI __m512i qi__k4_pair_avx512(qi_format id, const uint8_t *const *w, __m512i scales, const int8_t *x,
-                                                      const uint8_t *ahead, int b) {
+// Totals of blocks w[0] and w[1], two lanes of one, two of the other, and so on; b: of w[0] in the chunk. ahead: for
+// qi__row_k_fetch_avx2.
+QI__INLINE QI__AVX512_VNNI void qi__k4_pair_avx512(qi_format id, const uint8_t *const *w, __m512i scales, const qi__row_k_x *x,
+                                                   int n, const uint8_t *ahead, int b, __m512i *total) {
   const bool q5 = id == QI_FORMAT_Q5_K;
-  __m512i fifth[2][2], total = _mm512_setzero_si512();
+  const __m512i zero = _mm512_setzero_si512();
+  __m512i fifth[2][2];
   if (q5) qi__k4_fifths_avx512(w[0] + 16, w[1] + 16, fifth);
   QI__UNROLL for (int j = 0; j < 2; j++) { // groups 4 j to 4 j + 3
     const size_t at = (size_t)(q5 ? 48 : 16) + 64 * (size_t)j;
-    __m512i v[2], even = _mm512_setzero_si512(), odd = even;
+    __m512i v[2], low[2], high[2];
     qi__row_k_fetch_avx2(ahead, (size_t)qi__formats[id].info.block_bytes, b + j);
     qi__in_turns_avx512(_mm512_loadu_si512((const void *)(w[0] + at)), _mm512_loadu_si512((const void *)(w[1] + at)), v);
-    QI__UNROLL for (int h = 0; h < 2; h++) {
-      const int8_t *xh = x + 256 * j + 64 * h;
-      __m512i low, high;
-      qi__k4_codes_avx512(id, v[h], q5 ? fifth[j][h] : v[h], &low, &high);
-      even = _mm512_dpbusd_epi32(even, low, _mm512_loadu_si512((const void *)xh));
-      odd = _mm512_dpbusd_epi32(odd, high, _mm512_loadu_si512((const void *)(xh + 128)));
-    }
-    __m512i words = _mm512_mask_blend_epi16(0xaaaaaaaau, even, _mm512_slli_epi32(odd, 16 - qi__k4_odd_bits(id)));
+    QI__UNROLL for (int h = 0; h < 2; h++) qi__k4_codes_avx512(id, v[h], q5 ? fifth[j][h] : v[h], &low[h], &high[h]);
     // A byte and a zero: scales of groups 4 j, 4 j + 1, or of the next two; eight bytes on, those of the other block.
     const long long one = QI__FOUR_WORDS(0x8000 + 4 * j) + 0x0001000000010000, two = one + QI__FOUR_WORDS(2);
     const long long eight = QI__FOUR_WORDS(8);
     const __m512i pick = _mm512_setr_epi64(one, one + eight, one, one + eight, two, two + eight, two, two + eight);
-    total = _mm512_dpwssd_epi32(total, words, _mm512_shuffle_epi8(scales, pick));
+    __m512i scale = _mm512_shuffle_epi8(scales, pick);
+    QI__UNROLL for (int i = 0; i < n; i++) {
+      const int8_t *q = x->q + (size_t)i * x->q_stride + 256 * (b + j);
+      __m512i even = _mm512_dpbusd_epi32(zero, low[0], _mm512_loadu_si512((const void *)q));
+      __m512i odd = _mm512_dpbusd_epi32(zero, high[0], _mm512_loadu_si512((const void *)(q + 128)));
+      even = _mm512_dpbusd_epi32(even, low[1], _mm512_loadu_si512((const void *)(q + 64)));
+      odd = _mm512_dpbusd_epi32(odd, high[1], _mm512_loadu_si512((const void *)(q + 192)));
+      __m512i words = _mm512_mask_blend_epi16(0xaaaaaaaau, even, _mm512_slli_epi32(odd, 16 - qi__k4_odd_bits(id)));
+      total[i] = _mm512_dpwssd_epi32(j ? total[i] : zero, words, scale);
+    }
   }
-  return total;
 }
 
 // The sums of neighbouring lanes: in each 128 bits two of a, two of b.
@@ -11134,40 +11137,47 @@ QI__INLINE QI__AVX512_VNNI __m512i qi__add_neighbours_avx512(__m512i a, __m512i 
   return _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(p, q, 0x88)), _mm512_castps_si512(_mm512_shuffle_ps(p, q, 0xdd)));
 }
 
-// Of eight blocks the integers of the contract: totals, then mins.
-QI__INLINE QI__AVX512_VNNI __m512i qi__k4_sums_avx512(const __m512i *total, const qi__k4_heads *h) {
+// Of eight blocks the integers of the contract: totals, then mins; min: parts of the latter, int32 [block][4].
+QI__INLINE QI__AVX512_VNNI __m512i qi__k4_sums_avx512(const __m512i *total, const __m512i *min) {
   const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 8, 9, 10, 11, 16, 20, 24, 28, 17, 21, 25, 29);
   const __m512i second = _mm512_setr_epi32(4, 5, 6, 7, 12, 13, 14, 15, 18, 22, 26, 30, 19, 23, 27, 31);
   __m512i a = qi__add_neighbours_avx512(total[0], total[1]), b = qi__add_neighbours_avx512(total[2], total[3]);
   __m512i t = _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x44), _mm512_shuffle_i32x4(a, b, 0xee));
-  __m512i m = _mm512_add_epi32(_mm512_unpacklo_epi32(h[0].mins, h[1].mins), _mm512_unpackhi_epi32(h[0].mins, h[1].mins));
+  __m512i m = _mm512_add_epi32(_mm512_unpacklo_epi32(min[0], min[1]), _mm512_unpackhi_epi32(min[0], min[1]));
   return _mm512_add_epi32(_mm512_permutex2var_epi32(t, first, m), _mm512_permutex2var_epi32(t, second, m));
 }
 
-// Lanes after n <= 8 blocks at w, with one row of activations; n is a constant where it is 8.
-QI__INLINE QI__AVX512_VNNI void qi__k4_chunk_avx512(qi_format id, qi__step_fn words, const uint8_t *w, const qi__row_k_x *x, int n,
-                                                    int n_x, __m256 *lanes) {
+// Lanes of n rows after n_blocks <= 8 blocks at w.
+QI__INLINE QI__AVX512_VNNI void qi__k4_chunk_avx512(qi_format id, qi__step_fn words, const uint8_t *w, const qi__row_k_x *x,
+                                                    int n_blocks, int n, __m256 *lanes) {
   const __m512i halves = _mm512_zextsi256_si512(_mm256_setr_epi16(0, 8, 16, 24, 32, 40, 48, 56, 1, 9, 17, 25, 33, 41, 49, 57));
   const size_t size = (size_t)qi__formats[id].info.block_bytes;
+  const __mmask8 taken = (__mmask8)((1u << n_blocks) - 1);
   const uint8_t *block[8]; // beyond the last the last again: what belongs to it is zero
   qi__k4_heads h[2];
-  __m512i total[4];
-  QI__UNROLL for (int b = 0; b < 8; b++) block[b] = w + size * (size_t)(b < n ? b : n - 1);
+  __m512i total[4][QI__ROW_X]; // of pairs of blocks
+  QI__UNROLL for (int b = 0; b < 8; b++) block[b] = w + size * (size_t)(b < n_blocks ? b : n_blocks - 1);
   QI__UNROLL for (int p = 0; p < 4; p++) {
-    total[p] = _mm512_setzero_si512();
     if (p % 2 == 0) {
-      if (2 * p < n) qi__k4_heads_avx512(block + 2 * p, x->sum + 16 * p, &h[p / 2]);
+      if (2 * p < n_blocks) qi__k4_heads_avx512(block + 2 * p, &h[p / 2]);
       else h[p / 2] = h[0];
     }
-    if (2 * p < n) total[p] = qi__k4_pair_avx512(id, block + 2 * p, h[p / 2].scale[p % 2], x->q + 512 * p, w, 2 * p);
+    if (2 * p < n_blocks) qi__k4_pair_avx512(id, block + 2 * p, h[p / 2].scale[p % 2], x, n, w, 2 * p, total[p]);
+    else QI__UNROLL for (int i = 0; i < n; i++) total[p][i] = _mm512_setzero_si512();
   }
-  __m512 sums = _mm512_cvtepi32_ps(qi__k4_sums_avx512(total, h));
-  __m512 d = _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutex2var_epi16(h[0].head, halves, h[1].head))); // d, dmin
-  d = _mm512_mul_ps(d, _mm512_broadcast_f32x8(qi__chunk_d_avx2(x->d, n)));
-  __mmask8 taken = (__mmask8)((1u << n) - 1);
-  *lanes = _mm256_mask3_fmadd_ps(_mm512_castps512_ps256(d), _mm512_castps512_ps256(sums), *lanes, taken);
-  *lanes = _mm256_mask3_fnmadd_ps(_mm512_extractf32x8_ps(d, 1), _mm512_extractf32x8_ps(sums, 1), *lanes, taken);
-  (void)words, (void)n_x;
+  __m512 d_w = _mm512_cvtph_ps(_mm512_castsi512_si256(_mm512_permutex2var_epi16(h[0].head, halves, h[1].head))); // d, dmin
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    const int16_t *sum = x->sum + (size_t)i * x->sum_stride;
+    const __m512i totals[4] = {total[0][i], total[1][i], total[2][i], total[3][i]};
+    __m512i min[2];
+    min[0] = _mm512_madd_epi16(h[0].min, _mm512_loadu_si512((const void *)sum));
+    min[1] = n_blocks > 4 ? _mm512_madd_epi16(h[1].min, _mm512_loadu_si512((const void *)(sum + 32))) : min[0];
+    __m512 sums = _mm512_cvtepi32_ps(qi__k4_sums_avx512(totals, min));
+    __m512 d = _mm512_mul_ps(d_w, _mm512_broadcast_f32x8(qi__chunk_d_avx2(x->d + (size_t)i * x->d_stride, n_blocks)));
+    lanes[i] = _mm256_mask3_fmadd_ps(_mm512_castps512_ps256(d), _mm512_castps512_ps256(sums), lanes[i], taken);
+    lanes[i] = _mm256_mask3_fnmadd_ps(_mm512_extractf32x8_ps(d, 1), _mm512_extractf32x8_ps(sums, 1), lanes[i], taken);
+  }
+  (void)words;
 }
 
 // ---- Q6_K ----
@@ -11223,14 +11233,11 @@ QI__INLINE QI__AVX512_VNNI void qi__q6_k_chunk_avx512(qi_format id, qi__step_fn 
 
 // ---- all weight rows ----
 
-QI__INLINE QI__AVX512_VNNI void qi__dot_row_k_avx512(qi_format id, const qi__dot_q8_args *a) {
-  if (id == QI_FORMAT_Q6_K) qi__dot_rows_k(id, qi__words_avx512, qi__row_q6_k_take_avx512, qi__q6_k_chunk_avx512, 1, a);
-  else qi__dot_rows_k(id, qi__words_avx512, qi__row_k4_take_avx512, qi__k4_chunk_avx512, 1, a);
+QI__INLINE QI__AVX512_VNNI void qi__dot_k_avx512(qi_format id, int n, const qi__dot_q8_args *a) {
+  if (id != QI_FORMAT_Q6_K) qi__dot_rows_k(id, qi__words_avx512, qi__row_k4_take_avx512, qi__k4_chunk_avx512, n, a);
+  else if (n == 1) qi__dot_rows_k(id, qi__words_avx512, qi__row_q6_k_take_avx512, qi__q6_k_chunk_avx512, n, a);
+  else qi__dot_rows_k_avx2(id, qi__words_avx512, n, a);
 }
-
-QI__FN QI__AVX512_VNNI void qi__dot_row_q4_k_avx512(const qi__dot_q8_args *a) { qi__dot_row_k_avx512(QI_FORMAT_Q4_K, a); }
-QI__FN QI__AVX512_VNNI void qi__dot_row_q5_k_avx512(const qi__dot_q8_args *a) { qi__dot_row_k_avx512(QI_FORMAT_Q5_K, a); }
-QI__FN QI__AVX512_VNNI void qi__dot_row_q6_k_avx512(const qi__dot_q8_args *a) { qi__dot_row_k_avx512(QI_FORMAT_Q6_K, a); }
 #endif
 
 #endif // QI__KERNELS_ROW_K_AVX512_H
@@ -11346,10 +11353,18 @@ QI__FN QI__AVX512_VNNI void qi__dot_row_iq4_nl_avx512(const qi__dot_q8_args *a) 
 
 #if defined(QI__X86_64)
 
+QI__INLINE QI__AVX2 void qi__dot_k_avx2(qi_format id, int n, const qi__dot_q8_args *a) {
+  qi__dot_rows_k_avx2(id, qi__words_avx2, n, a);
+}
+#if defined(QI__HAS_AVX_VNNI)
+QI__INLINE QI__AVX_VNNI void qi__dot_k_avx_vnni(qi_format id, int n, const qi__dot_q8_args *a) {
+  qi__dot_rows_k_avx2(id, qi__words_avx_vnni, n, a);
+}
+#endif
+
 // One function a format, and the choice between them. They take the first rows of activations, and return how many: always 1, or,
 // of formats that most models have, 1, 2 or 4. `any` is for formats with blocks of 256 that have no case above.
 #define QI__DOT_N(isa, vnni, ID, n) qi__dot_rows_avx2(ID, vnni, qi__words_##isa, qi__step_bytes_##isa, n, a)
-#define QI__DOT_K_N(isa, ID, n) qi__dot_rows_k_avx2(ID, qi__words_##isa, n, a)
 #define QI__DOT_ONE(isa, target, name, one) \
   QI__FN target size_t qi__dot_rows_##name##_##isa(const qi__dot_q8_args *a) { \
     one; \
@@ -11370,14 +11385,14 @@ QI__FN QI__AVX512_VNNI void qi__dot_row_iq4_nl_avx512(const qi__dot_q8_args *a) 
   }
 #define QI__DOT_32(isa, target, vnni, name, ID, one) \
   QI__DOT_FEW(isa, target, name, QI__DOT_N(isa, vnni, ID, 4), QI__DOT_N(isa, vnni, ID, 2), one)
-#define QI__DOT_K(isa, target, name, ID, one) \
-  QI__DOT_FEW(isa, target, name, QI__DOT_K_N(isa, ID, 4), QI__DOT_K_N(isa, ID, 2), one)
+#define QI__DOT_K(isa, target, name, ID) \
+  QI__DOT_FEW(isa, target, name, qi__dot_k_##isa(ID, 4, a), qi__dot_k_##isa(ID, 2, a), qi__dot_k_##isa(ID, 1, a))
 #define QI__DOT_OWN(isa, target, vnni) \
   QI__DOT_32(isa, target, vnni, q4_0, QI_FORMAT_Q4_0, QI__DOT_N(isa, vnni, QI_FORMAT_Q4_0, 1)) \
   QI__DOT_ONE(isa, target, iq4_nl, QI__DOT_N(isa, vnni, QI_FORMAT_IQ4_NL, 1)) \
-  QI__DOT_K(isa, target, q4_k, QI_FORMAT_Q4_K, QI__DOT_K_N(isa, QI_FORMAT_Q4_K, 1)) \
-  QI__DOT_K(isa, target, q5_k, QI_FORMAT_Q5_K, QI__DOT_K_N(isa, QI_FORMAT_Q5_K, 1)) \
-  QI__DOT_K(isa, target, q6_k, QI_FORMAT_Q6_K, QI__DOT_K_N(isa, QI_FORMAT_Q6_K, 1))
+  QI__DOT_K(isa, target, q4_k, QI_FORMAT_Q4_K) \
+  QI__DOT_K(isa, target, q5_k, QI_FORMAT_Q5_K) \
+  QI__DOT_K(isa, target, q6_k, QI_FORMAT_Q6_K)
 #define QI__DOT_ROW(isa, target, vnni) \
   QI__DOT_ONE(isa, target, q4_1, QI__DOT_N(isa, vnni, QI_FORMAT_Q4_1, 1)) \
   QI__DOT_ONE(isa, target, q5_0, QI__DOT_N(isa, vnni, QI_FORMAT_Q5_0, 1)) \
@@ -11417,9 +11432,9 @@ QI__DOT_ROW(avx_vnni, QI__AVX_VNNI, true)
 #endif
 QI__DOT_32(avx512, QI__AVX512_VNNI, true, q4_0, QI_FORMAT_Q4_0, qi__dot_row_q4_0_avx512(a))
 QI__DOT_ONE(avx512, QI__AVX512_VNNI, iq4_nl, qi__dot_row_iq4_nl_avx512(a))
-QI__DOT_K(avx512, QI__AVX512_VNNI, q4_k, QI_FORMAT_Q4_K, qi__dot_row_q4_k_avx512(a))
-QI__DOT_K(avx512, QI__AVX512_VNNI, q5_k, QI_FORMAT_Q5_K, qi__dot_row_q5_k_avx512(a))
-QI__DOT_K(avx512, QI__AVX512_VNNI, q6_k, QI_FORMAT_Q6_K, qi__dot_row_q6_k_avx512(a))
+QI__DOT_K(avx512, QI__AVX512_VNNI, q4_k, QI_FORMAT_Q4_K)
+QI__DOT_K(avx512, QI__AVX512_VNNI, q5_k, QI_FORMAT_Q5_K)
+QI__DOT_K(avx512, QI__AVX512_VNNI, q6_k, QI_FORMAT_Q6_K)
 QI__DOT_ROW(avx512, QI__AVX512_VNNI, true)
 #undef QI__DOT_ROW
 #undef QI__DOT_OWN
@@ -11427,7 +11442,6 @@ QI__DOT_ROW(avx512, QI__AVX512_VNNI, true)
 #undef QI__DOT_32
 #undef QI__DOT_FEW
 #undef QI__DOT_ONE
-#undef QI__DOT_K_N
 #undef QI__DOT_N
 #endif
 
