@@ -9714,11 +9714,22 @@ QI__FN void qi__dot_qins8_neon(const qi__dot_q8_args *a) {
 // activations: panel_multiply_x86.h. Codes are one of
 //
 //   bytes   unsigned, code + offset; the offset times the sum of the activations is taken off again
-//   words   code * scale of its group as int16: codes of any size, where there is no instruction for wide ones (VNNI) or none at
-//           all (more than eight bits). Products of 256 such words fit into int32: 256 * 128 * 128 * 127, and of QINS8_K, whose
+//   signs   signed codes in blocks of 32, where no instruction multiplies such (VNNI), in four versions: see below
+//   words   code * scale of its group as int16: other codes of any size, where there is no instruction for wide ones (VNNI) or none
+//           at all (more than eight bits). Products of 256 such words fit into int32: 256 * 128 * 128 * 127, and of QINS8_K, whose
 //           scaled words reach 127 * 255, too.
+//
+// AVX2 multiplies bytes only where those of one side have no sign, and adds two such products as int16. For signs, activations give
+// their sizes, at most 127, and weights take their signs. Two columns, xe * we + xo * wo, are with the sign s of xo
+//
+//   s * (|xe| * we + |xo| * wo)          where s is also the sign of xe
+//   s * (|xe| * ~we + |xo| * wo) - xe    where it is not: ~we = -we - 1
+//
+// in which no sum is beyond 127 * 256 < 2^15. A step of four columns has two such pairs. Its versions hold we as it is or inverted
+// in none of them, in the first, in the second, in both. Which one to take, each s, and the sum of what is taken off depend on the
+// activations alone. Other ways need four instructions for 32 products, this one three: two multiply, one adds.
 typedef struct qi__q8_panel {
-  const uint8_t *code; // lines of 64 bytes, [step][rows / 16][row % 16][4 bytes of k]
+  const uint8_t *code; // lines of 64 bytes, [step][rows / 16][row % 16][4 bytes of k]; signs: [step][version][row][4]
   bool nibbles;        // as qi__q8_stored says
   const int8_t (*scale)[QI__Q8_ROWS];         // [group]; none in blocks of 32
   const int8_t (*min)[QI__Q8_ROWS][2];        // [group / 2]; formats with mins
@@ -9729,6 +9740,13 @@ typedef struct qi__q8_panel {
 
 #define QI__PANEL_LINES 128 // of words; bytes take 64
 
+#define QI__SIGNS_LINE 128 // bytes of one version of a step
+
+// Codes as signs, which lie behind the panel that they belong to.
+typedef struct qi__q8_signs {
+  uint8_t code[64][4][QI__SIGNS_LINE];
+} qi__q8_signs;
+
 // A panel that is not taken from a cache. Its size is a multiple of the cache line: several lie one after another.
 typedef struct qi__q8_own_panel {
   uint8_t code[QI__PANEL_LINES][2][64];
@@ -9738,7 +9756,7 @@ typedef struct qi__q8_own_panel {
 } qi__q8_own_panel;
 
 QI__STATIC_ASSERT(sizeof(qi__q8_own_panel) % QI__CACHE_LINE == 0, q8_panel_lines);
-QI__STATIC_ASSERT(sizeof(qi__q8_own_panel) <= QI__Q8_PANEL_FLOATS * sizeof(float), q8_panel);
+QI__STATIC_ASSERT(sizeof(qi__q8_own_panel) + sizeof(qi__q8_signs) <= QI__Q8_PANEL_FLOATS * sizeof(float), q8_panel);
 
 // What the variants need to know of a format.
 typedef struct qi__q8_plan {
@@ -9746,19 +9764,20 @@ typedef struct qi__q8_plan {
   qi_format id;
   int offset; // of bytes: code + offset is unsigned
   int chain;  // steps of 4 codes whose products AVX2 adds up as pairs of int16, 4 or 8; never more than a group
-  bool words, vnni;
+  bool signs, words, vnni;
 } qi__q8_plan;
 
 // Chains of 8: 15 * 127 * 2 * 8 < 2^15; of 4: 31 * 127 * 2 * 4, and Q6_K by sums that start from its offset: see
 // qi__chain_starts_avx2.
 QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
   qi_format id = qi__format_id(f);
-  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, vnni};
+  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, false, vnni};
   bool five_bits = id == QI_FORMAT_Q5_0 || id == QI_FORMAT_Q5_1 || id == QI_FORMAT_Q5_K || id == QI_FORMAT_MXFP4;
   if (f->group == 16 || five_bits) p.chain = 4;
   if (p.offset != QI__WIDE) return p;
   p.offset = 128;
-  p.words = f->wide || !vnni;
+  p.signs = !f->wide && !vnni && f->info.block_len == 32;
+  p.words = f->wide || (!vnni && !p.signs);
   return p;
 }
 
@@ -9912,6 +9931,21 @@ QI__FN QI__AVX2 void qi__panel_words_avx2(const qi__q8_plan *plan, const uint8_t
     }
 }
 
+// The same of n blocks of 32 to signs behind p, as the codes of v.
+QI__FN QI__AVX2 void qi__panel_signs_avx2(const uint8_t *src, int n, qi__q8_own_panel *p, qi__q8_panel *v) {
+  const __m256i sign = _mm256_set1_epi8((char)-128), first = _mm256_set1_epi32(0xff), second = _mm256_set1_epi32(0xff0000);
+  uint8_t *to = (uint8_t *)(p + 1);
+  v->code = to;
+  for (int step = 0; step < 8 * n; step++, to += 3 * QI__SIGNS_LINE)
+    for (int i = 0; i < 4; i++, src += 32, to += 32) {
+      __m256i plain = _mm256_xor_si256(qi__bytes_avx2(src), sign), inverted = _mm256_xor_si256(plain, first);
+      qi__store_bytes_avx2(to, plain);
+      qi__store_bytes_avx2(to + QI__SIGNS_LINE, inverted);
+      qi__store_bytes_avx2(to + 2 * QI__SIGNS_LINE, _mm256_xor_si256(plain, second));
+      qi__store_bytes_avx2(to + 3 * QI__SIGNS_LINE, _mm256_xor_si256(inverted, second));
+    }
+}
+
 // qi__panel_fill_fn of weights as they are in their file. Rows beyond the last are the last again.
 QI__FN QI__AVX2 qi__q8_panel qi__panel_fill_avx2(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
                                                  qi__q8_own_panel *p) {
@@ -9942,10 +9976,12 @@ QI__FN QI__AVX2 qi__q8_panel qi__panel_fill_avx2(const qi__dot_q8_args *a, const
 #undef QI__CASE
     if (r % 8 == 7) qi__panel_put_avx2(plan, &rows, r - 7, p);
   }
-  if (plan->vnni) return qi__panel_view(p);
+  qi__q8_panel v = qi__panel_view(p);
+  if (plan->vnni) return v;
   qi__panel_widen_avx2(plan, (const int8_t (*)[QI__Q8_ROWS])p->scale, (const int8_t (*)[QI__Q8_ROWS][2])p->min, p);
-  if (plan->words) qi__panel_words_avx2(plan, p->code[0][0], p);
-  return qi__panel_view(p);
+  if (plan->signs) qi__panel_signs_avx2(p->code[0][0], n, p, &v);
+  else if (plan->words) qi__panel_words_avx2(plan, p->code[0][0], p);
+  return v;
 }
 
 // ---- stored panels ----
@@ -10012,9 +10048,10 @@ QI__FN QI__AVX2 void qi__panel_load_nibbles_avx2(const uint8_t *src, qi__q8_own_
   }
 }
 
-// A stored chunk as a panel. Bytes stay where they are, with VNNI and few rows of activations also nibbles.
-QI__FN QI__AVX2 qi__q8_panel qi__panel_load_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src, bool few,
-                                                 qi__q8_own_panel *own) {
+// A stored chunk as a panel; n as in qi__panel_fill_fn. Bytes stay where they are, with VNNI and few rows of activations also
+// nibbles.
+QI__FN QI__AVX2 qi__q8_panel qi__panel_load_avx2(const qi__q8_plan *plan, const qi__q8_stored *s, const uint8_t *src, int n,
+                                                 bool few, qi__q8_own_panel *own) {
   qi__q8_panel v = qi__panel_view(own);
   v.nibbles = s->nibbles && plan->vnni && few;
   v.scale = (const int8_t (*)[QI__Q8_ROWS])(const void *)(src + s->scale);
@@ -10022,7 +10059,8 @@ QI__FN QI__AVX2 qi__q8_panel qi__panel_load_avx2(const qi__q8_plan *plan, const 
   v.d = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->d);
   v.minus_dmin = (const float (*)[QI__Q8_ROWS])(const void *)(src + s->minus_dmin);
   if (!plan->vnni) qi__panel_widen_avx2(plan, v.scale, v.min, own);
-  if (plan->words) qi__panel_words_avx2(plan, src, own);
+  if (plan->signs) qi__panel_signs_avx2(src, n, own, &v);
+  else if (plan->words) qi__panel_words_avx2(plan, src, own);
   else if (s->nibbles && !v.nibbles) qi__panel_load_nibbles_avx2(src, own);
   else v.code = src;
   return v;
@@ -10034,8 +10072,7 @@ QI__FN QI__AVX2 qi__q8_panel qi__panel_load_avx2(const qi__q8_plan *plan, const 
 QI__FN qi__q8_panel qi__panel_fill_stored(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
                                           qi__q8_own_panel *own) {
   qi__q8_stored layout = qi__q8_stored_of(plan->format);
-  (void)n;
-  return qi__panel_load_avx2(plan, &layout, a->w + at / 256 * a->w_stride, n_x <= QI__STORED_FEW, own);
+  return qi__panel_load_avx2(plan, &layout, a->w + at / 256 * a->w_stride, n, n_x <= QI__STORED_FEW, own);
 }
 #endif
 
@@ -10415,6 +10452,92 @@ QI__INLINE QI__AVX2 void qi__panel_words_rows_avx2(const qi__q8_panel *p, int ha
   }
 }
 
+// ---- AVX2: signs ----
+
+#define QI__SIGNS_BLOCKS 4 // of 32 columns: all versions of so many leave room in the first-level cache
+#define QI__SIGNS_AHEAD 4  // rows of activations: so early are they fetched
+
+// What so many blocks of a row of activations give. In registers, so that no store crosses a cache line: parts are loaded soon.
+typedef struct qi__signs_x {
+  __m256i size[QI__SIGNS_BLOCKS];    // bytes
+  __m256i sign[QI__SIGNS_BLOCKS];    // int16 of pairs: 1 or -1, or anything where both are 0
+  __m256i version[QI__SIGNS_BLOCKS]; // int32 of steps: where it begins
+  __m128i start;                     // int32 of blocks: what is taken off, from which sums start
+} qi__signs_x;
+
+// Codes of n blocks; what is beyond them is taken to be 0.
+QI__INLINE QI__AVX2 void qi__signs_x_avx2(const int8_t *q, int n, qi__signs_x *out) {
+  const __m256i first = _mm256_set1_epi32(-QI__SIGNS_LINE & 0xffff), second = _mm256_set1_epi32(-2 * QI__SIGNS_LINE * 65536);
+  const __m256i plus128 = _mm256_set1_epi8((char)-128), version = _mm256_or_si256(first, second);
+  int8_t all[32 * QI__SIGNS_BLOCKS];
+  if (n < QI__SIGNS_BLOCKS) {
+    memset(all, 0, sizeof all);
+    q = (const int8_t *)memcpy(all, q, 32 * (size_t)n);
+  }
+  __m256i off[QI__SIGNS_BLOCKS];
+  QI__UNROLL for (int b = 0; b < QI__SIGNS_BLOCKS; b++) {
+    __m256i x = qi__bytes_avx2((const uint8_t *)q + 32 * b);
+    __m256i differ = _mm256_srai_epi16(_mm256_xor_si256(x, _mm256_slli_epi16(x, 8)), 15);
+    out->size[b] = _mm256_abs_epi8(x);
+    out->sign[b] = _mm256_sign_epi16(_mm256_set1_epi16(1), x);
+    out->version[b] = _mm256_madd_epi16(differ, version);
+    off[b] = _mm256_and_si256(_mm256_srli_epi16(differ, 8), x);
+  }
+  __m128i sum[2]; // of bytes + 128, of two blocks: 16 of each
+  QI__UNROLL for (int i = 0; i < 2; i++) {
+    __m256i bytes = _mm256_xor_si256(_mm256_packus_epi16(off[2 * i], off[2 * i + 1]), plus128);
+    __m256i eights = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
+    sum[i] = _mm_add_epi32(_mm256_castsi256_si128(eights), _mm256_extracti128_si256(eights, 1));
+  }
+  __m128 sums = _mm_shuffle_ps(_mm_castsi128_ps(sum[0]), _mm_castsi128_ps(sum[1]), 0x88);
+  out->start = _mm_sub_epi32(_mm_set1_epi32(16 * 128), _mm_castps_si128(sums));
+}
+
+// All weight rows with block b of x. code, d_w and lane are those of the block.
+QI__INLINE QI__AVX2 void qi__panel_signs_block_avx2(const uint8_t *code, const float *d_w, const qi__signs_x *x, int b, float d_x,
+                                                    bool fresh, float *lane) {
+  const char *sizes = (const char *)&x->size[b], *signs = (const char *)&x->sign[b], *versions = (const char *)&x->version[b];
+  __m256i total[4];
+  QI__UNROLL for (int h = 0; h < 4; h++) total[h] = _mm256_set1_epi32(qi__load_4((const char *)&x->start + 4 * b));
+  QI__UNROLL for (int s = 0; s < 8; s++) {
+    const uint8_t *w = code + (uint32_t)qi__load_4(versions + 4 * s) + 4 * QI__SIGNS_LINE * s;
+    __m256i size = _mm256_set1_epi32(qi__load_4(sizes + 4 * s)), sign = _mm256_set1_epi32(qi__load_4(signs + 4 * s));
+    QI__UNROLL for (int h = 0; h < 4; h++)
+      total[h] = qi__keep_avx2(qi__words_avx2(total[h], _mm256_maddubs_epi16(size, qi__bytes_avx2(w + 32 * h)), sign));
+  }
+  if (fresh) QI__UNROLL for (int h = 0; h < 4; h++) qi__panel_add_avx2(lane + 8 * h, true, d_w + 8 * h, d_x, total[h]);
+  else QI__UNROLL for (int h = 0; h < 4; h++) qi__panel_add_avx2(lane + 8 * h, false, d_w + 8 * h, d_x, total[h]);
+}
+
+// n blocks from `first` on with n_x rows of activations, each of which is made ready while the one before is multiplied. n_left:
+// rows until all that lies ahead is fetched.
+QI__INLINE QI__AVX2 void qi__panel_signs_rows_avx2(const qi__q8_panel *p, qi__panel_x x, int first, int n, size_t n_x,
+                                                   qi__panel_ahead *ahead, size_t n_left) {
+  qi__signs_x ready[2];
+  const int8_t *q = x.q + 32 * first;
+  qi__signs_x_avx2(q, n, &ready[0]);
+  for (size_t i = 0; i < n_x; i++, n_left--) {
+    uintptr_t later = (uintptr_t)q + QI__SIGNS_AHEAD * x.k;
+    for (int line = 0; line < QI__SIGNS_BLOCKS / 2; line++, later += QI__CACHE_LINE) __builtin_prefetch((const void *)later);
+    qi__panel_fetch(ahead, 1, n_left);
+    q += x.k;
+    if (i + 1 < n_x) qi__signs_x_avx2(q, n, &ready[(i + 1) % 2]);
+    for (int b = 0; b < n; b++)
+      qi__panel_signs_block_avx2(p->code + 32 * QI__SIGNS_LINE * (first + b), p->d[first + b], &ready[i % 2], b, x.d[first + b],
+                                 x.fresh, x.lane + QI__Q8_ROWS * (first + b));
+    qi__panel_x_advance(&x, 1);
+  }
+}
+
+QI__FN QI__AVX2 void qi__panel_multiply_signs_avx2(const qi__q8_panel *p, const qi__panel_x *x, int n_blocks, size_t n_x) {
+  qi__panel_ahead ahead = x->ahead;
+  for (int first = 0; first < n_blocks; first += QI__SIGNS_BLOCKS) {
+    int left = n_blocks - first, n = left < QI__SIGNS_BLOCKS ? left : QI__SIGNS_BLOCKS;
+    size_t n_left = (size_t)((left + QI__SIGNS_BLOCKS - 1) / QI__SIGNS_BLOCKS) * n_x;
+    qi__panel_signs_rows_avx2(p, *x, first, n, n_x, &ahead, n_left);
+  }
+}
+
 // ---- AVX2 ----
 
 QI__INLINE QI__AVX2 void qi__panel_rows_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x, int n_blocks,
@@ -10441,6 +10564,10 @@ QI__INLINE QI__AVX2 void qi__panel_rows_avx2(const qi__q8_plan *plan, const qi__
 // The panel with n_x rows of activations.
 QI__FN QI__AVX2 void qi__panel_multiply_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
                                              size_t n_x, bool two_halves) {
+  if (plan->signs) {
+    qi__panel_multiply_signs_avx2(p, &x, n_blocks, n_x);
+    return;
+  }
   for (size_t n; n_x; n_x -= n) {
     n = n_x >= 4 ? 4 : n_x >= 2 ? 2 : 1;
     qi__panel_fetch(&x.ahead, n, n_x);
@@ -11463,7 +11590,8 @@ QI__FN QI__AVX2 void qi__panel_sums_avx2(const float *lane, size_t n_w, float *y
   if (to != y) memcpy(y, sums, n_w * sizeof *y);
 }
 
-// The panel of the chunk at column `at`, n blocks of 32 or one of 256, for n_x rows of activations. `own`: room for it.
+// The panel of the chunk at column `at`, n blocks of 32 or one of 256, for n_x rows of activations. `own`: room for it, and behind
+// it for signs.
 typedef qi__q8_panel (*qi__panel_fill_fn)(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
                                           qi__q8_own_panel *own);
 typedef void (*qi__panel_multiply_fn)(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks, size_t n_x,

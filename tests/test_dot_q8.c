@@ -19,7 +19,8 @@ typedef struct shape {
   size_t n_w, n_x, k, x_row, gap; // gap: bytes between weight rows
 } shape;
 
-typedef enum contents { RANDOM, ALL_ONES, EXTREME, BIG_SCALES, RUNS } contents;
+// ZEROS: as EXTREME, but half of the activations are 0.
+typedef enum contents { RANDOM, ALL_ONES, EXTREME, ZEROS, BIG_SCALES, RUNS } contents;
 
 static uint32_t random_state = 1;
 static uint32_t next_random(void) {
@@ -55,7 +56,7 @@ static void make_block_finite(qi_format id, uint8_t *b) {
 // The format with a tail, if it has one: of QINS8 a usual range, no range (all codes but 0 are the greatest size), one in which
 // most codes have the size 0, and one with weights near the end of float32.
 static const qi__format *bind(qi__bound *out, qi_format id, contents what) {
-  static const float ranges[][2] = {{-9.5f, -2.25f}, {0.5f, 0.5f}, {-900.0f, 1.0f}, {76.0f, 84.0f}, {-7.0f, 0.0f}};
+  static const float ranges[][2] = {{-9.5f, -2.25f}, {0.5f, 0.5f}, {-900.0f, 1.0f}, {-9.5f, -2.25f}, {76.0f, 84.0f}, {-7.0f, 0.0f}};
   uint8_t tail[32] = {0};
   qi__store_f32(tail, id == QI_FORMAT_I2_S ? -0.37f : ranges[what][0]);
   qi__store_f32(tail + 4, ranges[what][1]);
@@ -72,7 +73,8 @@ static void fill_weights(qi_format id, contents what, uint8_t *w, size_t n_block
   for (size_t b = 0; b < n_blocks; b++, w += size) {
     for (size_t i = 0; i < size; i++) {
       uint32_t r = next_random();
-      w[i] = what == ALL_ONES ? 0xff : what == EXTREME ? (r & 1 ? 0x80 : r & 2 ? 0x7f : r & 4 ? 0 : 0xff) : (uint8_t)r;
+      bool extreme = what == EXTREME || what == ZEROS;
+      w[i] = what == ALL_ONES ? 0xff : extreme ? (r & 1 ? 0x80 : r & 2 ? 0x7f : r & 4 ? 0 : 0xff) : (uint8_t)r;
     }
     make_block_finite(id, w);
     if (what == BIG_SCALES && qi__formats[id].info.block_len == 32) qi__store_u16(w, 0x7bff);
@@ -80,10 +82,12 @@ static void fill_weights(qi_format id, contents what, uint8_t *w, size_t n_block
   }
 }
 
-static void fill_activations(const qi__q8 *x, size_t n, bool extreme) {
+static void fill_activations(const qi__q8 *x, size_t n, contents what) {
+  bool extreme = what == ALL_ONES || what == EXTREME || what == ZEROS;
   for (size_t i = 0; i < n * x->k; i++) {
     uint32_t r = next_random();
     x->q[i] = extreme ? (r & 1 ? 127 : -127) : (int8_t)((int)(r % 255) - 127);
+    if (what == ZEROS && r & 2) x->q[i] = 0;
   }
   for (size_t i = 0; i < n * x->k / 16; i++) {
     int s = 0;
@@ -116,7 +120,7 @@ static void compare(qi_format id, qi__dot_q8_fn dot, const shape *s, contents wh
   assert_true(w && x.q && x.d && x.sum);
   memset(w, 0xee, n_bytes + 1);
   for (size_t r = 0; r < s->n_w; r++) fill_weights(id, what, weights + r * stride, s->k / (size_t)f->info.block_len);
-  fill_activations(&x, n_rows, what == ALL_ONES || what == EXTREME);
+  fill_activations(&x, n_rows, what);
   size_t y_stride = s->n_w + s->gap % 3;
   for (size_t i = 0; i < MAX_W * MAX_X; i++) expected[i] = found[i] = 1234.5f;
   qi__dot_q8_args args = {f, weights, stride, s->n_w, &x, s->x_row, s->n_x, expected, y_stride, scratch};
@@ -261,7 +265,7 @@ static void test_ternary_reference(void **state) {
   change = 5;
   fill_weights(QI_FORMAT_TQ2_0, RUNS, w, BLOCKS);
   qi__q8 x = {q, &d_x, sum, K, K};
-  fill_activations(&x, 1, true);
+  fill_activations(&x, 1, EXTREME);
   d_x = 0.0173f;
   for (size_t i = 0; i < K; i++) q[i] = w[i / 256 * 66 + i % 32] & 1 ? 127 : -127; // not about 0
   qi__dot_q8_args args = {&qi__formats[QI_FORMAT_TQ2_0], w, sizeof w, 1, &x, 0, 1, &y, 1, scratch};
@@ -294,7 +298,7 @@ static void test_ternary_formats(void **state) {
   qi__q8 x = {q, d, sum, K, K};
   for (size_t i = 0; i < ROWS * K; i++) w[i] = (float)((int)(next_random() % 3) - 1) * 0.375f;
   for (size_t i = 0; i < ROWS * K; i += 256) w[i] = 0.375f;
-  fill_activations(&x, N, false);
+  fill_activations(&x, N, RANDOM);
   for (int isa = QI_ISA_SCALAR; isa < QI_ISA_COUNT; isa++) {
     qi_isa chosen;
     qi__cpu cpu;
@@ -326,7 +330,7 @@ static void check_bytes(qi_format id, qi__dot_q8_fn dot) {
   static float d[1] = {0.25f}, a[16], b[16];
   static int16_t sum[16];
   qi__q8 x = {q, d, sum, block, block};
-  fill_activations(&x, 1, false);
+  fill_activations(&x, 1, RANDOM);
   for (int value = 0; value < 256; value += 16) {
     for (size_t r = 0; r < 16; r++) {
       memset(w + r * size, value + (int)r, size);

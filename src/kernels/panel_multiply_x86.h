@@ -214,6 +214,92 @@ QI__INLINE QI__AVX2 void qi__panel_words_rows_avx2(const qi__q8_panel *p, int ha
   }
 }
 
+// ---- AVX2: signs ----
+
+#define QI__SIGNS_BLOCKS 4 // of 32 columns: all versions of so many leave room in the first-level cache
+#define QI__SIGNS_AHEAD 4  // rows of activations: so early are they fetched
+
+// What so many blocks of a row of activations give. In registers, so that no store crosses a cache line: parts are loaded soon.
+typedef struct qi__signs_x {
+  __m256i size[QI__SIGNS_BLOCKS];    // bytes
+  __m256i sign[QI__SIGNS_BLOCKS];    // int16 of pairs: 1 or -1, or anything where both are 0
+  __m256i version[QI__SIGNS_BLOCKS]; // int32 of steps: where it begins
+  __m128i start;                     // int32 of blocks: what is taken off, from which sums start
+} qi__signs_x;
+
+// Codes of n blocks; what is beyond them is taken to be 0.
+QI__INLINE QI__AVX2 void qi__signs_x_avx2(const int8_t *q, int n, qi__signs_x *out) {
+  const __m256i first = _mm256_set1_epi32(-QI__SIGNS_LINE & 0xffff), second = _mm256_set1_epi32(-2 * QI__SIGNS_LINE * 65536);
+  const __m256i plus128 = _mm256_set1_epi8((char)-128), version = _mm256_or_si256(first, second);
+  int8_t all[32 * QI__SIGNS_BLOCKS];
+  if (n < QI__SIGNS_BLOCKS) {
+    memset(all, 0, sizeof all);
+    q = (const int8_t *)memcpy(all, q, 32 * (size_t)n);
+  }
+  __m256i off[QI__SIGNS_BLOCKS];
+  QI__UNROLL for (int b = 0; b < QI__SIGNS_BLOCKS; b++) {
+    __m256i x = qi__bytes_avx2((const uint8_t *)q + 32 * b);
+    __m256i differ = _mm256_srai_epi16(_mm256_xor_si256(x, _mm256_slli_epi16(x, 8)), 15);
+    out->size[b] = _mm256_abs_epi8(x);
+    out->sign[b] = _mm256_sign_epi16(_mm256_set1_epi16(1), x);
+    out->version[b] = _mm256_madd_epi16(differ, version);
+    off[b] = _mm256_and_si256(_mm256_srli_epi16(differ, 8), x);
+  }
+  __m128i sum[2]; // of bytes + 128, of two blocks: 16 of each
+  QI__UNROLL for (int i = 0; i < 2; i++) {
+    __m256i bytes = _mm256_xor_si256(_mm256_packus_epi16(off[2 * i], off[2 * i + 1]), plus128);
+    __m256i eights = _mm256_sad_epu8(bytes, _mm256_setzero_si256());
+    sum[i] = _mm_add_epi32(_mm256_castsi256_si128(eights), _mm256_extracti128_si256(eights, 1));
+  }
+  __m128 sums = _mm_shuffle_ps(_mm_castsi128_ps(sum[0]), _mm_castsi128_ps(sum[1]), 0x88);
+  out->start = _mm_sub_epi32(_mm_set1_epi32(16 * 128), _mm_castps_si128(sums));
+}
+
+// All weight rows with block b of x. code, d_w and lane are those of the block.
+QI__INLINE QI__AVX2 void qi__panel_signs_block_avx2(const uint8_t *code, const float *d_w, const qi__signs_x *x, int b, float d_x,
+                                                    bool fresh, float *lane) {
+  const char *sizes = (const char *)&x->size[b], *signs = (const char *)&x->sign[b], *versions = (const char *)&x->version[b];
+  __m256i total[4];
+  QI__UNROLL for (int h = 0; h < 4; h++) total[h] = _mm256_set1_epi32(qi__load_4((const char *)&x->start + 4 * b));
+  QI__UNROLL for (int s = 0; s < 8; s++) {
+    const uint8_t *w = code + (uint32_t)qi__load_4(versions + 4 * s) + 4 * QI__SIGNS_LINE * s;
+    __m256i size = _mm256_set1_epi32(qi__load_4(sizes + 4 * s)), sign = _mm256_set1_epi32(qi__load_4(signs + 4 * s));
+    QI__UNROLL for (int h = 0; h < 4; h++)
+      total[h] = qi__keep_avx2(qi__words_avx2(total[h], _mm256_maddubs_epi16(size, qi__bytes_avx2(w + 32 * h)), sign));
+  }
+  if (fresh) QI__UNROLL for (int h = 0; h < 4; h++) qi__panel_add_avx2(lane + 8 * h, true, d_w + 8 * h, d_x, total[h]);
+  else QI__UNROLL for (int h = 0; h < 4; h++) qi__panel_add_avx2(lane + 8 * h, false, d_w + 8 * h, d_x, total[h]);
+}
+
+// n blocks from `first` on with n_x rows of activations, each of which is made ready while the one before is multiplied. n_left:
+// rows until all that lies ahead is fetched.
+QI__INLINE QI__AVX2 void qi__panel_signs_rows_avx2(const qi__q8_panel *p, qi__panel_x x, int first, int n, size_t n_x,
+                                                   qi__panel_ahead *ahead, size_t n_left) {
+  qi__signs_x ready[2];
+  const int8_t *q = x.q + 32 * first;
+  qi__signs_x_avx2(q, n, &ready[0]);
+  for (size_t i = 0; i < n_x; i++, n_left--) {
+    uintptr_t later = (uintptr_t)q + QI__SIGNS_AHEAD * x.k;
+    for (int line = 0; line < QI__SIGNS_BLOCKS / 2; line++, later += QI__CACHE_LINE) __builtin_prefetch((const void *)later);
+    qi__panel_fetch(ahead, 1, n_left);
+    q += x.k;
+    if (i + 1 < n_x) qi__signs_x_avx2(q, n, &ready[(i + 1) % 2]);
+    for (int b = 0; b < n; b++)
+      qi__panel_signs_block_avx2(p->code + 32 * QI__SIGNS_LINE * (first + b), p->d[first + b], &ready[i % 2], b, x.d[first + b],
+                                 x.fresh, x.lane + QI__Q8_ROWS * (first + b));
+    qi__panel_x_advance(&x, 1);
+  }
+}
+
+QI__FN QI__AVX2 void qi__panel_multiply_signs_avx2(const qi__q8_panel *p, const qi__panel_x *x, int n_blocks, size_t n_x) {
+  qi__panel_ahead ahead = x->ahead;
+  for (int first = 0; first < n_blocks; first += QI__SIGNS_BLOCKS) {
+    int left = n_blocks - first, n = left < QI__SIGNS_BLOCKS ? left : QI__SIGNS_BLOCKS;
+    size_t n_left = (size_t)((left + QI__SIGNS_BLOCKS - 1) / QI__SIGNS_BLOCKS) * n_x;
+    qi__panel_signs_rows_avx2(p, *x, first, n, n_x, &ahead, n_left);
+  }
+}
+
 // ---- AVX2 ----
 
 QI__INLINE QI__AVX2 void qi__panel_rows_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x, int n_blocks,
@@ -240,6 +326,10 @@ QI__INLINE QI__AVX2 void qi__panel_rows_avx2(const qi__q8_plan *plan, const qi__
 // The panel with n_x rows of activations.
 QI__FN QI__AVX2 void qi__panel_multiply_avx2(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
                                              size_t n_x, bool two_halves) {
+  if (plan->signs) {
+    qi__panel_multiply_signs_avx2(p, &x, n_blocks, n_x);
+    return;
+  }
   for (size_t n; n_x; n_x -= n) {
     n = n_x >= 4 ? 4 : n_x >= 2 ? 2 : 1;
     qi__panel_fetch(&x.ahead, n, n_x);

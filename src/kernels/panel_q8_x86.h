@@ -22,7 +22,8 @@ QI__FN QI__AVX2 void qi__panel_sums_avx2(const float *lane, size_t n_w, float *y
   if (to != y) memcpy(y, sums, n_w * sizeof *y);
 }
 
-// The panel of the chunk at column `at`, n blocks of 32 or one of 256, for n_x rows of activations. `own`: room for it.
+// The panel of the chunk at column `at`, n blocks of 32 or one of 256, for n_x rows of activations. `own`: room for it, and behind
+// it for signs.
 typedef qi__q8_panel (*qi__panel_fill_fn)(const qi__dot_q8_args *a, const qi__q8_plan *plan, size_t at, int n, size_t n_x,
                                           qi__q8_own_panel *own);
 typedef void (*qi__panel_multiply_fn)(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks, size_t n_x,
