@@ -10514,7 +10514,11 @@ QI__INLINE QI__AVX2 void qi__panel_signs_block_avx2(const uint8_t *code, const f
 QI__INLINE QI__AVX2 void qi__panel_signs_rows_avx2(const qi__q8_panel *p, qi__panel_x x, int first, int n, size_t n_x,
                                                    qi__panel_ahead *ahead, size_t n_left) {
   qi__signs_x ready[2];
+  const uint8_t *code = p->code + 32 * QI__SIGNS_LINE * first;
+  const float (*d)[QI__Q8_ROWS] = p->d + first;
   const int8_t *q = x.q + 32 * first;
+  x.d += first;
+  x.lane += QI__Q8_ROWS * first;
   qi__signs_x_avx2(q, n, &ready[0]);
   for (size_t i = 0; i < n_x; i++, n_left--) {
     uintptr_t later = (uintptr_t)q + QI__SIGNS_AHEAD * x.k;
@@ -10523,8 +10527,7 @@ QI__INLINE QI__AVX2 void qi__panel_signs_rows_avx2(const qi__q8_panel *p, qi__pa
     q += x.k;
     if (i + 1 < n_x) qi__signs_x_avx2(q, n, &ready[(i + 1) % 2]);
     for (int b = 0; b < n; b++)
-      qi__panel_signs_block_avx2(p->code + 32 * QI__SIGNS_LINE * (first + b), p->d[first + b], &ready[i % 2], b, x.d[first + b],
-                                 x.fresh, x.lane + QI__Q8_ROWS * (first + b));
+      qi__panel_signs_block_avx2(code + 32 * QI__SIGNS_LINE * b, d[b], &ready[i % 2], b, x.d[b], x.fresh, x.lane + QI__Q8_ROWS * b);
     qi__panel_x_advance(&x, 1);
   }
 }
