@@ -11647,8 +11647,8 @@ QI__FN size_t qi__panel_from(const qi__format *f, bool vnni) {
   case QI_FORMAT_Q4_K: return vnni ? 9 : 11;
   case QI_FORMAT_Q5_K: return vnni ? 9 : 13;
   case QI_FORMAT_Q6_K: return vnni ? 11 : 13;
-  case QI_FORMAT_Q8_0: return vnni ? 7 : 9;
-  case QI_FORMAT_Q4_0: return vnni ? 5 : 6;
+  case QI_FORMAT_Q8_0: return 9;
+  case QI_FORMAT_Q4_0: return vnni ? 7 : 6;
   case QI_FORMAT_Q2_K: return vnni ? 4 : 5;
   default: return qi__is_iq_grid(id) ? 2 : vnni ? 3 : 4;
   }
@@ -13661,22 +13661,25 @@ QI__FN QI__AMX void qi__ternary_multiply_amx(const uint8_t *code, size_t n_block
 // ---- the kernels ----
 
 // Rows of activations from which a panel pays (Zen 4, two threads, weights from memory).
-QI__INLINE size_t qi__ternary_panel_from(const qi__format *f) { return qi__format_id(f) == QI_FORMAT_TQ1_0 ? 5 : 7; }
+QI__INLINE size_t qi__ternary_panel_from(const qi__format *f, bool avx512) {
+  if (qi__format_id(f) == QI_FORMAT_TQ1_0) return avx512 ? 9 : 5;
+  return avx512 ? 20 : 32;
+}
 
-#define QI__DOT_TERNARY(isa, row) \
+#define QI__DOT_TERNARY(isa, avx512, row) \
   QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
     static const qi__ternary_kernels kernels = {qi__ternary_pack_avx2, qi__ternary_multiply_##isa, qi__ternary_take_avx2, \
                                                 qi__ternary_x_sum_avx2}; \
-    if (a->n_x >= qi__ternary_panel_from(a->format)) qi__dot_ternary_panels(&kernels, a); \
+    if (a->n_x >= qi__ternary_panel_from(a->format, avx512)) qi__dot_ternary_panels(&kernels, a); \
     else row(a); \
   }
-QI__DOT_TERNARY(avx2, qi__ternary_row_avx2)
+QI__DOT_TERNARY(avx2, false, qi__ternary_row_avx2)
 #if defined(QI__HAS_AVX_VNNI)
-QI__DOT_TERNARY(avx_vnni, qi__ternary_row_avx_vnni)
+QI__DOT_TERNARY(avx_vnni, false, qi__ternary_row_avx_vnni)
 #endif
-QI__DOT_TERNARY(avx512, qi__ternary_few_avx512)
+QI__DOT_TERNARY(avx512, true, qi__ternary_few_avx512)
 #if defined(QI__HAS_AMX)
-QI__DOT_TERNARY(amx, qi__ternary_few_avx512)
+QI__DOT_TERNARY(amx, true, qi__ternary_few_avx512)
 #endif
 #undef QI__DOT_TERNARY
 #endif

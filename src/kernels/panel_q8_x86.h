@@ -76,8 +76,8 @@ QI__FN size_t qi__panel_from(const qi__format *f, bool vnni) {
   case QI_FORMAT_Q4_K: return vnni ? 9 : 11;
   case QI_FORMAT_Q5_K: return vnni ? 9 : 13;
   case QI_FORMAT_Q6_K: return vnni ? 11 : 13;
-  case QI_FORMAT_Q8_0: return vnni ? 7 : 9;
-  case QI_FORMAT_Q4_0: return vnni ? 5 : 6;
+  case QI_FORMAT_Q8_0: return 9;
+  case QI_FORMAT_Q4_0: return vnni ? 7 : 6;
   case QI_FORMAT_Q2_K: return vnni ? 4 : 5;
   default: return qi__is_iq_grid(id) ? 2 : vnni ? 3 : 4;
   }
