@@ -1,4 +1,4 @@
-// ==== >>row_k_avx512 : one row of activations with k-quants, 512 bits ====
+// ==== >>row_k_avx512 : a few rows of activations with k-quants, 512 bits ====
 #ifndef QI__KERNELS_ROW_K_AVX512_H
 #define QI__KERNELS_ROW_K_AVX512_H
 
@@ -227,20 +227,20 @@ QI__INLINE QI__AVX512_VNNI __m512i qi__q6_k_block_avx512(const uint8_t *w, const
   return total;
 }
 
-// Lanes after n <= 8 blocks at w, with one row of activations; n is a constant where it is 8.
+// Lanes of one row, n = 1, after n_blocks <= 8 blocks at w.
 QI__INLINE QI__AVX512_VNNI void qi__q6_k_chunk_avx512(qi_format id, qi__step_fn words, const uint8_t *w, const qi__row_k_x *x,
-                                                      int n, int n_x, __m256 *lanes) {
+                                                      int n_blocks, int n, __m256 *lanes) {
   const size_t size = (size_t)qi__formats[id].info.block_bytes;
   __m512i total[8];
   QI__UNROLL for (int b = 0; b < 8; b++) {
     total[b] = _mm512_setzero_si512();
-    if (b >= n) continue;
+    if (b >= n_blocks) continue;
     qi__row_k_fetch_avx2(w, size, b);
     total[b] = qi__q6_k_block_avx512(w + (size_t)b * size, x->q + 256 * b, x->sum + 16 * b);
   }
-  __m256 d = _mm256_cvtph_ps(qi__block_words_avx2(w, size, n, 208));
-  *lanes = qi__take_blocks_avx2(*lanes, _mm256_mul_ps(d, qi__chunk_d_avx2(x->d, n)), qi__fold8_avx512(total), n);
-  (void)words, (void)n_x;
+  __m256 d = _mm256_cvtph_ps(qi__block_words_avx2(w, size, n_blocks, 208));
+  *lanes = qi__take_blocks_avx2(*lanes, _mm256_mul_ps(d, qi__chunk_d_avx2(x->d, n_blocks)), qi__fold8_avx512(total), n_blocks);
+  (void)words, (void)n;
 }
 
 // ---- all weight rows ----
