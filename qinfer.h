@@ -1053,8 +1053,8 @@ QI_API qi_result qi_seq_fork(qi_session *s, int from, int to, int n, qi_error *e
 // Context shift: drops n_drop tokens after the first n_keep; those behind them move down, their keys are rotated to the new
 // positions (and rounded again to kv_type). The sequence goes on as if it had these positions, but what keys and values of later
 // tokens took from the dropped ones stays in them: logits are not those of the shorter text. Takes time for each token that moves.
-// With as many unused tokens (n_kv_tokens) as move, rounded up to pages of 128, it can be cancelled all the time; with fewer they
-// move in place, and once that has begun it goes on to its end.
+// Where there are unused pages (of 128 tokens, out of n_kv_tokens) for all those that tokens move to, it can be cancelled
+// all the time; with fewer they move in place, and once that has begun it goes on to its end.
 // Errors: QI_ERR_ARGUMENT, QI_ERR_STATE (unfinished work), QI_ERR_CONTEXT (as qi_seq_truncate; or no unused page for what others
 // share), QI_ERR_CANCELLED. On failure nothing is changed.
 QI_API qi_result qi_seq_shift(qi_session *s, int seq, int n_keep, int n_drop, qi_error *err);
