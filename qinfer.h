@@ -5025,10 +5025,6 @@ QI__FN void qi__quantize(qi_format format, const float *src, uint8_t *dst, size_
 // A sum in eight float32 lanes has the same bits in a 256-bit register, in half of a 512-bit one and in two of 128. Elements that
 // do not fill a register are taken by the reference, or by scalar code that goes on with the stored lanes.
 
-// How far ahead kernels fetch that read weights faster than memory gives them. No multiple of a page of 4 KB: lines with the same
-// place in a page get in each other's way (Q4_K, one thread of Zen 4: 32 tokens/s with 8192, 42 with 10240, 25 without fetching).
-#define QI__FETCH_AHEAD 10240
-
 // Asks for the cache line of an address, which need not be sound. Into the second level: more lines can be on their way to it than
 // to the first, which is full soon besides (Zen 4, one thread, attention over 8000 positions in float32: 22 GB/s instead of 14).
 QI__INLINE void qi__prefetch(const void *p) {
@@ -5037,6 +5033,17 @@ QI__INLINE void qi__prefetch(const void *p) {
 #else
   (void)p;
 #endif
+}
+
+// What reads weights once asks for the line that it will need QI__FETCH_AHEAD bytes behind `now`, and again when that is nearer: a
+// processor that has no room for one more line forgets it. What it fetches of its own accord ends with a page, and is late for
+// kernels that have to wait for it. (Zen 4, two threads, of 70 GB/s that can be read: Q4_K 57 asking once, 62 twice, 38 never;
+// Q8_0 57, 65, 61, and 31 if it is never and rows are long.)
+#define QI__FETCH_AHEAD 12288
+#define QI__FETCH_AGAIN 7168
+QI__INLINE void qi__prefetch_ahead(uintptr_t now) {
+  qi__prefetch((const void *)(now + QI__FETCH_AHEAD));
+  qi__prefetch((const void *)(now + QI__FETCH_AGAIN));
 }
 
 #if defined(QI__X86_64)
@@ -8255,19 +8262,11 @@ QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
 // n rows of activations, a constant where these are inlined: blocks are taken apart once for all of them.
 #define QI__ROW_X 4
 
-// Fetches n bytes that lie QI__FETCH_AHEAD behind w into the second-level cache, each line of them: what the processor fetches of
-// its own accord ends with a page and is late for kernels that have to wait for it. Never faults, also beyond the matrix. No
-// compiler may move fetches from here: GCC puts those of eight blocks into one burst, which leaves no room for other misses (Q4_K,
-// one thread of Zen 4: 15 GB/s in place of 26).
+// qi__prefetch_ahead for the n bytes at w. Never faults, also beyond the matrix. No compiler may move fetches from here: GCC puts
+// those of eight blocks into one burst, which leaves no room for other misses (Q4_K, one thread of Zen 4: 15 GB/s in place of 26).
 QI__INLINE QI__AVX2 void qi__fetch_far_avx2(const uint8_t *w, size_t n) {
   __asm__ volatile("");
-  for (size_t at = 0; at < n; at += QI__CACHE_LINE) _mm_prefetch((const char *)((uintptr_t)w + QI__FETCH_AHEAD + at), _MM_HINT_T1);
-}
-
-// For kernels that are faster than memory: the processor reads ahead for them best, up to the end of a page. One line now and then
-// from the page behind begins that early (Q8_0, one thread of Zen 4: 28 tokens/s, 24 if all lines are fetched as above).
-QI__INLINE QI__AVX2 void qi__fetch_start_avx2(const uint8_t *w) {
-  _mm_prefetch((const char *)((uintptr_t)w + 3072), _MM_HINT_T1);
+  for (size_t at = 0; at < n; at += QI__CACHE_LINE) qi__prefetch_ahead((uintptr_t)w + at);
 }
 
 // Integer lanes of a block of 256 with integer scales, with one row of activations.
@@ -8339,11 +8338,9 @@ QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, qi__step_fn words, con
 QI__INLINE QI__AVX2 void qi__row_chunk_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *w, const qi__q8_chunk *x,
                                             size_t k, int n_blocks, int n, __m256 *lanes) {
   const qi__format *f = &qi__formats[id];
-  const bool fast = vnni && id == QI_FORMAT_Q8_0; // than memory
   int offset = qi__q8_offset32(id, vnni);
   __m256i totals[QI__ROW_X][8], zero = _mm256_setzero_si256();
-  if (fast) qi__fetch_start_avx2(w);
-  else qi__fetch_far_avx2(w, 8 * (size_t)f->info.block_bytes);
+  qi__fetch_far_avx2(w, 8 * (size_t)f->info.block_bytes);
   QI__UNROLL for (int b = 0; b < 8; b++) {
     QI__UNROLL for (int i = 0; i < n; i++) totals[i][b] = zero;
     if (b >= n_blocks) continue;
@@ -9286,8 +9283,8 @@ typedef void (*qi__dot_float_fn)(const void *w, size_t w_stride, size_t n_w, con
                                  float *y, size_t y_stride);
 
 // Longer rows than these are taken some beside each other (x86) even for one row of activations, which would not stay in the
-// first-level cache from one weight row to the next (5632 columns of bfloat16, one thread of Zen 4: 29 GB/s in place of 14).
-#define QI__FLOAT_LONG 4096
+// first-level cache from one weight row to the next (6144 columns of bfloat16, two threads of Zen 4: 57 GB/s in place of 51).
+#define QI__FLOAT_LONG 5632
 
 // Weight j of a row; `kind` (F32, F16 or BF16) is a constant where these are inlined.
 QI__INLINE float qi__float_weight(qi_format kind, const uint8_t *row, size_t j) {
@@ -9401,13 +9398,17 @@ QI__INLINE QI__AVX2 __m256 qi__dot_float_piece_avx2(qi_format kind, const uint8_
 
 // One weight row times one of activations: two pieces at a time, each a chain that waits for itself.
 QI__INLINE QI__AVX2 float qi__dot_float_row_avx2(qi_format kind, const uint8_t *w, const float *x, size_t k) {
+  const size_t size = qi__float_size(kind);
   __m256 total = _mm256_setzero_ps();
   size_t j = 0, end;
   for (; j + 2 * QI__FLOAT_PIECE <= k; j += 2 * QI__FLOAT_PIECE) {
     __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (size_t at = j; at < j + QI__FLOAT_PIECE; at += 16) QI__UNROLL for (size_t u = 0; u < 4; u++) {
-      size_t c = at + u % 2 * QI__FLOAT_PIECE + u / 2 * 8;
-      sum[u % 2] = _mm256_fmadd_ps(qi__load_weights_avx2(kind, w, c), _mm256_loadu_ps(x + c), sum[u % 2]);
+    for (size_t at = j; at < j + QI__FLOAT_PIECE; at += 16) {
+      QI__UNROLL for (size_t i = 0; i < 32 * size; i += QI__CACHE_LINE) qi__prefetch_ahead((uintptr_t)w + size * (2 * at - j) + i);
+      QI__UNROLL for (size_t u = 0; u < 4; u++) {
+        size_t c = at + u % 2 * QI__FLOAT_PIECE + u / 2 * 8;
+        sum[u % 2] = _mm256_fmadd_ps(qi__load_weights_avx2(kind, w, c), _mm256_loadu_ps(x + c), sum[u % 2]);
+      }
     }
     total = _mm256_add_ps(_mm256_add_ps(total, sum[0]), sum[1]);
   }
@@ -9418,7 +9419,7 @@ QI__INLINE QI__AVX2 float qi__dot_float_row_avx2(qi_format kind, const uint8_t *
   return qi__sum_lanes_avx2(total);
 }
 
-// One row of activations takes one weight row after the other: rows beside each other are no stream for the hardware prefetcher.
+// One row of activations takes one weight row after the other, which memory gives fastest.
 QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x,
                                                  size_t x_stride, size_t n_x, size_t k, float *y, size_t y_stride) {
   for (size_t i = 0; i < n_x;) {
@@ -10784,8 +10785,7 @@ QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, c
 QI__INLINE QI__AVX2 void qi__row_k_fetch_avx2(const uint8_t *w, size_t size, int b) {
   const size_t line = QI__CACHE_LINE, first = (size * (size_t)b + line - 1) / line * line, end = size * (size_t)(b + 1);
   __asm__ volatile("");
-  uintptr_t ahead = (uintptr_t)w + QI__FETCH_AHEAD;
-  QI__UNROLL for (size_t at = first; at < end; at += line) _mm_prefetch((const char *)(ahead + at), _MM_HINT_T1);
+  QI__UNROLL for (size_t at = first; at < end; at += line) qi__prefetch_ahead((uintptr_t)w + at);
 }
 
 // Blocks that are taken at a time by all weight rows, of all rows of activations together. Where rows are longer, memory is read in
@@ -11952,12 +11952,9 @@ QI__INLINE QI__AVX2 void qi__prefetch_pair_avx2(const uint8_t *first_row, const 
   for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(next + i), _MM_HINT_NTA);
 }
 
-// Fetches what is used QI__FETCH_AHEAD later, n bytes, into the second-level cache: rows of a pair follow each other, so these are
-// taken in the order of their addresses. See qi__fetch_far_avx2.
+// qi__fetch_far_avx2 for n bytes of both rows: they follow each other, so these are taken in the order of their addresses.
 QI__INLINE QI__AVX2 void qi__prefetch_far_pair_avx2(const uint8_t *first_row, const uint8_t *now, size_t n) {
-  uintptr_t next = (uintptr_t)first_row + QI__PAIR * (size_t)(now - first_row) + QI__FETCH_AHEAD;
-  __asm__ volatile("");
-  for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(next + i), _MM_HINT_T1);
+  qi__fetch_far_avx2(first_row + QI__PAIR * (size_t)(now - first_row), n);
 }
 
 // ---- QINS8 with AVX2 ----
@@ -13104,11 +13101,11 @@ QI__INLINE QI__AVX512_VNNI unsigned qi__ternary_two_rows_avx512(qi_format id, co
   const unsigned scale[2] = {scaled ? qi__load_u16(w + d_at) : 0u, scaled ? qi__load_u16(w + stride + d_at) : 0u};
   qi__i32x16 total[2][QI__TERNARY_SUMS];
   unsigned differs = 0;
-  uintptr_t ahead = (uintptr_t)w + QI__FETCH_AHEAD;
+  uintptr_t now = (uintptr_t)w; // how much of both rows together has been read
   QI__UNROLL for (int e = 0; e < QI__TERNARY_SUMS; e++) total[0][e] = total[1][e] = (qi__i32x16)_mm512_setzero_si512();
-  for (size_t b = 0; b < n_blocks; b++, w += size, x += 64 * places, ahead += 2 * size) {
+  for (size_t b = 0; b < n_blocks; b++, w += size, x += 64 * places, now += 2 * size) {
     __asm__ volatile("");
-    QI__UNROLL for (size_t at = 0; at < 2 * size; at += QI__CACHE_LINE) _mm_prefetch((const char *)(ahead + at), _MM_HINT_T1);
+    QI__UNROLL for (size_t at = 0; at < 2 * size; at += QI__CACHE_LINE) qi__prefetch_ahead(now + at);
     __m512i xe[5];
     QI__UNROLL for (int e = 0; e < places; e++) {
       xe[e] = _mm512_loadu_si512((const void *)(x + 64 * e));
@@ -13188,13 +13185,11 @@ QI__INLINE QI__AVX2 int32_t qi__sum_i32_avx2(__m256i v) {
 
 // ---- one row of activations: blocks of a pair of weight rows ----
 
-// Fetches what is used QI__FETCH_AHEAD later, as much as block b of both rows, into the second-level cache: the first has too few
-// misses at a time for the bandwidth of the memory, and what the processor fetches of its own accord ends with a page. Never
-// faults, also beyond the matrix.
+// qi__prefetch_ahead for as much as block b of both rows. Never faults, also beyond the matrix.
 QI__INLINE QI__AVX2 void qi__prefetch_far_avx2(const qi__ternary_pair *p, size_t b) {
   size_t n = QI__TERNARY_PAIR * (size_t)p->f->info.block_bytes;
-  uintptr_t ahead = (uintptr_t)p->w[0] + b * n + QI__FETCH_AHEAD;
-  QI__UNROLL for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(ahead + i), _MM_HINT_T1);
+  uintptr_t now = (uintptr_t)p->w[0] + b * n;
+  QI__UNROLL for (size_t i = 0; i < n; i += QI__CACHE_LINE) qi__prefetch_ahead(now + i);
 }
 
 // lanes[r] = products of row r; their total counts. Blocks from b on, until a scale changes or block `end` is reached: that is

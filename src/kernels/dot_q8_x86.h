@@ -333,19 +333,11 @@ QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
 // n rows of activations, a constant where these are inlined: blocks are taken apart once for all of them.
 #define QI__ROW_X 4
 
-// Fetches n bytes that lie QI__FETCH_AHEAD behind w into the second-level cache, each line of them: what the processor fetches of
-// its own accord ends with a page and is late for kernels that have to wait for it. Never faults, also beyond the matrix. No
-// compiler may move fetches from here: GCC puts those of eight blocks into one burst, which leaves no room for other misses (Q4_K,
-// one thread of Zen 4: 15 GB/s in place of 26).
+// qi__prefetch_ahead for the n bytes at w. Never faults, also beyond the matrix. No compiler may move fetches from here: GCC puts
+// those of eight blocks into one burst, which leaves no room for other misses (Q4_K, one thread of Zen 4: 15 GB/s in place of 26).
 QI__INLINE QI__AVX2 void qi__fetch_far_avx2(const uint8_t *w, size_t n) {
   __asm__ volatile("");
-  for (size_t at = 0; at < n; at += QI__CACHE_LINE) _mm_prefetch((const char *)((uintptr_t)w + QI__FETCH_AHEAD + at), _MM_HINT_T1);
-}
-
-// For kernels that are faster than memory: the processor reads ahead for them best, up to the end of a page. One line now and then
-// from the page behind begins that early (Q8_0, one thread of Zen 4: 28 tokens/s, 24 if all lines are fetched as above).
-QI__INLINE QI__AVX2 void qi__fetch_start_avx2(const uint8_t *w) {
-  _mm_prefetch((const char *)((uintptr_t)w + 3072), _MM_HINT_T1);
+  for (size_t at = 0; at < n; at += QI__CACHE_LINE) qi__prefetch_ahead((uintptr_t)w + at);
 }
 
 // Integer lanes of a block of 256 with integer scales, with one row of activations.
@@ -417,11 +409,9 @@ QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, qi__step_fn words, con
 QI__INLINE QI__AVX2 void qi__row_chunk_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *w, const qi__q8_chunk *x,
                                             size_t k, int n_blocks, int n, __m256 *lanes) {
   const qi__format *f = &qi__formats[id];
-  const bool fast = vnni && id == QI_FORMAT_Q8_0; // than memory
   int offset = qi__q8_offset32(id, vnni);
   __m256i totals[QI__ROW_X][8], zero = _mm256_setzero_si256();
-  if (fast) qi__fetch_start_avx2(w);
-  else qi__fetch_far_avx2(w, 8 * (size_t)f->info.block_bytes);
+  qi__fetch_far_avx2(w, 8 * (size_t)f->info.block_bytes);
   QI__UNROLL for (int b = 0; b < 8; b++) {
     QI__UNROLL for (int i = 0; i < n; i++) totals[i][b] = zero;
     if (b >= n_blocks) continue;

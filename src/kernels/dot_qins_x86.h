@@ -24,12 +24,9 @@ QI__INLINE QI__AVX2 void qi__prefetch_pair_avx2(const uint8_t *first_row, const 
   for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(next + i), _MM_HINT_NTA);
 }
 
-// Fetches what is used QI__FETCH_AHEAD later, n bytes, into the second-level cache: rows of a pair follow each other, so these are
-// taken in the order of their addresses. See qi__fetch_far_avx2.
+// qi__fetch_far_avx2 for n bytes of both rows: they follow each other, so these are taken in the order of their addresses.
 QI__INLINE QI__AVX2 void qi__prefetch_far_pair_avx2(const uint8_t *first_row, const uint8_t *now, size_t n) {
-  uintptr_t next = (uintptr_t)first_row + QI__PAIR * (size_t)(now - first_row) + QI__FETCH_AHEAD;
-  __asm__ volatile("");
-  for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(next + i), _MM_HINT_T1);
+  qi__fetch_far_avx2(first_row + QI__PAIR * (size_t)(now - first_row), n);
 }
 
 // ---- QINS8 with AVX2 ----

@@ -20,13 +20,11 @@ QI__INLINE QI__AVX2 int32_t qi__sum_i32_avx2(__m256i v) {
 
 // ---- one row of activations: blocks of a pair of weight rows ----
 
-// Fetches what is used QI__FETCH_AHEAD later, as much as block b of both rows, into the second-level cache: the first has too few
-// misses at a time for the bandwidth of the memory, and what the processor fetches of its own accord ends with a page. Never
-// faults, also beyond the matrix.
+// qi__prefetch_ahead for as much as block b of both rows. Never faults, also beyond the matrix.
 QI__INLINE QI__AVX2 void qi__prefetch_far_avx2(const qi__ternary_pair *p, size_t b) {
   size_t n = QI__TERNARY_PAIR * (size_t)p->f->info.block_bytes;
-  uintptr_t ahead = (uintptr_t)p->w[0] + b * n + QI__FETCH_AHEAD;
-  QI__UNROLL for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(ahead + i), _MM_HINT_T1);
+  uintptr_t now = (uintptr_t)p->w[0] + b * n;
+  QI__UNROLL for (size_t i = 0; i < n; i += QI__CACHE_LINE) qi__prefetch_ahead(now + i);
 }
 
 // lanes[r] = products of row r; their total counts. Blocks from b on, until a scale changes or block `end` is reached: that is

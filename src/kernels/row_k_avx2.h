@@ -19,8 +19,7 @@
 QI__INLINE QI__AVX2 void qi__row_k_fetch_avx2(const uint8_t *w, size_t size, int b) {
   const size_t line = QI__CACHE_LINE, first = (size * (size_t)b + line - 1) / line * line, end = size * (size_t)(b + 1);
   __asm__ volatile("");
-  uintptr_t ahead = (uintptr_t)w + QI__FETCH_AHEAD;
-  QI__UNROLL for (size_t at = first; at < end; at += line) _mm_prefetch((const char *)(ahead + at), _MM_HINT_T1);
+  QI__UNROLL for (size_t at = first; at < end; at += line) qi__prefetch_ahead((uintptr_t)w + at);
 }
 
 // Blocks that are taken at a time by all weight rows, of all rows of activations together. Where rows are longer, memory is read in

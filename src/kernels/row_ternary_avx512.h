@@ -96,11 +96,11 @@ QI__INLINE QI__AVX512_VNNI unsigned qi__ternary_two_rows_avx512(qi_format id, co
   const unsigned scale[2] = {scaled ? qi__load_u16(w + d_at) : 0u, scaled ? qi__load_u16(w + stride + d_at) : 0u};
   qi__i32x16 total[2][QI__TERNARY_SUMS];
   unsigned differs = 0;
-  uintptr_t ahead = (uintptr_t)w + QI__FETCH_AHEAD;
+  uintptr_t now = (uintptr_t)w; // how much of both rows together has been read
   QI__UNROLL for (int e = 0; e < QI__TERNARY_SUMS; e++) total[0][e] = total[1][e] = (qi__i32x16)_mm512_setzero_si512();
-  for (size_t b = 0; b < n_blocks; b++, w += size, x += 64 * places, ahead += 2 * size) {
+  for (size_t b = 0; b < n_blocks; b++, w += size, x += 64 * places, now += 2 * size) {
     __asm__ volatile("");
-    QI__UNROLL for (size_t at = 0; at < 2 * size; at += QI__CACHE_LINE) _mm_prefetch((const char *)(ahead + at), _MM_HINT_T1);
+    QI__UNROLL for (size_t at = 0; at < 2 * size; at += QI__CACHE_LINE) qi__prefetch_ahead(now + at);
     __m512i xe[5];
     QI__UNROLL for (int e = 0; e < places; e++) {
       xe[e] = _mm512_loadu_si512((const void *)(x + 64 * e));

@@ -27,10 +27,6 @@
 // A sum in eight float32 lanes has the same bits in a 256-bit register, in half of a 512-bit one and in two of 128. Elements that
 // do not fill a register are taken by the reference, or by scalar code that goes on with the stored lanes.
 
-// How far ahead kernels fetch that read weights faster than memory gives them. No multiple of a page of 4 KB: lines with the same
-// place in a page get in each other's way (Q4_K, one thread of Zen 4: 32 tokens/s with 8192, 42 with 10240, 25 without fetching).
-#define QI__FETCH_AHEAD 10240
-
 // Asks for the cache line of an address, which need not be sound. Into the second level: more lines can be on their way to it than
 // to the first, which is full soon besides (Zen 4, one thread, attention over 8000 positions in float32: 22 GB/s instead of 14).
 QI__INLINE void qi__prefetch(const void *p) {
@@ -39,6 +35,17 @@ QI__INLINE void qi__prefetch(const void *p) {
 #else
   (void)p;
 #endif
+}
+
+// What reads weights once asks for the line that it will need QI__FETCH_AHEAD bytes behind `now`, and again when that is nearer: a
+// processor that has no room for one more line forgets it. What it fetches of its own accord ends with a page, and is late for
+// kernels that have to wait for it. (Zen 4, two threads, of 70 GB/s that can be read: Q4_K 57 asking once, 62 twice, 38 never;
+// Q8_0 57, 65, 61, and 31 if it is never and rows are long.)
+#define QI__FETCH_AHEAD 12288
+#define QI__FETCH_AGAIN 7168
+QI__INLINE void qi__prefetch_ahead(uintptr_t now) {
+  qi__prefetch((const void *)(now + QI__FETCH_AHEAD));
+  qi__prefetch((const void *)(now + QI__FETCH_AGAIN));
 }
 
 #if defined(QI__X86_64)
