@@ -2209,6 +2209,7 @@ typedef struct qi__range {
 } qi__range;
 
 #define QI__PIECES_MAX 0x8000
+#define QI__TAKE_PART 8 // a worker takes at once what this divides the rest of its range into
 
 // The gate through which workers enter a run is one word, `gate`:
 //   bits 0..8 workers inside    bit 9 open    bit 10 the caller sleeps until all are out    bit 11 the pool closes
@@ -2267,16 +2268,18 @@ QI__INLINE size_t qi__job_range(const qi__job *job, size_t r) {
   return job->n_pieces / job->n_ranges * r + qi__min_size(r, job->n_pieces % job->n_ranges);
 }
 
-// Takes a piece from one of the ends of what is left; false: nothing is.
-QI__INLINE bool qi__range_take(qi__range *range, bool front, uint32_t *piece) {
-  uint32_t left = __atomic_load_n(&range->left, __ATOMIC_RELAXED), then;
+// Takes pieces from one of the ends of what is left: from the end one, from the front a part of them, which gets smaller. Returns
+// how many; *piece is the first.
+QI__INLINE uint32_t qi__range_take(qi__range *range, bool front, uint32_t *piece) {
+  uint32_t left = __atomic_load_n(&range->left, __ATOMIC_RELAXED), then, n;
   do {
     uint32_t first = left & 0xffff, end = left >> 16;
-    if (first >= end) return false;
-    *piece = front ? first : end - 1;
-    then = front ? left + 1 : left - 0x10000;
+    if (first >= end) return 0;
+    n = front && end - first > QI__TAKE_PART ? (end - first) / QI__TAKE_PART : 1;
+    *piece = front ? first : end - n;
+    then = front ? left + n : left - (n << 16);
   } while (!__atomic_compare_exchange_n(&range->left, &left, then, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
-  return true;
+  return n;
 }
 
 // Runs pieces until none is left: those of the worker's own range in order, then what is left of others, from their ends. So each
@@ -2285,9 +2288,9 @@ QI__INLINE bool qi__range_take(qi__range *range, bool front, uint32_t *piece) {
 QI__FN void qi__job_work(const qi__job *job, qi__range *ranges, int worker) {
   for (size_t k = 0; k < job->n_ranges; k++) {
     qi__range *range = &ranges[((size_t)worker + k) % job->n_ranges];
-    for (uint32_t i; qi__range_take(range, k == 0, &i);) {
+    for (uint32_t i, n; (n = qi__range_take(range, k == 0, &i)) != 0;) {
       int64_t begin = i * job->grain;
-      job->fn(job->arg, worker, begin, begin + qi__min_i64(job->grain, job->n_units - begin));
+      job->fn(job->arg, worker, begin, begin + qi__min_i64(n * job->grain, job->n_units - begin));
     }
   }
 }
@@ -2497,9 +2500,9 @@ QI__INLINE bool qi__pool_has_threads(const qi_pool *p) {
 #endif
 }
 
-// Runs fn over the units [0, n_units) in pieces of at most `grain` >= 1 (longer where there would be more than QI__PIECES_MAX),
-// taken one by one so that uneven work balances;
-// returns when all are done. What fn wrote is then visible to the caller. The calling thread takes part as worker 0.
+// Runs fn over the units [0, n_units), which are taken in pieces of `grain` >= 1 units (more where there would be more than
+// QI__PIECES_MAX): several that follow each other while there are many left, then one by one, so that uneven work balances. Returns
+// when all are done. What fn wrote is then visible to the caller. The calling thread takes part as worker 0.
 // fn must not run the same pool. One caller at a time. Allocates nothing, cannot fail.
 QI__FN void qi__pool_run(qi_pool *p, qi__task_fn fn, void *arg, int64_t n_units, int64_t grain) {
   if (n_units <= 0) return;
@@ -6844,7 +6847,8 @@ QI__FN void qi__dequantize_f32_neon(const qi__format *f, const uint8_t *src, flo
 //
 // The result is qi__sum_lanes(lane). Because the sum in a block is exact, it may be made in any order and by any unit; the lanes
 // keep additions independent and let eight blocks be taken at once.
-#define QI__Q8_ROWS 32   // weight rows of one call, at most
+#define QI__Q8_ROWS 32   // weight rows of one call, at most,
+#define QI__Q8_RUN 128   // or with one row of activations, which some variants bring into another order for all of them
 #define QI__Q8_BATCH 256 // rows of activations that variants take at a time, at most
 
 #define QI__Q8_LANES (8 * QI__Q8_ROWS) // sums of one row of activations
@@ -6858,7 +6862,7 @@ QI__INLINE size_t qi__q8_scratch(size_t n_x) {
 typedef struct qi__dot_q8_args {
   const qi__format *format;
   const uint8_t *w; // [n_w] rows, w_stride bytes apart, any alignment
-  size_t w_stride, n_w; // n_w <= QI__Q8_ROWS
+  size_t w_stride, n_w; // n_w <= QI__Q8_ROWS, or QI__Q8_RUN if n_x is 1
   const qi__q8 *x;
   size_t x_row, n_x;
   float *y;
@@ -10798,6 +10802,7 @@ typedef struct qi__row_k {
 } qi__row_k;
 
 QI__STATIC_ASSERT(QI__ROW_K_SLICE / QI__ROW_X % 4 == 0, row_k_fours);
+QI__STATIC_ASSERT(QI__Q8_RUN <= QI__Q8_ROWS * QI__ROW_X, row_k_lanes);
 QI__STATIC_ASSERT(sizeof(qi__row_k) <= QI__Q8_PANEL_FLOATS * sizeof(float), row_k_in_scratch);
 
 // Rows of activations in that order, from some block on: of the first row, and how far apart they are.
@@ -10855,17 +10860,16 @@ QI__INLINE QI__AVX2 void qi__row_k_blocks(qi_format id, qi__step_fn words, qi__r
 QI__INLINE QI__AVX2 void qi__dot_rows_k(qi_format id, qi__step_fn words, qi__row_k_take_fn take, qi__row_k_chunk_fn chunk, int n,
                                         const qi__dot_q8_args *a) {
   const size_t size = (size_t)qi__formats[id].info.block_bytes, n_blocks = a->x->k / 256, slice = QI__ROW_K_SLICE / (size_t)n;
-  __m256 lanes[QI__Q8_ROWS][QI__ROW_X];
-  for (size_t r = 0; r < a->n_w; r++)
-    QI__UNROLL for (int i = 0; i < n; i++) lanes[r][i] = _mm256_setzero_ps();
+  __m256 lanes[QI__Q8_ROWS * QI__ROW_X]; // [n_w, n]
+  for (size_t i = 0; i < a->n_w * (size_t)n; i++) lanes[i] = _mm256_setzero_ps();
   for (size_t first = 0; first < n_blocks; first += slice) {
     const size_t now = qi__min_size(slice, n_blocks - first);
     const qi__row_k_x x = qi__row_k_take(take, a, first, now, n);
     for (size_t r = 0; r < a->n_w; r++)
-      qi__row_k_blocks(id, words, chunk, a->w + r * a->w_stride + first * size, &x, now, n, lanes[r]);
+      qi__row_k_blocks(id, words, chunk, a->w + r * a->w_stride + first * size, &x, now, n, lanes + r * (size_t)n);
   }
   for (size_t r = 0; r < a->n_w; r++)
-    QI__UNROLL for (int i = 0; i < n; i++) a->y[(size_t)i * a->y_stride + r] = qi__sum_lanes_avx2(lanes[r][i]);
+    QI__UNROLL for (int i = 0; i < n; i++) a->y[(size_t)i * a->y_stride + r] = qi__sum_lanes_avx2(lanes[r * (size_t)n + (size_t)i]);
 }
 
 // sum + scale * (products of the codes in two registers).
@@ -11457,7 +11461,7 @@ QI__INLINE QI__AVX512_VNNI __m256 qi__q4_chunk_avx512(qi_format id, const uint8_
 QI__INLINE QI__AVX512_VNNI void qi__dot_row_q4_avx512(qi_format id, const qi__dot_q8_args *a) {
   const size_t n_blocks = a->x->k / 32;
   qi__row_q4 x;
-  __m256 lanes[QI__Q8_ROWS];
+  __m256 lanes[QI__Q8_RUN];
   for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
   for (size_t first = 0; first < n_blocks; first += QI__ROW_Q4_SLICE) {
     const qi__q8_chunk slice = qi__q8_chunk_at(a->x, a->x_row, 32 * first);
@@ -11914,7 +11918,7 @@ QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
   const __m512i values = qi__qins4_values_vbmi();
   const size_t n_blocks = a->x->k / 256;
   qi__row_qins4 x;
-  __m256 lanes[QI__Q8_ROWS];
+  __m256 lanes[QI__Q8_RUN];
   for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
   for (size_t first = 0; first < n_blocks; first += QI__ROW_K_SLICE) {
     const qi__q8_chunk slice = qi__q8_chunk_at(a->x, a->x_row, 256 * first);
@@ -13908,6 +13912,7 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
 #define QI__FLOAT_ROWS 16 // of these as float32 at a time
 
 QI__STATIC_ASSERT(QI__TILE_ROWS == QI__BF16_ROWS && QI__TILE_ROWS == QI__Q8_ROWS, tile_rows);
+QI__STATIC_ASSERT(QI__Q8_RUN % QI__TILE_ROWS == 0, tile_run);
 
 typedef enum qi__arithmetic { QI__INTEGER, QI__FLOAT, QI__BF16, QI__ARITHMETICS } qi__arithmetic;
 
@@ -14105,8 +14110,13 @@ QI__FN void qi__tile_f32(const qi__kernels *kernels, const qi__weight *rows, siz
                                       rows->n_cols, n_x, rows->n_cols, y + r, y_stride);
 }
 
-// y[i * y_stride + r] = weight row first + r times activation row x_row + i, plus bias;  r < n_w <= QI__TILE_ROWS, i < n_x.
-// first: a multiple of QI__TILE_ROWS.
+// Tiles that follow each other and may be taken by one call.
+QI__INLINE size_t qi__tiles_at_once(qi__arithmetic arithmetic, size_t n_x) {
+  return arithmetic == QI__INTEGER && n_x == 1 ? QI__Q8_RUN / QI__TILE_ROWS : 1;
+}
+
+// y[i * y_stride + r] = weight row first + r times activation row x_row + i, plus bias;  r < n_w, i < n_x.
+// first: a multiple of QI__TILE_ROWS. n_w: at most so many rows times qi__tiles_at_once.
 // scratch: float32 [qi__tile_scratch(n_cols, n_x)], one for each thread, aligned to a cache line.
 QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmetic, const qi__weight *w, size_t first, size_t n_w,
                             const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
@@ -22366,7 +22376,8 @@ QI__FN size_t qi__forward_width(const qi__hparams *h) {
 
 // Scratch of one thread: a tile of weights and its results, or what a unit of attention needs.
 QI__FN size_t qi__forward_scratch(const qi__hparams *h, const qi__kv *kv, size_t n_batch) {
-  size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + n_batch * QI__TILE_ROWS;
+  size_t results = n_batch * QI__TILE_ROWS > QI__Q8_RUN ? n_batch * QI__TILE_ROWS : QI__Q8_RUN;
+  size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + results;
   size_t attention = qi__attention_scratch(h, &kv->head);
   size_t n = tile > attention ? tile : attention;
   return (n + 15) / 16 * 16;
@@ -22561,16 +22572,19 @@ QI__FN int64_t qi__product_units(const qi__forward *f) {
   return units * (int64_t)f->n_parts;
 }
 
-// One tile of weight rows for the activation rows first_x..first_x+n_x-1, which share an arithmetic.
-QI__FN void qi__product_tile(qi__forward *f, float *scratch, const qi__product *p, size_t tile, size_t first_x, size_t n_x,
-                             bool generated) {
-  size_t first = tile * QI__TILE_ROWS, n_w = qi__min_size(QI__TILE_ROWS, p->w->n_rows - first), n_rows = p->w->n_rows;
+// Tiles of weight rows, `tile` on, for the activation rows first_x..first_x+n_x-1, which share an arithmetic. Returns how many:
+// 1..n_tiles.
+QI__FN size_t qi__forward_tiles(qi__forward *f, float *scratch, const qi__product *p, size_t tile, size_t n_tiles, size_t first_x,
+                                size_t n_x, bool generated) {
+  qi__arithmetic arithmetic = qi__arithmetic_of(f->kernels, p->w, f->path, generated);
+  n_tiles = qi__min_size(n_tiles, qi__tiles_at_once(arithmetic, n_x));
+  size_t first = tile * QI__TILE_ROWS, n_rows = p->w->n_rows, n_w = qi__min_size(n_tiles * QI__TILE_ROWS, n_rows - first);
   float *y = p->y + first_x * n_rows + first;
   float *result = scratch + qi__tile_scratch(qi__forward_width(f->h), f->n_batch); // [n_x, n_w], if it is to be added
-  qi__arithmetic arithmetic = qi__arithmetic_of(f->kernels, p->w, f->path, generated);
   qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, p->add ? result : y, p->add ? n_w : n_rows,
                   scratch);
   for (size_t i = 0; p->add && i < n_x; i++) f->kernels->add(result + i * n_w, n_w, y + i * n_rows);
+  return n_tiles;
 }
 
 QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t end) {
@@ -22579,12 +22593,15 @@ QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t 
   size_t n = qi__products(f, products);
   bool output = f->op == QI__OP_OUTPUT;
   size_t rows = output ? f->n_wanted : f->n_rows, prompt = output ? f->n_wanted_prompt : f->n_prompt;
-  for (int64_t u = begin; u < end; u++) {
+  for (int64_t u = begin, now; u < end && !__atomic_load_n(f->cancel, __ATOMIC_RELAXED); u += now) {
     int64_t tile = u / (int64_t)f->n_parts;
     size_t p = 0, part = (size_t)u % f->n_parts, from = prompt * part / f->n_parts, to = prompt * (part + 1) / f->n_parts;
     while (p + 1 < n && tile >= qi__tiles(products[p].w)) tile -= qi__tiles(products[p++].w);
-    if (to > from) qi__product_tile(f, scratch, &products[p], (size_t)tile, from, to - from, false);
-    if (part == 0 && rows > prompt) qi__product_tile(f, scratch, &products[p], (size_t)tile, prompt, rows - prompt, true);
+    size_t at_once = prompt ? 1 : (size_t)qi__min_i64(end - u, qi__tiles(products[p].w) - tile);
+    now = 1;
+    if (to > from) qi__forward_tiles(f, scratch, &products[p], (size_t)tile, 1, from, to - from, false);
+    if (part == 0 && rows > prompt)
+      now = (int64_t)qi__forward_tiles(f, scratch, &products[p], (size_t)tile, at_once, prompt, rows - prompt, true);
   }
 }
 
@@ -29643,8 +29660,10 @@ QI__FN void qi__product_prepare(void *arg, int worker, int64_t begin, int64_t en
 QI__FN void qi__product_tiles(void *arg, int worker, int64_t begin, int64_t end) {
   const qi__product_run *p = (const qi__product_run *)arg;
   float *scratch = p->scratch + (size_t)worker * p->scratch_floats;
-  for (int64_t tile = begin; tile < end; tile++) {
-    size_t first = (size_t)tile * QI__TILE_ROWS, n_w = qi__min_size(QI__TILE_ROWS, p->w.n_rows - first);
+  size_t run = qi__tiles_at_once(p->arithmetic, p->n) * QI__TILE_ROWS;
+  size_t end_row = qi__min_size((size_t)end * QI__TILE_ROWS, p->w.n_rows);
+  for (size_t first = (size_t)begin * QI__TILE_ROWS, n_w; first < end_row; first += n_w) {
+    n_w = qi__min_size(run, end_row - first);
     qi__matmul_tile(&p->kernels, p->arithmetic, &p->w, first, n_w, &p->in, 0, p->n, p->y + first, p->w.n_rows, scratch);
   }
 }

@@ -161,6 +161,7 @@ static void for_each_variant(void (*check)(qi_format id, qi__dot_q8_fn dot)) {
 static void check_shapes(qi_format id, qi__dot_q8_fn dot) {
   size_t block = (size_t)qi__formats[id].info.block_len;
   for (size_t n_w = 1; n_w <= MAX_W; n_w++) compare(id, dot, &(shape){n_w, 1, 3 * block, 0, n_w % 4}, RANDOM);
+  for (size_t n_w = MAX_W + 1; n_w <= QI__Q8_RUN; n_w += 19) compare(id, dot, &(shape){n_w, 1, 9 * block, n_w % 2, 2}, RANDOM);
   for (size_t n_x = 1; n_x <= 40; n_x++) compare(id, dot, &(shape){1 + n_x % 6, n_x, 2 * block, n_x % 3, 0}, RANDOM);
   for (size_t blocks = 1; blocks <= 19 && blocks * block <= MAX_K; blocks++) {
     compare(id, dot, &(shape){3, 1, blocks * block, 1, 5}, RANDOM);
@@ -209,6 +210,7 @@ static void check_runs(qi_format id, qi__dot_q8_fn dot) {
       compare(id, dot, &(shape){33 - blocks % 32, 7, blocks * 256, 1, 0}, RUNS);
     }
     for (size_t n_w = 1; n_w <= MAX_W; n_w++) compare(id, dot, &(shape){n_w, 1 + n_w % 3, (1 + n_w) * 256, 0, n_w % 4}, RUNS);
+    compare(id, dot, &(shape){QI__Q8_RUN, 1, 768, 0, 0}, RUNS);
     compare(id, dot, &(shape){3, 1, (QI__TERNARY_RUN + 9) * 256, 0, 0}, RUNS);
     compare(id, dot, &(shape){2, 5, (QI__TERNARY_RUN + 9) * 256, 0, 0}, RUNS);
   }

@@ -39,7 +39,8 @@ static void wrong(record *r) { __atomic_fetch_add(&r->n_wrong, 1, __ATOMIC_RELAX
 
 static void task_record(void *arg, int worker, int64_t begin, int64_t end) {
   record *r = (record *)arg;
-  if (worker < 0 || worker >= r->n_threads || begin < 0 || begin >= end || end > r->n_units || end - begin > r->grain) {
+  bool pieces = begin % r->grain == 0 && (end % r->grain == 0 || end == r->n_units);
+  if (worker < 0 || worker >= r->n_threads || begin < 0 || begin >= end || end > r->n_units || !pieces) {
     wrong(r);
     return;
   }

@@ -36,6 +36,7 @@ typedef struct qi__range {
 } qi__range;
 
 #define QI__PIECES_MAX 0x8000
+#define QI__TAKE_PART 8 // a worker takes at once what this divides the rest of its range into
 
 // The gate through which workers enter a run is one word, `gate`:
 //   bits 0..8 workers inside    bit 9 open    bit 10 the caller sleeps until all are out    bit 11 the pool closes
@@ -94,16 +95,18 @@ QI__INLINE size_t qi__job_range(const qi__job *job, size_t r) {
   return job->n_pieces / job->n_ranges * r + qi__min_size(r, job->n_pieces % job->n_ranges);
 }
 
-// Takes a piece from one of the ends of what is left; false: nothing is.
-QI__INLINE bool qi__range_take(qi__range *range, bool front, uint32_t *piece) {
-  uint32_t left = __atomic_load_n(&range->left, __ATOMIC_RELAXED), then;
+// Takes pieces from one of the ends of what is left: from the end one, from the front a part of them, which gets smaller. Returns
+// how many; *piece is the first.
+QI__INLINE uint32_t qi__range_take(qi__range *range, bool front, uint32_t *piece) {
+  uint32_t left = __atomic_load_n(&range->left, __ATOMIC_RELAXED), then, n;
   do {
     uint32_t first = left & 0xffff, end = left >> 16;
-    if (first >= end) return false;
-    *piece = front ? first : end - 1;
-    then = front ? left + 1 : left - 0x10000;
+    if (first >= end) return 0;
+    n = front && end - first > QI__TAKE_PART ? (end - first) / QI__TAKE_PART : 1;
+    *piece = front ? first : end - n;
+    then = front ? left + n : left - (n << 16);
   } while (!__atomic_compare_exchange_n(&range->left, &left, then, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
-  return true;
+  return n;
 }
 
 // Runs pieces until none is left: those of the worker's own range in order, then what is left of others, from their ends. So each
@@ -112,9 +115,9 @@ QI__INLINE bool qi__range_take(qi__range *range, bool front, uint32_t *piece) {
 QI__FN void qi__job_work(const qi__job *job, qi__range *ranges, int worker) {
   for (size_t k = 0; k < job->n_ranges; k++) {
     qi__range *range = &ranges[((size_t)worker + k) % job->n_ranges];
-    for (uint32_t i; qi__range_take(range, k == 0, &i);) {
+    for (uint32_t i, n; (n = qi__range_take(range, k == 0, &i)) != 0;) {
       int64_t begin = i * job->grain;
-      job->fn(job->arg, worker, begin, begin + qi__min_i64(job->grain, job->n_units - begin));
+      job->fn(job->arg, worker, begin, begin + qi__min_i64(n * job->grain, job->n_units - begin));
     }
   }
 }
@@ -324,9 +327,9 @@ QI__INLINE bool qi__pool_has_threads(const qi_pool *p) {
 #endif
 }
 
-// Runs fn over the units [0, n_units) in pieces of at most `grain` >= 1 (longer where there would be more than QI__PIECES_MAX),
-// taken one by one so that uneven work balances;
-// returns when all are done. What fn wrote is then visible to the caller. The calling thread takes part as worker 0.
+// Runs fn over the units [0, n_units), which are taken in pieces of `grain` >= 1 units (more where there would be more than
+// QI__PIECES_MAX): several that follow each other while there are many left, then one by one, so that uneven work balances. Returns
+// when all are done. What fn wrote is then visible to the caller. The calling thread takes part as worker 0.
 // fn must not run the same pool. One caller at a time. Allocates nothing, cannot fail.
 QI__FN void qi__pool_run(qi_pool *p, qi__task_fn fn, void *arg, int64_t n_units, int64_t grain) {
   if (n_units <= 0) return;

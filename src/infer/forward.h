@@ -77,7 +77,8 @@ QI__FN size_t qi__forward_width(const qi__hparams *h) {
 
 // Scratch of one thread: a tile of weights and its results, or what a unit of attention needs.
 QI__FN size_t qi__forward_scratch(const qi__hparams *h, const qi__kv *kv, size_t n_batch) {
-  size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + n_batch * QI__TILE_ROWS;
+  size_t results = n_batch * QI__TILE_ROWS > QI__Q8_RUN ? n_batch * QI__TILE_ROWS : QI__Q8_RUN;
+  size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + results;
   size_t attention = qi__attention_scratch(h, &kv->head);
   size_t n = tile > attention ? tile : attention;
   return (n + 15) / 16 * 16;
@@ -272,16 +273,19 @@ QI__FN int64_t qi__product_units(const qi__forward *f) {
   return units * (int64_t)f->n_parts;
 }
 
-// One tile of weight rows for the activation rows first_x..first_x+n_x-1, which share an arithmetic.
-QI__FN void qi__product_tile(qi__forward *f, float *scratch, const qi__product *p, size_t tile, size_t first_x, size_t n_x,
-                             bool generated) {
-  size_t first = tile * QI__TILE_ROWS, n_w = qi__min_size(QI__TILE_ROWS, p->w->n_rows - first), n_rows = p->w->n_rows;
+// Tiles of weight rows, `tile` on, for the activation rows first_x..first_x+n_x-1, which share an arithmetic. Returns how many:
+// 1..n_tiles.
+QI__FN size_t qi__forward_tiles(qi__forward *f, float *scratch, const qi__product *p, size_t tile, size_t n_tiles, size_t first_x,
+                                size_t n_x, bool generated) {
+  qi__arithmetic arithmetic = qi__arithmetic_of(f->kernels, p->w, f->path, generated);
+  n_tiles = qi__min_size(n_tiles, qi__tiles_at_once(arithmetic, n_x));
+  size_t first = tile * QI__TILE_ROWS, n_rows = p->w->n_rows, n_w = qi__min_size(n_tiles * QI__TILE_ROWS, n_rows - first);
   float *y = p->y + first_x * n_rows + first;
   float *result = scratch + qi__tile_scratch(qi__forward_width(f->h), f->n_batch); // [n_x, n_w], if it is to be added
-  qi__arithmetic arithmetic = qi__arithmetic_of(f->kernels, p->w, f->path, generated);
   qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, p->add ? result : y, p->add ? n_w : n_rows,
                   scratch);
   for (size_t i = 0; p->add && i < n_x; i++) f->kernels->add(result + i * n_w, n_w, y + i * n_rows);
+  return n_tiles;
 }
 
 QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t end) {
@@ -290,12 +294,15 @@ QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t 
   size_t n = qi__products(f, products);
   bool output = f->op == QI__OP_OUTPUT;
   size_t rows = output ? f->n_wanted : f->n_rows, prompt = output ? f->n_wanted_prompt : f->n_prompt;
-  for (int64_t u = begin; u < end; u++) {
+  for (int64_t u = begin, now; u < end && !__atomic_load_n(f->cancel, __ATOMIC_RELAXED); u += now) {
     int64_t tile = u / (int64_t)f->n_parts;
     size_t p = 0, part = (size_t)u % f->n_parts, from = prompt * part / f->n_parts, to = prompt * (part + 1) / f->n_parts;
     while (p + 1 < n && tile >= qi__tiles(products[p].w)) tile -= qi__tiles(products[p++].w);
-    if (to > from) qi__product_tile(f, scratch, &products[p], (size_t)tile, from, to - from, false);
-    if (part == 0 && rows > prompt) qi__product_tile(f, scratch, &products[p], (size_t)tile, prompt, rows - prompt, true);
+    size_t at_once = prompt ? 1 : (size_t)qi__min_i64(end - u, qi__tiles(products[p].w) - tile);
+    now = 1;
+    if (to > from) qi__forward_tiles(f, scratch, &products[p], (size_t)tile, 1, from, to - from, false);
+    if (part == 0 && rows > prompt)
+      now = (int64_t)qi__forward_tiles(f, scratch, &products[p], (size_t)tile, at_once, prompt, rows - prompt, true);
   }
 }
 

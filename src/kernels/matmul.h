@@ -9,6 +9,7 @@
 #define QI__FLOAT_ROWS 16 // of these as float32 at a time
 
 QI__STATIC_ASSERT(QI__TILE_ROWS == QI__BF16_ROWS && QI__TILE_ROWS == QI__Q8_ROWS, tile_rows);
+QI__STATIC_ASSERT(QI__Q8_RUN % QI__TILE_ROWS == 0, tile_run);
 
 typedef enum qi__arithmetic { QI__INTEGER, QI__FLOAT, QI__BF16, QI__ARITHMETICS } qi__arithmetic;
 
@@ -206,8 +207,13 @@ QI__FN void qi__tile_f32(const qi__kernels *kernels, const qi__weight *rows, siz
                                       rows->n_cols, n_x, rows->n_cols, y + r, y_stride);
 }
 
-// y[i * y_stride + r] = weight row first + r times activation row x_row + i, plus bias;  r < n_w <= QI__TILE_ROWS, i < n_x.
-// first: a multiple of QI__TILE_ROWS.
+// Tiles that follow each other and may be taken by one call.
+QI__INLINE size_t qi__tiles_at_once(qi__arithmetic arithmetic, size_t n_x) {
+  return arithmetic == QI__INTEGER && n_x == 1 ? QI__Q8_RUN / QI__TILE_ROWS : 1;
+}
+
+// y[i * y_stride + r] = weight row first + r times activation row x_row + i, plus bias;  r < n_w, i < n_x.
+// first: a multiple of QI__TILE_ROWS. n_w: at most so many rows times qi__tiles_at_once.
 // scratch: float32 [qi__tile_scratch(n_cols, n_x)], one for each thread, aligned to a cache line.
 QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmetic, const qi__weight *w, size_t first, size_t n_w,
                             const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {

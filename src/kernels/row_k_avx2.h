@@ -32,6 +32,7 @@ typedef struct qi__row_k {
 } qi__row_k;
 
 QI__STATIC_ASSERT(QI__ROW_K_SLICE / QI__ROW_X % 4 == 0, row_k_fours);
+QI__STATIC_ASSERT(QI__Q8_RUN <= QI__Q8_ROWS * QI__ROW_X, row_k_lanes);
 QI__STATIC_ASSERT(sizeof(qi__row_k) <= QI__Q8_PANEL_FLOATS * sizeof(float), row_k_in_scratch);
 
 // Rows of activations in that order, from some block on: of the first row, and how far apart they are.
@@ -89,17 +90,16 @@ QI__INLINE QI__AVX2 void qi__row_k_blocks(qi_format id, qi__step_fn words, qi__r
 QI__INLINE QI__AVX2 void qi__dot_rows_k(qi_format id, qi__step_fn words, qi__row_k_take_fn take, qi__row_k_chunk_fn chunk, int n,
                                         const qi__dot_q8_args *a) {
   const size_t size = (size_t)qi__formats[id].info.block_bytes, n_blocks = a->x->k / 256, slice = QI__ROW_K_SLICE / (size_t)n;
-  __m256 lanes[QI__Q8_ROWS][QI__ROW_X];
-  for (size_t r = 0; r < a->n_w; r++)
-    QI__UNROLL for (int i = 0; i < n; i++) lanes[r][i] = _mm256_setzero_ps();
+  __m256 lanes[QI__Q8_ROWS * QI__ROW_X]; // [n_w, n]
+  for (size_t i = 0; i < a->n_w * (size_t)n; i++) lanes[i] = _mm256_setzero_ps();
   for (size_t first = 0; first < n_blocks; first += slice) {
     const size_t now = qi__min_size(slice, n_blocks - first);
     const qi__row_k_x x = qi__row_k_take(take, a, first, now, n);
     for (size_t r = 0; r < a->n_w; r++)
-      qi__row_k_blocks(id, words, chunk, a->w + r * a->w_stride + first * size, &x, now, n, lanes[r]);
+      qi__row_k_blocks(id, words, chunk, a->w + r * a->w_stride + first * size, &x, now, n, lanes + r * (size_t)n);
   }
   for (size_t r = 0; r < a->n_w; r++)
-    QI__UNROLL for (int i = 0; i < n; i++) a->y[(size_t)i * a->y_stride + r] = qi__sum_lanes_avx2(lanes[r][i]);
+    QI__UNROLL for (int i = 0; i < n; i++) a->y[(size_t)i * a->y_stride + r] = qi__sum_lanes_avx2(lanes[r * (size_t)n + (size_t)i]);
 }
 
 // sum + scale * (products of the codes in two registers).

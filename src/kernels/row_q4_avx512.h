@@ -84,7 +84,7 @@ QI__INLINE QI__AVX512_VNNI __m256 qi__q4_chunk_avx512(qi_format id, const uint8_
 QI__INLINE QI__AVX512_VNNI void qi__dot_row_q4_avx512(qi_format id, const qi__dot_q8_args *a) {
   const size_t n_blocks = a->x->k / 32;
   qi__row_q4 x;
-  __m256 lanes[QI__Q8_ROWS];
+  __m256 lanes[QI__Q8_RUN];
   for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
   for (size_t first = 0; first < n_blocks; first += QI__ROW_Q4_SLICE) {
     const qi__q8_chunk slice = qi__q8_chunk_at(a->x, a->x_row, 32 * first);

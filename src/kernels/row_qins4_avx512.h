@@ -132,7 +132,7 @@ QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
   const __m512i values = qi__qins4_values_vbmi();
   const size_t n_blocks = a->x->k / 256;
   qi__row_qins4 x;
-  __m256 lanes[QI__Q8_ROWS];
+  __m256 lanes[QI__Q8_RUN];
   for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
   for (size_t first = 0; first < n_blocks; first += QI__ROW_K_SLICE) {
     const qi__q8_chunk slice = qi__q8_chunk_at(a->x, a->x_row, 256 * first);
