@@ -1327,6 +1327,7 @@ QI__STATIC_ASSERT(CHAR_BIT == 8 && sizeof(float) == 4 && sizeof(double) == 8 && 
 QI__INLINE int64_t qi__min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 QI__INLINE int64_t qi__max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
 QI__INLINE size_t qi__min_size(size_t a, size_t b) { return a < b ? a : b; }
+QI__INLINE size_t qi__max_size(size_t a, size_t b) { return a > b ? a : b; }
 
 // Little-endian values at any address.
 QI__INLINE uint16_t qi__load_u16(const void *p) {
@@ -2263,6 +2264,16 @@ QI__INLINE void qi__cpu_pause(void) {
 #endif
 }
 
+// Asks for a cache line that is going to be written to. A line comes from the core that wrote it last in a quarter of a
+// microsecond, and stores wait for theirs one after the other.
+QI__INLINE void qi__prefetch_write(const void *p) {
+#if defined(__x86_64__)
+  __asm__ volatile("prefetchw %0" : : "m"(*(const char *)p)); // where there is none it does nothing
+#else
+  __builtin_prefetch(p, 1);
+#endif
+}
+
 // First piece of range r; of r = n_ranges, their number.
 QI__INLINE size_t qi__job_range(const qi__job *job, size_t r) {
   return job->n_pieces / job->n_ranges * r + qi__min_size(r, job->n_pieces % job->n_ranges);
@@ -2282,16 +2293,18 @@ QI__INLINE uint32_t qi__range_take(qi__range *range, bool front, uint32_t *piece
   return n;
 }
 
+QI__FN void qi__job_pieces(const qi__job *job, int worker, uint32_t first, uint32_t n) {
+  int64_t begin = first * job->grain;
+  job->fn(job->arg, worker, begin, begin + qi__min_i64(n * job->grain, job->n_units - begin));
+}
+
 // Runs pieces until none is left: those of the worker's own range in order, then what is left of others, from their ends. So each
 // thread reads one long piece of memory, along which its core fetches ahead (2 threads of Zen 4: halves 61 GB/s, pieces of 64 KB
 // in turns 46, of 16 KB 28).
 QI__FN void qi__job_work(const qi__job *job, qi__range *ranges, int worker) {
   for (size_t k = 0; k < job->n_ranges; k++) {
     qi__range *range = &ranges[((size_t)worker + k) % job->n_ranges];
-    for (uint32_t i, n; (n = qi__range_take(range, k == 0, &i)) != 0;) {
-      int64_t begin = i * job->grain;
-      job->fn(job->arg, worker, begin, begin + qi__min_i64(n * job->grain, job->n_units - begin));
-    }
+    for (uint32_t i, n; (n = qi__range_take(range, k == 0, &i)) != 0;) qi__job_pieces(job, worker, i, n);
   }
 }
 
@@ -2313,16 +2326,15 @@ QI__INLINE bool qi__worker_is_active(const qi_pool *p, int worker) {
 }
 
 // Tries to enter an open run that this worker has not been in; *seen becomes its number. 1 = inside, 0 = nothing to do, -1 = quit.
-// n_active was written before the gate of a run was opened, so who finds it open sees it. Cache lines come from the core that wrote
-// them in a quarter of a microsecond each: those that the worker reads next are asked for together with the gate's.
+// n_active was written before the gate of a run was opened, so who finds it open sees it. What the worker needs next is asked for
+// together with the gate.
 QI__FN int qi__gate_enter(qi_pool *p, int worker, uint32_t *seen) {
-  // Sequentially consistent: see qi__worker_sleep.
-  uint32_t gate = __atomic_load_n(&p->gate, __ATOMIC_SEQ_CST);
+  uint32_t gate = __atomic_load_n(&p->gate, __ATOMIC_ACQUIRE);
   for (;;) {
     if (gate & QI__GATE_QUIT) return -1;
     if (!(gate & QI__GATE_OPEN) || gate >> QI__GATE_RUN_SHIFT == *seen || !qi__worker_is_active(p, worker)) return 0;
     __builtin_prefetch(&p->job);
-    __builtin_prefetch(&p->ranges[worker].left);
+    qi__prefetch_write(&p->ranges[worker].left);
     if (__atomic_compare_exchange_n(&p->gate, &gate, gate + 1, false, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) break;
   }
   *seen = gate >> QI__GATE_RUN_SHIFT;
@@ -2338,17 +2350,18 @@ QI__FN void qi__gate_leave(qi_pool *p) {
 }
 
 // Sleeps until a run is open or the pool closes; results of qi__gate_enter, 0 when it is to sleep elsewhere. No wake-up is lost:
-// the worker counts itself in before it looks at the gate, the caller opens the gate before it looks at the count, and both in one
-// total order. Those that are not active are not counted: no run is for them.
+// the worker counts itself in before it looks at the gate, the caller opens the gate before it looks at the count, and both change
+// the count, if by 0: who comes second sees what the first did before. Those that are not active are not counted: no run is for
+// them.
 QI__FN int qi__worker_sleep(qi_pool *p, int worker, uint32_t *seen) {
   int entered;
   pthread_mutex_lock(&p->mutex);
   while (!qi__worker_is_active(p, worker) && !(__atomic_load_n(&p->gate, __ATOMIC_RELAXED) & QI__GATE_QUIT))
     pthread_cond_wait(&p->park, &p->mutex);
-  __atomic_fetch_add(&p->n_asleep, 1, __ATOMIC_SEQ_CST);
+  __atomic_fetch_add(&p->n_asleep, 1, __ATOMIC_ACQ_REL); // see qi__pool_run_threads
   while ((entered = qi__gate_enter(p, worker, seen)) == 0 && qi__worker_is_active(p, worker))
     pthread_cond_wait(&p->wake, &p->mutex);
-  __atomic_fetch_sub(&p->n_asleep, 1, __ATOMIC_SEQ_CST);
+  __atomic_fetch_sub(&p->n_asleep, 1, __ATOMIC_ACQ_REL);
   pthread_mutex_unlock(&p->mutex);
   return entered;
 }
@@ -2394,19 +2407,30 @@ QI__FN void qi__gate_drain(qi_pool *p) {
   }
 }
 
+// Wakes as many workers as have something to do, if some are asleep.
+QI__FN void qi__pool_wake(qi_pool *p, size_t asleep) {
+  size_t useful = p->job.n_pieces - 1;
+  if (!asleep) return;
+  pthread_mutex_lock(&p->mutex);
+  if (useful >= asleep) pthread_cond_broadcast(&p->wake);
+  for (size_t i = useful; useful < asleep && i > 0; i--) pthread_cond_signal(&p->wake);
+  pthread_mutex_unlock(&p->mutex);
+}
+
+// The caller takes its first pieces before it opens the gate, and does nothing that waits for the gate's cache line, which is with
+// a worker, before these are done (0.5 us on Zen 4). Who falls asleep just then is woken up after them.
 QI__FN void qi__pool_run_threads(qi_pool *p) {
+  uint32_t first = 0, n = qi__range_take(&p->ranges[0], true, &first);
   p->run = (p->run + 1) & (UINT32_MAX >> QI__GATE_RUN_SHIFT);
-  __atomic_store_n(&p->gate, p->run << QI__GATE_RUN_SHIFT | QI__GATE_OPEN, __ATOMIC_SEQ_CST);
-  size_t asleep = __atomic_load_n(&p->n_asleep, __ATOMIC_SEQ_CST), useful = p->job.n_pieces - 1;
-  if (asleep) {
-    pthread_mutex_lock(&p->mutex);
-    if (useful >= asleep) pthread_cond_broadcast(&p->wake);
-    for (size_t i = useful; useful < asleep && i > 0; i--) pthread_cond_signal(&p->wake);
-    pthread_mutex_unlock(&p->mutex);
-  }
+  __atomic_store_n(&p->gate, p->run << QI__GATE_RUN_SHIFT | QI__GATE_OPEN, __ATOMIC_RELEASE);
+  qi__pool_wake(p, __atomic_load_n(&p->n_asleep, __ATOMIC_RELAXED));
+  qi__job_pieces(&p->job, 0, first, n);
+  qi__pool_wake(p, __atomic_fetch_add(&p->n_asleep, 0, __ATOMIC_ACQ_REL));
   qi__job_work(&p->job, p->ranges, 0);
   __atomic_fetch_and(&p->gate, ~QI__GATE_OPEN, __ATOMIC_ACQ_REL);
   qi__gate_drain(p);
+  qi__prefetch_write(&p->job); // for the next run
+  for (size_t r = 0; r < p->job.n_ranges; r++) qi__prefetch_write(&p->ranges[r].left);
 }
 
 // Ends and joins the workers that run.
@@ -21536,16 +21560,17 @@ QI__FN size_t qi__attention_row_pieces(const qi__attention *a, size_t i) {
 
 // Begins a chunk: the fields of the chunk but n_tiles and split are set.
 QI__FN void qi__attention_plan(qi__attention *a, size_t n_threads) {
-  size_t group = a->h->n_heads / a->h->n_kv_heads, most = group < QI__ATTENTION_TILE ? QI__ATTENTION_TILE / group : 1;
+  size_t group = a->h->n_heads / a->h->n_kv_heads, tile = group < QI__ATTENTION_TILE ? QI__ATTENTION_TILE / group : 1;
   a->n_tiles = 0;
   for (size_t i = 0; i < a->n_prompt; i++) {
     const qi__row *row = &a->rows[i], *last = row - 1;
-    bool follows = i > 0 && row->seq == last->seq && row->pos == last->pos + 1 && row->pos % most != 0;
+    bool follows = i > 0 && row->seq == last->seq && row->pos == last->pos + 1 && row->pos % tile != 0;
     if (!follows) a->tile[a->n_tiles++] = i;
   }
   a->tile[a->n_tiles] = a->n_prompt;
-  size_t n_generated = a->n_rows - a->n_prompt;
-  a->split = n_generated <= a->n_split && n_generated * a->h->n_kv_heads < QI__ATTENTION_UNITS * n_threads;
+  size_t n_generated = a->n_rows - a->n_prompt, most = 1;
+  for (size_t i = a->n_prompt; i < a->n_rows; i++) most = qi__max_size(most, qi__attention_row_pieces(a, i));
+  a->split = most > 1 && n_generated <= a->n_split && n_generated * a->h->n_kv_heads < QI__ATTENTION_UNITS * n_threads;
 }
 
 QI__FN size_t qi__attention_units(const qi__attention *a) {
@@ -22167,6 +22192,16 @@ QI__FN void qi__kv_store(const qi__kv *kv, const qi__kernels *kernels, size_t la
   qi__kv_store_at(&kv->head, kernels, qi__kv_head(kv, layer, seq, head, pos), pos % QI__KV_PAGE, k, v);
 }
 
+// Asks for the lines that qi__kv_store will write to, which no cache holds any more if weights have passed since the position before.
+// Keys go to one line for each two of their elements, and stores wait for their lines (a head of 64 elements: 1 us on Zen 4).
+QI__FN void qi__kv_fetch(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos) {
+  const qi__kv_layout *l = &kv->head;
+  const uint8_t *page = qi__kv_head(kv, layer, seq, head, pos);
+  size_t block = l->k_scale / (QI__KV_PAGE / QI__KEY_BLOCK), value = (l->v_scale - l->v) / QI__KV_PAGE, p = pos % QI__KV_PAGE;
+  for (size_t i = 0; i < block; i += QI__CACHE_LINE) qi__prefetch(page + p / QI__KEY_BLOCK * block + i);
+  for (size_t i = 0; i < value; i += QI__CACHE_LINE) qi__prefetch(page + l->v + p * value + i);
+}
+
 // ---- context shift ----
 
 // Tokens n_keep .. n_keep + n_drop - 1 of a sequence are dropped, those after them move down. Keys were rotated by their
@@ -22376,8 +22411,7 @@ QI__FN size_t qi__forward_width(const qi__hparams *h) {
 
 // Scratch of one thread: a tile of weights and its results, or what a unit of attention needs.
 QI__FN size_t qi__forward_scratch(const qi__hparams *h, const qi__kv *kv, size_t n_batch) {
-  size_t results = n_batch * QI__TILE_ROWS > QI__Q8_RUN ? n_batch * QI__TILE_ROWS : QI__Q8_RUN;
-  size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + results;
+  size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + qi__max_size(n_batch * QI__TILE_ROWS, QI__Q8_RUN);
   size_t attention = qi__attention_scratch(h, &kv->head);
   size_t n = tile > attention ? tile : attention;
   return (n + 15) / 16 * 16;
@@ -22480,6 +22514,7 @@ QI__FN void qi__rope_head(qi__forward *f, size_t i, size_t head, bool matrix, fl
   const qi__row *row = &f->rows[i];
   const float *cos_sin = f->cos_sin + i * h->n_rot;
   const size_t dim = h->head_dim_k, group = h->n_heads / h->n_kv_heads;
+  qi__kv_fetch(f->kv, f->layer, row->seq, head, row->pos);
   for (size_t g = head * group; g < (head + 1) * group; g++) {
     float *q = f->q + (i * h->n_heads + g) * dim;
     if (l->q_norm) f->kernels->rms_norm(q, l->q_norm, h->rms_norm_eps, dim, q);
@@ -22501,9 +22536,16 @@ QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end)
   for (size_t u = (size_t)begin; u < (size_t)end; u++) qi__rope_head(f, u / n_heads, u % n_heads, matrix, scratch);
 }
 
+// A token alone whose context is one piece: a head is rotated where its attention is computed, without a run of the pool before.
+QI__INLINE bool qi__rope_with_attention(const qi__forward *f) {
+  return f->n_rows == 1 && !f->n_prompt && !f->attention.split && !f->on_device;
+}
+
 QI__FN void qi__run_attention(qi__forward *f, int worker, int64_t begin, int64_t end) {
   float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
   bool matrix = qi__attention_on_matrix(f);
+  if (qi__rope_with_attention(f))
+    for (int64_t head = begin; head < end; head++) qi__rope_head(f, 0, (size_t)head, matrix, scratch);
   qi__attention_run(&f->attention, f->layer, matrix, (size_t)begin, (size_t)end, scratch);
 }
 
@@ -22673,6 +22715,7 @@ QI__FN void qi__forward_next_op(qi__forward *f) {
   } else {
     f->op = (qi__op)(f->op + 1);
   }
+  if (f->op == QI__OP_ROPE && qi__rope_with_attention(f)) f->op = QI__OP_ATTENTION;
   if (f->op == QI__OP_OUTPUT_NORM && !f->n_wanted) f->op = QI__OP_DONE;
 }
 

@@ -54,6 +54,7 @@ QI__STATIC_ASSERT(CHAR_BIT == 8 && sizeof(float) == 4 && sizeof(double) == 8 && 
 QI__INLINE int64_t qi__min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 QI__INLINE int64_t qi__max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
 QI__INLINE size_t qi__min_size(size_t a, size_t b) { return a < b ? a : b; }
+QI__INLINE size_t qi__max_size(size_t a, size_t b) { return a > b ? a : b; }
 
 // Little-endian values at any address.
 QI__INLINE uint16_t qi__load_u16(const void *p) {

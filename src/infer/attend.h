@@ -86,16 +86,17 @@ QI__FN size_t qi__attention_row_pieces(const qi__attention *a, size_t i) {
 
 // Begins a chunk: the fields of the chunk but n_tiles and split are set.
 QI__FN void qi__attention_plan(qi__attention *a, size_t n_threads) {
-  size_t group = a->h->n_heads / a->h->n_kv_heads, most = group < QI__ATTENTION_TILE ? QI__ATTENTION_TILE / group : 1;
+  size_t group = a->h->n_heads / a->h->n_kv_heads, tile = group < QI__ATTENTION_TILE ? QI__ATTENTION_TILE / group : 1;
   a->n_tiles = 0;
   for (size_t i = 0; i < a->n_prompt; i++) {
     const qi__row *row = &a->rows[i], *last = row - 1;
-    bool follows = i > 0 && row->seq == last->seq && row->pos == last->pos + 1 && row->pos % most != 0;
+    bool follows = i > 0 && row->seq == last->seq && row->pos == last->pos + 1 && row->pos % tile != 0;
     if (!follows) a->tile[a->n_tiles++] = i;
   }
   a->tile[a->n_tiles] = a->n_prompt;
-  size_t n_generated = a->n_rows - a->n_prompt;
-  a->split = n_generated <= a->n_split && n_generated * a->h->n_kv_heads < QI__ATTENTION_UNITS * n_threads;
+  size_t n_generated = a->n_rows - a->n_prompt, most = 1;
+  for (size_t i = a->n_prompt; i < a->n_rows; i++) most = qi__max_size(most, qi__attention_row_pieces(a, i));
+  a->split = most > 1 && n_generated <= a->n_split && n_generated * a->h->n_kv_heads < QI__ATTENTION_UNITS * n_threads;
 }
 
 QI__FN size_t qi__attention_units(const qi__attention *a) {

@@ -77,8 +77,7 @@ QI__FN size_t qi__forward_width(const qi__hparams *h) {
 
 // Scratch of one thread: a tile of weights and its results, or what a unit of attention needs.
 QI__FN size_t qi__forward_scratch(const qi__hparams *h, const qi__kv *kv, size_t n_batch) {
-  size_t results = n_batch * QI__TILE_ROWS > QI__Q8_RUN ? n_batch * QI__TILE_ROWS : QI__Q8_RUN;
-  size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + results;
+  size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + qi__max_size(n_batch * QI__TILE_ROWS, QI__Q8_RUN);
   size_t attention = qi__attention_scratch(h, &kv->head);
   size_t n = tile > attention ? tile : attention;
   return (n + 15) / 16 * 16;
@@ -181,6 +180,7 @@ QI__FN void qi__rope_head(qi__forward *f, size_t i, size_t head, bool matrix, fl
   const qi__row *row = &f->rows[i];
   const float *cos_sin = f->cos_sin + i * h->n_rot;
   const size_t dim = h->head_dim_k, group = h->n_heads / h->n_kv_heads;
+  qi__kv_fetch(f->kv, f->layer, row->seq, head, row->pos);
   for (size_t g = head * group; g < (head + 1) * group; g++) {
     float *q = f->q + (i * h->n_heads + g) * dim;
     if (l->q_norm) f->kernels->rms_norm(q, l->q_norm, h->rms_norm_eps, dim, q);
@@ -202,9 +202,16 @@ QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end)
   for (size_t u = (size_t)begin; u < (size_t)end; u++) qi__rope_head(f, u / n_heads, u % n_heads, matrix, scratch);
 }
 
+// A token alone whose context is one piece: a head is rotated where its attention is computed, without a run of the pool before.
+QI__INLINE bool qi__rope_with_attention(const qi__forward *f) {
+  return f->n_rows == 1 && !f->n_prompt && !f->attention.split && !f->on_device;
+}
+
 QI__FN void qi__run_attention(qi__forward *f, int worker, int64_t begin, int64_t end) {
   float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
   bool matrix = qi__attention_on_matrix(f);
+  if (qi__rope_with_attention(f))
+    for (int64_t head = begin; head < end; head++) qi__rope_head(f, 0, (size_t)head, matrix, scratch);
   qi__attention_run(&f->attention, f->layer, matrix, (size_t)begin, (size_t)end, scratch);
 }
 
@@ -374,6 +381,7 @@ QI__FN void qi__forward_next_op(qi__forward *f) {
   } else {
     f->op = (qi__op)(f->op + 1);
   }
+  if (f->op == QI__OP_ROPE && qi__rope_with_attention(f)) f->op = QI__OP_ATTENTION;
   if (f->op == QI__OP_OUTPUT_NORM && !f->n_wanted) f->op = QI__OP_DONE;
 }
 
