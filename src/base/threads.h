@@ -67,6 +67,7 @@ struct qi_pool {
   uint32_t gate;
   char pad2[QI__CACHE_LINE];
   uint32_t n_asleep;
+  char pad3[QI__CACHE_LINE];
   uint32_t n_started;
   uint32_t run;            // number of the last run
   bool may_spin;           // each thread can have a CPU of its own

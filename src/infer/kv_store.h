@@ -144,7 +144,7 @@ QI__FN void qi__kv_store(const qi__kv *kv, const qi__kernels *kernels, size_t la
   qi__kv_store_at(&kv->head, kernels, qi__kv_head(kv, layer, seq, head, pos), pos % QI__KV_PAGE, k, v);
 }
 
-// Asks for the lines that qi__kv_store will write to, which no cache holds any more if weights have passed since the position before.
+// Asks for the lines that qi__kv_store will write to, which no cache holds any more if weights have passed since the last position.
 // Keys go to one line for each two of their elements, and stores wait for their lines (a head of 64 elements: 1 us on Zen 4).
 QI__FN void qi__kv_fetch(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos) {
   const qi__kv_layout *l = &kv->head;
