@@ -17,13 +17,6 @@ QI__INLINE void qi__pair_rows(const qi__dot_q8_args *a, size_t first, const uint
   for (size_t r = 0; r < QI__PAIR; r++) w[r] = a->w + qi__min_size(first + r, a->n_w - 1) * a->w_stride;
 }
 
-// Fetches the rows of the next pair in the order of their addresses, n bytes of them: row by row the processor would see streams
-// that begin and end every few kilobytes. Never faults, also beyond the matrix.
-QI__INLINE QI__AVX2 void qi__prefetch_pair_avx2(const uint8_t *first_row, const uint8_t *now, size_t stride, size_t n) {
-  uintptr_t next = (uintptr_t)first_row + QI__PAIR * (stride + (size_t)(now - first_row));
-  for (size_t i = 0; i < n; i += QI__CACHE_LINE) _mm_prefetch((const char *)(next + i), _MM_HINT_NTA);
-}
-
 // qi__fetch_far_avx2 for n bytes of both rows: they follow each other, so these are taken in the order of their addresses.
 QI__INLINE QI__AVX2 void qi__prefetch_far_pair_avx2(const uint8_t *first_row, const uint8_t *now, size_t n) {
   qi__fetch_far_avx2(first_row + QI__PAIR * (size_t)(now - first_row), n);
@@ -56,7 +49,7 @@ QI__FN QI__AVX2 void qi__dot_row_qins8_avx2(const qi__dot_q8_args *a) {
       qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, at);
       int n = (int)qi__min_size(8, (a->x->k - at) / 32);
       __m256 d = _mm256_mul_ps(d_w, qi__chunk_d_avx2(x.d, n));
-      qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * 8 * 36);
+      qi__prefetch_far_pair_avx2(first_row, w[0], QI__PAIR * 8 * 36);
       for (int b = 0; b < n; b++)
         QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
           total[r][b] = qi__qins8_block_avx2(table, w[r], x.q + 32 * b);
@@ -196,7 +189,7 @@ QI__INLINE QI__AVX512_VBMI __m512 qi__pair_qins8_vbmi(const qi__dot_q8_args *a, 
   for (; at + 256 <= k; at += 256, w[0] += 8 * 36, w[1] += 8 * 36) {
     qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, at);
     __m512 d = _mm512_broadcast_f32x8(_mm256_mul_ps(_mm256_set1_ps(d_w), _mm256_loadu_ps(x.d)));
-    qi__prefetch_pair_avx2(first_row, w[0], a->w_stride, QI__PAIR * 8 * 36);
+    qi__prefetch_far_pair_avx2(first_row, w[0], QI__PAIR * 8 * 36);
     lanes = _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(qi__qins8_chunk_vbmi(table, w, x.q, 8)), lanes);
   }
   if (at < k) {
