@@ -2210,7 +2210,7 @@ typedef struct qi__range {
 } qi__range;
 
 #define QI__PIECES_MAX 0x8000
-#define QI__TAKE_PART 8 // a worker takes at once what this divides the rest of its range into
+#define QI__TAKE_PART 4 // a worker takes at once what this divides the rest of its range into
 
 // The gate through which workers enter a run is one word, `gate`:
 //   bits 0..8 workers inside    bit 9 open    bit 10 the caller sleeps until all are out    bit 11 the pool closes
