@@ -59,12 +59,16 @@ QI__INLINE QI__AVX2 __m256i qi__codes8_avx2(const float *x, __m256 inverse) {
   return _mm256_min_epi32(_mm256_max_epi32(q, _mm256_set1_epi32(-127)), _mm256_set1_epi32(127));
 }
 
-// max |x|; NaN does not count.
+// max |x| of n values, a multiple of 32; NaN does not count.
 QI__INLINE QI__AVX2 float qi__max_size_avx2(const float *x, size_t n) {
   const __m256 no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
-  __m256 max = _mm256_setzero_ps();
-  for (size_t i = 0; i < n; i += 8) max = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(x + i), no_sign), max);
-  __m128 m = _mm_max_ps(_mm256_castps256_ps128(max), _mm256_extractf128_ps(max, 1));
+  __m256 max[4];
+  QI__UNROLL for (int c = 0; c < 4; c++) max[c] = _mm256_setzero_ps();
+  for (size_t i = 0; i < n; i += 32)
+    QI__UNROLL for (size_t c = 0; c < 4; c++)
+      max[c] = _mm256_max_ps(_mm256_and_ps(_mm256_loadu_ps(x + i + 8 * c), no_sign), max[c]);
+  max[0] = _mm256_max_ps(_mm256_max_ps(max[0], max[1]), _mm256_max_ps(max[2], max[3]));
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128(max[0]), _mm256_extractf128_ps(max[0], 1));
   m = _mm_max_ps(m, _mm_movehl_ps(m, m));
   return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
 }
