@@ -19,7 +19,7 @@ QI__INLINE void qi__pair_rows(const qi__dot_q8_args *a, size_t first, const uint
 
 // qi__fetch_far_avx2 for n bytes of both rows: they follow each other, so these are taken in the order of their addresses.
 QI__INLINE QI__AVX2 void qi__prefetch_far_pair_avx2(const uint8_t *first_row, const uint8_t *now, size_t n) {
-  qi__fetch_far_avx2(first_row + QI__PAIR * (size_t)(now - first_row), n);
+  qi__fetch_far_avx2((const uint8_t *)((uintptr_t)first_row + QI__PAIR * (size_t)(now - first_row)), n);
 }
 
 // ---- QINS8 with AVX2 ----
