@@ -2210,7 +2210,7 @@ typedef struct qi__range {
 } qi__range;
 
 #define QI__PIECES_MAX 0x8000
-#define QI__TAKE_PART 4 // a worker takes at once what this divides the rest of its range into
+#define QI__TAKE_PART 4 // of what is left of its range a worker takes one part in so many at once
 
 // The gate through which workers enter a run is one word, `gate`:
 //   bits 0..8 workers inside    bit 9 open    bit 10 the caller sleeps until all are out    bit 11 the pool closes
@@ -2262,16 +2262,6 @@ QI__INLINE void qi__cpu_pause(void) {
   __asm__ volatile("isb" ::: "memory"); // yield does nothing on most cores
 #else
   __asm__ volatile("" ::: "memory");
-#endif
-}
-
-// Asks for a cache line that is going to be written to. A line comes from the core that wrote it last in a quarter of a
-// microsecond, and stores wait for theirs one after the other.
-QI__INLINE void qi__prefetch_write(const void *p) {
-#if defined(__x86_64__)
-  __asm__ volatile("prefetchw %0" : : "m"(*(const char *)p)); // where there is none it does nothing
-#else
-  __builtin_prefetch(p, 1);
 #endif
 }
 
@@ -2327,15 +2317,15 @@ QI__INLINE bool qi__worker_is_active(const qi_pool *p, int worker) {
 }
 
 // Tries to enter an open run that this worker has not been in; *seen becomes its number. 1 = inside, 0 = nothing to do, -1 = quit.
-// n_active was written before the gate of a run was opened, so who finds it open sees it. What the worker needs next is asked for
-// together with the gate.
+// n_active was written before the gate of a run was opened, so who finds it open sees it. Cache lines come from the core that wrote
+// them in a quarter of a microsecond each: those that the worker reads next are asked for together with the gate's.
 QI__FN int qi__gate_enter(qi_pool *p, int worker, uint32_t *seen) {
   uint32_t gate = __atomic_load_n(&p->gate, __ATOMIC_ACQUIRE);
   for (;;) {
     if (gate & QI__GATE_QUIT) return -1;
     if (!(gate & QI__GATE_OPEN) || gate >> QI__GATE_RUN_SHIFT == *seen || !qi__worker_is_active(p, worker)) return 0;
     __builtin_prefetch(&p->job);
-    qi__prefetch_write(&p->ranges[worker].left);
+    __builtin_prefetch(&p->ranges[worker].left);
     if (__atomic_compare_exchange_n(&p->gate, &gate, gate + 1, false, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) break;
   }
   *seen = gate >> QI__GATE_RUN_SHIFT;
@@ -2430,8 +2420,6 @@ QI__FN void qi__pool_run_threads(qi_pool *p) {
   qi__job_work(&p->job, p->ranges, 0);
   __atomic_fetch_and(&p->gate, ~QI__GATE_OPEN, __ATOMIC_ACQ_REL);
   qi__gate_drain(p);
-  qi__prefetch_write(&p->job); // for the next run
-  for (size_t r = 0; r < p->job.n_ranges; r++) qi__prefetch_write(&p->ranges[r].left);
 }
 
 // Ends and joins the workers that run.
@@ -5065,8 +5053,8 @@ QI__INLINE void qi__prefetch(const void *p) {
 
 // What reads weights once asks for the line that it will need QI__FETCH_AHEAD bytes behind `now`, and again when that is nearer: a
 // processor that has no room for one more line forgets it. What it fetches of its own accord ends with a page, and is late for
-// kernels that have to wait for it. (Zen 4, two threads, of 70 GB/s that can be read: Q4_K 57 asking once, 62 twice, 38 never;
-// Q8_0 57, 65, 61, and 31 if it is never and rows are long.)
+// kernels that have to wait for it. (GB/s of two threads of Zen 4, which can read 70, if it is asked for never, once, twice:
+// Q4_K with 2048 columns 38, 58, 62, Q8_0 with 14336 31, 55, 66.)
 #define QI__FETCH_AHEAD 12288
 #define QI__FETCH_AGAIN 7168
 QI__INLINE void qi__prefetch_ahead(uintptr_t now) {
@@ -7974,8 +7962,8 @@ QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_
 //   small codes   u = q + offset, and offset * sum x is taken off again; that term is shared by all weight rows
 //   wide codes    |q| times x with the sign of q; 128 * 127 * 2 still fits into int16
 //
-// One row of activations, or a few: blocks are taken apart in registers, one weight row after the other: the hardware prefetcher
-// follows one stream; rows beside each other reach three quarters of its speed. The integer sums of a block lie in eight lanes of a
+// One row of activations, or a few: blocks are taken apart in registers, one weight row after the other, so that memory is read in
+// the order of its addresses. The integer sums of a block lie in eight lanes of a
 // register; those of eight blocks are folded into one, which is the eight lanes of the contract. More rows: panel_q8_x86.h.
 //
 // All works in chunks: one block of 256 weights, or up to eight of 32.
@@ -22190,14 +22178,20 @@ QI__FN void qi__kv_store(const qi__kv *kv, const qi__kernels *kernels, size_t la
   qi__kv_store_at(&kv->head, kernels, qi__kv_head(kv, layer, seq, head, pos), pos % QI__KV_PAGE, k, v);
 }
 
-// Asks for the lines that qi__kv_store will write to, which no cache holds any more if weights have passed since the last position.
-// Keys go to one line for each two of their elements, and stores wait for their lines (a head of 64 elements: 1 us on Zen 4).
+// Asks for the lines that qi__kv_store will write to, which no cache holds any more if weights have passed since the last position:
+// stores wait for theirs. A key is spread over a block of QI__KEY_BLOCK positions; for the order of values see qi__kv_layout.
+// (Rotation and attention of tinyllama, F16, two threads of Zen 4: 6 us a layer, 7 without.)
 QI__FN void qi__kv_fetch(const qi__kv *kv, size_t layer, size_t seq, size_t head, size_t pos) {
   const qi__kv_layout *l = &kv->head;
-  const uint8_t *page = qi__kv_head(kv, layer, seq, head, pos);
-  size_t block = l->k_scale / (QI__KV_PAGE / QI__KEY_BLOCK), value = (l->v_scale - l->v) / QI__KV_PAGE, p = pos % QI__KV_PAGE;
-  for (size_t i = 0; i < block; i += QI__CACHE_LINE) qi__prefetch(page + p / QI__KEY_BLOCK * block + i);
-  for (size_t i = 0; i < value; i += QI__CACHE_LINE) qi__prefetch(page + l->v + p * value + i);
+  const size_t key_bytes = l->k_scale / (QI__KV_PAGE / QI__KEY_BLOCK), p = pos % QI__KV_PAGE;
+  const uint8_t *page = qi__kv_head(kv, layer, seq, head, pos), *key = page + p / QI__KEY_BLOCK * key_bytes;
+  bool groups = qi__kv_is_integer(l->type);
+  size_t n = groups ? l->groups_v : 1, step = qi__kv_size(l->type, QI__KV_PAGE * QI__KV_GROUP);
+  size_t first = groups ? qi__kv_size(l->type, p / 2 * 2 * QI__KV_GROUP) : qi__kv_size(l->type, p * l->dim_v);
+  size_t value_bytes = qi__kv_size(l->type, groups ? 2 * QI__KV_GROUP : l->dim_v);
+  for (size_t i = 0; i < key_bytes; i += QI__CACHE_LINE) qi__prefetch(key + i);
+  for (size_t g = 0; g < n; g++)
+    for (size_t i = 0; i < value_bytes; i += QI__CACHE_LINE) qi__prefetch(page + l->v + g * step + first + i);
 }
 
 // ---- context shift ----
@@ -22534,7 +22528,7 @@ QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end)
   for (size_t u = (size_t)begin; u < (size_t)end; u++) qi__rope_head(f, u / n_heads, u % n_heads, matrix, scratch);
 }
 
-// A token alone whose context is one piece: a head is rotated where its attention is computed, without a run of the pool before.
+// A token alone whose heads are a unit each: a head is rotated where its attention is computed, without a run of the pool before.
 QI__INLINE bool qi__rope_with_attention(const qi__forward *f) {
   return f->n_rows == 1 && !f->n_prompt && !f->attention.split && !f->on_device;
 }
@@ -22633,15 +22627,15 @@ QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t 
   size_t n = qi__products(f, products);
   bool output = f->op == QI__OP_OUTPUT;
   size_t rows = output ? f->n_wanted : f->n_rows, prompt = output ? f->n_wanted_prompt : f->n_prompt;
-  for (int64_t u = begin, now; u < end && !__atomic_load_n(f->cancel, __ATOMIC_RELAXED); u += now) {
+  for (int64_t u = begin, done; u < end && !__atomic_load_n(f->cancel, __ATOMIC_RELAXED); u += done) {
     int64_t tile = u / (int64_t)f->n_parts;
     size_t p = 0, part = (size_t)u % f->n_parts, from = prompt * part / f->n_parts, to = prompt * (part + 1) / f->n_parts;
     while (p + 1 < n && tile >= qi__tiles(products[p].w)) tile -= qi__tiles(products[p++].w);
     size_t at_once = prompt ? 1 : (size_t)qi__min_i64(end - u, qi__tiles(products[p].w) - tile);
-    now = 1;
+    done = 1;
     if (to > from) qi__forward_tiles(f, scratch, &products[p], (size_t)tile, 1, from, to - from, false);
     if (part == 0 && rows > prompt)
-      now = (int64_t)qi__forward_tiles(f, scratch, &products[p], (size_t)tile, at_once, prompt, rows - prompt, true);
+      done = (int64_t)qi__forward_tiles(f, scratch, &products[p], (size_t)tile, at_once, prompt, rows - prompt, true);
   }
 }
 
@@ -22772,7 +22766,7 @@ QI__FN bool qi__forward_is_late(const qi__forward *f, uint64_t now, uint64_t dea
   return now >= deadline_us || least > 2 * (double)(deadline_us - now);
 }
 
-// Units that a thread takes at a time. Small pieces balance threads that are not equally fast, and cost next to nothing as long as
+// Units of a piece. Small pieces balance threads that are not equally fast, and cost next to nothing as long as
 // each takes its own; a few heads are not worth waking a thread.
 QI__INLINE int64_t qi__forward_grain(const qi__forward *f, int64_t n_units) {
   int64_t least = qi__ops[f->op].unit == QI__PER_HEAD ? 4 : 1;

@@ -36,7 +36,7 @@ typedef struct qi__range {
 } qi__range;
 
 #define QI__PIECES_MAX 0x8000
-#define QI__TAKE_PART 4 // a worker takes at once what this divides the rest of its range into
+#define QI__TAKE_PART 4 // of what is left of its range a worker takes one part in so many at once
 
 // The gate through which workers enter a run is one word, `gate`:
 //   bits 0..8 workers inside    bit 9 open    bit 10 the caller sleeps until all are out    bit 11 the pool closes
@@ -88,16 +88,6 @@ QI__INLINE void qi__cpu_pause(void) {
   __asm__ volatile("isb" ::: "memory"); // yield does nothing on most cores
 #else
   __asm__ volatile("" ::: "memory");
-#endif
-}
-
-// Asks for a cache line that is going to be written to. A line comes from the core that wrote it last in a quarter of a
-// microsecond, and stores wait for theirs one after the other.
-QI__INLINE void qi__prefetch_write(const void *p) {
-#if defined(__x86_64__)
-  __asm__ volatile("prefetchw %0" : : "m"(*(const char *)p)); // where there is none it does nothing
-#else
-  __builtin_prefetch(p, 1);
 #endif
 }
 
@@ -153,15 +143,15 @@ QI__INLINE bool qi__worker_is_active(const qi_pool *p, int worker) {
 }
 
 // Tries to enter an open run that this worker has not been in; *seen becomes its number. 1 = inside, 0 = nothing to do, -1 = quit.
-// n_active was written before the gate of a run was opened, so who finds it open sees it. What the worker needs next is asked for
-// together with the gate.
+// n_active was written before the gate of a run was opened, so who finds it open sees it. Cache lines come from the core that wrote
+// them in a quarter of a microsecond each: those that the worker reads next are asked for together with the gate's.
 QI__FN int qi__gate_enter(qi_pool *p, int worker, uint32_t *seen) {
   uint32_t gate = __atomic_load_n(&p->gate, __ATOMIC_ACQUIRE);
   for (;;) {
     if (gate & QI__GATE_QUIT) return -1;
     if (!(gate & QI__GATE_OPEN) || gate >> QI__GATE_RUN_SHIFT == *seen || !qi__worker_is_active(p, worker)) return 0;
     __builtin_prefetch(&p->job);
-    qi__prefetch_write(&p->ranges[worker].left);
+    __builtin_prefetch(&p->ranges[worker].left);
     if (__atomic_compare_exchange_n(&p->gate, &gate, gate + 1, false, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) break;
   }
   *seen = gate >> QI__GATE_RUN_SHIFT;
@@ -256,8 +246,6 @@ QI__FN void qi__pool_run_threads(qi_pool *p) {
   qi__job_work(&p->job, p->ranges, 0);
   __atomic_fetch_and(&p->gate, ~QI__GATE_OPEN, __ATOMIC_ACQ_REL);
   qi__gate_drain(p);
-  qi__prefetch_write(&p->job); // for the next run
-  for (size_t r = 0; r < p->job.n_ranges; r++) qi__prefetch_write(&p->ranges[r].left);
 }
 
 // Ends and joins the workers that run.

@@ -202,7 +202,7 @@ QI__FN void qi__run_rope(qi__forward *f, int worker, int64_t begin, int64_t end)
   for (size_t u = (size_t)begin; u < (size_t)end; u++) qi__rope_head(f, u / n_heads, u % n_heads, matrix, scratch);
 }
 
-// A token alone whose context is one piece: a head is rotated where its attention is computed, without a run of the pool before.
+// A token alone whose heads are a unit each: a head is rotated where its attention is computed, without a run of the pool before.
 QI__INLINE bool qi__rope_with_attention(const qi__forward *f) {
   return f->n_rows == 1 && !f->n_prompt && !f->attention.split && !f->on_device;
 }
@@ -301,15 +301,15 @@ QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t 
   size_t n = qi__products(f, products);
   bool output = f->op == QI__OP_OUTPUT;
   size_t rows = output ? f->n_wanted : f->n_rows, prompt = output ? f->n_wanted_prompt : f->n_prompt;
-  for (int64_t u = begin, now; u < end && !__atomic_load_n(f->cancel, __ATOMIC_RELAXED); u += now) {
+  for (int64_t u = begin, done; u < end && !__atomic_load_n(f->cancel, __ATOMIC_RELAXED); u += done) {
     int64_t tile = u / (int64_t)f->n_parts;
     size_t p = 0, part = (size_t)u % f->n_parts, from = prompt * part / f->n_parts, to = prompt * (part + 1) / f->n_parts;
     while (p + 1 < n && tile >= qi__tiles(products[p].w)) tile -= qi__tiles(products[p++].w);
     size_t at_once = prompt ? 1 : (size_t)qi__min_i64(end - u, qi__tiles(products[p].w) - tile);
-    now = 1;
+    done = 1;
     if (to > from) qi__forward_tiles(f, scratch, &products[p], (size_t)tile, 1, from, to - from, false);
     if (part == 0 && rows > prompt)
-      now = (int64_t)qi__forward_tiles(f, scratch, &products[p], (size_t)tile, at_once, prompt, rows - prompt, true);
+      done = (int64_t)qi__forward_tiles(f, scratch, &products[p], (size_t)tile, at_once, prompt, rows - prompt, true);
   }
 }
 
@@ -440,7 +440,7 @@ QI__FN bool qi__forward_is_late(const qi__forward *f, uint64_t now, uint64_t dea
   return now >= deadline_us || least > 2 * (double)(deadline_us - now);
 }
 
-// Units that a thread takes at a time. Small pieces balance threads that are not equally fast, and cost next to nothing as long as
+// Units of a piece. Small pieces balance threads that are not equally fast, and cost next to nothing as long as
 // each takes its own; a few heads are not worth waking a thread.
 QI__INLINE int64_t qi__forward_grain(const qi__forward *f, int64_t n_units) {
   int64_t least = qi__ops[f->op].unit == QI__PER_HEAD ? 4 : 1;

@@ -12,8 +12,8 @@
 //   small codes   u = q + offset, and offset * sum x is taken off again; that term is shared by all weight rows
 //   wide codes    |q| times x with the sign of q; 128 * 127 * 2 still fits into int16
 //
-// One row of activations, or a few: blocks are taken apart in registers, one weight row after the other: the hardware prefetcher
-// follows one stream; rows beside each other reach three quarters of its speed. The integer sums of a block lie in eight lanes of a
+// One row of activations, or a few: blocks are taken apart in registers, one weight row after the other, so that memory is read in
+// the order of its addresses. The integer sums of a block lie in eight lanes of a
 // register; those of eight blocks are folded into one, which is the eight lanes of the contract. More rows: panel_q8_x86.h.
 //
 // All works in chunks: one block of 256 weights, or up to eight of 32.
