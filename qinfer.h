@@ -8903,6 +8903,7 @@ QI__INLINE QI__AMX void qi__tiles_begin(size_t n) {
 
 #define QI__BF16_ROWS 32   // weight rows of a panel
 #define QI__BF16_SLICE_MAX 2048 // largest slice of k
+#define QI__BF16_BATCH 256 // rows of activations at a time: a slice of them and a panel fit into a second-level cache of 2 MB
 #define QI__BF16_STEP 256  // weights of a row that are unpacked at a time: the longest block
 #define QI__BF16_STRIDE (QI__BF16_STEP + 32) // of rows that are unpacked: not all into the same cache set
 
@@ -9027,6 +9028,14 @@ static const qi__bf16_kernels qi__bf16_avx512 = {QI__BF16_SLICE_MAX, qi__bf16_pa
 
 #if defined(QI__HAS_AMX)
 
+// Activations are fetched into the first-level cache this many elements ahead, half a tile after each product. All loads come
+// before the products: where another process shares the core, products that wait for a load in their midst took twice as long.
+#define QI__TILE_AHEAD 1024
+
+QI__INLINE QI__AMX void qi__tile_fetch(const uint16_t *half) {
+  QI__UNROLL for (int i = 0; i < 8; i++) _mm_prefetch((const char *)(half + 32 * i), _MM_HINT_T0);
+}
+
 // 16 activation rows, or 32 if `two`, times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart.
 QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_t *x, bool two, bool wide, float *c,
                                            size_t c_stride) {
@@ -9045,17 +9054,19 @@ QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_
     if (two && wide) _tile_loadd(3, c1 + 16, bytes);
   }
   for (; w < w_end; w += 512, x += 512, x1 += 512) {
-    _tile_loadd(4, x, 64);
     _tile_loadd(6, w, 64);
+    _tile_loadd(4, x, 64);
+    if (wide) _tile_loadd(7, w + second, 64);
+    if (two) _tile_loadd(5, x1, 64);
     _tile_dpbf16ps(0, 4, 6);
-    if (wide) {
-      _tile_loadd(7, w + second, 64);
-      _tile_dpbf16ps(1, 4, 7);
-    }
+    qi__tile_fetch(x + QI__TILE_AHEAD);
+    if (wide) _tile_dpbf16ps(1, 4, 7);
+    qi__tile_fetch(x + QI__TILE_AHEAD + 256);
     if (two) {
-      _tile_loadd(5, x1, 64);
       _tile_dpbf16ps(2, 5, 6);
+      qi__tile_fetch(x1 + QI__TILE_AHEAD);
       if (wide) _tile_dpbf16ps(3, 5, 7);
+      qi__tile_fetch(x1 + QI__TILE_AHEAD + 256);
     }
   }
   _tile_stored(0, c, bytes);
@@ -9099,8 +9110,7 @@ QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
   _tile_release();
 }
 
-// A slice of 512 leaves room in the first-level cache beside a panel of 32 KB.
-static const qi__bf16_kernels qi__bf16_amx = {512, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512,
+static const qi__bf16_kernels qi__bf16_amx = {QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512,
                                               qi__bf16_multiply_amx};
 #endif
 
@@ -14024,13 +14034,23 @@ QI__FN void qi__inputs_prepare(const qi__kernels *kernels, const qi__inputs *in,
 // Floats from one float32 row in scratch to the next: not all rows of a power of two into the same cache set.
 QI__INLINE size_t qi__float_stride(size_t n_cols) { return (n_cols + 15) / 16 * 16 + 16; }
 
-// Floats of scratch that a tile of a matrix of n_cols needs with up to n_x rows of activations: weight rows as float32; a panel and
-// the rows that go into it; a panel and sums of integer products.
+// Tiles that follow each other and may be taken by one call. On a matrix unit a slice of all activations then stays in the
+// second-level cache for several panels.
+#define QI__BF16_RUN 6
+QI__INLINE size_t qi__tiles_at_once(const qi__kernels *kernels, qi__arithmetic arithmetic, size_t n_x) {
+  if (arithmetic == QI__INTEGER && n_x == 1) return QI__Q8_RUN / QI__TILE_ROWS;
+  return arithmetic == QI__BF16 && kernels->matrix_unit ? QI__BF16_RUN : 1;
+}
+
+// Floats of scratch that tiles of a matrix of n_cols need with up to n_x rows of activations: results before they are added; and
+// weight rows as float32, or a panel, the rows that go into it and their sums, or a panel and sums of integer products.
+QI__INLINE size_t qi__tile_results(size_t n_x) { return qi__max_size(n_x * QI__TILE_ROWS, QI__Q8_RUN); }
 QI__INLINE size_t qi__tile_scratch(size_t n_cols, size_t n_x) {
   size_t panel = QI__BF16_ROWS * qi__bf16_width(qi__min_size(n_cols, QI__BF16_SLICE_MAX)) / 2 + 16 * QI__BF16_STRIDE / 2;
+  panel += QI__BF16_RUN * qi__min_size(n_x, QI__BF16_BATCH) * QI__BF16_ROWS;
   size_t rows = QI__FLOAT_ROWS * qi__float_stride(n_cols), q8 = qi__q8_scratch(n_x);
   if (panel < rows) panel = rows;
-  return panel > q8 ? panel : q8;
+  return qi__tile_results(n_x) + (panel > q8 ? panel : q8);
 }
 
 // FLOAT, and BF16 without instructions for it: rows are dequantised to scratch, rounded to bfloat16 if asked. Those of float
@@ -14075,24 +14095,6 @@ QI__FN void qi__tile_panel(const qi__kernels *kernels, const qi__weight *w, size
   }
 }
 
-// ready: the panels of all slices, or NULL.
-QI__FN void qi__tile_bf16(const qi__kernels *kernels, const qi__weight *w, const uint16_t *ready, size_t first, size_t n_w,
-                          const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
-  uint16_t *rows = (uint16_t *)(void *)scratch, *panel = rows + 16 * QI__BF16_STRIDE;
-  const uint16_t *x = (const uint16_t *)in->bf16;
-  size_t slice = ready ? w->forms->bf16.slice : kernels->bf16.slice;
-  qi__bf16_args a = {panel, n_w, 0, x, 16 * qi__bf16_width(w->n_cols), x_row, n_x, true, y, y_stride};
-  for (size_t k = 0; k < w->n_cols; k += slice) {
-    size_t n_k = qi__min_size(slice, w->n_cols - k);
-    if (ready) a.panel = ready + QI__BF16_ROWS * k;
-    else qi__tile_panel(kernels, w, first, n_w, k, n_k, rows, panel);
-    a.n_k = qi__bf16_width(n_k);
-    a.x = x + 16 * k;
-    a.first = k == 0;
-    kernels->bf16.multiply(&a);
-  }
-}
-
 // The tile of rows `first` on in the form of an arithmetic; NULL when there is none that these kernels can use for n_x rows.
 QI__FN const uint8_t *qi__tile_ready(const qi__kernels *kernels, qi__arithmetic arithmetic, const qi__weight *w, size_t first,
                                      size_t n_x) {
@@ -14103,6 +14105,42 @@ QI__FN const uint8_t *qi__tile_ready(const qi__kernels *kernels, qi__arithmetic 
   bool fits = kernels->bf16.unpack == w->forms->bf16.unpack && kernels->bf16.interleave == w->forms->bf16.interleave;
   if (arithmetic == QI__BF16 && !fits) return NULL;
   return f->data + first / QI__TILE_ROWS * f->tile_bytes;
+}
+
+// Results [n_x, n_w] of weight rows first.., `stride` floats apart: takes them to y, or adds them to it, with the bias. They may
+// lie in y already.
+QI__FN void qi__tile_finish(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, float *result,
+                            size_t stride, size_t n_x, float *y, size_t y_stride, bool add) {
+  if (result == y && !w->bias) return;
+  for (size_t i = 0; i < n_x; i++, result += stride, y += y_stride) {
+    if (w->bias) kernels->add(w->bias + first, n_w, result);
+    if (add) kernels->add(result, n_w, y);
+    else if (result != y) memcpy(y, result, n_w * sizeof *y);
+  }
+}
+
+// Up to QI__BF16_BATCH rows of activations. Sums lie in scratch, not in y: there, rows of a power of two would lie in the same few
+// cache sets.
+QI__FN void qi__tile_bf16_batch(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
+                                size_t x_row, size_t n_x, float *y, size_t y_stride, bool add, float *scratch) {
+  const size_t room = n_x * QI__BF16_ROWS, slice = kernels->bf16.slice;
+  const uint16_t *x = (const uint16_t *)in->bf16;
+  float *sums = scratch; // [tiles][n_x, QI__BF16_ROWS]
+  uint16_t *rows = (uint16_t *)(void *)(sums + (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS * room);
+  uint16_t *panel = rows + 16 * QI__BF16_STRIDE;
+  for (size_t k = 0; k < w->n_cols; k += slice) {
+    size_t n_k = qi__min_size(slice, w->n_cols - k);
+    for (size_t r = 0; r < n_w; r += QI__BF16_ROWS) {
+      const uint16_t *ready = (const uint16_t *)(const void *)qi__tile_ready(kernels, QI__BF16, w, first + r, n_x);
+      if (!ready) qi__tile_panel(kernels, w, first + r, qi__min_size(QI__BF16_ROWS, n_w - r), k, n_k, rows, panel);
+      qi__bf16_args a = {ready ? ready + QI__BF16_ROWS * k : panel, QI__BF16_ROWS, qi__bf16_width(n_k), x + 16 * k,
+                         16 * qi__bf16_width(w->n_cols), x_row, n_x, k == 0, sums + r / QI__BF16_ROWS * room, QI__BF16_ROWS};
+      kernels->bf16.multiply(&a);
+    }
+  }
+  for (size_t r = 0; r < n_w; r += QI__BF16_ROWS)
+    qi__tile_finish(kernels, w, first + r, qi__min_size(QI__BF16_ROWS, n_w - r), sums + r / QI__BF16_ROWS * room, QI__BF16_ROWS,
+                    n_x, y + r, y_stride, add);
 }
 
 // A tile that is rows of float32 or bfloat16, as a weight matrix.
@@ -14120,35 +14158,36 @@ QI__FN void qi__tile_f32(const qi__kernels *kernels, const qi__weight *rows, siz
                                       rows->n_cols, n_x, rows->n_cols, y + r, y_stride);
 }
 
-// Tiles that follow each other and may be taken by one call.
-QI__INLINE size_t qi__tiles_at_once(qi__arithmetic arithmetic, size_t n_x) {
-  return arithmetic == QI__INTEGER && n_x == 1 ? QI__Q8_RUN / QI__TILE_ROWS : 1;
-}
-
-// y[i * y_stride + r] = weight row first + r times activation row x_row + i, plus bias;  r < n_w, i < n_x.
+// y[i * y_stride + r] = weight row first + r times activation row x_row + i, plus bias;  r < n_w, i < n_x. `add`: += that.
 // first: a multiple of QI__TILE_ROWS. n_w: at most so many rows times qi__tiles_at_once.
 // scratch: float32 [qi__tile_scratch(n_cols, n_x)], one for each thread, aligned to a cache line.
 QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmetic, const qi__weight *w, size_t first, size_t n_w,
-                            const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, float *scratch) {
+                            const qi__inputs *in, size_t x_row, size_t n_x, float *y, size_t y_stride, bool add, float *scratch) {
   bool bf16 = arithmetic == QI__BF16;
+  if (bf16 && kernels->bf16.multiply) {
+    for (size_t i = 0; i < n_x; i += QI__BF16_BATCH)
+      qi__tile_bf16_batch(kernels, w, first, n_w, in, x_row + i, qi__min_size(QI__BF16_BATCH, n_x - i), y + i * y_stride, y_stride,
+                          add, scratch);
+    return;
+  }
+  float *result = add ? scratch : y;
+  size_t stride = add ? n_w : y_stride;
+  scratch += qi__tile_results(n_x);
   const uint8_t *ready = qi__tile_ready(kernels, arithmetic, w, first, n_x);
   if (arithmetic == QI__INTEGER) {
     const qi__q8 *x = &in->q8[qi__q8_form(w->format)];
-    qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, y, y_stride, scratch};
+    qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, result, stride, scratch};
     if (ready) args.w = ready, args.w_stride = kernels->stored_q8.chunk_bytes(w->format);
     if (ready) kernels->stored_q8.dot(&args);
     else kernels->dot_q8[w->id](&args);
-  } else if (bf16 && kernels->bf16.multiply) {
-    qi__tile_bf16(kernels, w, (const uint16_t *)(const void *)ready, first, n_w, in, x_row, n_x, y, y_stride, scratch);
   } else {
     const float *x = (bf16 ? (const float *)in->bf16 : in->x) + x_row * w->n_cols;
     qi__weight rows = *w;
     if (ready) rows = qi__tile_rows(w, arithmetic, ready, n_w);
-    if (ready && !bf16) qi__tile_f32(kernels, &rows, n_w, x, n_x, y, y_stride);
-    else qi__tile_float(kernels, bf16, &rows, ready ? 0 : first, n_w, x, n_x, y, y_stride, scratch);
+    if (ready && !bf16) qi__tile_f32(kernels, &rows, n_w, x, n_x, result, stride);
+    else qi__tile_float(kernels, bf16, &rows, ready ? 0 : first, n_w, x, n_x, result, stride, scratch);
   }
-  if (w->bias)
-    for (size_t i = 0; i < n_x; i++) kernels->add(w->bias + first, n_w, y + i * y_stride);
+  qi__tile_finish(kernels, w, first, n_w, result, stride, n_x, y, y_stride, add);
 }
 
 #endif // QI__KERNELS_MATMUL_H
@@ -16633,7 +16672,7 @@ QI__FN double qi__cache_time(const qi__cache_fill *f, const qi__cache_trial *t, 
     uint64_t start = qi__now_us();
     for (size_t i = 0; i < 2 * n_tiles; i++)
       qi__matmul_tile(&f->kernels, a, w, i % n_tiles * QI__TILE_ROWS, QI__TILE_ROWS, &t->in, 0, QI__CACHE_TRIAL_ROWS, t->y,
-                      QI__TILE_ROWS, t->scratch);
+                      QI__TILE_ROWS, false, t->scratch);
     double seconds = (double)(qi__now_us() - start) * 1e-6 / 2;
     if (run == 1 || (run > 1 && seconds < best)) best = seconds; // the first brings weights into the caches
   }
@@ -22401,9 +22440,9 @@ QI__FN size_t qi__forward_width(const qi__hparams *h) {
   return width > attn ? width : attn;
 }
 
-// Scratch of one thread: a tile of weights and its results, or what a unit of attention needs.
+// Scratch of one thread: for tiles of weights, or what a unit of attention needs.
 QI__FN size_t qi__forward_scratch(const qi__hparams *h, const qi__kv *kv, size_t n_batch) {
-  size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + qi__max_size(n_batch * QI__TILE_ROWS, QI__Q8_RUN);
+  size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch);
   size_t attention = qi__attention_scratch(h, &kv->head);
   size_t n = tile > attention ? tile : attention;
   return (n + 15) / 16 * 16;
@@ -22611,13 +22650,10 @@ QI__FN int64_t qi__product_units(const qi__forward *f) {
 QI__FN size_t qi__forward_tiles(qi__forward *f, float *scratch, const qi__product *p, size_t tile, size_t n_tiles, size_t first_x,
                                 size_t n_x, bool generated) {
   qi__arithmetic arithmetic = qi__arithmetic_of(f->kernels, p->w, f->path, generated);
-  n_tiles = qi__min_size(n_tiles, qi__tiles_at_once(arithmetic, n_x));
+  n_tiles = qi__min_size(n_tiles, qi__tiles_at_once(f->kernels, arithmetic, n_x));
   size_t first = tile * QI__TILE_ROWS, n_rows = p->w->n_rows, n_w = qi__min_size(n_tiles * QI__TILE_ROWS, n_rows - first);
-  float *y = p->y + first_x * n_rows + first;
-  float *result = scratch + qi__tile_scratch(qi__forward_width(f->h), f->n_batch); // [n_x, n_w], if it is to be added
-  qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, p->add ? result : y, p->add ? n_w : n_rows,
+  qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, p->y + first_x * n_rows + first, n_rows, p->add,
                   scratch);
-  for (size_t i = 0; p->add && i < n_x; i++) f->kernels->add(result + i * n_w, n_w, y + i * n_rows);
   return n_tiles;
 }
 
@@ -22631,11 +22667,11 @@ QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t 
     int64_t tile = u / (int64_t)f->n_parts;
     size_t p = 0, part = (size_t)u % f->n_parts, from = prompt * part / f->n_parts, to = prompt * (part + 1) / f->n_parts;
     while (p + 1 < n && tile >= qi__tiles(products[p].w)) tile -= qi__tiles(products[p++].w);
-    size_t at_once = prompt ? 1 : (size_t)qi__min_i64(end - u, qi__tiles(products[p].w) - tile);
-    done = 1;
-    if (to > from) qi__forward_tiles(f, scratch, &products[p], (size_t)tile, 1, from, to - from, false);
-    if (part == 0 && rows > prompt)
-      done = (int64_t)qi__forward_tiles(f, scratch, &products[p], (size_t)tile, at_once, prompt, rows - prompt, true);
+    size_t n_tiles = f->n_parts > 1 ? 1 : (size_t)qi__min_i64(end - u, qi__tiles(products[p].w) - tile);
+    if (to > from) n_tiles = qi__forward_tiles(f, scratch, &products[p], (size_t)tile, n_tiles, from, to - from, false);
+    for (size_t i = 0; part == 0 && rows > prompt && i < n_tiles && !__atomic_load_n(f->cancel, __ATOMIC_RELAXED);)
+      i += qi__forward_tiles(f, scratch, &products[p], (size_t)tile + i, n_tiles - i, prompt, rows - prompt, true);
+    done = (int64_t)n_tiles;
   }
 }
 
@@ -29695,11 +29731,12 @@ QI__FN void qi__product_prepare(void *arg, int worker, int64_t begin, int64_t en
 QI__FN void qi__product_tiles(void *arg, int worker, int64_t begin, int64_t end) {
   const qi__product_run *p = (const qi__product_run *)arg;
   float *scratch = p->scratch + (size_t)worker * p->scratch_floats;
-  size_t run = qi__tiles_at_once(p->arithmetic, p->n) * QI__TILE_ROWS;
+  size_t run = qi__tiles_at_once(&p->kernels, p->arithmetic, p->n) * QI__TILE_ROWS;
   size_t end_row = qi__min_size((size_t)end * QI__TILE_ROWS, p->w.n_rows);
   for (size_t first = (size_t)begin * QI__TILE_ROWS, n_w; first < end_row; first += n_w) {
     n_w = qi__min_size(run, end_row - first);
-    qi__matmul_tile(&p->kernels, p->arithmetic, &p->w, first, n_w, &p->in, 0, p->n, p->y + first, p->w.n_rows, scratch);
+    qi__matmul_tile(&p->kernels, p->arithmetic, &p->w, first, n_w, &p->in, 0, p->n, p->y + first, p->w.n_rows, false,
+                    scratch);
   }
 }
 

@@ -663,12 +663,14 @@ static void product_run(product *p, const qi__kernels *k, qi__arithmetic arithme
     memcpy(p->in.x + i * p->w.n_cols, p->x + i * p->w.n_cols, p->w.n_cols * sizeof(float));
     qi__inputs_prepare(k, &p->in, i, qi__inputs_need(&p->w, arithmetic));
   }
-  for (size_t first = 0; first < p->w.n_rows; first += QI__TILE_ROWS)
+  for (size_t first = 0, n_w; first < p->w.n_rows; first += n_w) {
+    n_w = qi__min_size(QI__TILE_ROWS * (cut ? 1 : qi__tiles_at_once(k, arithmetic, p->n)), p->w.n_rows - first);
     for (size_t i = 0, n; i < p->n; i += n) {
       n = cut ? qi__min_size(1 + (i * 7 + cut) % (2 * cut), p->n - i) : p->n;
-      qi__matmul_tile(k, arithmetic, &p->w, first, qi__min_size(QI__TILE_ROWS, p->w.n_rows - first), &p->in, i, n,
-                      p->y + i * p->w.n_rows + first, p->w.n_rows, p->scratch);
+      qi__matmul_tile(k, arithmetic, &p->w, first, n_w, &p->in, i, n, p->y + i * p->w.n_rows + first, p->w.n_rows, false,
+                      p->scratch);
     }
+  }
 }
 
 // Against float64 sums of the same rounded inputs; the bound stands in kernels/bf16.h.

@@ -75,9 +75,9 @@ QI__FN size_t qi__forward_width(const qi__hparams *h) {
   return width > attn ? width : attn;
 }
 
-// Scratch of one thread: a tile of weights and its results, or what a unit of attention needs.
+// Scratch of one thread: for tiles of weights, or what a unit of attention needs.
 QI__FN size_t qi__forward_scratch(const qi__hparams *h, const qi__kv *kv, size_t n_batch) {
-  size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch) + qi__max_size(n_batch * QI__TILE_ROWS, QI__Q8_RUN);
+  size_t tile = qi__tile_scratch(qi__forward_width(h), n_batch);
   size_t attention = qi__attention_scratch(h, &kv->head);
   size_t n = tile > attention ? tile : attention;
   return (n + 15) / 16 * 16;
@@ -285,13 +285,10 @@ QI__FN int64_t qi__product_units(const qi__forward *f) {
 QI__FN size_t qi__forward_tiles(qi__forward *f, float *scratch, const qi__product *p, size_t tile, size_t n_tiles, size_t first_x,
                                 size_t n_x, bool generated) {
   qi__arithmetic arithmetic = qi__arithmetic_of(f->kernels, p->w, f->path, generated);
-  n_tiles = qi__min_size(n_tiles, qi__tiles_at_once(arithmetic, n_x));
+  n_tiles = qi__min_size(n_tiles, qi__tiles_at_once(f->kernels, arithmetic, n_x));
   size_t first = tile * QI__TILE_ROWS, n_rows = p->w->n_rows, n_w = qi__min_size(n_tiles * QI__TILE_ROWS, n_rows - first);
-  float *y = p->y + first_x * n_rows + first;
-  float *result = scratch + qi__tile_scratch(qi__forward_width(f->h), f->n_batch); // [n_x, n_w], if it is to be added
-  qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, p->add ? result : y, p->add ? n_w : n_rows,
+  qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, p->y + first_x * n_rows + first, n_rows, p->add,
                   scratch);
-  for (size_t i = 0; p->add && i < n_x; i++) f->kernels->add(result + i * n_w, n_w, y + i * n_rows);
   return n_tiles;
 }
 
@@ -305,11 +302,11 @@ QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t 
     int64_t tile = u / (int64_t)f->n_parts;
     size_t p = 0, part = (size_t)u % f->n_parts, from = prompt * part / f->n_parts, to = prompt * (part + 1) / f->n_parts;
     while (p + 1 < n && tile >= qi__tiles(products[p].w)) tile -= qi__tiles(products[p++].w);
-    size_t at_once = prompt ? 1 : (size_t)qi__min_i64(end - u, qi__tiles(products[p].w) - tile);
-    done = 1;
-    if (to > from) qi__forward_tiles(f, scratch, &products[p], (size_t)tile, 1, from, to - from, false);
-    if (part == 0 && rows > prompt)
-      done = (int64_t)qi__forward_tiles(f, scratch, &products[p], (size_t)tile, at_once, prompt, rows - prompt, true);
+    size_t n_tiles = f->n_parts > 1 ? 1 : (size_t)qi__min_i64(end - u, qi__tiles(products[p].w) - tile);
+    if (to > from) n_tiles = qi__forward_tiles(f, scratch, &products[p], (size_t)tile, n_tiles, from, to - from, false);
+    for (size_t i = 0; part == 0 && rows > prompt && i < n_tiles && !__atomic_load_n(f->cancel, __ATOMIC_RELAXED);)
+      i += qi__forward_tiles(f, scratch, &products[p], (size_t)tile + i, n_tiles - i, prompt, rows - prompt, true);
+    done = (int64_t)n_tiles;
   }
 }
 

@@ -28,6 +28,7 @@
 
 #define QI__BF16_ROWS 32   // weight rows of a panel
 #define QI__BF16_SLICE_MAX 2048 // largest slice of k
+#define QI__BF16_BATCH 256 // rows of activations at a time: a slice of them and a panel fit into a second-level cache of 2 MB
 #define QI__BF16_STEP 256  // weights of a row that are unpacked at a time: the longest block
 #define QI__BF16_STRIDE (QI__BF16_STEP + 32) // of rows that are unpacked: not all into the same cache set
 
@@ -152,6 +153,14 @@ static const qi__bf16_kernels qi__bf16_avx512 = {QI__BF16_SLICE_MAX, qi__bf16_pa
 
 #if defined(QI__HAS_AMX)
 
+// Activations are fetched into the first-level cache this many elements ahead, half a tile after each product. All loads come
+// before the products: where another process shares the core, products that wait for a load in their midst took twice as long.
+#define QI__TILE_AHEAD 1024
+
+QI__INLINE QI__AMX void qi__tile_fetch(const uint16_t *half) {
+  QI__UNROLL for (int i = 0; i < 8; i++) _mm_prefetch((const char *)(half + 32 * i), _MM_HINT_T0);
+}
+
 // 16 activation rows, or 32 if `two`, times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart.
 QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_t *x, bool two, bool wide, float *c,
                                            size_t c_stride) {
@@ -170,17 +179,19 @@ QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_
     if (two && wide) _tile_loadd(3, c1 + 16, bytes);
   }
   for (; w < w_end; w += 512, x += 512, x1 += 512) {
-    _tile_loadd(4, x, 64);
     _tile_loadd(6, w, 64);
+    _tile_loadd(4, x, 64);
+    if (wide) _tile_loadd(7, w + second, 64);
+    if (two) _tile_loadd(5, x1, 64);
     _tile_dpbf16ps(0, 4, 6);
-    if (wide) {
-      _tile_loadd(7, w + second, 64);
-      _tile_dpbf16ps(1, 4, 7);
-    }
+    qi__tile_fetch(x + QI__TILE_AHEAD);
+    if (wide) _tile_dpbf16ps(1, 4, 7);
+    qi__tile_fetch(x + QI__TILE_AHEAD + 256);
     if (two) {
-      _tile_loadd(5, x1, 64);
       _tile_dpbf16ps(2, 5, 6);
+      qi__tile_fetch(x1 + QI__TILE_AHEAD);
       if (wide) _tile_dpbf16ps(3, 5, 7);
+      qi__tile_fetch(x1 + QI__TILE_AHEAD + 256);
     }
   }
   _tile_stored(0, c, bytes);
@@ -224,8 +235,7 @@ QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
   _tile_release();
 }
 
-// A slice of 512 leaves room in the first-level cache beside a panel of 32 KB.
-static const qi__bf16_kernels qi__bf16_amx = {512, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512,
+static const qi__bf16_kernels qi__bf16_amx = {QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512,
                                               qi__bf16_multiply_amx};
 #endif
 

@@ -160,7 +160,7 @@ QI__FN double qi__cache_time(const qi__cache_fill *f, const qi__cache_trial *t, 
     uint64_t start = qi__now_us();
     for (size_t i = 0; i < 2 * n_tiles; i++)
       qi__matmul_tile(&f->kernels, a, w, i % n_tiles * QI__TILE_ROWS, QI__TILE_ROWS, &t->in, 0, QI__CACHE_TRIAL_ROWS, t->y,
-                      QI__TILE_ROWS, t->scratch);
+                      QI__TILE_ROWS, false, t->scratch);
     double seconds = (double)(qi__now_us() - start) * 1e-6 / 2;
     if (run == 1 || (run > 1 && seconds < best)) best = seconds; // the first brings weights into the caches
   }
