@@ -7847,9 +7847,48 @@ QI__INLINE QI__AVX512_BF16 void qi__store_bf16_avx512(uint16_t *dst, __m512 low,
   _mm512_storeu_si512((void *)dst, (__m512i)_mm512_cvtne2ps_pbh(high, low));
 }
 
+// Of formats that have 16 values a scale: the values before that, and which of them weights 32 g .. 32 g + 31 of a block are.
+QI__INLINE const int8_t *qi__values16(qi_format id) {
+  static const int8_t ascending[24] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  switch (id) {
+  case QI_FORMAT_Q4_0: return ascending;
+  case QI_FORMAT_Q4_1:
+  case QI_FORMAT_Q4_K: return ascending + 8;
+  case QI_FORMAT_IQ4_NL:
+  case QI_FORMAT_IQ4_XS: return qi__iq4_values;
+  case QI_FORMAT_MXFP4: return qi__mxfp4_values;
+  default: return NULL;
+  }
+}
+QI__INLINE QI__AVX2 __m256i qi__indices16_avx2(qi_format id, const uint8_t *src, int g) {
+  switch (id) {
+  case QI_FORMAT_Q4_0:
+  case QI_FORMAT_IQ4_NL: return qi__nibbles_avx2(src + 2);
+  case QI_FORMAT_IQ4_XS: return qi__nibbles_avx2(src + 8 + 16 * g);
+  case QI_FORMAT_MXFP4: return qi__nibbles_avx2(src + 1);
+  default: return qi__codes_avx2(id, src, g, NULL); // from 0 on
+  }
+}
+
+// Weights 32 g .. 32 g + 31 of such a block: the 16 values are rounded, not the weights.
+QI__INLINE QI__AVX512_BF16 void qi__part16_to_bf16_avx512(qi_format id, const qi__format *f, const uint8_t *src, int g,
+                                                          const qi__block_scales *s, uint16_t *dst) {
+  int group = 32 * g / f->group;
+  __m512 v = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)qi__values16(id))));
+  v = _mm512_mul_ps(_mm512_set1_ps(s->scale[group]), v);
+  if (f->has_min) v = _mm512_sub_ps(v, _mm512_set1_ps(s->offset[group]));
+  __m512i table = _mm512_castsi256_si512((__m256i)_mm512_cvtneps_pbh(v));
+  __m512i index = _mm512_cvtepu8_epi16(qi__indices16_avx2(id, src, g));
+  _mm512_storeu_si512((void *)dst, _mm512_permutexvar_epi16(index, table));
+}
+
 // Weights 32 g .. 32 g + 31 of a block.
 QI__INLINE QI__AVX512_BF16 void qi__part_to_bf16_avx512(qi_format id, const qi__format *f, const uint8_t *src, int g,
                                                         const qi__block *block, const qi__block_scales *s, uint16_t *dst) {
+  if (qi__values16(id)) {
+    qi__part16_to_bf16_avx512(id, f, src, g, s, dst);
+    return;
+  }
   __m256i codes = qi__codes_avx2(id, src, g, block);
   __m512 v[2];
   v[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(codes)));
@@ -8946,29 +8985,29 @@ QI__FN QI__AVX512_BF16 void qi__bf16_pack_avx512(const float *x, size_t k, uint1
   }
 }
 
+QI__INLINE QI__AVX512 __m128i qi__eight_avx512(const uint16_t *row) {
+  return _mm_loadu_si128((const __m128i *)(const void *)row);
+}
+
 // Transposes pairs: panel[p][r] = rows[r][p] for 16 rows, QI__BF16_STRIDE apart, of n_k / 2 pairs.
 QI__FN QI__AVX512 void qi__bf16_interleave_avx512(const uint16_t *rows, size_t n_k, uint16_t *panel) {
-  for (size_t j = 0; j < n_k; j += 32, rows += 32, panel += 512) {
-    __m512i a[16], b[16];
-    QI__UNROLL for (int r = 0; r < 16; r++) a[r] = _mm512_loadu_si512((const void *)(rows + r * QI__BF16_STRIDE));
-    QI__UNROLL for (int r = 0; r < 16; r += 2) {
+  const size_t next = 4 * QI__BF16_STRIDE;
+  for (size_t j = 0; j < n_k; j += 8, rows += 8, panel += 128) {
+    __m512i a[4], b[4];
+    QI__UNROLL for (size_t r = 0; r < 4; r++) { // 128-bit lane l: four pairs of row 4l + r
+      const uint16_t *row = rows + r * QI__BF16_STRIDE;
+      a[r] = _mm512_castsi128_si512(qi__eight_avx512(row));
+      a[r] = _mm512_inserti32x4(a[r], qi__eight_avx512(row + next), 1);
+      a[r] = _mm512_inserti32x4(a[r], qi__eight_avx512(row + 2 * next), 2);
+      a[r] = _mm512_inserti32x4(a[r], qi__eight_avx512(row + 3 * next), 3);
+    }
+    QI__UNROLL for (int r = 0; r < 4; r += 2) {
       b[r] = _mm512_unpacklo_epi32(a[r], a[r + 1]);
       b[r + 1] = _mm512_unpackhi_epi32(a[r], a[r + 1]);
     }
-    // a[4i + c], 128-bit lane l: pair 4l + c of rows 4i .. 4i + 3
-    QI__UNROLL for (int r = 0; r < 16; r += 4) {
-      a[r] = _mm512_unpacklo_epi64(b[r], b[r + 2]);
-      a[r + 1] = _mm512_unpackhi_epi64(b[r], b[r + 2]);
-      a[r + 2] = _mm512_unpacklo_epi64(b[r + 1], b[r + 3]);
-      a[r + 3] = _mm512_unpackhi_epi64(b[r + 1], b[r + 3]);
-    }
-    QI__UNROLL for (int c = 0; c < 4; c++) {
-      __m512i even0 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88), even1 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
-      __m512i odd0 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd), odd1 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
-      _mm512_storeu_si512((void *)(panel + 32 * c), _mm512_shuffle_i32x4(even0, even1, 0x88));
-      _mm512_storeu_si512((void *)(panel + 32 * (c + 4)), _mm512_shuffle_i32x4(odd0, odd1, 0x88));
-      _mm512_storeu_si512((void *)(panel + 32 * (c + 8)), _mm512_shuffle_i32x4(even0, even1, 0xdd));
-      _mm512_storeu_si512((void *)(panel + 32 * (c + 12)), _mm512_shuffle_i32x4(odd0, odd1, 0xdd));
+    QI__UNROLL for (int p = 0; p < 2; p++) {
+      _mm512_storeu_si512((void *)(panel + 64 * p), _mm512_unpacklo_epi64(b[p], b[p + 2]));
+      _mm512_storeu_si512((void *)(panel + 64 * p + 32), _mm512_unpackhi_epi64(b[p], b[p + 2]));
     }
   }
 }
@@ -9094,7 +9133,6 @@ QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
   float sums[32 * 32];
   size_t end = a->x_row + a->n_x;
   bool wide = a->n_w > 16;
-  memset(sums, 0, sizeof sums);
   qi__tiles_begin(32);
   for (size_t row = a->x_row / 16 * 16; row < end; row += 32) {
     const uint16_t *x = a->x + row / 16 * a->x_stride;
@@ -9102,7 +9140,10 @@ QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
     if (row >= a->x_row && row + (two ? 32 : 16) <= end && a->n_w % 16 == 0) {
       qi__tiles_multiply(a, x, two, wide, a->y + (row - a->x_row) * a->y_stride, a->y_stride);
     } else {
-      if (!a->first) qi__tiles_copy(a, row, sums, false);
+      if (!a->first) {
+        memset(sums, 0, sizeof sums);
+        qi__tiles_copy(a, row, sums, false);
+      }
       qi__tiles_multiply(a, x, two, wide, sums, 32);
       qi__tiles_copy(a, row, sums, true);
     }
@@ -9110,8 +9151,8 @@ QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
   _tile_release();
 }
 
-static const qi__bf16_kernels qi__bf16_amx = {QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512,
-                                              qi__bf16_multiply_amx};
+static const qi__bf16_kernels qi__bf16_amx = {QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512,
+                                              qi__bf16_interleave_avx512, qi__bf16_multiply_amx};
 #endif
 
 #endif // QI__KERNELS_BF16_H
@@ -14119,14 +14160,12 @@ QI__FN void qi__tile_finish(const qi__kernels *kernels, const qi__weight *w, siz
   }
 }
 
-// Up to QI__BF16_BATCH rows of activations. Sums lie in scratch, not in y: there, rows of a power of two would lie in the same few
-// cache sets.
-QI__FN void qi__tile_bf16_batch(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
-                                size_t x_row, size_t n_x, float *y, size_t y_stride, bool add, float *scratch) {
+// Sums [tiles][n_x, QI__BF16_ROWS] of weight rows first.. with up to QI__BF16_BATCH rows of activations. They lie in scratch, not
+// in a result: there, rows of a power of two would lie in the same few cache sets. rows: [16, QI__BF16_STRIDE], then the panel.
+QI__FN void qi__tile_bf16_sums(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
+                               size_t x_row, size_t n_x, float *sums, uint16_t *rows) {
   const size_t room = n_x * QI__BF16_ROWS, slice = kernels->bf16.slice;
   const uint16_t *x = (const uint16_t *)in->bf16;
-  float *sums = scratch; // [tiles][n_x, QI__BF16_ROWS]
-  uint16_t *rows = (uint16_t *)(void *)(sums + (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS * room);
   uint16_t *panel = rows + 16 * QI__BF16_STRIDE;
   for (size_t k = 0; k < w->n_cols; k += slice) {
     size_t n_k = qi__min_size(slice, w->n_cols - k);
@@ -14138,9 +14177,33 @@ QI__FN void qi__tile_bf16_batch(const qi__kernels *kernels, const qi__weight *w,
       kernels->bf16.multiply(&a);
     }
   }
+}
+
+QI__FN void qi__tile_bf16_batch(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
+                                size_t x_row, size_t n_x, float *y, size_t y_stride, bool add, float *scratch) {
+  const size_t room = n_x * QI__BF16_ROWS, n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
+  qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, (uint16_t *)(void *)(scratch + n_tiles * room));
   for (size_t r = 0; r < n_w; r += QI__BF16_ROWS)
-    qi__tile_finish(kernels, w, first + r, qi__min_size(QI__BF16_ROWS, n_w - r), sums + r / QI__BF16_ROWS * room, QI__BF16_ROWS,
-                    n_x, y + r, y_stride, add);
+    qi__tile_finish(kernels, w, first + r, qi__min_size(QI__BF16_ROWS, n_w - r), scratch + r / QI__BF16_ROWS * room,
+                    QI__BF16_ROWS, n_x, y + r, y_stride, add);
+}
+
+// The same of two matrices without bias, whose results meet in `gate` (swiglu or relu2) and are only read by the next product: they
+// go where that reads them, packed as in bf16.h, of width w->n_rows, without a way through memory as float32. n_w: at most half of
+// qi__tiles_at_once.
+QI__FN void qi__tile_gated(const qi__kernels *kernels, void (*gate)(const float *gate, const float *up, size_t n, float *y),
+                           const qi__weight *w, const qi__weight *up, size_t first, size_t n_w, const qi__inputs *in, size_t x_row,
+                           size_t n_x, uint16_t *packed, float *scratch) {
+  const size_t room = n_x * QI__BF16_ROWS, n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
+  uint16_t *rows = (uint16_t *)(void *)(scratch + 2 * n_tiles * room);
+  qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, rows);
+  qi__tile_bf16_sums(kernels, up, first, n_w, in, x_row, n_x, scratch + n_tiles * room, rows);
+  gate(scratch, scratch + n_tiles * room, n_tiles * room, scratch);
+  for (size_t t = 0; t < n_tiles; t++)
+    for (size_t i = 0; i < n_x; i++) {
+      uint16_t *tiles = packed + qi__bf16_row(w->n_rows, (x_row + i) / 16 * 16) + 16 * (first + t * QI__BF16_ROWS);
+      kernels->bf16.pack(scratch + t * room + i * QI__BF16_ROWS, QI__BF16_ROWS, tiles, (x_row + i) % 16);
+    }
 }
 
 // A tile that is rows of float32 or bfloat16, as a weight matrix.
@@ -22593,15 +22656,33 @@ QI__FN void qi__run_attn_input(qi__forward *f, int worker, int64_t begin, int64_
   }
 }
 
+// What comes between gate and up.
+typedef void (*qi__gate_fn)(const float *gate, const float *up, size_t n, float *y);
+QI__FN qi__gate_fn qi__forward_gate(const qi__forward *f) {
+  return f->h->arch->features & QI__RELU2 ? f->kernels->relu2 : f->kernels->swiglu;
+}
+
+// Whether prompts have gate and up multiplied together, on a matrix unit: then f->gate holds the input of `down` for them, packed.
+#define QI__GATED_LEAST 16 // rows; from then on it has room for that
+QI__FN bool qi__forward_gated(const qi__forward *f) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  const qi__weight *w[] = {&l->gate, &l->up, &l->down};
+  bool fits = f->n_prompt >= QI__GATED_LEAST && f->h->n_ff % QI__BF16_ROWS == 0 && f->kernels->matrix_unit && !f->on_device;
+  if (!fits || f->observe || l->ffn_sub_norm || l->gate.bias || l->up.bias) return false;
+  for (int i = 0; i < 3; i++)
+    if (qi__arithmetic_of(f->kernels, w[i], f->path, false) != QI__BF16) return false;
+  return true;
+}
+
 QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t end) {
   const qi__layer *l = &f->w->layers[f->layer];
   const qi__weight *next[] = {&l->down};
   size_t n_ff = f->h->n_ff;
-  bool relu2 = (f->h->arch->features & QI__RELU2) != 0;
+  qi__gate_fn gate = qi__forward_gate(f);
   (void)worker;
-  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
+  for (size_t i = qi__max_size((size_t)begin, qi__forward_gated(f) ? f->n_prompt : 0); i < (size_t)end; i++) {
     float *x = f->in.x + i * n_ff;
-    (relu2 ? f->kernels->relu2 : f->kernels->swiglu)(f->gate + i * n_ff, f->up + i * n_ff, n_ff, x);
+    gate(f->gate + i * n_ff, f->up + i * n_ff, n_ff, x);
     if (l->ffn_sub_norm) f->kernels->rms_norm(x, l->ffn_sub_norm, f->h->rms_norm_eps, n_ff, x);
     qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
   }
@@ -22628,7 +22709,7 @@ QI__FN size_t qi__products(const qi__forward *f, qi__product out[3]) {
   case QI__OP_GATE_UP:
     out[0] = (qi__product){&l->gate, f->gate, false};
     out[1] = (qi__product){&l->up, f->up, false};
-    return 2;
+    return qi__forward_gated(f) ? 1 : 2; // units are tiles of both then
   case QI__OP_DOWN: out[0] = (qi__product){&l->down, f->x, true}; return 1;
   case QI__OP_OUTPUT: out[0] = (qi__product){&f->w->output, f->logits + f->logits_row * f->h->n_vocab, false}; return 1;
   default: return 0;
@@ -22652,8 +22733,21 @@ QI__FN size_t qi__forward_tiles(qi__forward *f, float *scratch, const qi__produc
   qi__arithmetic arithmetic = qi__arithmetic_of(f->kernels, p->w, f->path, generated);
   n_tiles = qi__min_size(n_tiles, qi__tiles_at_once(f->kernels, arithmetic, n_x));
   size_t first = tile * QI__TILE_ROWS, n_rows = p->w->n_rows, n_w = qi__min_size(n_tiles * QI__TILE_ROWS, n_rows - first);
-  qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, p->y + first_x * n_rows + first, n_rows, p->add,
+  qi__inputs in = f->in;
+  if (f->op == QI__OP_DOWN && !generated && qi__forward_gated(f)) in.bf16 = f->gate;
+  qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &in, first_x, n_x, p->y + first_x * n_rows + first, n_rows, p->add,
                   scratch);
+  return n_tiles;
+}
+
+// The same of gate and up together.
+QI__FN size_t qi__gated_tiles(qi__forward *f, float *scratch, size_t tile, size_t n_tiles, size_t first_x, size_t n_x) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  size_t first = tile * QI__TILE_ROWS;
+  n_tiles = qi__min_size(n_tiles, QI__BF16_RUN / 2);
+  for (size_t i = 0; i < n_x; i += QI__BF16_BATCH)
+    qi__tile_gated(f->kernels, qi__forward_gate(f), &l->gate, &l->up, first, n_tiles * QI__TILE_ROWS, &f->in, first_x + i,
+                   qi__min_size(QI__BF16_BATCH, n_x - i), (uint16_t *)(void *)f->gate, scratch);
   return n_tiles;
 }
 
@@ -22661,16 +22755,18 @@ QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t 
   float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
   qi__product products[3];
   size_t n = qi__products(f, products);
-  bool output = f->op == QI__OP_OUTPUT;
+  bool output = f->op == QI__OP_OUTPUT, gated = f->op == QI__OP_GATE_UP && n == 1;
   size_t rows = output ? f->n_wanted : f->n_rows, prompt = output ? f->n_wanted_prompt : f->n_prompt;
   for (int64_t u = begin, done; u < end && !__atomic_load_n(f->cancel, __ATOMIC_RELAXED); u += done) {
     int64_t tile = u / (int64_t)f->n_parts;
     size_t p = 0, part = (size_t)u % f->n_parts, from = prompt * part / f->n_parts, to = prompt * (part + 1) / f->n_parts;
     while (p + 1 < n && tile >= qi__tiles(products[p].w)) tile -= qi__tiles(products[p++].w);
     size_t n_tiles = f->n_parts > 1 ? 1 : (size_t)qi__min_i64(end - u, qi__tiles(products[p].w) - tile);
-    if (to > from) n_tiles = qi__forward_tiles(f, scratch, &products[p], (size_t)tile, n_tiles, from, to - from, false);
-    for (size_t i = 0; part == 0 && rows > prompt && i < n_tiles && !__atomic_load_n(f->cancel, __ATOMIC_RELAXED);)
-      i += qi__forward_tiles(f, scratch, &products[p], (size_t)tile + i, n_tiles - i, prompt, rows - prompt, true);
+    if (to > from && gated) n_tiles = qi__gated_tiles(f, scratch, (size_t)tile, n_tiles, from, to - from);
+    else if (to > from) n_tiles = qi__forward_tiles(f, scratch, &products[p], (size_t)tile, n_tiles, from, to - from, false);
+    for (size_t last = p + gated; part == 0 && rows > prompt && p <= last; p++)
+      for (size_t i = 0; i < n_tiles && !__atomic_load_n(f->cancel, __ATOMIC_RELAXED);)
+        i += qi__forward_tiles(f, scratch, &products[p], (size_t)tile + i, n_tiles - i, prompt, rows - prompt, true);
     done = (int64_t)n_tiles;
   }
 }

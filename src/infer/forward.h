@@ -228,15 +228,33 @@ QI__FN void qi__run_attn_input(qi__forward *f, int worker, int64_t begin, int64_
   }
 }
 
+// What comes between gate and up.
+typedef void (*qi__gate_fn)(const float *gate, const float *up, size_t n, float *y);
+QI__FN qi__gate_fn qi__forward_gate(const qi__forward *f) {
+  return f->h->arch->features & QI__RELU2 ? f->kernels->relu2 : f->kernels->swiglu;
+}
+
+// Whether prompts have gate and up multiplied together, on a matrix unit: then f->gate holds the input of `down` for them, packed.
+#define QI__GATED_LEAST 16 // rows; from then on it has room for that
+QI__FN bool qi__forward_gated(const qi__forward *f) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  const qi__weight *w[] = {&l->gate, &l->up, &l->down};
+  bool fits = f->n_prompt >= QI__GATED_LEAST && f->h->n_ff % QI__BF16_ROWS == 0 && f->kernels->matrix_unit && !f->on_device;
+  if (!fits || f->observe || l->ffn_sub_norm || l->gate.bias || l->up.bias) return false;
+  for (int i = 0; i < 3; i++)
+    if (qi__arithmetic_of(f->kernels, w[i], f->path, false) != QI__BF16) return false;
+  return true;
+}
+
 QI__FN void qi__run_swiglu(qi__forward *f, int worker, int64_t begin, int64_t end) {
   const qi__layer *l = &f->w->layers[f->layer];
   const qi__weight *next[] = {&l->down};
   size_t n_ff = f->h->n_ff;
-  bool relu2 = (f->h->arch->features & QI__RELU2) != 0;
+  qi__gate_fn gate = qi__forward_gate(f);
   (void)worker;
-  for (size_t i = (size_t)begin; i < (size_t)end; i++) {
+  for (size_t i = qi__max_size((size_t)begin, qi__forward_gated(f) ? f->n_prompt : 0); i < (size_t)end; i++) {
     float *x = f->in.x + i * n_ff;
-    (relu2 ? f->kernels->relu2 : f->kernels->swiglu)(f->gate + i * n_ff, f->up + i * n_ff, n_ff, x);
+    gate(f->gate + i * n_ff, f->up + i * n_ff, n_ff, x);
     if (l->ffn_sub_norm) f->kernels->rms_norm(x, l->ffn_sub_norm, f->h->rms_norm_eps, n_ff, x);
     qi__prepare_row(f, i, i >= f->n_prompt, next, 1);
   }
@@ -263,7 +281,7 @@ QI__FN size_t qi__products(const qi__forward *f, qi__product out[3]) {
   case QI__OP_GATE_UP:
     out[0] = (qi__product){&l->gate, f->gate, false};
     out[1] = (qi__product){&l->up, f->up, false};
-    return 2;
+    return qi__forward_gated(f) ? 1 : 2; // units are tiles of both then
   case QI__OP_DOWN: out[0] = (qi__product){&l->down, f->x, true}; return 1;
   case QI__OP_OUTPUT: out[0] = (qi__product){&f->w->output, f->logits + f->logits_row * f->h->n_vocab, false}; return 1;
   default: return 0;
@@ -287,8 +305,21 @@ QI__FN size_t qi__forward_tiles(qi__forward *f, float *scratch, const qi__produc
   qi__arithmetic arithmetic = qi__arithmetic_of(f->kernels, p->w, f->path, generated);
   n_tiles = qi__min_size(n_tiles, qi__tiles_at_once(f->kernels, arithmetic, n_x));
   size_t first = tile * QI__TILE_ROWS, n_rows = p->w->n_rows, n_w = qi__min_size(n_tiles * QI__TILE_ROWS, n_rows - first);
-  qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &f->in, first_x, n_x, p->y + first_x * n_rows + first, n_rows, p->add,
+  qi__inputs in = f->in;
+  if (f->op == QI__OP_DOWN && !generated && qi__forward_gated(f)) in.bf16 = f->gate;
+  qi__matmul_tile(f->kernels, arithmetic, p->w, first, n_w, &in, first_x, n_x, p->y + first_x * n_rows + first, n_rows, p->add,
                   scratch);
+  return n_tiles;
+}
+
+// The same of gate and up together.
+QI__FN size_t qi__gated_tiles(qi__forward *f, float *scratch, size_t tile, size_t n_tiles, size_t first_x, size_t n_x) {
+  const qi__layer *l = &f->w->layers[f->layer];
+  size_t first = tile * QI__TILE_ROWS;
+  n_tiles = qi__min_size(n_tiles, QI__BF16_RUN / 2);
+  for (size_t i = 0; i < n_x; i += QI__BF16_BATCH)
+    qi__tile_gated(f->kernels, qi__forward_gate(f), &l->gate, &l->up, first, n_tiles * QI__TILE_ROWS, &f->in, first_x + i,
+                   qi__min_size(QI__BF16_BATCH, n_x - i), (uint16_t *)(void *)f->gate, scratch);
   return n_tiles;
 }
 
@@ -296,16 +327,18 @@ QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t 
   float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
   qi__product products[3];
   size_t n = qi__products(f, products);
-  bool output = f->op == QI__OP_OUTPUT;
+  bool output = f->op == QI__OP_OUTPUT, gated = f->op == QI__OP_GATE_UP && n == 1;
   size_t rows = output ? f->n_wanted : f->n_rows, prompt = output ? f->n_wanted_prompt : f->n_prompt;
   for (int64_t u = begin, done; u < end && !__atomic_load_n(f->cancel, __ATOMIC_RELAXED); u += done) {
     int64_t tile = u / (int64_t)f->n_parts;
     size_t p = 0, part = (size_t)u % f->n_parts, from = prompt * part / f->n_parts, to = prompt * (part + 1) / f->n_parts;
     while (p + 1 < n && tile >= qi__tiles(products[p].w)) tile -= qi__tiles(products[p++].w);
     size_t n_tiles = f->n_parts > 1 ? 1 : (size_t)qi__min_i64(end - u, qi__tiles(products[p].w) - tile);
-    if (to > from) n_tiles = qi__forward_tiles(f, scratch, &products[p], (size_t)tile, n_tiles, from, to - from, false);
-    for (size_t i = 0; part == 0 && rows > prompt && i < n_tiles && !__atomic_load_n(f->cancel, __ATOMIC_RELAXED);)
-      i += qi__forward_tiles(f, scratch, &products[p], (size_t)tile + i, n_tiles - i, prompt, rows - prompt, true);
+    if (to > from && gated) n_tiles = qi__gated_tiles(f, scratch, (size_t)tile, n_tiles, from, to - from);
+    else if (to > from) n_tiles = qi__forward_tiles(f, scratch, &products[p], (size_t)tile, n_tiles, from, to - from, false);
+    for (size_t last = p + gated; part == 0 && rows > prompt && p <= last; p++)
+      for (size_t i = 0; i < n_tiles && !__atomic_load_n(f->cancel, __ATOMIC_RELAXED);)
+        i += qi__forward_tiles(f, scratch, &products[p], (size_t)tile + i, n_tiles - i, prompt, rows - prompt, true);
     done = (int64_t)n_tiles;
   }
 }

@@ -71,29 +71,29 @@ QI__FN QI__AVX512_BF16 void qi__bf16_pack_avx512(const float *x, size_t k, uint1
   }
 }
 
+QI__INLINE QI__AVX512 __m128i qi__eight_avx512(const uint16_t *row) {
+  return _mm_loadu_si128((const __m128i *)(const void *)row);
+}
+
 // Transposes pairs: panel[p][r] = rows[r][p] for 16 rows, QI__BF16_STRIDE apart, of n_k / 2 pairs.
 QI__FN QI__AVX512 void qi__bf16_interleave_avx512(const uint16_t *rows, size_t n_k, uint16_t *panel) {
-  for (size_t j = 0; j < n_k; j += 32, rows += 32, panel += 512) {
-    __m512i a[16], b[16];
-    QI__UNROLL for (int r = 0; r < 16; r++) a[r] = _mm512_loadu_si512((const void *)(rows + r * QI__BF16_STRIDE));
-    QI__UNROLL for (int r = 0; r < 16; r += 2) {
+  const size_t next = 4 * QI__BF16_STRIDE;
+  for (size_t j = 0; j < n_k; j += 8, rows += 8, panel += 128) {
+    __m512i a[4], b[4];
+    QI__UNROLL for (size_t r = 0; r < 4; r++) { // 128-bit lane l: four pairs of row 4l + r
+      const uint16_t *row = rows + r * QI__BF16_STRIDE;
+      a[r] = _mm512_castsi128_si512(qi__eight_avx512(row));
+      a[r] = _mm512_inserti32x4(a[r], qi__eight_avx512(row + next), 1);
+      a[r] = _mm512_inserti32x4(a[r], qi__eight_avx512(row + 2 * next), 2);
+      a[r] = _mm512_inserti32x4(a[r], qi__eight_avx512(row + 3 * next), 3);
+    }
+    QI__UNROLL for (int r = 0; r < 4; r += 2) {
       b[r] = _mm512_unpacklo_epi32(a[r], a[r + 1]);
       b[r + 1] = _mm512_unpackhi_epi32(a[r], a[r + 1]);
     }
-    // a[4i + c], 128-bit lane l: pair 4l + c of rows 4i .. 4i + 3
-    QI__UNROLL for (int r = 0; r < 16; r += 4) {
-      a[r] = _mm512_unpacklo_epi64(b[r], b[r + 2]);
-      a[r + 1] = _mm512_unpackhi_epi64(b[r], b[r + 2]);
-      a[r + 2] = _mm512_unpacklo_epi64(b[r + 1], b[r + 3]);
-      a[r + 3] = _mm512_unpackhi_epi64(b[r + 1], b[r + 3]);
-    }
-    QI__UNROLL for (int c = 0; c < 4; c++) {
-      __m512i even0 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88), even1 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
-      __m512i odd0 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd), odd1 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
-      _mm512_storeu_si512((void *)(panel + 32 * c), _mm512_shuffle_i32x4(even0, even1, 0x88));
-      _mm512_storeu_si512((void *)(panel + 32 * (c + 4)), _mm512_shuffle_i32x4(odd0, odd1, 0x88));
-      _mm512_storeu_si512((void *)(panel + 32 * (c + 8)), _mm512_shuffle_i32x4(even0, even1, 0xdd));
-      _mm512_storeu_si512((void *)(panel + 32 * (c + 12)), _mm512_shuffle_i32x4(odd0, odd1, 0xdd));
+    QI__UNROLL for (int p = 0; p < 2; p++) {
+      _mm512_storeu_si512((void *)(panel + 64 * p), _mm512_unpacklo_epi64(b[p], b[p + 2]));
+      _mm512_storeu_si512((void *)(panel + 64 * p + 32), _mm512_unpackhi_epi64(b[p], b[p + 2]));
     }
   }
 }
@@ -219,7 +219,6 @@ QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
   float sums[32 * 32];
   size_t end = a->x_row + a->n_x;
   bool wide = a->n_w > 16;
-  memset(sums, 0, sizeof sums);
   qi__tiles_begin(32);
   for (size_t row = a->x_row / 16 * 16; row < end; row += 32) {
     const uint16_t *x = a->x + row / 16 * a->x_stride;
@@ -227,7 +226,10 @@ QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
     if (row >= a->x_row && row + (two ? 32 : 16) <= end && a->n_w % 16 == 0) {
       qi__tiles_multiply(a, x, two, wide, a->y + (row - a->x_row) * a->y_stride, a->y_stride);
     } else {
-      if (!a->first) qi__tiles_copy(a, row, sums, false);
+      if (!a->first) {
+        memset(sums, 0, sizeof sums);
+        qi__tiles_copy(a, row, sums, false);
+      }
       qi__tiles_multiply(a, x, two, wide, sums, 32);
       qi__tiles_copy(a, row, sums, true);
     }
@@ -235,8 +237,8 @@ QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
   _tile_release();
 }
 
-static const qi__bf16_kernels qi__bf16_amx = {QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512,
-                                              qi__bf16_multiply_amx};
+static const qi__bf16_kernels qi__bf16_amx = {QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512,
+                                              qi__bf16_interleave_avx512, qi__bf16_multiply_amx};
 #endif
 
 #endif // QI__KERNELS_BF16_H

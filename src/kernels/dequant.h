@@ -386,9 +386,48 @@ QI__INLINE QI__AVX512_BF16 void qi__store_bf16_avx512(uint16_t *dst, __m512 low,
   _mm512_storeu_si512((void *)dst, (__m512i)_mm512_cvtne2ps_pbh(high, low));
 }
 
+// Of formats that have 16 values a scale: the values before that, and which of them weights 32 g .. 32 g + 31 of a block are.
+QI__INLINE const int8_t *qi__values16(qi_format id) {
+  static const int8_t ascending[24] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  switch (id) {
+  case QI_FORMAT_Q4_0: return ascending;
+  case QI_FORMAT_Q4_1:
+  case QI_FORMAT_Q4_K: return ascending + 8;
+  case QI_FORMAT_IQ4_NL:
+  case QI_FORMAT_IQ4_XS: return qi__iq4_values;
+  case QI_FORMAT_MXFP4: return qi__mxfp4_values;
+  default: return NULL;
+  }
+}
+QI__INLINE QI__AVX2 __m256i qi__indices16_avx2(qi_format id, const uint8_t *src, int g) {
+  switch (id) {
+  case QI_FORMAT_Q4_0:
+  case QI_FORMAT_IQ4_NL: return qi__nibbles_avx2(src + 2);
+  case QI_FORMAT_IQ4_XS: return qi__nibbles_avx2(src + 8 + 16 * g);
+  case QI_FORMAT_MXFP4: return qi__nibbles_avx2(src + 1);
+  default: return qi__codes_avx2(id, src, g, NULL); // from 0 on
+  }
+}
+
+// Weights 32 g .. 32 g + 31 of such a block: the 16 values are rounded, not the weights.
+QI__INLINE QI__AVX512_BF16 void qi__part16_to_bf16_avx512(qi_format id, const qi__format *f, const uint8_t *src, int g,
+                                                          const qi__block_scales *s, uint16_t *dst) {
+  int group = 32 * g / f->group;
+  __m512 v = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)qi__values16(id))));
+  v = _mm512_mul_ps(_mm512_set1_ps(s->scale[group]), v);
+  if (f->has_min) v = _mm512_sub_ps(v, _mm512_set1_ps(s->offset[group]));
+  __m512i table = _mm512_castsi256_si512((__m256i)_mm512_cvtneps_pbh(v));
+  __m512i index = _mm512_cvtepu8_epi16(qi__indices16_avx2(id, src, g));
+  _mm512_storeu_si512((void *)dst, _mm512_permutexvar_epi16(index, table));
+}
+
 // Weights 32 g .. 32 g + 31 of a block.
 QI__INLINE QI__AVX512_BF16 void qi__part_to_bf16_avx512(qi_format id, const qi__format *f, const uint8_t *src, int g,
                                                         const qi__block *block, const qi__block_scales *s, uint16_t *dst) {
+  if (qi__values16(id)) {
+    qi__part16_to_bf16_avx512(id, f, src, g, s, dst);
+    return;
+  }
   __m256i codes = qi__codes_avx2(id, src, g, block);
   __m512 v[2];
   v[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(codes)));

@@ -196,14 +196,12 @@ QI__FN void qi__tile_finish(const qi__kernels *kernels, const qi__weight *w, siz
   }
 }
 
-// Up to QI__BF16_BATCH rows of activations. Sums lie in scratch, not in y: there, rows of a power of two would lie in the same few
-// cache sets.
-QI__FN void qi__tile_bf16_batch(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
-                                size_t x_row, size_t n_x, float *y, size_t y_stride, bool add, float *scratch) {
+// Sums [tiles][n_x, QI__BF16_ROWS] of weight rows first.. with up to QI__BF16_BATCH rows of activations. They lie in scratch, not
+// in a result: there, rows of a power of two would lie in the same few cache sets. rows: [16, QI__BF16_STRIDE], then the panel.
+QI__FN void qi__tile_bf16_sums(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
+                               size_t x_row, size_t n_x, float *sums, uint16_t *rows) {
   const size_t room = n_x * QI__BF16_ROWS, slice = kernels->bf16.slice;
   const uint16_t *x = (const uint16_t *)in->bf16;
-  float *sums = scratch; // [tiles][n_x, QI__BF16_ROWS]
-  uint16_t *rows = (uint16_t *)(void *)(sums + (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS * room);
   uint16_t *panel = rows + 16 * QI__BF16_STRIDE;
   for (size_t k = 0; k < w->n_cols; k += slice) {
     size_t n_k = qi__min_size(slice, w->n_cols - k);
@@ -215,9 +213,33 @@ QI__FN void qi__tile_bf16_batch(const qi__kernels *kernels, const qi__weight *w,
       kernels->bf16.multiply(&a);
     }
   }
+}
+
+QI__FN void qi__tile_bf16_batch(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
+                                size_t x_row, size_t n_x, float *y, size_t y_stride, bool add, float *scratch) {
+  const size_t room = n_x * QI__BF16_ROWS, n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
+  qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, (uint16_t *)(void *)(scratch + n_tiles * room));
   for (size_t r = 0; r < n_w; r += QI__BF16_ROWS)
-    qi__tile_finish(kernels, w, first + r, qi__min_size(QI__BF16_ROWS, n_w - r), sums + r / QI__BF16_ROWS * room, QI__BF16_ROWS,
-                    n_x, y + r, y_stride, add);
+    qi__tile_finish(kernels, w, first + r, qi__min_size(QI__BF16_ROWS, n_w - r), scratch + r / QI__BF16_ROWS * room,
+                    QI__BF16_ROWS, n_x, y + r, y_stride, add);
+}
+
+// The same of two matrices without bias, whose results meet in `gate` (swiglu or relu2) and are only read by the next product: they
+// go where that reads them, packed as in bf16.h, of width w->n_rows, without a way through memory as float32. n_w: at most half of
+// qi__tiles_at_once.
+QI__FN void qi__tile_gated(const qi__kernels *kernels, void (*gate)(const float *gate, const float *up, size_t n, float *y),
+                           const qi__weight *w, const qi__weight *up, size_t first, size_t n_w, const qi__inputs *in, size_t x_row,
+                           size_t n_x, uint16_t *packed, float *scratch) {
+  const size_t room = n_x * QI__BF16_ROWS, n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
+  uint16_t *rows = (uint16_t *)(void *)(scratch + 2 * n_tiles * room);
+  qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, rows);
+  qi__tile_bf16_sums(kernels, up, first, n_w, in, x_row, n_x, scratch + n_tiles * room, rows);
+  gate(scratch, scratch + n_tiles * room, n_tiles * room, scratch);
+  for (size_t t = 0; t < n_tiles; t++)
+    for (size_t i = 0; i < n_x; i++) {
+      uint16_t *tiles = packed + qi__bf16_row(w->n_rows, (x_row + i) / 16 * 16) + 16 * (first + t * QI__BF16_ROWS);
+      kernels->bf16.pack(scratch + t * room + i * QI__BF16_ROWS, QI__BF16_ROWS, tiles, (x_row + i) % 16);
+    }
 }
 
 // A tile that is rows of float32 or bfloat16, as a weight matrix.
