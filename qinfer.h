@@ -308,8 +308,8 @@ QI_API qi_isa qi_pool_isa(const qi_pool *pool); // what AUTO became, or the forc
 //            weight row as its scale stays the same; equal weights give the same bits in all three.
 //   BF16     weights and activations rounded to bfloat16, float32 sums: fastest for many rows; same bits on one instruction set.
 //   FLOAT    weights dequantised to float32, float32 activations and sums: the most exact, same bits on every CPU.
-//   AUTO     F32 and F16 weights FLOAT; generated tokens INTEGER; prompts BF16 where the CPU has a matrix unit for it (AMX), and
-//            for weights in BF16, else INTEGER: what is fastest.
+//   AUTO     F32 and F16 weights FLOAT; generated tokens and ternary weights INTEGER; prompts BF16 where the CPU has a matrix unit
+//            for it (AMX), and for weights in BF16, else INTEGER: what is fastest.
 typedef enum qi_path { QI_PATH_AUTO = 0, QI_PATH_INTEGER, QI_PATH_BF16, QI_PATH_FLOAT } qi_path;
 
 // A weight matrix of `n_rows` outputs by `n_cols` inputs; rows follow each other without gap, then the tail if the format has one.
@@ -5110,6 +5110,30 @@ QI__INLINE QI__AVX2 __m128 qi__sum_lanes4_avx2(__m256 a, __m256 b, __m256 c, __m
 
 // Ones in the first n lanes; n may be more than 16.
 QI__INLINE QI__AVX512 __mmask16 qi__tail_mask_avx512(size_t n) { return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1); }
+
+// Transposes 16 rows of 16 32-bit values.
+QI__INLINE QI__AVX512 void qi__transpose16_avx512(__m512i *a) {
+  __m512i b[16];
+  QI__UNROLL for (int r = 0; r < 16; r += 2) {
+    b[r] = _mm512_unpacklo_epi32(a[r], a[r + 1]);
+    b[r + 1] = _mm512_unpackhi_epi32(a[r], a[r + 1]);
+  }
+  // a[4i + c], 128-bit lane l: value 4l + c of rows 4i .. 4i + 3
+  QI__UNROLL for (int r = 0; r < 16; r += 4) {
+    a[r] = _mm512_unpacklo_epi64(b[r], b[r + 2]);
+    a[r + 1] = _mm512_unpackhi_epi64(b[r], b[r + 2]);
+    a[r + 2] = _mm512_unpacklo_epi64(b[r + 1], b[r + 3]);
+    a[r + 3] = _mm512_unpackhi_epi64(b[r + 1], b[r + 3]);
+  }
+  QI__UNROLL for (int c = 0; c < 4; c++) {
+    __m512i even0 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88), even1 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
+    __m512i odd0 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd), odd1 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
+    a[c] = _mm512_shuffle_i32x4(even0, even1, 0x88);
+    a[c + 4] = _mm512_shuffle_i32x4(odd0, odd1, 0x88);
+    a[c + 8] = _mm512_shuffle_i32x4(even0, even1, 0xdd);
+    a[c + 12] = _mm512_shuffle_i32x4(odd0, odd1, 0xdd);
+  }
+}
 #endif
 
 #if defined(QI__ARM64)
@@ -5131,11 +5155,12 @@ QI__INLINE float32x4_t qi__load_kv_neon(const void *p, size_t i, qi_kv_type type
 //
 // with the sums of each 16 codes, which the offsets of formats with a minimum need.
 typedef struct qi__q8 {
-  int8_t *q;    // [n, k]
+  int8_t *q;    // [n, k], rows `stride` apart
   float *d;     // [n, k / block]
   int16_t *sum; // [n, k / 16]
   size_t block; // a multiple of 32
   size_t k;     // a multiple of block
+  size_t stride; // k, but where the block is the whole row: any
 } qi__q8;
 
 // Adding 1.5 * 2^23 leaves the rounded integer in the low bits of a float32 below 2^22 in size: what SIMD conversions do.
@@ -5148,7 +5173,7 @@ QI__INLINE int8_t qi__clamp_i8(int32_t v) { return (int8_t)(v < -127 ? -127 : v 
 // Row `row` of `out` from x [k].
 QI__FN void qi__quantize_q8_ref(const float *x, const qi__q8 *out, size_t row) {
   size_t k = out->k, block = out->block;
-  int8_t *q = out->q + row * k;
+  int8_t *q = out->q + row * out->stride;
   float *d = out->d + row * (k / block);
   int16_t *sum = out->sum + row * (k / 16);
   for (size_t b = 0; b < k / block; b++, x += block, q += block, sum += block / 16) {
@@ -5195,7 +5220,7 @@ QI__INLINE QI__AVX2 float qi__max_size_avx2(const float *x, size_t n) {
 QI__FN QI__AVX2 void qi__quantize_q8_avx2(const float *x, const qi__q8 *out, size_t row) {
   const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), ones8 = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
   size_t k = out->k, block = out->block;
-  int8_t *q = out->q + row * k;
+  int8_t *q = out->q + row * out->stride;
   float *d = out->d + row * (k / block);
   int16_t *sum = out->sum + row * (k / 16);
   for (size_t b = 0; b < k / block; b++) {
@@ -7192,7 +7217,7 @@ QI__INLINE float qi__max_size_neon(const float *x, size_t n) {
 
 QI__FN void qi__quantize_q8_neon(const float *x, const qi__q8 *out, size_t row) {
   size_t k = out->k, block = out->block;
-  int8_t *q = out->q + row * k;
+  int8_t *q = out->q + row * out->stride;
   float *d = out->d + row * (k / block);
   int16_t *sum = out->sum + row * (k / 16);
   for (size_t b = 0; b < k / block; b++) {
@@ -12374,7 +12399,7 @@ QI__FN void qi__dot_ternary_row_ref(const qi__dot_q8_args *a, const uint8_t *w, 
     qi__unpack(f, w + b * (size_t)f->info.block_bytes, &block);
     bool ends = qi__ternary_run_ends(f, w, b, n_blocks);
     for (size_t i = 0; i < n; i++) {
-      total[i] += qi__ternary_total_ref(block.q, a->x->q + (first + i) * k + 256 * b);
+      total[i] += qi__ternary_total_ref(block.q, a->x->q + (first + i) * a->x->stride + 256 * b);
       if (!ends) continue;
       sum[i] = fmaf(block.d * a->x->d[first + i], (float)total[i], sum[i]);
       total[i] = 0;
@@ -12415,7 +12440,7 @@ QI__INLINE qi__ternary_pair qi__ternary_pair_of(qi_format id, const qi__dot_q8_a
 
 // Begins with activation row `row`.
 QI__INLINE void qi__ternary_pair_start(qi__ternary_pair *p, const qi__q8 *x, size_t row) {
-  p->x = x->q + row * x->k;
+  p->x = x->q + row * x->stride;
   p->sum = x->sum + row * (x->k / 16);
   p->d_x = x->d[row];
   p->y[0] = p->y[1] = 0;
@@ -12801,88 +12826,114 @@ QI__FN void qi__dot_q8_i8mm(const qi__dot_q8_args *a) {
 #define QI__KERNELS_PANEL_TERNARY_H
 
 
-// 32 weight rows are taken apart a slice of columns at a time; the panel stays in the second-level cache while all rows of
+// 32 weight rows are taken apart a slice of columns at a time; the panel stays in the first-level cache while all rows of
 // activations pass it. Columns without the end of a run inside are a segment: there the product is one of integers alone.
 
-#define QI__TERNARY_SLICE 12 // blocks
-#define QI__TERNARY_X 32     // rows of activations at a time
+#define QI__TERNARY_SLICE 4 // blocks
 
 typedef struct qi__ternary_panel {
   uint8_t code[QI__TERNARY_SLICE][QI__Q8_ROWS * 256]; // as the variant likes it
-  float d[QI__TERNARY_SLICE][QI__Q8_ROWS];
-  int32_t ends[QI__TERNARY_SLICE][QI__Q8_ROWS]; // -1: a run ends after this block
-  bool any_ends[QI__TERNARY_SLICE];
-  int32_t sums[QI__TERNARY_X][QI__Q8_ROWS]; // of a segment
+  float d[QI__TERNARY_SLICE][QI__Q8_ROWS];            // of blocks with which a run ends
+  int32_t ends[QI__TERNARY_SLICE][QI__Q8_ROWS];       // -1: a run ends after this block
+  bool any_ends[QI__TERNARY_SLICE], all_end[QI__TERNARY_SLICE];
+  uint16_t half[QI__TERNARY_SLICE + 1][QI__Q8_ROWS];  // scales as they are stored, and those of the block behind
 } qi__ternary_panel;
 
-// What a row of activations has added up to.
-typedef struct qi__ternary_state {
-  float y[QI__Q8_ROWS];
-  int32_t total[QI__Q8_ROWS]; // of the run
-} qi__ternary_state;
-
 QI__STATIC_ASSERT(sizeof(qi__ternary_panel) <= QI__Q8_PANEL_FLOATS * sizeof(float), ternary_panel);
-QI__STATIC_ASSERT(sizeof(qi__ternary_state) <= QI__Q8_LANES * sizeof(float), ternary_state);
+QI__STATIC_ASSERT(2 * QI__Q8_ROWS <= QI__Q8_LANES, ternary_sums);
+
+// n_blocks blocks of a panel and of n_x rows of activations.
+typedef struct qi__ternary_segment {
+  const uint8_t *code;
+  size_t n_blocks;
+  const int8_t *x;
+  const int16_t *sum; // of the activations, by 16
+  size_t stride, sum_stride, n_x;
+  bool fresh;                    // no run is open: totals, whatever they are, begin with 0
+  int32_t (*total)[QI__Q8_ROWS]; // [n_x], of the open runs
+} qi__ternary_segment;
+
+// Runs that end with block b of a panel.
+typedef struct qi__ternary_end {
+  const qi__ternary_panel *panel;
+  size_t b;
+  const float *d_x; // [n_x]
+  size_t n_x;
+  bool first; // y, whatever it is, begins with 0
+  int32_t (*total)[QI__Q8_ROWS];
+  float *y; // [n_x, QI__Q8_ROWS], rows y_stride apart
+  size_t y_stride;
+} qi__ternary_end;
 
 // What differs between instruction sets.
 typedef struct qi__ternary_kernels {
-  // One block of weight rows r .. r + 7 to the panel.
-  void (*pack)(qi_format id, const uint8_t *const *w, size_t r, uint8_t *code);
-  // sums[i][r] = products of n_blocks blocks with n_x <= QI__TERNARY_X rows of activations, k bytes apart.
-  void (*multiply)(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x, int32_t (*sums)[QI__Q8_ROWS]);
-  // Adds such sums, less x_sum, to a state; the segment ends with block b of the panel.
-  void (*take)(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x, qi__ternary_state *s);
-  // The sum of the activations of n_blocks blocks, from their sums by 16, if the panel holds code + 1; else NULL.
-  int32_t (*x_sum)(const int16_t *sum, size_t n_blocks);
+  void (*pack)(qi_format id, const uint8_t *const *w, uint8_t *code); // one block of all weight rows to the panel
+  void (*multiply)(const qi__ternary_segment *s);                     // adds products to the totals
+  void (*take)(const qi__ternary_end *e); // totals to y where a run ends; they are 0 then, unless all end
 } qi__ternary_kernels;
+
+// Where runs end among blocks first .. first + n - 1, and their scales there.
+QI__FN void qi__ternary_ends(const qi__dot_q8_args *a, size_t first, size_t n, qi__ternary_panel *p) {
+  const bool scaled = !a->format->info.tail_bytes;
+  const size_t size = (size_t)a->format->info.block_bytes, n_blocks = a->x->k / 256, n_halves = qi__min_size(n + 1, n_blocks - first);
+  for (size_t r = 0; scaled && r < QI__Q8_ROWS; r++) {
+    const uint8_t *d = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride + (first + 1) * size - 2; // the last two bytes of a block
+    for (size_t b = 0; b < n_halves; b++, d += size) p->half[b][r] = qi__load_u16(d);
+  }
+  for (size_t b = 0; b < n; b++) {
+    const bool all = first + b + 1 == n_blocks || (first + b + 1) % QI__TERNARY_RUN == 0;
+    int32_t any = all ? -1 : 0, every = -1;
+    for (size_t r = 0; r < QI__Q8_ROWS; r++) {
+      p->ends[b][r] = -(all || (scaled && p->half[b][r] != p->half[b + 1][r]));
+      any |= p->ends[b][r];
+      every &= p->ends[b][r];
+    }
+    p->any_ends[b] = any != 0;
+    p->all_end[b] = every != 0;
+    for (size_t r = 0; any && r < QI__Q8_ROWS; r++) p->d[b][r] = scaled ? qi__f16_to_f32(p->half[b][r]) : a->format->param[0];
+  }
+}
 
 // Blocks first .. first + n - 1 of all weight rows, and of the last one again until there are 32.
 QI__FN void qi__ternary_fill(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, size_t first, size_t n,
                              qi__ternary_panel *p) {
-  const qi__format *f = a->format;
-  size_t size = (size_t)f->info.block_bytes, n_blocks = a->x->k / 256;
+  const size_t size = (size_t)a->format->info.block_bytes;
+  const uint8_t *w[QI__Q8_ROWS];
+  for (size_t r = 0; r < QI__Q8_ROWS; r++) w[r] = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride + first * size;
   for (size_t b = 0; b < n; b++) {
-    const uint8_t *w[8];
-    p->any_ends[b] = false;
-    for (size_t r = 0; r < QI__Q8_ROWS; r++) {
-      const uint8_t *row = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride;
-      bool ends = qi__ternary_run_ends(f, row, first + b, n_blocks);
-      w[r % 8] = row + (first + b) * size;
-      p->d[b][r] = f->info.tail_bytes ? f->param[0] : qi__f16_to_f32(qi__load_u16(w[r % 8] + size - 2));
-      p->ends[b][r] = -ends;
-      if (ends) p->any_ends[b] = true;
-      if (r % 8 == 7) kernels->pack(qi__format_id(f), w, r - 7, p->code[b]);
-    }
+    kernels->pack(qi__format_id(a->format), w, p->code[b]);
+    for (size_t r = 0; r < QI__Q8_ROWS; r++) w[r] += size;
   }
+  qi__ternary_ends(a, first, n, p);
 }
 
-// Blocks first .. first + n - 1, which are in the panel, with n_x rows of activations from `row` on.
-QI__FN void qi__ternary_segments(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, qi__ternary_panel *p, size_t first,
-                                 size_t n, size_t row, size_t n_x, qi__ternary_state *state) {
-  size_t k = a->x->k;
-  for (size_t b = 0, end; b < n; b = end) {
-    for (end = b + 1; end < n && !p->any_ends[end - 1];) end++;
-    kernels->multiply(p->code[b], end - b, a->x->q + row * k + 256 * (first + b), k, n_x, p->sums);
-    for (size_t i = 0; i < n_x; i++) {
-      const int16_t *sum = a->x->sum + (row + i) * (k / 16) + 16 * (first + b);
-      int32_t x_sum = kernels->x_sum ? kernels->x_sum(sum, end - b) : 0;
-      kernels->take(p, end - 1, p->sums[i], x_sum, a->x->d[row + i], &state[i]);
-    }
-  }
-}
-
+// Rows of activations row .. row + n_x - 1, at most QI__Q8_BATCH. Rows of one run go to y at once.
 QI__FN void qi__ternary_batch(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, size_t row, size_t n_x, float *y) {
   qi__ternary_panel *p = (qi__ternary_panel *)(void *)a->scratch;
-  qi__ternary_state *state = (qi__ternary_state *)(void *)(a->scratch + QI__Q8_PANEL_FLOATS);
-  size_t n_blocks = a->x->k / 256;
-  memset(state, 0, n_x * sizeof *state);
+  const qi__q8 *x = a->x;
+  const size_t n_blocks = x->k / 256;
+  int32_t (*total)[QI__Q8_ROWS] = (int32_t (*)[QI__Q8_ROWS])(void *)(a->scratch + QI__Q8_PANEL_FLOATS);
+  float *sums = a->scratch + QI__Q8_PANEL_FLOATS + n_x * QI__Q8_ROWS;
+  qi__ternary_segment s = {NULL, 0, NULL, NULL, x->stride, x->k / 16, n_x, true, total};
+  qi__ternary_end e = {p, 0, x->d + row, n_x, true, total, sums, QI__Q8_ROWS};
   for (size_t first = 0; first < n_blocks; first += QI__TERNARY_SLICE) {
     size_t n = qi__min_size(QI__TERNARY_SLICE, n_blocks - first);
     qi__ternary_fill(kernels, a, first, n, p);
-    for (size_t i = 0; i < n_x; i += QI__TERNARY_X)
-      qi__ternary_segments(kernels, a, p, first, n, row + i, qi__min_size(QI__TERNARY_X, n_x - i), state + i);
+    for (size_t b = 0; b < n; b += s.n_blocks) {
+      for (s.n_blocks = 1; b + s.n_blocks < n && !p->any_ends[b + s.n_blocks - 1];) s.n_blocks++;
+      s.code = p->code[b];
+      s.x = x->q + row * x->stride + 256 * (first + b);
+      s.sum = x->sum + row * s.sum_stride + 16 * (first + b);
+      kernels->multiply(&s);
+      e.b = b + s.n_blocks - 1;
+      s.fresh = p->all_end[e.b];
+      if (!p->any_ends[e.b]) continue;
+      if (e.first && first + e.b + 1 == n_blocks && a->n_w == QI__Q8_ROWS) e.y = y, e.y_stride = a->y_stride;
+      kernels->take(&e);
+      e.first = false;
+    }
   }
-  for (size_t i = 0; i < n_x; i++) memcpy(y + i * a->y_stride, state[i].y, a->n_w * sizeof *y);
+  for (size_t i = 0; i < n_x && e.y == sums; i++) memcpy(y + i * a->y_stride, sums + i * QI__Q8_ROWS, a->n_w * sizeof *y);
 }
 
 QI__FN void qi__dot_ternary_panels(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a) {
@@ -12965,11 +13016,11 @@ QI__INLINE void qi__ternary_rows_neon(qi_format id, qi__dot4_fn dot, const qi__d
 // ---- many rows of activations ----
 
 // The panel holds signed codes: [k / 32][row / 2][64] as in panel_q8_neon.h.
-QI__INLINE void qi__ternary_pack_neon_of(qi_format id, const uint8_t *const *w, size_t first, uint8_t *code) {
-  for (size_t r = 0; r < 8; r++)
+QI__INLINE void qi__ternary_pack_neon_of(qi_format id, const uint8_t *const *w, uint8_t *code) {
+  for (size_t r = 0; r < QI__Q8_ROWS; r++)
     for (int g = 0; g < 8; g++) {
       qi__codes32_neon codes = qi__codes_neon(id, w[r], g, NULL);
-      int8_t *dst = (int8_t *)code + ((size_t)g * (QI__Q8_ROWS / 2) + (first + r) / 2) * 64 + r % 2 * 8;
+      int8_t *dst = (int8_t *)code + ((size_t)g * (QI__Q8_ROWS / 2) + r / 2) * 64 + r % 2 * 8;
       QI__UNROLL for (int h = 0; h < 2; h++) {
         vst1_s8(dst + 32 * h, vget_low_s8(codes.half[h]));
         vst1_s8(dst + 32 * h + 16, vget_high_s8(codes.half[h]));
@@ -12977,47 +13028,52 @@ QI__INLINE void qi__ternary_pack_neon_of(qi_format id, const uint8_t *const *w, 
     }
 }
 
-QI__FN void qi__ternary_pack_neon(qi_format id, const uint8_t *const *w, size_t r, uint8_t *code) {
-  if (id == QI_FORMAT_TQ1_0) qi__ternary_pack_neon_of(QI_FORMAT_TQ1_0, w, r, code);
-  else if (id == QI_FORMAT_TQ2_0) qi__ternary_pack_neon_of(QI_FORMAT_TQ2_0, w, r, code);
-  else qi__ternary_pack_neon_of(QI_FORMAT_I2_S, w, r, code);
+QI__FN void qi__ternary_pack_neon(qi_format id, const uint8_t *const *w, uint8_t *code) {
+  if (id == QI_FORMAT_TQ1_0) qi__ternary_pack_neon_of(QI_FORMAT_TQ1_0, w, code);
+  else if (id == QI_FORMAT_TQ2_0) qi__ternary_pack_neon_of(QI_FORMAT_TQ2_0, w, code);
+  else qi__ternary_pack_neon_of(QI_FORMAT_I2_S, w, code);
 }
 
-QI__FN void qi__ternary_take_neon(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x,
-                                  qi__ternary_state *s) {
-  for (size_t r = 0; r < QI__Q8_ROWS; r += 4) {
-    int32x4_t total = vsubq_s32(vaddq_s32(vld1q_s32(s->total + r), vld1q_s32(sums + r)), vdupq_n_s32(x_sum));
-    uint32x4_t ends = vreinterpretq_u32_s32(vld1q_s32(p->ends[b] + r));
-    float32x4_t y = vld1q_f32(s->y + r), sum = vfmaq_f32(y, vmulq_n_f32(vld1q_f32(p->d[b] + r), d_x), vcvtq_f32_s32(total));
-    vst1q_f32(s->y + r, vbslq_f32(ends, sum, y));
-    vst1q_s32(s->total + r, vbicq_s32(total, vreinterpretq_s32_u32(ends)));
-  }
+QI__FN void qi__ternary_take_neon(const qi__ternary_end *e) {
+  const float *d = e->panel->d[e->b];
+  for (size_t i = 0; i < e->n_x; i++)
+    for (size_t r = 0; r < QI__Q8_ROWS; r += 4) {
+      float *to = e->y + i * e->y_stride + r;
+      int32x4_t total = vld1q_s32(e->total[i] + r), ends = vld1q_s32(e->panel->ends[e->b] + r);
+      float32x4_t y = e->first ? vdupq_n_f32(0) : vld1q_f32(to);
+      float32x4_t sum = vfmaq_f32(y, vmulq_n_f32(vld1q_f32(d + r), e->d_x[i]), vcvtq_f32_s32(total));
+      vst1q_f32(to, vbslq_f32(vreinterpretq_u32_s32(ends), sum, y));
+      vst1q_s32(e->total[i] + r, vbicq_s32(total, ends));
+    }
 }
 
 // n_pairs of rows of activations at a time, in tiles as in panel_q8_neon.h; beyond the last row the last again.
-QI__INLINE void qi__ternary_tiles_neon(qi__load_x_neon load, qi__products_neon products, int n_pairs, const uint8_t *code,
-                                       size_t n_blocks, const int8_t *x, size_t k, size_t n_x, int32_t (*sums)[QI__Q8_ROWS]) {
-  for (size_t i = 0; i < n_x; i += 2 * (size_t)n_pairs) {
+QI__INLINE void qi__ternary_tiles_neon(qi__load_x_neon load, qi__products_neon products, int n_pairs,
+                                       const qi__ternary_segment *s) {
+  for (size_t i = 0; i < s->n_x; i += 2 * (size_t)n_pairs) {
     size_t row[2][2];
     const int8_t *q[2][2];
     for (size_t j = 0; j < 2 * (size_t)n_pairs; j++) {
-      row[j / 2][j % 2] = qi__min_size(i + j, n_x - 1);
-      q[j / 2][j % 2] = x + row[j / 2][j % 2] * k;
+      row[j / 2][j % 2] = qi__min_size(i + j, s->n_x - 1);
+      q[j / 2][j % 2] = s->x + row[j / 2][j % 2] * s->stride;
     }
     for (size_t first = 0; first < QI__Q8_ROWS / 2; first += QI__NEON_TILES) {
       int32x4_t sum[2][QI__NEON_TILES];
-      QI__UNROLL for (int j = 0; j < n_pairs; j++) QI__UNROLL for (int t = 0; t < QI__NEON_TILES; t++) sum[j][t] = vdupq_n_s32(0);
-      for (size_t g = 0; g < 8 * n_blocks; g++) {
+      QI__UNROLL for (int j = 0; j < n_pairs; j++) QI__UNROLL for (size_t t = 0; t < QI__NEON_TILES; t++) {
+        const int32_t *total[2] = {s->total[row[j][0]] + 2 * (first + t), s->total[row[j][1]] + 2 * (first + t)};
+        sum[j][t] = s->fresh ? vdupq_n_s32(0) : vcombine_s32(vld1_s32(total[0]), vld1_s32(total[1]));
+      }
+      for (size_t g = 0; g < 8 * s->n_blocks; g++) {
         int8x16_t v[2][8];
         QI__UNROLL for (int j = 0; j < n_pairs; j++) load(q[j], (int)g, v[j]);
         QI__UNROLL for (size_t t = 0; t < QI__NEON_TILES; t++) {
-          const int8_t *w = (const int8_t *)code + (g * (QI__Q8_ROWS / 2) + first + t) * 64;
+          const int8_t *w = (const int8_t *)s->code + (g * (QI__Q8_ROWS / 2) + first + t) * 64;
           QI__UNROLL for (int j = 0; j < n_pairs; j++) sum[j][t] = products(sum[j][t], w, v[j], 0, 4);
         }
       }
       QI__UNROLL for (int j = 0; j < n_pairs; j++) QI__UNROLL for (size_t t = 0; t < QI__NEON_TILES; t++) {
-        vst1_s32(sums[row[j][0]] + 2 * (first + t), vget_low_s32(sum[j][t]));
-        vst1_s32(sums[row[j][1]] + 2 * (first + t), vget_high_s32(sum[j][t]));
+        vst1_s32(s->total[row[j][0]] + 2 * (first + t), vget_low_s32(sum[j][t]));
+        vst1_s32(s->total[row[j][1]] + 2 * (first + t), vget_high_s32(sum[j][t]));
       }
     }
   }
@@ -13026,9 +13082,8 @@ QI__INLINE void qi__ternary_tiles_neon(qi__load_x_neon load, qi__products_neon p
 // ---- the kernels ----
 
 #define QI__TERNARY_MULTIPLY(isa, target, load, products, n_pairs) \
-  QI__FN target void qi__ternary_multiply_##isa(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x, \
-                                                int32_t (*sums)[QI__Q8_ROWS]) { \
-    qi__ternary_tiles_neon(load, products, n_pairs, code, n_blocks, x, k, n_x, sums); \
+  QI__FN target void qi__ternary_multiply_##isa(const qi__ternary_segment *s) { \
+    qi__ternary_tiles_neon(load, products, n_pairs, s); \
   }
 QI__TERNARY_MULTIPLY(neon, , qi__load_x_twice_neon, qi__products_plain_neon, 1)
 QI__TERNARY_MULTIPLY(dotprod, QI__DOTPROD, qi__load_x_twice_neon, qi__products_dotprod_neon, 1)
@@ -13051,7 +13106,7 @@ QI__TERNARY_ROW(dotprod, QI__DOTPROD, qi__dot4_dotprod)
 // One row leaves half of smmla without work.
 #define QI__DOT_TERNARY(isa, row) \
   QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
-    static const qi__ternary_kernels kernels = {qi__ternary_pack_neon, qi__ternary_multiply_##isa, qi__ternary_take_neon, NULL}; \
+    static const qi__ternary_kernels kernels = {qi__ternary_pack_neon, qi__ternary_multiply_##isa, qi__ternary_take_neon}; \
     if (a->n_x == 1) row(a); \
     else qi__dot_ternary_panels(&kernels, a); \
   }
@@ -13114,7 +13169,7 @@ QI__INLINE QI__AVX512_VNNI void qi__ternary_order_block_avx512(qi_format id, con
 
 // Returns the sum of the activations.
 QI__INLINE QI__AVX512_VNNI int32_t qi__ternary_order_avx512(qi_format id, const qi__q8 *x, size_t row, int8_t *out) {
-  const int8_t *q = x->q + row * x->k;
+  const int8_t *q = x->q + row * x->stride;
   const int16_t *sum = x->sum + row * (x->k / 16);
   qi__i32x16 total = {0};
   for (size_t b = 0; b < x->k / 256; b++, q += 256, sum += 16, out += 64 * qi__ternary_places(id)) {
@@ -13555,7 +13610,7 @@ QI__FN void qi__ternary_few_avx512(const qi__dot_q8_args *a) {
 
 // ---- many rows of activations ----
 
-// The panel holds u: [block][rows / 16][k / 4][row % 16, k % 4].
+// The panel holds u, for AMX u - 1: [block][rows / 16][k / 4][row % 16, k % 4].
 #define QI__TERNARY_HALF (64 * 64) // bytes of 16 rows of a block
 
 QI__INLINE QI__AVX2 void qi__ternary_codes_avx2(qi_format id, const uint8_t *const *w, uint8_t (*codes)[256]) {
@@ -13564,48 +13619,60 @@ QI__INLINE QI__AVX2 void qi__ternary_codes_avx2(qi_format id, const uint8_t *con
       qi__store_bytes_avx2(codes[r] + 32 * g, _mm256_add_epi8(qi__codes_avx2(id, w[r], g, NULL), _mm256_set1_epi8(1)));
 }
 
-QI__FN QI__AVX2 void qi__ternary_pack_avx2(qi_format id, const uint8_t *const *w, size_t r, uint8_t *code) {
-  uint8_t codes[8][256];
-  if (id == QI_FORMAT_TQ1_0) qi__ternary_codes_avx2(QI_FORMAT_TQ1_0, w, codes);
-  else if (id == QI_FORMAT_TQ2_0) qi__ternary_codes_avx2(QI_FORMAT_TQ2_0, w, codes);
-  else qi__ternary_codes_avx2(QI_FORMAT_I2_S, w, codes);
-  qi__panel_interleave_avx2(codes, code + r / 16 * QI__TERNARY_HALF + r / 8 % 2 * 32, 64);
-}
-
-QI__FN QI__AVX2 void qi__ternary_take_avx2(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x,
-                                           qi__ternary_state *s) {
-  for (size_t r = 0; r < QI__Q8_ROWS; r += 8) {
-    __m256i total = _mm256_add_epi32(qi__bytes_avx2((const uint8_t *)(s->total + r)), qi__bytes_avx2((const uint8_t *)(sums + r)));
-    total = _mm256_sub_epi32(total, _mm256_set1_epi32(x_sum));
-    __m256i ends = qi__bytes_avx2((const uint8_t *)(p->ends[b] + r));
-    __m256 y = _mm256_loadu_ps(s->y + r), d = _mm256_mul_ps(_mm256_loadu_ps(p->d[b] + r), _mm256_set1_ps(d_x));
-    __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(total), y);
-    _mm256_storeu_ps(s->y + r, _mm256_blendv_ps(y, sum, _mm256_castsi256_ps(ends)));
-    qi__store_bytes_avx2(s->total + r, _mm256_andnot_si256(ends, total));
+QI__FN QI__AVX2 void qi__ternary_pack_avx2(qi_format id, const uint8_t *const *w, uint8_t *code) {
+  for (size_t r = 0; r < QI__Q8_ROWS; r += 8, w += 8) {
+    uint8_t codes[8][256];
+    if (id == QI_FORMAT_TQ1_0) qi__ternary_codes_avx2(QI_FORMAT_TQ1_0, w, codes);
+    else if (id == QI_FORMAT_TQ2_0) qi__ternary_codes_avx2(QI_FORMAT_TQ2_0, w, codes);
+    else qi__ternary_codes_avx2(QI_FORMAT_I2_S, w, codes);
+    qi__panel_interleave_avx2(codes, code + r / 16 * QI__TERNARY_HALF + r / 8 % 2 * 32, 64);
   }
 }
 
-QI__FN QI__AVX2 int32_t qi__ternary_x_sum_avx2(const int16_t *sum, size_t n_blocks) {
-  __m256i all = _mm256_setzero_si256();
-  for (size_t b = 0; b < n_blocks; b++)
-    all = _mm256_add_epi32(all, _mm256_madd_epi16(qi__bytes_avx2((const uint8_t *)(sum + 16 * b)), _mm256_set1_epi16(1)));
-  return qi__sum_i32_avx2(all);
+QI__FN QI__AVX2 void qi__ternary_take_avx2(const qi__ternary_end *e) {
+  for (size_t i = 0; i < e->n_x; i++)
+    for (size_t r = 0; r < QI__Q8_ROWS; r += 8) {
+      float *to = e->y + i * e->y_stride + r;
+      __m256i total = qi__bytes_avx2((const uint8_t *)(e->total[i] + r));
+      __m256i ends = qi__bytes_avx2((const uint8_t *)(e->panel->ends[e->b] + r));
+      __m256 y = e->first ? _mm256_setzero_ps() : _mm256_loadu_ps(to);
+      __m256 d = _mm256_mul_ps(_mm256_loadu_ps(e->panel->d[e->b] + r), _mm256_set1_ps(e->d_x[i]));
+      __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(total), y);
+      _mm256_storeu_ps(to, _mm256_blendv_ps(y, sum, _mm256_castsi256_ps(ends)));
+      qi__store_bytes_avx2(e->total[i] + r, _mm256_andnot_si256(ends, total));
+    }
 }
 
-// 16 weight rows (`half`) with n rows of activations; n is a constant where this is inlined. AVX2 adds products in int16 for half a
-// block: 32 * 2 * 3 * 127 < 2^15.
-QI__INLINE QI__AVX2 void qi__ternary_tile_avx2(bool vnni, qi__step_fn bytes, const uint8_t *code, size_t n_blocks, int half,
-                                               const int8_t *x, size_t k, int n, int32_t (*sums)[QI__Q8_ROWS]) {
+// What total i begins with, in all lanes: less the sum of the activations.
+QI__INLINE QI__AVX2 __m256i qi__ternary_minus_avx2(const qi__ternary_segment *s, size_t i) {
+  const int16_t *sum = s->sum + i * s->sum_stride;
+  __m256i all = _mm256_setzero_si256();
+  for (size_t b = 0; b < s->n_blocks; b++)
+    all = _mm256_add_epi32(all, _mm256_madd_epi16(qi__bytes_avx2((const uint8_t *)(sum + 16 * b)), _mm256_set1_epi16(-1)));
+  return _mm256_set1_epi32(qi__sum_i32_avx2(all));
+}
+
+// 16 weight rows (`half`) with n rows of activations from `row` on; n is a constant where this is inlined. AVX2 adds products in
+// int16 for half a block: 32 * 2 * 3 * 127 < 2^15.
+QI__INLINE QI__AVX2 void qi__ternary_tile_avx2(bool vnni, qi__step_fn bytes, const qi__ternary_segment *s, int half, size_t row,
+                                               int n) {
+  const int8_t *x = s->x + row * s->stride;
   __m256i total[2][4];
-  QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm256_setzero_si256();
-  for (size_t part = 0; part < 2 * n_blocks; part++, x += 128) {
-    const uint8_t *w = code + (part / 2 * 2 + (size_t)half) * QI__TERNARY_HALF + part % 2 * (QI__TERNARY_HALF / 2);
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    const uint8_t *from = (const uint8_t *)(s->total[row + (size_t)i] + 16 * half);
+    total[0][i] = total[1][i] = qi__ternary_minus_avx2(s, row + (size_t)i);
+    if (s->fresh) continue;
+    total[0][i] = _mm256_add_epi32(total[0][i], qi__bytes_avx2(from));
+    total[1][i] = _mm256_add_epi32(total[1][i], qi__bytes_avx2(from + 32));
+  }
+  for (size_t part = 0; part < 2 * s->n_blocks; part++, x += 128) {
+    const uint8_t *w = s->code + (part / 2 * 2 + (size_t)half) * QI__TERNARY_HALF + part % 2 * (QI__TERNARY_HALF / 2);
     __m256i pairs[2][4];
     QI__UNROLL for (int i = 0; i < n; i++) pairs[0][i] = pairs[1][i] = _mm256_setzero_si256();
-    for (int s = 0; s < 32; s++, w += 64) {
+    for (int step = 0; step < 32; step++, w += 64) {
       __m256i w0 = qi__bytes_avx2(w), w1 = qi__bytes_avx2(w + 32);
       QI__UNROLL for (int i = 0; i < n; i++) {
-        __m256i v = _mm256_set1_epi32(qi__load_4(x + (size_t)i * k + 4 * s));
+        __m256i v = _mm256_set1_epi32(qi__load_4(x + (size_t)i * s->stride + 4 * step));
         if (vnni) {
           total[0][i] = bytes(total[0][i], w0, v);
           total[1][i] = bytes(total[1][i], w1, v);
@@ -13620,54 +13687,117 @@ QI__INLINE QI__AVX2 void qi__ternary_tile_avx2(bool vnni, qi__step_fn bytes, con
       total[h][i] = _mm256_add_epi32(total[h][i], _mm256_madd_epi16(pairs[h][i], _mm256_set1_epi16(1)));
   }
   QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
-    qi__store_bytes_avx2(sums[i] + 16 * half + 8 * h, total[h][i]);
+    qi__store_bytes_avx2(s->total[row + (size_t)i] + 16 * half + 8 * h, total[h][i]);
 }
 
-QI__INLINE QI__AVX2 void qi__ternary_tiles_avx2(bool vnni, qi__step_fn bytes, const uint8_t *code, size_t n_blocks, const int8_t *x,
-                                                size_t k, size_t n_x, int32_t (*sums)[QI__Q8_ROWS]) {
+QI__INLINE QI__AVX2 void qi__ternary_tiles_avx2(bool vnni, qi__step_fn bytes, const qi__ternary_segment *s) {
   size_t i = 0;
-  for (; i + 4 <= n_x; i += 4)
-    for (int half = 0; half < 2; half++) qi__ternary_tile_avx2(vnni, bytes, code, n_blocks, half, x + i * k, k, 4, sums + i);
-  for (; i < n_x; i++)
-    for (int half = 0; half < 2; half++) qi__ternary_tile_avx2(vnni, bytes, code, n_blocks, half, x + i * k, k, 1, sums + i);
+  for (; i + 4 <= s->n_x; i += 4)
+    for (int half = 0; half < 2; half++) qi__ternary_tile_avx2(vnni, bytes, s, half, i, 4);
+  for (; i < s->n_x; i++)
+    for (int half = 0; half < 2; half++) qi__ternary_tile_avx2(vnni, bytes, s, half, i, 1);
 }
 
-QI__FN QI__AVX2 void qi__ternary_multiply_avx2(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
-                                               int32_t (*sums)[QI__Q8_ROWS]) {
-  qi__ternary_tiles_avx2(false, qi__step_bytes_avx2, code, n_blocks, x, k, n_x, sums);
+QI__FN QI__AVX2 void qi__ternary_multiply_avx2(const qi__ternary_segment *s) {
+  qi__ternary_tiles_avx2(false, qi__step_bytes_avx2, s);
 }
 #if defined(QI__HAS_AVX_VNNI)
-QI__FN QI__AVX_VNNI void qi__ternary_multiply_avx_vnni(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
-                                                       int32_t (*sums)[QI__Q8_ROWS]) {
-  qi__ternary_tiles_avx2(true, qi__step_bytes_avx_vnni, code, n_blocks, x, k, n_x, sums);
+QI__FN QI__AVX_VNNI void qi__ternary_multiply_avx_vnni(const qi__ternary_segment *s) {
+  qi__ternary_tiles_avx2(true, qi__step_bytes_avx_vnni, s);
 }
 #endif
 
-// 32 weight rows with n rows of activations; n is a constant where this is inlined.
-QI__INLINE QI__AVX512_VNNI void qi__ternary_tile_avx512(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, int n,
-                                                        int32_t (*sums)[QI__Q8_ROWS]) {
+// ---- many rows of activations, 512 bits ----
+
+// Codes of place e of bytes, as u - minus; v: fractions of TQ1_0 times 3^e, else the bytes.
+QI__INLINE QI__AVX512 __m512i qi__ternary_place_avx512(qi_format id, __m512i v, int e, int minus) {
+  const __m512i one = _mm512_set1_epi8(1), first = _mm512_set1_epi8((char)-minus);
+  if (id == QI_FORMAT_TQ1_0) { // see qi__digits_avx2
+    __m512i u = _mm512_mask_add_epi8(first, _mm512_cmpge_epu8_mask(v, _mm512_set1_epi8(86)), first, one);
+    return _mm512_mask_add_epi8(u, _mm512_cmpge_epu8_mask(v, _mm512_set1_epi8((char)171)), u, one);
+  }
+  int bit = id == QI_FORMAT_TQ2_0 ? 2 * e : 6 - 2 * e;
+  __m512i u = _mm512_and_si512(_mm512_srli_epi32(v, (unsigned)bit), _mm512_set1_epi8(3));
+  return minus ? _mm512_add_epi8(u, first) : u;
+}
+
+// 16 rows of a block: four bytes of each row in a register first, then the codes in them.
+QI__INLINE QI__AVX512 void qi__ternary_pack16_avx512(qi_format id, int minus, const uint8_t *const *w, uint8_t *code) {
+  __m512i v[16];
+  const int n = id == QI_FORMAT_TQ1_0 ? 13 : 16;
+  QI__UNROLL for (int r = 0; r < 16; r++) v[r] = _mm512_maskz_loadu_epi32((__mmask16)((1u << n) - 1), w[r]);
+  qi__transpose16_avx512(v);
+  QI__UNROLL for (int j = 0; j < n; j++) {
+    // The first of its columns / 4, and how far the next place in the byte is: TQ1_0 32 bytes, 16 bytes, 4 bytes of four codes
+    const int at = n == 16 ? j / 8 * 32 + j % 8 : j < 8 ? j : j < 12 ? 32 + j : 60, step = n == 16 || j < 8 ? 8 : j < 12 ? 4 : 1;
+    const int places = n == 16 || j == 12 ? 4 : 5;
+    QI__UNROLL for (int e = 0; e < places; e++) {
+      _mm512_storeu_si512((void *)(code + 64 * (at + step * e)), qi__ternary_place_avx512(id, v[j], e, minus));
+      if (id == QI_FORMAT_TQ1_0) v[j] = _mm512_add_epi8(_mm512_add_epi8(v[j], v[j]), v[j]);
+    }
+  }
+}
+
+#define QI__TERNARY_PACK(name, minus) \
+  QI__FN QI__AVX512 void name(qi_format id, const uint8_t *const *w, uint8_t *code) { \
+    for (size_t h = 0; h < 2; h++, w += 16, code += QI__TERNARY_HALF) { \
+      if (id == QI_FORMAT_TQ1_0) qi__ternary_pack16_avx512(QI_FORMAT_TQ1_0, minus, w, code); \
+      else if (id == QI_FORMAT_TQ2_0) qi__ternary_pack16_avx512(QI_FORMAT_TQ2_0, minus, w, code); \
+      else qi__ternary_pack16_avx512(QI_FORMAT_I2_S, minus, w, code); \
+    } \
+  }
+QI__TERNARY_PACK(qi__ternary_pack_avx512, 0)
+QI__TERNARY_PACK(qi__ternary_pack_signed_avx512, 1)
+#undef QI__TERNARY_PACK
+
+QI__FN QI__AVX512 void qi__ternary_take_avx512(const qi__ternary_end *e) {
+  const qi__ternary_panel *p = e->panel;
+  const bool all = p->all_end[e->b];
+  for (size_t h = 0; h < 2; h++) {
+    const __m512 d = _mm512_loadu_ps(p->d[e->b] + 16 * h);
+    const __mmask16 ends = _mm512_movepi32_mask(_mm512_loadu_si512((const void *)(p->ends[e->b] + 16 * h)));
+    for (size_t i = 0; i < e->n_x; i++) {
+      float *to = e->y + i * e->y_stride + 16 * h;
+      int32_t *total = e->total[i] + 16 * h;
+      __m512 y = e->first ? _mm512_setzero_ps() : _mm512_loadu_ps(to), d_x = _mm512_mul_ps(d, _mm512_set1_ps(e->d_x[i]));
+      y = _mm512_mask3_fmadd_ps(d_x, _mm512_cvtepi32_ps(_mm512_loadu_si512((const void *)total)), y, ends);
+      _mm512_storeu_ps(to, y);
+      if (!all) _mm512_mask_storeu_epi32(total, ends, _mm512_setzero_si512());
+    }
+  }
+}
+
+// 32 weight rows with n rows of activations from `row` on; n is a constant where this is inlined.
+QI__INLINE QI__AVX512_VNNI void qi__ternary_tile_avx512(const qi__ternary_segment *s, size_t row, int n) {
+  const uint8_t *code = s->code;
+  const int8_t *x = s->x + row * s->stride;
   __m512i total[2][8];
-  QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm512_setzero_si512();
-  for (size_t b = 0; b < n_blocks; b++, code += QI__TERNARY_HALF)
-    for (int s = 0; s < 64; s++, x += 4, code += 64) {
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    const int32_t *from = s->total[row + (size_t)i];
+    total[0][i] = total[1][i] = _mm512_broadcast_i64x4(qi__ternary_minus_avx2(s, row + (size_t)i));
+    if (s->fresh) continue;
+    total[0][i] = _mm512_add_epi32(total[0][i], _mm512_loadu_si512((const void *)from));
+    total[1][i] = _mm512_add_epi32(total[1][i], _mm512_loadu_si512((const void *)(from + 16)));
+  }
+  for (size_t b = 0; b < s->n_blocks; b++, code += QI__TERNARY_HALF)
+    for (int step = 0; step < 64; step++, x += 4, code += 64) {
       __m512i w0 = _mm512_loadu_si512((const void *)code), w1 = _mm512_loadu_si512((const void *)(code + QI__TERNARY_HALF));
       QI__UNROLL for (int i = 0; i < n; i++) {
-        __m512i v = _mm512_set1_epi32(qi__load_4(x + (size_t)i * k));
+        __m512i v = _mm512_set1_epi32(qi__load_4(x + (size_t)i * s->stride));
         total[0][i] = _mm512_dpbusd_epi32(total[0][i], w0, v);
         total[1][i] = _mm512_dpbusd_epi32(total[1][i], w1, v);
       }
     }
   QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
-    _mm512_storeu_si512((void *)(sums[i] + 16 * h), total[h][i]);
+    _mm512_storeu_si512((void *)(s->total[row + (size_t)i] + 16 * h), total[h][i]);
 }
 
-QI__FN QI__AVX512_VNNI void qi__ternary_multiply_avx512(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
-                                                        int32_t (*sums)[QI__Q8_ROWS]) {
-  for (size_t i = 0; i < n_x;) {
-    size_t n = n_x - i >= 8 ? 8 : n_x - i >= 4 ? 4 : 1;
-    if (n == 8) qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 8, sums + i);
-    else if (n == 4) qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 4, sums + i);
-    else qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 1, sums + i);
+QI__FN QI__AVX512_VNNI void qi__ternary_multiply_avx512(const qi__ternary_segment *s) {
+  for (size_t i = 0; i < s->n_x;) {
+    size_t n = s->n_x - i >= 8 ? 8 : s->n_x - i >= 4 ? 4 : 1;
+    if (n == 8) qi__ternary_tile_avx512(s, i, 8);
+    else if (n == 4) qi__ternary_tile_avx512(s, i, 4);
+    else qi__ternary_tile_avx512(s, i, 1);
     i += n;
   }
 }
@@ -13676,44 +13806,74 @@ QI__FN QI__AVX512_VNNI void qi__ternary_multiply_avx512(const uint8_t *code, siz
 
 #if defined(QI__HAS_AMX)
 
-// Tiles of the panel as they lie there, 16 weight rows and 64 columns each; tiles of activations from their rows. The
-// configuration is that of n_x rows.
-QI__INLINE QI__AMX void qi__ternary_tiles_amx(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
-                                              int32_t (*sums)[QI__Q8_ROWS]) {
-  const bool two = n_x > 16;
+// Both factors are signed: there is no sum of activations to take off.
+
+QI__INLINE QI__AMX void qi__ternary_fetch_amx(const int8_t *x, size_t stride) {
+  QI__UNROLL for (size_t r = 0; r < 8; r++) _mm_prefetch((const char *)(x + r * stride), _MM_HINT_T0);
+}
+
+// Rows of activations from `row` on: 16, or 32 if `two`, or fewer if the configuration says so. Tiles of the panel as they lie
+// there, 16 weight rows and 64 columns each; tiles of activations from their rows. Loads come before the products, and
+// activations are fetched two steps ahead, a quarter of the rows after each product: see qi__tiles_multiply.
+QI__INLINE QI__AMX void qi__ternary_tiles_of_amx(const qi__ternary_segment *s, size_t row, bool two) {
+  const size_t k = s->stride, bytes = sizeof s->total[0];
+  const uint8_t *code = s->code;
+  const int8_t *x = s->x + row * k, *next = x + 32 * k; // the rows that follow
+  int32_t (*c)[QI__Q8_ROWS] = s->total + row;
   QI__TILE_BARRIER();
-  _tile_zero(0);
-  _tile_zero(1);
-  if (two) {
-    _tile_zero(2);
-    _tile_zero(3);
+  if (s->fresh) {
+    _tile_zero(0);
+    _tile_zero(1);
+    if (two) _tile_zero(2);
+    if (two) _tile_zero(3);
+  } else {
+    _tile_loadd(0, c[0], bytes);
+    _tile_loadd(1, c[0] + 16, bytes);
+    if (two) _tile_loadd(2, c[16], bytes);
+    if (two) _tile_loadd(3, c[16] + 16, bytes);
   }
-  for (size_t b = 0; b < n_blocks; b++, code += QI__TERNARY_HALF)
-    for (int part = 0; part < 4; part++, code += QI__TERNARY_HALF / 4, x += 64) {
+  for (size_t b = 0; b < s->n_blocks; b++, code += QI__TERNARY_HALF) {
+    const int8_t *after = b + 1 < s->n_blocks ? x + 256 : next;
+    QI__UNROLL for (int part = 0; part < 4; part++, code += QI__TERNARY_HALF / 4, x += 64) {
+      const int8_t *ahead = part < 2 ? x + 128 : after + 64 * (part - 2);
       _tile_loadd(6, code, 64);
-      _tile_loadd(7, code + QI__TERNARY_HALF, 64);
       _tile_loadd(4, x, k);
-      _tile_dpbsud(0, 4, 6);
-      _tile_dpbsud(1, 4, 7);
-      if (two) {
-        _tile_loadd(5, x + 16 * k, k);
-        _tile_dpbsud(2, 5, 6);
-        _tile_dpbsud(3, 5, 7);
-      }
+      _tile_loadd(7, code + QI__TERNARY_HALF, 64);
+      if (two) _tile_loadd(5, x + 16 * k, k);
+      _tile_dpbssd(0, 4, 6);
+      qi__ternary_fetch_amx(ahead, k);
+      _tile_dpbssd(1, 4, 7);
+      qi__ternary_fetch_amx(ahead + 8 * k, k);
+      if (!two) continue;
+      _tile_dpbssd(2, 5, 6);
+      qi__ternary_fetch_amx(ahead + 16 * k, k);
+      _tile_dpbssd(3, 5, 7);
+      qi__ternary_fetch_amx(ahead + 24 * k, k);
     }
-  _tile_stored(0, sums[0], sizeof sums[0]);
-  _tile_stored(1, sums[0] + 16, sizeof sums[0]);
-  if (two) {
-    _tile_stored(2, sums[16], sizeof sums[0]);
-    _tile_stored(3, sums[16] + 16, sizeof sums[0]);
   }
+  _tile_stored(0, c[0], bytes);
+  _tile_stored(1, c[0] + 16, bytes);
+  if (two) _tile_stored(2, c[16], bytes);
+  if (two) _tile_stored(3, c[16] + 16, bytes);
   QI__TILE_BARRIER();
 }
 
-QI__FN QI__AMX void qi__ternary_multiply_amx(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
-                                             int32_t (*sums)[QI__Q8_ROWS]) {
-  qi__tiles_begin(n_x);
-  qi__ternary_tiles_amx(code, n_blocks, x, k, n_x, sums);
+// n <= 32 rows of activations from `row` on; the configuration is that of n rows.
+QI__INLINE QI__AMX void qi__ternary_tiles_amx(const qi__ternary_segment *s, size_t row, size_t n) {
+  if (n > 16) qi__ternary_tiles_of_amx(s, row, true);
+  else qi__ternary_tiles_of_amx(s, row, false);
+}
+
+QI__FN QI__AMX void qi__ternary_multiply_amx(const qi__ternary_segment *s) {
+  const size_t rest = s->n_x % 32, whole = s->n_x - rest;
+  if (whole) {
+    qi__tiles_begin(32);
+    for (size_t i = 0; i < whole; i += 32) qi__ternary_tiles_of_amx(s, i, true);
+  }
+  if (rest) {
+    qi__tiles_begin(rest);
+    qi__ternary_tiles_amx(s, whole, rest);
+  }
   _tile_release();
 }
 #endif
@@ -13726,20 +13886,19 @@ QI__INLINE size_t qi__ternary_panel_from(const qi__format *f, bool avx512) {
   return avx512 ? 20 : 32;
 }
 
-#define QI__DOT_TERNARY(isa, avx512, row) \
+#define QI__DOT_TERNARY(isa, avx512, pack, take, row) \
   QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
-    static const qi__ternary_kernels kernels = {qi__ternary_pack_avx2, qi__ternary_multiply_##isa, qi__ternary_take_avx2, \
-                                                qi__ternary_x_sum_avx2}; \
+    static const qi__ternary_kernels kernels = {pack, qi__ternary_multiply_##isa, take}; \
     if (a->n_x >= qi__ternary_panel_from(a->format, avx512)) qi__dot_ternary_panels(&kernels, a); \
     else row(a); \
   }
-QI__DOT_TERNARY(avx2, false, qi__ternary_row_avx2)
+QI__DOT_TERNARY(avx2, false, qi__ternary_pack_avx2, qi__ternary_take_avx2, qi__ternary_row_avx2)
 #if defined(QI__HAS_AVX_VNNI)
-QI__DOT_TERNARY(avx_vnni, false, qi__ternary_row_avx_vnni)
+QI__DOT_TERNARY(avx_vnni, false, qi__ternary_pack_avx2, qi__ternary_take_avx2, qi__ternary_row_avx_vnni)
 #endif
-QI__DOT_TERNARY(avx512, true, qi__ternary_few_avx512)
+QI__DOT_TERNARY(avx512, true, qi__ternary_pack_avx512, qi__ternary_take_avx512, qi__ternary_few_avx512)
 #if defined(QI__HAS_AMX)
-QI__DOT_TERNARY(amx, true, qi__ternary_few_avx512)
+QI__DOT_TERNARY(amx, true, qi__ternary_pack_signed_avx512, qi__ternary_take_avx512, qi__ternary_few_avx512)
 #endif
 #undef QI__DOT_TERNARY
 #endif
@@ -14003,11 +14162,11 @@ typedef struct qi__weight {
 } qi__weight;
 
 // The rule of qi_path in api.h. Float formats have no integer form: INTEGER multiplies them in float32. Many rows in bfloat16 are
-// faster than in integers only where a matrix unit does it.
+// faster than in integers only where a matrix unit does it, and not with ternary weights, whose integers it multiplies as well.
 QI__FN qi__arithmetic qi__arithmetic_of(const qi__kernels *kernels, const qi__weight *w, qi_path path, bool generated) {
   bool exact = w->id == QI_FORMAT_F32 || w->id == QI_FORMAT_F16;
   if (path == QI_PATH_AUTO) {
-    bool integer = generated || (w->format->unpack && !kernels->matrix_unit);
+    bool integer = generated || (w->format->unpack && (w->format->ternary || !kernels->matrix_unit));
     path = exact ? QI_PATH_FLOAT : integer ? QI_PATH_INTEGER : QI_PATH_BF16;
   }
   if (path == QI_PATH_INTEGER) return w->format->unpack ? QI__INTEGER : QI__FLOAT;
@@ -14037,16 +14196,21 @@ QI__FN unsigned qi__inputs_need(const qi__weight *w, qi__arithmetic arithmetic) 
   return (unsigned)QI__NEED_Q8 << qi__q8_form(w->format);
 }
 
+// Rows for ternary weights lie so far behind each other that those of a power of two are not all in the same cache sets: tiles of
+// a matrix unit take 32 at a time.
+QI__INLINE size_t qi__q8_row_stride(size_t k) { return k + QI__CACHE_LINE; }
+
 // Room for n rows of up to k values, in an arena. (q8 blocks: at most one scale every 32 values.)
 QI__FN void qi__inputs_layout(qi__inputs *in, qi__arena *arena, size_t n, size_t k) {
-  size_t size, packed;
-  if (!qi__mul_size(n, k, &size) || !qi__mul_size((n + 15) / 16 * 8, qi__bf16_width(k), &packed))
-    arena->overflow = true, size = packed = 0;
+  size_t size, packed, rows;
+  if (!qi__mul_size(n, k, &size) || !qi__mul_size((n + 15) / 16 * 8, qi__bf16_width(k), &packed) ||
+      !qi__mul_size(n, qi__q8_row_stride(k), &rows))
+    arena->overflow = true, size = packed = rows = 0;
   in->x = QI__ARENA_ARRAY(arena, float, size);
   in->bf16 = QI__ARENA_ARRAY(arena, float, size > packed ? size : packed);
   for (int form = 0; form < 3; form++) {
     qi__q8 *q8 = &in->q8[form];
-    q8->q = QI__ARENA_ARRAY(arena, int8_t, size);
+    q8->q = QI__ARENA_ARRAY(arena, int8_t, form == QI__Q8_ROW ? rows : size);
     q8->block = form == QI__Q8_32 ? 32 : 256;
     q8->d = QI__ARENA_ARRAY(arena, float, form == QI__Q8_ROW ? n : size / q8->block);
     q8->sum = QI__ARENA_ARRAY(arena, int16_t, size / 16);
@@ -14055,8 +14219,9 @@ QI__FN void qi__inputs_layout(qi__inputs *in, qi__arena *arena, size_t n, size_t
 
 // Says how long the rows of the next step are.
 QI__FN void qi__inputs_set_width(qi__inputs *in, size_t k) {
-  for (int form = 0; form < 3; form++) in->q8[form].k = k;
+  for (int form = 0; form < 3; form++) in->q8[form].k = in->q8[form].stride = k;
   in->q8[QI__Q8_ROW].block = k;
+  in->q8[QI__Q8_ROW].stride = qi__q8_row_stride(k);
 }
 
 // Fills the needed forms of row `row` from in->x.
@@ -21627,7 +21792,7 @@ QI__FN void qi__attention_layout(qi__attention *a, qi__arena *arena, const qi__h
   a->part_values = QI__ARENA_ARRAY(arena, float, n);
   a->tile = QI__ARENA_ARRAY(arena, size_t, n_batch + 1);
   size_t n_q = qi__kv_is_integer(kv->head.type) ? n_batch * h->n_heads : 0, groups = kv->head.groups_k;
-  a->q8 = (qi__q8){NULL, NULL, NULL, QI__KV_GROUP, groups * QI__KV_GROUP};
+  a->q8 = (qi__q8){NULL, NULL, NULL, QI__KV_GROUP, groups * QI__KV_GROUP, groups * QI__KV_GROUP};
   a->q8.q = QI__ARENA_ARRAY(arena, int8_t, n_q * groups * QI__KV_GROUP);
   a->q8.d = QI__ARENA_ARRAY(arena, float, n_q * groups);
   a->q8.sum = QI__ARENA_ARRAY(arena, int16_t, n_q * groups * 2);
@@ -22162,7 +22327,7 @@ QI__FN qi__kv_group qi__kv_quantize(const qi__kernels *kernels, const float *x, 
   qi__kv_group out;
   float padded[QI__KV_GROUP] = {0}, d;
   int16_t sum[2];
-  const qi__q8 q8 = {out.q, &d, sum, QI__KV_GROUP, QI__KV_GROUP};
+  const qi__q8 q8 = {out.q, &d, sum, QI__KV_GROUP, QI__KV_GROUP, QI__KV_GROUP};
   memcpy(padded, x + g * QI__KV_GROUP, qi__min_size(QI__KV_GROUP, dim - g * QI__KV_GROUP) * sizeof *x);
   kernels->quantize_q8(padded, &q8, 0);
   out.scale = qi__f32_to_f16(d < QI__F16_MAX ? d : QI__F16_MAX);

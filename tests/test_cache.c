@@ -163,7 +163,7 @@ static void test_stored_kernels(void **state) {
       if (!k.stored_q8.chunk_bytes(&qi__formats[f])) continue;
       bool small = qi__formats[f].info.block_len == 32;
       size_t cols = small ? 1120 : 1536; // more than a slice
-      qi__q8 in = {q, d, sum, small ? 32 : 256, cols};
+      qi__q8 in = {q, d, sum, small ? 32 : 256, cols, cols};
       for (size_t r = 0; r < 20; r++) qi__quantize_q8_ref(x + r * 64, &in, r);
       check_stored(&k, (qi_format)f, 32, cols, &in, qi_isa_name(qi_pool_isa(pools[i])), &seed);
       check_stored(&k, (qi_format)f, 9, cols, &in, qi_isa_name(qi_pool_isa(pools[i])), &seed);

@@ -87,13 +87,14 @@ static void fill_activations(const qi__q8 *x, size_t n, contents what) {
   bool extreme = what == ALL_ONES || what == EXTREME || what == ZEROS;
   for (size_t i = 0; i < n * x->k; i++) {
     uint32_t r = next_random();
-    x->q[i] = extreme ? (r & 1 ? 127 : -127) : (int8_t)((int)(r % 255) - 127);
-    if (what == ZEROS && r & 2) x->q[i] = 0;
+    int8_t *q = &x->q[i / x->k * x->stride + i % x->k];
+    *q = extreme ? (r & 1 ? 127 : -127) : (int8_t)((int)(r % 255) - 127);
+    if (what == ZEROS && r & 2) *q = 0;
   }
-  for (size_t i = 0; i < n * x->k / 16; i++) {
+  for (size_t i = 0; i < n * x->k; i += 16) {
     int s = 0;
-    for (int j = 0; j < 16; j++) s += x->q[16 * i + (size_t)j];
-    x->sum[i] = (int16_t)s;
+    for (size_t j = i; j < i + 16; j++) s += x->q[j / x->k * x->stride + j % x->k];
+    x->sum[i / 16] = (int16_t)s;
   }
   for (size_t i = 0; i < n * x->k / (size_t)x->block; i++)
     x->d[i] = (float)((int)(next_random() & 0xffff) - 0x8000) * 0.000123f;
@@ -117,7 +118,8 @@ static void compare(qi_format id, qi__dot_q8_fn dot, const shape *s, contents wh
   uint8_t *w = malloc(n_bytes + 1), *weights = w + 1;
   float *d = malloc(n_rows * (s->k / block) * sizeof *d);
   int16_t *sum = malloc(n_rows * (s->k / 16) * sizeof *sum);
-  qi__q8 x = {malloc(n_rows * s->k), d, sum, block, s->k};
+  size_t x_stride = f->ternary ? s->k + 64 * (s->n_x % 3) : s->k;
+  qi__q8 x = {malloc((n_rows - 1) * x_stride + s->k), d, sum, block, s->k, x_stride};
   assert_true(w && x.q && x.d && x.sum);
   memset(w, 0xee, n_bytes + 1);
   for (size_t r = 0; r < s->n_w; r++) fill_weights(id, what, weights + r * stride, s->k / (size_t)f->info.block_len);
@@ -227,16 +229,17 @@ static void test_ternary_runs(void **state) {
 
 #if defined(EMULATED_X86)
 // AMX where there is none: its instructions done by functions (support/emulate_x86.h).
-static QI__AMX void multiply_in_tiles(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
-                                      int32_t (*sums)[QI__Q8_ROWS]) {
-  qi__tile_config config = qi__tile_config_of(n_x);
-  tiles_configure(&config);
-  qi__ternary_tiles_amx(code, n_blocks, x, k, n_x, sums);
+static QI__AMX void multiply_in_tiles(const qi__ternary_segment *s) {
+  for (size_t i = 0; i < s->n_x; i += 32) {
+    size_t n = qi__min_size(32, s->n_x - i);
+    qi__tile_config config = qi__tile_config_of(n);
+    tiles_configure(&config);
+    qi__ternary_tiles_amx(s, i, n);
+  }
 }
 
 static void dot_in_tiles(const qi__dot_q8_args *a) {
-  static const qi__ternary_kernels kernels = {qi__ternary_pack_avx2, multiply_in_tiles, qi__ternary_take_avx2,
-                                              qi__ternary_x_sum_avx2};
+  static const qi__ternary_kernels kernels = {qi__ternary_pack_signed_avx512, multiply_in_tiles, qi__ternary_take_avx512};
   qi__dot_ternary_panels(&kernels, a);
 }
 
@@ -267,7 +270,7 @@ static void test_ternary_reference(void **state) {
   float d_x = 0.0173f, y;
   change = 5;
   fill_weights(QI_FORMAT_TQ2_0, RUNS, w, BLOCKS);
-  qi__q8 x = {q, &d_x, sum, K, K};
+  qi__q8 x = {q, &d_x, sum, K, K, K};
   fill_activations(&x, 1, EXTREME);
   d_x = 0.0173f;
   for (size_t i = 0; i < K; i++) q[i] = w[i / 256 * 66 + i % 32] & 1 ? 127 : -127; // not about 0
@@ -298,7 +301,7 @@ static void test_ternary_formats(void **state) {
   static int16_t sum[N * K / 16];
   static float d[N];
   static const qi_format ids[3] = {QI_FORMAT_TQ1_0, QI_FORMAT_TQ2_0, QI_FORMAT_I2_S};
-  qi__q8 x = {q, d, sum, K, K};
+  qi__q8 x = {q, d, sum, K, K, K};
   for (size_t i = 0; i < ROWS * K; i++) w[i] = (float)((int)(next_random() % 3) - 1) * 0.375f;
   for (size_t i = 0; i < ROWS * K; i += 256) w[i] = 0.375f;
   fill_activations(&x, N, RANDOM);
@@ -332,7 +335,7 @@ static void check_bytes(qi_format id, qi__dot_q8_fn dot) {
   static int8_t q[256];
   static float d[1] = {0.25f}, a[16], b[16];
   static int16_t sum[16];
-  qi__q8 x = {q, d, sum, block, block};
+  qi__q8 x = {q, d, sum, block, block, block};
   fill_activations(&x, 1, RANDOM);
   for (int value = 0; value < 256; value += 16) {
     for (size_t r = 0; r < 16; r++) {
@@ -354,12 +357,12 @@ static void test_bytes(void **state) {
 // ---- activations ----
 
 static void compare_quantized(void (*quantize)(const float *, const qi__q8 *, size_t), const float *x, size_t block, size_t k) {
-  static int8_t q[2][2 * MAX_K];
+  static int8_t q[2][2 * MAX_K + 64];
   static float d[2][2 * MAX_K / 32];
   static int16_t sum[2][2 * MAX_K / 16];
   memset(q, 55, sizeof q), memset(d, 55, sizeof d), memset(sum, 55, sizeof sum);
   for (int v = 0; v < 2; v++) {
-    qi__q8 out = {q[v], d[v], sum[v], block, k};
+    qi__q8 out = {q[v], d[v], sum[v], block, k, block == k ? k + 64 : k};
     (v ? quantize : qi__quantize_q8_ref)(x, &out, 1);
   }
   assert_memory_equal(q[0], q[1], sizeof q[0]);

@@ -65,7 +65,7 @@ QI__FN void qi__attention_layout(qi__attention *a, qi__arena *arena, const qi__h
   a->part_values = QI__ARENA_ARRAY(arena, float, n);
   a->tile = QI__ARENA_ARRAY(arena, size_t, n_batch + 1);
   size_t n_q = qi__kv_is_integer(kv->head.type) ? n_batch * h->n_heads : 0, groups = kv->head.groups_k;
-  a->q8 = (qi__q8){NULL, NULL, NULL, QI__KV_GROUP, groups * QI__KV_GROUP};
+  a->q8 = (qi__q8){NULL, NULL, NULL, QI__KV_GROUP, groups * QI__KV_GROUP, groups * QI__KV_GROUP};
   a->q8.q = QI__ARENA_ARRAY(arena, int8_t, n_q * groups * QI__KV_GROUP);
   a->q8.d = QI__ARENA_ARRAY(arena, float, n_q * groups);
   a->q8.sum = QI__ARENA_ARRAY(arena, int16_t, n_q * groups * 2);

@@ -26,7 +26,7 @@ QI__FN qi__kv_group qi__kv_quantize(const qi__kernels *kernels, const float *x, 
   qi__kv_group out;
   float padded[QI__KV_GROUP] = {0}, d;
   int16_t sum[2];
-  const qi__q8 q8 = {out.q, &d, sum, QI__KV_GROUP, QI__KV_GROUP};
+  const qi__q8 q8 = {out.q, &d, sum, QI__KV_GROUP, QI__KV_GROUP, QI__KV_GROUP};
   memcpy(padded, x + g * QI__KV_GROUP, qi__min_size(QI__KV_GROUP, dim - g * QI__KV_GROUP) * sizeof *x);
   kernels->quantize_q8(padded, &q8, 0);
   out.scale = qi__f32_to_f16(d < QI__F16_MAX ? d : QI__F16_MAX);

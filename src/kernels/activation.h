@@ -12,11 +12,12 @@
 //
 // with the sums of each 16 codes, which the offsets of formats with a minimum need.
 typedef struct qi__q8 {
-  int8_t *q;    // [n, k]
+  int8_t *q;    // [n, k], rows `stride` apart
   float *d;     // [n, k / block]
   int16_t *sum; // [n, k / 16]
   size_t block; // a multiple of 32
   size_t k;     // a multiple of block
+  size_t stride; // k, but where the block is the whole row: any
 } qi__q8;
 
 // Adding 1.5 * 2^23 leaves the rounded integer in the low bits of a float32 below 2^22 in size: what SIMD conversions do.
@@ -29,7 +30,7 @@ QI__INLINE int8_t qi__clamp_i8(int32_t v) { return (int8_t)(v < -127 ? -127 : v 
 // Row `row` of `out` from x [k].
 QI__FN void qi__quantize_q8_ref(const float *x, const qi__q8 *out, size_t row) {
   size_t k = out->k, block = out->block;
-  int8_t *q = out->q + row * k;
+  int8_t *q = out->q + row * out->stride;
   float *d = out->d + row * (k / block);
   int16_t *sum = out->sum + row * (k / 16);
   for (size_t b = 0; b < k / block; b++, x += block, q += block, sum += block / 16) {
@@ -76,7 +77,7 @@ QI__INLINE QI__AVX2 float qi__max_size_avx2(const float *x, size_t n) {
 QI__FN QI__AVX2 void qi__quantize_q8_avx2(const float *x, const qi__q8 *out, size_t row) {
   const __m256i in_order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), ones8 = _mm256_set1_epi8(1), ones16 = _mm256_set1_epi16(1);
   size_t k = out->k, block = out->block;
-  int8_t *q = out->q + row * k;
+  int8_t *q = out->q + row * out->stride;
   float *d = out->d + row * (k / block);
   int16_t *sum = out->sum + row * (k / 16);
   for (size_t b = 0; b < k / block; b++) {

@@ -263,7 +263,7 @@ QI__INLINE float qi__max_size_neon(const float *x, size_t n) {
 
 QI__FN void qi__quantize_q8_neon(const float *x, const qi__q8 *out, size_t row) {
   size_t k = out->k, block = out->block;
-  int8_t *q = out->q + row * k;
+  int8_t *q = out->q + row * out->stride;
   float *d = out->d + row * (k / block);
   int16_t *sum = out->sum + row * (k / 16);
   for (size_t b = 0; b < k / block; b++) {

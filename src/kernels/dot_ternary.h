@@ -50,7 +50,7 @@ QI__FN void qi__dot_ternary_row_ref(const qi__dot_q8_args *a, const uint8_t *w, 
     qi__unpack(f, w + b * (size_t)f->info.block_bytes, &block);
     bool ends = qi__ternary_run_ends(f, w, b, n_blocks);
     for (size_t i = 0; i < n; i++) {
-      total[i] += qi__ternary_total_ref(block.q, a->x->q + (first + i) * k + 256 * b);
+      total[i] += qi__ternary_total_ref(block.q, a->x->q + (first + i) * a->x->stride + 256 * b);
       if (!ends) continue;
       sum[i] = fmaf(block.d * a->x->d[first + i], (float)total[i], sum[i]);
       total[i] = 0;
@@ -91,7 +91,7 @@ QI__INLINE qi__ternary_pair qi__ternary_pair_of(qi_format id, const qi__dot_q8_a
 
 // Begins with activation row `row`.
 QI__INLINE void qi__ternary_pair_start(qi__ternary_pair *p, const qi__q8 *x, size_t row) {
-  p->x = x->q + row * x->k;
+  p->x = x->q + row * x->stride;
   p->sum = x->sum + row * (x->k / 16);
   p->d_x = x->d[row];
   p->y[0] = p->y[1] = 0;

@@ -79,11 +79,11 @@ QI__INLINE void qi__ternary_rows_neon(qi_format id, qi__dot4_fn dot, const qi__d
 // ---- many rows of activations ----
 
 // The panel holds signed codes: [k / 32][row / 2][64] as in panel_q8_neon.h.
-QI__INLINE void qi__ternary_pack_neon_of(qi_format id, const uint8_t *const *w, size_t first, uint8_t *code) {
-  for (size_t r = 0; r < 8; r++)
+QI__INLINE void qi__ternary_pack_neon_of(qi_format id, const uint8_t *const *w, uint8_t *code) {
+  for (size_t r = 0; r < QI__Q8_ROWS; r++)
     for (int g = 0; g < 8; g++) {
       qi__codes32_neon codes = qi__codes_neon(id, w[r], g, NULL);
-      int8_t *dst = (int8_t *)code + ((size_t)g * (QI__Q8_ROWS / 2) + (first + r) / 2) * 64 + r % 2 * 8;
+      int8_t *dst = (int8_t *)code + ((size_t)g * (QI__Q8_ROWS / 2) + r / 2) * 64 + r % 2 * 8;
       QI__UNROLL for (int h = 0; h < 2; h++) {
         vst1_s8(dst + 32 * h, vget_low_s8(codes.half[h]));
         vst1_s8(dst + 32 * h + 16, vget_high_s8(codes.half[h]));
@@ -91,47 +91,52 @@ QI__INLINE void qi__ternary_pack_neon_of(qi_format id, const uint8_t *const *w, 
     }
 }
 
-QI__FN void qi__ternary_pack_neon(qi_format id, const uint8_t *const *w, size_t r, uint8_t *code) {
-  if (id == QI_FORMAT_TQ1_0) qi__ternary_pack_neon_of(QI_FORMAT_TQ1_0, w, r, code);
-  else if (id == QI_FORMAT_TQ2_0) qi__ternary_pack_neon_of(QI_FORMAT_TQ2_0, w, r, code);
-  else qi__ternary_pack_neon_of(QI_FORMAT_I2_S, w, r, code);
+QI__FN void qi__ternary_pack_neon(qi_format id, const uint8_t *const *w, uint8_t *code) {
+  if (id == QI_FORMAT_TQ1_0) qi__ternary_pack_neon_of(QI_FORMAT_TQ1_0, w, code);
+  else if (id == QI_FORMAT_TQ2_0) qi__ternary_pack_neon_of(QI_FORMAT_TQ2_0, w, code);
+  else qi__ternary_pack_neon_of(QI_FORMAT_I2_S, w, code);
 }
 
-QI__FN void qi__ternary_take_neon(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x,
-                                  qi__ternary_state *s) {
-  for (size_t r = 0; r < QI__Q8_ROWS; r += 4) {
-    int32x4_t total = vsubq_s32(vaddq_s32(vld1q_s32(s->total + r), vld1q_s32(sums + r)), vdupq_n_s32(x_sum));
-    uint32x4_t ends = vreinterpretq_u32_s32(vld1q_s32(p->ends[b] + r));
-    float32x4_t y = vld1q_f32(s->y + r), sum = vfmaq_f32(y, vmulq_n_f32(vld1q_f32(p->d[b] + r), d_x), vcvtq_f32_s32(total));
-    vst1q_f32(s->y + r, vbslq_f32(ends, sum, y));
-    vst1q_s32(s->total + r, vbicq_s32(total, vreinterpretq_s32_u32(ends)));
-  }
+QI__FN void qi__ternary_take_neon(const qi__ternary_end *e) {
+  const float *d = e->panel->d[e->b];
+  for (size_t i = 0; i < e->n_x; i++)
+    for (size_t r = 0; r < QI__Q8_ROWS; r += 4) {
+      float *to = e->y + i * e->y_stride + r;
+      int32x4_t total = vld1q_s32(e->total[i] + r), ends = vld1q_s32(e->panel->ends[e->b] + r);
+      float32x4_t y = e->first ? vdupq_n_f32(0) : vld1q_f32(to);
+      float32x4_t sum = vfmaq_f32(y, vmulq_n_f32(vld1q_f32(d + r), e->d_x[i]), vcvtq_f32_s32(total));
+      vst1q_f32(to, vbslq_f32(vreinterpretq_u32_s32(ends), sum, y));
+      vst1q_s32(e->total[i] + r, vbicq_s32(total, ends));
+    }
 }
 
 // n_pairs of rows of activations at a time, in tiles as in panel_q8_neon.h; beyond the last row the last again.
-QI__INLINE void qi__ternary_tiles_neon(qi__load_x_neon load, qi__products_neon products, int n_pairs, const uint8_t *code,
-                                       size_t n_blocks, const int8_t *x, size_t k, size_t n_x, int32_t (*sums)[QI__Q8_ROWS]) {
-  for (size_t i = 0; i < n_x; i += 2 * (size_t)n_pairs) {
+QI__INLINE void qi__ternary_tiles_neon(qi__load_x_neon load, qi__products_neon products, int n_pairs,
+                                       const qi__ternary_segment *s) {
+  for (size_t i = 0; i < s->n_x; i += 2 * (size_t)n_pairs) {
     size_t row[2][2];
     const int8_t *q[2][2];
     for (size_t j = 0; j < 2 * (size_t)n_pairs; j++) {
-      row[j / 2][j % 2] = qi__min_size(i + j, n_x - 1);
-      q[j / 2][j % 2] = x + row[j / 2][j % 2] * k;
+      row[j / 2][j % 2] = qi__min_size(i + j, s->n_x - 1);
+      q[j / 2][j % 2] = s->x + row[j / 2][j % 2] * s->stride;
     }
     for (size_t first = 0; first < QI__Q8_ROWS / 2; first += QI__NEON_TILES) {
       int32x4_t sum[2][QI__NEON_TILES];
-      QI__UNROLL for (int j = 0; j < n_pairs; j++) QI__UNROLL for (int t = 0; t < QI__NEON_TILES; t++) sum[j][t] = vdupq_n_s32(0);
-      for (size_t g = 0; g < 8 * n_blocks; g++) {
+      QI__UNROLL for (int j = 0; j < n_pairs; j++) QI__UNROLL for (size_t t = 0; t < QI__NEON_TILES; t++) {
+        const int32_t *total[2] = {s->total[row[j][0]] + 2 * (first + t), s->total[row[j][1]] + 2 * (first + t)};
+        sum[j][t] = s->fresh ? vdupq_n_s32(0) : vcombine_s32(vld1_s32(total[0]), vld1_s32(total[1]));
+      }
+      for (size_t g = 0; g < 8 * s->n_blocks; g++) {
         int8x16_t v[2][8];
         QI__UNROLL for (int j = 0; j < n_pairs; j++) load(q[j], (int)g, v[j]);
         QI__UNROLL for (size_t t = 0; t < QI__NEON_TILES; t++) {
-          const int8_t *w = (const int8_t *)code + (g * (QI__Q8_ROWS / 2) + first + t) * 64;
+          const int8_t *w = (const int8_t *)s->code + (g * (QI__Q8_ROWS / 2) + first + t) * 64;
           QI__UNROLL for (int j = 0; j < n_pairs; j++) sum[j][t] = products(sum[j][t], w, v[j], 0, 4);
         }
       }
       QI__UNROLL for (int j = 0; j < n_pairs; j++) QI__UNROLL for (size_t t = 0; t < QI__NEON_TILES; t++) {
-        vst1_s32(sums[row[j][0]] + 2 * (first + t), vget_low_s32(sum[j][t]));
-        vst1_s32(sums[row[j][1]] + 2 * (first + t), vget_high_s32(sum[j][t]));
+        vst1_s32(s->total[row[j][0]] + 2 * (first + t), vget_low_s32(sum[j][t]));
+        vst1_s32(s->total[row[j][1]] + 2 * (first + t), vget_high_s32(sum[j][t]));
       }
     }
   }
@@ -140,9 +145,8 @@ QI__INLINE void qi__ternary_tiles_neon(qi__load_x_neon load, qi__products_neon p
 // ---- the kernels ----
 
 #define QI__TERNARY_MULTIPLY(isa, target, load, products, n_pairs) \
-  QI__FN target void qi__ternary_multiply_##isa(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x, \
-                                                int32_t (*sums)[QI__Q8_ROWS]) { \
-    qi__ternary_tiles_neon(load, products, n_pairs, code, n_blocks, x, k, n_x, sums); \
+  QI__FN target void qi__ternary_multiply_##isa(const qi__ternary_segment *s) { \
+    qi__ternary_tiles_neon(load, products, n_pairs, s); \
   }
 QI__TERNARY_MULTIPLY(neon, , qi__load_x_twice_neon, qi__products_plain_neon, 1)
 QI__TERNARY_MULTIPLY(dotprod, QI__DOTPROD, qi__load_x_twice_neon, qi__products_dotprod_neon, 1)
@@ -165,7 +169,7 @@ QI__TERNARY_ROW(dotprod, QI__DOTPROD, qi__dot4_dotprod)
 // One row leaves half of smmla without work.
 #define QI__DOT_TERNARY(isa, row) \
   QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
-    static const qi__ternary_kernels kernels = {qi__ternary_pack_neon, qi__ternary_multiply_##isa, qi__ternary_take_neon, NULL}; \
+    static const qi__ternary_kernels kernels = {qi__ternary_pack_neon, qi__ternary_multiply_##isa, qi__ternary_take_neon}; \
     if (a->n_x == 1) row(a); \
     else qi__dot_ternary_panels(&kernels, a); \
   }

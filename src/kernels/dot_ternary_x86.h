@@ -325,7 +325,7 @@ QI__FN void qi__ternary_few_avx512(const qi__dot_q8_args *a) {
 
 // ---- many rows of activations ----
 
-// The panel holds u: [block][rows / 16][k / 4][row % 16, k % 4].
+// The panel holds u, for AMX u - 1: [block][rows / 16][k / 4][row % 16, k % 4].
 #define QI__TERNARY_HALF (64 * 64) // bytes of 16 rows of a block
 
 QI__INLINE QI__AVX2 void qi__ternary_codes_avx2(qi_format id, const uint8_t *const *w, uint8_t (*codes)[256]) {
@@ -334,48 +334,60 @@ QI__INLINE QI__AVX2 void qi__ternary_codes_avx2(qi_format id, const uint8_t *con
       qi__store_bytes_avx2(codes[r] + 32 * g, _mm256_add_epi8(qi__codes_avx2(id, w[r], g, NULL), _mm256_set1_epi8(1)));
 }
 
-QI__FN QI__AVX2 void qi__ternary_pack_avx2(qi_format id, const uint8_t *const *w, size_t r, uint8_t *code) {
-  uint8_t codes[8][256];
-  if (id == QI_FORMAT_TQ1_0) qi__ternary_codes_avx2(QI_FORMAT_TQ1_0, w, codes);
-  else if (id == QI_FORMAT_TQ2_0) qi__ternary_codes_avx2(QI_FORMAT_TQ2_0, w, codes);
-  else qi__ternary_codes_avx2(QI_FORMAT_I2_S, w, codes);
-  qi__panel_interleave_avx2(codes, code + r / 16 * QI__TERNARY_HALF + r / 8 % 2 * 32, 64);
-}
-
-QI__FN QI__AVX2 void qi__ternary_take_avx2(const qi__ternary_panel *p, size_t b, const int32_t *sums, int32_t x_sum, float d_x,
-                                           qi__ternary_state *s) {
-  for (size_t r = 0; r < QI__Q8_ROWS; r += 8) {
-    __m256i total = _mm256_add_epi32(qi__bytes_avx2((const uint8_t *)(s->total + r)), qi__bytes_avx2((const uint8_t *)(sums + r)));
-    total = _mm256_sub_epi32(total, _mm256_set1_epi32(x_sum));
-    __m256i ends = qi__bytes_avx2((const uint8_t *)(p->ends[b] + r));
-    __m256 y = _mm256_loadu_ps(s->y + r), d = _mm256_mul_ps(_mm256_loadu_ps(p->d[b] + r), _mm256_set1_ps(d_x));
-    __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(total), y);
-    _mm256_storeu_ps(s->y + r, _mm256_blendv_ps(y, sum, _mm256_castsi256_ps(ends)));
-    qi__store_bytes_avx2(s->total + r, _mm256_andnot_si256(ends, total));
+QI__FN QI__AVX2 void qi__ternary_pack_avx2(qi_format id, const uint8_t *const *w, uint8_t *code) {
+  for (size_t r = 0; r < QI__Q8_ROWS; r += 8, w += 8) {
+    uint8_t codes[8][256];
+    if (id == QI_FORMAT_TQ1_0) qi__ternary_codes_avx2(QI_FORMAT_TQ1_0, w, codes);
+    else if (id == QI_FORMAT_TQ2_0) qi__ternary_codes_avx2(QI_FORMAT_TQ2_0, w, codes);
+    else qi__ternary_codes_avx2(QI_FORMAT_I2_S, w, codes);
+    qi__panel_interleave_avx2(codes, code + r / 16 * QI__TERNARY_HALF + r / 8 % 2 * 32, 64);
   }
 }
 
-QI__FN QI__AVX2 int32_t qi__ternary_x_sum_avx2(const int16_t *sum, size_t n_blocks) {
-  __m256i all = _mm256_setzero_si256();
-  for (size_t b = 0; b < n_blocks; b++)
-    all = _mm256_add_epi32(all, _mm256_madd_epi16(qi__bytes_avx2((const uint8_t *)(sum + 16 * b)), _mm256_set1_epi16(1)));
-  return qi__sum_i32_avx2(all);
+QI__FN QI__AVX2 void qi__ternary_take_avx2(const qi__ternary_end *e) {
+  for (size_t i = 0; i < e->n_x; i++)
+    for (size_t r = 0; r < QI__Q8_ROWS; r += 8) {
+      float *to = e->y + i * e->y_stride + r;
+      __m256i total = qi__bytes_avx2((const uint8_t *)(e->total[i] + r));
+      __m256i ends = qi__bytes_avx2((const uint8_t *)(e->panel->ends[e->b] + r));
+      __m256 y = e->first ? _mm256_setzero_ps() : _mm256_loadu_ps(to);
+      __m256 d = _mm256_mul_ps(_mm256_loadu_ps(e->panel->d[e->b] + r), _mm256_set1_ps(e->d_x[i]));
+      __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(total), y);
+      _mm256_storeu_ps(to, _mm256_blendv_ps(y, sum, _mm256_castsi256_ps(ends)));
+      qi__store_bytes_avx2(e->total[i] + r, _mm256_andnot_si256(ends, total));
+    }
 }
 
-// 16 weight rows (`half`) with n rows of activations; n is a constant where this is inlined. AVX2 adds products in int16 for half a
-// block: 32 * 2 * 3 * 127 < 2^15.
-QI__INLINE QI__AVX2 void qi__ternary_tile_avx2(bool vnni, qi__step_fn bytes, const uint8_t *code, size_t n_blocks, int half,
-                                               const int8_t *x, size_t k, int n, int32_t (*sums)[QI__Q8_ROWS]) {
+// What total i begins with, in all lanes: less the sum of the activations.
+QI__INLINE QI__AVX2 __m256i qi__ternary_minus_avx2(const qi__ternary_segment *s, size_t i) {
+  const int16_t *sum = s->sum + i * s->sum_stride;
+  __m256i all = _mm256_setzero_si256();
+  for (size_t b = 0; b < s->n_blocks; b++)
+    all = _mm256_add_epi32(all, _mm256_madd_epi16(qi__bytes_avx2((const uint8_t *)(sum + 16 * b)), _mm256_set1_epi16(-1)));
+  return _mm256_set1_epi32(qi__sum_i32_avx2(all));
+}
+
+// 16 weight rows (`half`) with n rows of activations from `row` on; n is a constant where this is inlined. AVX2 adds products in
+// int16 for half a block: 32 * 2 * 3 * 127 < 2^15.
+QI__INLINE QI__AVX2 void qi__ternary_tile_avx2(bool vnni, qi__step_fn bytes, const qi__ternary_segment *s, int half, size_t row,
+                                               int n) {
+  const int8_t *x = s->x + row * s->stride;
   __m256i total[2][4];
-  QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm256_setzero_si256();
-  for (size_t part = 0; part < 2 * n_blocks; part++, x += 128) {
-    const uint8_t *w = code + (part / 2 * 2 + (size_t)half) * QI__TERNARY_HALF + part % 2 * (QI__TERNARY_HALF / 2);
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    const uint8_t *from = (const uint8_t *)(s->total[row + (size_t)i] + 16 * half);
+    total[0][i] = total[1][i] = qi__ternary_minus_avx2(s, row + (size_t)i);
+    if (s->fresh) continue;
+    total[0][i] = _mm256_add_epi32(total[0][i], qi__bytes_avx2(from));
+    total[1][i] = _mm256_add_epi32(total[1][i], qi__bytes_avx2(from + 32));
+  }
+  for (size_t part = 0; part < 2 * s->n_blocks; part++, x += 128) {
+    const uint8_t *w = s->code + (part / 2 * 2 + (size_t)half) * QI__TERNARY_HALF + part % 2 * (QI__TERNARY_HALF / 2);
     __m256i pairs[2][4];
     QI__UNROLL for (int i = 0; i < n; i++) pairs[0][i] = pairs[1][i] = _mm256_setzero_si256();
-    for (int s = 0; s < 32; s++, w += 64) {
+    for (int step = 0; step < 32; step++, w += 64) {
       __m256i w0 = qi__bytes_avx2(w), w1 = qi__bytes_avx2(w + 32);
       QI__UNROLL for (int i = 0; i < n; i++) {
-        __m256i v = _mm256_set1_epi32(qi__load_4(x + (size_t)i * k + 4 * s));
+        __m256i v = _mm256_set1_epi32(qi__load_4(x + (size_t)i * s->stride + 4 * step));
         if (vnni) {
           total[0][i] = bytes(total[0][i], w0, v);
           total[1][i] = bytes(total[1][i], w1, v);
@@ -390,54 +402,117 @@ QI__INLINE QI__AVX2 void qi__ternary_tile_avx2(bool vnni, qi__step_fn bytes, con
       total[h][i] = _mm256_add_epi32(total[h][i], _mm256_madd_epi16(pairs[h][i], _mm256_set1_epi16(1)));
   }
   QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
-    qi__store_bytes_avx2(sums[i] + 16 * half + 8 * h, total[h][i]);
+    qi__store_bytes_avx2(s->total[row + (size_t)i] + 16 * half + 8 * h, total[h][i]);
 }
 
-QI__INLINE QI__AVX2 void qi__ternary_tiles_avx2(bool vnni, qi__step_fn bytes, const uint8_t *code, size_t n_blocks, const int8_t *x,
-                                                size_t k, size_t n_x, int32_t (*sums)[QI__Q8_ROWS]) {
+QI__INLINE QI__AVX2 void qi__ternary_tiles_avx2(bool vnni, qi__step_fn bytes, const qi__ternary_segment *s) {
   size_t i = 0;
-  for (; i + 4 <= n_x; i += 4)
-    for (int half = 0; half < 2; half++) qi__ternary_tile_avx2(vnni, bytes, code, n_blocks, half, x + i * k, k, 4, sums + i);
-  for (; i < n_x; i++)
-    for (int half = 0; half < 2; half++) qi__ternary_tile_avx2(vnni, bytes, code, n_blocks, half, x + i * k, k, 1, sums + i);
+  for (; i + 4 <= s->n_x; i += 4)
+    for (int half = 0; half < 2; half++) qi__ternary_tile_avx2(vnni, bytes, s, half, i, 4);
+  for (; i < s->n_x; i++)
+    for (int half = 0; half < 2; half++) qi__ternary_tile_avx2(vnni, bytes, s, half, i, 1);
 }
 
-QI__FN QI__AVX2 void qi__ternary_multiply_avx2(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
-                                               int32_t (*sums)[QI__Q8_ROWS]) {
-  qi__ternary_tiles_avx2(false, qi__step_bytes_avx2, code, n_blocks, x, k, n_x, sums);
+QI__FN QI__AVX2 void qi__ternary_multiply_avx2(const qi__ternary_segment *s) {
+  qi__ternary_tiles_avx2(false, qi__step_bytes_avx2, s);
 }
 #if defined(QI__HAS_AVX_VNNI)
-QI__FN QI__AVX_VNNI void qi__ternary_multiply_avx_vnni(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
-                                                       int32_t (*sums)[QI__Q8_ROWS]) {
-  qi__ternary_tiles_avx2(true, qi__step_bytes_avx_vnni, code, n_blocks, x, k, n_x, sums);
+QI__FN QI__AVX_VNNI void qi__ternary_multiply_avx_vnni(const qi__ternary_segment *s) {
+  qi__ternary_tiles_avx2(true, qi__step_bytes_avx_vnni, s);
 }
 #endif
 
-// 32 weight rows with n rows of activations; n is a constant where this is inlined.
-QI__INLINE QI__AVX512_VNNI void qi__ternary_tile_avx512(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, int n,
-                                                        int32_t (*sums)[QI__Q8_ROWS]) {
+// ---- many rows of activations, 512 bits ----
+
+// Codes of place e of bytes, as u - minus; v: fractions of TQ1_0 times 3^e, else the bytes.
+QI__INLINE QI__AVX512 __m512i qi__ternary_place_avx512(qi_format id, __m512i v, int e, int minus) {
+  const __m512i one = _mm512_set1_epi8(1), first = _mm512_set1_epi8((char)-minus);
+  if (id == QI_FORMAT_TQ1_0) { // see qi__digits_avx2
+    __m512i u = _mm512_mask_add_epi8(first, _mm512_cmpge_epu8_mask(v, _mm512_set1_epi8(86)), first, one);
+    return _mm512_mask_add_epi8(u, _mm512_cmpge_epu8_mask(v, _mm512_set1_epi8((char)171)), u, one);
+  }
+  int bit = id == QI_FORMAT_TQ2_0 ? 2 * e : 6 - 2 * e;
+  __m512i u = _mm512_and_si512(_mm512_srli_epi32(v, (unsigned)bit), _mm512_set1_epi8(3));
+  return minus ? _mm512_add_epi8(u, first) : u;
+}
+
+// 16 rows of a block: four bytes of each row in a register first, then the codes in them.
+QI__INLINE QI__AVX512 void qi__ternary_pack16_avx512(qi_format id, int minus, const uint8_t *const *w, uint8_t *code) {
+  __m512i v[16];
+  const int n = id == QI_FORMAT_TQ1_0 ? 13 : 16;
+  QI__UNROLL for (int r = 0; r < 16; r++) v[r] = _mm512_maskz_loadu_epi32((__mmask16)((1u << n) - 1), w[r]);
+  qi__transpose16_avx512(v);
+  QI__UNROLL for (int j = 0; j < n; j++) {
+    // The first of its columns / 4, and how far the next place in the byte is: TQ1_0 32 bytes, 16 bytes, 4 bytes of four codes
+    const int at = n == 16 ? j / 8 * 32 + j % 8 : j < 8 ? j : j < 12 ? 32 + j : 60, step = n == 16 || j < 8 ? 8 : j < 12 ? 4 : 1;
+    const int places = n == 16 || j == 12 ? 4 : 5;
+    QI__UNROLL for (int e = 0; e < places; e++) {
+      _mm512_storeu_si512((void *)(code + 64 * (at + step * e)), qi__ternary_place_avx512(id, v[j], e, minus));
+      if (id == QI_FORMAT_TQ1_0) v[j] = _mm512_add_epi8(_mm512_add_epi8(v[j], v[j]), v[j]);
+    }
+  }
+}
+
+#define QI__TERNARY_PACK(name, minus) \
+  QI__FN QI__AVX512 void name(qi_format id, const uint8_t *const *w, uint8_t *code) { \
+    for (size_t h = 0; h < 2; h++, w += 16, code += QI__TERNARY_HALF) { \
+      if (id == QI_FORMAT_TQ1_0) qi__ternary_pack16_avx512(QI_FORMAT_TQ1_0, minus, w, code); \
+      else if (id == QI_FORMAT_TQ2_0) qi__ternary_pack16_avx512(QI_FORMAT_TQ2_0, minus, w, code); \
+      else qi__ternary_pack16_avx512(QI_FORMAT_I2_S, minus, w, code); \
+    } \
+  }
+QI__TERNARY_PACK(qi__ternary_pack_avx512, 0)
+QI__TERNARY_PACK(qi__ternary_pack_signed_avx512, 1)
+#undef QI__TERNARY_PACK
+
+QI__FN QI__AVX512 void qi__ternary_take_avx512(const qi__ternary_end *e) {
+  const qi__ternary_panel *p = e->panel;
+  const bool all = p->all_end[e->b];
+  for (size_t h = 0; h < 2; h++) {
+    const __m512 d = _mm512_loadu_ps(p->d[e->b] + 16 * h);
+    const __mmask16 ends = _mm512_movepi32_mask(_mm512_loadu_si512((const void *)(p->ends[e->b] + 16 * h)));
+    for (size_t i = 0; i < e->n_x; i++) {
+      float *to = e->y + i * e->y_stride + 16 * h;
+      int32_t *total = e->total[i] + 16 * h;
+      __m512 y = e->first ? _mm512_setzero_ps() : _mm512_loadu_ps(to), d_x = _mm512_mul_ps(d, _mm512_set1_ps(e->d_x[i]));
+      y = _mm512_mask3_fmadd_ps(d_x, _mm512_cvtepi32_ps(_mm512_loadu_si512((const void *)total)), y, ends);
+      _mm512_storeu_ps(to, y);
+      if (!all) _mm512_mask_storeu_epi32(total, ends, _mm512_setzero_si512());
+    }
+  }
+}
+
+// 32 weight rows with n rows of activations from `row` on; n is a constant where this is inlined.
+QI__INLINE QI__AVX512_VNNI void qi__ternary_tile_avx512(const qi__ternary_segment *s, size_t row, int n) {
+  const uint8_t *code = s->code;
+  const int8_t *x = s->x + row * s->stride;
   __m512i total[2][8];
-  QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm512_setzero_si512();
-  for (size_t b = 0; b < n_blocks; b++, code += QI__TERNARY_HALF)
-    for (int s = 0; s < 64; s++, x += 4, code += 64) {
+  QI__UNROLL for (int i = 0; i < n; i++) {
+    const int32_t *from = s->total[row + (size_t)i];
+    total[0][i] = total[1][i] = _mm512_broadcast_i64x4(qi__ternary_minus_avx2(s, row + (size_t)i));
+    if (s->fresh) continue;
+    total[0][i] = _mm512_add_epi32(total[0][i], _mm512_loadu_si512((const void *)from));
+    total[1][i] = _mm512_add_epi32(total[1][i], _mm512_loadu_si512((const void *)(from + 16)));
+  }
+  for (size_t b = 0; b < s->n_blocks; b++, code += QI__TERNARY_HALF)
+    for (int step = 0; step < 64; step++, x += 4, code += 64) {
       __m512i w0 = _mm512_loadu_si512((const void *)code), w1 = _mm512_loadu_si512((const void *)(code + QI__TERNARY_HALF));
       QI__UNROLL for (int i = 0; i < n; i++) {
-        __m512i v = _mm512_set1_epi32(qi__load_4(x + (size_t)i * k));
+        __m512i v = _mm512_set1_epi32(qi__load_4(x + (size_t)i * s->stride));
         total[0][i] = _mm512_dpbusd_epi32(total[0][i], w0, v);
         total[1][i] = _mm512_dpbusd_epi32(total[1][i], w1, v);
       }
     }
   QI__UNROLL for (int h = 0; h < 2; h++) QI__UNROLL for (int i = 0; i < n; i++)
-    _mm512_storeu_si512((void *)(sums[i] + 16 * h), total[h][i]);
+    _mm512_storeu_si512((void *)(s->total[row + (size_t)i] + 16 * h), total[h][i]);
 }
 
-QI__FN QI__AVX512_VNNI void qi__ternary_multiply_avx512(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
-                                                        int32_t (*sums)[QI__Q8_ROWS]) {
-  for (size_t i = 0; i < n_x;) {
-    size_t n = n_x - i >= 8 ? 8 : n_x - i >= 4 ? 4 : 1;
-    if (n == 8) qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 8, sums + i);
-    else if (n == 4) qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 4, sums + i);
-    else qi__ternary_tile_avx512(code, n_blocks, x + i * k, k, 1, sums + i);
+QI__FN QI__AVX512_VNNI void qi__ternary_multiply_avx512(const qi__ternary_segment *s) {
+  for (size_t i = 0; i < s->n_x;) {
+    size_t n = s->n_x - i >= 8 ? 8 : s->n_x - i >= 4 ? 4 : 1;
+    if (n == 8) qi__ternary_tile_avx512(s, i, 8);
+    else if (n == 4) qi__ternary_tile_avx512(s, i, 4);
+    else qi__ternary_tile_avx512(s, i, 1);
     i += n;
   }
 }
@@ -446,44 +521,74 @@ QI__FN QI__AVX512_VNNI void qi__ternary_multiply_avx512(const uint8_t *code, siz
 
 #if defined(QI__HAS_AMX)
 
-// Tiles of the panel as they lie there, 16 weight rows and 64 columns each; tiles of activations from their rows. The
-// configuration is that of n_x rows.
-QI__INLINE QI__AMX void qi__ternary_tiles_amx(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
-                                              int32_t (*sums)[QI__Q8_ROWS]) {
-  const bool two = n_x > 16;
+// Both factors are signed: there is no sum of activations to take off.
+
+QI__INLINE QI__AMX void qi__ternary_fetch_amx(const int8_t *x, size_t stride) {
+  QI__UNROLL for (size_t r = 0; r < 8; r++) _mm_prefetch((const char *)(x + r * stride), _MM_HINT_T0);
+}
+
+// Rows of activations from `row` on: 16, or 32 if `two`, or fewer if the configuration says so. Tiles of the panel as they lie
+// there, 16 weight rows and 64 columns each; tiles of activations from their rows. Loads come before the products, and
+// activations are fetched two steps ahead, a quarter of the rows after each product: see qi__tiles_multiply.
+QI__INLINE QI__AMX void qi__ternary_tiles_of_amx(const qi__ternary_segment *s, size_t row, bool two) {
+  const size_t k = s->stride, bytes = sizeof s->total[0];
+  const uint8_t *code = s->code;
+  const int8_t *x = s->x + row * k, *next = x + 32 * k; // the rows that follow
+  int32_t (*c)[QI__Q8_ROWS] = s->total + row;
   QI__TILE_BARRIER();
-  _tile_zero(0);
-  _tile_zero(1);
-  if (two) {
-    _tile_zero(2);
-    _tile_zero(3);
+  if (s->fresh) {
+    _tile_zero(0);
+    _tile_zero(1);
+    if (two) _tile_zero(2);
+    if (two) _tile_zero(3);
+  } else {
+    _tile_loadd(0, c[0], bytes);
+    _tile_loadd(1, c[0] + 16, bytes);
+    if (two) _tile_loadd(2, c[16], bytes);
+    if (two) _tile_loadd(3, c[16] + 16, bytes);
   }
-  for (size_t b = 0; b < n_blocks; b++, code += QI__TERNARY_HALF)
-    for (int part = 0; part < 4; part++, code += QI__TERNARY_HALF / 4, x += 64) {
+  for (size_t b = 0; b < s->n_blocks; b++, code += QI__TERNARY_HALF) {
+    const int8_t *after = b + 1 < s->n_blocks ? x + 256 : next;
+    QI__UNROLL for (int part = 0; part < 4; part++, code += QI__TERNARY_HALF / 4, x += 64) {
+      const int8_t *ahead = part < 2 ? x + 128 : after + 64 * (part - 2);
       _tile_loadd(6, code, 64);
-      _tile_loadd(7, code + QI__TERNARY_HALF, 64);
       _tile_loadd(4, x, k);
-      _tile_dpbsud(0, 4, 6);
-      _tile_dpbsud(1, 4, 7);
-      if (two) {
-        _tile_loadd(5, x + 16 * k, k);
-        _tile_dpbsud(2, 5, 6);
-        _tile_dpbsud(3, 5, 7);
-      }
+      _tile_loadd(7, code + QI__TERNARY_HALF, 64);
+      if (two) _tile_loadd(5, x + 16 * k, k);
+      _tile_dpbssd(0, 4, 6);
+      qi__ternary_fetch_amx(ahead, k);
+      _tile_dpbssd(1, 4, 7);
+      qi__ternary_fetch_amx(ahead + 8 * k, k);
+      if (!two) continue;
+      _tile_dpbssd(2, 5, 6);
+      qi__ternary_fetch_amx(ahead + 16 * k, k);
+      _tile_dpbssd(3, 5, 7);
+      qi__ternary_fetch_amx(ahead + 24 * k, k);
     }
-  _tile_stored(0, sums[0], sizeof sums[0]);
-  _tile_stored(1, sums[0] + 16, sizeof sums[0]);
-  if (two) {
-    _tile_stored(2, sums[16], sizeof sums[0]);
-    _tile_stored(3, sums[16] + 16, sizeof sums[0]);
   }
+  _tile_stored(0, c[0], bytes);
+  _tile_stored(1, c[0] + 16, bytes);
+  if (two) _tile_stored(2, c[16], bytes);
+  if (two) _tile_stored(3, c[16] + 16, bytes);
   QI__TILE_BARRIER();
 }
 
-QI__FN QI__AMX void qi__ternary_multiply_amx(const uint8_t *code, size_t n_blocks, const int8_t *x, size_t k, size_t n_x,
-                                             int32_t (*sums)[QI__Q8_ROWS]) {
-  qi__tiles_begin(n_x);
-  qi__ternary_tiles_amx(code, n_blocks, x, k, n_x, sums);
+// n <= 32 rows of activations from `row` on; the configuration is that of n rows.
+QI__INLINE QI__AMX void qi__ternary_tiles_amx(const qi__ternary_segment *s, size_t row, size_t n) {
+  if (n > 16) qi__ternary_tiles_of_amx(s, row, true);
+  else qi__ternary_tiles_of_amx(s, row, false);
+}
+
+QI__FN QI__AMX void qi__ternary_multiply_amx(const qi__ternary_segment *s) {
+  const size_t rest = s->n_x % 32, whole = s->n_x - rest;
+  if (whole) {
+    qi__tiles_begin(32);
+    for (size_t i = 0; i < whole; i += 32) qi__ternary_tiles_of_amx(s, i, true);
+  }
+  if (rest) {
+    qi__tiles_begin(rest);
+    qi__ternary_tiles_amx(s, whole, rest);
+  }
   _tile_release();
 }
 #endif
@@ -496,20 +601,19 @@ QI__INLINE size_t qi__ternary_panel_from(const qi__format *f, bool avx512) {
   return avx512 ? 20 : 32;
 }
 
-#define QI__DOT_TERNARY(isa, avx512, row) \
+#define QI__DOT_TERNARY(isa, avx512, pack, take, row) \
   QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
-    static const qi__ternary_kernels kernels = {qi__ternary_pack_avx2, qi__ternary_multiply_##isa, qi__ternary_take_avx2, \
-                                                qi__ternary_x_sum_avx2}; \
+    static const qi__ternary_kernels kernels = {pack, qi__ternary_multiply_##isa, take}; \
     if (a->n_x >= qi__ternary_panel_from(a->format, avx512)) qi__dot_ternary_panels(&kernels, a); \
     else row(a); \
   }
-QI__DOT_TERNARY(avx2, false, qi__ternary_row_avx2)
+QI__DOT_TERNARY(avx2, false, qi__ternary_pack_avx2, qi__ternary_take_avx2, qi__ternary_row_avx2)
 #if defined(QI__HAS_AVX_VNNI)
-QI__DOT_TERNARY(avx_vnni, false, qi__ternary_row_avx_vnni)
+QI__DOT_TERNARY(avx_vnni, false, qi__ternary_pack_avx2, qi__ternary_take_avx2, qi__ternary_row_avx_vnni)
 #endif
-QI__DOT_TERNARY(avx512, true, qi__ternary_few_avx512)
+QI__DOT_TERNARY(avx512, true, qi__ternary_pack_avx512, qi__ternary_take_avx512, qi__ternary_few_avx512)
 #if defined(QI__HAS_AMX)
-QI__DOT_TERNARY(amx, true, qi__ternary_few_avx512)
+QI__DOT_TERNARY(amx, true, qi__ternary_pack_signed_avx512, qi__ternary_take_avx512, qi__ternary_few_avx512)
 #endif
 #undef QI__DOT_TERNARY
 #endif

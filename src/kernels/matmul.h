@@ -39,11 +39,11 @@ typedef struct qi__weight {
 } qi__weight;
 
 // The rule of qi_path in api.h. Float formats have no integer form: INTEGER multiplies them in float32. Many rows in bfloat16 are
-// faster than in integers only where a matrix unit does it.
+// faster than in integers only where a matrix unit does it, and not with ternary weights, whose integers it multiplies as well.
 QI__FN qi__arithmetic qi__arithmetic_of(const qi__kernels *kernels, const qi__weight *w, qi_path path, bool generated) {
   bool exact = w->id == QI_FORMAT_F32 || w->id == QI_FORMAT_F16;
   if (path == QI_PATH_AUTO) {
-    bool integer = generated || (w->format->unpack && !kernels->matrix_unit);
+    bool integer = generated || (w->format->unpack && (w->format->ternary || !kernels->matrix_unit));
     path = exact ? QI_PATH_FLOAT : integer ? QI_PATH_INTEGER : QI_PATH_BF16;
   }
   if (path == QI_PATH_INTEGER) return w->format->unpack ? QI__INTEGER : QI__FLOAT;
@@ -73,16 +73,21 @@ QI__FN unsigned qi__inputs_need(const qi__weight *w, qi__arithmetic arithmetic) 
   return (unsigned)QI__NEED_Q8 << qi__q8_form(w->format);
 }
 
+// Rows for ternary weights lie so far behind each other that those of a power of two are not all in the same cache sets: tiles of
+// a matrix unit take 32 at a time.
+QI__INLINE size_t qi__q8_row_stride(size_t k) { return k + QI__CACHE_LINE; }
+
 // Room for n rows of up to k values, in an arena. (q8 blocks: at most one scale every 32 values.)
 QI__FN void qi__inputs_layout(qi__inputs *in, qi__arena *arena, size_t n, size_t k) {
-  size_t size, packed;
-  if (!qi__mul_size(n, k, &size) || !qi__mul_size((n + 15) / 16 * 8, qi__bf16_width(k), &packed))
-    arena->overflow = true, size = packed = 0;
+  size_t size, packed, rows;
+  if (!qi__mul_size(n, k, &size) || !qi__mul_size((n + 15) / 16 * 8, qi__bf16_width(k), &packed) ||
+      !qi__mul_size(n, qi__q8_row_stride(k), &rows))
+    arena->overflow = true, size = packed = rows = 0;
   in->x = QI__ARENA_ARRAY(arena, float, size);
   in->bf16 = QI__ARENA_ARRAY(arena, float, size > packed ? size : packed);
   for (int form = 0; form < 3; form++) {
     qi__q8 *q8 = &in->q8[form];
-    q8->q = QI__ARENA_ARRAY(arena, int8_t, size);
+    q8->q = QI__ARENA_ARRAY(arena, int8_t, form == QI__Q8_ROW ? rows : size);
     q8->block = form == QI__Q8_32 ? 32 : 256;
     q8->d = QI__ARENA_ARRAY(arena, float, form == QI__Q8_ROW ? n : size / q8->block);
     q8->sum = QI__ARENA_ARRAY(arena, int16_t, size / 16);
@@ -91,8 +96,9 @@ QI__FN void qi__inputs_layout(qi__inputs *in, qi__arena *arena, size_t n, size_t
 
 // Says how long the rows of the next step are.
 QI__FN void qi__inputs_set_width(qi__inputs *in, size_t k) {
-  for (int form = 0; form < 3; form++) in->q8[form].k = k;
+  for (int form = 0; form < 3; form++) in->q8[form].k = in->q8[form].stride = k;
   in->q8[QI__Q8_ROW].block = k;
+  in->q8[QI__Q8_ROW].stride = qi__q8_row_stride(k);
 }
 
 // Fills the needed forms of row `row` from in->x.

@@ -44,7 +44,7 @@ QI__INLINE QI__AVX512_VNNI void qi__ternary_order_block_avx512(qi_format id, con
 
 // Returns the sum of the activations.
 QI__INLINE QI__AVX512_VNNI int32_t qi__ternary_order_avx512(qi_format id, const qi__q8 *x, size_t row, int8_t *out) {
-  const int8_t *q = x->q + row * x->k;
+  const int8_t *q = x->q + row * x->stride;
   const int16_t *sum = x->sum + row * (x->k / 16);
   qi__i32x16 total = {0};
   for (size_t b = 0; b < x->k / 256; b++, q += 256, sum += 16, out += 64 * qi__ternary_places(id)) {

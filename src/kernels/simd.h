@@ -96,6 +96,30 @@ QI__INLINE QI__AVX2 __m128 qi__sum_lanes4_avx2(__m256 a, __m256 b, __m256 c, __m
 
 // Ones in the first n lanes; n may be more than 16.
 QI__INLINE QI__AVX512 __mmask16 qi__tail_mask_avx512(size_t n) { return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1); }
+
+// Transposes 16 rows of 16 32-bit values.
+QI__INLINE QI__AVX512 void qi__transpose16_avx512(__m512i *a) {
+  __m512i b[16];
+  QI__UNROLL for (int r = 0; r < 16; r += 2) {
+    b[r] = _mm512_unpacklo_epi32(a[r], a[r + 1]);
+    b[r + 1] = _mm512_unpackhi_epi32(a[r], a[r + 1]);
+  }
+  // a[4i + c], 128-bit lane l: value 4l + c of rows 4i .. 4i + 3
+  QI__UNROLL for (int r = 0; r < 16; r += 4) {
+    a[r] = _mm512_unpacklo_epi64(b[r], b[r + 2]);
+    a[r + 1] = _mm512_unpackhi_epi64(b[r], b[r + 2]);
+    a[r + 2] = _mm512_unpacklo_epi64(b[r + 1], b[r + 3]);
+    a[r + 3] = _mm512_unpackhi_epi64(b[r + 1], b[r + 3]);
+  }
+  QI__UNROLL for (int c = 0; c < 4; c++) {
+    __m512i even0 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0x88), even1 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0x88);
+    __m512i odd0 = _mm512_shuffle_i32x4(a[c], a[4 + c], 0xdd), odd1 = _mm512_shuffle_i32x4(a[8 + c], a[12 + c], 0xdd);
+    a[c] = _mm512_shuffle_i32x4(even0, even1, 0x88);
+    a[c + 4] = _mm512_shuffle_i32x4(odd0, odd1, 0x88);
+    a[c + 8] = _mm512_shuffle_i32x4(even0, even1, 0xdd);
+    a[c + 12] = _mm512_shuffle_i32x4(odd0, odd1, 0xdd);
+  }
+}
 #endif
 
 #if defined(QI__ARM64)

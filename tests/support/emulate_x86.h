@@ -57,8 +57,8 @@ static __attribute__((unused)) void tiles_store(int t, void *p, size_t stride) {
   for (size_t r = 0; r < tiles_config.rows[t]; r++) memcpy((uint8_t *)p + r * stride, tiles_data[t][r], tiles_config.row_bytes[t]);
 }
 
-// c[m][n] += sum over k, i of signed a[m][4 k + i] * unsigned b[k][4 n + i]
-static __attribute__((unused)) void tiles_dpbsud(int c, int a, int b) {
+// c[m][n] += sum over k, i of a[m][4 k + i] * b[k][4 n + i], signed
+static __attribute__((unused)) void tiles_dpbssd(int c, int a, int b) {
   const tile_config *g = &tiles_config;
   tiles_need(g->rows[c] && g->rows[c] == g->rows[a], "sums and first factor differ in rows", c);
   tiles_need(g->row_bytes[a] == 4 * g->rows[b], "factors do not fit", a);
@@ -68,7 +68,7 @@ static __attribute__((unused)) void tiles_dpbsud(int c, int a, int b) {
       int32_t sum;
       memcpy(&sum, &tiles_data[c][m][4 * n], 4);
       for (int k = 0; k < g->rows[b]; k++)
-        for (int i = 0; i < 4; i++) sum += (int8_t)tiles_data[a][m][4 * k + i] * tiles_data[b][k][4 * n + i];
+        for (int i = 0; i < 4; i++) sum += (int8_t)tiles_data[a][m][4 * k + i] * (int8_t)tiles_data[b][k][4 * n + i];
       memcpy(&tiles_data[c][m][4 * n], &sum, 4);
     }
 }
@@ -76,11 +76,11 @@ static __attribute__((unused)) void tiles_dpbsud(int c, int a, int b) {
 #undef _tile_zero
 #undef _tile_loadd
 #undef _tile_stored
-#undef _tile_dpbsud
+#undef _tile_dpbssd
 #define _tile_zero(t) tiles_zero(t)
 #define _tile_loadd(t, p, stride) tiles_load(t, p, stride)
 #define _tile_stored(t, p, stride) tiles_store(t, p, stride)
-#define _tile_dpbsud(c, a, b) tiles_dpbsud(c, a, b)
+#define _tile_dpbssd(c, a, b) tiles_dpbssd(c, a, b)
 
 // ---- AVX-VNNI ----
 
