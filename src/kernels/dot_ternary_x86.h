@@ -465,19 +465,29 @@ QI__TERNARY_PACK(qi__ternary_pack_avx512, 0)
 QI__TERNARY_PACK(qi__ternary_pack_signed_avx512, 1)
 #undef QI__TERNARY_PACK
 
+// Rows of y lie far from each other: they are fetched so many early.
+#define QI__TERNARY_TAKE_AHEAD 12
+
 QI__FN QI__AVX512 void qi__ternary_take_avx512(const qi__ternary_end *e) {
   const qi__ternary_panel *p = e->panel;
   const bool all = p->all_end[e->b];
-  for (size_t h = 0; h < 2; h++) {
-    const __m512 d = _mm512_loadu_ps(p->d[e->b] + 16 * h);
-    const __mmask16 ends = _mm512_movepi32_mask(_mm512_loadu_si512((const void *)(p->ends[e->b] + 16 * h)));
-    for (size_t i = 0; i < e->n_x; i++) {
+  __m512 d[2];
+  __mmask16 ends[2];
+  QI__UNROLL for (size_t h = 0; h < 2; h++) {
+    d[h] = _mm512_loadu_ps(p->d[e->b] + 16 * h);
+    ends[h] = _mm512_movepi32_mask(_mm512_loadu_si512((const void *)(p->ends[e->b] + 16 * h)));
+  }
+  for (size_t i = 0; i < e->n_x; i++) {
+    const __m512 d_x = _mm512_set1_ps(e->d_x[i]);
+    const size_t ahead = qi__min_size(i + QI__TERNARY_TAKE_AHEAD, e->n_x - 1);
+    QI__UNROLL for (size_t h = 0; h < 2; h++) {
       float *to = e->y + i * e->y_stride + 16 * h;
       int32_t *total = e->total[i] + 16 * h;
-      __m512 y = e->first ? _mm512_setzero_ps() : _mm512_loadu_ps(to), d_x = _mm512_mul_ps(d, _mm512_set1_ps(e->d_x[i]));
-      y = _mm512_mask3_fmadd_ps(d_x, _mm512_cvtepi32_ps(_mm512_loadu_si512((const void *)total)), y, ends);
+      _mm_prefetch((const char *)(e->y + ahead * e->y_stride + 16 * h), _MM_HINT_T0);
+      __m512 y = e->first ? _mm512_setzero_ps() : _mm512_loadu_ps(to), sum = _mm512_mul_ps(d[h], d_x);
+      y = _mm512_mask3_fmadd_ps(sum, _mm512_cvtepi32_ps(_mm512_loadu_si512((const void *)total)), y, ends[h]);
       _mm512_storeu_ps(to, y);
-      if (!all) _mm512_mask_storeu_epi32(total, ends, _mm512_setzero_si512());
+      if (!all) _mm512_mask_storeu_epi32(total, ends[h], _mm512_setzero_si512());
     }
   }
 }

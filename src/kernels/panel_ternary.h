@@ -4,17 +4,18 @@
 
 #include "dot_ternary.h"
 
-// 32 weight rows are taken apart a slice of columns at a time; the panel stays in the first-level cache while all rows of
-// activations pass it. Columns without the end of a run inside are a segment: there the product is one of integers alone.
+// 32 weight rows are taken apart a slice of columns at a time; the panel stays in the cache while all rows of activations pass it.
+// (Sapphire Rapids, AMX, ns a product of tiles, other thread of the core busy or not: slices of 4 blocks 40 or 20, of 8 blocks 36 or
+// 18: totals come and go less often.) Columns without the end of a run inside are a segment: there the product is one of integers alone.
 
-#define QI__TERNARY_SLICE 4 // blocks
+#define QI__TERNARY_SLICE 8 // blocks
 
 typedef struct qi__ternary_panel {
   uint8_t code[QI__TERNARY_SLICE][QI__Q8_ROWS * 256]; // as the variant likes it
   float d[QI__TERNARY_SLICE][QI__Q8_ROWS];            // of blocks with which a run ends
   int32_t ends[QI__TERNARY_SLICE][QI__Q8_ROWS];       // -1: a run ends after this block
   bool any_ends[QI__TERNARY_SLICE], all_end[QI__TERNARY_SLICE];
-  uint16_t half[QI__TERNARY_SLICE + 1][QI__Q8_ROWS];  // scales as they are stored, and those of the block behind
+  uint16_t half[QI__TERNARY_SLICE + 1][QI__Q8_ROWS]; // scales as they are stored, and those of the block behind
 } qi__ternary_panel;
 
 QI__STATIC_ASSERT(sizeof(qi__ternary_panel) <= QI__Q8_PANEL_FLOATS * sizeof(float), ternary_panel);
@@ -53,23 +54,33 @@ typedef struct qi__ternary_kernels {
 // Where runs end among blocks first .. first + n - 1, and their scales there.
 QI__FN void qi__ternary_ends(const qi__dot_q8_args *a, size_t first, size_t n, qi__ternary_panel *p) {
   const bool scaled = !a->format->info.tail_bytes;
-  const size_t size = (size_t)a->format->info.block_bytes, n_blocks = a->x->k / 256, n_halves = qi__min_size(n + 1, n_blocks - first);
+  const size_t size = (size_t)a->format->info.block_bytes, n_blocks = a->x->k / 256;
+  const size_t n_halves = qi__min_size(n + 1, n_blocks - first);
   for (size_t r = 0; scaled && r < QI__Q8_ROWS; r++) {
     const uint8_t *d = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride + (first + 1) * size - 2; // the last two bytes of a block
     for (size_t b = 0; b < n_halves; b++, d += size) p->half[b][r] = qi__load_u16(d);
   }
   for (size_t b = 0; b < n; b++) {
     const bool all = first + b + 1 == n_blocks || (first + b + 1) % QI__TERNARY_RUN == 0;
-    int32_t any = all ? -1 : 0, every = -1;
-    for (size_t r = 0; r < QI__Q8_ROWS; r++) {
-      p->ends[b][r] = -(all || (scaled && p->half[b][r] != p->half[b + 1][r]));
-      any |= p->ends[b][r];
-      every &= p->ends[b][r];
+    uint32_t differ = 0;
+    for (size_t r = 0; scaled && !all && r < QI__Q8_ROWS; r++) differ |= (uint32_t)(p->half[b][r] != p->half[b + 1][r]) << r;
+    if (all) differ = UINT32_MAX;
+    p->any_ends[b] = differ != 0;
+    p->all_end[b] = differ == UINT32_MAX;
+    for (size_t r = 0; differ && r < QI__Q8_ROWS; r++) {
+      p->ends[b][r] = -(int32_t)(differ >> r & 1);
+      p->d[b][r] = scaled ? qi__f16_to_f32(p->half[b][r]) : a->format->param[0];
     }
-    p->any_ends[b] = any != 0;
-    p->all_end[b] = every != 0;
-    for (size_t r = 0; any && r < QI__Q8_ROWS; r++) p->d[b][r] = scaled ? qi__f16_to_f32(p->half[b][r]) : a->format->param[0];
   }
+}
+
+// Asks for what is filled in next: blocks `first` .. of all rows at w, or the first ones of the rows that follow.
+QI__FN void qi__ternary_fetch(const qi__dot_q8_args *a, size_t first, const uint8_t *const *w) {
+  const size_t n_blocks = a->x->k / 256, size = (size_t)a->format->info.block_bytes, left = n_blocks - first;
+  const uintptr_t next = left ? 0 : QI__Q8_ROWS * a->w_stride - n_blocks * size;
+  const size_t n = size * qi__min_size(QI__TERNARY_SLICE, left ? left : n_blocks);
+  for (size_t r = 0; r < QI__Q8_ROWS; r++)
+    for (size_t i = 0; i < n; i += QI__CACHE_LINE) qi__prefetch((const void *)((uintptr_t)w[r] + next + i));
 }
 
 // Blocks first .. first + n - 1 of all weight rows, and of the last one again until there are 32.
@@ -82,6 +93,7 @@ QI__FN void qi__ternary_fill(const qi__ternary_kernels *kernels, const qi__dot_q
     kernels->pack(qi__format_id(a->format), w, p->code[b]);
     for (size_t r = 0; r < QI__Q8_ROWS; r++) w[r] += size;
   }
+  qi__ternary_fetch(a, first + n, w);
   qi__ternary_ends(a, first, n, p);
 }
 

@@ -22,6 +22,7 @@ typedef struct tile_config {
 } tile_config;
 
 static tile_config tiles_config;
+static int tiles_emulated; // else tiles are those of the processor, whose configuration is made by qinfer.h
 static uint8_t tiles_data[8][16][64];
 
 static void tiles_need(int ok, const char *what, int t) {
@@ -77,10 +78,17 @@ static __attribute__((unused)) void tiles_dpbssd(int c, int a, int b) {
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_dpbssd
-#define _tile_zero(t) tiles_zero(t)
-#define _tile_loadd(t, p, stride) tiles_load(t, p, stride)
-#define _tile_stored(t, p, stride) tiles_store(t, p, stride)
-#define _tile_dpbssd(c, a, b) tiles_dpbssd(c, a, b)
+#define TILES(emulated, ...) \
+  do { \
+    if (tiles_emulated) emulated; \
+    else __asm__ volatile(__VA_ARGS__); \
+  } while (0)
+#define _tile_zero(t) TILES(tiles_zero(t), "tilezero %%tmm" #t ::)
+#define _tile_loadd(t, p, stride) \
+  TILES(tiles_load(t, p, stride), "tileloadd (%0,%1,1), %%tmm" #t ::"r"((const void *)(p)), "r"((size_t)(stride)))
+#define _tile_stored(t, p, stride) \
+  TILES(tiles_store(t, p, stride), "tilestored %%tmm" #t ", (%0,%1,1)" ::"r"((void *)(p)), "r"((size_t)(stride)) : "memory")
+#define _tile_dpbssd(c, a, b) TILES(tiles_dpbssd(c, a, b), "tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::)
 
 // ---- AVX-VNNI ----
 
