@@ -5,8 +5,8 @@
 #include "dot_ternary.h"
 
 // 32 weight rows are taken apart a slice of columns at a time; the panel stays in the cache while all rows of activations pass it.
-// (Sapphire Rapids, AMX, ns a product of tiles, other thread of the core busy or not: slices of 4 blocks 40 or 20, of 8 blocks 36 or
-// 18: totals come and go less often.) Columns without the end of a run inside are a segment: there the product is one of integers alone.
+// Columns without the end of a run inside are a segment: there the product is one of integers alone. (AMX, Sapphire Rapids, ns a
+// product of tiles: 20 to 40 with slices of four blocks, 18 to 37 with eight; totals come and go less often.)
 
 #define QI__TERNARY_SLICE 8 // blocks
 
