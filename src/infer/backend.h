@@ -308,6 +308,7 @@ QI__FN qi_result qi__backend_check(const qi_backend *backend, const void *device
   f.w = w;
   f.kv = &kv;
   f.logits = &logits;
+  f.on_device = true;
   for (size_t step = 0; step < QI__COUNT_OF(steps); step++) {
     f.n_rows = f.n_wanted = steps[step].n_rows;
     f.n_prompt = f.n_wanted_prompt = steps[step].n_prompt;

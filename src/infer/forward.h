@@ -239,8 +239,8 @@ QI__FN qi__gate_fn qi__forward_gate(const qi__forward *f) {
 QI__FN bool qi__forward_gated(const qi__forward *f) {
   const qi__layer *l = &f->w->layers[f->layer];
   const qi__weight *w[] = {&l->gate, &l->up, &l->down};
-  bool fits = f->n_prompt >= QI__GATED_LEAST && f->h->n_ff % QI__BF16_ROWS == 0 && f->kernels->matrix_unit && !f->on_device;
-  if (!fits || f->observe || l->ffn_sub_norm || l->gate.bias || l->up.bias) return false;
+  if (f->on_device || !f->kernels->matrix_unit || f->n_prompt < QI__GATED_LEAST || f->h->n_ff % QI__BF16_ROWS) return false;
+  if (f->observe || l->ffn_sub_norm || l->gate.bias || l->up.bias) return false;
   for (int i = 0; i < 3; i++)
     if (qi__arithmetic_of(f->kernels, w[i], f->path, false) != QI__BF16) return false;
   return true;
