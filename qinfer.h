@@ -1632,6 +1632,7 @@ typedef struct qi__cpu {
   bool avx512_vbmi; // also; part of the level where the CPU has it
   bool avx512_bf16;
   bool amx;         // tiles, INT8, BF16; Linux let us use them
+  bool intel;       // made by Intel, at any level: how it reads memory
   bool neon;
   bool dotprod;
   bool i8mm;        // with BF16
@@ -1659,6 +1660,8 @@ QI__FN bool qi__amx_permitted(void) {
 
 QI__FN void qi__cpu_detect_x86(qi__cpu *cpu) {
   unsigned a, b, c, d;
+  if (!__get_cpuid(0, &a, &b, &c, &d)) return;
+  cpu->intel = b == 0x756e6547 && d == 0x49656e69 && c == 0x6c65746e; // "GenuineIntel"
   if (!__get_cpuid(1, &a, &b, &c, &d)) return;
   const unsigned base = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29; // FMA, OSXSAVE, AVX, F16C
   if ((c & base) != base) return;
@@ -5051,15 +5054,37 @@ QI__INLINE void qi__prefetch(const void *p) {
 #endif
 }
 
-// What reads weights once asks for the line that it will need QI__FETCH_AHEAD bytes behind `now`, and again when that is nearer: a
-// processor that has no room for one more line forgets it. What it fetches of its own accord ends with a page, and is late for
-// kernels that have to wait for it. (GB/s of two threads of Zen 4, which can read 70, if it is asked for never, once, twice:
-// Q4_K with 2048 columns 38, 58, 62, Q8_0 with 14336 31, 55, 66.)
+// How what reads weights once asks for the lines that it will need. What processors fetch of their own accord ends with a page, and
+// is late for kernels that have to wait for it.
+typedef enum qi__fetch {
+  QI__FETCH_LINES, // line after line, far ahead, and again nearer: a processor that has no room for one more line forgets it
+  QI__FETCH_PAGES, // of the pages of the next window in turns
+} qi__fetch;
+
+// LINES, GB/s of two threads of Zen 4, which can read 70, if lines are asked for never, once, twice: Q4_K with 2048 columns 38, 58,
+// 62, Q8_0 with 14336 31, 55, 66.
 #define QI__FETCH_AHEAD 12288
 #define QI__FETCH_AGAIN 7168
-QI__INLINE void qi__prefetch_ahead(uintptr_t now) {
-  qi__prefetch((const void *)(now + QI__FETCH_AHEAD));
-  qi__prefetch((const void *)(now + QI__FETCH_AGAIN));
+
+// PAGES: a core of Intel has 16 lines on their way at most, but in a page where lines are asked for in order it runs ahead, with
+// room for more. Eight pages at once (Sapphire Rapids, GB/s of one thread, of two: 16.7, 28.6; line after line 10.8, 19.6).
+#define QI__FETCH_PAGE 4096
+#define QI__FETCH_WINDOW (8 * QI__FETCH_PAGE)
+
+// Lines of a window, in order, to lines of its pages in turns.
+QI__INLINE uintptr_t qi__in_page_turns(uintptr_t p) {
+  uintptr_t page = p / QI__CACHE_LINE % 8, line = p % QI__FETCH_WINDOW / (8 * QI__CACHE_LINE);
+  return p / QI__FETCH_WINDOW * QI__FETCH_WINDOW + page * QI__FETCH_PAGE + line * QI__CACHE_LINE;
+}
+
+// While the line at `now` is read: asks for another, which need not be sound.
+QI__INLINE void qi__prefetch_ahead(qi__fetch fetch, uintptr_t now) {
+  if (fetch == QI__FETCH_PAGES) {
+    qi__prefetch((const void *)qi__in_page_turns(now + QI__FETCH_WINDOW));
+  } else {
+    qi__prefetch((const void *)(now + QI__FETCH_AHEAD));
+    qi__prefetch((const void *)(now + QI__FETCH_AGAIN));
+  }
 }
 
 #if defined(QI__X86_64)
@@ -6910,6 +6935,7 @@ typedef struct qi__dot_q8_args {
   float *y;
   size_t y_stride;
   float *scratch; // [qi__q8_scratch(n_x)], aligned to a cache line; the reference needs none
+  qi__fetch fetch; // of weights, for a few rows of activations
 } qi__dot_q8_args;
 
 typedef void (*qi__dot_q8_fn)(const qi__dot_q8_args *a);
@@ -8349,9 +8375,9 @@ QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
 
 // qi__prefetch_ahead for the n bytes at w. Never faults, also beyond the matrix. No compiler may move fetches from here: GCC puts
 // those of eight blocks into one burst, which leaves no room for other misses (Q4_K, one thread of Zen 4: 15 GB/s in place of 26).
-QI__INLINE QI__AVX2 void qi__fetch_far_avx2(const uint8_t *w, size_t n) {
+QI__INLINE QI__AVX2 void qi__fetch_far_avx2(qi__fetch fetch, const uint8_t *w, size_t n) {
   __asm__ volatile("");
-  for (size_t at = 0; at < n; at += QI__CACHE_LINE) qi__prefetch_ahead((uintptr_t)w + at);
+  for (size_t at = 0; at < n; at += QI__CACHE_LINE) qi__prefetch_ahead(fetch, (uintptr_t)w + at);
 }
 
 // Integer lanes of a block of 256 with integer scales, with one row of activations.
@@ -8411,7 +8437,7 @@ QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, qi__step_fn words, con
     size_t eight = qi__min_size(8, n_blocks - b);
     const uint8_t *first = w;
     for (size_t i = 0; i < eight; i++, w += size, x.q += 256, x.sum += 16) {
-      qi__fetch_far_avx2(w, size);
+      qi__fetch_far_avx2(a->fetch, w, size);
       qi__row_block_avx2(id, bound, words, w, &x, i, &p);
     }
     lanes = qi__row_take_avx2(id, f, &p, first, x.d, (int)eight, lanes);
@@ -8420,12 +8446,12 @@ QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, qi__step_fn words, con
 }
 
 // Lanes after n_blocks <= 8 blocks of 32 at w. A float minimum has the integer 1, so its sum is that of the codes.
-QI__INLINE QI__AVX2 void qi__row_chunk_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *w, const qi__q8_chunk *x,
-                                            size_t k, int n_blocks, int n, __m256 *lanes) {
+QI__INLINE QI__AVX2 void qi__row_chunk_avx2(qi_format id, bool vnni, qi__step_fn bytes, qi__fetch fetch, const uint8_t *w,
+                                            const qi__q8_chunk *x, size_t k, int n_blocks, int n, __m256 *lanes) {
   const qi__format *f = &qi__formats[id];
   int offset = qi__q8_offset32(id, vnni);
   __m256i totals[QI__ROW_X][8], zero = _mm256_setzero_si256();
-  qi__fetch_far_avx2(w, 8 * (size_t)f->info.block_bytes);
+  qi__fetch_far_avx2(fetch, w, 8 * (size_t)f->info.block_bytes);
   QI__UNROLL for (int b = 0; b < 8; b++) {
     QI__UNROLL for (int i = 0; i < n; i++) totals[i][b] = zero;
     if (b >= n_blocks) continue;
@@ -8451,9 +8477,9 @@ QI__INLINE QI__AVX2 void qi__row_32_avx2(qi_format id, bool vnni, qi__step_fn by
   qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 0);
   size_t size = (size_t)qi__formats[id].info.block_bytes, k = a->x->k, n_blocks = k / 32;
   for (; n_blocks >= 8; n_blocks -= 8, w += 8 * size, x.q += 256, x.d += 8, x.sum += 16) {
-    qi__row_chunk_avx2(id, vnni, bytes, w, &x, k, 8, n, lanes);
+    qi__row_chunk_avx2(id, vnni, bytes, a->fetch, w, &x, k, 8, n, lanes);
   }
-  if (n_blocks) qi__row_chunk_avx2(id, vnni, bytes, w, &x, k, (int)n_blocks, n, lanes);
+  if (n_blocks) qi__row_chunk_avx2(id, vnni, bytes, a->fetch, w, &x, k, (int)n_blocks, n, lanes);
 }
 
 // All weight rows with n rows of activations from a->x_row on: of formats with blocks of 256 one row. id = NONE: one of those
@@ -9377,7 +9403,7 @@ static const qi__bf16_kernels qi__bf16_neon = {512, qi__bf16_pack_neon, qi__to_b
 // with the memory, where a single chain of additions would not.
 #define QI__FLOAT_PIECE 128
 typedef void (*qi__dot_float_fn)(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
-                                 float *y, size_t y_stride);
+                                 float *y, size_t y_stride, qi__fetch fetch);
 
 // Longer rows than these are taken some beside each other (x86) even for one row of activations, which would not stay in the
 // first-level cache from one weight row to the next (6144 columns of bfloat16, two threads of Zen 4: 57 GB/s in place of 51).
@@ -9413,16 +9439,19 @@ QI__INLINE void qi__dot_float_tail(qi_format kind, const uint8_t *w, const float
 }
 
 QI__FN void qi__dot_f32_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                            size_t k, float *y, size_t y_stride) {
+                            size_t k, float *y, size_t y_stride, qi__fetch fetch) {
   qi__dot_float_rows_ref(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+  (void)fetch;
 }
 QI__FN void qi__dot_f16_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                            size_t k, float *y, size_t y_stride) {
+                            size_t k, float *y, size_t y_stride, qi__fetch fetch) {
   qi__dot_float_rows_ref(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+  (void)fetch;
 }
 QI__FN void qi__dot_bf16_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                             size_t k, float *y, size_t y_stride) {
+                             size_t k, float *y, size_t y_stride, qi__fetch fetch) {
   qi__dot_float_rows_ref(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+  (void)fetch;
 }
 
 // Tiles of weight rows times activation rows live in registers. What does not fill a tile goes through a smaller one: each sum is a
@@ -9448,15 +9477,18 @@ QI__INLINE QI__AVX2 __m256 qi__dot_float_tail_avx2(qi_format kind, const uint8_t
 
 // While n rows beside each other are at column j: fetches as much of the rows behind them as eight columns, of `size` bytes each,
 // take of these. The processor does not follow so many streams.
-QI__INLINE void qi__fetch_rows_behind(const uint8_t *w, size_t w_stride, size_t n, size_t size, size_t j) {
-  uintptr_t ahead = (uintptr_t)w + n * w_stride + n * size * j;
-  QI__UNROLL for (size_t at = 0; at < 8 * n * size; at += QI__CACHE_LINE) qi__prefetch((const void *)(ahead + at));
+QI__INLINE void qi__fetch_rows_behind(qi__fetch fetch, const uint8_t *w, size_t w_stride, size_t n, size_t size, size_t j) {
+  uintptr_t now = (uintptr_t)w + n * size * j, behind = now + n * w_stride;
+  QI__UNROLL for (size_t at = 0; at < 8 * n * size; at += QI__CACHE_LINE) {
+    if (fetch == QI__FETCH_PAGES) qi__prefetch_ahead(fetch, now + at);
+    else qi__prefetch((const void *)(behind + at));
+  }
 }
 QI__INLINE size_t qi__float_size(qi_format kind) { return kind == QI_FORMAT_F32 ? 4 : 2; }
 
 // n_w <= 4 weight rows times n_x <= 3 activation rows: 12 sums, 3 registers of x and one of w are all there are.
 QI__INLINE QI__AVX2 void qi__dot_float_tile_avx2(qi_format kind, const uint8_t *w, size_t w_stride, int n_w, const float *x,
-                                                 size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
+                                                 size_t x_stride, int n_x, size_t k, float *y, size_t y_stride, qi__fetch fetch) {
   __m256 total[3][4];
   QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) total[i][r] = _mm256_setzero_ps();
   for (size_t j = 0; j < k;) {
@@ -9465,7 +9497,7 @@ QI__INLINE QI__AVX2 void qi__dot_float_tile_avx2(qi_format kind, const uint8_t *
     QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r] = _mm256_setzero_ps();
     for (; j + 8 <= end; j += 8) {
       __m256 b[3];
-      if (n_x == 1 && n_w == 4) qi__fetch_rows_behind(w, w_stride, 4, qi__float_size(kind), j);
+      if (n_x == 1 && n_w == 4) qi__fetch_rows_behind(fetch, w, w_stride, 4, qi__float_size(kind), j);
       QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = _mm256_loadu_ps(x + (size_t)i * x_stride + j);
       QI__UNROLL for (int r = 0; r < n_w; r++) {
         __m256 a = qi__load_weights_avx2(kind, w + (size_t)r * w_stride, j);
@@ -9494,14 +9526,16 @@ QI__INLINE QI__AVX2 __m256 qi__dot_float_piece_avx2(qi_format kind, const uint8_
 }
 
 // One weight row times one of activations: two pieces at a time, each a chain that waits for itself.
-QI__INLINE QI__AVX2 float qi__dot_float_row_avx2(qi_format kind, const uint8_t *w, const float *x, size_t k) {
+QI__INLINE QI__AVX2 float qi__dot_float_row_avx2(qi_format kind, const uint8_t *w, const float *x, size_t k,
+                                               qi__fetch fetch) {
   const size_t size = qi__float_size(kind);
   __m256 total = _mm256_setzero_ps();
   size_t j = 0, end;
   for (; j + 2 * QI__FLOAT_PIECE <= k; j += 2 * QI__FLOAT_PIECE) {
     __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (size_t at = j; at < j + QI__FLOAT_PIECE; at += 16) {
-      QI__UNROLL for (size_t i = 0; i < 32 * size; i += QI__CACHE_LINE) qi__prefetch_ahead((uintptr_t)w + size * (2 * at - j) + i);
+      uintptr_t now = (uintptr_t)w + size * (2 * at - j);
+      QI__UNROLL for (size_t i = 0; i < 32 * size; i += QI__CACHE_LINE) qi__prefetch_ahead(fetch, now + i);
       QI__UNROLL for (size_t u = 0; u < 4; u++) {
         size_t c = at + u % 2 * QI__FLOAT_PIECE + u / 2 * 8;
         sum[u % 2] = _mm256_fmadd_ps(qi__load_weights_avx2(kind, w, c), _mm256_loadu_ps(x + c), sum[u % 2]);
@@ -9518,7 +9552,8 @@ QI__INLINE QI__AVX2 float qi__dot_float_row_avx2(qi_format kind, const uint8_t *
 
 // One row of activations takes one weight row after the other, which memory gives fastest.
 QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x,
-                                                 size_t x_stride, size_t n_x, size_t k, float *y, size_t y_stride) {
+                                                 size_t x_stride, size_t n_x, size_t k, float *y, size_t y_stride,
+                                                 qi__fetch fetch) {
   for (size_t i = 0; i < n_x;) {
     size_t rows = n_x - i >= 3 ? 3 : 1;
     const float *xi = x + i * x_stride;
@@ -9526,10 +9561,10 @@ QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, 
       const uint8_t *wr = (const uint8_t *)w + r * w_stride;
       float *out = y + i * y_stride + r;
       bool four = n_w - r >= 4 && (n_x > 1 || k > QI__FLOAT_LONG);
-      if (four && rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 3, k, out, y_stride);
-      else if (four) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
-      else if (rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 3, k, out, y_stride);
-      else *out = qi__dot_float_row_avx2(kind, wr, xi, k);
+      if (four && rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 3, k, out, y_stride, fetch);
+      else if (four) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride, fetch);
+      else if (rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 3, k, out, y_stride, fetch);
+      else *out = qi__dot_float_row_avx2(kind, wr, xi, k, fetch);
       r += four ? 4 : 1;
     }
     i += rows;
@@ -9537,16 +9572,16 @@ QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, 
 }
 
 QI__FN QI__AVX2 void qi__dot_f32_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                      size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx2(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+                                      size_t k, float *y, size_t y_stride, qi__fetch fetch) {
+  qi__dot_float_rows_avx2(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride, fetch);
 }
 QI__FN QI__AVX2 void qi__dot_f16_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                      size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx2(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+                                      size_t k, float *y, size_t y_stride, qi__fetch fetch) {
+  qi__dot_float_rows_avx2(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride, fetch);
 }
 QI__FN QI__AVX2 void qi__dot_bf16_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                       size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx2(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+                                       size_t k, float *y, size_t y_stride, qi__fetch fetch) {
+  qi__dot_float_rows_avx2(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride, fetch);
 }
 
 // ---- AVX-512 ----
@@ -9568,7 +9603,8 @@ QI__INLINE QI__AVX512 __m512 qi__join_avx512(__m256 low, __m256 high) {
 
 // Two weight rows share a register, so that the eight lanes of each sum stay: 8 weight rows times n_x <= 6 activation rows.
 QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8_t *w, size_t w_stride, const float *x,
-                                                     size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
+                                                     size_t x_stride, int n_x, size_t k, float *y, size_t y_stride,
+                                                     qi__fetch fetch) {
   __m512 total[6][4];
   QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) total[i][p] = _mm512_setzero_ps();
   for (size_t j = 0; j < k;) {
@@ -9577,7 +9613,7 @@ QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8
     QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_setzero_ps();
     for (; j + 8 <= end; j += 8) {
       __m512 a[4];
-      if (n_x == 1) qi__fetch_rows_behind(w, w_stride, 8, qi__float_size(kind), j);
+      if (n_x == 1) qi__fetch_rows_behind(fetch, w, w_stride, 8, qi__float_size(kind), j);
       QI__UNROLL for (int p = 0; p < 4; p++) a[p] = qi__load_weights_avx512(kind, w + (size_t)(2 * p) * w_stride, w_stride, j);
       QI__UNROLL for (int i = 0; i < n_x; i++) {
         __m512 b = _mm512_broadcast_f32x8(_mm256_loadu_ps(x + (size_t)i * x_stride + j));
@@ -9606,7 +9642,7 @@ QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8
 // `rest` takes the rows that do not fill a tile, and all of them for one row of activations that are not long.
 QI__INLINE QI__AVX512 void qi__dot_float_rows_avx512(qi_format kind, qi__dot_float_fn rest, const void *w, size_t w_stride,
                                                      size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k, float *y,
-                                                     size_t y_stride) {
+                                                     size_t y_stride, qi__fetch fetch) {
   size_t whole = n_x == 1 && k <= QI__FLOAT_LONG ? 0 : n_w / 8 * 8;
   for (size_t i = 0; i < n_x && whole;) {
     size_t rows = n_x - i >= 6 ? 6 : n_x - i >= 2 ? 2 : 1;
@@ -9614,26 +9650,27 @@ QI__INLINE QI__AVX512 void qi__dot_float_rows_avx512(qi_format kind, qi__dot_flo
     for (size_t r = 0; r < whole; r += 8) {
       const uint8_t *wr = (const uint8_t *)w + r * w_stride;
       float *out = y + i * y_stride + r;
-      if (rows == 6) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 6, k, out, y_stride);
-      else if (rows == 2) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 2, k, out, y_stride);
-      else qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 1, k, out, y_stride);
+      if (rows == 6) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 6, k, out, y_stride, fetch);
+      else if (rows == 2) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 2, k, out, y_stride, fetch);
+      else qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 1, k, out, y_stride, fetch);
     }
     i += rows;
   }
-  if (whole < n_w) rest((const uint8_t *)w + whole * w_stride, w_stride, n_w - whole, x, x_stride, n_x, k, y + whole, y_stride);
+  w = (const uint8_t *)w + whole * w_stride;
+  if (whole < n_w) rest(w, w_stride, n_w - whole, x, x_stride, n_x, k, y + whole, y_stride, fetch);
 }
 
 QI__FN QI__AVX512 void qi__dot_f32_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                          size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx512(QI_FORMAT_F32, qi__dot_f32_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+                                          size_t k, float *y, size_t y_stride, qi__fetch fetch) {
+  qi__dot_float_rows_avx512(QI_FORMAT_F32, qi__dot_f32_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride, fetch);
 }
 QI__FN QI__AVX512 void qi__dot_f16_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                          size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx512(QI_FORMAT_F16, qi__dot_f16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+                                          size_t k, float *y, size_t y_stride, qi__fetch fetch) {
+  qi__dot_float_rows_avx512(QI_FORMAT_F16, qi__dot_f16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride, fetch);
 }
 QI__FN QI__AVX512 void qi__dot_bf16_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                           size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx512(QI_FORMAT_BF16, qi__dot_bf16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+                                           size_t k, float *y, size_t y_stride, qi__fetch fetch) {
+  qi__dot_float_rows_avx512(QI_FORMAT_BF16, qi__dot_bf16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride, fetch);
 }
 #endif
 
@@ -9699,16 +9736,19 @@ QI__INLINE void qi__dot_float_rows_neon(qi_format kind, const void *w, size_t w_
 }
 
 QI__FN void qi__dot_f32_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                             size_t k, float *y, size_t y_stride) {
+                             size_t k, float *y, size_t y_stride, qi__fetch fetch) {
   qi__dot_float_rows_neon(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+  (void)fetch;
 }
 QI__FN void qi__dot_f16_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                             size_t k, float *y, size_t y_stride) {
+                             size_t k, float *y, size_t y_stride, qi__fetch fetch) {
   qi__dot_float_rows_neon(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+  (void)fetch;
 }
 QI__FN void qi__dot_bf16_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                              size_t k, float *y, size_t y_stride) {
+                              size_t k, float *y, size_t y_stride, qi__fetch fetch) {
   qi__dot_float_rows_neon(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+  (void)fetch;
 }
 #endif
 
@@ -10879,10 +10919,10 @@ QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, c
 // ---- slices ----
 
 // qi__fetch_far_avx2 for block b of eight at w: each line once.
-QI__INLINE QI__AVX2 void qi__row_k_fetch_avx2(const uint8_t *w, size_t size, int b) {
+QI__INLINE QI__AVX2 void qi__row_k_fetch_avx2(qi__fetch fetch, const uint8_t *w, size_t size, int b) {
   const size_t line = QI__CACHE_LINE, first = (size * (size_t)b + line - 1) / line * line, end = size * (size_t)(b + 1);
   __asm__ volatile("");
-  QI__UNROLL for (size_t at = first; at < end; at += line) qi__prefetch_ahead((uintptr_t)w + at);
+  QI__UNROLL for (size_t at = first; at < end; at += line) qi__prefetch_ahead(fetch, (uintptr_t)w + at);
 }
 
 // Blocks that are taken at a time by all weight rows, of all rows of activations together. Where rows are longer, memory is read in
@@ -10904,6 +10944,7 @@ typedef struct qi__row_k_x {
   const int16_t *sum;
   const float *d;
   size_t q_stride, sum_stride, d_stride;
+  qi__fetch fetch; // of weights
 } qi__row_k_x;
 
 // Two steps, which the loop below gets as constants and inlines: n_blocks blocks of a row of activations to their order, and the
@@ -10917,7 +10958,8 @@ QI__INLINE QI__AVX2 qi__row_k_x qi__row_k_take(qi__row_k_take_fn take, const qi_
                                                int n) {
   qi__row_k *to = (qi__row_k *)(void *)a->scratch;
   size_t room = (n_blocks + 3) / 4 * 4;
-  qi__row_k_x x = {to->q, to->sum, qi__q8_chunk_at(a->x, a->x_row, 256 * first).d, 256 * room, 16 * room, a->x->k / 256};
+  qi__row_k_x x = {to->q, to->sum, qi__q8_chunk_at(a->x, a->x_row, 256 * first).d, 256 * room, 16 * room, a->x->k / 256,
+                   a->fetch};
   for (size_t i = 0; i < (size_t)n; i++) {
     qi__q8_chunk from = qi__q8_chunk_at(a->x, a->x_row + i, 256 * first);
     take(&from, n_blocks, to->q + i * x.q_stride, to->sum + i * x.sum_stride);
@@ -11109,13 +11151,13 @@ QI__INLINE QI__AVX2 void qi__k4_chunk_avx2(qi_format id, qi__step_fn words, cons
   qi__k4_sums s;
   if (n == 1) {
     QI__UNROLL for (int p = 0; p < 4; p++) {
-      qi__row_k_fetch_avx2(w, size, 2 * p);
-      qi__row_k_fetch_avx2(w, size, 2 * p + 1);
+      qi__row_k_fetch_avx2(x->fetch, w, size, 2 * p);
+      qi__row_k_fetch_avx2(x->fetch, w, size, 2 * p + 1);
       qi__k4_pair_avx2(id, words, w, x, p, n_blocks, n, &s);
     }
   } else {
     for (int p = 0; p < 4; p++) {
-      qi__fetch_far_avx2(w + 2 * size * (size_t)p, 2 * size);
+      qi__fetch_far_avx2(x->fetch, w + 2 * size * (size_t)p, 2 * size);
       qi__k4_pair_avx2(id, words, w, x, p, n_blocks, n, &s);
     }
   }
@@ -11188,12 +11230,12 @@ QI__INLINE QI__AVX2 void qi__q6_k_chunk_avx2(qi_format id, qi__step_fn words, co
   __m256i total[QI__ROW_X][8];
   if (n == 1) {
     QI__UNROLL for (int b = 0; b < 8; b++) {
-      qi__row_k_fetch_avx2(w, size, b);
+      qi__row_k_fetch_avx2(x->fetch, w, size, b);
       qi__q6_k_block_avx2(words, w, x, b, n_blocks, n, total);
     }
   } else {
     for (int b = 0; b < 8; b++) {
-      qi__fetch_far_avx2(w + size * (size_t)b, size);
+      qi__fetch_far_avx2(x->fetch, w + size * (size_t)b, size);
       qi__q6_k_block_avx2(words, w, x, b, n_blocks, n, total);
     }
   }
@@ -11338,7 +11380,7 @@ QI__INLINE QI__AVX512_VNNI void qi__k4_pair_avx512(qi_format id, const uint8_t *
   QI__UNROLL for (int j = 0; j < 2; j++) { // groups 4 j to 4 j + 3
     const size_t at = (size_t)(q5 ? 48 : 16) + 64 * (size_t)j;
     __m512i v[2], low[2], high[2];
-    qi__row_k_fetch_avx2(ahead, (size_t)qi__formats[id].info.block_bytes, b + j);
+    qi__row_k_fetch_avx2(x->fetch, ahead, (size_t)qi__formats[id].info.block_bytes, b + j);
     qi__in_turns_avx512(_mm512_loadu_si512((const void *)(w[0] + at)), _mm512_loadu_si512((const void *)(w[1] + at)), v);
     QI__UNROLL for (int h = 0; h < 2; h++) qi__k4_codes_avx512(id, v[h], q5 ? fifth[j][h] : v[h], &low[h], &high[h]);
     // A byte and a zero: scales of groups 4 j, 4 j + 1, or of the next two; eight bytes on, those of the other block.
@@ -11450,7 +11492,7 @@ QI__INLINE QI__AVX512_VNNI void qi__q6_k_chunk_avx512(qi_format id, qi__step_fn 
   QI__UNROLL for (int b = 0; b < 8; b++) {
     total[b] = _mm512_setzero_si512();
     if (b >= n_blocks) continue;
-    qi__row_k_fetch_avx2(w, size, b);
+    qi__row_k_fetch_avx2(x->fetch, w, size, b);
     total[b] = qi__q6_k_block_avx512(w + (size_t)b * size, x->q + 256 * b, x->sum + 16 * b);
   }
   __m256 d = _mm256_cvtph_ps(qi__block_words_avx2(w, size, n_blocks, 208));
@@ -11485,6 +11527,7 @@ QI__INLINE QI__AVX512_VNNI void qi__dot_k_avx512(qi_format id, int n, const qi__
 typedef struct qi__row_q4 {
   int8_t q[QI__ROW_Q4_SLICE * 32];  // [four blocks][low or high codes][block][16]; zeros where blocks are missing
   int32_t offset[QI__ROW_Q4_SLICE]; // of each block: what its sum is too large by
+  qi__fetch fetch;                  // of weights
 } qi__row_q4;
 
 // Ones for the first n of 64 bytes.
@@ -11539,7 +11582,7 @@ QI__INLINE QI__AVX512_VNNI __m256 qi__q4_chunk_avx512(qi_format id, const uint8_
   __m512i bytes[2], total[2];
   QI__UNROLL for (int i = 0; i < 2; i++) {
     const int left = n > 4 * i ? n - 4 * i : 0;
-    qi__row_k_fetch_avx2(w, 72, i);
+    qi__row_k_fetch_avx2(x->fetch, w, 72, i);
     total[i] = qi__q4_four_avx512(id, w + 72 * i, left, x->q + 32 * at + 128 * i, &bytes[i]);
   }
   __m512i t = _mm512_add_epi32(_mm512_unpacklo_epi32(total[0], total[1]), _mm512_unpackhi_epi32(total[0], total[1]));
@@ -11554,6 +11597,7 @@ QI__INLINE QI__AVX512_VNNI __m256 qi__q4_chunk_avx512(qi_format id, const uint8_
 QI__INLINE QI__AVX512_VNNI void qi__dot_row_q4_avx512(qi_format id, const qi__dot_q8_args *a) {
   const size_t n_blocks = a->x->k / 32;
   qi__row_q4 x;
+  x.fetch = a->fetch;
   __m256 lanes[QI__Q8_RUN];
   for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
   for (size_t first = 0; first < n_blocks; first += QI__ROW_Q4_SLICE) {
@@ -11893,6 +11937,7 @@ QI__FN QI__AVX2 qi__q8_panel qi__wide_fill_qins8_k_avx2(const qi__dot_q8_args *a
 typedef struct qi__row_qins4 {
   uint8_t size[QI__ROW_K_SLICE * 256]; // [block][4 registers][64]
   uint8_t sign[QI__ROW_K_SLICE * 256]; // 32 where they are negative
+  qi__fetch fetch;                     // of weights
 } qi__row_qins4;
 
 // Codes of a block lie in four registers, each with two groups of 32 weights: low nibbles of 64 bytes, their high nibbles, those of
@@ -11991,7 +12036,7 @@ QI__INLINE QI__AVX512_VBMI __m256 qi__qins4_chunk_vbmi(const uint8_t *w, const q
   QI__UNROLL for (int b = 0; b < 8; b++) {
     total[b] = _mm512_setzero_si512();
     if (b >= n) continue;
-    qi__row_k_fetch_avx2(w, 144, b);
+    qi__row_k_fetch_avx2(x->fetch, w, 144, b);
     total[b] = qi__qins4_block_vbmi(w + 144 * (size_t)b, &h[b / 4], b % 4, size + 256 * b, sign + 256 * b, values);
     __asm__ volatile("" : "+v"(total[b]) : : "memory"); // clang would load all blocks at once and spill them: 12 GB/s, not 19
   }
@@ -12011,6 +12056,7 @@ QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
   const __m512i values = qi__qins4_values_vbmi();
   const size_t n_blocks = a->x->k / 256;
   qi__row_qins4 x;
+  x.fetch = a->fetch;
   __m256 lanes[QI__Q8_RUN];
   for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
   for (size_t first = 0; first < n_blocks; first += QI__ROW_K_SLICE) {
@@ -12043,8 +12089,9 @@ QI__INLINE void qi__pair_rows(const qi__dot_q8_args *a, size_t first, const uint
 }
 
 // qi__fetch_far_avx2 for n bytes of both rows: they follow each other, so these are taken in the order of their addresses.
-QI__INLINE QI__AVX2 void qi__prefetch_far_pair_avx2(const uint8_t *first_row, const uint8_t *now, size_t n) {
-  qi__fetch_far_avx2((const uint8_t *)((uintptr_t)first_row + QI__PAIR * (size_t)(now - first_row)), n);
+QI__INLINE QI__AVX2 void qi__prefetch_far_pair_avx2(qi__fetch fetch, const uint8_t *first_row, const uint8_t *now,
+                                                   size_t n) {
+  qi__fetch_far_avx2(fetch, (const uint8_t *)((uintptr_t)first_row + QI__PAIR * (size_t)(now - first_row)), n);
 }
 
 // ---- QINS8 with AVX2 ----
@@ -12074,7 +12121,7 @@ QI__FN QI__AVX2 void qi__dot_row_qins8_avx2(const qi__dot_q8_args *a) {
       qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, at);
       int n = (int)qi__min_size(8, (a->x->k - at) / 32);
       __m256 d = _mm256_mul_ps(d_w, qi__chunk_d_avx2(x.d, n));
-      qi__prefetch_far_pair_avx2(first_row, w[0], QI__PAIR * 8 * 36);
+      qi__prefetch_far_pair_avx2(a->fetch, first_row, w[0], QI__PAIR * 8 * 36);
       for (int b = 0; b < n; b++)
         QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
           total[r][b] = qi__qins8_block_avx2(table, w[r], x.q + 32 * b);
@@ -12123,7 +12170,7 @@ QI__INLINE QI__AVX2 void qi__dot_row_qins8_k(qi__step_fn words, const qi__dot_q8
     for (size_t b = 0; b < n_blocks; b++) {
       qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
       int n = (int)(b % 8) + 1;
-      qi__prefetch_far_pair_avx2(first_row, w[0], QI__PAIR * 272);
+      qi__prefetch_far_pair_avx2(a->fetch, first_row, w[0], QI__PAIR * 272);
       QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
         total[r][n - 1] = qi__qins8_k_block_avx2(words, table, w[r], x.q);
         d_w[r][n - 1] = qi__half_avx2(w[r]) * 0x1p-10f;
@@ -12214,7 +12261,7 @@ QI__INLINE QI__AVX512_VBMI __m512 qi__pair_qins8_vbmi(const qi__dot_q8_args *a, 
   for (; at + 256 <= k; at += 256, w[0] += 8 * 36, w[1] += 8 * 36) {
     qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, at);
     __m512 d = _mm512_broadcast_f32x8(_mm256_mul_ps(_mm256_set1_ps(d_w), _mm256_loadu_ps(x.d)));
-    qi__prefetch_far_pair_avx2(first_row, w[0], QI__PAIR * 8 * 36);
+    qi__prefetch_far_pair_avx2(a->fetch, first_row, w[0], QI__PAIR * 8 * 36);
     lanes = _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(qi__qins8_chunk_vbmi(table, w, x.q, 8)), lanes);
   }
   if (at < k) {
@@ -12299,7 +12346,7 @@ QI__INLINE QI__AVX512_VBMI __m512 qi__pair_qins8_k_vbmi(const qi__dot_q8_args *a
   for (size_t b = 0; b < n_blocks; b++) {
     qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
     int n = (int)(b % 8) + 1;
-    qi__prefetch_far_pair_avx2(first_row, w[0], QI__PAIR * size);
+    qi__prefetch_far_pair_avx2(a->fetch, first_row, w[0], QI__PAIR * size);
     total[n - 1] = qi__qins8_k_block_vbmi(w, x.q, table);
     QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
       d_w[8 * r + n - 1] = qi__half_avx2(w[r]) * 0x1p-10f;
@@ -12425,6 +12472,7 @@ typedef struct qi__ternary_pair {
   const int8_t *x;
   const int16_t *sum;
   size_t n_blocks;
+  qi__fetch fetch;
   float d, d_x; // d: of the tensor
   int32_t total[QI__TERNARY_PAIR]; // of the run
   float y[QI__TERNARY_PAIR];
@@ -12433,7 +12481,7 @@ typedef struct qi__ternary_pair {
 // Weight rows r, r + 1 of `a`, of format id; beyond the last row the last again.
 QI__INLINE qi__ternary_pair qi__ternary_pair_of(qi_format id, const qi__dot_q8_args *a, size_t r) {
   const uint8_t *w = a->w + r * a->w_stride;
-  qi__ternary_pair p = {&qi__formats[id], {w, w}, NULL, NULL, a->x->k / 256, a->format->param[0], 0, {0}, {0}};
+  qi__ternary_pair p = {&qi__formats[id], {w, w}, NULL, NULL, a->x->k / 256, a->fetch, a->format->param[0], 0, {0}, {0}};
   if (r + 1 < a->n_w) p.w[1] += a->w_stride;
   return p;
 }
@@ -13225,8 +13273,8 @@ QI__INLINE size_t qi__ternary_d_at(qi_format id) { return id == QI_FORMAT_TQ1_0 
 
 // Sums of two weight rows, `stride` bytes apart, over all their blocks, in 16 lanes each; x: in order. Returns 0 if each row has
 // one scale. The rows follow each other, so what is fetched ahead (see qi__fetch_far_avx2) are addresses in order.
-QI__INLINE QI__AVX512_VNNI unsigned qi__ternary_two_rows_avx512(qi_format id, const uint8_t *w, size_t stride, const int8_t *x,
-                                                                size_t n_blocks, __m512i *lanes) {
+QI__INLINE QI__AVX512_VNNI unsigned qi__ternary_two_rows_avx512(qi_format id, qi__fetch fetch, const uint8_t *w, size_t stride,
+                                                                const int8_t *x, size_t n_blocks, __m512i *lanes) {
   const size_t size = (size_t)qi__formats[id].info.block_bytes, d_at = qi__ternary_d_at(id);
   const bool scaled = id != QI_FORMAT_I2_S;
   const int places = qi__ternary_places(id);
@@ -13237,7 +13285,7 @@ QI__INLINE QI__AVX512_VNNI unsigned qi__ternary_two_rows_avx512(qi_format id, co
   QI__UNROLL for (int e = 0; e < QI__TERNARY_SUMS; e++) total[0][e] = total[1][e] = (qi__i32x16)_mm512_setzero_si512();
   for (size_t b = 0; b < n_blocks; b++, w += size, x += 64 * places, now += 2 * size) {
     __asm__ volatile("");
-    QI__UNROLL for (size_t at = 0; at < 2 * size; at += QI__CACHE_LINE) qi__prefetch_ahead(now + at);
+    QI__UNROLL for (size_t at = 0; at < 2 * size; at += QI__CACHE_LINE) qi__prefetch_ahead(fetch, now + at);
     __m512i xe[5];
     QI__UNROLL for (int e = 0; e < places; e++) {
       xe[e] = _mm512_loadu_si512((const void *)(x + 64 * e));
@@ -13264,7 +13312,7 @@ QI__INLINE QI__AVX512_VNNI bool qi__ternary_eight_rows_avx512(qi_format id, cons
   if (n_blocks > 1 && qi__ternary_scale_changes(a->format, w, 0)) return false; // then most will, and nothing was done in vain
   QI__UNROLL for (size_t r = 0; r < 8; r += 2) {
     size_t first = qi__min_size(r, n - 1), stride = first + 1 < n ? a->w_stride : 0; // beyond the last row the last again
-    differs |= qi__ternary_two_rows_avx512(id, w + first * a->w_stride, stride, x, n_blocks, &lanes[r]);
+    differs |= qi__ternary_two_rows_avx512(id, a->fetch, w + first * a->w_stride, stride, x, n_blocks, &lanes[r]);
   }
   if (id != QI_FORMAT_I2_S) {
     uint16_t halves[8];
@@ -13321,7 +13369,7 @@ QI__INLINE QI__AVX2 int32_t qi__sum_i32_avx2(__m256i v) {
 QI__INLINE QI__AVX2 void qi__prefetch_far_avx2(const qi__ternary_pair *p, size_t b) {
   size_t n = QI__TERNARY_PAIR * (size_t)p->f->info.block_bytes;
   uintptr_t now = (uintptr_t)p->w[0] + b * n;
-  QI__UNROLL for (size_t i = 0; i < n; i += QI__CACHE_LINE) qi__prefetch_ahead(now + i);
+  QI__UNROLL for (size_t i = 0; i < n; i += QI__CACHE_LINE) qi__prefetch_ahead(p->fetch, now + i);
 }
 
 // lanes[r] = products of row r; their total counts. Blocks from b on, until a scale changes or block `end` is reached: that is
@@ -13957,6 +14005,7 @@ typedef struct qi__kernels {
   void (*attention_panel)(const void *b, size_t b_step, size_t n, size_t n_lanes, qi_kv_type type, bool finite,
                           uint16_t *panel); // NULL: prompts have no attention on a matrix unit
   bool matrix_unit;      // bf16 runs on one
+  qi__fetch fetch;       // of weights, for a few rows of activations
   qi__bf16_kernels bf16; // all NULL where there are no such instructions
   qi__stored_q8_kernels stored_q8;
 } qi__kernels;
@@ -14106,6 +14155,7 @@ QI__FN void qi__kernels_init_neon(qi__kernels *k) {
 // References first; then each variant that `cpu` allows replaces what it improves.
 QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
   qi__kernels_init_ref(k);
+  k->fetch = cpu->intel ? QI__FETCH_PAGES : QI__FETCH_LINES;
 #if defined(QI__X86_64)
   if (cpu->avx2) qi__kernels_init_avx2(k);
 #if defined(QI__HAS_AVX_VNNI)
@@ -14289,7 +14339,7 @@ QI__FN void qi__tile_float(const qi__kernels *kernels, bool bf16, const qi__weig
   const uint8_t *src = w->data + first * w->row_bytes;
   bool round = bf16 && w->id != QI_FORMAT_BF16;
   if (w->id <= QI_FORMAT_BF16 && !round && n_x < 8) {
-    kernels->dot_float[w->id](src, w->row_bytes, n_w, x, k, n_x, k, y, y_stride);
+    kernels->dot_float[w->id](src, w->row_bytes, n_w, x, k, n_x, k, y, y_stride, kernels->fetch);
     return;
   }
   for (size_t r = 0; r < n_w; r += QI__FLOAT_ROWS) {
@@ -14298,7 +14348,7 @@ QI__FN void qi__tile_float(const qi__kernels *kernels, bool bf16, const qi__weig
       kernels->dequantize[w->id](w->format, src, scratch + i * stride, k);
       if (round) kernels->round_bf16(scratch + i * stride, k, scratch + i * stride);
     }
-    kernels->dot_float[QI_FORMAT_F32](scratch, stride * sizeof *scratch, n, x, k, n_x, k, y + r, y_stride);
+    kernels->dot_float[QI_FORMAT_F32](scratch, stride * sizeof *scratch, n, x, k, n_x, k, y + r, y_stride, kernels->fetch);
   }
 }
 
@@ -14405,7 +14455,7 @@ QI__FN void qi__tile_f32(const qi__kernels *kernels, const qi__weight *rows, siz
                          size_t y_stride) {
   for (size_t r = 0; r < n_w; r += QI__FLOAT_ROWS)
     kernels->dot_float[QI_FORMAT_F32](rows->data + r * rows->row_bytes, rows->row_bytes, qi__min_size(QI__FLOAT_ROWS, n_w - r), x,
-                                      rows->n_cols, n_x, rows->n_cols, y + r, y_stride);
+                                      rows->n_cols, n_x, rows->n_cols, y + r, y_stride, kernels->fetch);
 }
 
 // y[i * y_stride + r] = weight row first + r times activation row x_row + i, plus bias;  r < n_w, i < n_x. `add`: += that.
@@ -14426,7 +14476,8 @@ QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmeti
   const uint8_t *ready = qi__tile_ready(kernels, arithmetic, w, first, n_x);
   if (arithmetic == QI__INTEGER) {
     const qi__q8 *x = &in->q8[qi__q8_form(w->format)];
-    qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, result, stride, scratch};
+    qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, result, stride, scratch,
+                            kernels->fetch};
     if (ready) args.w = ready, args.w_stride = kernels->stored_q8.chunk_bytes(w->format);
     if (ready) kernels->stored_q8.dot(&args);
     else kernels->dot_q8[w->id](&args);
@@ -14485,7 +14536,7 @@ QI__FN void qi__form_fill(const qi__kernels *kernels, qi__arithmetic arithmetic,
   size_t first = tile * QI__TILE_ROWS, n_w = qi__min_size(QI__TILE_ROWS, w->n_rows - first);
   const uint8_t *src = w->data + first * w->row_bytes;
   if (arithmetic == QI__INTEGER) {
-    qi__dot_q8_args rows = {w->format, src, w->row_bytes, n_w, NULL, 0, 0, NULL, 0, NULL};
+    qi__dot_q8_args rows = {w->format, src, w->row_bytes, n_w, NULL, 0, 0, NULL, 0, NULL, QI__FETCH_LINES};
     kernels->stored_q8.store(&rows, w->n_cols, dst);
   } else if (arithmetic == QI__BF16 && kernels->bf16.multiply) {
     uint16_t rows[16 * QI__BF16_STRIDE];

@@ -127,7 +127,7 @@ static void check_stored(const qi__kernels *k, qi_format f, size_t n_w, size_t c
   assert_int_equal(posix_memalign((void **)&tile, QI__CACHE_LINE, (cols + 255) / 256 * chunk), 0);
   assert_int_equal(posix_memalign((void **)&scratch, QI__CACHE_LINE, qi__q8_scratch(32) * sizeof(float)), 0);
   qi__dot_q8_args a = {&bound.format, (const uint8_t *)data,    qi__row_bytes(f, cols), n_w, in, 0, 0, NULL, 32,
-                       (float *)(void *)scratch};
+                       (float *)(void *)scratch, QI__FETCH_LINES};
   k->stored_q8.store(&a, cols, tile);
   for (size_t i = 0; i < QI__COUNT_OF(counts); i++) {
     a.n_x = counts[i];

@@ -126,7 +126,8 @@ static void compare(qi_format id, qi__dot_q8_fn dot, const shape *s, contents wh
   fill_activations(&x, n_rows, what);
   size_t y_stride = s->n_w + s->gap % 3;
   for (size_t i = 0; i < MAX_W * MAX_X; i++) expected[i] = found[i] = 1234.5f;
-  qi__dot_q8_args args = {f, weights, stride, s->n_w, &x, s->x_row, s->n_x, expected, y_stride, scratch};
+  qi__dot_q8_args args = {f, weights, stride, s->n_w, &x, s->x_row, s->n_x, expected, y_stride, scratch,
+                          (qi__fetch)(s->gap % 2)};
   reference(&args);
   args.y = found;
   dot(&args);
@@ -276,7 +277,7 @@ static void test_ternary_reference(void **state) {
   fill_activations(&x, 1, EXTREME);
   d_x = 0.0173f;
   for (size_t i = 0; i < K; i++) q[i] = w[i / 256 * 66 + i % 32] & 1 ? 127 : -127; // not about 0
-  qi__dot_q8_args args = {&qi__formats[QI_FORMAT_TQ2_0], w, sizeof w, 1, &x, 0, 1, &y, 1, scratch};
+  qi__dot_q8_args args = {&qi__formats[QI_FORMAT_TQ2_0], w, sizeof w, 1, &x, 0, 1, &y, 1, scratch, QI__FETCH_LINES};
   qi__dot_ternary_ref(&args);
   float expected_y = 0;
   for (size_t b = 0, n_runs = 0; b < BLOCKS; n_runs++) {
@@ -319,7 +320,7 @@ static void test_ternary_formats(void **state) {
         qi__bound bound;
         size_t row_bytes = qi__row_bytes(ids[f], K);
         assert_int_equal(qi__format_bind(&bound, ids[f], data[f] + ROWS * row_bytes, "", NULL), QI_OK);
-        qi__dot_q8_args args = {&bound.format, data[f], row_bytes, ROWS, &x, 0, n_x, y[f], ROWS, scratch};
+        qi__dot_q8_args args = {&bound.format, data[f], row_bytes, ROWS, &x, 0, n_x, y[f], ROWS, scratch, QI__FETCH_PAGES};
         k.dot_q8[ids[f]](&args);
         assert_memory_equal(y[f], y[0], ROWS * n_x * sizeof(float));
         if (isa == QI_ISA_SCALAR && f == 0 && n_x == N) memcpy(y[3], y[0], sizeof y[3]);
@@ -344,7 +345,7 @@ static void check_bytes(qi_format id, qi__dot_q8_fn dot) {
       memset(w + r * size, value + (int)r, size);
       make_block_finite(id, w + r * size);
     }
-    qi__dot_q8_args args = {f, w, size, 16, &x, 0, 1, a, 16, scratch};
+    qi__dot_q8_args args = {f, w, size, 16, &x, 0, 1, a, 16, scratch, QI__FETCH_LINES};
     reference(&args);
     args.y = b;
     dot(&args);

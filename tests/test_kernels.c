@@ -190,6 +190,22 @@ static void test_rope(void **state) {
         }
 }
 
+// ---- what is fetched ahead ----
+
+// Each line of a window once; neighbours in different pages, and the lines of a page in order.
+static void test_page_turns(void **state) {
+  (void)state;
+  enum { N_LINES = QI__FETCH_WINDOW / QI__CACHE_LINE };
+  const uintptr_t window = (uintptr_t)QI__FETCH_WINDOW * 12345;
+  uintptr_t next[8] = {0};
+  for (uintptr_t i = 0; i < N_LINES; i++) {
+    uintptr_t at = qi__in_page_turns(window + i * QI__CACHE_LINE + 63 * (i % 2)) - window, page = at / QI__FETCH_PAGE;
+    assert_int_equal(i % 8, page);
+    assert_int_equal(next[page]++ * QI__CACHE_LINE, at % QI__FETCH_PAGE);
+  }
+  for (int page = 0; page < 8; page++) assert_int_equal(N_LINES / 8, next[page]);
+}
+
 // ---- products of floats ----
 
 static void test_dot_float(void **state) {
@@ -212,8 +228,8 @@ static void test_dot_float(void **state) {
         }
         memset(want, 0, sizeof want);
         memset(got, 0, sizeof got);
-        ref.dot_float[format](w, w_stride, n_w, x, x_stride, n_x, k, want, y_stride);
-        levels[l].kernels.dot_float[format](w, w_stride, n_w, x, x_stride, n_x, k, got, y_stride);
+        ref.dot_float[format](w, w_stride, n_w, x, x_stride, n_x, k, want, y_stride, QI__FETCH_LINES);
+        levels[l].kernels.dot_float[format](w, w_stride, n_w, x, x_stride, n_x, k, got, y_stride, (qi__fetch)(i % 2));
         ASSERT_SAME(want, got, ROOM, "%s dot_float format %d: %zu x %zu x %zu\n", levels[l].name, format, n_w, n_x, k);
       }
 }
@@ -235,9 +251,11 @@ static void test_dot_float_long(void **state) {
           qi__formats[format].quantize(row, w + r * stride, k, NULL);
         }
         for (size_t n_x = 1; n_x <= N_X; n_x += N_X - 1) {
-          ref.dot_float[format](w, stride, N_W, x, K, n_x, k, y[0], N_W);
-          levels[l].kernels.dot_float[format](w, stride, N_W, x, K, n_x, k, y[1], N_W);
-          ASSERT_SAME(y[0], y[1], n_x * N_W, "%s dot_float format %d: %zu x %zu\n", levels[l].name, format, n_x, k);
+          ref.dot_float[format](w, stride, N_W, x, K, n_x, k, y[0], N_W, QI__FETCH_LINES);
+          for (int fetch = QI__FETCH_LINES; fetch <= QI__FETCH_PAGES; fetch++) {
+            levels[l].kernels.dot_float[format](w, stride, N_W, x, K, n_x, k, y[1], N_W, (qi__fetch)fetch);
+            ASSERT_SAME(y[0], y[1], n_x * N_W, "%s dot_float format %d: %zu x %zu\n", levels[l].name, format, n_x, k);
+          }
         }
       }
 }
@@ -764,12 +782,12 @@ static void test_product_cuts(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_vectors), cmocka_unit_test(test_vectors_in_place), cmocka_unit_test(test_conversions),
-    cmocka_unit_test(test_rope), cmocka_unit_test(test_dot_float), cmocka_unit_test(test_dot_float_long),
-    cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_q8), cmocka_unit_test(test_attention_weights),
-    cmocka_unit_test(test_kv_conversions), cmocka_unit_test(test_attention_cuts), cmocka_unit_test(test_attention_joins),
-    cmocka_unit_test(test_attention_panel), cmocka_unit_test(test_softmax), cmocka_unit_test(test_attention_join),
-    cmocka_unit_test(test_dequantize), cmocka_unit_test(test_product_bound), cmocka_unit_test(test_product_odd_lengths),
-    cmocka_unit_test(test_product_cuts),
+    cmocka_unit_test(test_rope), cmocka_unit_test(test_page_turns), cmocka_unit_test(test_dot_float),
+    cmocka_unit_test(test_dot_float_long), cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_q8),
+    cmocka_unit_test(test_attention_weights), cmocka_unit_test(test_kv_conversions), cmocka_unit_test(test_attention_cuts),
+    cmocka_unit_test(test_attention_joins), cmocka_unit_test(test_attention_panel), cmocka_unit_test(test_softmax),
+    cmocka_unit_test(test_attention_join), cmocka_unit_test(test_dequantize), cmocka_unit_test(test_product_bound),
+    cmocka_unit_test(test_product_odd_lengths), cmocka_unit_test(test_product_cuts),
   };
   return cmocka_run_group_tests_name("kernels", tests, set_up, NULL);
 }

@@ -68,6 +68,7 @@ typedef struct qi__cpu {
   bool avx512_vbmi; // also; part of the level where the CPU has it
   bool avx512_bf16;
   bool amx;         // tiles, INT8, BF16; Linux let us use them
+  bool intel;       // made by Intel, at any level: how it reads memory
   bool neon;
   bool dotprod;
   bool i8mm;        // with BF16
@@ -95,6 +96,8 @@ QI__FN bool qi__amx_permitted(void) {
 
 QI__FN void qi__cpu_detect_x86(qi__cpu *cpu) {
   unsigned a, b, c, d;
+  if (!__get_cpuid(0, &a, &b, &c, &d)) return;
+  cpu->intel = b == 0x756e6547 && d == 0x49656e69 && c == 0x6c65746e; // "GenuineIntel"
   if (!__get_cpuid(1, &a, &b, &c, &d)) return;
   const unsigned base = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29; // FMA, OSXSAVE, AVX, F16C
   if ((c & base) != base) return;

@@ -15,7 +15,7 @@
 // with the memory, where a single chain of additions would not.
 #define QI__FLOAT_PIECE 128
 typedef void (*qi__dot_float_fn)(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k,
-                                 float *y, size_t y_stride);
+                                 float *y, size_t y_stride, qi__fetch fetch);
 
 // Longer rows than these are taken some beside each other (x86) even for one row of activations, which would not stay in the
 // first-level cache from one weight row to the next (6144 columns of bfloat16, two threads of Zen 4: 57 GB/s in place of 51).
@@ -51,16 +51,19 @@ QI__INLINE void qi__dot_float_tail(qi_format kind, const uint8_t *w, const float
 }
 
 QI__FN void qi__dot_f32_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                            size_t k, float *y, size_t y_stride) {
+                            size_t k, float *y, size_t y_stride, qi__fetch fetch) {
   qi__dot_float_rows_ref(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+  (void)fetch;
 }
 QI__FN void qi__dot_f16_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                            size_t k, float *y, size_t y_stride) {
+                            size_t k, float *y, size_t y_stride, qi__fetch fetch) {
   qi__dot_float_rows_ref(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+  (void)fetch;
 }
 QI__FN void qi__dot_bf16_ref(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                             size_t k, float *y, size_t y_stride) {
+                             size_t k, float *y, size_t y_stride, qi__fetch fetch) {
   qi__dot_float_rows_ref(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+  (void)fetch;
 }
 
 // Tiles of weight rows times activation rows live in registers. What does not fill a tile goes through a smaller one: each sum is a
@@ -86,15 +89,18 @@ QI__INLINE QI__AVX2 __m256 qi__dot_float_tail_avx2(qi_format kind, const uint8_t
 
 // While n rows beside each other are at column j: fetches as much of the rows behind them as eight columns, of `size` bytes each,
 // take of these. The processor does not follow so many streams.
-QI__INLINE void qi__fetch_rows_behind(const uint8_t *w, size_t w_stride, size_t n, size_t size, size_t j) {
-  uintptr_t ahead = (uintptr_t)w + n * w_stride + n * size * j;
-  QI__UNROLL for (size_t at = 0; at < 8 * n * size; at += QI__CACHE_LINE) qi__prefetch((const void *)(ahead + at));
+QI__INLINE void qi__fetch_rows_behind(qi__fetch fetch, const uint8_t *w, size_t w_stride, size_t n, size_t size, size_t j) {
+  uintptr_t now = (uintptr_t)w + n * size * j, behind = now + n * w_stride;
+  QI__UNROLL for (size_t at = 0; at < 8 * n * size; at += QI__CACHE_LINE) {
+    if (fetch == QI__FETCH_PAGES) qi__prefetch_ahead(fetch, now + at);
+    else qi__prefetch((const void *)(behind + at));
+  }
 }
 QI__INLINE size_t qi__float_size(qi_format kind) { return kind == QI_FORMAT_F32 ? 4 : 2; }
 
 // n_w <= 4 weight rows times n_x <= 3 activation rows: 12 sums, 3 registers of x and one of w are all there are.
 QI__INLINE QI__AVX2 void qi__dot_float_tile_avx2(qi_format kind, const uint8_t *w, size_t w_stride, int n_w, const float *x,
-                                                 size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
+                                                 size_t x_stride, int n_x, size_t k, float *y, size_t y_stride, qi__fetch fetch) {
   __m256 total[3][4];
   QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) total[i][r] = _mm256_setzero_ps();
   for (size_t j = 0; j < k;) {
@@ -103,7 +109,7 @@ QI__INLINE QI__AVX2 void qi__dot_float_tile_avx2(qi_format kind, const uint8_t *
     QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int r = 0; r < n_w; r++) sum[i][r] = _mm256_setzero_ps();
     for (; j + 8 <= end; j += 8) {
       __m256 b[3];
-      if (n_x == 1 && n_w == 4) qi__fetch_rows_behind(w, w_stride, 4, qi__float_size(kind), j);
+      if (n_x == 1 && n_w == 4) qi__fetch_rows_behind(fetch, w, w_stride, 4, qi__float_size(kind), j);
       QI__UNROLL for (int i = 0; i < n_x; i++) b[i] = _mm256_loadu_ps(x + (size_t)i * x_stride + j);
       QI__UNROLL for (int r = 0; r < n_w; r++) {
         __m256 a = qi__load_weights_avx2(kind, w + (size_t)r * w_stride, j);
@@ -132,14 +138,16 @@ QI__INLINE QI__AVX2 __m256 qi__dot_float_piece_avx2(qi_format kind, const uint8_
 }
 
 // One weight row times one of activations: two pieces at a time, each a chain that waits for itself.
-QI__INLINE QI__AVX2 float qi__dot_float_row_avx2(qi_format kind, const uint8_t *w, const float *x, size_t k) {
+QI__INLINE QI__AVX2 float qi__dot_float_row_avx2(qi_format kind, const uint8_t *w, const float *x, size_t k,
+                                               qi__fetch fetch) {
   const size_t size = qi__float_size(kind);
   __m256 total = _mm256_setzero_ps();
   size_t j = 0, end;
   for (; j + 2 * QI__FLOAT_PIECE <= k; j += 2 * QI__FLOAT_PIECE) {
     __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (size_t at = j; at < j + QI__FLOAT_PIECE; at += 16) {
-      QI__UNROLL for (size_t i = 0; i < 32 * size; i += QI__CACHE_LINE) qi__prefetch_ahead((uintptr_t)w + size * (2 * at - j) + i);
+      uintptr_t now = (uintptr_t)w + size * (2 * at - j);
+      QI__UNROLL for (size_t i = 0; i < 32 * size; i += QI__CACHE_LINE) qi__prefetch_ahead(fetch, now + i);
       QI__UNROLL for (size_t u = 0; u < 4; u++) {
         size_t c = at + u % 2 * QI__FLOAT_PIECE + u / 2 * 8;
         sum[u % 2] = _mm256_fmadd_ps(qi__load_weights_avx2(kind, w, c), _mm256_loadu_ps(x + c), sum[u % 2]);
@@ -156,7 +164,8 @@ QI__INLINE QI__AVX2 float qi__dot_float_row_avx2(qi_format kind, const uint8_t *
 
 // One row of activations takes one weight row after the other, which memory gives fastest.
 QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, size_t w_stride, size_t n_w, const float *x,
-                                                 size_t x_stride, size_t n_x, size_t k, float *y, size_t y_stride) {
+                                                 size_t x_stride, size_t n_x, size_t k, float *y, size_t y_stride,
+                                                 qi__fetch fetch) {
   for (size_t i = 0; i < n_x;) {
     size_t rows = n_x - i >= 3 ? 3 : 1;
     const float *xi = x + i * x_stride;
@@ -164,10 +173,10 @@ QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, 
       const uint8_t *wr = (const uint8_t *)w + r * w_stride;
       float *out = y + i * y_stride + r;
       bool four = n_w - r >= 4 && (n_x > 1 || k > QI__FLOAT_LONG);
-      if (four && rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 3, k, out, y_stride);
-      else if (four) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride);
-      else if (rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 3, k, out, y_stride);
-      else *out = qi__dot_float_row_avx2(kind, wr, xi, k);
+      if (four && rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 3, k, out, y_stride, fetch);
+      else if (four) qi__dot_float_tile_avx2(kind, wr, w_stride, 4, xi, x_stride, 1, k, out, y_stride, fetch);
+      else if (rows == 3) qi__dot_float_tile_avx2(kind, wr, w_stride, 1, xi, x_stride, 3, k, out, y_stride, fetch);
+      else *out = qi__dot_float_row_avx2(kind, wr, xi, k, fetch);
       r += four ? 4 : 1;
     }
     i += rows;
@@ -175,16 +184,16 @@ QI__INLINE QI__AVX2 void qi__dot_float_rows_avx2(qi_format kind, const void *w, 
 }
 
 QI__FN QI__AVX2 void qi__dot_f32_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                      size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx2(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+                                      size_t k, float *y, size_t y_stride, qi__fetch fetch) {
+  qi__dot_float_rows_avx2(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride, fetch);
 }
 QI__FN QI__AVX2 void qi__dot_f16_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                      size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx2(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+                                      size_t k, float *y, size_t y_stride, qi__fetch fetch) {
+  qi__dot_float_rows_avx2(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride, fetch);
 }
 QI__FN QI__AVX2 void qi__dot_bf16_avx2(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                       size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx2(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+                                       size_t k, float *y, size_t y_stride, qi__fetch fetch) {
+  qi__dot_float_rows_avx2(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride, fetch);
 }
 
 // ---- AVX-512 ----
@@ -206,7 +215,8 @@ QI__INLINE QI__AVX512 __m512 qi__join_avx512(__m256 low, __m256 high) {
 
 // Two weight rows share a register, so that the eight lanes of each sum stay: 8 weight rows times n_x <= 6 activation rows.
 QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8_t *w, size_t w_stride, const float *x,
-                                                     size_t x_stride, int n_x, size_t k, float *y, size_t y_stride) {
+                                                     size_t x_stride, int n_x, size_t k, float *y, size_t y_stride,
+                                                     qi__fetch fetch) {
   __m512 total[6][4];
   QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) total[i][p] = _mm512_setzero_ps();
   for (size_t j = 0; j < k;) {
@@ -215,7 +225,7 @@ QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8
     QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_setzero_ps();
     for (; j + 8 <= end; j += 8) {
       __m512 a[4];
-      if (n_x == 1) qi__fetch_rows_behind(w, w_stride, 8, qi__float_size(kind), j);
+      if (n_x == 1) qi__fetch_rows_behind(fetch, w, w_stride, 8, qi__float_size(kind), j);
       QI__UNROLL for (int p = 0; p < 4; p++) a[p] = qi__load_weights_avx512(kind, w + (size_t)(2 * p) * w_stride, w_stride, j);
       QI__UNROLL for (int i = 0; i < n_x; i++) {
         __m512 b = _mm512_broadcast_f32x8(_mm256_loadu_ps(x + (size_t)i * x_stride + j));
@@ -244,7 +254,7 @@ QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8
 // `rest` takes the rows that do not fill a tile, and all of them for one row of activations that are not long.
 QI__INLINE QI__AVX512 void qi__dot_float_rows_avx512(qi_format kind, qi__dot_float_fn rest, const void *w, size_t w_stride,
                                                      size_t n_w, const float *x, size_t x_stride, size_t n_x, size_t k, float *y,
-                                                     size_t y_stride) {
+                                                     size_t y_stride, qi__fetch fetch) {
   size_t whole = n_x == 1 && k <= QI__FLOAT_LONG ? 0 : n_w / 8 * 8;
   for (size_t i = 0; i < n_x && whole;) {
     size_t rows = n_x - i >= 6 ? 6 : n_x - i >= 2 ? 2 : 1;
@@ -252,26 +262,27 @@ QI__INLINE QI__AVX512 void qi__dot_float_rows_avx512(qi_format kind, qi__dot_flo
     for (size_t r = 0; r < whole; r += 8) {
       const uint8_t *wr = (const uint8_t *)w + r * w_stride;
       float *out = y + i * y_stride + r;
-      if (rows == 6) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 6, k, out, y_stride);
-      else if (rows == 2) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 2, k, out, y_stride);
-      else qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 1, k, out, y_stride);
+      if (rows == 6) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 6, k, out, y_stride, fetch);
+      else if (rows == 2) qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 2, k, out, y_stride, fetch);
+      else qi__dot_float_tile_avx512(kind, wr, w_stride, xi, x_stride, 1, k, out, y_stride, fetch);
     }
     i += rows;
   }
-  if (whole < n_w) rest((const uint8_t *)w + whole * w_stride, w_stride, n_w - whole, x, x_stride, n_x, k, y + whole, y_stride);
+  w = (const uint8_t *)w + whole * w_stride;
+  if (whole < n_w) rest(w, w_stride, n_w - whole, x, x_stride, n_x, k, y + whole, y_stride, fetch);
 }
 
 QI__FN QI__AVX512 void qi__dot_f32_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                          size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx512(QI_FORMAT_F32, qi__dot_f32_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+                                          size_t k, float *y, size_t y_stride, qi__fetch fetch) {
+  qi__dot_float_rows_avx512(QI_FORMAT_F32, qi__dot_f32_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride, fetch);
 }
 QI__FN QI__AVX512 void qi__dot_f16_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                          size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx512(QI_FORMAT_F16, qi__dot_f16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+                                          size_t k, float *y, size_t y_stride, qi__fetch fetch) {
+  qi__dot_float_rows_avx512(QI_FORMAT_F16, qi__dot_f16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride, fetch);
 }
 QI__FN QI__AVX512 void qi__dot_bf16_avx512(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                                           size_t k, float *y, size_t y_stride) {
-  qi__dot_float_rows_avx512(QI_FORMAT_BF16, qi__dot_bf16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+                                           size_t k, float *y, size_t y_stride, qi__fetch fetch) {
+  qi__dot_float_rows_avx512(QI_FORMAT_BF16, qi__dot_bf16_avx2, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride, fetch);
 }
 #endif
 
@@ -337,16 +348,19 @@ QI__INLINE void qi__dot_float_rows_neon(qi_format kind, const void *w, size_t w_
 }
 
 QI__FN void qi__dot_f32_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                             size_t k, float *y, size_t y_stride) {
+                             size_t k, float *y, size_t y_stride, qi__fetch fetch) {
   qi__dot_float_rows_neon(QI_FORMAT_F32, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+  (void)fetch;
 }
 QI__FN void qi__dot_f16_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                             size_t k, float *y, size_t y_stride) {
+                             size_t k, float *y, size_t y_stride, qi__fetch fetch) {
   qi__dot_float_rows_neon(QI_FORMAT_F16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+  (void)fetch;
 }
 QI__FN void qi__dot_bf16_neon(const void *w, size_t w_stride, size_t n_w, const float *x, size_t x_stride, size_t n_x,
-                              size_t k, float *y, size_t y_stride) {
+                              size_t k, float *y, size_t y_stride, qi__fetch fetch) {
   qi__dot_float_rows_neon(QI_FORMAT_BF16, w, w_stride, n_w, x, x_stride, n_x, k, y, y_stride);
+  (void)fetch;
 }
 #endif
 

@@ -37,6 +37,7 @@ typedef struct qi__dot_q8_args {
   float *y;
   size_t y_stride;
   float *scratch; // [qi__q8_scratch(n_x)], aligned to a cache line; the reference needs none
+  qi__fetch fetch; // of weights, for a few rows of activations
 } qi__dot_q8_args;
 
 typedef void (*qi__dot_q8_fn)(const qi__dot_q8_args *a);

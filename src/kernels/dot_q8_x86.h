@@ -335,9 +335,9 @@ QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
 
 // qi__prefetch_ahead for the n bytes at w. Never faults, also beyond the matrix. No compiler may move fetches from here: GCC puts
 // those of eight blocks into one burst, which leaves no room for other misses (Q4_K, one thread of Zen 4: 15 GB/s in place of 26).
-QI__INLINE QI__AVX2 void qi__fetch_far_avx2(const uint8_t *w, size_t n) {
+QI__INLINE QI__AVX2 void qi__fetch_far_avx2(qi__fetch fetch, const uint8_t *w, size_t n) {
   __asm__ volatile("");
-  for (size_t at = 0; at < n; at += QI__CACHE_LINE) qi__prefetch_ahead((uintptr_t)w + at);
+  for (size_t at = 0; at < n; at += QI__CACHE_LINE) qi__prefetch_ahead(fetch, (uintptr_t)w + at);
 }
 
 // Integer lanes of a block of 256 with integer scales, with one row of activations.
@@ -397,7 +397,7 @@ QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, qi__step_fn words, con
     size_t eight = qi__min_size(8, n_blocks - b);
     const uint8_t *first = w;
     for (size_t i = 0; i < eight; i++, w += size, x.q += 256, x.sum += 16) {
-      qi__fetch_far_avx2(w, size);
+      qi__fetch_far_avx2(a->fetch, w, size);
       qi__row_block_avx2(id, bound, words, w, &x, i, &p);
     }
     lanes = qi__row_take_avx2(id, f, &p, first, x.d, (int)eight, lanes);
@@ -406,12 +406,12 @@ QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, qi__step_fn words, con
 }
 
 // Lanes after n_blocks <= 8 blocks of 32 at w. A float minimum has the integer 1, so its sum is that of the codes.
-QI__INLINE QI__AVX2 void qi__row_chunk_avx2(qi_format id, bool vnni, qi__step_fn bytes, const uint8_t *w, const qi__q8_chunk *x,
-                                            size_t k, int n_blocks, int n, __m256 *lanes) {
+QI__INLINE QI__AVX2 void qi__row_chunk_avx2(qi_format id, bool vnni, qi__step_fn bytes, qi__fetch fetch, const uint8_t *w,
+                                            const qi__q8_chunk *x, size_t k, int n_blocks, int n, __m256 *lanes) {
   const qi__format *f = &qi__formats[id];
   int offset = qi__q8_offset32(id, vnni);
   __m256i totals[QI__ROW_X][8], zero = _mm256_setzero_si256();
-  qi__fetch_far_avx2(w, 8 * (size_t)f->info.block_bytes);
+  qi__fetch_far_avx2(fetch, w, 8 * (size_t)f->info.block_bytes);
   QI__UNROLL for (int b = 0; b < 8; b++) {
     QI__UNROLL for (int i = 0; i < n; i++) totals[i][b] = zero;
     if (b >= n_blocks) continue;
@@ -437,9 +437,9 @@ QI__INLINE QI__AVX2 void qi__row_32_avx2(qi_format id, bool vnni, qi__step_fn by
   qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 0);
   size_t size = (size_t)qi__formats[id].info.block_bytes, k = a->x->k, n_blocks = k / 32;
   for (; n_blocks >= 8; n_blocks -= 8, w += 8 * size, x.q += 256, x.d += 8, x.sum += 16) {
-    qi__row_chunk_avx2(id, vnni, bytes, w, &x, k, 8, n, lanes);
+    qi__row_chunk_avx2(id, vnni, bytes, a->fetch, w, &x, k, 8, n, lanes);
   }
-  if (n_blocks) qi__row_chunk_avx2(id, vnni, bytes, w, &x, k, (int)n_blocks, n, lanes);
+  if (n_blocks) qi__row_chunk_avx2(id, vnni, bytes, a->fetch, w, &x, k, (int)n_blocks, n, lanes);
 }
 
 // All weight rows with n rows of activations from a->x_row on: of formats with blocks of 256 one row. id = NONE: one of those

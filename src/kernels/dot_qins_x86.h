@@ -18,8 +18,9 @@ QI__INLINE void qi__pair_rows(const qi__dot_q8_args *a, size_t first, const uint
 }
 
 // qi__fetch_far_avx2 for n bytes of both rows: they follow each other, so these are taken in the order of their addresses.
-QI__INLINE QI__AVX2 void qi__prefetch_far_pair_avx2(const uint8_t *first_row, const uint8_t *now, size_t n) {
-  qi__fetch_far_avx2((const uint8_t *)((uintptr_t)first_row + QI__PAIR * (size_t)(now - first_row)), n);
+QI__INLINE QI__AVX2 void qi__prefetch_far_pair_avx2(qi__fetch fetch, const uint8_t *first_row, const uint8_t *now,
+                                                   size_t n) {
+  qi__fetch_far_avx2(fetch, (const uint8_t *)((uintptr_t)first_row + QI__PAIR * (size_t)(now - first_row)), n);
 }
 
 // ---- QINS8 with AVX2 ----
@@ -49,7 +50,7 @@ QI__FN QI__AVX2 void qi__dot_row_qins8_avx2(const qi__dot_q8_args *a) {
       qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, at);
       int n = (int)qi__min_size(8, (a->x->k - at) / 32);
       __m256 d = _mm256_mul_ps(d_w, qi__chunk_d_avx2(x.d, n));
-      qi__prefetch_far_pair_avx2(first_row, w[0], QI__PAIR * 8 * 36);
+      qi__prefetch_far_pair_avx2(a->fetch, first_row, w[0], QI__PAIR * 8 * 36);
       for (int b = 0; b < n; b++)
         QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
           total[r][b] = qi__qins8_block_avx2(table, w[r], x.q + 32 * b);
@@ -98,7 +99,7 @@ QI__INLINE QI__AVX2 void qi__dot_row_qins8_k(qi__step_fn words, const qi__dot_q8
     for (size_t b = 0; b < n_blocks; b++) {
       qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
       int n = (int)(b % 8) + 1;
-      qi__prefetch_far_pair_avx2(first_row, w[0], QI__PAIR * 272);
+      qi__prefetch_far_pair_avx2(a->fetch, first_row, w[0], QI__PAIR * 272);
       QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
         total[r][n - 1] = qi__qins8_k_block_avx2(words, table, w[r], x.q);
         d_w[r][n - 1] = qi__half_avx2(w[r]) * 0x1p-10f;
@@ -189,7 +190,7 @@ QI__INLINE QI__AVX512_VBMI __m512 qi__pair_qins8_vbmi(const qi__dot_q8_args *a, 
   for (; at + 256 <= k; at += 256, w[0] += 8 * 36, w[1] += 8 * 36) {
     qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, at);
     __m512 d = _mm512_broadcast_f32x8(_mm256_mul_ps(_mm256_set1_ps(d_w), _mm256_loadu_ps(x.d)));
-    qi__prefetch_far_pair_avx2(first_row, w[0], QI__PAIR * 8 * 36);
+    qi__prefetch_far_pair_avx2(a->fetch, first_row, w[0], QI__PAIR * 8 * 36);
     lanes = _mm512_fmadd_ps(d, _mm512_cvtepi32_ps(qi__qins8_chunk_vbmi(table, w, x.q, 8)), lanes);
   }
   if (at < k) {
@@ -274,7 +275,7 @@ QI__INLINE QI__AVX512_VBMI __m512 qi__pair_qins8_k_vbmi(const qi__dot_q8_args *a
   for (size_t b = 0; b < n_blocks; b++) {
     qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
     int n = (int)(b % 8) + 1;
-    qi__prefetch_far_pair_avx2(first_row, w[0], QI__PAIR * size);
+    qi__prefetch_far_pair_avx2(a->fetch, first_row, w[0], QI__PAIR * size);
     total[n - 1] = qi__qins8_k_block_vbmi(w, x.q, table);
     QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
       d_w[8 * r + n - 1] = qi__half_avx2(w[r]) * 0x1p-10f;

@@ -76,6 +76,7 @@ typedef struct qi__ternary_pair {
   const int8_t *x;
   const int16_t *sum;
   size_t n_blocks;
+  qi__fetch fetch;
   float d, d_x; // d: of the tensor
   int32_t total[QI__TERNARY_PAIR]; // of the run
   float y[QI__TERNARY_PAIR];
@@ -84,7 +85,7 @@ typedef struct qi__ternary_pair {
 // Weight rows r, r + 1 of `a`, of format id; beyond the last row the last again.
 QI__INLINE qi__ternary_pair qi__ternary_pair_of(qi_format id, const qi__dot_q8_args *a, size_t r) {
   const uint8_t *w = a->w + r * a->w_stride;
-  qi__ternary_pair p = {&qi__formats[id], {w, w}, NULL, NULL, a->x->k / 256, a->format->param[0], 0, {0}, {0}};
+  qi__ternary_pair p = {&qi__formats[id], {w, w}, NULL, NULL, a->x->k / 256, a->fetch, a->format->param[0], 0, {0}, {0}};
   if (r + 1 < a->n_w) p.w[1] += a->w_stride;
   return p;
 }

@@ -48,7 +48,7 @@ QI__FN void qi__form_fill(const qi__kernels *kernels, qi__arithmetic arithmetic,
   size_t first = tile * QI__TILE_ROWS, n_w = qi__min_size(QI__TILE_ROWS, w->n_rows - first);
   const uint8_t *src = w->data + first * w->row_bytes;
   if (arithmetic == QI__INTEGER) {
-    qi__dot_q8_args rows = {w->format, src, w->row_bytes, n_w, NULL, 0, 0, NULL, 0, NULL};
+    qi__dot_q8_args rows = {w->format, src, w->row_bytes, n_w, NULL, 0, 0, NULL, 0, NULL, QI__FETCH_LINES};
     kernels->stored_q8.store(&rows, w->n_cols, dst);
   } else if (arithmetic == QI__BF16 && kernels->bf16.multiply) {
     uint16_t rows[16 * QI__BF16_STRIDE];

@@ -144,7 +144,7 @@ QI__FN void qi__tile_float(const qi__kernels *kernels, bool bf16, const qi__weig
   const uint8_t *src = w->data + first * w->row_bytes;
   bool round = bf16 && w->id != QI_FORMAT_BF16;
   if (w->id <= QI_FORMAT_BF16 && !round && n_x < 8) {
-    kernels->dot_float[w->id](src, w->row_bytes, n_w, x, k, n_x, k, y, y_stride);
+    kernels->dot_float[w->id](src, w->row_bytes, n_w, x, k, n_x, k, y, y_stride, kernels->fetch);
     return;
   }
   for (size_t r = 0; r < n_w; r += QI__FLOAT_ROWS) {
@@ -153,7 +153,7 @@ QI__FN void qi__tile_float(const qi__kernels *kernels, bool bf16, const qi__weig
       kernels->dequantize[w->id](w->format, src, scratch + i * stride, k);
       if (round) kernels->round_bf16(scratch + i * stride, k, scratch + i * stride);
     }
-    kernels->dot_float[QI_FORMAT_F32](scratch, stride * sizeof *scratch, n, x, k, n_x, k, y + r, y_stride);
+    kernels->dot_float[QI_FORMAT_F32](scratch, stride * sizeof *scratch, n, x, k, n_x, k, y + r, y_stride, kernels->fetch);
   }
 }
 
@@ -260,7 +260,7 @@ QI__FN void qi__tile_f32(const qi__kernels *kernels, const qi__weight *rows, siz
                          size_t y_stride) {
   for (size_t r = 0; r < n_w; r += QI__FLOAT_ROWS)
     kernels->dot_float[QI_FORMAT_F32](rows->data + r * rows->row_bytes, rows->row_bytes, qi__min_size(QI__FLOAT_ROWS, n_w - r), x,
-                                      rows->n_cols, n_x, rows->n_cols, y + r, y_stride);
+                                      rows->n_cols, n_x, rows->n_cols, y + r, y_stride, kernels->fetch);
 }
 
 // y[i * y_stride + r] = weight row first + r times activation row x_row + i, plus bias;  r < n_w, i < n_x. `add`: += that.
@@ -281,7 +281,8 @@ QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmeti
   const uint8_t *ready = qi__tile_ready(kernels, arithmetic, w, first, n_x);
   if (arithmetic == QI__INTEGER) {
     const qi__q8 *x = &in->q8[qi__q8_form(w->format)];
-    qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, result, stride, scratch};
+    qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, result, stride, scratch,
+                            kernels->fetch};
     if (ready) args.w = ready, args.w_stride = kernels->stored_q8.chunk_bytes(w->format);
     if (ready) kernels->stored_q8.dot(&args);
     else kernels->dot_q8[w->id](&args);

@@ -16,10 +16,10 @@
 // ---- slices ----
 
 // qi__fetch_far_avx2 for block b of eight at w: each line once.
-QI__INLINE QI__AVX2 void qi__row_k_fetch_avx2(const uint8_t *w, size_t size, int b) {
+QI__INLINE QI__AVX2 void qi__row_k_fetch_avx2(qi__fetch fetch, const uint8_t *w, size_t size, int b) {
   const size_t line = QI__CACHE_LINE, first = (size * (size_t)b + line - 1) / line * line, end = size * (size_t)(b + 1);
   __asm__ volatile("");
-  QI__UNROLL for (size_t at = first; at < end; at += line) qi__prefetch_ahead((uintptr_t)w + at);
+  QI__UNROLL for (size_t at = first; at < end; at += line) qi__prefetch_ahead(fetch, (uintptr_t)w + at);
 }
 
 // Blocks that are taken at a time by all weight rows, of all rows of activations together. Where rows are longer, memory is read in
@@ -41,6 +41,7 @@ typedef struct qi__row_k_x {
   const int16_t *sum;
   const float *d;
   size_t q_stride, sum_stride, d_stride;
+  qi__fetch fetch; // of weights
 } qi__row_k_x;
 
 // Two steps, which the loop below gets as constants and inlines: n_blocks blocks of a row of activations to their order, and the
@@ -54,7 +55,8 @@ QI__INLINE QI__AVX2 qi__row_k_x qi__row_k_take(qi__row_k_take_fn take, const qi_
                                                int n) {
   qi__row_k *to = (qi__row_k *)(void *)a->scratch;
   size_t room = (n_blocks + 3) / 4 * 4;
-  qi__row_k_x x = {to->q, to->sum, qi__q8_chunk_at(a->x, a->x_row, 256 * first).d, 256 * room, 16 * room, a->x->k / 256};
+  qi__row_k_x x = {to->q, to->sum, qi__q8_chunk_at(a->x, a->x_row, 256 * first).d, 256 * room, 16 * room, a->x->k / 256,
+                   a->fetch};
   for (size_t i = 0; i < (size_t)n; i++) {
     qi__q8_chunk from = qi__q8_chunk_at(a->x, a->x_row + i, 256 * first);
     take(&from, n_blocks, to->q + i * x.q_stride, to->sum + i * x.sum_stride);
@@ -246,13 +248,13 @@ QI__INLINE QI__AVX2 void qi__k4_chunk_avx2(qi_format id, qi__step_fn words, cons
   qi__k4_sums s;
   if (n == 1) {
     QI__UNROLL for (int p = 0; p < 4; p++) {
-      qi__row_k_fetch_avx2(w, size, 2 * p);
-      qi__row_k_fetch_avx2(w, size, 2 * p + 1);
+      qi__row_k_fetch_avx2(x->fetch, w, size, 2 * p);
+      qi__row_k_fetch_avx2(x->fetch, w, size, 2 * p + 1);
       qi__k4_pair_avx2(id, words, w, x, p, n_blocks, n, &s);
     }
   } else {
     for (int p = 0; p < 4; p++) {
-      qi__fetch_far_avx2(w + 2 * size * (size_t)p, 2 * size);
+      qi__fetch_far_avx2(x->fetch, w + 2 * size * (size_t)p, 2 * size);
       qi__k4_pair_avx2(id, words, w, x, p, n_blocks, n, &s);
     }
   }
@@ -325,12 +327,12 @@ QI__INLINE QI__AVX2 void qi__q6_k_chunk_avx2(qi_format id, qi__step_fn words, co
   __m256i total[QI__ROW_X][8];
   if (n == 1) {
     QI__UNROLL for (int b = 0; b < 8; b++) {
-      qi__row_k_fetch_avx2(w, size, b);
+      qi__row_k_fetch_avx2(x->fetch, w, size, b);
       qi__q6_k_block_avx2(words, w, x, b, n_blocks, n, total);
     }
   } else {
     for (int b = 0; b < 8; b++) {
-      qi__fetch_far_avx2(w + size * (size_t)b, size);
+      qi__fetch_far_avx2(x->fetch, w + size * (size_t)b, size);
       qi__q6_k_block_avx2(words, w, x, b, n_blocks, n, total);
     }
   }

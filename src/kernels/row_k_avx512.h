@@ -123,7 +123,7 @@ QI__INLINE QI__AVX512_VNNI void qi__k4_pair_avx512(qi_format id, const uint8_t *
   QI__UNROLL for (int j = 0; j < 2; j++) { // groups 4 j to 4 j + 3
     const size_t at = (size_t)(q5 ? 48 : 16) + 64 * (size_t)j;
     __m512i v[2], low[2], high[2];
-    qi__row_k_fetch_avx2(ahead, (size_t)qi__formats[id].info.block_bytes, b + j);
+    qi__row_k_fetch_avx2(x->fetch, ahead, (size_t)qi__formats[id].info.block_bytes, b + j);
     qi__in_turns_avx512(_mm512_loadu_si512((const void *)(w[0] + at)), _mm512_loadu_si512((const void *)(w[1] + at)), v);
     QI__UNROLL for (int h = 0; h < 2; h++) qi__k4_codes_avx512(id, v[h], q5 ? fifth[j][h] : v[h], &low[h], &high[h]);
     // A byte and a zero: scales of groups 4 j, 4 j + 1, or of the next two; eight bytes on, those of the other block.
@@ -235,7 +235,7 @@ QI__INLINE QI__AVX512_VNNI void qi__q6_k_chunk_avx512(qi_format id, qi__step_fn 
   QI__UNROLL for (int b = 0; b < 8; b++) {
     total[b] = _mm512_setzero_si512();
     if (b >= n_blocks) continue;
-    qi__row_k_fetch_avx2(w, size, b);
+    qi__row_k_fetch_avx2(x->fetch, w, size, b);
     total[b] = qi__q6_k_block_avx512(w + (size_t)b * size, x->q + 256 * b, x->sum + 16 * b);
   }
   __m256 d = _mm256_cvtph_ps(qi__block_words_avx2(w, size, n_blocks, 208));

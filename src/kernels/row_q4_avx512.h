@@ -15,6 +15,7 @@
 typedef struct qi__row_q4 {
   int8_t q[QI__ROW_Q4_SLICE * 32];  // [four blocks][low or high codes][block][16]; zeros where blocks are missing
   int32_t offset[QI__ROW_Q4_SLICE]; // of each block: what its sum is too large by
+  qi__fetch fetch;                  // of weights
 } qi__row_q4;
 
 // Ones for the first n of 64 bytes.
@@ -69,7 +70,7 @@ QI__INLINE QI__AVX512_VNNI __m256 qi__q4_chunk_avx512(qi_format id, const uint8_
   __m512i bytes[2], total[2];
   QI__UNROLL for (int i = 0; i < 2; i++) {
     const int left = n > 4 * i ? n - 4 * i : 0;
-    qi__row_k_fetch_avx2(w, 72, i);
+    qi__row_k_fetch_avx2(x->fetch, w, 72, i);
     total[i] = qi__q4_four_avx512(id, w + 72 * i, left, x->q + 32 * at + 128 * i, &bytes[i]);
   }
   __m512i t = _mm512_add_epi32(_mm512_unpacklo_epi32(total[0], total[1]), _mm512_unpackhi_epi32(total[0], total[1]));
@@ -84,6 +85,7 @@ QI__INLINE QI__AVX512_VNNI __m256 qi__q4_chunk_avx512(qi_format id, const uint8_
 QI__INLINE QI__AVX512_VNNI void qi__dot_row_q4_avx512(qi_format id, const qi__dot_q8_args *a) {
   const size_t n_blocks = a->x->k / 32;
   qi__row_q4 x;
+  x.fetch = a->fetch;
   __m256 lanes[QI__Q8_RUN];
   for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
   for (size_t first = 0; first < n_blocks; first += QI__ROW_Q4_SLICE) {

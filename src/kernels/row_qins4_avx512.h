@@ -14,6 +14,7 @@
 typedef struct qi__row_qins4 {
   uint8_t size[QI__ROW_K_SLICE * 256]; // [block][4 registers][64]
   uint8_t sign[QI__ROW_K_SLICE * 256]; // 32 where they are negative
+  qi__fetch fetch;                     // of weights
 } qi__row_qins4;
 
 // Codes of a block lie in four registers, each with two groups of 32 weights: low nibbles of 64 bytes, their high nibbles, those of
@@ -112,7 +113,7 @@ QI__INLINE QI__AVX512_VBMI __m256 qi__qins4_chunk_vbmi(const uint8_t *w, const q
   QI__UNROLL for (int b = 0; b < 8; b++) {
     total[b] = _mm512_setzero_si512();
     if (b >= n) continue;
-    qi__row_k_fetch_avx2(w, 144, b);
+    qi__row_k_fetch_avx2(x->fetch, w, 144, b);
     total[b] = qi__qins4_block_vbmi(w + 144 * (size_t)b, &h[b / 4], b % 4, size + 256 * b, sign + 256 * b, values);
     __asm__ volatile("" : "+v"(total[b]) : : "memory"); // clang would load all blocks at once and spill them: 12 GB/s, not 19
   }
@@ -132,6 +133,7 @@ QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
   const __m512i values = qi__qins4_values_vbmi();
   const size_t n_blocks = a->x->k / 256;
   qi__row_qins4 x;
+  x.fetch = a->fetch;
   __m256 lanes[QI__Q8_RUN];
   for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
   for (size_t first = 0; first < n_blocks; first += QI__ROW_K_SLICE) {

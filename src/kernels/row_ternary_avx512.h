@@ -88,8 +88,8 @@ QI__INLINE size_t qi__ternary_d_at(qi_format id) { return id == QI_FORMAT_TQ1_0 
 
 // Sums of two weight rows, `stride` bytes apart, over all their blocks, in 16 lanes each; x: in order. Returns 0 if each row has
 // one scale. The rows follow each other, so what is fetched ahead (see qi__fetch_far_avx2) are addresses in order.
-QI__INLINE QI__AVX512_VNNI unsigned qi__ternary_two_rows_avx512(qi_format id, const uint8_t *w, size_t stride, const int8_t *x,
-                                                                size_t n_blocks, __m512i *lanes) {
+QI__INLINE QI__AVX512_VNNI unsigned qi__ternary_two_rows_avx512(qi_format id, qi__fetch fetch, const uint8_t *w, size_t stride,
+                                                                const int8_t *x, size_t n_blocks, __m512i *lanes) {
   const size_t size = (size_t)qi__formats[id].info.block_bytes, d_at = qi__ternary_d_at(id);
   const bool scaled = id != QI_FORMAT_I2_S;
   const int places = qi__ternary_places(id);
@@ -100,7 +100,7 @@ QI__INLINE QI__AVX512_VNNI unsigned qi__ternary_two_rows_avx512(qi_format id, co
   QI__UNROLL for (int e = 0; e < QI__TERNARY_SUMS; e++) total[0][e] = total[1][e] = (qi__i32x16)_mm512_setzero_si512();
   for (size_t b = 0; b < n_blocks; b++, w += size, x += 64 * places, now += 2 * size) {
     __asm__ volatile("");
-    QI__UNROLL for (size_t at = 0; at < 2 * size; at += QI__CACHE_LINE) qi__prefetch_ahead(now + at);
+    QI__UNROLL for (size_t at = 0; at < 2 * size; at += QI__CACHE_LINE) qi__prefetch_ahead(fetch, now + at);
     __m512i xe[5];
     QI__UNROLL for (int e = 0; e < places; e++) {
       xe[e] = _mm512_loadu_si512((const void *)(x + 64 * e));
@@ -127,7 +127,7 @@ QI__INLINE QI__AVX512_VNNI bool qi__ternary_eight_rows_avx512(qi_format id, cons
   if (n_blocks > 1 && qi__ternary_scale_changes(a->format, w, 0)) return false; // then most will, and nothing was done in vain
   QI__UNROLL for (size_t r = 0; r < 8; r += 2) {
     size_t first = qi__min_size(r, n - 1), stride = first + 1 < n ? a->w_stride : 0; // beyond the last row the last again
-    differs |= qi__ternary_two_rows_avx512(id, w + first * a->w_stride, stride, x, n_blocks, &lanes[r]);
+    differs |= qi__ternary_two_rows_avx512(id, a->fetch, w + first * a->w_stride, stride, x, n_blocks, &lanes[r]);
   }
   if (id != QI_FORMAT_I2_S) {
     uint16_t halves[8];

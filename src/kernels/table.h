@@ -47,6 +47,7 @@ typedef struct qi__kernels {
   void (*attention_panel)(const void *b, size_t b_step, size_t n, size_t n_lanes, qi_kv_type type, bool finite,
                           uint16_t *panel); // NULL: prompts have no attention on a matrix unit
   bool matrix_unit;      // bf16 runs on one
+  qi__fetch fetch;       // of weights, for a few rows of activations
   qi__bf16_kernels bf16; // all NULL where there are no such instructions
   qi__stored_q8_kernels stored_q8;
 } qi__kernels;
@@ -196,6 +197,7 @@ QI__FN void qi__kernels_init_neon(qi__kernels *k) {
 // References first; then each variant that `cpu` allows replaces what it improves.
 QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
   qi__kernels_init_ref(k);
+  k->fetch = cpu->intel ? QI__FETCH_PAGES : QI__FETCH_LINES;
 #if defined(QI__X86_64)
   if (cpu->avx2) qi__kernels_init_avx2(k);
 #if defined(QI__HAS_AVX_VNNI)
