@@ -5071,19 +5071,26 @@ typedef enum qi__fetch {
 #define QI__FETCH_PAGE 4096
 #define QI__FETCH_WINDOW (8 * QI__FETCH_PAGE)
 
-// Lines of a window, in order, to lines of its pages in turns.
-QI__INLINE uintptr_t qi__in_page_turns(uintptr_t p) {
-  uintptr_t page = p / QI__CACHE_LINE % 8, line = p % QI__FETCH_WINDOW / (8 * QI__CACHE_LINE);
-  return p / QI__FETCH_WINDOW * QI__FETCH_WINDOW + page * QI__FETCH_PAGE + line * QI__CACHE_LINE;
+// Group g of eight lines, counted from address 0, stands for one line of each page of a window, QI__FETCH_PAGE apart: where the
+// first one is. All groups of a window are all its lines.
+QI__INLINE uintptr_t qi__fetch_group(uintptr_t g) {
+  const uintptr_t lines = QI__FETCH_PAGE / QI__CACHE_LINE;
+  return g / lines * QI__FETCH_WINDOW + g % lines * QI__CACHE_LINE;
 }
 
-// While the line at `now` is read: asks for another, which need not be sound.
-QI__INLINE void qi__prefetch_ahead(qi__fetch fetch, uintptr_t now) {
+// While n bytes at `now` are read, which need not be sound, of memory that is read in order.
+QI__INLINE void qi__prefetch_ahead(qi__fetch fetch, uintptr_t now, size_t n) {
+  const size_t group = 8 * QI__CACHE_LINE, ahead = QI__FETCH_WINDOW / group;
   if (fetch == QI__FETCH_PAGES) {
-    qi__prefetch((const void *)qi__in_page_turns(now + QI__FETCH_WINDOW));
-  } else {
-    qi__prefetch((const void *)(now + QI__FETCH_AHEAD));
-    qi__prefetch((const void *)(now + QI__FETCH_AGAIN));
+    for (uintptr_t g = now / group; g < (now + n) / group; g++) {
+      uintptr_t p = qi__fetch_group(g + ahead);
+      QI__UNROLL for (uintptr_t page = 0; page < QI__FETCH_WINDOW; page += QI__FETCH_PAGE) qi__prefetch((const void *)(p + page));
+    }
+    return;
+  }
+  for (uintptr_t p = now; p < now + n; p += QI__CACHE_LINE) {
+    qi__prefetch((const void *)(p + QI__FETCH_AHEAD));
+    qi__prefetch((const void *)(p + QI__FETCH_AGAIN));
   }
 }
 
@@ -8377,7 +8384,7 @@ QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
 // those of eight blocks into one burst, which leaves no room for other misses (Q4_K, one thread of Zen 4: 15 GB/s in place of 26).
 QI__INLINE QI__AVX2 void qi__fetch_far_avx2(qi__fetch fetch, const uint8_t *w, size_t n) {
   __asm__ volatile("");
-  for (size_t at = 0; at < n; at += QI__CACHE_LINE) qi__prefetch_ahead(fetch, (uintptr_t)w + at);
+  qi__prefetch_ahead(fetch, (uintptr_t)w, n);
 }
 
 // Integer lanes of a block of 256 with integer scales, with one row of activations.
@@ -9479,10 +9486,8 @@ QI__INLINE QI__AVX2 __m256 qi__dot_float_tail_avx2(qi_format kind, const uint8_t
 // take of these. The processor does not follow so many streams.
 QI__INLINE void qi__fetch_rows_behind(qi__fetch fetch, const uint8_t *w, size_t w_stride, size_t n, size_t size, size_t j) {
   uintptr_t now = (uintptr_t)w + n * size * j, behind = now + n * w_stride;
-  QI__UNROLL for (size_t at = 0; at < 8 * n * size; at += QI__CACHE_LINE) {
-    if (fetch == QI__FETCH_PAGES) qi__prefetch_ahead(fetch, now + at);
-    else qi__prefetch((const void *)(behind + at));
-  }
+  if (fetch == QI__FETCH_PAGES) qi__prefetch_ahead(fetch, now, 8 * n * size);
+  else QI__UNROLL for (size_t at = 0; at < 8 * n * size; at += QI__CACHE_LINE) qi__prefetch((const void *)(behind + at));
 }
 QI__INLINE size_t qi__float_size(qi_format kind) { return kind == QI_FORMAT_F32 ? 4 : 2; }
 
@@ -9534,8 +9539,7 @@ QI__INLINE QI__AVX2 float qi__dot_float_row_avx2(qi_format kind, const uint8_t *
   for (; j + 2 * QI__FLOAT_PIECE <= k; j += 2 * QI__FLOAT_PIECE) {
     __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (size_t at = j; at < j + QI__FLOAT_PIECE; at += 16) {
-      uintptr_t now = (uintptr_t)w + size * (2 * at - j);
-      QI__UNROLL for (size_t i = 0; i < 32 * size; i += QI__CACHE_LINE) qi__prefetch_ahead(fetch, now + i);
+      qi__prefetch_ahead(fetch, (uintptr_t)w + size * (2 * at - j), 32 * size);
       QI__UNROLL for (size_t u = 0; u < 4; u++) {
         size_t c = at + u % 2 * QI__FLOAT_PIECE + u / 2 * 8;
         sum[u % 2] = _mm256_fmadd_ps(qi__load_weights_avx2(kind, w, c), _mm256_loadu_ps(x + c), sum[u % 2]);
@@ -10922,7 +10926,8 @@ QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, c
 QI__INLINE QI__AVX2 void qi__row_k_fetch_avx2(qi__fetch fetch, const uint8_t *w, size_t size, int b) {
   const size_t line = QI__CACHE_LINE, first = (size * (size_t)b + line - 1) / line * line, end = size * (size_t)(b + 1);
   __asm__ volatile("");
-  QI__UNROLL for (size_t at = first; at < end; at += line) qi__prefetch_ahead(fetch, (uintptr_t)w + at);
+  if (fetch == QI__FETCH_PAGES) qi__prefetch_ahead(fetch, (uintptr_t)w + size * (size_t)b, size);
+  else if (first < end) qi__prefetch_ahead(fetch, (uintptr_t)w + first, end - first);
 }
 
 // Blocks that are taken at a time by all weight rows, of all rows of activations together. Where rows are longer, memory is read in
@@ -13285,7 +13290,7 @@ QI__INLINE QI__AVX512_VNNI unsigned qi__ternary_two_rows_avx512(qi_format id, qi
   QI__UNROLL for (int e = 0; e < QI__TERNARY_SUMS; e++) total[0][e] = total[1][e] = (qi__i32x16)_mm512_setzero_si512();
   for (size_t b = 0; b < n_blocks; b++, w += size, x += 64 * places, now += 2 * size) {
     __asm__ volatile("");
-    QI__UNROLL for (size_t at = 0; at < 2 * size; at += QI__CACHE_LINE) qi__prefetch_ahead(fetch, now + at);
+    qi__prefetch_ahead(fetch, now, 2 * size);
     __m512i xe[5];
     QI__UNROLL for (int e = 0; e < places; e++) {
       xe[e] = _mm512_loadu_si512((const void *)(x + 64 * e));
@@ -13368,8 +13373,7 @@ QI__INLINE QI__AVX2 int32_t qi__sum_i32_avx2(__m256i v) {
 // qi__prefetch_ahead for as much as block b of both rows. Never faults, also beyond the matrix.
 QI__INLINE QI__AVX2 void qi__prefetch_far_avx2(const qi__ternary_pair *p, size_t b) {
   size_t n = QI__TERNARY_PAIR * (size_t)p->f->info.block_bytes;
-  uintptr_t now = (uintptr_t)p->w[0] + b * n;
-  QI__UNROLL for (size_t i = 0; i < n; i += QI__CACHE_LINE) qi__prefetch_ahead(p->fetch, now + i);
+  qi__prefetch_ahead(p->fetch, (uintptr_t)p->w[0] + b * n, n);
 }
 
 // lanes[r] = products of row r; their total counts. Blocks from b on, until a scale changes or block `end` is reached: that is

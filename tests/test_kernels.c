@@ -192,18 +192,14 @@ static void test_rope(void **state) {
 
 // ---- what is fetched ahead ----
 
-// Each line of a window once; neighbours in different pages, and the lines of a page in order.
-static void test_page_turns(void **state) {
+// The groups of a window ask for each of its lines once, of each page in order.
+static void test_fetch_groups(void **state) {
   (void)state;
-  enum { N_LINES = QI__FETCH_WINDOW / QI__CACHE_LINE };
+  enum { GROUP = 8 * QI__CACHE_LINE, N = QI__FETCH_WINDOW / GROUP };
   const uintptr_t window = (uintptr_t)QI__FETCH_WINDOW * 12345;
-  uintptr_t next[8] = {0};
-  for (uintptr_t i = 0; i < N_LINES; i++) {
-    uintptr_t at = qi__in_page_turns(window + i * QI__CACHE_LINE + 63 * (i % 2)) - window, page = at / QI__FETCH_PAGE;
-    assert_int_equal(i % 8, page);
-    assert_int_equal(next[page]++ * QI__CACHE_LINE, at % QI__FETCH_PAGE);
-  }
-  for (int page = 0; page < 8; page++) assert_int_equal(N_LINES / 8, next[page]);
+  for (uintptr_t i = 0; i < N; i++) assert_int_equal(window + i * QI__CACHE_LINE, qi__fetch_group(window / GROUP + i));
+  assert_int_equal(QI__FETCH_PAGE, N * QI__CACHE_LINE);
+  assert_int_equal(window + QI__FETCH_WINDOW, qi__fetch_group(window / GROUP + N));
 }
 
 // ---- products of floats ----
@@ -782,7 +778,7 @@ static void test_product_cuts(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_vectors), cmocka_unit_test(test_vectors_in_place), cmocka_unit_test(test_conversions),
-    cmocka_unit_test(test_rope), cmocka_unit_test(test_page_turns), cmocka_unit_test(test_dot_float),
+    cmocka_unit_test(test_rope), cmocka_unit_test(test_fetch_groups), cmocka_unit_test(test_dot_float),
     cmocka_unit_test(test_dot_float_long), cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_q8),
     cmocka_unit_test(test_attention_weights), cmocka_unit_test(test_kv_conversions), cmocka_unit_test(test_attention_cuts),
     cmocka_unit_test(test_attention_joins), cmocka_unit_test(test_attention_panel), cmocka_unit_test(test_softmax),

@@ -91,10 +91,8 @@ QI__INLINE QI__AVX2 __m256 qi__dot_float_tail_avx2(qi_format kind, const uint8_t
 // take of these. The processor does not follow so many streams.
 QI__INLINE void qi__fetch_rows_behind(qi__fetch fetch, const uint8_t *w, size_t w_stride, size_t n, size_t size, size_t j) {
   uintptr_t now = (uintptr_t)w + n * size * j, behind = now + n * w_stride;
-  QI__UNROLL for (size_t at = 0; at < 8 * n * size; at += QI__CACHE_LINE) {
-    if (fetch == QI__FETCH_PAGES) qi__prefetch_ahead(fetch, now + at);
-    else qi__prefetch((const void *)(behind + at));
-  }
+  if (fetch == QI__FETCH_PAGES) qi__prefetch_ahead(fetch, now, 8 * n * size);
+  else QI__UNROLL for (size_t at = 0; at < 8 * n * size; at += QI__CACHE_LINE) qi__prefetch((const void *)(behind + at));
 }
 QI__INLINE size_t qi__float_size(qi_format kind) { return kind == QI_FORMAT_F32 ? 4 : 2; }
 
@@ -146,8 +144,7 @@ QI__INLINE QI__AVX2 float qi__dot_float_row_avx2(qi_format kind, const uint8_t *
   for (; j + 2 * QI__FLOAT_PIECE <= k; j += 2 * QI__FLOAT_PIECE) {
     __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (size_t at = j; at < j + QI__FLOAT_PIECE; at += 16) {
-      uintptr_t now = (uintptr_t)w + size * (2 * at - j);
-      QI__UNROLL for (size_t i = 0; i < 32 * size; i += QI__CACHE_LINE) qi__prefetch_ahead(fetch, now + i);
+      qi__prefetch_ahead(fetch, (uintptr_t)w + size * (2 * at - j), 32 * size);
       QI__UNROLL for (size_t u = 0; u < 4; u++) {
         size_t c = at + u % 2 * QI__FLOAT_PIECE + u / 2 * 8;
         sum[u % 2] = _mm256_fmadd_ps(qi__load_weights_avx2(kind, w, c), _mm256_loadu_ps(x + c), sum[u % 2]);

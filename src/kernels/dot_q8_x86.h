@@ -337,7 +337,7 @@ QI__INLINE int qi__q8_offset32(qi_format id, bool vnni) {
 // those of eight blocks into one burst, which leaves no room for other misses (Q4_K, one thread of Zen 4: 15 GB/s in place of 26).
 QI__INLINE QI__AVX2 void qi__fetch_far_avx2(qi__fetch fetch, const uint8_t *w, size_t n) {
   __asm__ volatile("");
-  for (size_t at = 0; at < n; at += QI__CACHE_LINE) qi__prefetch_ahead(fetch, (uintptr_t)w + at);
+  qi__prefetch_ahead(fetch, (uintptr_t)w, n);
 }
 
 // Integer lanes of a block of 256 with integer scales, with one row of activations.

@@ -19,7 +19,8 @@
 QI__INLINE QI__AVX2 void qi__row_k_fetch_avx2(qi__fetch fetch, const uint8_t *w, size_t size, int b) {
   const size_t line = QI__CACHE_LINE, first = (size * (size_t)b + line - 1) / line * line, end = size * (size_t)(b + 1);
   __asm__ volatile("");
-  QI__UNROLL for (size_t at = first; at < end; at += line) qi__prefetch_ahead(fetch, (uintptr_t)w + at);
+  if (fetch == QI__FETCH_PAGES) qi__prefetch_ahead(fetch, (uintptr_t)w + size * (size_t)b, size);
+  else if (first < end) qi__prefetch_ahead(fetch, (uintptr_t)w + first, end - first);
 }
 
 // Blocks that are taken at a time by all weight rows, of all rows of activations together. Where rows are longer, memory is read in

@@ -100,7 +100,7 @@ QI__INLINE QI__AVX512_VNNI unsigned qi__ternary_two_rows_avx512(qi_format id, qi
   QI__UNROLL for (int e = 0; e < QI__TERNARY_SUMS; e++) total[0][e] = total[1][e] = (qi__i32x16)_mm512_setzero_si512();
   for (size_t b = 0; b < n_blocks; b++, w += size, x += 64 * places, now += 2 * size) {
     __asm__ volatile("");
-    QI__UNROLL for (size_t at = 0; at < 2 * size; at += QI__CACHE_LINE) qi__prefetch_ahead(fetch, now + at);
+    qi__prefetch_ahead(fetch, now, 2 * size);
     __m512i xe[5];
     QI__UNROLL for (int e = 0; e < places; e++) {
       xe[e] = _mm512_loadu_si512((const void *)(x + 64 * e));

@@ -54,19 +54,26 @@ typedef enum qi__fetch {
 #define QI__FETCH_PAGE 4096
 #define QI__FETCH_WINDOW (8 * QI__FETCH_PAGE)
 
-// Lines of a window, in order, to lines of its pages in turns.
-QI__INLINE uintptr_t qi__in_page_turns(uintptr_t p) {
-  uintptr_t page = p / QI__CACHE_LINE % 8, line = p % QI__FETCH_WINDOW / (8 * QI__CACHE_LINE);
-  return p / QI__FETCH_WINDOW * QI__FETCH_WINDOW + page * QI__FETCH_PAGE + line * QI__CACHE_LINE;
+// Group g of eight lines, counted from address 0, stands for one line of each page of a window, QI__FETCH_PAGE apart: where the
+// first one is. All groups of a window are all its lines.
+QI__INLINE uintptr_t qi__fetch_group(uintptr_t g) {
+  const uintptr_t lines = QI__FETCH_PAGE / QI__CACHE_LINE;
+  return g / lines * QI__FETCH_WINDOW + g % lines * QI__CACHE_LINE;
 }
 
-// While the line at `now` is read: asks for another, which need not be sound.
-QI__INLINE void qi__prefetch_ahead(qi__fetch fetch, uintptr_t now) {
+// While n bytes at `now` are read, which need not be sound, of memory that is read in order.
+QI__INLINE void qi__prefetch_ahead(qi__fetch fetch, uintptr_t now, size_t n) {
+  const size_t group = 8 * QI__CACHE_LINE, ahead = QI__FETCH_WINDOW / group;
   if (fetch == QI__FETCH_PAGES) {
-    qi__prefetch((const void *)qi__in_page_turns(now + QI__FETCH_WINDOW));
-  } else {
-    qi__prefetch((const void *)(now + QI__FETCH_AHEAD));
-    qi__prefetch((const void *)(now + QI__FETCH_AGAIN));
+    for (uintptr_t g = now / group; g < (now + n) / group; g++) {
+      uintptr_t p = qi__fetch_group(g + ahead);
+      QI__UNROLL for (uintptr_t page = 0; page < QI__FETCH_WINDOW; page += QI__FETCH_PAGE) qi__prefetch((const void *)(p + page));
+    }
+    return;
+  }
+  for (uintptr_t p = now; p < now + n; p += QI__CACHE_LINE) {
+    qi__prefetch((const void *)(p + QI__FETCH_AHEAD));
+    qi__prefetch((const void *)(p + QI__FETCH_AGAIN));
   }
 }
 
