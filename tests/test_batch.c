@@ -1,3 +1,4 @@
+// sanitize: scalar
 // sanitize: thread
 // Batches: every answer is that of a lone session, whatever runs beside it; order, room, ends, memory, wrong arguments.
 #define QINFER_IMPLEMENTATION

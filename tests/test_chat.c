@@ -1,6 +1,6 @@
 // Conversations as tokens: each format against the text that its template makes, tokenised as a whole; turn by turn and at once;
 // what strangers write; recognition by metadata.
-// sanitize: scalar
+// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

@@ -1,4 +1,4 @@
-// sanitize: scalar
+// scalar
 // Grammars: what GBNF means, against a naive matcher; masks against asking for every token; constrained answers of sessions.
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"

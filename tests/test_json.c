@@ -1,5 +1,5 @@
 // The JSON reader: values, escapes, numbers, errors with their place, limits; from memory and through a window.
-// sanitize: scalar
+// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

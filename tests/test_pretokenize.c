@@ -1,5 +1,5 @@
 // UTF-8, character classes, and how text is cut into words.
-// sanitize: scalar
+// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

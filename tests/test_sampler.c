@@ -1,5 +1,5 @@
 // Samplers against naive references in double, by hand, and over many draws.
-// sanitize: scalar
+// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

@@ -1,3 +1,4 @@
+// sanitize: scalar
 // Saving and loading sessions: the same bits as without, what is refused, files and processes that are killed.
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"

@@ -1,5 +1,5 @@
 // JSON schemas as grammars: what they take and refuse, random texts of them read back, errors with their place.
-// sanitize: scalar
+// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

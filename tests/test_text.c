@@ -1,5 +1,5 @@
 // Streaming text: UTF-8 cut anywhere, stop strings in every position.
-// sanitize: scalar
+// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

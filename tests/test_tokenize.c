@@ -1,5 +1,5 @@
 // Vocabularies, SentencePiece and byte-level BPE, special tokens, detokenising.
-// sanitize: scalar
+// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

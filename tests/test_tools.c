@@ -1,5 +1,5 @@
 // What examples/imatrix.c and examples/quantize.c stand on: the observer of a session, ranges of metadata arrays, importance.
-// sanitize: scalar
+// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 
