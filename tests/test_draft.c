@@ -379,6 +379,7 @@ static void test_draft_lengths(void **state) {
   qi_session_desc sd = plain_desc();
   qi_session_stats st;
   qi_token ids[3][197];
+  sd.path = QI_PATH_INTEGER; // AUTO may compute the first token as part of the prompt in one session, and by itself in the other
   qi_session *s = run_session(m.target.m, &sd);
   assert_int_equal(tell(s, 197, ids[0]), 196);
   qi_session_get_stats(s, &st);
