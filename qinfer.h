@@ -2773,6 +2773,7 @@ typedef struct qi__block {
 } qi__block;
 
 typedef struct qi__format {
+  qi_format id;
   qi_format_info info;
   int group;            // codes that share a scale: 16 or 32; 0 in formats without integer form
   bool has_min;         // dmin and min are used
@@ -2792,7 +2793,6 @@ typedef struct qi__format {
   void (*apply_tail)(const struct qi__format *f, qi__block *out);
 
   // What a tail says is filled in by qi__format_bind in a copy of the row, which then goes where the row would.
-  const struct qi__format *row; // of the table; NULL in the table itself
   float param[2];
   const float *values;          // what the codes stand for
   const int16_t *factors;       // and their integers: see qi__qins8_size
@@ -4837,66 +4837,66 @@ QI__FN bool qi__hf_ternary_to_i2_s(const uint8_t *packed, size_t n_rows, size_t 
 // GGUF ids of our own begin with the letters QI (0x5149): no other loader knows them.
 // clang-format off
 static const qi__format qi__formats[QI_FORMAT_COUNT] = {
-  [QI_FORMAT_F32] = {.info = {"F32", 0, 1, 4, true, 0},
+  [QI_FORMAT_F32] = {.id = QI_FORMAT_F32, .info = {"F32", 0, 1, 4, true, 0},
     .dequantize = qi__dequantize_f32, .quantize = qi__quantize_f32},
-  [QI_FORMAT_F16] = {.info = {"F16", 1, 1, 2, true, 0},
+  [QI_FORMAT_F16] = {.id = QI_FORMAT_F16, .info = {"F16", 1, 1, 2, true, 0},
     .dequantize = qi__dequantize_f16, .quantize = qi__quantize_f16},
-  [QI_FORMAT_BF16] = {.info = {"BF16", 30, 1, 2, true, 0},
+  [QI_FORMAT_BF16] = {.id = QI_FORMAT_BF16, .info = {"BF16", 30, 1, 2, true, 0},
     .dequantize = qi__dequantize_bf16, .quantize = qi__quantize_bf16},
-  [QI_FORMAT_Q4_0] = {.info = {"Q4_0", 2, 32, 18, true, 0},
+  [QI_FORMAT_Q4_0] = {.id = QI_FORMAT_Q4_0, .info = {"Q4_0", 2, 32, 18, true, 0},
     .group = 32, .unpack = qi__unpack_q4_0, .quantize = qi__quantize_q4_0},
-  [QI_FORMAT_Q4_1] = {.info = {"Q4_1", 3, 32, 20, true, 0},
+  [QI_FORMAT_Q4_1] = {.id = QI_FORMAT_Q4_1, .info = {"Q4_1", 3, 32, 20, true, 0},
     .group = 32, .has_min = true, .unpack = qi__unpack_q4_1, .quantize = qi__quantize_q4_1},
-  [QI_FORMAT_Q5_0] = {.info = {"Q5_0", 6, 32, 22, true, 0},
+  [QI_FORMAT_Q5_0] = {.id = QI_FORMAT_Q5_0, .info = {"Q5_0", 6, 32, 22, true, 0},
     .group = 32, .unpack = qi__unpack_q5_0, .quantize = qi__quantize_q5_0},
-  [QI_FORMAT_Q5_1] = {.info = {"Q5_1", 7, 32, 24, true, 0},
+  [QI_FORMAT_Q5_1] = {.id = QI_FORMAT_Q5_1, .info = {"Q5_1", 7, 32, 24, true, 0},
     .group = 32, .has_min = true, .unpack = qi__unpack_q5_1, .quantize = qi__quantize_q5_1},
-  [QI_FORMAT_Q8_0] = {.info = {"Q8_0", 8, 32, 34, true, 0},
+  [QI_FORMAT_Q8_0] = {.id = QI_FORMAT_Q8_0, .info = {"Q8_0", 8, 32, 34, true, 0},
     .group = 32, .unpack = qi__unpack_q8_0, .quantize = qi__quantize_q8_0},
-  [QI_FORMAT_Q2_K] = {.info = {"Q2_K", 10, 256, 84, true, 0},
+  [QI_FORMAT_Q2_K] = {.id = QI_FORMAT_Q2_K, .info = {"Q2_K", 10, 256, 84, true, 0},
     .group = 16, .has_min = true, .unpack = qi__unpack_q2_k, .quantize = qi__quantize_q2_k},
-  [QI_FORMAT_Q3_K] = {.info = {"Q3_K", 11, 256, 110, true, 0},
+  [QI_FORMAT_Q3_K] = {.id = QI_FORMAT_Q3_K, .info = {"Q3_K", 11, 256, 110, true, 0},
     .group = 16, .unpack = qi__unpack_q3_k, .quantize = qi__quantize_q3_k},
-  [QI_FORMAT_Q4_K] = {.info = {"Q4_K", 12, 256, 144, true, 0},
+  [QI_FORMAT_Q4_K] = {.id = QI_FORMAT_Q4_K, .info = {"Q4_K", 12, 256, 144, true, 0},
     .group = 32, .has_min = true, .unpack = qi__unpack_q4_k, .quantize = qi__quantize_q4_k},
-  [QI_FORMAT_Q5_K] = {.info = {"Q5_K", 13, 256, 176, true, 0},
+  [QI_FORMAT_Q5_K] = {.id = QI_FORMAT_Q5_K, .info = {"Q5_K", 13, 256, 176, true, 0},
     .group = 32, .has_min = true, .unpack = qi__unpack_q5_k, .quantize = qi__quantize_q5_k},
-  [QI_FORMAT_Q6_K] = {.info = {"Q6_K", 14, 256, 210, true, 0},
+  [QI_FORMAT_Q6_K] = {.id = QI_FORMAT_Q6_K, .info = {"Q6_K", 14, 256, 210, true, 0},
     .group = 16, .unpack = qi__unpack_q6_k, .quantize = qi__quantize_q6_k},
-  [QI_FORMAT_IQ1_S] = {.info = {"IQ1_S", 19, 256, QI__IQ1_S_BYTES, false, 0},
+  [QI_FORMAT_IQ1_S] = {.id = QI_FORMAT_IQ1_S, .info = {"IQ1_S", 19, 256, QI__IQ1_S_BYTES, false, 0},
     .group = 32, .unpack = qi__unpack_iq1_s},
-  [QI_FORMAT_IQ1_M] = {.info = {"IQ1_M", 29, 256, QI__IQ1_M_BYTES, false, 0},
+  [QI_FORMAT_IQ1_M] = {.id = QI_FORMAT_IQ1_M, .info = {"IQ1_M", 29, 256, QI__IQ1_M_BYTES, false, 0},
     .group = 16, .unpack = qi__unpack_iq1_m},
-  [QI_FORMAT_IQ2_XXS] = {.info = {"IQ2_XXS", 16, 256, QI__IQ2_XXS_BYTES, false, 0},
+  [QI_FORMAT_IQ2_XXS] = {.id = QI_FORMAT_IQ2_XXS, .info = {"IQ2_XXS", 16, 256, QI__IQ2_XXS_BYTES, false, 0},
     .group = 32, .unpack = qi__unpack_iq2_xxs},
-  [QI_FORMAT_IQ2_XS] = {.info = {"IQ2_XS", 17, 256, QI__IQ2_XS_BYTES, false, 0},
+  [QI_FORMAT_IQ2_XS] = {.id = QI_FORMAT_IQ2_XS, .info = {"IQ2_XS", 17, 256, QI__IQ2_XS_BYTES, false, 0},
     .group = 16, .unpack = qi__unpack_iq2_xs},
-  [QI_FORMAT_IQ2_S] = {.info = {"IQ2_S", 22, 256, QI__IQ2_S_BYTES, false, 0},
+  [QI_FORMAT_IQ2_S] = {.id = QI_FORMAT_IQ2_S, .info = {"IQ2_S", 22, 256, QI__IQ2_S_BYTES, false, 0},
     .group = 16, .unpack = qi__unpack_iq2_s},
-  [QI_FORMAT_IQ3_XXS] = {.info = {"IQ3_XXS", 18, 256, QI__IQ3_XXS_BYTES, false, 0},
+  [QI_FORMAT_IQ3_XXS] = {.id = QI_FORMAT_IQ3_XXS, .info = {"IQ3_XXS", 18, 256, QI__IQ3_XXS_BYTES, false, 0},
     .group = 32, .unpack = qi__unpack_iq3_xxs},
-  [QI_FORMAT_IQ3_S] = {.info = {"IQ3_S", 21, 256, QI__IQ3_S_BYTES, false, 0},
+  [QI_FORMAT_IQ3_S] = {.id = QI_FORMAT_IQ3_S, .info = {"IQ3_S", 21, 256, QI__IQ3_S_BYTES, false, 0},
     .group = 32, .unpack = qi__unpack_iq3_s},
-  [QI_FORMAT_IQ4_NL] = {.info = {"IQ4_NL", 20, 32, 18, true, 0},
+  [QI_FORMAT_IQ4_NL] = {.id = QI_FORMAT_IQ4_NL, .info = {"IQ4_NL", 20, 32, 18, true, 0},
     .group = 32, .unpack = qi__unpack_iq4_nl, .quantize = qi__quantize_iq4_nl},
-  [QI_FORMAT_IQ4_XS] = {.info = {"IQ4_XS", 23, 256, 136, true, 0},
+  [QI_FORMAT_IQ4_XS] = {.id = QI_FORMAT_IQ4_XS, .info = {"IQ4_XS", 23, 256, 136, true, 0},
     .group = 32, .unpack = qi__unpack_iq4_xs, .quantize = qi__quantize_iq4_xs},
-  [QI_FORMAT_TQ1_0] = {.info = {"TQ1_0", 34, 256, 54, true, 0},
+  [QI_FORMAT_TQ1_0] = {.id = QI_FORMAT_TQ1_0, .info = {"TQ1_0", 34, 256, 54, true, 0},
     .group = 32, .ternary = true, .unpack = qi__unpack_tq1_0, .quantize = qi__quantize_tq1_0},
-  [QI_FORMAT_TQ2_0] = {.info = {"TQ2_0", 35, 256, 66, true, 0},
+  [QI_FORMAT_TQ2_0] = {.id = QI_FORMAT_TQ2_0, .info = {"TQ2_0", 35, 256, 66, true, 0},
     .group = 32, .ternary = true, .unpack = qi__unpack_tq2_0,
     .dequantize = qi__dequantize_tq2_0, .quantize = qi__quantize_tq2_0},
-  [QI_FORMAT_MXFP4] = {.info = {"MXFP4", 39, 32, 17, false, 0}, .group = 32, .unpack = qi__unpack_mxfp4},
-  [QI_FORMAT_I2_S] = {.info = {"I2_S", 36, 256, 64, true, QI__I2_S_TAIL},
+  [QI_FORMAT_MXFP4] = {.id = QI_FORMAT_MXFP4, .info = {"MXFP4", 39, 32, 17, false, 0}, .group = 32, .unpack = qi__unpack_mxfp4},
+  [QI_FORMAT_I2_S] = {.id = QI_FORMAT_I2_S, .info = {"I2_S", 36, 256, 64, true, QI__I2_S_TAIL},
     .group = 32, .ternary = true, .unpack = qi__unpack_i2_s, .dequantize = qi__dequantize_i2_s,
     .quantize_tensor = qi__quantize_tensor_i2_s, .read_tail = qi__read_tail_i2_s,
     .apply_tail = qi__apply_tail_i2_s},
-  [QI_FORMAT_QINS8] = {.info = {"QINS8", 0x51490001, 32, 36, true, QI__QINS_TAIL}, .group = 32, .wide = true,
+  [QI_FORMAT_QINS8] = {.id = QI_FORMAT_QINS8, .info = {"QINS8", 0x51490001, 32, 36, true, QI__QINS_TAIL}, .group = 32, .wide = true,
     .unpack = qi__unpack_qins8, .dequantize = qi__dequantize_qins8, .quantize_tensor = qi__quantize_tensor_qins8,
     .read_tail = qi__read_tail_qins8, .apply_tail = qi__apply_tail_qins8},
-  [QI_FORMAT_QINS8_K] = {.info = {"QINS8_K", 0x51490002, 256, 272, true, 0}, .group = 16, .wide = true,
+  [QI_FORMAT_QINS8_K] = {.id = QI_FORMAT_QINS8_K, .info = {"QINS8_K", 0x51490002, 256, 272, true, 0}, .group = 16, .wide = true,
     .unpack = qi__unpack_qins8_k, .quantize = qi__quantize_qins8_k},
-  [QI_FORMAT_QINS4_K] = {.info = {"QINS4_K", 0x51490003, 256, 144, true, 0},
+  [QI_FORMAT_QINS4_K] = {.id = QI_FORMAT_QINS4_K, .info = {"QINS4_K", 0x51490003, 256, 144, true, 0},
     .group = 16, .unpack = qi__unpack_qins4_k,
     .quantize = qi__quantize_qins4_k},
 };
@@ -4914,9 +4914,6 @@ QI__FN qi_format qi__format_from_gguf(int id) {
     if (qi__formats[f].info.gguf_id == id) return (qi_format)f;
   return QI_FORMAT_NONE;
 }
-
-// Which row of the table; `f` may be bound.
-QI__INLINE qi_format qi__format_id(const qi__format *f) { return (qi_format)((f->row ? f->row : f) - qi__formats); }
 
 // Bytes of a row of n weights; 0 when the format is unknown, n is no multiple of the block length, or on overflow.
 QI__FN size_t qi__row_bytes(qi_format format, size_t n) {
@@ -4946,7 +4943,6 @@ typedef struct qi__bound {
 // can be bound, too. Errors: QI_ERR_FORMAT.
 QI__FN qi_result qi__format_bind(qi__bound *out, qi_format format, const uint8_t *tail, const char *name, qi_error *err) {
   out->format = qi__formats[format];
-  out->format.row = &qi__formats[format];
   out->format.values = out->values;
   out->format.factors = out->factors;
   if (!out->format.read_tail || !tail) return QI_OK;
@@ -6870,7 +6866,7 @@ QI__INLINE bool qi__dequantize_neon_has(qi_format id) {
 // `f` is a row of the table, or bound.
 QI__INLINE void qi__dequantize_rows_neon(const qi__format *f, const uint8_t *src, qi__store16_neon store, void *dst, size_t n) {
 #define QI__CASE(name, id) case id: qi__dequantize_row_neon(id, f, src, store, dst, n); break;
-  switch (qi__format_id(f)) {
+  switch (f->id) {
     QI__NEON_FORMATS(QI__CASE)
   case QI_FORMAT_QINS8_K: qi__dequantize_qins8_k_neon(src, store, dst, n); break;
   default: qi__dequantize_row_neon(QI_FORMAT_NONE, f, src, store, dst, n); break;
@@ -7510,7 +7506,7 @@ QI__INLINE bool qi__is_iq_grid(qi_format id) {
 
 // qi__unpack.
 QI__FN QI__AVX2 void qi__unpack_avx2(const qi__format *f, const uint8_t *src, qi__block *out) {
-  switch (qi__format_id(f)) {
+  switch (f->id) {
   case QI_FORMAT_IQ2_XXS: qi__unpack_iq2_xxs_avx2(src, out); break;
   case QI_FORMAT_IQ2_XS: qi__unpack_iq2_xs_avx2(src, out); break;
   case QI_FORMAT_IQ2_S: qi__unpack_iq2_s_avx2(src, out); break;
@@ -7851,7 +7847,7 @@ QI__FN QI__AVX2 void qi__dequantize_qins8_avx2(const qi__format *f, const uint8_
 
 // Quantised formats; `f` is a row of the table, or bound.
 QI__FN QI__AVX2 void qi__dequantize_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
-  switch (qi__format_id(f)) {
+  switch (f->id) {
   case QI_FORMAT_Q4_0: qi__dequantize_row_avx2(QI_FORMAT_Q4_0, f, src, dst, n); break;
   case QI_FORMAT_Q4_1: qi__dequantize_row_avx2(QI_FORMAT_Q4_1, f, src, dst, n); break;
   case QI_FORMAT_Q5_0: qi__dequantize_row_avx2(QI_FORMAT_Q5_0, f, src, dst, n); break;
@@ -8021,7 +8017,7 @@ QI__FN QI__AVX512_BF16 void qi__qins8_to_bf16_avx512(const qi__format *f, const 
 
 // n weights, whole blocks, as bfloat16; `f` is a row of the table, or bound; dst has room for the next multiple of 32.
 QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
-  switch (qi__format_id(f)) {
+  switch (f->id) {
   case QI_FORMAT_F32: qi__floats_to_bf16_avx512(QI_FORMAT_F32, src, n, dst); break;
   case QI_FORMAT_F16: qi__floats_to_bf16_avx512(QI_FORMAT_F16, src, n, dst); break;
   case QI_FORMAT_BF16: memcpy(dst, src, 2 * n); break;
@@ -9292,7 +9288,7 @@ QI__FN QI__NEON_BF16 void qi__bf16_pack_neon(const float *x, size_t k, uint16_t 
 
 // n weights, whole blocks, as bfloat16; `f` is a row of the table, or bound.
 QI__FN QI__NEON_BF16 void qi__to_bf16_neon(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
-  qi_format id = qi__format_id(f);
+  qi_format id = f->id;
   if (id == QI_FORMAT_BF16) {
     memcpy(dst, src, 2 * n);
   } else if (qi__dequantize_neon_has(id)) {
@@ -9912,7 +9908,7 @@ typedef struct qi__q8_plan {
 // Chains of 8: 15 * 127 * 2 * 8 < 2^15; of 4: 31 * 127 * 2 * 4, and Q6_K by sums that start from its offset: see
 // qi__chain_starts_avx2.
 QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
-  qi_format id = qi__format_id(f);
+  qi_format id = f->id;
   qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, false, vnni};
   bool five_bits = id == QI_FORMAT_Q5_0 || id == QI_FORMAT_Q5_1 || id == QI_FORMAT_Q5_K || id == QI_FORMAT_MXFP4;
   if (f->group == 16 || five_bits) p.chain = 4;
@@ -10140,7 +10136,7 @@ typedef struct qi__q8_stored {
 } qi__q8_stored;
 
 QI__FN qi__q8_stored qi__q8_stored_of(const qi__format *f) {
-  qi_format id = qi__format_id(f);
+  qi_format id = f->id;
   qi__q8_stored s;
   bool scales = f->info.block_len == 256;
   size_t row = QI__Q8_ROWS, groups = scales ? 256 / (size_t)f->group : 0, floats = 256 / (size_t)f->info.block_len * sizeof(float);
@@ -10156,7 +10152,7 @@ QI__FN qi__q8_stored qi__q8_stored_of(const qi__format *f) {
 
 // Bytes of a chunk; 0 = not for panels.
 QI__FN size_t qi__q8_stored_bytes(const qi__format *f) {
-  return f->wide || !qi__dot_q8_x86_has(qi__format_id(f)) ? 0 : qi__q8_stored_of(f).bytes;
+  return f->wide || !qi__dot_q8_x86_has(f->id) ? 0 : qi__q8_stored_of(f).bytes;
 }
 
 // Chunks of the tile a->w, a->n_w, a->w_stride of rows of k columns to `dst`.
@@ -11681,7 +11677,7 @@ QI__INLINE QI__AVX_VNNI void qi__dot_k_avx_vnni(qi_format id, int n, const qi__d
   QI__DOT_ONE(isa, target, qins4_k, QI__DOT_N(isa, vnni, QI_FORMAT_QINS4_K, 1)) \
   QI__DOT_ONE(isa, target, any, QI__DOT_N(isa, vnni, QI_FORMAT_NONE, 1)) \
   QI__FN size_t qi__dot_row_##isa(const qi__dot_q8_args *a) { \
-    switch (qi__format_id(a->format)) { \
+    switch (a->format->id) { \
     case QI_FORMAT_Q4_0: return qi__dot_rows_q4_0_##isa(a); \
     case QI_FORMAT_Q4_1: return qi__dot_rows_q4_1_##isa(a); \
     case QI_FORMAT_Q5_0: return qi__dot_rows_q5_0_##isa(a); \
@@ -11788,7 +11784,7 @@ QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_fi
 // Rows of activations from which a panel pays (Zen 4, two threads, weights from memory): the longer the row kernels take, the
 // fewer.
 QI__FN size_t qi__panel_from(const qi__format *f, bool vnni) {
-  qi_format id = qi__format_id(f);
+  qi_format id = f->id;
   switch (id) {
   case QI_FORMAT_Q4_K: return vnni ? 9 : 11;
   case QI_FORMAT_Q5_K: return vnni ? 9 : 13;
@@ -11827,7 +11823,7 @@ QI__FN void qi__dot_stored_avx512(const qi__dot_q8_args *a) {
 // bound by memory, and stored tiles are never smaller; they win where its kernel computes for longer: late where that takes up to
 // four rows at once.
 QI__FN size_t qi__stored_from_avx2(const qi__format *f) {
-  qi_format id = qi__format_id(f);
+  qi_format id = f->id;
   switch (id) {
   case QI_FORMAT_Q4_K: return 9;
   case QI_FORMAT_Q5_K:
@@ -11837,7 +11833,7 @@ QI__FN size_t qi__stored_from_avx2(const qi__format *f) {
 }
 
 QI__FN size_t qi__stored_from_avx512(const qi__format *f) {
-  qi_format id = qi__format_id(f);
+  qi_format id = f->id;
   switch (id) {
   case QI_FORMAT_Q4_0:
   case QI_FORMAT_Q8_0: return 3;
@@ -12588,7 +12584,7 @@ QI__FN void qi__panel_fill_neon(const qi__dot_q8_args *a, size_t n_rows, size_t 
   for (size_t r = 0; r < n_rows; r++) {
     const uint8_t *w = first + qi__min_size(r, a->n_w - 1) * a->w_stride;
 #define QI__CASE(name, id) case id: qi__panel_row_neon(id, f, w, n, r, p); break;
-    switch (qi__format_id(f)) {
+    switch (f->id) {
       QI__NEON_BLOCK_FORMATS(QI__CASE)
     default: qi__panel_row_neon(QI_FORMAT_NONE, f, w, n, r, p); break;
     }
@@ -12821,7 +12817,7 @@ QI__INLINE void qi__dot_panels_neon(qi__load_x_neon load, qi__products_neon prod
   qi__tiles_neon *tiles = (qi__tiles_neon *)(void *)(panel + 1);
   size_t len = (size_t)a->format->info.block_len;
   size_t n_tiles = (a->n_w + 2 * QI__NEON_TILES - 1) / (2 * QI__NEON_TILES) * QI__NEON_TILES;
-  bool one_scale = qi__has_one_scale_neon(qi__format_id(a->format));
+  bool one_scale = qi__has_one_scale_neon(a->format->id);
   for (size_t begin = 0; begin < a->n_x; begin += QI__Q8_BATCH) {
     qi__panel_run_neon run = {a, begin, qi__min_size(QI__Q8_BATCH, a->n_x - begin), 0, 0, n_tiles, panel, tiles};
     memset(tiles, 0, (run.n_x + 1) / 2 * sizeof *tiles);
@@ -12845,7 +12841,7 @@ QI__FN QI__DOTPROD void qi__dot_several_dotprod(const qi__dot_q8_args *a) {
 }
 
 QI__FN void qi__dot_one_of_neon(const qi__dot_q8_fn *kernels, const qi__dot_q8_args *a) {
-  qi__dot_q8_fn kernel = kernels[qi__format_id(a->format)];
+  qi__dot_q8_fn kernel = kernels[a->format->id];
   (kernel ? kernel : kernels[QI_FORMAT_NONE])(a);
 }
 
@@ -12965,7 +12961,7 @@ QI__FN void qi__ternary_fill(const qi__ternary_kernels *kernels, const qi__dot_q
   const uint8_t *w[QI__Q8_ROWS];
   for (size_t r = 0; r < QI__Q8_ROWS; r++) w[r] = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride + first * size;
   for (size_t b = 0; b < n; b++) {
-    kernels->pack(qi__format_id(a->format), w, p->code[b]);
+    kernels->pack(a->format->id, w, p->code[b]);
     for (size_t r = 0; r < QI__Q8_ROWS; r++) w[r] += size;
   }
   qi__ternary_fetch(a, first + n, w);
@@ -13159,7 +13155,7 @@ QI__TERNARY_MULTIPLY(i8mm, QI__I8MM, qi__load_x_pairs_neon, qi__products_i8mm_ne
 
 #define QI__TERNARY_ROW(isa, target, dot) \
   QI__FN target void qi__ternary_row_##isa(const qi__dot_q8_args *a) { \
-    qi_format id = qi__format_id(a->format); \
+    qi_format id = a->format->id; \
     if (id == QI_FORMAT_TQ1_0) qi__ternary_rows_neon(QI_FORMAT_TQ1_0, dot, a); \
     else if (id == QI_FORMAT_TQ2_0) qi__ternary_rows_neon(QI_FORMAT_TQ2_0, dot, a); \
     else qi__ternary_rows_neon(QI_FORMAT_I2_S, dot, a); \
@@ -13348,7 +13344,7 @@ QI__INLINE QI__AVX512_VNNI void qi__ternary_even_rows_avx512(qi_format id, const
 }
 
 QI__FN QI__AVX512_VNNI void qi__ternary_even_avx512(const qi__dot_q8_args *a, qi__dot_q8_fn other) {
-  switch (qi__format_id(a->format)) {
+  switch (a->format->id) {
   case QI_FORMAT_TQ1_0: qi__ternary_even_rows_avx512(QI_FORMAT_TQ1_0, a, other); break;
   case QI_FORMAT_TQ2_0: qi__ternary_even_rows_avx512(QI_FORMAT_TQ2_0, a, other); break;
   default: qi__ternary_even_rows_avx512(QI_FORMAT_I2_S, a, other); break;
@@ -13654,7 +13650,7 @@ QI__INLINE QI__AVX2 void qi__ternary_rows_avx2(qi_format id, qi__ternary_lanes_f
 
 #define QI__TERNARY_ROW(isa, target) \
   QI__FN target void qi__ternary_row_##isa(const qi__dot_q8_args *a) { \
-    qi_format id = qi__format_id(a->format); \
+    qi_format id = a->format->id; \
     if (id == QI_FORMAT_TQ1_0) qi__ternary_rows_avx2(QI_FORMAT_TQ1_0, qi__ternary_lanes_##isa, a); \
     else if (id == QI_FORMAT_TQ2_0) qi__ternary_rows_avx2(QI_FORMAT_TQ2_0, qi__ternary_lanes_##isa, a); \
     else qi__ternary_rows_avx2(QI_FORMAT_I2_S, qi__ternary_lanes_##isa, a); \
@@ -13956,7 +13952,7 @@ QI__FN QI__AMX void qi__ternary_multiply_amx(const qi__ternary_segment *s) {
 
 // Rows of activations from which a panel pays (Zen 4, two threads, weights from memory).
 QI__INLINE size_t qi__ternary_panel_from(const qi__format *f, bool avx512) {
-  if (qi__format_id(f) == QI_FORMAT_TQ1_0) return avx512 ? 9 : 5;
+  if (f->id == QI_FORMAT_TQ1_0) return avx512 ? 9 : 5;
   return avx512 ? 20 : 32;
 }
 
@@ -14156,6 +14152,11 @@ QI__FN void qi__kernels_init_neon(qi__kernels *k) {
 }
 #endif
 
+#if defined(QI__KERNELS_ELSEWHERE)
+// Tests: compiling the kernels takes longer than all else, so one object has them for many programs (tests/support/kernels.c).
+void qi__kernels_elsewhere(qi__kernels *k, const qi__cpu *cpu);
+QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) { qi__kernels_elsewhere(k, cpu); }
+#else
 // References first; then each variant that `cpu` allows replaces what it improves.
 QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
   qi__kernels_init_ref(k);
@@ -14200,6 +14201,7 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
   (void)cpu;
 #endif
 }
+#endif // QI__KERNELS_ELSEWHERE
 
 #endif // QI__KERNELS_TABLE_H
 

@@ -11,7 +11,8 @@ Lily's mom said, \"Lily, let's go to the park.\" Lily was sad and didn't know wh
 cc=${CC:-cc}
 for source in examples/*.c; do
   name=$(basename "$source" .c)
-  expect "$name compiles" "$cc" -O1 -std=c11 -DQI_STATIC -Wall -Wextra -Wsign-conversion -Wshadow -Werror "$source" -o "$scratch/$name" -lm -lpthread
+  expect "$name compiles" "$cc" -O1 -std=c11 -DQI_STATIC -Wall -Wextra -Wsign-conversion -Wshadow -Werror "$source" ${QI_KERNELS:-} \
+    -o "$scratch/$name" -lm -lpthread
 done
 [ $n_failed = 0 ] || exit 1
 cd "$scratch" || exit 1

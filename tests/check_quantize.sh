@@ -7,8 +7,8 @@ top=$PWD
 stories=$top/../shared/models/stories260K.gguf
 cc=${CC:-cc}
 for source in examples/{quantize,imatrix,perplexity,inspect}.c tests/support/write_model.c; do
-  "$cc" -O2 -std=c11 -DQI_STATIC -Wall -Wextra -Wsign-conversion -Wshadow -Werror "$source" -o "$scratch/$(basename "$source" .c)" \
-    -lcmocka -lm -lpthread 2>"$scratch/$(basename "$source" .c).log" &
+  "$cc" -O2 -std=c11 -DQI_STATIC -Wall -Wextra -Wsign-conversion -Wshadow -Werror "$source" ${QI_KERNELS:-} \
+    -o "$scratch/$(basename "$source" .c)" -lcmocka -lm -lpthread 2>"$scratch/$(basename "$source" .c).log" &
   [ $(($(jobs -pr | wc -l))) -lt 2 ] || wait -n
 done
 wait

@@ -4,12 +4,11 @@
 # A job is a test program under one compiler, or a script tests/check_*.sh; two run at a time (JOBS). The last line is
 # "qinfer: N passed, M failed"; the exit code is 0 when M is 0. QI_TEST_ARM=1: the programs only, for arm64, in qemu-user.
 #
-# Scripts print a line "ok NAME", "not ok NAME" or "skip NAME" for each thing they look at. Programs are cmocka's. In its first lines
-# one can say:
-#   // sanitize: thread   also runs under the thread sanitizer
-#   // scalar             has nothing to do with SIMD: built without it, in a quarter of the time
-#   // sanitize: scalar   the same for the other sanitizers only, for which kernels take minutes to compile and have tests of their own
-# Both of the latter are built with -O1 for gcc, in two thirds of the time: the others and check_compile.sh compile with -O2 and -O3.
+# Scripts print a line "ok NAME", "not ok NAME" or "skip NAME" for each thing they look at. Programs are cmocka's; one that says
+# "// sanitize: thread" in its first lines also runs under the thread sanitizer.
+#
+# Kernels take most of the time to compile (minutes under a sanitizer), so they are compiled once for each compiler, to an object that
+# all programs are linked with: QI__KERNELS_ELSEWHERE.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 export LC_ALL=C
@@ -26,7 +25,7 @@ configure() {
     gcc-asan-ubsan) compile="gcc -O1 -g1 $warnings -Wno-format-truncation -DQI_STATIC -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" ;;
     clang-tsan) compile="clang -O1 -g1 $warnings -DQI_STATIC -fsanitize=thread" ;;
     arm64)
-      compile="aarch64-linux-gnu-gcc -O2 $warnings -DQI_STATIC -DN_MIXES=100 -I$QI_ARM_CMOCKA/include -L$QI_ARM_CMOCKA/lib"
+      compile="aarch64-linux-gnu-gcc -O2 $warnings -DQI_STATIC -DSPARSE=1 -I$QI_ARM_CMOCKA/include -L$QI_ARM_CMOCKA/lib"
       launch="qemu-aarch64 -L /usr/aarch64-linux-gnu -E LD_LIBRARY_PATH=$QI_ARM_CMOCKA/lib"
       ;;
   esac
@@ -36,8 +35,8 @@ configure() {
 # True when the program must be built again.
 stale() {
   local program=$1 source=$2 f
-  [ -x "$program" ] || return 0
-  for f in "$source" qinfer.h tests/*.h tests/*/*.h tests/run.sh; do
+  [ -e "$program" ] || return 0
+  for f in "$source" qinfer.h tests/*.h tests/*/*.h tests/support/kernels.c tests/run.sh; do
     [ ! -e "$f" ] || [ ! "$f" -nt "$program" ] || return 0
   done
   return 1
@@ -69,13 +68,7 @@ run_program() {
   log=$out/$job.log
   program=$out/$job
   configure "$config"
-  if [ "$config" != arm64 ] && says "$source" scalar; then compile="${compile/-O2/-O1} -DQI_NO_SIMD"; fi
-  if says "$source" "sanitize: scalar"; then
-    case $config in
-      *-asan-*) compile="$compile -DQI_NO_SIMD" ;;
-      gcc) compile=${compile/-O2/-O1} ;;
-    esac
-  fi
+  compile="$compile -DQI__KERNELS_ELSEWHERE $out/$config.kernels.o"
   if stale "$program" "$source" && ! { $compile "$source" -o "$program.$$" $libs && mv "$program.$$" "$program"; } >"$log" 2>&1; then
     finish "$job" 0 1 0 "$log"
     return
@@ -90,6 +83,13 @@ run_program() {
     failed=1
   fi
   finish "$job" "$passed" "$failed" "$skipped" "$log"
+}
+
+# The object of the kernels.
+build_kernels() {
+  local object=$out/$1.kernels.o source=tests/support/kernels.c compile launch
+  configure "$1"
+  ! stale "$object" "$source" || { rm -f "$object" && $compile -c "$source" -o "$object.$$" && mv "$object.$$" "$object"; }
 }
 
 run_check() {
@@ -142,6 +142,10 @@ select_jobs() {
   done
 }
 
+if [ "${1:-}" = --kernels ]; then
+  build_kernels "$2"
+  exit
+fi
 if [ "${1:-}" = --job ]; then # one line of list_jobs
   set -- $2
   kind=$1
@@ -158,7 +162,13 @@ if [ "${QI_TEST_ARM:-}" = 1 ]; then
   QI_ARM_CMOCKA=$(tools/arm_cmocka.sh) || exit 1
   export QI_ARM_CMOCKA
 fi
-list_jobs | select_jobs "$@" | xargs -P "${JOBS:-2}" -I{} tests/run.sh --job {}
+jobs=$(list_jobs | select_jobs "$@")
+{ # the slowest compiler comes first
+  awk '$1 == "program" { print $2 }' <<<"$jobs"
+  ! grep -q '^check .*_\(examples\|quantize\)' <<<"$jobs" || echo gcc
+} | sort -ru | xargs -P "${JOBS:-2}" -I{} tests/run.sh --kernels {}
+[ ! -f $out/gcc.kernels.o ] || export QI_KERNELS="-DQI__KERNELS_ELSEWHERE $PWD/$out/gcc.kernels.o" # for scripts that compile programs
+xargs -P "${JOBS:-2}" -I{} tests/run.sh --job {} <<<"$jobs"
 
 read -r passed failed skipped < <(cat "$QI_RESULTS"/* /dev/null 2>/dev/null | awk '{ p += $1; f += $2; s += $3 } END { print p + 0, f + 0, s + 0 }')
 echo

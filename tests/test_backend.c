@@ -1,4 +1,3 @@
-// sanitize: scalar
 // The boundary to a backend, with one in plain C: whole models as on the CPU, what is refused, failures of every call, cancelling.
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"

@@ -1,4 +1,3 @@
-// sanitize: scalar
 // sanitize: thread
 // Batches: every answer is that of a lone session, whatever runs beside it; order, room, ends, memory, wrong arguments.
 #define QINFER_IMPLEMENTATION

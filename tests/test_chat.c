@@ -1,6 +1,5 @@
 // Conversations as tokens: each format against the text that its template makes, tokenised as a whole; turn by turn and at once;
 // what strangers write; recognition by metadata.
-// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

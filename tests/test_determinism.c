@@ -17,19 +17,11 @@
 
 #include <cmocka.h>
 
+#include "support/sparse.h"
 #include "support/stories.h"
 
 #ifndef N_MIXES
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define N_MIXES 100
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
-#define N_MIXES 100
-#endif
-#endif
-#endif
-#ifndef N_MIXES
-#define N_MIXES 1000
+#define N_MIXES (SPARSE ? 100 : 1000)
 #endif
 
 static int first_mix, last_mix = N_MIXES; // as the arguments say

@@ -1,4 +1,3 @@
-// sanitize: scalar
 // sanitize: thread
 // Guessing ahead: the words, logits and saved bytes of a session that does are those of one that does not; what is guessed, and how
 // many; memory, wrong arguments; the distribution of what is drawn.

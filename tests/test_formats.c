@@ -1,5 +1,4 @@
 // Weight formats: 16-bit floats, the table, unpacking of every format but the IQ grids (test_formats_iq.c), and the quantisers.
-// sanitize: scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 
@@ -100,7 +99,7 @@ static void test_table(void **state) {
     assert_true(f->unpack ? f->group == 16 || f->group == 32 : f->dequantize && f->group == 0);
     assert_true((f->read_tail != NULL) == (f->info.tail_bytes > 0));
     assert_true((f->quantize_tensor != NULL) == (f->info.tail_bytes > 0));
-    assert_int_equal(qi__format_id(f), i);
+    assert_int_equal(f->id, i);
     size_t len = (size_t)f->info.block_len, bytes = (size_t)f->info.block_bytes, tail = (size_t)f->info.tail_bytes;
     assert_int_equal(qi__format_bytes((qi_format)i, 0), 0);
     assert_int_equal(qi__row_bytes((qi_format)i, 3 * len), 3 * bytes);

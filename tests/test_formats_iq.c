@@ -1,5 +1,4 @@
 // The IQ grid formats: own blocks with known weights, grids, every d, damaged input, and ../shared/golden when it is there.
-// sanitize: scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

@@ -1,5 +1,4 @@
 // GGUF files: sound ones from every source, lookups, split models, and memory. Hostile files: test_gguf_hostile.c.
-// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

@@ -1,6 +1,5 @@
 // Hostile and damaged GGUF files: every class of known loader bugs is refused with a message that says why, from memory and from a
 // reader; whatever else is done to a file, nothing is read or written beyond what is there (run this under sanitizers).
-// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

@@ -1,4 +1,3 @@
-// scalar
 // Grammars: what GBNF means, against a naive matcher; masks against asking for every token; constrained answers of sessions.
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"

@@ -1,5 +1,4 @@
 // The JSON reader: values, escapes, numbers, errors with their place, limits; from memory and through a window.
-// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "support/sparse.h"
+
 // ---- helpers ----
 
 static uint64_t next_random(uint64_t *state) { // splitmix64
@@ -202,6 +204,19 @@ static void test_fetch_groups(void **state) {
   assert_int_equal(window + QI__FETCH_WINDOW, qi__fetch_group(window / GROUP + N));
 }
 
+// Only processors of one maker are asked for pages in turns.
+static void test_fetch_choice(void **state) {
+  (void)state;
+  qi__kernels kernels;
+  qi__cpu cpu;
+  memset(&cpu, 0, sizeof cpu);
+  qi__kernels_init(&kernels, &cpu);
+  assert_int_equal(QI__FETCH_LINES, kernels.fetch);
+  cpu.intel = true;
+  qi__kernels_init(&kernels, &cpu);
+  assert_int_equal(QI__FETCH_PAGES, kernels.fetch);
+}
+
 // ---- products of floats ----
 
 static void test_dot_float(void **state) {
@@ -280,7 +295,7 @@ static void test_attention(void **state) {
   static const size_t dims[] = {1, 4, 7, 8, 16, 20, 32, 64, 72, 80, 96, 100, 112, 128, 192, 256};
   for (int l = 0; l < n_levels; l++)
     for (size_t d = 0; d < QI__COUNT_OF(dims); d++)
-      for (size_t t = 0; t < 3 * MAX_ROWS; t++) {
+      for (size_t t = 0; t < 3 * MAX_ROWS; t += SPARSE ? 4 : 1) {
         const qi__kernels *k = &levels[l].kernels;
         size_t dim = dims[d], n = t % 5 == 0 ? 256 : 1 + next_random(&random) % 100, n_q = 1 + t / 3;
         size_t begin = next_random(&random) % n, end = begin + 1 + next_random(&random) % (n - begin), whole = (n + 15) / 16 * 16;
@@ -759,6 +774,7 @@ static void test_product_cuts(void **state) {
     for (size_t f = 0; f < QI__COUNT_OF(formats); f++)
       for (int arithmetic = QI__INTEGER; arithmetic <= QI__BF16; arithmetic++) {
         if (arithmetic == QI__INTEGER && formats[f] <= QI_FORMAT_BF16) continue;
+        if (SPARSE && (l + (int)f + arithmetic) % 3) continue;
         product p;
         product_open(&p, (qi_format)formats[f], 37, 2816, 50, &random);
         size_t size = p.n * p.w.n_rows * sizeof(float);
@@ -778,9 +794,10 @@ static void test_product_cuts(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_vectors), cmocka_unit_test(test_vectors_in_place), cmocka_unit_test(test_conversions),
-    cmocka_unit_test(test_rope), cmocka_unit_test(test_fetch_groups), cmocka_unit_test(test_dot_float),
-    cmocka_unit_test(test_dot_float_long), cmocka_unit_test(test_attention), cmocka_unit_test(test_attention_q8),
-    cmocka_unit_test(test_attention_weights), cmocka_unit_test(test_kv_conversions), cmocka_unit_test(test_attention_cuts),
+    cmocka_unit_test(test_rope), cmocka_unit_test(test_fetch_groups), cmocka_unit_test(test_fetch_choice),
+    cmocka_unit_test(test_dot_float), cmocka_unit_test(test_dot_float_long), cmocka_unit_test(test_attention),
+    cmocka_unit_test(test_attention_q8), cmocka_unit_test(test_attention_weights), cmocka_unit_test(test_kv_conversions),
+    cmocka_unit_test(test_attention_cuts),
     cmocka_unit_test(test_attention_joins), cmocka_unit_test(test_attention_panel), cmocka_unit_test(test_softmax),
     cmocka_unit_test(test_attention_join), cmocka_unit_test(test_dequantize), cmocka_unit_test(test_product_bound),
     cmocka_unit_test(test_product_odd_lengths), cmocka_unit_test(test_product_cuts),

@@ -1,6 +1,5 @@
 // qi_model_memory: it tells what qi_model_open takes, to the byte, asks the allocator for nothing, and refuses with the words of
 // qi_model_open.
-// sanitize: scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

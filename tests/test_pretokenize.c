@@ -1,5 +1,4 @@
 // UTF-8, character classes, and how text is cut into words.
-// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

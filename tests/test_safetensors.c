@@ -1,6 +1,5 @@
 // Hugging Face folders: the same model as GGUF gives the same logits and tokens; hostile files are refused; memory is what was
 // told.
-// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

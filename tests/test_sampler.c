@@ -1,5 +1,4 @@
 // Samplers against naive references in double, by hand, and over many draws.
-// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

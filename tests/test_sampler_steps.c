@@ -1,5 +1,4 @@
 // The steps of samplers in any order against naive ones in double, DRY and Mirostat over time, log-probabilities.
-// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

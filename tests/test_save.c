@@ -1,4 +1,3 @@
-// sanitize: scalar
 // Saving and loading sessions: the same bits as without, what is refused, files and processes that are killed.
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"

@@ -1,5 +1,4 @@
 // JSON schemas as grammars: what they take and refuse, random texts of them read back, errors with their place.
-// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

@@ -1,4 +1,3 @@
-// sanitize: scalar
 // sanitize: thread
 // Models and sessions through the public interface: text in and out, ends, full contexts, cancelling, memory, threads, wrong
 // arguments.

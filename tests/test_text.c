@@ -1,5 +1,4 @@
 // Streaming text: UTF-8 cut anywhere, stop strings in every position.
-// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

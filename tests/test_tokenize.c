@@ -1,5 +1,4 @@
 // Vocabularies, SentencePiece and byte-level BPE, special tokens, detokenising.
-// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

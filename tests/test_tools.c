@@ -1,5 +1,4 @@
 // What examples/imatrix.c and examples/quantize.c stand on: the observer of a session, ranges of metadata arrays, importance.
-// scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

@@ -1,6 +1,5 @@
 // Training itself, small and short: the vocabulary, windows, threads, checkpoints, the loss, and that the written file is the model
 // that was trained. Also the corpus: the same bytes everywhere, and no mistakes of its grammar.
-// sanitize: scalar
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
 

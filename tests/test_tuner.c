@@ -1,4 +1,3 @@
-// sanitize: scalar
 // Which thread count is kept, on machines that are made up: no clock is read.
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"

@@ -21,6 +21,7 @@ typedef struct qi__block {
 } qi__block;
 
 typedef struct qi__format {
+  qi_format id;
   qi_format_info info;
   int group;            // codes that share a scale: 16 or 32; 0 in formats without integer form
   bool has_min;         // dmin and min are used
@@ -40,7 +41,6 @@ typedef struct qi__format {
   void (*apply_tail)(const struct qi__format *f, qi__block *out);
 
   // What a tail says is filled in by qi__format_bind in a copy of the row, which then goes where the row would.
-  const struct qi__format *row; // of the table; NULL in the table itself
   float param[2];
   const float *values;          // what the codes stand for
   const int16_t *factors;       // and their integers: see qi__qins8_size

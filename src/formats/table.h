@@ -17,66 +17,66 @@
 // GGUF ids of our own begin with the letters QI (0x5149): no other loader knows them.
 // clang-format off
 static const qi__format qi__formats[QI_FORMAT_COUNT] = {
-  [QI_FORMAT_F32] = {.info = {"F32", 0, 1, 4, true, 0},
+  [QI_FORMAT_F32] = {.id = QI_FORMAT_F32, .info = {"F32", 0, 1, 4, true, 0},
     .dequantize = qi__dequantize_f32, .quantize = qi__quantize_f32},
-  [QI_FORMAT_F16] = {.info = {"F16", 1, 1, 2, true, 0},
+  [QI_FORMAT_F16] = {.id = QI_FORMAT_F16, .info = {"F16", 1, 1, 2, true, 0},
     .dequantize = qi__dequantize_f16, .quantize = qi__quantize_f16},
-  [QI_FORMAT_BF16] = {.info = {"BF16", 30, 1, 2, true, 0},
+  [QI_FORMAT_BF16] = {.id = QI_FORMAT_BF16, .info = {"BF16", 30, 1, 2, true, 0},
     .dequantize = qi__dequantize_bf16, .quantize = qi__quantize_bf16},
-  [QI_FORMAT_Q4_0] = {.info = {"Q4_0", 2, 32, 18, true, 0},
+  [QI_FORMAT_Q4_0] = {.id = QI_FORMAT_Q4_0, .info = {"Q4_0", 2, 32, 18, true, 0},
     .group = 32, .unpack = qi__unpack_q4_0, .quantize = qi__quantize_q4_0},
-  [QI_FORMAT_Q4_1] = {.info = {"Q4_1", 3, 32, 20, true, 0},
+  [QI_FORMAT_Q4_1] = {.id = QI_FORMAT_Q4_1, .info = {"Q4_1", 3, 32, 20, true, 0},
     .group = 32, .has_min = true, .unpack = qi__unpack_q4_1, .quantize = qi__quantize_q4_1},
-  [QI_FORMAT_Q5_0] = {.info = {"Q5_0", 6, 32, 22, true, 0},
+  [QI_FORMAT_Q5_0] = {.id = QI_FORMAT_Q5_0, .info = {"Q5_0", 6, 32, 22, true, 0},
     .group = 32, .unpack = qi__unpack_q5_0, .quantize = qi__quantize_q5_0},
-  [QI_FORMAT_Q5_1] = {.info = {"Q5_1", 7, 32, 24, true, 0},
+  [QI_FORMAT_Q5_1] = {.id = QI_FORMAT_Q5_1, .info = {"Q5_1", 7, 32, 24, true, 0},
     .group = 32, .has_min = true, .unpack = qi__unpack_q5_1, .quantize = qi__quantize_q5_1},
-  [QI_FORMAT_Q8_0] = {.info = {"Q8_0", 8, 32, 34, true, 0},
+  [QI_FORMAT_Q8_0] = {.id = QI_FORMAT_Q8_0, .info = {"Q8_0", 8, 32, 34, true, 0},
     .group = 32, .unpack = qi__unpack_q8_0, .quantize = qi__quantize_q8_0},
-  [QI_FORMAT_Q2_K] = {.info = {"Q2_K", 10, 256, 84, true, 0},
+  [QI_FORMAT_Q2_K] = {.id = QI_FORMAT_Q2_K, .info = {"Q2_K", 10, 256, 84, true, 0},
     .group = 16, .has_min = true, .unpack = qi__unpack_q2_k, .quantize = qi__quantize_q2_k},
-  [QI_FORMAT_Q3_K] = {.info = {"Q3_K", 11, 256, 110, true, 0},
+  [QI_FORMAT_Q3_K] = {.id = QI_FORMAT_Q3_K, .info = {"Q3_K", 11, 256, 110, true, 0},
     .group = 16, .unpack = qi__unpack_q3_k, .quantize = qi__quantize_q3_k},
-  [QI_FORMAT_Q4_K] = {.info = {"Q4_K", 12, 256, 144, true, 0},
+  [QI_FORMAT_Q4_K] = {.id = QI_FORMAT_Q4_K, .info = {"Q4_K", 12, 256, 144, true, 0},
     .group = 32, .has_min = true, .unpack = qi__unpack_q4_k, .quantize = qi__quantize_q4_k},
-  [QI_FORMAT_Q5_K] = {.info = {"Q5_K", 13, 256, 176, true, 0},
+  [QI_FORMAT_Q5_K] = {.id = QI_FORMAT_Q5_K, .info = {"Q5_K", 13, 256, 176, true, 0},
     .group = 32, .has_min = true, .unpack = qi__unpack_q5_k, .quantize = qi__quantize_q5_k},
-  [QI_FORMAT_Q6_K] = {.info = {"Q6_K", 14, 256, 210, true, 0},
+  [QI_FORMAT_Q6_K] = {.id = QI_FORMAT_Q6_K, .info = {"Q6_K", 14, 256, 210, true, 0},
     .group = 16, .unpack = qi__unpack_q6_k, .quantize = qi__quantize_q6_k},
-  [QI_FORMAT_IQ1_S] = {.info = {"IQ1_S", 19, 256, QI__IQ1_S_BYTES, false, 0},
+  [QI_FORMAT_IQ1_S] = {.id = QI_FORMAT_IQ1_S, .info = {"IQ1_S", 19, 256, QI__IQ1_S_BYTES, false, 0},
     .group = 32, .unpack = qi__unpack_iq1_s},
-  [QI_FORMAT_IQ1_M] = {.info = {"IQ1_M", 29, 256, QI__IQ1_M_BYTES, false, 0},
+  [QI_FORMAT_IQ1_M] = {.id = QI_FORMAT_IQ1_M, .info = {"IQ1_M", 29, 256, QI__IQ1_M_BYTES, false, 0},
     .group = 16, .unpack = qi__unpack_iq1_m},
-  [QI_FORMAT_IQ2_XXS] = {.info = {"IQ2_XXS", 16, 256, QI__IQ2_XXS_BYTES, false, 0},
+  [QI_FORMAT_IQ2_XXS] = {.id = QI_FORMAT_IQ2_XXS, .info = {"IQ2_XXS", 16, 256, QI__IQ2_XXS_BYTES, false, 0},
     .group = 32, .unpack = qi__unpack_iq2_xxs},
-  [QI_FORMAT_IQ2_XS] = {.info = {"IQ2_XS", 17, 256, QI__IQ2_XS_BYTES, false, 0},
+  [QI_FORMAT_IQ2_XS] = {.id = QI_FORMAT_IQ2_XS, .info = {"IQ2_XS", 17, 256, QI__IQ2_XS_BYTES, false, 0},
     .group = 16, .unpack = qi__unpack_iq2_xs},
-  [QI_FORMAT_IQ2_S] = {.info = {"IQ2_S", 22, 256, QI__IQ2_S_BYTES, false, 0},
+  [QI_FORMAT_IQ2_S] = {.id = QI_FORMAT_IQ2_S, .info = {"IQ2_S", 22, 256, QI__IQ2_S_BYTES, false, 0},
     .group = 16, .unpack = qi__unpack_iq2_s},
-  [QI_FORMAT_IQ3_XXS] = {.info = {"IQ3_XXS", 18, 256, QI__IQ3_XXS_BYTES, false, 0},
+  [QI_FORMAT_IQ3_XXS] = {.id = QI_FORMAT_IQ3_XXS, .info = {"IQ3_XXS", 18, 256, QI__IQ3_XXS_BYTES, false, 0},
     .group = 32, .unpack = qi__unpack_iq3_xxs},
-  [QI_FORMAT_IQ3_S] = {.info = {"IQ3_S", 21, 256, QI__IQ3_S_BYTES, false, 0},
+  [QI_FORMAT_IQ3_S] = {.id = QI_FORMAT_IQ3_S, .info = {"IQ3_S", 21, 256, QI__IQ3_S_BYTES, false, 0},
     .group = 32, .unpack = qi__unpack_iq3_s},
-  [QI_FORMAT_IQ4_NL] = {.info = {"IQ4_NL", 20, 32, 18, true, 0},
+  [QI_FORMAT_IQ4_NL] = {.id = QI_FORMAT_IQ4_NL, .info = {"IQ4_NL", 20, 32, 18, true, 0},
     .group = 32, .unpack = qi__unpack_iq4_nl, .quantize = qi__quantize_iq4_nl},
-  [QI_FORMAT_IQ4_XS] = {.info = {"IQ4_XS", 23, 256, 136, true, 0},
+  [QI_FORMAT_IQ4_XS] = {.id = QI_FORMAT_IQ4_XS, .info = {"IQ4_XS", 23, 256, 136, true, 0},
     .group = 32, .unpack = qi__unpack_iq4_xs, .quantize = qi__quantize_iq4_xs},
-  [QI_FORMAT_TQ1_0] = {.info = {"TQ1_0", 34, 256, 54, true, 0},
+  [QI_FORMAT_TQ1_0] = {.id = QI_FORMAT_TQ1_0, .info = {"TQ1_0", 34, 256, 54, true, 0},
     .group = 32, .ternary = true, .unpack = qi__unpack_tq1_0, .quantize = qi__quantize_tq1_0},
-  [QI_FORMAT_TQ2_0] = {.info = {"TQ2_0", 35, 256, 66, true, 0},
+  [QI_FORMAT_TQ2_0] = {.id = QI_FORMAT_TQ2_0, .info = {"TQ2_0", 35, 256, 66, true, 0},
     .group = 32, .ternary = true, .unpack = qi__unpack_tq2_0,
     .dequantize = qi__dequantize_tq2_0, .quantize = qi__quantize_tq2_0},
-  [QI_FORMAT_MXFP4] = {.info = {"MXFP4", 39, 32, 17, false, 0}, .group = 32, .unpack = qi__unpack_mxfp4},
-  [QI_FORMAT_I2_S] = {.info = {"I2_S", 36, 256, 64, true, QI__I2_S_TAIL},
+  [QI_FORMAT_MXFP4] = {.id = QI_FORMAT_MXFP4, .info = {"MXFP4", 39, 32, 17, false, 0}, .group = 32, .unpack = qi__unpack_mxfp4},
+  [QI_FORMAT_I2_S] = {.id = QI_FORMAT_I2_S, .info = {"I2_S", 36, 256, 64, true, QI__I2_S_TAIL},
     .group = 32, .ternary = true, .unpack = qi__unpack_i2_s, .dequantize = qi__dequantize_i2_s,
     .quantize_tensor = qi__quantize_tensor_i2_s, .read_tail = qi__read_tail_i2_s,
     .apply_tail = qi__apply_tail_i2_s},
-  [QI_FORMAT_QINS8] = {.info = {"QINS8", 0x51490001, 32, 36, true, QI__QINS_TAIL}, .group = 32, .wide = true,
+  [QI_FORMAT_QINS8] = {.id = QI_FORMAT_QINS8, .info = {"QINS8", 0x51490001, 32, 36, true, QI__QINS_TAIL}, .group = 32, .wide = true,
     .unpack = qi__unpack_qins8, .dequantize = qi__dequantize_qins8, .quantize_tensor = qi__quantize_tensor_qins8,
     .read_tail = qi__read_tail_qins8, .apply_tail = qi__apply_tail_qins8},
-  [QI_FORMAT_QINS8_K] = {.info = {"QINS8_K", 0x51490002, 256, 272, true, 0}, .group = 16, .wide = true,
+  [QI_FORMAT_QINS8_K] = {.id = QI_FORMAT_QINS8_K, .info = {"QINS8_K", 0x51490002, 256, 272, true, 0}, .group = 16, .wide = true,
     .unpack = qi__unpack_qins8_k, .quantize = qi__quantize_qins8_k},
-  [QI_FORMAT_QINS4_K] = {.info = {"QINS4_K", 0x51490003, 256, 144, true, 0},
+  [QI_FORMAT_QINS4_K] = {.id = QI_FORMAT_QINS4_K, .info = {"QINS4_K", 0x51490003, 256, 144, true, 0},
     .group = 16, .unpack = qi__unpack_qins4_k,
     .quantize = qi__quantize_qins4_k},
 };
@@ -94,9 +94,6 @@ QI__FN qi_format qi__format_from_gguf(int id) {
     if (qi__formats[f].info.gguf_id == id) return (qi_format)f;
   return QI_FORMAT_NONE;
 }
-
-// Which row of the table; `f` may be bound.
-QI__INLINE qi_format qi__format_id(const qi__format *f) { return (qi_format)((f->row ? f->row : f) - qi__formats); }
 
 // Bytes of a row of n weights; 0 when the format is unknown, n is no multiple of the block length, or on overflow.
 QI__FN size_t qi__row_bytes(qi_format format, size_t n) {
@@ -126,7 +123,6 @@ typedef struct qi__bound {
 // can be bound, too. Errors: QI_ERR_FORMAT.
 QI__FN qi_result qi__format_bind(qi__bound *out, qi_format format, const uint8_t *tail, const char *name, qi_error *err) {
   out->format = qi__formats[format];
-  out->format.row = &qi__formats[format];
   out->format.values = out->values;
   out->format.factors = out->factors;
   if (!out->format.read_tail || !tail) return QI_OK;

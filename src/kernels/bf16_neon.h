@@ -77,7 +77,7 @@ QI__FN QI__NEON_BF16 void qi__bf16_pack_neon(const float *x, size_t k, uint16_t 
 
 // n weights, whole blocks, as bfloat16; `f` is a row of the table, or bound.
 QI__FN QI__NEON_BF16 void qi__to_bf16_neon(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
-  qi_format id = qi__format_id(f);
+  qi_format id = f->id;
   if (id == QI_FORMAT_BF16) {
     memcpy(dst, src, 2 * n);
   } else if (qi__dequantize_neon_has(id)) {

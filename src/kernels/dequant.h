@@ -332,7 +332,7 @@ QI__FN QI__AVX2 void qi__dequantize_qins8_avx2(const qi__format *f, const uint8_
 
 // Quantised formats; `f` is a row of the table, or bound.
 QI__FN QI__AVX2 void qi__dequantize_avx2(const qi__format *f, const uint8_t *src, float *dst, size_t n) {
-  switch (qi__format_id(f)) {
+  switch (f->id) {
   case QI_FORMAT_Q4_0: qi__dequantize_row_avx2(QI_FORMAT_Q4_0, f, src, dst, n); break;
   case QI_FORMAT_Q4_1: qi__dequantize_row_avx2(QI_FORMAT_Q4_1, f, src, dst, n); break;
   case QI_FORMAT_Q5_0: qi__dequantize_row_avx2(QI_FORMAT_Q5_0, f, src, dst, n); break;
@@ -502,7 +502,7 @@ QI__FN QI__AVX512_BF16 void qi__qins8_to_bf16_avx512(const qi__format *f, const 
 
 // n weights, whole blocks, as bfloat16; `f` is a row of the table, or bound; dst has room for the next multiple of 32.
 QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
-  switch (qi__format_id(f)) {
+  switch (f->id) {
   case QI_FORMAT_F32: qi__floats_to_bf16_avx512(QI_FORMAT_F32, src, n, dst); break;
   case QI_FORMAT_F16: qi__floats_to_bf16_avx512(QI_FORMAT_F16, src, n, dst); break;
   case QI_FORMAT_BF16: memcpy(dst, src, 2 * n); break;

@@ -433,7 +433,7 @@ QI__INLINE bool qi__dequantize_neon_has(qi_format id) {
 // `f` is a row of the table, or bound.
 QI__INLINE void qi__dequantize_rows_neon(const qi__format *f, const uint8_t *src, qi__store16_neon store, void *dst, size_t n) {
 #define QI__CASE(name, id) case id: qi__dequantize_row_neon(id, f, src, store, dst, n); break;
-  switch (qi__format_id(f)) {
+  switch (f->id) {
     QI__NEON_FORMATS(QI__CASE)
   case QI_FORMAT_QINS8_K: qi__dequantize_qins8_k_neon(src, store, dst, n); break;
   default: qi__dequantize_row_neon(QI_FORMAT_NONE, f, src, store, dst, n); break;

@@ -157,7 +157,7 @@ QI__TERNARY_MULTIPLY(i8mm, QI__I8MM, qi__load_x_pairs_neon, qi__products_i8mm_ne
 
 #define QI__TERNARY_ROW(isa, target, dot) \
   QI__FN target void qi__ternary_row_##isa(const qi__dot_q8_args *a) { \
-    qi_format id = qi__format_id(a->format); \
+    qi_format id = a->format->id; \
     if (id == QI_FORMAT_TQ1_0) qi__ternary_rows_neon(QI_FORMAT_TQ1_0, dot, a); \
     else if (id == QI_FORMAT_TQ2_0) qi__ternary_rows_neon(QI_FORMAT_TQ2_0, dot, a); \
     else qi__ternary_rows_neon(QI_FORMAT_I2_S, dot, a); \

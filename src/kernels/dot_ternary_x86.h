@@ -304,7 +304,7 @@ QI__INLINE QI__AVX2 void qi__ternary_rows_avx2(qi_format id, qi__ternary_lanes_f
 
 #define QI__TERNARY_ROW(isa, target) \
   QI__FN target void qi__ternary_row_##isa(const qi__dot_q8_args *a) { \
-    qi_format id = qi__format_id(a->format); \
+    qi_format id = a->format->id; \
     if (id == QI_FORMAT_TQ1_0) qi__ternary_rows_avx2(QI_FORMAT_TQ1_0, qi__ternary_lanes_##isa, a); \
     else if (id == QI_FORMAT_TQ2_0) qi__ternary_rows_avx2(QI_FORMAT_TQ2_0, qi__ternary_lanes_##isa, a); \
     else qi__ternary_rows_avx2(QI_FORMAT_I2_S, qi__ternary_lanes_##isa, a); \
@@ -606,7 +606,7 @@ QI__FN QI__AMX void qi__ternary_multiply_amx(const qi__ternary_segment *s) {
 
 // Rows of activations from which a panel pays (Zen 4, two threads, weights from memory).
 QI__INLINE size_t qi__ternary_panel_from(const qi__format *f, bool avx512) {
-  if (qi__format_id(f) == QI_FORMAT_TQ1_0) return avx512 ? 9 : 5;
+  if (f->id == QI_FORMAT_TQ1_0) return avx512 ? 9 : 5;
   return avx512 ? 20 : 32;
 }
 

@@ -60,7 +60,7 @@ QI__FN void qi__panel_fill_neon(const qi__dot_q8_args *a, size_t n_rows, size_t 
   for (size_t r = 0; r < n_rows; r++) {
     const uint8_t *w = first + qi__min_size(r, a->n_w - 1) * a->w_stride;
 #define QI__CASE(name, id) case id: qi__panel_row_neon(id, f, w, n, r, p); break;
-    switch (qi__format_id(f)) {
+    switch (f->id) {
       QI__NEON_BLOCK_FORMATS(QI__CASE)
     default: qi__panel_row_neon(QI_FORMAT_NONE, f, w, n, r, p); break;
     }
@@ -293,7 +293,7 @@ QI__INLINE void qi__dot_panels_neon(qi__load_x_neon load, qi__products_neon prod
   qi__tiles_neon *tiles = (qi__tiles_neon *)(void *)(panel + 1);
   size_t len = (size_t)a->format->info.block_len;
   size_t n_tiles = (a->n_w + 2 * QI__NEON_TILES - 1) / (2 * QI__NEON_TILES) * QI__NEON_TILES;
-  bool one_scale = qi__has_one_scale_neon(qi__format_id(a->format));
+  bool one_scale = qi__has_one_scale_neon(a->format->id);
   for (size_t begin = 0; begin < a->n_x; begin += QI__Q8_BATCH) {
     qi__panel_run_neon run = {a, begin, qi__min_size(QI__Q8_BATCH, a->n_x - begin), 0, 0, n_tiles, panel, tiles};
     memset(tiles, 0, (run.n_x + 1) / 2 * sizeof *tiles);
@@ -317,7 +317,7 @@ QI__FN QI__DOTPROD void qi__dot_several_dotprod(const qi__dot_q8_args *a) {
 }
 
 QI__FN void qi__dot_one_of_neon(const qi__dot_q8_fn *kernels, const qi__dot_q8_args *a) {
-  qi__dot_q8_fn kernel = kernels[qi__format_id(a->format)];
+  qi__dot_q8_fn kernel = kernels[a->format->id];
   (kernel ? kernel : kernels[QI_FORMAT_NONE])(a);
 }
 

@@ -71,7 +71,7 @@ QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_fi
 // Rows of activations from which a panel pays (Zen 4, two threads, weights from memory): the longer the row kernels take, the
 // fewer.
 QI__FN size_t qi__panel_from(const qi__format *f, bool vnni) {
-  qi_format id = qi__format_id(f);
+  qi_format id = f->id;
   switch (id) {
   case QI_FORMAT_Q4_K: return vnni ? 9 : 11;
   case QI_FORMAT_Q5_K: return vnni ? 9 : 13;
@@ -110,7 +110,7 @@ QI__FN void qi__dot_stored_avx512(const qi__dot_q8_args *a) {
 // bound by memory, and stored tiles are never smaller; they win where its kernel computes for longer: late where that takes up to
 // four rows at once.
 QI__FN size_t qi__stored_from_avx2(const qi__format *f) {
-  qi_format id = qi__format_id(f);
+  qi_format id = f->id;
   switch (id) {
   case QI_FORMAT_Q4_K: return 9;
   case QI_FORMAT_Q5_K:
@@ -120,7 +120,7 @@ QI__FN size_t qi__stored_from_avx2(const qi__format *f) {
 }
 
 QI__FN size_t qi__stored_from_avx512(const qi__format *f) {
-  qi_format id = qi__format_id(f);
+  qi_format id = f->id;
   switch (id) {
   case QI_FORMAT_Q4_0:
   case QI_FORMAT_Q8_0: return 3;

@@ -90,7 +90,7 @@ QI__FN void qi__ternary_fill(const qi__ternary_kernels *kernels, const qi__dot_q
   const uint8_t *w[QI__Q8_ROWS];
   for (size_t r = 0; r < QI__Q8_ROWS; r++) w[r] = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride + first * size;
   for (size_t b = 0; b < n; b++) {
-    kernels->pack(qi__format_id(a->format), w, p->code[b]);
+    kernels->pack(a->format->id, w, p->code[b]);
     for (size_t r = 0; r < QI__Q8_ROWS; r++) w[r] += size;
   }
   qi__ternary_fetch(a, first + n, w);

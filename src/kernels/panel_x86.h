@@ -66,7 +66,7 @@ typedef struct qi__q8_plan {
 // Chains of 8: 15 * 127 * 2 * 8 < 2^15; of 4: 31 * 127 * 2 * 4, and Q6_K by sums that start from its offset: see
 // qi__chain_starts_avx2.
 QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
-  qi_format id = qi__format_id(f);
+  qi_format id = f->id;
   qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, false, vnni};
   bool five_bits = id == QI_FORMAT_Q5_0 || id == QI_FORMAT_Q5_1 || id == QI_FORMAT_Q5_K || id == QI_FORMAT_MXFP4;
   if (f->group == 16 || five_bits) p.chain = 4;
@@ -294,7 +294,7 @@ typedef struct qi__q8_stored {
 } qi__q8_stored;
 
 QI__FN qi__q8_stored qi__q8_stored_of(const qi__format *f) {
-  qi_format id = qi__format_id(f);
+  qi_format id = f->id;
   qi__q8_stored s;
   bool scales = f->info.block_len == 256;
   size_t row = QI__Q8_ROWS, groups = scales ? 256 / (size_t)f->group : 0, floats = 256 / (size_t)f->info.block_len * sizeof(float);
@@ -310,7 +310,7 @@ QI__FN qi__q8_stored qi__q8_stored_of(const qi__format *f) {
 
 // Bytes of a chunk; 0 = not for panels.
 QI__FN size_t qi__q8_stored_bytes(const qi__format *f) {
-  return f->wide || !qi__dot_q8_x86_has(qi__format_id(f)) ? 0 : qi__q8_stored_of(f).bytes;
+  return f->wide || !qi__dot_q8_x86_has(f->id) ? 0 : qi__q8_stored_of(f).bytes;
 }
 
 // Chunks of the tile a->w, a->n_w, a->w_stride of rows of k columns to `dst`.

@@ -61,7 +61,7 @@ QI__INLINE QI__AVX_VNNI void qi__dot_k_avx_vnni(qi_format id, int n, const qi__d
   QI__DOT_ONE(isa, target, qins4_k, QI__DOT_N(isa, vnni, QI_FORMAT_QINS4_K, 1)) \
   QI__DOT_ONE(isa, target, any, QI__DOT_N(isa, vnni, QI_FORMAT_NONE, 1)) \
   QI__FN size_t qi__dot_row_##isa(const qi__dot_q8_args *a) { \
-    switch (qi__format_id(a->format)) { \
+    switch (a->format->id) { \
     case QI_FORMAT_Q4_0: return qi__dot_rows_q4_0_##isa(a); \
     case QI_FORMAT_Q4_1: return qi__dot_rows_q4_1_##isa(a); \
     case QI_FORMAT_Q5_0: return qi__dot_rows_q5_0_##isa(a); \

@@ -158,7 +158,7 @@ QI__INLINE QI__AVX512_VNNI void qi__ternary_even_rows_avx512(qi_format id, const
 }
 
 QI__FN QI__AVX512_VNNI void qi__ternary_even_avx512(const qi__dot_q8_args *a, qi__dot_q8_fn other) {
-  switch (qi__format_id(a->format)) {
+  switch (a->format->id) {
   case QI_FORMAT_TQ1_0: qi__ternary_even_rows_avx512(QI_FORMAT_TQ1_0, a, other); break;
   case QI_FORMAT_TQ2_0: qi__ternary_even_rows_avx512(QI_FORMAT_TQ2_0, a, other); break;
   default: qi__ternary_even_rows_avx512(QI_FORMAT_I2_S, a, other); break;

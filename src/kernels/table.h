@@ -194,6 +194,11 @@ QI__FN void qi__kernels_init_neon(qi__kernels *k) {
 }
 #endif
 
+#if defined(QI__KERNELS_ELSEWHERE)
+// Tests: compiling the kernels takes longer than all else, so one object has them for many programs (tests/support/kernels.c).
+void qi__kernels_elsewhere(qi__kernels *k, const qi__cpu *cpu);
+QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) { qi__kernels_elsewhere(k, cpu); }
+#else
 // References first; then each variant that `cpu` allows replaces what it improves.
 QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
   qi__kernels_init_ref(k);
@@ -238,5 +243,6 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
   (void)cpu;
 #endif
 }
+#endif // QI__KERNELS_ELSEWHERE
 
 #endif // QI__KERNELS_TABLE_H

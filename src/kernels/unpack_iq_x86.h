@@ -230,7 +230,7 @@ QI__INLINE bool qi__is_iq_grid(qi_format id) {
 
 // qi__unpack.
 QI__FN QI__AVX2 void qi__unpack_avx2(const qi__format *f, const uint8_t *src, qi__block *out) {
-  switch (qi__format_id(f)) {
+  switch (f->id) {
   case QI_FORMAT_IQ2_XXS: qi__unpack_iq2_xxs_avx2(src, out); break;
   case QI_FORMAT_IQ2_XS: qi__unpack_iq2_xs_avx2(src, out); break;
   case QI_FORMAT_IQ2_S: qi__unpack_iq2_s_avx2(src, out); break;
