@@ -204,6 +204,20 @@ static void test_fetch_groups(void **state) {
   assert_int_equal(window + QI__FETCH_WINDOW, qi__fetch_group(window / GROUP + N));
 }
 
+// Turns ask for each line once, four pages beside each other.
+static void test_fetch_turns(void **state) {
+  (void)state;
+  enum { N = QI__FETCH_TURN / QI__CACHE_LINE };
+  bool seen[2 * N] = {false};
+  for (size_t i = 0; i < 2 * N; i++) {
+    size_t at = qi__fetch_turn(i * QI__CACHE_LINE), page = at / QI__FETCH_PAGE;
+    assert_int_equal(page, i / N * 4 + i % 4);
+    assert_int_equal(at % QI__CACHE_LINE, 0);
+    assert_true(at / QI__CACHE_LINE < 2 * N && !seen[at / QI__CACHE_LINE]);
+    seen[at / QI__CACHE_LINE] = true;
+  }
+}
+
 // Only processors of one maker are asked for pages in turns.
 static void test_fetch_choice(void **state) {
   (void)state;
@@ -303,7 +317,7 @@ static void test_attention(void **state) {
         fill(&random, ORDINARY, q, n_q * dim + 1);
         fill(&random, ORDINARY, keys, whole * dim);
         const void *kv = as_type(keys, whole * dim, type);
-        qi__kv_run run = {kv, kv, n, type, kv};
+        qi__kv_run run = {kv, kv, n, type, kv, t % 2 ? QI__FETCH_PAGES : QI__FETCH_LINES};
         for (int i = 0; i < 2; i++) fill(&random, ORDINARY, scores[i], n_q * QI__ATTENTION_PIECE);
         ref.attention_scores(q + 1, n_q, &run, dim, scores[0]);
         k->attention_scores(q + 1, n_q, &run, dim, scores[1]);
@@ -462,7 +476,7 @@ static void test_attention_cuts(void **state) {
         fill(&random, ORDINARY, q, MAX_ROWS * dim);
         fill(&random, ORDINARY, keys, 208 * dim);
         const void *kv = as_type(keys, 208 * dim, float_types[type]);
-        qi__kv_run run = {kv, kv, n, float_types[type], kv};
+        qi__kv_run run = {kv, kv, n, float_types[type], kv, QI__FETCH_LINES};
         k->attention_scores(q, MAX_ROWS, &run, dim, scores[0]);
         memset(want, 0, sizeof want);
         memset(got, 0, sizeof got);
@@ -557,7 +571,7 @@ static void test_attention_join(void **state) {
   qi__softmax_state all = {&all_max, &all_sum, &keep, &add};
   for (int piece = 0; piece < 2; piece++) {
     float max, part = 0;
-    qi__kv_run run = {NULL, value + 3 * piece, 3, QI_KV_F32, value};
+    qi__kv_run run = {NULL, value + 3 * piece, 3, QI_KV_F32, value, QI__FETCH_LINES};
     float piece_sum;
     ref.attention_softmax(score[piece], 1, 0, 3, 16, &max, &piece_sum);
     ref.attention_join(&max, &piece_sum, 1, &all);
@@ -794,8 +808,9 @@ static void test_product_cuts(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_vectors), cmocka_unit_test(test_vectors_in_place), cmocka_unit_test(test_conversions),
-    cmocka_unit_test(test_rope), cmocka_unit_test(test_fetch_groups), cmocka_unit_test(test_fetch_choice),
-    cmocka_unit_test(test_dot_float), cmocka_unit_test(test_dot_float_long), cmocka_unit_test(test_attention),
+    cmocka_unit_test(test_rope), cmocka_unit_test(test_fetch_groups), cmocka_unit_test(test_fetch_turns),
+    cmocka_unit_test(test_fetch_choice), cmocka_unit_test(test_dot_float), cmocka_unit_test(test_dot_float_long),
+    cmocka_unit_test(test_attention),
     cmocka_unit_test(test_attention_q8), cmocka_unit_test(test_attention_weights), cmocka_unit_test(test_kv_conversions),
     cmocka_unit_test(test_attention_cuts),
     cmocka_unit_test(test_attention_joins), cmocka_unit_test(test_attention_panel), cmocka_unit_test(test_softmax),

@@ -25,7 +25,8 @@
 
 static int soak_seconds, soak_threads = 2; // 0 seconds: the short run
 
-enum { N_BANKS = 4, N_STORIES = SPARSE ? 20 : 40, N_ASKED = 48, ROUND_REQUESTS = 600, SHORT_ROUNDS = 4, SHORT_REQUESTS = SPARSE ? 30 : 60 };
+enum { N_BANKS = 4, N_STORIES = SPARSE ? 20 : 40, N_ASKED = 48 };
+enum { ROUND_REQUESTS = 600, SHORT_ROUNDS = 4, SHORT_REQUESTS = SPARSE ? 30 : 60 };
 
 // ---- banks of stories with the answers that are wanted ----
 

@@ -307,7 +307,7 @@ QI__FN void qi__attend_scores_float(const qi__attend *w, const qi__attend_piece 
   const qi__kv_layout *l = &w->a->kv->head;
   for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
     qi__attend_page page = qi__attend_get(w, p, at);
-    qi__kv_run run = {NULL, page.head + l->v, page.n, l->type, NULL};
+    qi__kv_run run = {NULL, page.head + l->v, page.n, l->type, NULL, w->a->kernels->fetch};
     run.k = qi__attend_key_floats(w, &page, &run.type);
     if (run.k != page.head) run.v = run.k; // so much would be fetched for nothing
     w->a->kernels->attention_scores(w->q + p->r * w->group * l->dim_k, p->n_r * w->group, &run, l->dim_k, w->score + at);
@@ -348,7 +348,7 @@ QI__FN void qi__attend_values_float(const qi__attend *w, const qi__attend_piece 
   memset(values, 0, p->n_r * w->group * l->dim_v * sizeof *values);
   for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
     qi__attend_page page = qi__attend_get(w, p, at);
-    qi__kv_run run = {NULL, NULL, page.n, l->type, page.next};
+    qi__kv_run run = {NULL, NULL, page.n, l->type, page.next, w->a->kernels->fetch};
     run.v = qi__attend_value_floats(w, &page, w->floats, &run.type);
     if (run.v != page.head + l->v) run.next = run.v;
     qi__attend_values_page(w, p, &run, at, values);

@@ -17,6 +17,7 @@ typedef struct qi__kv_run {
   size_t n;      // at most QI__ATTENTION_PIECE
   qi_kv_type type; // F32, F16 or BF16
   const void *next; // keys that are wanted next, or any other memory: fetched while values are multiplied
+  qi__fetch fetch;  // in which order; no results depend on it
 } qi__kv_run;
 
 // Both products of attention are sums over t of a[g, t] * b[t, lane], one chain of fused multiply-adds each, t ascending:
@@ -122,25 +123,37 @@ typedef struct qi__attention_product {
   size_t a_stride, n_q;
   const void *b;
   size_t b_step, b_next, n_r, n; // t < n
-  const void *ahead;             // see qi__attention_fetch
+  const uint8_t *ahead;          // see qi__attention_fetch
+  size_t turns;                  // bytes of it whose pages take turns
   float *out;
   size_t out_stride;
 } qi__attention_product;
+
+// Whole turns of what a product of n elements fetches: as much as it reads.
+QI__INLINE size_t qi__attention_turns(const qi__kv_run *run, size_t n) {
+  return run->fetch == QI__FETCH_PAGES ? qi__kv_size(run->type, n) & ~(size_t)(QI__FETCH_TURN - 1) : 0;
+}
 
 // `lanes` of a register divide 16.
 QI__INLINE qi__attention_product qi__attention_scores_of(const float *q, size_t n_q, const qi__kv_run *run, size_t dim,
                                                          size_t lanes, float *score) {
   size_t n_r = (run->n + QI__KEY_BLOCK - 1) / QI__KEY_BLOCK * (QI__KEY_BLOCK / lanes);
-  qi__attention_product p = {q,   dim,    n_q,   run->k,            QI__KEY_BLOCK, dim * QI__KEY_BLOCK, n_r,
-                             dim, run->v, score, QI__ATTENTION_PIECE};
-  return p;
+  return (qi__attention_product){
+    .a = q, .a_stride = dim, .n_q = n_q,
+    .b = run->k, .b_step = QI__KEY_BLOCK, .b_next = dim * QI__KEY_BLOCK, .n_r = n_r, .n = dim,
+    .ahead = (const uint8_t *)run->v, .turns = qi__attention_turns(run, n_r * lanes * dim),
+    .out = score, .out_stride = QI__ATTENTION_PIECE,
+  };
 }
 
 QI__INLINE qi__attention_product qi__attention_values_of(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin,
                                                          size_t end, size_t dim, size_t lanes, float *out) {
-  const void *v = qi__kv_at(run->v, begin * dim, run->type);
-  qi__attention_product p = {weight + begin, QI__ATTENTION_PIECE, n_q, v, dim, 16, dim / lanes, end - begin, run->next, out, dim};
-  return p;
+  return (qi__attention_product){
+    .a = weight + begin, .a_stride = QI__ATTENTION_PIECE, .n_q = n_q,
+    .b = qi__kv_at(run->v, begin * dim, run->type), .b_step = dim, .b_next = 16, .n_r = dim / lanes, .n = end - begin,
+    .ahead = (const uint8_t *)run->next, .turns = qi__attention_turns(run, (end - begin) * dim),
+    .out = out, .out_stride = dim,
+  };
 }
 
 // What is left of values when all registers are done.
@@ -149,11 +162,15 @@ QI__INLINE void qi__attention_values_rest(const qi__attention_product *p, size_t
     qi__attention_values_from(p->a, p->n_q, p->b, p->n, p->b_step, type, p->n_r * lanes, p->out);
 }
 
-// Values come into the cache while scores are computed, the next keys while values are: row t of a tile fetches as many bytes of
-// `ahead` as it reads. The CPU's own prefetching begins anew with each block, which costs a third of the speed.
-QI__INLINE void qi__attention_fetch(const void *ahead, size_t t, int lanes, qi_kv_type type) {
+// Values come into the cache while scores are computed, the next keys while values are: row t of a tile that begins with lane
+// `first` fetches as many bytes of `ahead` as it reads. The CPU's own prefetching begins anew with each block, which costs a third
+// of the speed.
+QI__INLINE void qi__attention_fetch(const qi__attention_product *p, size_t first, size_t t, int lanes, qi_kv_type type) {
   const int bytes = (int)qi__kv_size(type, (size_t)lanes);
-  QI__UNROLL for (int i = 0; i < bytes; i += QI__CACHE_LINE) qi__prefetch((const uint8_t *)ahead + t * (size_t)bytes + i);
+  QI__UNROLL for (int i = 0; i < bytes; i += QI__CACHE_LINE) {
+    size_t at = qi__kv_size(type, first * p->n) + t * (size_t)bytes + (size_t)i;
+    qi__prefetch(p->ahead + (at < p->turns ? qi__fetch_turn(at) : at));
+  }
 }
 
 // A tile of n_q query rows from g on, times n_r registers from r on, has its sums in registers. Its sizes, `type` and `go_on` (sums
@@ -167,7 +184,7 @@ QI__INLINE void qi__attention_fetch(const void *ahead, size_t t, int lanes, qi_k
 QI__INLINE QI__AVX2 void qi__attention_tile_avx2(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r,
                                                  qi_kv_type type, bool go_on) {
   const float *a = p->a + g * p->a_stride;
-  const void *b = qi__kv_at(p->b, r / 2 * p->b_next + r % 2 * 8, type), *ahead = qi__kv_at(p->ahead, r * 8 * p->n, type);
+  const void *b = qi__kv_at(p->b, r / 2 * p->b_next + r % 2 * 8, type);
   float *out = p->out + g * p->out_stride + 8 * r;
   const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
   __m256 sum[4][8];
@@ -175,7 +192,7 @@ QI__INLINE QI__AVX2 void qi__attention_tile_avx2(const qi__attention_product *p,
     sum[i][c] = go_on ? _mm256_loadu_ps(out + (size_t)i * p->out_stride + 8 * c) : _mm256_setzero_ps();
   for (size_t t = 0; t < p->n; t++) {
     __m256 row[8];
-    qi__attention_fetch(ahead, t, n_r * 8, type);
+    qi__attention_fetch(p, r * 8, t, n_r * 8, type);
     QI__UNROLL for (int c = 0; c < n_r; c++)
       row[c] = qi__load_kv_avx2(b, t * b_step + (size_t)(c / 2) * b_next + (size_t)(c % 2 * 8), type);
     QI__UNROLL for (int i = 0; i < n_q; i++) {
@@ -285,7 +302,7 @@ QI__FN QI__AVX2 void qi__attention_blend_avx2(const float *piece, const float *k
 QI__INLINE QI__AVX512 void qi__attention_tile_avx512(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r,
                                                      qi_kv_type type, bool go_on) {
   const float *a = p->a + g * p->a_stride;
-  const void *b = qi__kv_at(p->b, r * p->b_next, type), *ahead = qi__kv_at(p->ahead, r * 16 * p->n, type);
+  const void *b = qi__kv_at(p->b, r * p->b_next, type);
   float *out = p->out + g * p->out_stride + 16 * r;
   const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
   __m512 sum[8][4];
@@ -293,7 +310,7 @@ QI__INLINE QI__AVX512 void qi__attention_tile_avx512(const qi__attention_product
     sum[i][c] = go_on ? _mm512_loadu_ps(out + (size_t)i * p->out_stride + 16 * c) : _mm512_setzero_ps();
   for (size_t t = 0; t < p->n; t++) {
     __m512 row[4];
-    qi__attention_fetch(ahead, t, n_r * 16, type);
+    qi__attention_fetch(p, r * 16, t, n_r * 16, type);
     QI__UNROLL for (int c = 0; c < n_r; c++) row[c] = qi__load_kv_avx512(b, t * b_step + (size_t)c * b_next, type);
     QI__UNROLL for (int i = 0; i < n_q; i++) {
       __m512 v = _mm512_set1_ps(a[(size_t)i * a_stride + t]);
@@ -427,7 +444,7 @@ QI__FN QI__AVX512_BF16 void qi__attention_panel_avx512(const void *b, size_t b_s
 QI__INLINE void qi__attention_tile_neon(const qi__attention_product *p, size_t g, size_t r, int n_q, int n_r, qi_kv_type type,
                                         bool go_on) {
   const float *a = p->a + g * p->a_stride;
-  const void *b = qi__kv_at(p->b, r / 4 * p->b_next + r % 4 * 4, type), *ahead = qi__kv_at(p->ahead, r * 4 * p->n, type);
+  const void *b = qi__kv_at(p->b, r / 4 * p->b_next + r % 4 * 4, type);
   float *out = p->out + g * p->out_stride + 4 * r;
   const size_t a_stride = p->a_stride, b_step = p->b_step, b_next = p->b_next;
   float32x4_t sum[4][8];
@@ -435,7 +452,7 @@ QI__INLINE void qi__attention_tile_neon(const qi__attention_product *p, size_t g
     sum[i][c] = go_on ? vld1q_f32(out + (size_t)i * p->out_stride + 4 * c) : vdupq_n_f32(0);
   for (size_t t = 0; t < p->n; t++) {
     float32x4_t row[8];
-    qi__attention_fetch(ahead, t, n_r * 4, type);
+    qi__attention_fetch(p, r * 4, t, n_r * 4, type);
     QI__UNROLL for (int c = 0; c < n_r; c++)
       row[c] = qi__load_kv_neon(b, t * b_step + (size_t)(c / 4) * b_next + (size_t)(c % 4 * 4), type);
     QI__UNROLL for (int i = 0; i < n_q; i++) {

@@ -61,6 +61,14 @@ QI__INLINE uintptr_t qi__fetch_group(uintptr_t g) {
   return g / lines * QI__FETCH_WINDOW + g % lines * QI__CACHE_LINE;
 }
 
+// Where less memory than a window is read in order: line by line of four pages in turns. Offsets from where it begins; all lines of
+// QI__FETCH_TURN bytes give all of them.
+#define QI__FETCH_TURN (4 * QI__FETCH_PAGE)
+QI__INLINE size_t qi__fetch_turn(size_t offset) {
+  const size_t line = offset % QI__FETCH_TURN / QI__CACHE_LINE;
+  return offset / QI__FETCH_TURN * QI__FETCH_TURN + line % 4 * QI__FETCH_PAGE + line / 4 * QI__CACHE_LINE;
+}
+
 // While n bytes at `now` are read, which need not be sound, of memory that is read in order.
 QI__INLINE void qi__prefetch_ahead(qi__fetch fetch, uintptr_t now, size_t n) {
   const size_t group = 8 * QI__CACHE_LINE, ahead = QI__FETCH_WINDOW / group;
