@@ -36,7 +36,7 @@ fi
 # ---- the implementation, and its bits under all flags ----
 
 first=""
-for flags in "-std=c99 -O0" "-std=c11 -O2" "-std=gnu11 -O3" "-std=gnu99 -Ofast" "-std=c11 -O2 -ffast-math -mfma -mavx2"; do
+for flags in "-std=c99 -O0" "-std=c11 -O2" "-std=gnu99 -Ofast -DQI_STATIC" "-std=gnu11 -O2 -ffast-math -mfma -mavx2 -DQI_STATIC"; do
   case $flags in *-mavx2*) [ "$(uname -m)" = x86_64 ] && grep -qw avx2 /proc/cpuinfo || continue ;; esac
   if ! "$cc" $flags $warn $here/bits.c -o "$scratch/bits" $libs >"$scratch/log" 2>&1; then
     not_ok "$cc $flags: compiles"
