@@ -392,13 +392,16 @@ QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, qi__step_fn words, con
   qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 0);
   __m256 lanes = _mm256_setzero_ps();
   qi__row_sums p;
-  if (n_blocks % 8) memset(&p, 0, sizeof p); // blocks that are not there
   for (size_t b = 0; b < n_blocks; b += 8, x.d += 8) {
     size_t eight = qi__min_size(8, n_blocks - b);
     const uint8_t *first = w;
     for (size_t i = 0; i < eight; i++, w += size, x.q += 256, x.sum += 16) {
       qi__fetch_far_avx2(a->fetch, w, size);
       qi__row_block_avx2(id, bound, words, w, &x, i, &p);
+    }
+    for (size_t i = eight; i < 8; i++) { // blocks that are not there
+      p.total[i] = p.mins[i] = _mm256_setzero_si256();
+      p.d[i] = p.dmin[i] = 0;
     }
     lanes = qi__row_take_avx2(id, f, &p, first, x.d, (int)eight, lanes);
   }

@@ -43,7 +43,6 @@ QI__FN QI__AVX2 void qi__dot_row_qins8_avx2(const qi__dot_q8_args *a) {
     const uint8_t *w[QI__PAIR], *first_row;
     __m256 lanes[QI__PAIR] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     __m256i total[QI__PAIR][8];
-    memset(total, 0, sizeof total); // blocks that are not there
     qi__pair_rows(a, first, w);
     first_row = w[0];
     for (size_t at = 0; at < a->x->k; at += 256) {
@@ -56,6 +55,7 @@ QI__FN QI__AVX2 void qi__dot_row_qins8_avx2(const qi__dot_q8_args *a) {
           total[r][b] = qi__qins8_block_avx2(table, w[r], x.q + 32 * b);
           w[r] += 36;
         }
+      for (int b = n; b < 8; b++) total[0][b] = total[1][b] = _mm256_setzero_si256(); // blocks that are not there
       QI__UNROLL for (int r = 0; r < QI__PAIR; r++) lanes[r] = qi__take_blocks_avx2(lanes[r], d, qi__fold8_avx2(total[r]), n);
     }
     QI__UNROLL for (size_t r = 0; r < QI__PAIR; r++)
@@ -92,8 +92,7 @@ QI__INLINE QI__AVX2 void qi__dot_row_qins8_k(qi__step_fn words, const qi__dot_q8
     const uint8_t *w[QI__PAIR], *first_row;
     __m256 lanes[QI__PAIR] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     __m256i total[QI__PAIR][8];
-    float d_w[QI__PAIR][8] = {{0}};
-    memset(total, 0, sizeof total); // blocks that are not there
+    float d_w[QI__PAIR][8];
     qi__pair_rows(a, first, w);
     first_row = w[0];
     for (size_t b = 0; b < n_blocks; b++) {
@@ -106,6 +105,8 @@ QI__INLINE QI__AVX2 void qi__dot_row_qins8_k(qi__step_fn words, const qi__dot_q8
         w[r] += 272;
       }
       if (n < 8 && b + 1 < n_blocks) continue;
+      for (int i = n; i < 8; i++) // blocks that are not there
+        QI__UNROLL for (int r = 0; r < QI__PAIR; r++) total[r][i] = _mm256_setzero_si256(), d_w[r][i] = 0;
       __m256 d = qi__chunk_d_avx2(x.d - (n - 1), n);
       QI__UNROLL for (int r = 0; r < QI__PAIR; r++)
         lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(d_w[r]), d), qi__fold8_avx2(total[r]), n);
@@ -266,10 +267,9 @@ QI__INLINE QI__AVX512_VBMI __m512 qi__pair_qins8_k_vbmi(const qi__dot_q8_args *a
   const size_t size = 272;
   const uint8_t *w[QI__PAIR], *first_row;
   __m512i total[8];
-  float d_w[QI__PAIR * 8] = {0};
+  float d_w[QI__PAIR * 8];
   __m512 lanes = _mm512_setzero_ps();
   size_t n_blocks = a->x->k / 256;
-  memset(total, 0, sizeof total); // blocks that are not there
   qi__pair_rows(a, first, w);
   first_row = w[0];
   for (size_t b = 0; b < n_blocks; b++) {
@@ -282,6 +282,7 @@ QI__INLINE QI__AVX512_VBMI __m512 qi__pair_qins8_k_vbmi(const qi__dot_q8_args *a
       w[r] += size;
     }
     if (n < 8 && b + 1 < n_blocks) continue;
+    for (int i = n; i < 8; i++) total[i] = _mm512_setzero_si512(), d_w[i] = d_w[8 + i] = 0; // blocks that are not there
     __m512 d = _mm512_mul_ps(_mm512_loadu_ps(d_w), _mm512_broadcast_f32x8(qi__chunk_d_avx2(x.d - (n - 1), n)));
     __mmask16 taken = (__mmask16)(((1u << n) - 1) * 0x101);
     lanes = _mm512_mask3_fmadd_ps(d, _mm512_cvtepi32_ps(qi__fold8_halves_avx512(total)), lanes, taken);
