@@ -448,6 +448,7 @@ QI__INLINE QI__AVX512_BF16 void qi__row_to_bf16_avx512(qi_format id, const qi__f
   int len = f->info.block_len;
   for (size_t i = 0; i < n; i += (size_t)len, src += f->info.block_bytes) {
     qi__block_scales_avx2(id, bound, src, &block, &s);
+    if (len == 256) __asm__("" : "+m"(s)); // loads broadcast scales; out of registers each takes shuffles, which bound this loop
     if (id && len == 256) {
       QI__UNROLL for (int g = 0; g < 8; g++) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst + i + 32 * g);
     } else {
