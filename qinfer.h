@@ -5673,9 +5673,29 @@ QI__FN void qi__rms_norm_ref(const float *x, const float *w, float eps, size_t n
   }
 }
 
-// y[i] += x[i]
-QI__FN void qi__add_ref(const float *x, size_t n, float *y) {
-  for (size_t i = 0; i < n; i++) y[i] += x[i];
+// Results [n_x, n_w] of a product: y = sums + bias, or y += that if `add`. bias [n_w] may be NULL, and sums may be y.
+typedef struct qi__results {
+  const float *sums;
+  size_t stride;     // floats from one row of sums to the next
+  const float *bias;
+  size_t n_w, n_x;
+  bool add;
+  float *y;
+  size_t y_stride;
+} qi__results;
+
+// Elements i.. of row x.
+QI__INLINE void qi__take_row_ref(const qi__results *r, size_t x, size_t i) {
+  const float *sums = r->sums + x * r->stride;
+  float *y = r->y + x * r->y_stride;
+  for (; i < r->n_w; i++) {
+    float v = r->bias ? sums[i] + r->bias[i] : sums[i];
+    y[i] = r->add ? y[i] + v : v;
+  }
+}
+
+QI__FN void qi__take_ref(const qi__results *r) {
+  for (size_t x = 0; x < r->n_x; x++) qi__take_row_ref(r, x, 0);
 }
 
 // SwiGLU: y[i] = silu(gate[i]) * up[i]; y may be gate or up. (Shazeer 2020)
@@ -5738,10 +5758,20 @@ QI__FN QI__AVX2 void qi__rms_norm_avx2(const float *x, const float *w, float eps
   }
 }
 
-QI__FN QI__AVX2 void qi__add_avx2(const float *x, size_t n, float *y) {
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, _mm256_add_ps(_mm256_loadu_ps(y + i), _mm256_loadu_ps(x + i)));
-  qi__add_ref(x + i, n - i, y + i);
+// Not memcpy where there is nothing to add: of short rows compilers make `rep movs`, which takes longer to begin than to copy.
+QI__FN QI__AVX2 void qi__take_avx2(const qi__results *r) {
+  for (size_t x = 0; x < r->n_x; x++) {
+    const float *sums = r->sums + x * r->stride;
+    float *y = r->y + x * r->y_stride;
+    size_t i = 0;
+    for (; i + 8 <= r->n_w; i += 8) {
+      __m256 v = _mm256_loadu_ps(sums + i);
+      if (r->bias) v = _mm256_add_ps(v, _mm256_loadu_ps(r->bias + i));
+      if (r->add) v = _mm256_add_ps(_mm256_loadu_ps(y + i), v);
+      _mm256_storeu_ps(y + i, v);
+    }
+    qi__take_row_ref(r, x, i);
+  }
 }
 
 QI__FN QI__AVX2 void qi__swiglu_avx2(const float *gate, const float *up, size_t n, float *y) {
@@ -5853,10 +5883,19 @@ QI__FN void qi__rms_norm_neon(const float *x, const float *w, float eps, size_t 
   }
 }
 
-QI__FN void qi__add_neon(const float *x, size_t n, float *y) {
-  size_t i = 0;
-  for (; i + 4 <= n; i += 4) vst1q_f32(y + i, vaddq_f32(vld1q_f32(y + i), vld1q_f32(x + i)));
-  qi__add_ref(x + i, n - i, y + i);
+QI__FN void qi__take_neon(const qi__results *r) {
+  for (size_t x = 0; x < r->n_x; x++) {
+    const float *sums = r->sums + x * r->stride;
+    float *y = r->y + x * r->y_stride;
+    size_t i = 0;
+    for (; i + 4 <= r->n_w; i += 4) {
+      float32x4_t v = vld1q_f32(sums + i);
+      if (r->bias) v = vaddq_f32(v, vld1q_f32(r->bias + i));
+      if (r->add) v = vaddq_f32(vld1q_f32(y + i), v);
+      vst1q_f32(y + i, v);
+    }
+    qi__take_row_ref(r, x, i);
+  }
 }
 
 QI__FN void qi__swiglu_neon(const float *gate, const float *up, size_t n, float *y) {
@@ -7988,6 +8027,7 @@ QI__INLINE QI__AVX512_BF16 void qi__row_to_bf16_avx512(qi_format id, const qi__f
   int len = f->info.block_len;
   for (size_t i = 0; i < n; i += (size_t)len, src += f->info.block_bytes) {
     qi__block_scales_avx2(id, bound, src, &block, &s);
+    if (len == 256) __asm__("" : "+m"(s)); // loads broadcast scales; out of registers each takes shuffles, which bound this loop
     if (id && len == 256) {
       QI__UNROLL for (int g = 0; g < 8; g++) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst + i + 32 * g);
     } else {
@@ -8460,13 +8500,16 @@ QI__INLINE QI__AVX2 __m256 qi__row_256_avx2(qi_format id, qi__step_fn words, con
   qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 0);
   __m256 lanes = _mm256_setzero_ps();
   qi__row_sums p;
-  if (n_blocks % 8) memset(&p, 0, sizeof p); // blocks that are not there
   for (size_t b = 0; b < n_blocks; b += 8, x.d += 8) {
     size_t eight = qi__min_size(8, n_blocks - b);
     const uint8_t *first = w;
     for (size_t i = 0; i < eight; i++, w += size, x.q += 256, x.sum += 16) {
       qi__fetch_far_avx2(a->fetch, w, size);
       qi__row_block_avx2(id, bound, words, w, &x, i, &p);
+    }
+    for (size_t i = eight; i < 8; i++) { // blocks that are not there
+      p.total[i] = p.mins[i] = _mm256_setzero_si256();
+      p.d[i] = p.dmin[i] = 0;
     }
     lanes = qi__row_take_avx2(id, f, &p, first, x.d, (int)eight, lanes);
   }
@@ -9020,12 +9063,20 @@ QI__INLINE QI__AMX void qi__tiles_begin(size_t n) {
 // memory: no other row sees them.
 
 #define QI__BF16_ROWS 32   // weight rows of a panel
+#define QI__BF16_TILES 32  // rows of activations that share what is loaded of a panel, from a multiple of 16 on
 #define QI__BF16_SLICE_MAX 2048 // largest slice of k
 #define QI__BF16_BATCH 256 // rows of activations at a time: a slice of them and a panel fit into a second-level cache of 2 MB
 #define QI__BF16_STEP 256  // weights of a row that are unpacked at a time: the longest block
 #define QI__BF16_STRIDE (QI__BF16_STEP + 32) // of rows that are unpacked: not all into the same cache set
 
 QI__INLINE size_t qi__bf16_width(size_t k) { return (k + 31) / 32 * 32; }
+
+// Rows of memory that may be fetched into the second-level cache while a matrix unit multiplies.
+typedef struct qi__lines {
+  uintptr_t row;
+  size_t stride, row_bytes, n_rows;
+  size_t at; // in the row
+} qi__lines;
 
 typedef struct qi__bf16_args {
   const uint16_t *panel;
@@ -9036,6 +9087,7 @@ typedef struct qi__bf16_args {
   bool first;        // slice: y is set, later ones add to it
   float *y;          // [n_x, n_w]
   size_t y_stride;
+  qi__lines next[2]; // needed next: where the sums are taken, and weights
 } qi__bf16_args;
 
 // `multiply` is NULL where there are no instructions.
@@ -9045,7 +9097,15 @@ typedef struct qi__bf16_kernels {
   void (*unpack)(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst);
   void (*interleave)(const uint16_t *rows, size_t n_k, uint16_t *panel);
   void (*multiply)(const qi__bf16_args *a);
+  void (*begin)(void), (*end)(void); // around products of a thread; NULL where there is nothing to be done
 } qi__bf16_kernels;
+
+QI__INLINE void qi__bf16_begin(const qi__bf16_kernels *k) {
+  if (k->begin) k->begin();
+}
+QI__INLINE void qi__bf16_end(const qi__bf16_kernels *k) {
+  if (k->end) k->end();
+}
 
 // First element of row `row` in packed activations of width k.
 QI__INLINE size_t qi__bf16_row(size_t k, size_t row) { return row / 16 * 16 * qi__bf16_width(k) + row % 16 * 32; }
@@ -9139,19 +9199,36 @@ QI__FN QI__AVX512_BF16 void qi__bf16_multiply_avx512(const qi__bf16_args *a) {
 }
 
 static const qi__bf16_kernels qi__bf16_avx512 = {QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512,
-                                                 qi__bf16_interleave_avx512, qi__bf16_multiply_avx512};
+                                                 qi__bf16_interleave_avx512, qi__bf16_multiply_avx512, NULL, NULL};
 #endif
 
 // ---- AMX ----
 
 #if defined(QI__HAS_AMX)
 
-// Activations are fetched into the first-level cache this many elements ahead, half a tile after each product. All loads come
-// before the products: where another process shares the core, products that wait for a load in their midst took twice as long.
+// Tiles are fetched into the first-level cache this many elements before they are loaded, half a tile after each load and each
+// product. Where another process shares the core, tile instructions that follow each other without a gap took up to a third
+// longer, and products that wait for a load in their midst twice as long: so all loads come before the products.
 #define QI__TILE_AHEAD 1024
 
 QI__INLINE QI__AMX void qi__tile_fetch(const uint16_t *half) {
   QI__UNROLL for (int i = 0; i < 8; i++) _mm_prefetch((const char *)(half + 32 * i), _MM_HINT_T0);
+}
+
+// So many lines have to be fetched in each of n_steps.
+QI__INLINE size_t qi__lines_each(const qi__lines *l, size_t n_steps) {
+  return (l->n_rows * (l->row_bytes / QI__CACHE_LINE + 1) + n_steps - 1) / n_steps;
+}
+
+QI__INLINE QI__AMX void qi__lines_fetch(qi__lines *l, size_t n) {
+  for (; n && l->n_rows; n--) {
+    _mm_prefetch((const char *)(l->row + l->at), _MM_HINT_T1);
+    l->at += QI__CACHE_LINE;
+    if (l->at < l->row_bytes) continue;
+    l->at = 0;
+    l->row += l->stride;
+    l->n_rows--;
+  }
 }
 
 // 16 activation rows, or 32 if `two`, times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart.
@@ -9171,20 +9248,31 @@ QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_
     if (two) _tile_loadd(2, c1, bytes);
     if (two && wide) _tile_loadd(3, c1 + 16, bytes);
   }
-  for (; w < w_end; w += 512, x += 512, x1 += 512) {
-    _tile_loadd(6, w, 64);
+  const uint16_t *last = w_end - QI__TILE_AHEAD, *w_far = w + QI__TILE_AHEAD, *x_far = x + QI__TILE_AHEAD;
+  const uint16_t *x_next = x + 2 * a->x_stride; // the rows that follow
+  qi__lines results = a->next[0], weights = a->next[1];
+  const size_t n_results = qi__lines_each(&results, a->n_k / 32), n_weights = qi__lines_each(&weights, a->n_k / 32);
+  for (; w < w_end; w += 512, x += 512, x1 += 512, w_far += 512, x_far += 512) {
+    if (w == last) w_far = a->panel, x_far = x_next;
+    qi__lines_fetch(&results, n_results);
+    qi__lines_fetch(&weights, n_weights);
     _tile_loadd(4, x, 64);
-    if (wide) _tile_loadd(7, w + second, 64);
+    qi__tile_fetch(w_far);
+    _tile_loadd(6, w, 64);
+    qi__tile_fetch(w_far + 256);
     if (two) _tile_loadd(5, x1, 64);
+    if (wide) qi__tile_fetch(w_far + second);
+    if (wide) _tile_loadd(7, w + second, 64);
+    if (wide) qi__tile_fetch(w_far + second + 256);
     _tile_dpbf16ps(0, 4, 6);
-    qi__tile_fetch(x + QI__TILE_AHEAD);
+    qi__tile_fetch(x_far);
     if (wide) _tile_dpbf16ps(1, 4, 7);
-    qi__tile_fetch(x + QI__TILE_AHEAD + 256);
+    qi__tile_fetch(x_far + 256);
     if (two) {
       _tile_dpbf16ps(2, 5, 6);
-      qi__tile_fetch(x1 + QI__TILE_AHEAD);
+      qi__tile_fetch(x_far + a->x_stride);
       if (wide) _tile_dpbf16ps(3, 5, 7);
-      qi__tile_fetch(x1 + QI__TILE_AHEAD + 256);
+      qi__tile_fetch(x_far + a->x_stride + 256);
     }
   }
   _tile_stored(0, c, bytes);
@@ -9212,7 +9300,6 @@ QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
   float sums[32 * 32];
   size_t end = a->x_row + a->n_x;
   bool wide = a->n_w > 16;
-  qi__tiles_begin(32);
   for (size_t row = a->x_row / 16 * 16; row < end; row += 32) {
     const uint16_t *x = a->x + row / 16 * a->x_stride;
     bool two = end - row > 16;
@@ -9227,11 +9314,14 @@ QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
       qi__tiles_copy(a, row, sums, true);
     }
   }
-  _tile_release();
 }
 
-static const qi__bf16_kernels qi__bf16_amx = {QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512,
-                                              qi__bf16_interleave_avx512, qi__bf16_multiply_amx};
+QI__FN QI__AMX void qi__bf16_begin_amx(void) { qi__tiles_begin(32); }
+QI__FN QI__AMX void qi__bf16_end_amx(void) { _tile_release(); }
+
+static const qi__bf16_kernels qi__bf16_amx = {
+    QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512, qi__bf16_multiply_amx,
+    qi__bf16_begin_amx, qi__bf16_end_amx};
 #endif
 
 #endif // QI__KERNELS_BF16_H
@@ -9410,7 +9500,7 @@ QI__FN QI__NEON_BF16 void qi__bf16_multiply_neon(const qi__bf16_args *a) {
 
 // A slice of 512 leaves room in the first-level cache beside a panel of 32 KB.
 static const qi__bf16_kernels qi__bf16_neon = {512, qi__bf16_pack_neon, qi__to_bf16_neon, qi__bf16_interleave_neon,
-                                               qi__bf16_multiply_neon};
+                                               qi__bf16_multiply_neon, NULL, NULL};
 #endif
 #endif
 
@@ -12140,7 +12230,6 @@ QI__FN QI__AVX2 void qi__dot_row_qins8_avx2(const qi__dot_q8_args *a) {
     const uint8_t *w[QI__PAIR], *first_row;
     __m256 lanes[QI__PAIR] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     __m256i total[QI__PAIR][8];
-    memset(total, 0, sizeof total); // blocks that are not there
     qi__pair_rows(a, first, w);
     first_row = w[0];
     for (size_t at = 0; at < a->x->k; at += 256) {
@@ -12153,6 +12242,7 @@ QI__FN QI__AVX2 void qi__dot_row_qins8_avx2(const qi__dot_q8_args *a) {
           total[r][b] = qi__qins8_block_avx2(table, w[r], x.q + 32 * b);
           w[r] += 36;
         }
+      for (int b = n; b < 8; b++) total[0][b] = total[1][b] = _mm256_setzero_si256(); // blocks that are not there
       QI__UNROLL for (int r = 0; r < QI__PAIR; r++) lanes[r] = qi__take_blocks_avx2(lanes[r], d, qi__fold8_avx2(total[r]), n);
     }
     QI__UNROLL for (size_t r = 0; r < QI__PAIR; r++)
@@ -12189,8 +12279,7 @@ QI__INLINE QI__AVX2 void qi__dot_row_qins8_k(qi__step_fn words, const qi__dot_q8
     const uint8_t *w[QI__PAIR], *first_row;
     __m256 lanes[QI__PAIR] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     __m256i total[QI__PAIR][8];
-    float d_w[QI__PAIR][8] = {{0}};
-    memset(total, 0, sizeof total); // blocks that are not there
+    float d_w[QI__PAIR][8];
     qi__pair_rows(a, first, w);
     first_row = w[0];
     for (size_t b = 0; b < n_blocks; b++) {
@@ -12203,6 +12292,8 @@ QI__INLINE QI__AVX2 void qi__dot_row_qins8_k(qi__step_fn words, const qi__dot_q8
         w[r] += 272;
       }
       if (n < 8 && b + 1 < n_blocks) continue;
+      for (int i = n; i < 8; i++) // blocks that are not there
+        QI__UNROLL for (int r = 0; r < QI__PAIR; r++) total[r][i] = _mm256_setzero_si256(), d_w[r][i] = 0;
       __m256 d = qi__chunk_d_avx2(x.d - (n - 1), n);
       QI__UNROLL for (int r = 0; r < QI__PAIR; r++)
         lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(d_w[r]), d), qi__fold8_avx2(total[r]), n);
@@ -12363,10 +12454,9 @@ QI__INLINE QI__AVX512_VBMI __m512 qi__pair_qins8_k_vbmi(const qi__dot_q8_args *a
   const size_t size = 272;
   const uint8_t *w[QI__PAIR], *first_row;
   __m512i total[8];
-  float d_w[QI__PAIR * 8] = {0};
+  float d_w[QI__PAIR * 8];
   __m512 lanes = _mm512_setzero_ps();
   size_t n_blocks = a->x->k / 256;
-  memset(total, 0, sizeof total); // blocks that are not there
   qi__pair_rows(a, first, w);
   first_row = w[0];
   for (size_t b = 0; b < n_blocks; b++) {
@@ -12379,6 +12469,7 @@ QI__INLINE QI__AVX512_VBMI __m512 qi__pair_qins8_k_vbmi(const qi__dot_q8_args *a
       w[r] += size;
     }
     if (n < 8 && b + 1 < n_blocks) continue;
+    for (int i = n; i < 8; i++) total[i] = _mm512_setzero_si512(), d_w[i] = d_w[8 + i] = 0; // blocks that are not there
     __m512 d = _mm512_mul_ps(_mm512_loadu_ps(d_w), _mm512_broadcast_f32x8(qi__chunk_d_avx2(x.d - (n - 1), n)));
     __mmask16 taken = (__mmask16)(((1u << n) - 1) * 0x101);
     lanes = _mm512_mask3_fmadd_ps(d, _mm512_cvtepi32_ps(qi__fold8_halves_avx512(total)), lanes, taken);
@@ -14007,7 +14098,7 @@ typedef struct qi__kernels {
   qi__dot_q8_fn dot_q8[QI_FORMAT_COUNT]; // NULL for float formats
   void (*dequantize[QI_FORMAT_COUNT])(const qi__format *f, const uint8_t *src, float *dst, size_t n);
   void (*rms_norm)(const float *x, const float *w, float eps, size_t n, float *y);
-  void (*add)(const float *x, size_t n, float *y);
+  void (*take)(const qi__results *r);
   void (*swiglu)(const float *gate, const float *up, size_t n, float *y);
   void (*relu2)(const float *gate, const float *up, size_t n, float *y);
   void (*rope)(float *x, const float *cos_sin, size_t n_pairs, bool neighbours);
@@ -14046,7 +14137,7 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
     k->dequantize[f] = qi__dequantize_blocks;
   }
   k->rms_norm = qi__rms_norm_ref;
-  k->add = qi__add_ref;
+  k->take = qi__take_ref;
   k->swiglu = qi__swiglu_ref;
   k->relu2 = qi__relu2_ref;
   k->rope = qi__rope_ref;
@@ -14085,7 +14176,7 @@ QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx2;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx2;
   k->rms_norm = qi__rms_norm_avx2;
-  k->add = qi__add_avx2;
+  k->take = qi__take_avx2;
   k->swiglu = qi__swiglu_avx2;
   k->relu2 = qi__relu2_avx2;
   k->rope = qi__rope_avx2;
@@ -14152,7 +14243,7 @@ QI__FN void qi__kernels_init_neon(qi__kernels *k) {
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_neon;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_neon;
   k->rms_norm = qi__rms_norm_neon;
-  k->add = qi__add_neon;
+  k->take = qi__take_neon;
   k->swiglu = qi__swiglu_neon;
   k->relu2 = qi__relu2_neon;
   k->rope = qi__rope_neon;
@@ -14418,42 +14509,76 @@ QI__FN const uint8_t *qi__tile_ready(const qi__kernels *kernels, qi__arithmetic 
 
 // Results [n_x, n_w] of weight rows first.., `stride` floats apart: takes them to y, or adds them to it, with the bias. They may
 // lie in y already.
-QI__FN void qi__tile_finish(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, float *result,
+QI__FN void qi__tile_finish(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const float *result,
                             size_t stride, size_t n_x, float *y, size_t y_stride, bool add) {
   if (result == y && !w->bias) return;
-  for (size_t i = 0; i < n_x; i++, result += stride, y += y_stride) {
-    if (w->bias) kernels->add(w->bias + first, n_w, result);
-    if (add) kernels->add(result, n_w, y);
-    else if (result != y) memcpy(y, result, n_w * sizeof *y);
+  qi__results r = {result, stride, w->bias ? w->bias + first : NULL, n_w, n_x, add, y, y_stride};
+  kernels->take(&r);
+}
+
+// Of the panel that is multiplied next: n_w rows from `first` on, columns k.. ; what is behind the matrix is not there.
+QI__FN qi__lines qi__tile_lines(const qi__weight *w, size_t first, size_t n_w, size_t k, size_t n_k) {
+  const size_t len = (size_t)w->format->info.block_len, block = (size_t)w->format->info.block_bytes;
+  const size_t n = first < w->n_rows ? qi__min_size(n_w, w->n_rows - first) : 0;
+  return (qi__lines){(uintptr_t)w->data + first * w->row_bytes + k / len * block, w->row_bytes, n_k / len * block, n, 0};
+}
+
+// One panel of weight rows times x rows x_row.. : sums [n_x, QI__BF16_ROWS]. They lie in scratch, not in a result: there, rows of a
+// power of two would lie in the same few cache sets. With `to` all of a row is summed: then rows go there, 32 at a time out of the
+// same place in the first-level cache. Meanwhile what comes next is fetched, equal parts of `weights` with each 32.
+QI__FN void qi__tile_bf16_panel(const qi__kernels *kernels, qi__bf16_args a, size_t x_row, size_t n_x, float *sums, bool keep,
+                                const qi__results *to, const qi__lines *weights) {
+  for (size_t i = 0; i < n_x; i += a.n_x) {
+    a.x_row = x_row + i;
+    a.n_x = qi__min_size(n_x - i, QI__BF16_TILES - a.x_row % 16);
+    a.y = keep ? sums + i * QI__BF16_ROWS : sums;
+    size_t from = weights->n_rows * i / n_x, end = weights->n_rows * (i + a.n_x) / n_x;
+    a.next[1] = (qi__lines){weights->row + from * weights->stride, weights->stride, weights->row_bytes, end - from, 0};
+    if (to) a.next[0] = (qi__lines){(uintptr_t)(to->y + i * to->y_stride), to->y_stride * sizeof *to->y,
+                                    to->n_w * sizeof *to->y, a.n_x, 0};
+    kernels->bf16.multiply(&a);
+    if (!to) continue;
+    qi__results rows = *to;
+    rows.sums = a.y, rows.y += i * to->y_stride, rows.n_x = a.n_x;
+    kernels->take(&rows);
   }
 }
 
-// Sums [tiles][n_x, QI__BF16_ROWS] of weight rows first.. with up to QI__BF16_BATCH rows of activations. They lie in scratch, not
-// in a result: there, rows of a power of two would lie in the same few cache sets. rows: [16, QI__BF16_STRIDE], then the panel.
+// Weight rows first.. with up to QI__BF16_BATCH rows of activations, to `y` if it is there; else sums [tiles][n_x, QI__BF16_ROWS]
+// are the result. rows: [16, QI__BF16_STRIDE], then the panel.
 QI__FN void qi__tile_bf16_sums(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
-                               size_t x_row, size_t n_x, float *sums, uint16_t *rows) {
-  const size_t room = n_x * QI__BF16_ROWS, slice = kernels->bf16.slice;
+                               size_t x_row, size_t n_x, float *sums, uint16_t *rows, float *y, size_t y_stride, bool add) {
+  const size_t room = n_x * QI__BF16_ROWS, slice = kernels->bf16.slice, n_cols = w->n_cols;
+  const bool keep = !y || slice < n_cols;
   const uint16_t *x = (const uint16_t *)in->bf16;
   uint16_t *panel = rows + 16 * QI__BF16_STRIDE;
-  for (size_t k = 0; k < w->n_cols; k += slice) {
-    size_t n_k = qi__min_size(slice, w->n_cols - k);
+  qi__bf16_begin(&kernels->bf16);
+  for (size_t k = 0, n_k, next_k; k < n_cols; k += slice) {
+    n_k = qi__min_size(slice, n_cols - k);
+    next_k = k + n_k < n_cols ? k + n_k : 0;
     for (size_t r = 0; r < n_w; r += QI__BF16_ROWS) {
+      const size_t n = qi__min_size(QI__BF16_ROWS, n_w - r);
+      const bool more = r + n < n_w;
+      qi__lines next = qi__tile_lines(w, first + (more || !next_k ? r + n : 0), QI__BF16_ROWS, more ? k : next_k,
+                                      more ? n_k : qi__min_size(slice, n_cols - next_k));
       const uint16_t *ready = (const uint16_t *)(const void *)qi__tile_ready(kernels, QI__BF16, w, first + r, n_x);
-      if (!ready) qi__tile_panel(kernels, w, first + r, qi__min_size(QI__BF16_ROWS, n_w - r), k, n_k, rows, panel);
-      qi__bf16_args a = {ready ? ready + QI__BF16_ROWS * k : panel, QI__BF16_ROWS, qi__bf16_width(n_k), x + 16 * k,
-                         16 * qi__bf16_width(w->n_cols), x_row, n_x, k == 0, sums + r / QI__BF16_ROWS * room, QI__BF16_ROWS};
-      kernels->bf16.multiply(&a);
+      if (ready) next.n_rows = 0;
+      else qi__tile_panel(kernels, w, first + r, n, k, n_k, rows, panel);
+      qi__bf16_args a = {.panel = ready ? ready + QI__BF16_ROWS * k : panel, .n_w = QI__BF16_ROWS, .n_k = qi__bf16_width(n_k),
+                         .x = x + 16 * k, .x_stride = 16 * qi__bf16_width(n_cols), .first = k == 0, .y_stride = QI__BF16_ROWS};
+      qi__results to = {NULL, QI__BF16_ROWS, w->bias ? w->bias + first + r : NULL, n, 0, add, y ? y + r : NULL, y_stride};
+      qi__tile_bf16_panel(kernels, a, x_row, n_x, keep ? sums + r / QI__BF16_ROWS * room : sums, keep,
+                          y && !next_k ? &to : NULL, &next);
     }
   }
+  qi__bf16_end(&kernels->bf16);
 }
 
 QI__FN void qi__tile_bf16_batch(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
                                 size_t x_row, size_t n_x, float *y, size_t y_stride, bool add, float *scratch) {
-  const size_t room = n_x * QI__BF16_ROWS, n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
-  qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, (uint16_t *)(void *)(scratch + n_tiles * room));
-  for (size_t r = 0; r < n_w; r += QI__BF16_ROWS)
-    qi__tile_finish(kernels, w, first + r, qi__min_size(QI__BF16_ROWS, n_w - r), scratch + r / QI__BF16_ROWS * room,
-                    QI__BF16_ROWS, n_x, y + r, y_stride, add);
+  const size_t n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
+  uint16_t *rows = (uint16_t *)(void *)(scratch + n_tiles * n_x * QI__BF16_ROWS);
+  qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, rows, y, y_stride, add);
 }
 
 // The same of two matrices without bias, whose results meet in `gate` (swiglu or relu2) and are only read by the next product: they
@@ -14464,8 +14589,8 @@ QI__FN void qi__tile_gated(const qi__kernels *kernels, void (*gate)(const float 
                            size_t n_x, uint16_t *packed, float *scratch) {
   const size_t room = n_x * QI__BF16_ROWS, n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
   uint16_t *rows = (uint16_t *)(void *)(scratch + 2 * n_tiles * room);
-  qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, rows);
-  qi__tile_bf16_sums(kernels, up, first, n_w, in, x_row, n_x, scratch + n_tiles * room, rows);
+  qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, rows, NULL, 0, false);
+  qi__tile_bf16_sums(kernels, up, first, n_w, in, x_row, n_x, scratch + n_tiles * room, rows, NULL, 0, false);
   gate(scratch, scratch + n_tiles * room, n_tiles * room, scratch);
   for (size_t t = 0; t < n_tiles; t++)
     for (size_t i = 0; i < n_x; i++) {
@@ -22237,6 +22362,7 @@ QI__FN void qi__attend_values_integer(const qi__attend *w, const qi__attend_piec
 QI__FN void qi__attend_scores_matrix(const qi__attend *w, const qi__attend_piece *p) {
   const qi__kernels *kernels = w->a->kernels;
   size_t dim = w->a->h->head_dim_k, width = qi__bf16_width(dim);
+  qi__bf16_begin(&kernels->bf16);
   for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
     qi__attend_page page = qi__attend_get(w, p, at);
     qi_kv_type type;
@@ -22247,10 +22373,11 @@ QI__FN void qi__attend_scores_matrix(const qi__attend *w, const qi__attend_piece
         kernels->attention_panel(qi__kv_at(k, (j + block) * dim, type), QI__KEY_BLOCK, dim, 16, type, false,
                                  w->panel + block * width);
       qi__bf16_args a = {w->panel, n_keys, width, w->q_bf16, 16 * width, p->r * w->group, p->n_r * w->group, true,
-                         w->score + at + j, QI__ATTENTION_PIECE};
+                         w->score + at + j, QI__ATTENTION_PIECE, {{0}}};
       kernels->bf16.multiply(&a);
     }
   }
+  qi__bf16_end(&kernels->bf16);
 }
 
 QI__FN void qi__attend_values_matrix(const qi__attend *w, const qi__attend_piece *p, float *values) {
@@ -22263,15 +22390,17 @@ QI__FN void qi__attend_values_matrix(const qi__attend *w, const qi__attend_piece
     v[at / QI__KV_PAGE] = qi__attend_value_floats(w, &page, w->floats + (w->floats ? at * dim : 0), &type);
   }
   for (size_t g = 0; g < n_q; g++) kernels->bf16.pack(w->score + g * QI__ATTENTION_PIECE, width, w->weight_bf16, g);
+  qi__bf16_begin(&kernels->bf16);
   for (size_t i = 0; i < dim; i += 32) {
     size_t n_dim = qi__min_size(32, dim - i);
     for (size_t block = 0; block < n_dim; block += 16)
       for (size_t at = 0; at < p->n; at += QI__KV_PAGE)
         kernels->attention_panel(qi__kv_at(v[at / QI__KV_PAGE], i + block, type), dim, qi__min_size(QI__KV_PAGE, p->n - at),
                                  qi__min_size(16, n_dim - block), type, true, w->panel + block * width + at * 16);
-    qi__bf16_args a = {w->panel, n_dim, width, w->weight_bf16, 16 * width, 0, n_q, true, values + i, dim};
+    qi__bf16_args a = {w->panel, n_dim, width, w->weight_bf16, 16 * width, 0, n_q, true, values + i, dim, {{0}}};
     kernels->bf16.multiply(&a);
   }
+  qi__bf16_end(&kernels->bf16);
 }
 
 // ---- pieces ----

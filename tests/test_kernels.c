@@ -107,9 +107,15 @@ static void test_vectors(void **state) {
         ref.rms_norm(x, y, 1e-5f, n, r);
         k->rms_norm(x, y, 1e-5f, n, g);
         ASSERT_SAME(want, got, n + 8, "%s rms_norm %zu\n", levels[l].name, n);
-        ref.add(x, n, r);
-        k->add(x, n, g);
-        ASSERT_SAME(want, got, n + 8, "%s add %zu\n", levels[l].name, n);
+        for (int form = 0; form < 4; form++) { // two rows, with and without bias, set and added to
+          qi__results to = {x, n / 2, form & 1 ? y : NULL, n / 2, 2, form & 2, r, n / 2 + 1};
+          memcpy(want, a, sizeof want);
+          memcpy(got, a, sizeof got);
+          ref.take(&to);
+          to.y = g;
+          k->take(&to);
+          ASSERT_SAME(want, got, n + 8, "%s take, form %d, %zu\n", levels[l].name, form, n);
+        }
         ref.swiglu(x, y, n, r);
         k->swiglu(x, y, n, g);
         ASSERT_SAME(want, got, n + 8, "%s swiglu %zu\n", levels[l].name, n);

@@ -406,6 +406,7 @@ QI__FN void qi__attend_values_integer(const qi__attend *w, const qi__attend_piec
 QI__FN void qi__attend_scores_matrix(const qi__attend *w, const qi__attend_piece *p) {
   const qi__kernels *kernels = w->a->kernels;
   size_t dim = w->a->h->head_dim_k, width = qi__bf16_width(dim);
+  qi__bf16_begin(&kernels->bf16);
   for (size_t at = 0; at < p->n; at += QI__KV_PAGE) {
     qi__attend_page page = qi__attend_get(w, p, at);
     qi_kv_type type;
@@ -416,10 +417,11 @@ QI__FN void qi__attend_scores_matrix(const qi__attend *w, const qi__attend_piece
         kernels->attention_panel(qi__kv_at(k, (j + block) * dim, type), QI__KEY_BLOCK, dim, 16, type, false,
                                  w->panel + block * width);
       qi__bf16_args a = {w->panel, n_keys, width, w->q_bf16, 16 * width, p->r * w->group, p->n_r * w->group, true,
-                         w->score + at + j, QI__ATTENTION_PIECE};
+                         w->score + at + j, QI__ATTENTION_PIECE, {{0}}};
       kernels->bf16.multiply(&a);
     }
   }
+  qi__bf16_end(&kernels->bf16);
 }
 
 QI__FN void qi__attend_values_matrix(const qi__attend *w, const qi__attend_piece *p, float *values) {
@@ -432,15 +434,17 @@ QI__FN void qi__attend_values_matrix(const qi__attend *w, const qi__attend_piece
     v[at / QI__KV_PAGE] = qi__attend_value_floats(w, &page, w->floats + (w->floats ? at * dim : 0), &type);
   }
   for (size_t g = 0; g < n_q; g++) kernels->bf16.pack(w->score + g * QI__ATTENTION_PIECE, width, w->weight_bf16, g);
+  qi__bf16_begin(&kernels->bf16);
   for (size_t i = 0; i < dim; i += 32) {
     size_t n_dim = qi__min_size(32, dim - i);
     for (size_t block = 0; block < n_dim; block += 16)
       for (size_t at = 0; at < p->n; at += QI__KV_PAGE)
         kernels->attention_panel(qi__kv_at(v[at / QI__KV_PAGE], i + block, type), dim, qi__min_size(QI__KV_PAGE, p->n - at),
                                  qi__min_size(16, n_dim - block), type, true, w->panel + block * width + at * 16);
-    qi__bf16_args a = {w->panel, n_dim, width, w->weight_bf16, 16 * width, 0, n_q, true, values + i, dim};
+    qi__bf16_args a = {w->panel, n_dim, width, w->weight_bf16, 16 * width, 0, n_q, true, values + i, dim, {{0}}};
     kernels->bf16.multiply(&a);
   }
+  qi__bf16_end(&kernels->bf16);
 }
 
 // ---- pieces ----

@@ -27,12 +27,20 @@
 // memory: no other row sees them.
 
 #define QI__BF16_ROWS 32   // weight rows of a panel
+#define QI__BF16_TILES 32  // rows of activations that share what is loaded of a panel, from a multiple of 16 on
 #define QI__BF16_SLICE_MAX 2048 // largest slice of k
 #define QI__BF16_BATCH 256 // rows of activations at a time: a slice of them and a panel fit into a second-level cache of 2 MB
 #define QI__BF16_STEP 256  // weights of a row that are unpacked at a time: the longest block
 #define QI__BF16_STRIDE (QI__BF16_STEP + 32) // of rows that are unpacked: not all into the same cache set
 
 QI__INLINE size_t qi__bf16_width(size_t k) { return (k + 31) / 32 * 32; }
+
+// Rows of memory that may be fetched into the second-level cache while a matrix unit multiplies.
+typedef struct qi__lines {
+  uintptr_t row;
+  size_t stride, row_bytes, n_rows;
+  size_t at; // in the row
+} qi__lines;
 
 typedef struct qi__bf16_args {
   const uint16_t *panel;
@@ -43,6 +51,7 @@ typedef struct qi__bf16_args {
   bool first;        // slice: y is set, later ones add to it
   float *y;          // [n_x, n_w]
   size_t y_stride;
+  qi__lines next[2]; // needed next: where the sums are taken, and weights
 } qi__bf16_args;
 
 // `multiply` is NULL where there are no instructions.
@@ -52,7 +61,15 @@ typedef struct qi__bf16_kernels {
   void (*unpack)(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst);
   void (*interleave)(const uint16_t *rows, size_t n_k, uint16_t *panel);
   void (*multiply)(const qi__bf16_args *a);
+  void (*begin)(void), (*end)(void); // around products of a thread; NULL where there is nothing to be done
 } qi__bf16_kernels;
+
+QI__INLINE void qi__bf16_begin(const qi__bf16_kernels *k) {
+  if (k->begin) k->begin();
+}
+QI__INLINE void qi__bf16_end(const qi__bf16_kernels *k) {
+  if (k->end) k->end();
+}
 
 // First element of row `row` in packed activations of width k.
 QI__INLINE size_t qi__bf16_row(size_t k, size_t row) { return row / 16 * 16 * qi__bf16_width(k) + row % 16 * 32; }
@@ -146,19 +163,36 @@ QI__FN QI__AVX512_BF16 void qi__bf16_multiply_avx512(const qi__bf16_args *a) {
 }
 
 static const qi__bf16_kernels qi__bf16_avx512 = {QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512,
-                                                 qi__bf16_interleave_avx512, qi__bf16_multiply_avx512};
+                                                 qi__bf16_interleave_avx512, qi__bf16_multiply_avx512, NULL, NULL};
 #endif
 
 // ---- AMX ----
 
 #if defined(QI__HAS_AMX)
 
-// Activations are fetched into the first-level cache this many elements ahead, half a tile after each product. All loads come
-// before the products: where another process shares the core, products that wait for a load in their midst took twice as long.
+// Tiles are fetched into the first-level cache this many elements before they are loaded, half a tile after each load and each
+// product. Where another process shares the core, tile instructions that follow each other without a gap took up to a third
+// longer, and products that wait for a load in their midst twice as long: so all loads come before the products.
 #define QI__TILE_AHEAD 1024
 
 QI__INLINE QI__AMX void qi__tile_fetch(const uint16_t *half) {
   QI__UNROLL for (int i = 0; i < 8; i++) _mm_prefetch((const char *)(half + 32 * i), _MM_HINT_T0);
+}
+
+// So many lines have to be fetched in each of n_steps.
+QI__INLINE size_t qi__lines_each(const qi__lines *l, size_t n_steps) {
+  return (l->n_rows * (l->row_bytes / QI__CACHE_LINE + 1) + n_steps - 1) / n_steps;
+}
+
+QI__INLINE QI__AMX void qi__lines_fetch(qi__lines *l, size_t n) {
+  for (; n && l->n_rows; n--) {
+    _mm_prefetch((const char *)(l->row + l->at), _MM_HINT_T1);
+    l->at += QI__CACHE_LINE;
+    if (l->at < l->row_bytes) continue;
+    l->at = 0;
+    l->row += l->stride;
+    l->n_rows--;
+  }
 }
 
 // 16 activation rows, or 32 if `two`, times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart.
@@ -178,20 +212,31 @@ QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_
     if (two) _tile_loadd(2, c1, bytes);
     if (two && wide) _tile_loadd(3, c1 + 16, bytes);
   }
-  for (; w < w_end; w += 512, x += 512, x1 += 512) {
-    _tile_loadd(6, w, 64);
+  const uint16_t *last = w_end - QI__TILE_AHEAD, *w_far = w + QI__TILE_AHEAD, *x_far = x + QI__TILE_AHEAD;
+  const uint16_t *x_next = x + 2 * a->x_stride; // the rows that follow
+  qi__lines results = a->next[0], weights = a->next[1];
+  const size_t n_results = qi__lines_each(&results, a->n_k / 32), n_weights = qi__lines_each(&weights, a->n_k / 32);
+  for (; w < w_end; w += 512, x += 512, x1 += 512, w_far += 512, x_far += 512) {
+    if (w == last) w_far = a->panel, x_far = x_next;
+    qi__lines_fetch(&results, n_results);
+    qi__lines_fetch(&weights, n_weights);
     _tile_loadd(4, x, 64);
-    if (wide) _tile_loadd(7, w + second, 64);
+    qi__tile_fetch(w_far);
+    _tile_loadd(6, w, 64);
+    qi__tile_fetch(w_far + 256);
     if (two) _tile_loadd(5, x1, 64);
+    if (wide) qi__tile_fetch(w_far + second);
+    if (wide) _tile_loadd(7, w + second, 64);
+    if (wide) qi__tile_fetch(w_far + second + 256);
     _tile_dpbf16ps(0, 4, 6);
-    qi__tile_fetch(x + QI__TILE_AHEAD);
+    qi__tile_fetch(x_far);
     if (wide) _tile_dpbf16ps(1, 4, 7);
-    qi__tile_fetch(x + QI__TILE_AHEAD + 256);
+    qi__tile_fetch(x_far + 256);
     if (two) {
       _tile_dpbf16ps(2, 5, 6);
-      qi__tile_fetch(x1 + QI__TILE_AHEAD);
+      qi__tile_fetch(x_far + a->x_stride);
       if (wide) _tile_dpbf16ps(3, 5, 7);
-      qi__tile_fetch(x1 + QI__TILE_AHEAD + 256);
+      qi__tile_fetch(x_far + a->x_stride + 256);
     }
   }
   _tile_stored(0, c, bytes);
@@ -219,7 +264,6 @@ QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
   float sums[32 * 32];
   size_t end = a->x_row + a->n_x;
   bool wide = a->n_w > 16;
-  qi__tiles_begin(32);
   for (size_t row = a->x_row / 16 * 16; row < end; row += 32) {
     const uint16_t *x = a->x + row / 16 * a->x_stride;
     bool two = end - row > 16;
@@ -234,11 +278,14 @@ QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
       qi__tiles_copy(a, row, sums, true);
     }
   }
-  _tile_release();
 }
 
-static const qi__bf16_kernels qi__bf16_amx = {QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512,
-                                              qi__bf16_interleave_avx512, qi__bf16_multiply_amx};
+QI__FN QI__AMX void qi__bf16_begin_amx(void) { qi__tiles_begin(32); }
+QI__FN QI__AMX void qi__bf16_end_amx(void) { _tile_release(); }
+
+static const qi__bf16_kernels qi__bf16_amx = {
+    QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512, qi__bf16_multiply_amx,
+    qi__bf16_begin_amx, qi__bf16_end_amx};
 #endif
 
 #endif // QI__KERNELS_BF16_H

@@ -24,7 +24,7 @@ typedef struct qi__kernels {
   qi__dot_q8_fn dot_q8[QI_FORMAT_COUNT]; // NULL for float formats
   void (*dequantize[QI_FORMAT_COUNT])(const qi__format *f, const uint8_t *src, float *dst, size_t n);
   void (*rms_norm)(const float *x, const float *w, float eps, size_t n, float *y);
-  void (*add)(const float *x, size_t n, float *y);
+  void (*take)(const qi__results *r);
   void (*swiglu)(const float *gate, const float *up, size_t n, float *y);
   void (*relu2)(const float *gate, const float *up, size_t n, float *y);
   void (*rope)(float *x, const float *cos_sin, size_t n_pairs, bool neighbours);
@@ -63,7 +63,7 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
     k->dequantize[f] = qi__dequantize_blocks;
   }
   k->rms_norm = qi__rms_norm_ref;
-  k->add = qi__add_ref;
+  k->take = qi__take_ref;
   k->swiglu = qi__swiglu_ref;
   k->relu2 = qi__relu2_ref;
   k->rope = qi__rope_ref;
@@ -102,7 +102,7 @@ QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx2;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx2;
   k->rms_norm = qi__rms_norm_avx2;
-  k->add = qi__add_avx2;
+  k->take = qi__take_avx2;
   k->swiglu = qi__swiglu_avx2;
   k->relu2 = qi__relu2_avx2;
   k->rope = qi__rope_avx2;
@@ -169,7 +169,7 @@ QI__FN void qi__kernels_init_neon(qi__kernels *k) {
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_neon;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_neon;
   k->rms_norm = qi__rms_norm_neon;
-  k->add = qi__add_neon;
+  k->take = qi__take_neon;
   k->swiglu = qi__swiglu_neon;
   k->relu2 = qi__relu2_neon;
   k->rope = qi__rope_neon;

@@ -18,9 +18,29 @@ QI__FN void qi__rms_norm_ref(const float *x, const float *w, float eps, size_t n
   }
 }
 
-// y[i] += x[i]
-QI__FN void qi__add_ref(const float *x, size_t n, float *y) {
-  for (size_t i = 0; i < n; i++) y[i] += x[i];
+// Results [n_x, n_w] of a product: y = sums + bias, or y += that if `add`. bias [n_w] may be NULL, and sums may be y.
+typedef struct qi__results {
+  const float *sums;
+  size_t stride;     // floats from one row of sums to the next
+  const float *bias;
+  size_t n_w, n_x;
+  bool add;
+  float *y;
+  size_t y_stride;
+} qi__results;
+
+// Elements i.. of row x.
+QI__INLINE void qi__take_row_ref(const qi__results *r, size_t x, size_t i) {
+  const float *sums = r->sums + x * r->stride;
+  float *y = r->y + x * r->y_stride;
+  for (; i < r->n_w; i++) {
+    float v = r->bias ? sums[i] + r->bias[i] : sums[i];
+    y[i] = r->add ? y[i] + v : v;
+  }
+}
+
+QI__FN void qi__take_ref(const qi__results *r) {
+  for (size_t x = 0; x < r->n_x; x++) qi__take_row_ref(r, x, 0);
 }
 
 // SwiGLU: y[i] = silu(gate[i]) * up[i]; y may be gate or up. (Shazeer 2020)
@@ -83,10 +103,20 @@ QI__FN QI__AVX2 void qi__rms_norm_avx2(const float *x, const float *w, float eps
   }
 }
 
-QI__FN QI__AVX2 void qi__add_avx2(const float *x, size_t n, float *y) {
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, _mm256_add_ps(_mm256_loadu_ps(y + i), _mm256_loadu_ps(x + i)));
-  qi__add_ref(x + i, n - i, y + i);
+// Not memcpy where there is nothing to add: of short rows compilers make `rep movs`, which takes longer to begin than to copy.
+QI__FN QI__AVX2 void qi__take_avx2(const qi__results *r) {
+  for (size_t x = 0; x < r->n_x; x++) {
+    const float *sums = r->sums + x * r->stride;
+    float *y = r->y + x * r->y_stride;
+    size_t i = 0;
+    for (; i + 8 <= r->n_w; i += 8) {
+      __m256 v = _mm256_loadu_ps(sums + i);
+      if (r->bias) v = _mm256_add_ps(v, _mm256_loadu_ps(r->bias + i));
+      if (r->add) v = _mm256_add_ps(_mm256_loadu_ps(y + i), v);
+      _mm256_storeu_ps(y + i, v);
+    }
+    qi__take_row_ref(r, x, i);
+  }
 }
 
 QI__FN QI__AVX2 void qi__swiglu_avx2(const float *gate, const float *up, size_t n, float *y) {
@@ -198,10 +228,19 @@ QI__FN void qi__rms_norm_neon(const float *x, const float *w, float eps, size_t 
   }
 }
 
-QI__FN void qi__add_neon(const float *x, size_t n, float *y) {
-  size_t i = 0;
-  for (; i + 4 <= n; i += 4) vst1q_f32(y + i, vaddq_f32(vld1q_f32(y + i), vld1q_f32(x + i)));
-  qi__add_ref(x + i, n - i, y + i);
+QI__FN void qi__take_neon(const qi__results *r) {
+  for (size_t x = 0; x < r->n_x; x++) {
+    const float *sums = r->sums + x * r->stride;
+    float *y = r->y + x * r->y_stride;
+    size_t i = 0;
+    for (; i + 4 <= r->n_w; i += 4) {
+      float32x4_t v = vld1q_f32(sums + i);
+      if (r->bias) v = vaddq_f32(v, vld1q_f32(r->bias + i));
+      if (r->add) v = vaddq_f32(vld1q_f32(y + i), v);
+      vst1q_f32(y + i, v);
+    }
+    qi__take_row_ref(r, x, i);
+  }
 }
 
 QI__FN void qi__swiglu_neon(const float *gate, const float *up, size_t n, float *y) {
