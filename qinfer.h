@@ -9010,7 +9010,10 @@ QI__FN void qi__attention_values_q8_neon(const int16_t *weight, size_t n_q, cons
 
 #if defined(QI__HAS_AMX)
 
-// Tiles: 0..3 sums (activation half, weight half), 4 5 activations, 6 7 weights, each up to 16 rows of 64 bytes.
+// Where another process shares the core, tile instructions take the longer the more tiles hold values: products alone 7.5 ns with
+// four tiles, 17 with eight (Sapphire Rapids; it seems that too few physical ones are left then for the next results). So only four
+// are in use: 0 and 1 sums of 16 weight rows each, 2 activations, 3 weights; up to 16 rows of 64 bytes. Weights are loaded more
+// often for it: they should lie in the first-level cache, in the half of it that such a process leaves.
 typedef struct qi__tile_config {
   uint8_t palette, start_row, reserved[14];
   uint16_t row_bytes[16];
@@ -9020,16 +9023,14 @@ typedef struct qi__tile_config {
 // The compiler must have written memory before tiles are loaded, and read it after they are stored: GCC's intrinsics do not say so.
 #define QI__TILE_BARRIER() __asm__ volatile("" ::: "memory")
 
-// For n <= 32 rows of activations: what is loaded and stored ends with them. Without rows 16.. their tiles must not be used.
+// For n <= 16 rows of activations: what is loaded and stored ends with them.
 QI__FN qi__tile_config qi__tile_config_of(size_t n) {
-  static const uint8_t half[8] = {0, 0, 1, 1, 0, 1, 2, 2}; // 2: weights
-  const uint8_t rows[3] = {(uint8_t)qi__min_size(n, 16), (uint8_t)(n > 16 ? n - 16 : 0), 16};
   qi__tile_config config;
   memset(&config, 0, sizeof config);
   config.palette = 1;
-  for (int t = 0; t < 8; t++) {
-    config.rows[t] = rows[half[t]];
-    config.row_bytes[t] = config.rows[t] ? 64 : 0;
+  for (int t = 0; t < 4; t++) {
+    config.rows[t] = t < 3 ? (uint8_t)n : 16;
+    config.row_bytes[t] = 64;
   }
   return config;
 }
@@ -9063,7 +9064,7 @@ QI__INLINE QI__AMX void qi__tiles_begin(size_t n) {
 // memory: no other row sees them.
 
 #define QI__BF16_ROWS 32   // weight rows of a panel
-#define QI__BF16_TILES 32  // rows of activations that share what is loaded of a panel, from a multiple of 16 on
+#define QI__BF16_TAKEN 16  // rows of activations whose sums are taken at a time
 #define QI__BF16_SLICE_MAX 2048 // largest slice of k
 #define QI__BF16_BATCH 256 // rows of activations at a time: a slice of them and a panel fit into a second-level cache of 2 MB
 #define QI__BF16_STEP 256  // weights of a row that are unpacked at a time: the longest block
@@ -9075,24 +9076,32 @@ QI__INLINE size_t qi__bf16_width(size_t k) { return (k + 31) / 32 * 32; }
 typedef struct qi__lines {
   uintptr_t row;
   size_t stride, row_bytes, n_rows;
-  size_t at; // in the row
+  size_t at;   // in the row
+  size_t each; // lines to be fetched with 16 rows of activations
 } qi__lines;
+
+// Lines to be fetched in each of n_steps.
+QI__INLINE size_t qi__lines_each(const qi__lines *l, size_t n_steps) {
+  return (l->n_rows * (l->row_bytes / QI__CACHE_LINE + 1) + n_steps - 1) / n_steps;
+}
 
 typedef struct qi__bf16_args {
   const uint16_t *panel;
-  size_t n_w, n_k;   // weight rows in the panel; its width, a multiple of 32
+  size_t n_w, n_k;   // weight rows in the panel; columns to be multiplied, a multiple of 32
+  size_t second;     // elements from the first 16 rows of the panel to the others
   const uint16_t *x; // first tile of the slice
   size_t x_stride;   // elements from 16 rows of activations to the next 16
   size_t x_row, n_x;
   bool first;        // slice: y is set, later ones add to it
   float *y;          // [n_x, n_w]
   size_t y_stride;
-  qi__lines next[2]; // needed next: where the sums are taken, and weights
+  qi__lines *next;   // of weights that are needed next; NULL: unknown
 } qi__bf16_args;
 
 // `multiply` is NULL where there are no instructions.
 typedef struct qi__bf16_kernels {
   size_t slice; // of k, a multiple of QI__BF16_STEP
+  size_t part;  // of a slice: columns that are best multiplied at a time, a multiple of 32
   void (*pack)(const float *x, size_t k, uint16_t *packed, size_t row);
   void (*unpack)(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst);
   void (*interleave)(const uint16_t *rows, size_t n_k, uint16_t *panel);
@@ -9163,14 +9172,13 @@ QI__FN QI__AVX512 void qi__bf16_interleave_avx512(const uint16_t *rows, size_t n
 // n <= 8 activation rows of one tile, the first at `x`; n is a constant where this is inlined. The lanes are weight rows.
 QI__INLINE QI__AVX512_BF16 void qi__bf16_rows_avx512(const qi__bf16_args *a, const uint16_t *x, int n, float *y) {
   const uint16_t *w = a->panel, *w_end = w + a->n_k * 16;
-  const size_t second = a->n_k * 16; // block of 16 weight rows
   __mmask16 mask[2] = {qi__tail_mask_avx512(a->n_w), a->n_w > 16 ? qi__tail_mask_avx512(a->n_w - 16) : (__mmask16)0};
   __m512 sum[8][2];
   QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int b = 0; b < 2; b++)
     sum[i][b] = a->first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask[b], y + (size_t)i * a->y_stride + 16 * b);
   for (; w < w_end; x += 480)
     for (int pair = 0; pair < 16; pair++, w += 32, x += 2) {
-      __m512bh w0 = (__m512bh)_mm512_loadu_si512((const void *)w), w1 = (__m512bh)_mm512_loadu_si512((const void *)(w + second));
+      __m512bh w0 = (__m512bh)_mm512_loadu_si512((const void *)w), w1 = (__m512bh)_mm512_loadu_si512((const void *)(w + a->second));
       QI__UNROLL for (int i = 0; i < n; i++) {
         int both;
         memcpy(&both, x + 32 * i, sizeof both);
@@ -9198,30 +9206,28 @@ QI__FN QI__AVX512_BF16 void qi__bf16_multiply_avx512(const qi__bf16_args *a) {
   }
 }
 
-static const qi__bf16_kernels qi__bf16_avx512 = {QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512,
-                                                 qi__bf16_interleave_avx512, qi__bf16_multiply_avx512, NULL, NULL};
+static const qi__bf16_kernels qi__bf16_avx512 = {
+    QI__BF16_SLICE_MAX, QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512,
+    qi__bf16_multiply_avx512, NULL, NULL};
 #endif
 
 // ---- AMX ----
 
 #if defined(QI__HAS_AMX)
 
-// Tiles are fetched into the first-level cache this many elements before they are loaded, half a tile after each load and each
-// product. Where another process shares the core, tile instructions that follow each other without a gap took up to a third
-// longer, and products that wait for a load in their midst twice as long: so all loads come before the products.
+// Columns of a panel that stay in the first-level cache while all rows of activations pass: see tiles.h.
+#define QI__TILE_PART 384
+
+// Activations are fetched into the first-level cache this many elements before they are loaded, some lines after each tile
+// instruction: without a gap between them they take up to a third longer.
 #define QI__TILE_AHEAD 1024
 
-QI__INLINE QI__AMX void qi__tile_fetch(const uint16_t *half) {
-  QI__UNROLL for (int i = 0; i < 8; i++) _mm_prefetch((const char *)(half + 32 * i), _MM_HINT_T0);
+QI__INLINE QI__AMX void qi__tile_fetch(const uint16_t *tile, int first, int n) {
+  QI__UNROLL for (int i = 0; i < n; i++) _mm_prefetch((const char *)(tile + 32 * (first + i)), _MM_HINT_T0);
 }
 
-// So many lines have to be fetched in each of n_steps.
-QI__INLINE size_t qi__lines_each(const qi__lines *l, size_t n_steps) {
-  return (l->n_rows * (l->row_bytes / QI__CACHE_LINE + 1) + n_steps - 1) / n_steps;
-}
-
-QI__INLINE QI__AMX void qi__lines_fetch(qi__lines *l, size_t n) {
-  for (; n && l->n_rows; n--) {
+QI__FN QI__AMX void qi__lines_fetch(qi__lines *l) {
+  for (size_t n = l->each; n && l->n_rows; n--) {
     _mm_prefetch((const char *)(l->row + l->at), _MM_HINT_T1);
     l->at += QI__CACHE_LINE;
     if (l->at < l->row_bytes) continue;
@@ -9231,61 +9237,44 @@ QI__INLINE QI__AMX void qi__lines_fetch(qi__lines *l, size_t n) {
   }
 }
 
-// 16 activation rows, or 32 if `two`, times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart.
-QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_t *x, bool two, bool wide, float *c,
-                                           size_t c_stride) {
-  const uint16_t *w = a->panel, *w_end = w + a->n_k * 16, *x1 = two ? x + a->x_stride : x;
-  const size_t second = a->n_k * 16, bytes = c_stride * sizeof *c;
-  float *c1 = c + 16 * c_stride;
+// Tiles at x and w are multiplied into the sums; lines at `ahead` are fetched.
+QI__INLINE QI__AMX void qi__tiles_step(const uint16_t *x, const uint16_t *w, size_t second, bool wide, const uint16_t *ahead) {
+  _tile_loadd(2, x, 64);
+  qi__tile_fetch(ahead, 0, 3);
+  _tile_loadd(3, w, 64);
+  qi__tile_fetch(ahead, 3, 3);
+  _tile_dpbf16ps(0, 2, 3);
+  qi__tile_fetch(ahead, 6, 3);
+  if (wide) _tile_loadd(3, w + second, 64);
+  qi__tile_fetch(ahead, 9, 3);
+  if (wide) _tile_dpbf16ps(1, 2, 3);
+  qi__tile_fetch(ahead, 12, 4);
+}
+
+// 16 activation rows times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart.
+QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_t *x, bool wide, float *c, size_t c_stride) {
+  const size_t second = a->second, n = a->n_k * 16, bytes = c_stride * sizeof *c;
+  const uint16_t *w = a->panel, *x_next = x + a->x_stride; // the rows that follow
+  size_t i = 0;
   QI__TILE_BARRIER();
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  if (!a->first) {
+  if (a->first) {
+    _tile_zero(0);
+    _tile_zero(1);
+  } else {
     _tile_loadd(0, c, bytes);
     if (wide) _tile_loadd(1, c + 16, bytes);
-    if (two) _tile_loadd(2, c1, bytes);
-    if (two && wide) _tile_loadd(3, c1 + 16, bytes);
   }
-  const uint16_t *last = w_end - QI__TILE_AHEAD, *w_far = w + QI__TILE_AHEAD, *x_far = x + QI__TILE_AHEAD;
-  const uint16_t *x_next = x + 2 * a->x_stride; // the rows that follow
-  qi__lines results = a->next[0], weights = a->next[1];
-  const size_t n_results = qi__lines_each(&results, a->n_k / 32), n_weights = qi__lines_each(&weights, a->n_k / 32);
-  for (; w < w_end; w += 512, x += 512, x1 += 512, w_far += 512, x_far += 512) {
-    if (w == last) w_far = a->panel, x_far = x_next;
-    qi__lines_fetch(&results, n_results);
-    qi__lines_fetch(&weights, n_weights);
-    _tile_loadd(4, x, 64);
-    qi__tile_fetch(w_far);
-    _tile_loadd(6, w, 64);
-    qi__tile_fetch(w_far + 256);
-    if (two) _tile_loadd(5, x1, 64);
-    if (wide) qi__tile_fetch(w_far + second);
-    if (wide) _tile_loadd(7, w + second, 64);
-    if (wide) qi__tile_fetch(w_far + second + 256);
-    _tile_dpbf16ps(0, 4, 6);
-    qi__tile_fetch(x_far);
-    if (wide) _tile_dpbf16ps(1, 4, 7);
-    qi__tile_fetch(x_far + 256);
-    if (two) {
-      _tile_dpbf16ps(2, 5, 6);
-      qi__tile_fetch(x_far + a->x_stride);
-      if (wide) _tile_dpbf16ps(3, 5, 7);
-      qi__tile_fetch(x_far + a->x_stride + 256);
-    }
-  }
+  for (; i + QI__TILE_AHEAD < n; i += 512) qi__tiles_step(x + i, w + i, second, wide, x + i + QI__TILE_AHEAD);
+  for (; i < n; i += 512, x_next += 512) qi__tiles_step(x + i, w + i, second, wide, x_next);
   _tile_stored(0, c, bytes);
   if (wide) _tile_stored(1, c + 16, bytes);
-  if (two) _tile_stored(2, c1, bytes);
-  if (two && wide) _tile_stored(3, c1 + 16, bytes);
   QI__TILE_BARRIER();
 }
 
-// Between y and sums [32, 32] of tiles that reach beyond it: the rows that y has, of those from `row` on.
+// Between y and sums [16, 32] of tiles that reach beyond it: the rows that y has, of those from `row` on.
 QI__INLINE QI__AMX void qi__tiles_copy(const qi__bf16_args *a, size_t row, float *sums, bool to_y) {
   __mmask16 mask[2] = {qi__tail_mask_avx512(a->n_w), a->n_w > 16 ? qi__tail_mask_avx512(a->n_w - 16) : (__mmask16)0};
-  for (size_t i = 0; i < 32; i++, sums += 32) {
+  for (size_t i = 0; i < 16; i++, sums += 32) {
     if (row + i < a->x_row || row + i >= a->x_row + a->n_x) continue;
     float *y = a->y + (row + i - a->x_row) * a->y_stride;
     for (int b = 0; b < 2; b++) {
@@ -9295,32 +9284,32 @@ QI__INLINE QI__AMX void qi__tiles_copy(const qi__bf16_args *a, size_t row, float
   }
 }
 
-// Rows of activations go 32 or 16 at a time from a multiple of 16 on; sums of rows that are not asked for are thrown away.
+// Rows of activations go 16 at a time from a multiple of 16 on; sums of rows that are not asked for are thrown away.
 QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
-  float sums[32 * 32];
-  size_t end = a->x_row + a->n_x;
-  bool wide = a->n_w > 16;
-  for (size_t row = a->x_row / 16 * 16; row < end; row += 32) {
+  float sums[16 * 32];
+  const size_t end = a->x_row + a->n_x;
+  const bool wide = a->n_w > 16;
+  for (size_t row = a->x_row / 16 * 16; row < end; row += 16) {
     const uint16_t *x = a->x + row / 16 * a->x_stride;
-    bool two = end - row > 16;
-    if (row >= a->x_row && row + (two ? 32 : 16) <= end && a->n_w % 16 == 0) {
-      qi__tiles_multiply(a, x, two, wide, a->y + (row - a->x_row) * a->y_stride, a->y_stride);
+    if (a->next) qi__lines_fetch(a->next);
+    if (row >= a->x_row && row + 16 <= end && a->n_w % 16 == 0) {
+      qi__tiles_multiply(a, x, wide, a->y + (row - a->x_row) * a->y_stride, a->y_stride);
     } else {
       if (!a->first) {
         memset(sums, 0, sizeof sums);
         qi__tiles_copy(a, row, sums, false);
       }
-      qi__tiles_multiply(a, x, two, wide, sums, 32);
+      qi__tiles_multiply(a, x, wide, sums, 32);
       qi__tiles_copy(a, row, sums, true);
     }
   }
 }
 
-QI__FN QI__AMX void qi__bf16_begin_amx(void) { qi__tiles_begin(32); }
+QI__FN QI__AMX void qi__bf16_begin_amx(void) { qi__tiles_begin(16); }
 QI__FN QI__AMX void qi__bf16_end_amx(void) { _tile_release(); }
 
 static const qi__bf16_kernels qi__bf16_amx = {
-    QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512, qi__bf16_multiply_amx,
+    QI__BF16_SLICE_MAX, QI__TILE_PART, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512, qi__bf16_multiply_amx,
     qi__bf16_begin_amx, qi__bf16_end_amx};
 #endif
 
@@ -9453,7 +9442,7 @@ QI__INLINE void qi__store_sums_neon(float *y, size_t n, float32x2_t v) {
 // n activation rows of one tile (a constant: 8, 4, 2 or 1), the first at `x`, times weight rows first .. first + 7. A row alone is
 // its own partner.
 QI__INLINE QI__NEON_BF16 void qi__bf16_rows_neon(const qi__bf16_args *a, const uint16_t *x, int n, size_t first, float *y) {
-  const uint16_t *w = a->panel + first / 16 * 16 * a->n_k + first % 16 * 4, *x_end = x + a->n_k * 16;
+  const uint16_t *w = a->panel + first / 16 * a->second + first % 16 * 4, *x_end = x + a->n_k * 16;
   const int n_pairs = (n + 1) / 2, n_both = n > 1 ? 2 : 1;
   float32x4_t sum[4][4];
   QI__UNROLL for (int i = 0; i < n_pairs; i++) QI__UNROLL for (size_t p = 0; p < 4; p++) {
@@ -9499,7 +9488,7 @@ QI__FN QI__NEON_BF16 void qi__bf16_multiply_neon(const qi__bf16_args *a) {
 }
 
 // A slice of 512 leaves room in the first-level cache beside a panel of 32 KB.
-static const qi__bf16_kernels qi__bf16_neon = {512, qi__bf16_pack_neon, qi__to_bf16_neon, qi__bf16_interleave_neon,
+static const qi__bf16_kernels qi__bf16_neon = {512, 512, qi__bf16_pack_neon, qi__to_bf16_neon, qi__bf16_interleave_neon,
                                                qi__bf16_multiply_neon, NULL, NULL};
 #endif
 #endif
@@ -13994,71 +13983,64 @@ QI__FN QI__AVX512_VNNI void qi__ternary_multiply_avx512(const qi__ternary_segmen
 
 // Both factors are signed: there is no sum of activations to take off.
 
-QI__INLINE QI__AMX void qi__ternary_fetch_amx(const int8_t *x, size_t stride) {
-  QI__UNROLL for (size_t r = 0; r < 8; r++) _mm_prefetch((const char *)(x + r * stride), _MM_HINT_T0);
+#define QI__TERNARY_PART 2 // blocks of a panel that stay in the first-level cache while all rows of activations pass: see tiles.h
+
+QI__INLINE QI__AMX void qi__ternary_fetch_amx(const int8_t *x, size_t stride, size_t first, size_t n) {
+  QI__UNROLL for (size_t r = first; r < first + n; r++) _mm_prefetch((const char *)(x + r * stride), _MM_HINT_T0);
 }
 
-// Rows of activations from `row` on: 16, or 32 if `two`, or fewer if the configuration says so. Tiles of the panel as they lie
-// there, 16 weight rows and 64 columns each; tiles of activations from their rows. Loads come before the products, and
-// activations are fetched two steps ahead, a quarter of the rows after each product: see qi__tiles_multiply.
-QI__INLINE QI__AMX void qi__ternary_tiles_of_amx(const qi__ternary_segment *s, size_t row, bool two) {
+// Rows of activations from `row` on, as many as the configuration says, times n_blocks blocks from `first` on. Tiles of the panel
+// as they lie there, 16 weight rows and 64 columns each; tiles of activations from their rows, which are fetched two steps ahead:
+// see qi__tiles_step.
+QI__INLINE QI__AMX void qi__ternary_tiles_amx(const qi__ternary_segment *s, size_t first, size_t n_blocks, size_t row) {
   const size_t k = s->stride, bytes = sizeof s->total[0];
-  const uint8_t *code = s->code;
-  const int8_t *x = s->x + row * k, *next = x + 32 * k; // the rows that follow
-  int32_t (*c)[QI__Q8_ROWS] = s->total + row;
+  const uint8_t *code = s->code + 2 * QI__TERNARY_HALF * first;
+  const int8_t *x = s->x + row * k + 256 * first, *next = x + 16 * k; // the rows that follow
+  int32_t *c = s->total[row];
   QI__TILE_BARRIER();
-  if (s->fresh) {
+  if (s->fresh && !first) {
     _tile_zero(0);
     _tile_zero(1);
-    if (two) _tile_zero(2);
-    if (two) _tile_zero(3);
   } else {
-    _tile_loadd(0, c[0], bytes);
-    _tile_loadd(1, c[0] + 16, bytes);
-    if (two) _tile_loadd(2, c[16], bytes);
-    if (two) _tile_loadd(3, c[16] + 16, bytes);
+    _tile_loadd(0, c, bytes);
+    _tile_loadd(1, c + 16, bytes);
   }
-  for (size_t b = 0; b < s->n_blocks; b++, code += QI__TERNARY_HALF) {
-    const int8_t *after = b + 1 < s->n_blocks ? x + 256 : next;
+  for (size_t b = 0; b < n_blocks; b++, code += QI__TERNARY_HALF) {
+    const int8_t *after = b + 1 < n_blocks ? x + 256 : next;
     QI__UNROLL for (int part = 0; part < 4; part++, code += QI__TERNARY_HALF / 4, x += 64) {
       const int8_t *ahead = part < 2 ? x + 128 : after + 64 * (part - 2);
-      _tile_loadd(6, code, 64);
-      _tile_loadd(4, x, k);
-      _tile_loadd(7, code + QI__TERNARY_HALF, 64);
-      if (two) _tile_loadd(5, x + 16 * k, k);
-      _tile_dpbssd(0, 4, 6);
-      qi__ternary_fetch_amx(ahead, k);
-      _tile_dpbssd(1, 4, 7);
-      qi__ternary_fetch_amx(ahead + 8 * k, k);
-      if (!two) continue;
-      _tile_dpbssd(2, 5, 6);
-      qi__ternary_fetch_amx(ahead + 16 * k, k);
-      _tile_dpbssd(3, 5, 7);
-      qi__ternary_fetch_amx(ahead + 24 * k, k);
+      _tile_loadd(2, x, k);
+      qi__ternary_fetch_amx(ahead, k, 0, 3);
+      _tile_loadd(3, code, 64);
+      qi__ternary_fetch_amx(ahead, k, 3, 3);
+      _tile_dpbssd(0, 2, 3);
+      qi__ternary_fetch_amx(ahead, k, 6, 3);
+      _tile_loadd(3, code + QI__TERNARY_HALF, 64);
+      qi__ternary_fetch_amx(ahead, k, 9, 3);
+      _tile_dpbssd(1, 2, 3);
+      qi__ternary_fetch_amx(ahead, k, 12, 4);
     }
   }
-  _tile_stored(0, c[0], bytes);
-  _tile_stored(1, c[0] + 16, bytes);
-  if (two) _tile_stored(2, c[16], bytes);
-  if (two) _tile_stored(3, c[16] + 16, bytes);
+  _tile_stored(0, c, bytes);
+  _tile_stored(1, c + 16, bytes);
   QI__TILE_BARRIER();
 }
 
-// n <= 32 rows of activations from `row` on; the configuration is that of n rows.
-QI__INLINE QI__AMX void qi__ternary_tiles_amx(const qi__ternary_segment *s, size_t row, size_t n) {
-  if (n > 16) qi__ternary_tiles_of_amx(s, row, true);
-  else qi__ternary_tiles_of_amx(s, row, false);
+// Rows first .. end - 1, as many at a time as the configuration says.
+QI__INLINE QI__AMX void qi__ternary_passes_amx(const qi__ternary_segment *s, size_t first, size_t end) {
+  for (size_t b = 0; b < s->n_blocks; b += QI__TERNARY_PART)
+    for (size_t i = first; i < end; i += 16) qi__ternary_tiles_amx(s, b, qi__min_size(QI__TERNARY_PART, s->n_blocks - b), i);
 }
 
 QI__FN QI__AMX void qi__ternary_multiply_amx(const qi__ternary_segment *s) {
-  const size_t rest = s->n_x % 32, whole = s->n_x - rest;
+  const size_t rest = s->n_x % 16, whole = s->n_x - rest;
   if (whole) {
-    qi__tiles_begin(32);
-    for (size_t i = 0; i < whole; i += 32) qi__ternary_tiles_of_amx(s, i, true);
+    qi__tiles_begin(16);
+    qi__ternary_passes_amx(s, 0, whole);
   }
   if (rest) {
     qi__tiles_begin(rest);
-    qi__ternary_tiles_amx(s, whole, rest);
+    qi__ternary_passes_amx(s, whole, s->n_x);
   }
   _tile_release();
 }
@@ -14516,40 +14498,32 @@ QI__FN void qi__tile_finish(const qi__kernels *kernels, const qi__weight *w, siz
   kernels->take(&r);
 }
 
-// Of the panel that is multiplied next: n_w rows from `first` on, columns k.. ; what is behind the matrix is not there.
+// Of the panel that is multiplied next: n_w rows from `first` on, columns k.. ; what is behind the matrix is not there. Rows of
+// floats are so long that the processor fetches them itself.
 QI__FN qi__lines qi__tile_lines(const qi__weight *w, size_t first, size_t n_w, size_t k, size_t n_k) {
   const size_t len = (size_t)w->format->info.block_len, block = (size_t)w->format->info.block_bytes;
-  const size_t n = first < w->n_rows ? qi__min_size(n_w, w->n_rows - first) : 0;
-  return (qi__lines){(uintptr_t)w->data + first * w->row_bytes + k / len * block, w->row_bytes, n_k / len * block, n, 0};
+  const size_t n = first < w->n_rows && w->id > QI_FORMAT_BF16 ? qi__min_size(n_w, w->n_rows - first) : 0;
+  return (qi__lines){(uintptr_t)w->data + first * w->row_bytes + k / len * block, w->row_bytes, n_k / len * block, n, 0, 0};
 }
 
-// One panel of weight rows times x rows x_row.. : sums [n_x, QI__BF16_ROWS]. They lie in scratch, not in a result: there, rows of a
-// power of two would lie in the same few cache sets. With `to` all of a row is summed: then rows go there, 32 at a time out of the
-// same place in the first-level cache. Meanwhile what comes next is fetched, equal parts of `weights` with each 32.
-QI__FN void qi__tile_bf16_panel(const qi__kernels *kernels, qi__bf16_args a, size_t x_row, size_t n_x, float *sums, bool keep,
-                                const qi__results *to, const qi__lines *weights) {
-  for (size_t i = 0; i < n_x; i += a.n_x) {
-    a.x_row = x_row + i;
-    a.n_x = qi__min_size(n_x - i, QI__BF16_TILES - a.x_row % 16);
-    a.y = keep ? sums + i * QI__BF16_ROWS : sums;
-    size_t from = weights->n_rows * i / n_x, end = weights->n_rows * (i + a.n_x) / n_x;
-    a.next[1] = (qi__lines){weights->row + from * weights->stride, weights->stride, weights->row_bytes, end - from, 0};
-    if (to) a.next[0] = (qi__lines){(uintptr_t)(to->y + i * to->y_stride), to->y_stride * sizeof *to->y,
-                                    to->n_w * sizeof *to->y, a.n_x, 0};
+// One panel of weight rows times x rows x_row.. : sums [n_x, QI__BF16_ROWS]. Meanwhile the weights of the next one are fetched.
+QI__FN void qi__tile_bf16_panel(const qi__kernels *kernels, qi__bf16_args a, size_t x_row, size_t n_x, float *sums) {
+  const size_t n_k = a.n_k, n_parts = (n_k + kernels->bf16.part - 1) / kernels->bf16.part;
+  const size_t part = qi__bf16_width((n_k + n_parts - 1) / n_parts);
+  a.next->each = qi__lines_each(a.next, (n_x + 15) / 16 * n_parts);
+  a.x_row = x_row, a.n_x = n_x;
+  a.y = sums, a.y_stride = QI__BF16_ROWS;
+  for (size_t k = 0; k < n_k; k += part, a.panel += 16 * part, a.x += 16 * part, a.first = false) {
+    a.n_k = qi__min_size(part, n_k - k);
     kernels->bf16.multiply(&a);
-    if (!to) continue;
-    qi__results rows = *to;
-    rows.sums = a.y, rows.y += i * to->y_stride, rows.n_x = a.n_x;
-    kernels->take(&rows);
   }
 }
 
-// Weight rows first.. with up to QI__BF16_BATCH rows of activations, to `y` if it is there; else sums [tiles][n_x, QI__BF16_ROWS]
-// are the result. rows: [16, QI__BF16_STRIDE], then the panel.
+// Sums [tiles][n_x, QI__BF16_ROWS] of weight rows first.. with up to QI__BF16_BATCH rows of activations. They lie in scratch, not
+// in a result: there, rows of a power of two would lie in the same few cache sets. rows: [16, QI__BF16_STRIDE], then the panel.
 QI__FN void qi__tile_bf16_sums(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
-                               size_t x_row, size_t n_x, float *sums, uint16_t *rows, float *y, size_t y_stride, bool add) {
+                               size_t x_row, size_t n_x, float *sums, uint16_t *rows) {
   const size_t room = n_x * QI__BF16_ROWS, slice = kernels->bf16.slice, n_cols = w->n_cols;
-  const bool keep = !y || slice < n_cols;
   const uint16_t *x = (const uint16_t *)in->bf16;
   uint16_t *panel = rows + 16 * QI__BF16_STRIDE;
   qi__bf16_begin(&kernels->bf16);
@@ -14557,28 +14531,34 @@ QI__FN void qi__tile_bf16_sums(const qi__kernels *kernels, const qi__weight *w, 
     n_k = qi__min_size(slice, n_cols - k);
     next_k = k + n_k < n_cols ? k + n_k : 0;
     for (size_t r = 0; r < n_w; r += QI__BF16_ROWS) {
-      const size_t n = qi__min_size(QI__BF16_ROWS, n_w - r);
+      const size_t n = qi__min_size(QI__BF16_ROWS, n_w - r), width = qi__bf16_width(n_k);
       const bool more = r + n < n_w;
       qi__lines next = qi__tile_lines(w, first + (more || !next_k ? r + n : 0), QI__BF16_ROWS, more ? k : next_k,
                                       more ? n_k : qi__min_size(slice, n_cols - next_k));
       const uint16_t *ready = (const uint16_t *)(const void *)qi__tile_ready(kernels, QI__BF16, w, first + r, n_x);
       if (ready) next.n_rows = 0;
       else qi__tile_panel(kernels, w, first + r, n, k, n_k, rows, panel);
-      qi__bf16_args a = {.panel = ready ? ready + QI__BF16_ROWS * k : panel, .n_w = QI__BF16_ROWS, .n_k = qi__bf16_width(n_k),
-                         .x = x + 16 * k, .x_stride = 16 * qi__bf16_width(n_cols), .first = k == 0, .y_stride = QI__BF16_ROWS};
-      qi__results to = {NULL, QI__BF16_ROWS, w->bias ? w->bias + first + r : NULL, n, 0, add, y ? y + r : NULL, y_stride};
-      qi__tile_bf16_panel(kernels, a, x_row, n_x, keep ? sums + r / QI__BF16_ROWS * room : sums, keep,
-                          y && !next_k ? &to : NULL, &next);
+      qi__bf16_args a = {.panel = ready ? ready + QI__BF16_ROWS * k : panel, .n_w = QI__BF16_ROWS, .n_k = width,
+                         .second = 16 * width, .x = x + 16 * k, .x_stride = 16 * qi__bf16_width(n_cols), .first = k == 0,
+                         .next = &next};
+      qi__tile_bf16_panel(kernels, a, x_row, n_x, sums + r / QI__BF16_ROWS * room);
     }
   }
   qi__bf16_end(&kernels->bf16);
 }
 
+// Rows of results are taken a few at a time, all tiles of them: more would lie in more pages than a core knows at once.
 QI__FN void qi__tile_bf16_batch(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
                                 size_t x_row, size_t n_x, float *y, size_t y_stride, bool add, float *scratch) {
-  const size_t n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
-  uint16_t *rows = (uint16_t *)(void *)(scratch + n_tiles * n_x * QI__BF16_ROWS);
-  qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, rows, y, y_stride, add);
+  const size_t room = n_x * QI__BF16_ROWS, n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
+  qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, (uint16_t *)(void *)(scratch + n_tiles * room));
+  for (size_t i = 0; i < n_x; i += QI__BF16_TAKEN)
+    for (size_t t = 0; t < n_tiles; t++) {
+      const float *sums = scratch + t * room + i * QI__BF16_ROWS;
+      size_t r = t * QI__BF16_ROWS;
+      qi__tile_finish(kernels, w, first + r, qi__min_size(QI__BF16_ROWS, n_w - r), sums, QI__BF16_ROWS,
+                      qi__min_size(QI__BF16_TAKEN, n_x - i), y + i * y_stride + r, y_stride, add);
+    }
 }
 
 // The same of two matrices without bias, whose results meet in `gate` (swiglu or relu2) and are only read by the next product: they
@@ -14589,8 +14569,8 @@ QI__FN void qi__tile_gated(const qi__kernels *kernels, void (*gate)(const float 
                            size_t n_x, uint16_t *packed, float *scratch) {
   const size_t room = n_x * QI__BF16_ROWS, n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
   uint16_t *rows = (uint16_t *)(void *)(scratch + 2 * n_tiles * room);
-  qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, rows, NULL, 0, false);
-  qi__tile_bf16_sums(kernels, up, first, n_w, in, x_row, n_x, scratch + n_tiles * room, rows, NULL, 0, false);
+  qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, rows);
+  qi__tile_bf16_sums(kernels, up, first, n_w, in, x_row, n_x, scratch + n_tiles * room, rows);
   gate(scratch, scratch + n_tiles * room, n_tiles * room, scratch);
   for (size_t t = 0; t < n_tiles; t++)
     for (size_t i = 0; i < n_x; i++) {
@@ -22372,8 +22352,8 @@ QI__FN void qi__attend_scores_matrix(const qi__attend *w, const qi__attend_piece
       for (size_t block = 0; block < n_keys; block += 16)
         kernels->attention_panel(qi__kv_at(k, (j + block) * dim, type), QI__KEY_BLOCK, dim, 16, type, false,
                                  w->panel + block * width);
-      qi__bf16_args a = {w->panel, n_keys, width, w->q_bf16, 16 * width, p->r * w->group, p->n_r * w->group, true,
-                         w->score + at + j, QI__ATTENTION_PIECE, {{0}}};
+      qi__bf16_args a = {w->panel, n_keys, width, 16 * width, w->q_bf16, 16 * width, p->r * w->group, p->n_r * w->group, true,
+                         w->score + at + j, QI__ATTENTION_PIECE, NULL};
       kernels->bf16.multiply(&a);
     }
   }
@@ -22397,7 +22377,7 @@ QI__FN void qi__attend_values_matrix(const qi__attend *w, const qi__attend_piece
       for (size_t at = 0; at < p->n; at += QI__KV_PAGE)
         kernels->attention_panel(qi__kv_at(v[at / QI__KV_PAGE], i + block, type), dim, qi__min_size(QI__KV_PAGE, p->n - at),
                                  qi__min_size(16, n_dim - block), type, true, w->panel + block * width + at * 16);
-    qi__bf16_args a = {w->panel, n_dim, width, w->weight_bf16, 16 * width, 0, n_q, true, values + i, dim, {{0}}};
+    qi__bf16_args a = {w->panel, n_dim, width, 16 * width, w->weight_bf16, 16 * width, 0, n_q, true, values + i, dim, NULL};
     kernels->bf16.multiply(&a);
   }
   qi__bf16_end(&kernels->bf16);

@@ -236,11 +236,11 @@ static void test_ternary_runs(void **state) {
 #if defined(EMULATED_X86)
 // AMX where there is none: its instructions done by functions (support/emulate_x86.h).
 static QI__AMX void multiply_in_tiles(const qi__ternary_segment *s) {
-  for (size_t i = 0; i < s->n_x; i += 32) {
-    size_t n = qi__min_size(32, s->n_x - i);
-    qi__tile_config config = qi__tile_config_of(n);
+  for (size_t i = 0, n; i < s->n_x; i += n) {
+    n = s->n_x - i < 16 ? s->n_x - i : (s->n_x - i) / 16 * 16;
+    qi__tile_config config = qi__tile_config_of(qi__min_size(16, n));
     tiles_configure(&config);
-    qi__ternary_tiles_amx(s, i, n);
+    qi__ternary_passes_amx(s, i, i + n);
   }
 }
 

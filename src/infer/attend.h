@@ -416,8 +416,8 @@ QI__FN void qi__attend_scores_matrix(const qi__attend *w, const qi__attend_piece
       for (size_t block = 0; block < n_keys; block += 16)
         kernels->attention_panel(qi__kv_at(k, (j + block) * dim, type), QI__KEY_BLOCK, dim, 16, type, false,
                                  w->panel + block * width);
-      qi__bf16_args a = {w->panel, n_keys, width, w->q_bf16, 16 * width, p->r * w->group, p->n_r * w->group, true,
-                         w->score + at + j, QI__ATTENTION_PIECE, {{0}}};
+      qi__bf16_args a = {w->panel, n_keys, width, 16 * width, w->q_bf16, 16 * width, p->r * w->group, p->n_r * w->group, true,
+                         w->score + at + j, QI__ATTENTION_PIECE, NULL};
       kernels->bf16.multiply(&a);
     }
   }
@@ -441,7 +441,7 @@ QI__FN void qi__attend_values_matrix(const qi__attend *w, const qi__attend_piece
       for (size_t at = 0; at < p->n; at += QI__KV_PAGE)
         kernels->attention_panel(qi__kv_at(v[at / QI__KV_PAGE], i + block, type), dim, qi__min_size(QI__KV_PAGE, p->n - at),
                                  qi__min_size(16, n_dim - block), type, true, w->panel + block * width + at * 16);
-    qi__bf16_args a = {w->panel, n_dim, width, w->weight_bf16, 16 * width, 0, n_q, true, values + i, dim, {{0}}};
+    qi__bf16_args a = {w->panel, n_dim, width, 16 * width, w->weight_bf16, 16 * width, 0, n_q, true, values + i, dim, NULL};
     kernels->bf16.multiply(&a);
   }
   qi__bf16_end(&kernels->bf16);

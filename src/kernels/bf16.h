@@ -27,7 +27,7 @@
 // memory: no other row sees them.
 
 #define QI__BF16_ROWS 32   // weight rows of a panel
-#define QI__BF16_TILES 32  // rows of activations that share what is loaded of a panel, from a multiple of 16 on
+#define QI__BF16_TAKEN 16  // rows of activations whose sums are taken at a time
 #define QI__BF16_SLICE_MAX 2048 // largest slice of k
 #define QI__BF16_BATCH 256 // rows of activations at a time: a slice of them and a panel fit into a second-level cache of 2 MB
 #define QI__BF16_STEP 256  // weights of a row that are unpacked at a time: the longest block
@@ -39,24 +39,32 @@ QI__INLINE size_t qi__bf16_width(size_t k) { return (k + 31) / 32 * 32; }
 typedef struct qi__lines {
   uintptr_t row;
   size_t stride, row_bytes, n_rows;
-  size_t at; // in the row
+  size_t at;   // in the row
+  size_t each; // lines to be fetched with 16 rows of activations
 } qi__lines;
+
+// Lines to be fetched in each of n_steps.
+QI__INLINE size_t qi__lines_each(const qi__lines *l, size_t n_steps) {
+  return (l->n_rows * (l->row_bytes / QI__CACHE_LINE + 1) + n_steps - 1) / n_steps;
+}
 
 typedef struct qi__bf16_args {
   const uint16_t *panel;
-  size_t n_w, n_k;   // weight rows in the panel; its width, a multiple of 32
+  size_t n_w, n_k;   // weight rows in the panel; columns to be multiplied, a multiple of 32
+  size_t second;     // elements from the first 16 rows of the panel to the others
   const uint16_t *x; // first tile of the slice
   size_t x_stride;   // elements from 16 rows of activations to the next 16
   size_t x_row, n_x;
   bool first;        // slice: y is set, later ones add to it
   float *y;          // [n_x, n_w]
   size_t y_stride;
-  qi__lines next[2]; // needed next: where the sums are taken, and weights
+  qi__lines *next;   // of weights that are needed next; NULL: unknown
 } qi__bf16_args;
 
 // `multiply` is NULL where there are no instructions.
 typedef struct qi__bf16_kernels {
   size_t slice; // of k, a multiple of QI__BF16_STEP
+  size_t part;  // of a slice: columns that are best multiplied at a time, a multiple of 32
   void (*pack)(const float *x, size_t k, uint16_t *packed, size_t row);
   void (*unpack)(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst);
   void (*interleave)(const uint16_t *rows, size_t n_k, uint16_t *panel);
@@ -127,14 +135,13 @@ QI__FN QI__AVX512 void qi__bf16_interleave_avx512(const uint16_t *rows, size_t n
 // n <= 8 activation rows of one tile, the first at `x`; n is a constant where this is inlined. The lanes are weight rows.
 QI__INLINE QI__AVX512_BF16 void qi__bf16_rows_avx512(const qi__bf16_args *a, const uint16_t *x, int n, float *y) {
   const uint16_t *w = a->panel, *w_end = w + a->n_k * 16;
-  const size_t second = a->n_k * 16; // block of 16 weight rows
   __mmask16 mask[2] = {qi__tail_mask_avx512(a->n_w), a->n_w > 16 ? qi__tail_mask_avx512(a->n_w - 16) : (__mmask16)0};
   __m512 sum[8][2];
   QI__UNROLL for (int i = 0; i < n; i++) QI__UNROLL for (int b = 0; b < 2; b++)
     sum[i][b] = a->first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(mask[b], y + (size_t)i * a->y_stride + 16 * b);
   for (; w < w_end; x += 480)
     for (int pair = 0; pair < 16; pair++, w += 32, x += 2) {
-      __m512bh w0 = (__m512bh)_mm512_loadu_si512((const void *)w), w1 = (__m512bh)_mm512_loadu_si512((const void *)(w + second));
+      __m512bh w0 = (__m512bh)_mm512_loadu_si512((const void *)w), w1 = (__m512bh)_mm512_loadu_si512((const void *)(w + a->second));
       QI__UNROLL for (int i = 0; i < n; i++) {
         int both;
         memcpy(&both, x + 32 * i, sizeof both);
@@ -162,30 +169,28 @@ QI__FN QI__AVX512_BF16 void qi__bf16_multiply_avx512(const qi__bf16_args *a) {
   }
 }
 
-static const qi__bf16_kernels qi__bf16_avx512 = {QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512,
-                                                 qi__bf16_interleave_avx512, qi__bf16_multiply_avx512, NULL, NULL};
+static const qi__bf16_kernels qi__bf16_avx512 = {
+    QI__BF16_SLICE_MAX, QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512,
+    qi__bf16_multiply_avx512, NULL, NULL};
 #endif
 
 // ---- AMX ----
 
 #if defined(QI__HAS_AMX)
 
-// Tiles are fetched into the first-level cache this many elements before they are loaded, half a tile after each load and each
-// product. Where another process shares the core, tile instructions that follow each other without a gap took up to a third
-// longer, and products that wait for a load in their midst twice as long: so all loads come before the products.
+// Columns of a panel that stay in the first-level cache while all rows of activations pass: see tiles.h.
+#define QI__TILE_PART 384
+
+// Activations are fetched into the first-level cache this many elements before they are loaded, some lines after each tile
+// instruction: without a gap between them they take up to a third longer.
 #define QI__TILE_AHEAD 1024
 
-QI__INLINE QI__AMX void qi__tile_fetch(const uint16_t *half) {
-  QI__UNROLL for (int i = 0; i < 8; i++) _mm_prefetch((const char *)(half + 32 * i), _MM_HINT_T0);
+QI__INLINE QI__AMX void qi__tile_fetch(const uint16_t *tile, int first, int n) {
+  QI__UNROLL for (int i = 0; i < n; i++) _mm_prefetch((const char *)(tile + 32 * (first + i)), _MM_HINT_T0);
 }
 
-// So many lines have to be fetched in each of n_steps.
-QI__INLINE size_t qi__lines_each(const qi__lines *l, size_t n_steps) {
-  return (l->n_rows * (l->row_bytes / QI__CACHE_LINE + 1) + n_steps - 1) / n_steps;
-}
-
-QI__INLINE QI__AMX void qi__lines_fetch(qi__lines *l, size_t n) {
-  for (; n && l->n_rows; n--) {
+QI__FN QI__AMX void qi__lines_fetch(qi__lines *l) {
+  for (size_t n = l->each; n && l->n_rows; n--) {
     _mm_prefetch((const char *)(l->row + l->at), _MM_HINT_T1);
     l->at += QI__CACHE_LINE;
     if (l->at < l->row_bytes) continue;
@@ -195,61 +200,44 @@ QI__INLINE QI__AMX void qi__lines_fetch(qi__lines *l, size_t n) {
   }
 }
 
-// 16 activation rows, or 32 if `two`, times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart.
-QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_t *x, bool two, bool wide, float *c,
-                                           size_t c_stride) {
-  const uint16_t *w = a->panel, *w_end = w + a->n_k * 16, *x1 = two ? x + a->x_stride : x;
-  const size_t second = a->n_k * 16, bytes = c_stride * sizeof *c;
-  float *c1 = c + 16 * c_stride;
+// Tiles at x and w are multiplied into the sums; lines at `ahead` are fetched.
+QI__INLINE QI__AMX void qi__tiles_step(const uint16_t *x, const uint16_t *w, size_t second, bool wide, const uint16_t *ahead) {
+  _tile_loadd(2, x, 64);
+  qi__tile_fetch(ahead, 0, 3);
+  _tile_loadd(3, w, 64);
+  qi__tile_fetch(ahead, 3, 3);
+  _tile_dpbf16ps(0, 2, 3);
+  qi__tile_fetch(ahead, 6, 3);
+  if (wide) _tile_loadd(3, w + second, 64);
+  qi__tile_fetch(ahead, 9, 3);
+  if (wide) _tile_dpbf16ps(1, 2, 3);
+  qi__tile_fetch(ahead, 12, 4);
+}
+
+// 16 activation rows times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart.
+QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_t *x, bool wide, float *c, size_t c_stride) {
+  const size_t second = a->second, n = a->n_k * 16, bytes = c_stride * sizeof *c;
+  const uint16_t *w = a->panel, *x_next = x + a->x_stride; // the rows that follow
+  size_t i = 0;
   QI__TILE_BARRIER();
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  if (!a->first) {
+  if (a->first) {
+    _tile_zero(0);
+    _tile_zero(1);
+  } else {
     _tile_loadd(0, c, bytes);
     if (wide) _tile_loadd(1, c + 16, bytes);
-    if (two) _tile_loadd(2, c1, bytes);
-    if (two && wide) _tile_loadd(3, c1 + 16, bytes);
   }
-  const uint16_t *last = w_end - QI__TILE_AHEAD, *w_far = w + QI__TILE_AHEAD, *x_far = x + QI__TILE_AHEAD;
-  const uint16_t *x_next = x + 2 * a->x_stride; // the rows that follow
-  qi__lines results = a->next[0], weights = a->next[1];
-  const size_t n_results = qi__lines_each(&results, a->n_k / 32), n_weights = qi__lines_each(&weights, a->n_k / 32);
-  for (; w < w_end; w += 512, x += 512, x1 += 512, w_far += 512, x_far += 512) {
-    if (w == last) w_far = a->panel, x_far = x_next;
-    qi__lines_fetch(&results, n_results);
-    qi__lines_fetch(&weights, n_weights);
-    _tile_loadd(4, x, 64);
-    qi__tile_fetch(w_far);
-    _tile_loadd(6, w, 64);
-    qi__tile_fetch(w_far + 256);
-    if (two) _tile_loadd(5, x1, 64);
-    if (wide) qi__tile_fetch(w_far + second);
-    if (wide) _tile_loadd(7, w + second, 64);
-    if (wide) qi__tile_fetch(w_far + second + 256);
-    _tile_dpbf16ps(0, 4, 6);
-    qi__tile_fetch(x_far);
-    if (wide) _tile_dpbf16ps(1, 4, 7);
-    qi__tile_fetch(x_far + 256);
-    if (two) {
-      _tile_dpbf16ps(2, 5, 6);
-      qi__tile_fetch(x_far + a->x_stride);
-      if (wide) _tile_dpbf16ps(3, 5, 7);
-      qi__tile_fetch(x_far + a->x_stride + 256);
-    }
-  }
+  for (; i + QI__TILE_AHEAD < n; i += 512) qi__tiles_step(x + i, w + i, second, wide, x + i + QI__TILE_AHEAD);
+  for (; i < n; i += 512, x_next += 512) qi__tiles_step(x + i, w + i, second, wide, x_next);
   _tile_stored(0, c, bytes);
   if (wide) _tile_stored(1, c + 16, bytes);
-  if (two) _tile_stored(2, c1, bytes);
-  if (two && wide) _tile_stored(3, c1 + 16, bytes);
   QI__TILE_BARRIER();
 }
 
-// Between y and sums [32, 32] of tiles that reach beyond it: the rows that y has, of those from `row` on.
+// Between y and sums [16, 32] of tiles that reach beyond it: the rows that y has, of those from `row` on.
 QI__INLINE QI__AMX void qi__tiles_copy(const qi__bf16_args *a, size_t row, float *sums, bool to_y) {
   __mmask16 mask[2] = {qi__tail_mask_avx512(a->n_w), a->n_w > 16 ? qi__tail_mask_avx512(a->n_w - 16) : (__mmask16)0};
-  for (size_t i = 0; i < 32; i++, sums += 32) {
+  for (size_t i = 0; i < 16; i++, sums += 32) {
     if (row + i < a->x_row || row + i >= a->x_row + a->n_x) continue;
     float *y = a->y + (row + i - a->x_row) * a->y_stride;
     for (int b = 0; b < 2; b++) {
@@ -259,32 +247,32 @@ QI__INLINE QI__AMX void qi__tiles_copy(const qi__bf16_args *a, size_t row, float
   }
 }
 
-// Rows of activations go 32 or 16 at a time from a multiple of 16 on; sums of rows that are not asked for are thrown away.
+// Rows of activations go 16 at a time from a multiple of 16 on; sums of rows that are not asked for are thrown away.
 QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
-  float sums[32 * 32];
-  size_t end = a->x_row + a->n_x;
-  bool wide = a->n_w > 16;
-  for (size_t row = a->x_row / 16 * 16; row < end; row += 32) {
+  float sums[16 * 32];
+  const size_t end = a->x_row + a->n_x;
+  const bool wide = a->n_w > 16;
+  for (size_t row = a->x_row / 16 * 16; row < end; row += 16) {
     const uint16_t *x = a->x + row / 16 * a->x_stride;
-    bool two = end - row > 16;
-    if (row >= a->x_row && row + (two ? 32 : 16) <= end && a->n_w % 16 == 0) {
-      qi__tiles_multiply(a, x, two, wide, a->y + (row - a->x_row) * a->y_stride, a->y_stride);
+    if (a->next) qi__lines_fetch(a->next);
+    if (row >= a->x_row && row + 16 <= end && a->n_w % 16 == 0) {
+      qi__tiles_multiply(a, x, wide, a->y + (row - a->x_row) * a->y_stride, a->y_stride);
     } else {
       if (!a->first) {
         memset(sums, 0, sizeof sums);
         qi__tiles_copy(a, row, sums, false);
       }
-      qi__tiles_multiply(a, x, two, wide, sums, 32);
+      qi__tiles_multiply(a, x, wide, sums, 32);
       qi__tiles_copy(a, row, sums, true);
     }
   }
 }
 
-QI__FN QI__AMX void qi__bf16_begin_amx(void) { qi__tiles_begin(32); }
+QI__FN QI__AMX void qi__bf16_begin_amx(void) { qi__tiles_begin(16); }
 QI__FN QI__AMX void qi__bf16_end_amx(void) { _tile_release(); }
 
 static const qi__bf16_kernels qi__bf16_amx = {
-    QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512, qi__bf16_multiply_amx,
+    QI__BF16_SLICE_MAX, QI__TILE_PART, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512, qi__bf16_multiply_amx,
     qi__bf16_begin_amx, qi__bf16_end_amx};
 #endif
 

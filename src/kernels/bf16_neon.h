@@ -127,7 +127,7 @@ QI__INLINE void qi__store_sums_neon(float *y, size_t n, float32x2_t v) {
 // n activation rows of one tile (a constant: 8, 4, 2 or 1), the first at `x`, times weight rows first .. first + 7. A row alone is
 // its own partner.
 QI__INLINE QI__NEON_BF16 void qi__bf16_rows_neon(const qi__bf16_args *a, const uint16_t *x, int n, size_t first, float *y) {
-  const uint16_t *w = a->panel + first / 16 * 16 * a->n_k + first % 16 * 4, *x_end = x + a->n_k * 16;
+  const uint16_t *w = a->panel + first / 16 * a->second + first % 16 * 4, *x_end = x + a->n_k * 16;
   const int n_pairs = (n + 1) / 2, n_both = n > 1 ? 2 : 1;
   float32x4_t sum[4][4];
   QI__UNROLL for (int i = 0; i < n_pairs; i++) QI__UNROLL for (size_t p = 0; p < 4; p++) {
@@ -173,7 +173,7 @@ QI__FN QI__NEON_BF16 void qi__bf16_multiply_neon(const qi__bf16_args *a) {
 }
 
 // A slice of 512 leaves room in the first-level cache beside a panel of 32 KB.
-static const qi__bf16_kernels qi__bf16_neon = {512, qi__bf16_pack_neon, qi__to_bf16_neon, qi__bf16_interleave_neon,
+static const qi__bf16_kernels qi__bf16_neon = {512, 512, qi__bf16_pack_neon, qi__to_bf16_neon, qi__bf16_interleave_neon,
                                                qi__bf16_multiply_neon, NULL, NULL};
 #endif
 #endif

@@ -532,71 +532,64 @@ QI__FN QI__AVX512_VNNI void qi__ternary_multiply_avx512(const qi__ternary_segmen
 
 // Both factors are signed: there is no sum of activations to take off.
 
-QI__INLINE QI__AMX void qi__ternary_fetch_amx(const int8_t *x, size_t stride) {
-  QI__UNROLL for (size_t r = 0; r < 8; r++) _mm_prefetch((const char *)(x + r * stride), _MM_HINT_T0);
+#define QI__TERNARY_PART 2 // blocks of a panel that stay in the first-level cache while all rows of activations pass: see tiles.h
+
+QI__INLINE QI__AMX void qi__ternary_fetch_amx(const int8_t *x, size_t stride, size_t first, size_t n) {
+  QI__UNROLL for (size_t r = first; r < first + n; r++) _mm_prefetch((const char *)(x + r * stride), _MM_HINT_T0);
 }
 
-// Rows of activations from `row` on: 16, or 32 if `two`, or fewer if the configuration says so. Tiles of the panel as they lie
-// there, 16 weight rows and 64 columns each; tiles of activations from their rows. Loads come before the products, and
-// activations are fetched two steps ahead, a quarter of the rows after each product: see qi__tiles_multiply.
-QI__INLINE QI__AMX void qi__ternary_tiles_of_amx(const qi__ternary_segment *s, size_t row, bool two) {
+// Rows of activations from `row` on, as many as the configuration says, times n_blocks blocks from `first` on. Tiles of the panel
+// as they lie there, 16 weight rows and 64 columns each; tiles of activations from their rows, which are fetched two steps ahead:
+// see qi__tiles_step.
+QI__INLINE QI__AMX void qi__ternary_tiles_amx(const qi__ternary_segment *s, size_t first, size_t n_blocks, size_t row) {
   const size_t k = s->stride, bytes = sizeof s->total[0];
-  const uint8_t *code = s->code;
-  const int8_t *x = s->x + row * k, *next = x + 32 * k; // the rows that follow
-  int32_t (*c)[QI__Q8_ROWS] = s->total + row;
+  const uint8_t *code = s->code + 2 * QI__TERNARY_HALF * first;
+  const int8_t *x = s->x + row * k + 256 * first, *next = x + 16 * k; // the rows that follow
+  int32_t *c = s->total[row];
   QI__TILE_BARRIER();
-  if (s->fresh) {
+  if (s->fresh && !first) {
     _tile_zero(0);
     _tile_zero(1);
-    if (two) _tile_zero(2);
-    if (two) _tile_zero(3);
   } else {
-    _tile_loadd(0, c[0], bytes);
-    _tile_loadd(1, c[0] + 16, bytes);
-    if (two) _tile_loadd(2, c[16], bytes);
-    if (two) _tile_loadd(3, c[16] + 16, bytes);
+    _tile_loadd(0, c, bytes);
+    _tile_loadd(1, c + 16, bytes);
   }
-  for (size_t b = 0; b < s->n_blocks; b++, code += QI__TERNARY_HALF) {
-    const int8_t *after = b + 1 < s->n_blocks ? x + 256 : next;
+  for (size_t b = 0; b < n_blocks; b++, code += QI__TERNARY_HALF) {
+    const int8_t *after = b + 1 < n_blocks ? x + 256 : next;
     QI__UNROLL for (int part = 0; part < 4; part++, code += QI__TERNARY_HALF / 4, x += 64) {
       const int8_t *ahead = part < 2 ? x + 128 : after + 64 * (part - 2);
-      _tile_loadd(6, code, 64);
-      _tile_loadd(4, x, k);
-      _tile_loadd(7, code + QI__TERNARY_HALF, 64);
-      if (two) _tile_loadd(5, x + 16 * k, k);
-      _tile_dpbssd(0, 4, 6);
-      qi__ternary_fetch_amx(ahead, k);
-      _tile_dpbssd(1, 4, 7);
-      qi__ternary_fetch_amx(ahead + 8 * k, k);
-      if (!two) continue;
-      _tile_dpbssd(2, 5, 6);
-      qi__ternary_fetch_amx(ahead + 16 * k, k);
-      _tile_dpbssd(3, 5, 7);
-      qi__ternary_fetch_amx(ahead + 24 * k, k);
+      _tile_loadd(2, x, k);
+      qi__ternary_fetch_amx(ahead, k, 0, 3);
+      _tile_loadd(3, code, 64);
+      qi__ternary_fetch_amx(ahead, k, 3, 3);
+      _tile_dpbssd(0, 2, 3);
+      qi__ternary_fetch_amx(ahead, k, 6, 3);
+      _tile_loadd(3, code + QI__TERNARY_HALF, 64);
+      qi__ternary_fetch_amx(ahead, k, 9, 3);
+      _tile_dpbssd(1, 2, 3);
+      qi__ternary_fetch_amx(ahead, k, 12, 4);
     }
   }
-  _tile_stored(0, c[0], bytes);
-  _tile_stored(1, c[0] + 16, bytes);
-  if (two) _tile_stored(2, c[16], bytes);
-  if (two) _tile_stored(3, c[16] + 16, bytes);
+  _tile_stored(0, c, bytes);
+  _tile_stored(1, c + 16, bytes);
   QI__TILE_BARRIER();
 }
 
-// n <= 32 rows of activations from `row` on; the configuration is that of n rows.
-QI__INLINE QI__AMX void qi__ternary_tiles_amx(const qi__ternary_segment *s, size_t row, size_t n) {
-  if (n > 16) qi__ternary_tiles_of_amx(s, row, true);
-  else qi__ternary_tiles_of_amx(s, row, false);
+// Rows first .. end - 1, as many at a time as the configuration says.
+QI__INLINE QI__AMX void qi__ternary_passes_amx(const qi__ternary_segment *s, size_t first, size_t end) {
+  for (size_t b = 0; b < s->n_blocks; b += QI__TERNARY_PART)
+    for (size_t i = first; i < end; i += 16) qi__ternary_tiles_amx(s, b, qi__min_size(QI__TERNARY_PART, s->n_blocks - b), i);
 }
 
 QI__FN QI__AMX void qi__ternary_multiply_amx(const qi__ternary_segment *s) {
-  const size_t rest = s->n_x % 32, whole = s->n_x - rest;
+  const size_t rest = s->n_x % 16, whole = s->n_x - rest;
   if (whole) {
-    qi__tiles_begin(32);
-    for (size_t i = 0; i < whole; i += 32) qi__ternary_tiles_of_amx(s, i, true);
+    qi__tiles_begin(16);
+    qi__ternary_passes_amx(s, 0, whole);
   }
   if (rest) {
     qi__tiles_begin(rest);
-    qi__ternary_tiles_amx(s, whole, rest);
+    qi__ternary_passes_amx(s, whole, s->n_x);
   }
   _tile_release();
 }

@@ -199,40 +199,32 @@ QI__FN void qi__tile_finish(const qi__kernels *kernels, const qi__weight *w, siz
   kernels->take(&r);
 }
 
-// Of the panel that is multiplied next: n_w rows from `first` on, columns k.. ; what is behind the matrix is not there.
+// Of the panel that is multiplied next: n_w rows from `first` on, columns k.. ; what is behind the matrix is not there. Rows of
+// floats are so long that the processor fetches them itself.
 QI__FN qi__lines qi__tile_lines(const qi__weight *w, size_t first, size_t n_w, size_t k, size_t n_k) {
   const size_t len = (size_t)w->format->info.block_len, block = (size_t)w->format->info.block_bytes;
-  const size_t n = first < w->n_rows ? qi__min_size(n_w, w->n_rows - first) : 0;
-  return (qi__lines){(uintptr_t)w->data + first * w->row_bytes + k / len * block, w->row_bytes, n_k / len * block, n, 0};
+  const size_t n = first < w->n_rows && w->id > QI_FORMAT_BF16 ? qi__min_size(n_w, w->n_rows - first) : 0;
+  return (qi__lines){(uintptr_t)w->data + first * w->row_bytes + k / len * block, w->row_bytes, n_k / len * block, n, 0, 0};
 }
 
-// One panel of weight rows times x rows x_row.. : sums [n_x, QI__BF16_ROWS]. They lie in scratch, not in a result: there, rows of a
-// power of two would lie in the same few cache sets. With `to` all of a row is summed: then rows go there, 32 at a time out of the
-// same place in the first-level cache. Meanwhile what comes next is fetched, equal parts of `weights` with each 32.
-QI__FN void qi__tile_bf16_panel(const qi__kernels *kernels, qi__bf16_args a, size_t x_row, size_t n_x, float *sums, bool keep,
-                                const qi__results *to, const qi__lines *weights) {
-  for (size_t i = 0; i < n_x; i += a.n_x) {
-    a.x_row = x_row + i;
-    a.n_x = qi__min_size(n_x - i, QI__BF16_TILES - a.x_row % 16);
-    a.y = keep ? sums + i * QI__BF16_ROWS : sums;
-    size_t from = weights->n_rows * i / n_x, end = weights->n_rows * (i + a.n_x) / n_x;
-    a.next[1] = (qi__lines){weights->row + from * weights->stride, weights->stride, weights->row_bytes, end - from, 0};
-    if (to) a.next[0] = (qi__lines){(uintptr_t)(to->y + i * to->y_stride), to->y_stride * sizeof *to->y,
-                                    to->n_w * sizeof *to->y, a.n_x, 0};
+// One panel of weight rows times x rows x_row.. : sums [n_x, QI__BF16_ROWS]. Meanwhile the weights of the next one are fetched.
+QI__FN void qi__tile_bf16_panel(const qi__kernels *kernels, qi__bf16_args a, size_t x_row, size_t n_x, float *sums) {
+  const size_t n_k = a.n_k, n_parts = (n_k + kernels->bf16.part - 1) / kernels->bf16.part;
+  const size_t part = qi__bf16_width((n_k + n_parts - 1) / n_parts);
+  a.next->each = qi__lines_each(a.next, (n_x + 15) / 16 * n_parts);
+  a.x_row = x_row, a.n_x = n_x;
+  a.y = sums, a.y_stride = QI__BF16_ROWS;
+  for (size_t k = 0; k < n_k; k += part, a.panel += 16 * part, a.x += 16 * part, a.first = false) {
+    a.n_k = qi__min_size(part, n_k - k);
     kernels->bf16.multiply(&a);
-    if (!to) continue;
-    qi__results rows = *to;
-    rows.sums = a.y, rows.y += i * to->y_stride, rows.n_x = a.n_x;
-    kernels->take(&rows);
   }
 }
 
-// Weight rows first.. with up to QI__BF16_BATCH rows of activations, to `y` if it is there; else sums [tiles][n_x, QI__BF16_ROWS]
-// are the result. rows: [16, QI__BF16_STRIDE], then the panel.
+// Sums [tiles][n_x, QI__BF16_ROWS] of weight rows first.. with up to QI__BF16_BATCH rows of activations. They lie in scratch, not
+// in a result: there, rows of a power of two would lie in the same few cache sets. rows: [16, QI__BF16_STRIDE], then the panel.
 QI__FN void qi__tile_bf16_sums(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
-                               size_t x_row, size_t n_x, float *sums, uint16_t *rows, float *y, size_t y_stride, bool add) {
+                               size_t x_row, size_t n_x, float *sums, uint16_t *rows) {
   const size_t room = n_x * QI__BF16_ROWS, slice = kernels->bf16.slice, n_cols = w->n_cols;
-  const bool keep = !y || slice < n_cols;
   const uint16_t *x = (const uint16_t *)in->bf16;
   uint16_t *panel = rows + 16 * QI__BF16_STRIDE;
   qi__bf16_begin(&kernels->bf16);
@@ -240,28 +232,34 @@ QI__FN void qi__tile_bf16_sums(const qi__kernels *kernels, const qi__weight *w, 
     n_k = qi__min_size(slice, n_cols - k);
     next_k = k + n_k < n_cols ? k + n_k : 0;
     for (size_t r = 0; r < n_w; r += QI__BF16_ROWS) {
-      const size_t n = qi__min_size(QI__BF16_ROWS, n_w - r);
+      const size_t n = qi__min_size(QI__BF16_ROWS, n_w - r), width = qi__bf16_width(n_k);
       const bool more = r + n < n_w;
       qi__lines next = qi__tile_lines(w, first + (more || !next_k ? r + n : 0), QI__BF16_ROWS, more ? k : next_k,
                                       more ? n_k : qi__min_size(slice, n_cols - next_k));
       const uint16_t *ready = (const uint16_t *)(const void *)qi__tile_ready(kernels, QI__BF16, w, first + r, n_x);
       if (ready) next.n_rows = 0;
       else qi__tile_panel(kernels, w, first + r, n, k, n_k, rows, panel);
-      qi__bf16_args a = {.panel = ready ? ready + QI__BF16_ROWS * k : panel, .n_w = QI__BF16_ROWS, .n_k = qi__bf16_width(n_k),
-                         .x = x + 16 * k, .x_stride = 16 * qi__bf16_width(n_cols), .first = k == 0, .y_stride = QI__BF16_ROWS};
-      qi__results to = {NULL, QI__BF16_ROWS, w->bias ? w->bias + first + r : NULL, n, 0, add, y ? y + r : NULL, y_stride};
-      qi__tile_bf16_panel(kernels, a, x_row, n_x, keep ? sums + r / QI__BF16_ROWS * room : sums, keep,
-                          y && !next_k ? &to : NULL, &next);
+      qi__bf16_args a = {.panel = ready ? ready + QI__BF16_ROWS * k : panel, .n_w = QI__BF16_ROWS, .n_k = width,
+                         .second = 16 * width, .x = x + 16 * k, .x_stride = 16 * qi__bf16_width(n_cols), .first = k == 0,
+                         .next = &next};
+      qi__tile_bf16_panel(kernels, a, x_row, n_x, sums + r / QI__BF16_ROWS * room);
     }
   }
   qi__bf16_end(&kernels->bf16);
 }
 
+// Rows of results are taken a few at a time, all tiles of them: more would lie in more pages than a core knows at once.
 QI__FN void qi__tile_bf16_batch(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
                                 size_t x_row, size_t n_x, float *y, size_t y_stride, bool add, float *scratch) {
-  const size_t n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
-  uint16_t *rows = (uint16_t *)(void *)(scratch + n_tiles * n_x * QI__BF16_ROWS);
-  qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, rows, y, y_stride, add);
+  const size_t room = n_x * QI__BF16_ROWS, n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
+  qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, (uint16_t *)(void *)(scratch + n_tiles * room));
+  for (size_t i = 0; i < n_x; i += QI__BF16_TAKEN)
+    for (size_t t = 0; t < n_tiles; t++) {
+      const float *sums = scratch + t * room + i * QI__BF16_ROWS;
+      size_t r = t * QI__BF16_ROWS;
+      qi__tile_finish(kernels, w, first + r, qi__min_size(QI__BF16_ROWS, n_w - r), sums, QI__BF16_ROWS,
+                      qi__min_size(QI__BF16_TAKEN, n_x - i), y + i * y_stride + r, y_stride, add);
+    }
 }
 
 // The same of two matrices without bias, whose results meet in `gate` (swiglu or relu2) and are only read by the next product: they
@@ -272,8 +270,8 @@ QI__FN void qi__tile_gated(const qi__kernels *kernels, void (*gate)(const float 
                            size_t n_x, uint16_t *packed, float *scratch) {
   const size_t room = n_x * QI__BF16_ROWS, n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
   uint16_t *rows = (uint16_t *)(void *)(scratch + 2 * n_tiles * room);
-  qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, rows, NULL, 0, false);
-  qi__tile_bf16_sums(kernels, up, first, n_w, in, x_row, n_x, scratch + n_tiles * room, rows, NULL, 0, false);
+  qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, rows);
+  qi__tile_bf16_sums(kernels, up, first, n_w, in, x_row, n_x, scratch + n_tiles * room, rows);
   gate(scratch, scratch + n_tiles * room, n_tiles * room, scratch);
   for (size_t t = 0; t < n_tiles; t++)
     for (size_t i = 0; i < n_x; i++) {
