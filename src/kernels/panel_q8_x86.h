@@ -83,9 +83,20 @@ QI__FN size_t qi__panel_from(const qi__format *f, bool vnni) {
   }
 }
 
+// The same with AVX-512 on Intel (Sapphire Rapids), whose vectors are as wide as its registers.
+QI__FN size_t qi__panel_from_intel(const qi__format *f) {
+  if (f->id == QI_FORMAT_Q4_K || f->id == QI_FORMAT_Q5_K) return 5;
+  return qi__is_iq_grid(f->id) ? 2 : 3;
+}
+
+QI__INLINE bool qi__panel_pays(const qi__dot_q8_args *a, bool vnni) {
+  const bool intel = a->fetch == QI__FETCH_PAGES; // so read Intel's processors alone
+  return a->n_x >= (vnni && intel ? qi__panel_from_intel(a->format) : qi__panel_from(a->format, vnni));
+}
+
 #define QI__DOT_Q8(isa, vnni, fill, multiply) \
   QI__FN void qi__dot_q8_##isa(const qi__dot_q8_args *a) { \
-    if (a->n_x >= qi__panel_from(a->format, vnni)) { \
+    if (qi__panel_pays(a, vnni)) { \
       qi__dot_panels_x86(a, vnni, fill, multiply); \
       return; \
     } \
