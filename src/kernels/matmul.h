@@ -200,7 +200,7 @@ QI__FN void qi__tile_finish(const qi__kernels *kernels, const qi__weight *w, siz
 }
 
 // Of the panel that is multiplied next: n_w rows from `first` on, columns k.. ; what is behind the matrix is not there. Rows of
-// floats are so long that the processor fetches them itself.
+// floats are left to the processor: to fetch them so took 3 to 5 % longer.
 QI__FN qi__lines qi__tile_lines(const qi__weight *w, size_t first, size_t n_w, size_t k, size_t n_k) {
   const size_t len = (size_t)w->format->info.block_len, block = (size_t)w->format->info.block_bytes;
   const size_t n = first < w->n_rows && w->id > QI_FORMAT_BF16 ? qi__min_size(n_w, w->n_rows - first) : 0;
@@ -248,7 +248,7 @@ QI__FN void qi__tile_bf16_sums(const qi__kernels *kernels, const qi__weight *w, 
   qi__bf16_end(&kernels->bf16);
 }
 
-// Rows of results are taken a few at a time, all tiles of them: more would lie in more pages than a core knows at once.
+// Rows of results are taken a few at a time, all tiles of them: so what is written next lies beside what was.
 QI__FN void qi__tile_bf16_batch(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
                                 size_t x_row, size_t n_x, float *y, size_t y_stride, bool add, float *scratch) {
   const size_t room = n_x * QI__BF16_ROWS, n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;

@@ -83,7 +83,7 @@ QI__FN size_t qi__panel_from(const qi__format *f, bool vnni) {
   }
 }
 
-// The same with AVX-512 on Intel (Sapphire Rapids), whose vectors are as wide as its registers.
+// The same with AVX-512 on Intel (Sapphire Rapids, one thread).
 QI__FN size_t qi__panel_from_intel(const qi__format *f) {
   if (f->id == QI_FORMAT_Q4_K || f->id == QI_FORMAT_Q5_K) return 5;
   return qi__is_iq_grid(f->id) ? 2 : 3;
