@@ -119,7 +119,7 @@ static void test_products(void **state) {
 // Stored panels for numbers of rows at which one row at a time would be taken, and for more than stay as nibbles.
 static void check_stored(const qi__kernels *k, qi_format f, size_t n_w, size_t cols, const qi__q8 *in, const char *isa,
                          uint64_t *seed) {
-  static const size_t counts[] = {1, 2, 3, 4, 7, 20};
+  static const size_t counts[] = {1, 2, 3, 4, 7, 20, 27};
   size_t chunk = k->stored_q8.chunk_bytes(&qi__formats[f]);
   void *data = random_matrix(f, 32, cols, seed);
   uint8_t *tile = NULL, *scratch = NULL;
@@ -154,9 +154,9 @@ static void check_stored(const qi__kernels *k, qi_format f, size_t n_w, size_t c
 static void test_stored_kernels(void **state) {
   (void)state;
   uint64_t seed = 9;
-  static int8_t q[20 * 1536];
-  static float d[20 * 48];
-  static int16_t sum[20 * 96];
+  static int8_t q[27 * 1536];
+  static float d[27 * 48];
+  static int16_t sum[27 * 96];
   for (int i = 0; i < n_pools; i++) {
     qi__kernels k;
     qi__kernels_init(&k, &pools[i]->cpu);
@@ -165,7 +165,7 @@ static void test_stored_kernels(void **state) {
       bool small = qi__formats[f].info.block_len == 32;
       size_t cols = small ? 1120 : 1536; // more than a slice
       qi__q8 in = {q, d, sum, small ? 32 : 256, cols, cols};
-      for (size_t r = 0; r < 20; r++) qi__quantize_q8_ref(x + r * 64, &in, r);
+      for (size_t r = 0; r < 27; r++) qi__quantize_q8_ref(x + r * 64, &in, r);
       check_stored(&k, (qi_format)f, 32, cols, &in, qi_isa_name(qi_pool_isa(pools[i])), &seed);
       check_stored(&k, (qi_format)f, 9, cols, &in, qi_isa_name(qi_pool_isa(pools[i])), &seed);
     }

@@ -178,6 +178,8 @@ static void check_shapes(qi_format id, qi__dot_q8_fn dot) {
     compare(id, dot, &(shape){17, IN_PANELS, blocks * block, 1, 1}, RANDOM);
   }
   compare(id, dot, &(shape){MAX_W, MAX_X, 256, 0, 0}, RANDOM);
+  compare(id, dot, &(shape){MAX_W - 1, IN_PANELS, 512, 1, 2}, EXTREME);
+  compare(id, dot, &(shape){2, QI__Q8_BATCH + 5, 256, 1, 0}, RANDOM); // in two parts
   for (size_t blocks = 31; blocks <= 77; blocks += 1 + blocks % 7) { // beyond what kernels take at a time
     compare(id, dot, &(shape){3, 1, blocks * block, 0, 1}, RANDOM);
     compare(id, dot, &(shape){2, 6, blocks * block, 1, 1}, RANDOM);
@@ -251,19 +253,42 @@ static void dot_in_tiles(const qi__dot_q8_args *a) {
   tiles_emulated = 0;
 }
 
+static void skip_without_bf16(void) { // code around the tiles may use it
+  if (qi__cpu_detect().avx512_bf16) return;
+  print_message("note: no AVX512-BF16\n");
+  skip();
+}
+
 static void test_ternary_tiles(void **state) {
   (void)state;
-  qi__cpu cpu = qi__cpu_detect();
-  if (!cpu.avx512_bf16) { // code around the tiles may use it
-    print_message("note: no AVX512-BF16\n");
-    skip();
-  }
+  skip_without_bf16();
   for (int id = 1; id < QI_FORMAT_COUNT; id++) {
     if (!qi__formats[id].ternary) continue;
     for (change = 0; change < 5; change += 2)
       for (size_t n_x = 1; n_x <= 70; n_x += 1 + n_x / 9)
         compare((qi_format)id, dot_in_tiles, &(shape){1 + n_x % MAX_W, n_x, 256 * (1 + n_x % 27), n_x % 3, 3}, RUNS);
     compare((qi_format)id, dot_in_tiles, &(shape){MAX_W, 33, 2048, 0, 0}, EXTREME);
+  }
+}
+
+static void dot_scaled_in_tiles(const qi__dot_q8_args *a) {
+  qi__tile_config config = qi__tile_config_of(16);
+  tiles_configure(&config);
+  tiles_emulated = 1;
+  qi__dot_panels_x86(a, true, qi__panel_fill_avx512, qi__panel_multiply_amx);
+  tiles_emulated = 0;
+}
+
+static void test_scaled_tiles(void **state) {
+  (void)state;
+  skip_without_bf16();
+  for (int id = 1; id < QI_FORMAT_COUNT; id++) {
+    const qi__format *f = &qi__formats[id];
+    if (!qi__dot_q8_x86_has((qi_format)id) || f->ternary || f->wide || f->info.block_len != 256) continue;
+    for (size_t n_x = QI__SCALED_FROM; n_x <= 2 * QI__SCALED_FROM; n_x += 3)
+      compare((qi_format)id, dot_scaled_in_tiles, &(shape){1 + n_x % MAX_W, n_x, 256 * (1 + n_x % 10), n_x % 3, 3}, RANDOM);
+    compare((qi_format)id, dot_scaled_in_tiles, &(shape){MAX_W, IN_PANELS, 2048, 0, 0}, EXTREME);
+    compare((qi_format)id, dot_scaled_in_tiles, &(shape){MAX_W, IN_PANELS, 2048, 0, 0}, ALL_ONES);
   }
 }
 #endif
@@ -416,6 +441,7 @@ int main(void) {
       cmocka_unit_test(test_ternary_runs),
 #if defined(EMULATED_X86)
       cmocka_unit_test(test_ternary_tiles),
+      cmocka_unit_test(test_scaled_tiles),
 #endif
       cmocka_unit_test(test_ternary_reference),
       cmocka_unit_test(test_ternary_formats),

@@ -20,7 +20,7 @@
 #endif
 #if defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11
 #define QI__HAS_AMX 1
-#define QI__AMX QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-int8,amx-bf16")
+#define QI__AMX QI__TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,amx-tile,amx-int8,amx-bf16")
 #endif
 #endif
 

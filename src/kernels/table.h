@@ -14,6 +14,7 @@
 #include "dot_ternary.h"
 #include "dot_ternary_neon.h"
 #include "dot_ternary_x86.h"
+#include "panel_amx.h"
 #include "panel_q8_neon.h"
 #include "panel_q8_x86.h"
 
@@ -148,8 +149,10 @@ QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
 QI__FN void qi__kernels_init_amx(qi__kernels *k) {
   k->bf16 = qi__bf16_amx;
   k->matrix_unit = true;
+  k->stored_q8 = qi__stored_q8_amx;
   for (int f = 1; f < QI_FORMAT_COUNT; f++)
     if (qi__formats[f].ternary) k->dot_q8[f] = qi__dot_ternary_amx;
+    else if (k->dot_q8[f] == qi__dot_q8_avx512) k->dot_q8[f] = qi__dot_q8_amx;
 }
 #endif
 #elif defined(QI__ARM64)

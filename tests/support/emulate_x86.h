@@ -58,8 +58,8 @@ static __attribute__((unused)) void tiles_store(int t, void *p, size_t stride) {
   for (size_t r = 0; r < tiles_config.rows[t]; r++) memcpy((uint8_t *)p + r * stride, tiles_data[t][r], tiles_config.row_bytes[t]);
 }
 
-// c[m][n] += sum over k, i of a[m][4 k + i] * b[k][4 n + i], signed
-static __attribute__((unused)) void tiles_dpbssd(int c, int a, int b) {
+// c[m][n] += sum over k, i of a[m][4 k + i] * b[k][4 n + i], a signed, b where b_signed
+static __attribute__((unused)) void tiles_dpb(int c, int a, int b, int b_signed) {
   const tile_config *g = &tiles_config;
   tiles_need(g->rows[c] && g->rows[c] == g->rows[a], "sums and first factor differ in rows", c);
   tiles_need(g->row_bytes[a] == 4 * g->rows[b], "factors do not fit", a);
@@ -69,7 +69,10 @@ static __attribute__((unused)) void tiles_dpbssd(int c, int a, int b) {
       int32_t sum;
       memcpy(&sum, &tiles_data[c][m][4 * n], 4);
       for (int k = 0; k < g->rows[b]; k++)
-        for (int i = 0; i < 4; i++) sum += (int8_t)tiles_data[a][m][4 * k + i] * (int8_t)tiles_data[b][k][4 * n + i];
+        for (int i = 0; i < 4; i++) {
+          int v = tiles_data[b][k][4 * n + i];
+          sum += (int8_t)tiles_data[a][m][4 * k + i] * (b_signed && v > 127 ? v - 256 : v);
+        }
       memcpy(&tiles_data[c][m][4 * n], &sum, 4);
     }
 }
@@ -78,6 +81,7 @@ static __attribute__((unused)) void tiles_dpbssd(int c, int a, int b) {
 #undef _tile_loadd
 #undef _tile_stored
 #undef _tile_dpbssd
+#undef _tile_dpbsud
 #define TILES(emulated, ...) \
   do { \
     if (tiles_emulated) emulated; \
@@ -88,7 +92,8 @@ static __attribute__((unused)) void tiles_dpbssd(int c, int a, int b) {
   TILES(tiles_load(t, p, stride), "tileloadd (%0,%1,1), %%tmm" #t ::"r"((const void *)(p)), "r"((size_t)(stride)))
 #define _tile_stored(t, p, stride) \
   TILES(tiles_store(t, p, stride), "tilestored %%tmm" #t ", (%0,%1,1)" ::"r"((void *)(p)), "r"((size_t)(stride)) : "memory")
-#define _tile_dpbssd(c, a, b) TILES(tiles_dpbssd(c, a, b), "tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::)
+#define _tile_dpbssd(c, a, b) TILES(tiles_dpb(c, a, b, 1), "tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::)
+#define _tile_dpbsud(c, a, b) TILES(tiles_dpb(c, a, b, 0), "tdpbsud %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::)
 
 // ---- AVX-VNNI ----
 
