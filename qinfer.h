@@ -309,7 +309,8 @@ QI_API qi_isa qi_pool_isa(const qi_pool *pool); // what AUTO became, or the forc
 //   BF16     weights and activations rounded to bfloat16, float32 sums: fastest for many rows; same bits on one instruction set.
 //   FLOAT    weights dequantised to float32, float32 activations and sums: the most exact, same bits on every CPU.
 //   AUTO     F32 and F16 weights FLOAT; generated tokens and ternary weights INTEGER; prompts BF16 where the CPU has a matrix unit
-//            for it (AMX), and for weights in BF16, else INTEGER: what is fastest.
+//            for it (AMX), and for weights in BF16, else INTEGER: what is fastest. With a matrix unit prompts have their attention
+//            in bfloat16 too, also those of ternary models.
 typedef enum qi_path { QI_PATH_AUTO = 0, QI_PATH_INTEGER, QI_PATH_BF16, QI_PATH_FLOAT } qi_path;
 
 // A weight matrix of `n_rows` outputs by `n_cols` inputs; rows follow each other without gap, then the tail if the format has one.
@@ -23175,9 +23176,12 @@ QI__FN void qi__run_output_norm(qi__forward *f, int worker, int64_t begin, int64
     qi__norm_row(f, f->wanted[i], i, i >= f->n_wanted_prompt, f->w->output_norm, next, 1);
 }
 
-// Whether prompts have their attention on a matrix unit.
+// Whether prompts have their attention in bfloat16: where their products are, and with ternary weights where a matrix unit is and
+// the choice is ours.
 QI__FN bool qi__attention_on_matrix(const qi__forward *f) {
-  bool bf16 = qi__arithmetic_of(f->kernels, &f->w->layers[f->layer].wq, f->path, false) == QI__BF16;
+  const qi__weight *wq = &f->w->layers[f->layer].wq;
+  bool bf16 = qi__arithmetic_of(f->kernels, wq, f->path, false) == QI__BF16;
+  if (wq->format->ternary && f->path == QI_PATH_AUTO) bf16 = f->kernels->matrix_unit;
   return bf16 && f->kernels->attention_panel && f->kernels->bf16.multiply;
 }
 

@@ -166,9 +166,12 @@ QI__FN void qi__run_output_norm(qi__forward *f, int worker, int64_t begin, int64
     qi__norm_row(f, f->wanted[i], i, i >= f->n_wanted_prompt, f->w->output_norm, next, 1);
 }
 
-// Whether prompts have their attention on a matrix unit.
+// Whether prompts have their attention in bfloat16: where their products are, and with ternary weights where a matrix unit is and
+// the choice is ours.
 QI__FN bool qi__attention_on_matrix(const qi__forward *f) {
-  bool bf16 = qi__arithmetic_of(f->kernels, &f->w->layers[f->layer].wq, f->path, false) == QI__BF16;
+  const qi__weight *wq = &f->w->layers[f->layer].wq;
+  bool bf16 = qi__arithmetic_of(f->kernels, wq, f->path, false) == QI__BF16;
+  if (wq->format->ternary && f->path == QI_PATH_AUTO) bf16 = f->kernels->matrix_unit;
   return bf16 && f->kernels->attention_panel && f->kernels->bf16.multiply;
 }
 
