@@ -89,7 +89,7 @@ QI__INLINE QI__AMX void qi__scaled_tiles_amx(bool small, const qi__scaled_half *
     _tile_loadd(3, w->part[c][0], 64);
     _tile_dpbsud(0, 2, 3);
     _tile_loadd(3, w->part[c][1], 64);
-    if (small) _tile_dpbsud(1, 2, 3); // predicted
+    if (small) _tile_dpbsud(1, 2, 3);
     else _tile_dpbssd(1, 2, 3);
   }
   _tile_stored(0, sum[0], 64);
