@@ -231,11 +231,37 @@ static void test_memory(void **state) {
   run_free(&rm);
 }
 
+// Prompts have their attention in bfloat16 where a matrix unit is, also with ternary weights; not where another path is asked for,
+// and not with weights that are exact.
+static void test_on_matrix(void **state) {
+  (void)state;
+  static const struct {
+    qi_format format;
+    qi_path path;
+    bool on_matrix;
+  } cases[] = {{QI_FORMAT_Q8_0, QI_PATH_AUTO, true},      {QI_FORMAT_TQ2_0, QI_PATH_AUTO, true},
+               {QI_FORMAT_TQ2_0, QI_PATH_INTEGER, false}, {QI_FORMAT_TQ2_0, QI_PATH_FLOAT, false},
+               {QI_FORMAT_F32, QI_PATH_AUTO, false}};
+  qi_isa isa;
+  qi__cpu cpu;
+  bool matrix_unit = !qi__isa_choose(QI_ISA_AUTO, &isa, &cpu, NULL) && cpu.amx;
+  for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    rm_desc d = rm_llama_256(cases[i].format);
+    run_model rm = run_build(&d);
+    qi_session_desc sd = run_session_desc(0, cases[i].path);
+    qi_session *s = run_session(rm.m, &sd);
+    assert_int_equal(qi__attention_on_matrix(&s->forward), matrix_unit && cases[i].on_matrix);
+    qi_session_close(s);
+    run_free(&rm);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_mixes),
       cmocka_unit_test(test_split),
       cmocka_unit_test(test_memory),
+      cmocka_unit_test(test_on_matrix),
   };
   return cmocka_run_group_tests_name("attention", tests, NULL, NULL);
 }
