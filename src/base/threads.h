@@ -362,16 +362,9 @@ QI__FN void qi__pool_run(qi_pool *p, qi__task_fn fn, void *arg, int64_t n_units,
     return;
   }
   qi__fp_mode mode = qi__fp_enter();
-  if (alone) {
-    for (int64_t begin = 0, n; begin < n_units; begin += n) {
-      n = qi__min_i64(grain, n_units - begin);
-      fn(arg, 0, begin, begin + n);
-    }
-  }
+  if (alone) qi__job_work(&p->job, p->ranges, 0);
 #ifndef QI_NO_THREADS
-  else {
-    qi__pool_run_threads(p);
-  }
+  else qi__pool_run_threads(p);
 #endif
   qi__fp_leave(mode);
 }

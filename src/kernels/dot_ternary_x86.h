@@ -343,14 +343,14 @@ QI__FN QI__AVX2 void qi__ternary_pack_avx2(qi_format id, const uint8_t *const *w
   }
 }
 
-QI__FN QI__AVX2 void qi__ternary_take_avx2(const qi__ternary_end *e) {
+QI__FN QI__AVX2 void qi__ternary_take_avx2(const qi__ternary_taken *e) {
   for (size_t i = 0; i < e->n_x; i++)
     for (size_t r = 0; r < QI__Q8_ROWS; r += 8) {
       float *to = e->y + i * e->y_stride + r;
       __m256i total = qi__bytes_avx2((const uint8_t *)(e->total[i] + r));
-      __m256i ends = qi__bytes_avx2((const uint8_t *)(e->panel->ends[e->b] + r));
+      __m256i ends = qi__bytes_avx2((const uint8_t *)(e->at->ends + r));
       __m256 y = e->first ? _mm256_setzero_ps() : _mm256_loadu_ps(to);
-      __m256 d = _mm256_mul_ps(_mm256_loadu_ps(e->panel->d[e->b] + r), _mm256_set1_ps(e->d_x[i]));
+      __m256 d = _mm256_mul_ps(_mm256_loadu_ps(e->at->d + r), _mm256_set1_ps(e->d_x[i]));
       __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(total), y);
       _mm256_storeu_ps(to, _mm256_blendv_ps(y, sum, _mm256_castsi256_ps(ends)));
       qi__store_bytes_avx2(e->total[i] + r, _mm256_andnot_si256(ends, total));
@@ -467,14 +467,13 @@ QI__TERNARY_PACK(qi__ternary_pack_signed_avx512, 1)
 // Rows of y lie far from each other: they are fetched so many early.
 #define QI__TERNARY_TAKE_AHEAD 12
 
-QI__FN QI__AVX512 void qi__ternary_take_avx512(const qi__ternary_end *e) {
-  const qi__ternary_panel *p = e->panel;
-  const bool all = p->all_end[e->b];
+QI__FN QI__AVX512 void qi__ternary_take_avx512(const qi__ternary_taken *e) {
+  const qi__ternary_ends *at = e->at;
   __m512 d[2];
   __mmask16 ends[2];
   QI__UNROLL for (size_t h = 0; h < 2; h++) {
-    d[h] = _mm512_loadu_ps(p->d[e->b] + 16 * h);
-    ends[h] = _mm512_movepi32_mask(_mm512_loadu_si512((const void *)(p->ends[e->b] + 16 * h)));
+    d[h] = _mm512_loadu_ps(at->d + 16 * h);
+    ends[h] = _mm512_movepi32_mask(_mm512_loadu_si512((const void *)(at->ends + 16 * h)));
   }
   for (size_t i = 0; i < e->n_x; i++) {
     const __m512 d_x = _mm512_set1_ps(e->d_x[i]);
@@ -486,7 +485,7 @@ QI__FN QI__AVX512 void qi__ternary_take_avx512(const qi__ternary_end *e) {
       __m512 y = e->first ? _mm512_setzero_ps() : _mm512_loadu_ps(to), sum = _mm512_mul_ps(d[h], d_x);
       y = _mm512_mask3_fmadd_ps(sum, _mm512_cvtepi32_ps(_mm512_loadu_si512((const void *)total)), y, ends[h]);
       _mm512_storeu_ps(to, y);
-      if (!all) _mm512_mask_storeu_epi32(total, ends[h], _mm512_setzero_si512());
+      if (!at->all) _mm512_mask_storeu_epi32(total, ends[h], _mm512_setzero_si512());
     }
   }
 }
