@@ -6976,9 +6976,7 @@ QI__FN void qi__dequantize_f32_neon(const qi__format *f, const uint8_t *src, flo
 // The result is qi__sum_lanes(lane). Because the sum in a block is exact, it may be made in any order and by any unit; the lanes
 // keep additions independent and let eight blocks be taken at once.
 #define QI__Q8_ROWS 32   // weight rows of one call, at most,
-#define QI__Q8_RUN 128   // or with one row of activations, which some variants bring into another order for all of them, or
-                         // ternary ones with at least
-#define QI__Q8_MANY 32   // rows of activations, which pass them a slice of columns after the other
+#define QI__Q8_RUN 128   // or with one row of activations, which some variants bring into another order for all of them
 #define QI__Q8_BATCH 256 // rows of activations that variants take at a time, at most
 
 #define QI__Q8_LANES (8 * QI__Q8_ROWS) // sums of one row of activations
@@ -6992,7 +6990,7 @@ QI__INLINE size_t qi__q8_scratch(size_t n_x) {
 typedef struct qi__dot_q8_args {
   const qi__format *format;
   const uint8_t *w; // [n_w] rows, w_stride bytes apart, any alignment
-  size_t w_stride, n_w; // n_w <= QI__Q8_ROWS, or QI__Q8_RUN: see there
+  size_t w_stride, n_w; // n_w <= QI__Q8_ROWS, or QI__Q8_RUN if n_x is 1
   const qi__q8 *x;
   size_t x_row, n_x;
   float *y;
@@ -9004,7 +9002,31 @@ QI__FN void qi__attention_values_q8_neon(const int16_t *weight, size_t n_q, cons
 #define QI__KERNELS_TILES_H
 
 
+// Rows of memory that may be fetched into the second-level cache while a matrix unit multiplies.
+typedef struct qi__lines {
+  uintptr_t row;
+  size_t stride, row_bytes, n_rows;
+  size_t at;   // in the row
+  size_t each; // lines to be fetched with 16 rows of activations
+} qi__lines;
+
+// Lines to be fetched in each of n_steps.
+QI__INLINE size_t qi__lines_each(const qi__lines *l, size_t n_steps) {
+  return (l->n_rows * (l->row_bytes / QI__CACHE_LINE + 1) + n_steps - 1) / n_steps;
+}
+
 #if defined(QI__HAS_AMX)
+
+QI__FN QI__AMX void qi__lines_fetch(qi__lines *l) {
+  for (size_t n = l->each; n && l->n_rows; n--) {
+    _mm_prefetch((const char *)(l->row + l->at), _MM_HINT_T1);
+    l->at += QI__CACHE_LINE;
+    if (l->at < l->row_bytes) continue;
+    l->at = 0;
+    l->row += l->stride;
+    l->n_rows--;
+  }
+}
 
 // Where another process shares the core, tile instructions take the longer the more tiles hold values: products alone 7.5 ns with
 // four tiles, 17 with eight (Sapphire Rapids; it seems that too few physical ones are left then for the next results). So only four
@@ -9067,19 +9089,6 @@ QI__INLINE QI__AMX void qi__tiles_begin(size_t n) {
 #define QI__BF16_STRIDE (QI__BF16_STEP + 32) // of rows that are unpacked: not all into the same cache set
 
 QI__INLINE size_t qi__bf16_width(size_t k) { return (k + 31) / 32 * 32; }
-
-// Rows of memory that may be fetched into the second-level cache while a matrix unit multiplies.
-typedef struct qi__lines {
-  uintptr_t row;
-  size_t stride, row_bytes, n_rows;
-  size_t at;   // in the row
-  size_t each; // lines to be fetched with 16 rows of activations
-} qi__lines;
-
-// Lines to be fetched in each of n_steps.
-QI__INLINE size_t qi__lines_each(const qi__lines *l, size_t n_steps) {
-  return (l->n_rows * (l->row_bytes / QI__CACHE_LINE + 1) + n_steps - 1) / n_steps;
-}
 
 typedef struct qi__bf16_args {
   const uint16_t *panel;
@@ -9220,17 +9229,6 @@ static const qi__bf16_kernels qi__bf16_avx512 = {
 
 QI__INLINE QI__AMX void qi__tile_fetch(const uint16_t *tile, int first, int n) {
   QI__UNROLL for (int i = 0; i < n; i++) _mm_prefetch((const char *)(tile + 32 * (first + i)), _MM_HINT_T0);
-}
-
-QI__FN QI__AMX void qi__lines_fetch(qi__lines *l) {
-  for (size_t n = l->each; n && l->n_rows; n--) {
-    _mm_prefetch((const char *)(l->row + l->at), _MM_HINT_T1);
-    l->at += QI__CACHE_LINE;
-    if (l->at < l->row_bytes) continue;
-    l->at = 0;
-    l->row += l->stride;
-    l->n_rows--;
-  }
 }
 
 // Tiles at x and w are multiplied into the sums; lines at `ahead` are fetched.
@@ -12989,27 +12987,21 @@ QI__FN void qi__dot_q8_i8mm(const qi__dot_q8_args *a) {
 
 // 32 weight rows are taken apart a slice of columns at a time; the panel stays in the cache while all rows of activations pass it.
 // Columns without the end of a run inside are a segment: there the product is one of integers alone. (AMX, Sapphire Rapids, ns a
-// product of tiles: 20 to 40 with slices of four blocks, 18 to 37 with eight; totals come and go less often.) A slice of all
-// activations passes several panels, so that it comes from far only once.
+// product of tiles: 20 to 40 with slices of four blocks, 18 to 37 with eight; totals come and go less often.)
 
-#define QI__TERNARY_SLICE 8 // blocks
-#define QI__TERNARY_TAKEN 16 // rows of activations whose last runs are taken at a time: what is written lies beside each other
-
-// Where runs of 32 weight rows end.
-typedef struct qi__ternary_ends {
-  float d[QI__Q8_ROWS];      // if some do
-  int32_t ends[QI__Q8_ROWS]; // -1: it does
-  bool any, all;
-} qi__ternary_ends;
+#define QI__TERNARY_SLICE 8 // blocks,
+#define QI__TERNARY_PART 2  // of which so many stay in the first-level cache while a matrix unit multiplies: see tiles.h
 
 typedef struct qi__ternary_panel {
   uint8_t code[QI__TERNARY_SLICE][QI__Q8_ROWS * 256]; // as the variant likes it
-  qi__ternary_ends ends[QI__TERNARY_SLICE];           // after each block
-  uint16_t half[QI__TERNARY_SLICE + 1][QI__Q8_ROWS];  // scales as they are stored, and those of the block behind
+  float d[QI__TERNARY_SLICE][QI__Q8_ROWS];            // of blocks with which a run ends
+  int32_t ends[QI__TERNARY_SLICE][QI__Q8_ROWS];       // -1: a run ends after this block
+  bool any_ends[QI__TERNARY_SLICE], all_end[QI__TERNARY_SLICE];
+  uint16_t half[QI__TERNARY_SLICE + 1][QI__Q8_ROWS]; // scales as they are stored, and those of the block behind
 } qi__ternary_panel;
 
 QI__STATIC_ASSERT(sizeof(qi__ternary_panel) <= QI__Q8_PANEL_FLOATS * sizeof(float), ternary_panel);
-QI__STATIC_ASSERT(2 * QI__Q8_RUN <= QI__Q8_LANES, ternary_sums);
+QI__STATIC_ASSERT(2 * QI__Q8_ROWS <= QI__Q8_LANES, ternary_sums);
 
 // n_blocks blocks of a panel and of n_x rows of activations.
 typedef struct qi__ternary_segment {
@@ -13020,141 +13012,110 @@ typedef struct qi__ternary_segment {
   size_t stride, sum_stride, n_x;
   bool fresh;                    // no run is open: totals, whatever they are, begin with 0
   int32_t (*total)[QI__Q8_ROWS]; // [n_x], of the open runs
+  qi__lines *next;               // of weights that are needed next
 } qi__ternary_segment;
 
-// Runs that end.
-typedef struct qi__ternary_taken {
-  const qi__ternary_ends *at;
+// Runs that end with block b of a panel.
+typedef struct qi__ternary_end {
+  const qi__ternary_panel *panel;
+  size_t b;
   const float *d_x; // [n_x]
   size_t n_x;
   bool first; // y, whatever it is, begins with 0
   int32_t (*total)[QI__Q8_ROWS];
   float *y; // [n_x, QI__Q8_ROWS], rows y_stride apart
   size_t y_stride;
-} qi__ternary_taken;
+} qi__ternary_end;
 
 // What differs between instruction sets.
 typedef struct qi__ternary_kernels {
   void (*pack)(qi_format id, const uint8_t *const *w, uint8_t *code); // one block of all weight rows to the panel
   void (*multiply)(const qi__ternary_segment *s);                     // adds products to the totals
-  void (*take)(const qi__ternary_taken *e); // totals to y where a run ends; they are 0 then, unless all end
+  void (*take)(const qi__ternary_end *e); // totals to y where a run ends; they are 0 then, unless all end
+  bool fetches;                           // multiply asks for the next weights on the way, else that is done before
 } qi__ternary_kernels;
 
-// Of 32 weight rows, while slices of columns pass.
-typedef struct qi__ternary_sums {
-  const uint8_t *w;
-  size_t n_w;
-  qi__ternary_ends last;         // with which the rows end
-  bool fresh, first;             // as in a segment, as in what is taken
-  int32_t (*total)[QI__Q8_ROWS]; // [n_x], of the open runs
-  float (*y)[QI__Q8_ROWS];       // [n_x], of those before
-} qi__ternary_sums;
-
-// Where runs end among blocks first .. first + n - 1 of rows of n_blocks, and their scales there.
-QI__FN void qi__ternary_find_ends(const qi__dot_q8_args *a, const qi__ternary_sums *s, size_t first, size_t n,
-                                  qi__ternary_panel *p) {
+// Where runs end among blocks first .. first + n - 1, and their scales there.
+QI__FN void qi__ternary_ends(const qi__dot_q8_args *a, size_t first, size_t n, qi__ternary_panel *p) {
   const bool scaled = !a->format->info.tail_bytes;
   const size_t size = (size_t)a->format->info.block_bytes, n_blocks = a->x->k / 256;
   const size_t n_halves = qi__min_size(n + 1, n_blocks - first);
   for (size_t r = 0; scaled && r < QI__Q8_ROWS; r++) {
-    const uint8_t *d = s->w + qi__min_size(r, s->n_w - 1) * a->w_stride + (first + 1) * size - 2; // the last two bytes of a block
+    const uint8_t *d = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride + (first + 1) * size - 2; // the last two bytes of a block
     for (size_t b = 0; b < n_halves; b++, d += size) p->half[b][r] = qi__load_u16(d);
   }
   for (size_t b = 0; b < n; b++) {
-    qi__ternary_ends *e = &p->ends[b];
     const bool all = first + b + 1 == n_blocks || (first + b + 1) % QI__TERNARY_RUN == 0;
     uint32_t differ = all ? UINT32_MAX : 0;
     if (scaled && !all && memcmp(p->half[b], p->half[b + 1], sizeof p->half[b]))
       for (size_t r = 0; r < QI__Q8_ROWS; r++) differ |= (uint32_t)(p->half[b][r] != p->half[b + 1][r]) << r;
-    e->any = differ != 0;
-    e->all = differ == UINT32_MAX;
+    p->any_ends[b] = differ != 0;
+    p->all_end[b] = differ == UINT32_MAX;
     for (size_t r = 0; differ && r < QI__Q8_ROWS; r++) {
-      e->ends[r] = -(int32_t)(differ >> r & 1);
-      e->d[r] = scaled ? qi__f16_to_f32(p->half[b][r]) : a->format->param[0];
+      p->ends[b][r] = -(int32_t)(differ >> r & 1);
+      p->d[b][r] = scaled ? qi__f16_to_f32(p->half[b][r]) : a->format->param[0];
     }
   }
 }
 
-// Asks for blocks `first` .. of 32 rows from `row` on: what is filled in next.
-QI__FN void qi__ternary_fetch(const qi__dot_q8_args *a, size_t row, size_t first) {
-  const size_t size = (size_t)a->format->info.block_bytes, n = size * qi__min_size(QI__TERNARY_SLICE, a->x->k / 256 - first);
-  uintptr_t w = (uintptr_t)a->w + row * a->w_stride + first * size; // may lie behind the matrix
-  for (size_t r = 0; r < QI__Q8_ROWS; r++, w += a->w_stride)
-    for (size_t i = 0; i < n; i += QI__CACHE_LINE) qi__prefetch((const void *)(w + i));
+// What is filled in next: blocks `first` .. of the rows at a->w, or the first ones of the rows that follow.
+QI__FN qi__lines qi__ternary_lines(const qi__dot_q8_args *a, size_t first) {
+  const size_t n_blocks = a->x->k / 256, size = (size_t)a->format->info.block_bytes;
+  const bool more = first < n_blocks;
+  const uintptr_t row = (uintptr_t)a->w + (more ? first * size : QI__Q8_ROWS * a->w_stride);
+  const size_t n = qi__min_size(QI__TERNARY_SLICE, more ? n_blocks - first : n_blocks);
+  return (qi__lines){row, a->w_stride, n * size, QI__Q8_ROWS, 0, 0};
+}
+
+QI__FN void qi__ternary_fetch(const qi__lines *l) {
+  for (size_t r = 0; r < l->n_rows; r++)
+    for (size_t i = 0; i < l->row_bytes; i += QI__CACHE_LINE) qi__prefetch((const void *)(l->row + r * l->stride + i));
 }
 
 // Blocks first .. first + n - 1 of all weight rows, and of the last one again until there are 32.
-QI__FN void qi__ternary_fill(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, const qi__ternary_sums *s, size_t first,
-                             size_t n, qi__ternary_panel *p) {
+QI__FN void qi__ternary_fill(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, size_t first, size_t n,
+                             qi__ternary_panel *p) {
   const size_t size = (size_t)a->format->info.block_bytes;
   const uint8_t *w[QI__Q8_ROWS];
-  for (size_t r = 0; r < QI__Q8_ROWS; r++) w[r] = s->w + qi__min_size(r, s->n_w - 1) * a->w_stride + first * size;
+  for (size_t r = 0; r < QI__Q8_ROWS; r++) w[r] = a->w + qi__min_size(r, a->n_w - 1) * a->w_stride + first * size;
   for (size_t b = 0; b < n; b++) {
     kernels->pack(a->format->id, w, p->code[b]);
     for (size_t r = 0; r < QI__Q8_ROWS; r++) w[r] += size;
   }
-  qi__ternary_find_ends(a, s, first, n, p);
+  qi__ternary_ends(a, first, n, p);
 }
 
-// n blocks from `first` on, which are in the panel, with rows of activations row .. row + n_x - 1. Runs that end with the rows stay
-// open.
-QI__FN void qi__ternary_slice(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, const qi__ternary_panel *p, size_t first,
-                              size_t n, size_t row, size_t n_x, qi__ternary_sums *sums) {
-  const qi__q8 *x = a->x;
-  qi__ternary_segment s = {NULL, 0, NULL, NULL, x->stride, x->k / 16, n_x, sums->fresh, sums->total};
-  for (size_t b = 0; b < n; b += s.n_blocks) {
-    for (s.n_blocks = 1; b + s.n_blocks < n && !p->ends[b + s.n_blocks - 1].any;) s.n_blocks++;
-    const qi__ternary_ends *ends = &p->ends[b + s.n_blocks - 1];
-    s.code = p->code[b];
-    s.x = x->q + row * x->stride + 256 * (first + b);
-    s.sum = x->sum + row * s.sum_stride + 16 * (first + b);
-    kernels->multiply(&s);
-    s.fresh = ends->all;
-    if (first + b + s.n_blocks == x->k / 256) sums->last = *ends;
-    else if (ends->any) {
-      kernels->take(&(qi__ternary_taken){ends, x->d + row, n_x, sums->first, sums->total, sums->y[0], QI__Q8_ROWS});
-      sums->first = false;
-    }
-  }
-  sums->fresh = s.fresh;
-}
-
-// The last runs, of rows i .. i + n_x - 1 in the batch; y: of these. Rows of one run go there at once.
-QI__FN void qi__ternary_finish(const qi__ternary_kernels *kernels, const qi__ternary_sums *s, const float *d_x, size_t i, size_t n_x,
-                               float *y, size_t y_stride) {
-  const bool at_once = s->first && s->n_w == QI__Q8_ROWS;
-  qi__ternary_taken e = {&s->last, d_x, n_x, s->first, s->total + i, at_once ? y : s->y[i], at_once ? y_stride : QI__Q8_ROWS};
-  kernels->take(&e);
-  for (size_t r = 0; r < n_x && !at_once; r++) memcpy(y + r * y_stride, s->y[i + r], s->n_w * sizeof *y);
-}
-
-// Rows of activations row .. row + n_x - 1, at most QI__Q8_BATCH.
+// Rows of activations row .. row + n_x - 1, at most QI__Q8_BATCH. Rows of one run go to y at once.
 QI__FN void qi__ternary_batch(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a, size_t row, size_t n_x, float *y) {
   qi__ternary_panel *p = (qi__ternary_panel *)(void *)a->scratch;
-  const size_t n_blocks = a->x->k / 256, n_panels = (a->n_w + QI__Q8_ROWS - 1) / QI__Q8_ROWS;
-  qi__ternary_sums sums[QI__Q8_RUN / QI__Q8_ROWS];
-  for (size_t t = 0; t < n_panels; t++) {
-    const size_t r = t * QI__Q8_ROWS;
-    float *room = a->scratch + QI__Q8_PANEL_FLOATS + 2 * r * n_x;
-    sums[t].w = a->w + r * a->w_stride;
-    sums[t].n_w = qi__min_size(QI__Q8_ROWS, a->n_w - r);
-    sums[t].fresh = sums[t].first = true;
-    sums[t].total = (int32_t (*)[QI__Q8_ROWS])(void *)room;
-    sums[t].y = (float (*)[QI__Q8_ROWS])(void *)(room + n_x * QI__Q8_ROWS);
-  }
-  for (size_t first = 0, n; first < n_blocks; first += n) {
-    n = qi__min_size(QI__TERNARY_SLICE, n_blocks - first);
-    for (size_t t = 0; t < n_panels; t++) {
-      const bool more = t + 1 < n_panels, end = first + n == n_blocks;
-      qi__ternary_fill(kernels, a, &sums[t], first, n, p);
-      qi__ternary_fetch(a, more || end ? (t + 1) * QI__Q8_ROWS : 0, more ? first : end ? 0 : first + n);
-      qi__ternary_slice(kernels, a, p, first, n, row, n_x, &sums[t]);
+  const qi__q8 *x = a->x;
+  const size_t n_blocks = x->k / 256;
+  int32_t (*total)[QI__Q8_ROWS] = (int32_t (*)[QI__Q8_ROWS])(void *)(a->scratch + QI__Q8_PANEL_FLOATS);
+  float *sums = a->scratch + QI__Q8_PANEL_FLOATS + n_x * QI__Q8_ROWS;
+  qi__lines next;
+  qi__ternary_segment s = {NULL, 0, NULL, NULL, x->stride, x->k / 16, n_x, true, total, &next};
+  qi__ternary_end e = {p, 0, x->d + row, n_x, true, total, sums, QI__Q8_ROWS};
+  for (size_t first = 0; first < n_blocks; first += QI__TERNARY_SLICE) {
+    size_t n = qi__min_size(QI__TERNARY_SLICE, n_blocks - first);
+    qi__ternary_fill(kernels, a, first, n, p);
+    next = qi__ternary_lines(a, first + n);
+    if (!kernels->fetches) qi__ternary_fetch(&next);
+    next.each = qi__lines_each(&next, (n_x + 15) / 16 * ((n + QI__TERNARY_PART - 1) / QI__TERNARY_PART));
+    for (size_t b = 0; b < n; b += s.n_blocks) {
+      for (s.n_blocks = 1; b + s.n_blocks < n && !p->any_ends[b + s.n_blocks - 1];) s.n_blocks++;
+      s.code = p->code[b];
+      s.x = x->q + row * x->stride + 256 * (first + b);
+      s.sum = x->sum + row * s.sum_stride + 16 * (first + b);
+      kernels->multiply(&s);
+      e.b = b + s.n_blocks - 1;
+      s.fresh = p->all_end[e.b];
+      if (!p->any_ends[e.b]) continue;
+      if (e.first && first + e.b + 1 == n_blocks && a->n_w == QI__Q8_ROWS) e.y = y, e.y_stride = a->y_stride;
+      kernels->take(&e);
+      e.first = false;
     }
   }
-  for (size_t i = 0; i < n_x; i += QI__TERNARY_TAKEN)
-    for (size_t t = 0; t < n_panels; t++)
-      qi__ternary_finish(kernels, &sums[t], a->x->d + row + i, i, qi__min_size(QI__TERNARY_TAKEN, n_x - i),
-                         y + i * a->y_stride + t * QI__Q8_ROWS, a->y_stride);
+  for (size_t i = 0; i < n_x && e.y == sums; i++) memcpy(y + i * a->y_stride, sums + i * QI__Q8_ROWS, a->n_w * sizeof *y);
 }
 
 QI__FN void qi__dot_ternary_panels(const qi__ternary_kernels *kernels, const qi__dot_q8_args *a) {
@@ -13255,13 +13216,14 @@ QI__FN void qi__ternary_pack_neon(qi_format id, const uint8_t *const *w, uint8_t
   else qi__ternary_pack_neon_of(QI_FORMAT_I2_S, w, code);
 }
 
-QI__FN void qi__ternary_take_neon(const qi__ternary_taken *e) {
+QI__FN void qi__ternary_take_neon(const qi__ternary_end *e) {
+  const float *d = e->panel->d[e->b];
   for (size_t i = 0; i < e->n_x; i++)
     for (size_t r = 0; r < QI__Q8_ROWS; r += 4) {
       float *to = e->y + i * e->y_stride + r;
-      int32x4_t total = vld1q_s32(e->total[i] + r), ends = vld1q_s32(e->at->ends + r);
+      int32x4_t total = vld1q_s32(e->total[i] + r), ends = vld1q_s32(e->panel->ends[e->b] + r);
       float32x4_t y = e->first ? vdupq_n_f32(0) : vld1q_f32(to);
-      float32x4_t sum = vfmaq_f32(y, vmulq_n_f32(vld1q_f32(e->at->d + r), e->d_x[i]), vcvtq_f32_s32(total));
+      float32x4_t sum = vfmaq_f32(y, vmulq_n_f32(vld1q_f32(d + r), e->d_x[i]), vcvtq_f32_s32(total));
       vst1q_f32(to, vbslq_f32(vreinterpretq_u32_s32(ends), sum, y));
       vst1q_s32(e->total[i] + r, vbicq_s32(total, ends));
     }
@@ -13326,7 +13288,7 @@ QI__TERNARY_ROW(dotprod, QI__DOTPROD, qi__dot4_dotprod)
 // One row leaves half of smmla without work.
 #define QI__DOT_TERNARY(isa, row) \
   QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
-    static const qi__ternary_kernels kernels = {qi__ternary_pack_neon, qi__ternary_multiply_##isa, qi__ternary_take_neon}; \
+    static const qi__ternary_kernels kernels = {qi__ternary_pack_neon, qi__ternary_multiply_##isa, qi__ternary_take_neon, false}; \
     if (a->n_x == 1) row(a); \
     else qi__dot_ternary_panels(&kernels, a); \
   }
@@ -13848,14 +13810,14 @@ QI__FN QI__AVX2 void qi__ternary_pack_avx2(qi_format id, const uint8_t *const *w
   }
 }
 
-QI__FN QI__AVX2 void qi__ternary_take_avx2(const qi__ternary_taken *e) {
+QI__FN QI__AVX2 void qi__ternary_take_avx2(const qi__ternary_end *e) {
   for (size_t i = 0; i < e->n_x; i++)
     for (size_t r = 0; r < QI__Q8_ROWS; r += 8) {
       float *to = e->y + i * e->y_stride + r;
       __m256i total = qi__bytes_avx2((const uint8_t *)(e->total[i] + r));
-      __m256i ends = qi__bytes_avx2((const uint8_t *)(e->at->ends + r));
+      __m256i ends = qi__bytes_avx2((const uint8_t *)(e->panel->ends[e->b] + r));
       __m256 y = e->first ? _mm256_setzero_ps() : _mm256_loadu_ps(to);
-      __m256 d = _mm256_mul_ps(_mm256_loadu_ps(e->at->d + r), _mm256_set1_ps(e->d_x[i]));
+      __m256 d = _mm256_mul_ps(_mm256_loadu_ps(e->panel->d[e->b] + r), _mm256_set1_ps(e->d_x[i]));
       __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(total), y);
       _mm256_storeu_ps(to, _mm256_blendv_ps(y, sum, _mm256_castsi256_ps(ends)));
       qi__store_bytes_avx2(e->total[i] + r, _mm256_andnot_si256(ends, total));
@@ -13972,13 +13934,14 @@ QI__TERNARY_PACK(qi__ternary_pack_signed_avx512, 1)
 // Rows of y lie far from each other: they are fetched so many early.
 #define QI__TERNARY_TAKE_AHEAD 12
 
-QI__FN QI__AVX512 void qi__ternary_take_avx512(const qi__ternary_taken *e) {
-  const qi__ternary_ends *at = e->at;
+QI__FN QI__AVX512 void qi__ternary_take_avx512(const qi__ternary_end *e) {
+  const qi__ternary_panel *p = e->panel;
+  const bool all = p->all_end[e->b];
   __m512 d[2];
   __mmask16 ends[2];
   QI__UNROLL for (size_t h = 0; h < 2; h++) {
-    d[h] = _mm512_loadu_ps(at->d + 16 * h);
-    ends[h] = _mm512_movepi32_mask(_mm512_loadu_si512((const void *)(at->ends + 16 * h)));
+    d[h] = _mm512_loadu_ps(p->d[e->b] + 16 * h);
+    ends[h] = _mm512_movepi32_mask(_mm512_loadu_si512((const void *)(p->ends[e->b] + 16 * h)));
   }
   for (size_t i = 0; i < e->n_x; i++) {
     const __m512 d_x = _mm512_set1_ps(e->d_x[i]);
@@ -13990,7 +13953,7 @@ QI__FN QI__AVX512 void qi__ternary_take_avx512(const qi__ternary_taken *e) {
       __m512 y = e->first ? _mm512_setzero_ps() : _mm512_loadu_ps(to), sum = _mm512_mul_ps(d[h], d_x);
       y = _mm512_mask3_fmadd_ps(sum, _mm512_cvtepi32_ps(_mm512_loadu_si512((const void *)total)), y, ends[h]);
       _mm512_storeu_ps(to, y);
-      if (!at->all) _mm512_mask_storeu_epi32(total, ends[h], _mm512_setzero_si512());
+      if (!all) _mm512_mask_storeu_epi32(total, ends[h], _mm512_setzero_si512());
     }
   }
 }
@@ -14036,8 +13999,6 @@ QI__FN QI__AVX512_VNNI void qi__ternary_multiply_avx512(const qi__ternary_segmen
 
 // Both factors are signed: there is no sum of activations to take off.
 
-#define QI__TERNARY_PART 2 // blocks of a panel that stay in the first-level cache while all rows of activations pass: see tiles.h
-
 QI__INLINE QI__AMX void qi__ternary_fetch_amx(const int8_t *x, size_t stride, size_t first, size_t n) {
   QI__UNROLL for (size_t r = first; r < first + n; r++) _mm_prefetch((const char *)(x + r * stride), _MM_HINT_T0);
 }
@@ -14082,7 +14043,10 @@ QI__INLINE QI__AMX void qi__ternary_tiles_amx(const qi__ternary_segment *s, size
 // Rows first .. end - 1, as many at a time as the configuration says.
 QI__INLINE QI__AMX void qi__ternary_passes_amx(const qi__ternary_segment *s, size_t first, size_t end) {
   for (size_t b = 0; b < s->n_blocks; b += QI__TERNARY_PART)
-    for (size_t i = first; i < end; i += 16) qi__ternary_tiles_amx(s, b, qi__min_size(QI__TERNARY_PART, s->n_blocks - b), i);
+    for (size_t i = first; i < end; i += 16) {
+      qi__lines_fetch(s->next);
+      qi__ternary_tiles_amx(s, b, qi__min_size(QI__TERNARY_PART, s->n_blocks - b), i);
+    }
 }
 
 QI__FN QI__AMX void qi__ternary_multiply_amx(const qi__ternary_segment *s) {
@@ -14107,19 +14071,19 @@ QI__INLINE size_t qi__ternary_panel_from(const qi__format *f, bool avx512) {
   return avx512 ? 20 : 32;
 }
 
-#define QI__DOT_TERNARY(isa, avx512, pack, take, row) \
+#define QI__DOT_TERNARY(isa, avx512, pack, take, row, fetches) \
   QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
-    static const qi__ternary_kernels kernels = {pack, qi__ternary_multiply_##isa, take}; \
+    static const qi__ternary_kernels kernels = {pack, qi__ternary_multiply_##isa, take, fetches}; \
     if (a->n_x >= qi__ternary_panel_from(a->format, avx512)) qi__dot_ternary_panels(&kernels, a); \
     else row(a); \
   }
-QI__DOT_TERNARY(avx2, false, qi__ternary_pack_avx2, qi__ternary_take_avx2, qi__ternary_row_avx2)
+QI__DOT_TERNARY(avx2, false, qi__ternary_pack_avx2, qi__ternary_take_avx2, qi__ternary_row_avx2, false)
 #if defined(QI__HAS_AVX_VNNI)
-QI__DOT_TERNARY(avx_vnni, false, qi__ternary_pack_avx2, qi__ternary_take_avx2, qi__ternary_row_avx_vnni)
+QI__DOT_TERNARY(avx_vnni, false, qi__ternary_pack_avx2, qi__ternary_take_avx2, qi__ternary_row_avx_vnni, false)
 #endif
-QI__DOT_TERNARY(avx512, true, qi__ternary_pack_avx512, qi__ternary_take_avx512, qi__ternary_few_avx512)
+QI__DOT_TERNARY(avx512, true, qi__ternary_pack_avx512, qi__ternary_take_avx512, qi__ternary_few_avx512, false)
 #if defined(QI__HAS_AMX)
-QI__DOT_TERNARY(amx, true, qi__ternary_pack_signed_avx512, qi__ternary_take_avx512, qi__ternary_few_avx512)
+QI__DOT_TERNARY(amx, true, qi__ternary_pack_signed_avx512, qi__ternary_take_avx512, qi__ternary_few_avx512, true)
 #endif
 #undef QI__DOT_TERNARY
 #endif
@@ -14661,19 +14625,17 @@ QI__FN void qi__inputs_prepare(const qi__kernels *kernels, const qi__inputs *in,
 // Floats from one float32 row in scratch to the next: not all rows of a power of two into the same cache set.
 QI__INLINE size_t qi__float_stride(size_t n_cols) { return (n_cols + 15) / 16 * 16 + 16; }
 
-// Tiles that follow each other and may be taken by one call. A slice of all activations then stays in the second-level cache for
-// several panels.
+// Tiles that follow each other and may be taken by one call. On a matrix unit a slice of all activations then stays in the
+// second-level cache for several panels.
 #define QI__BF16_RUN 6
-QI__INLINE size_t qi__tiles_at_once(const qi__kernels *kernels, const qi__weight *w, qi__arithmetic arithmetic, size_t n_x) {
-  if (arithmetic == QI__INTEGER && (n_x == 1 || (w->format->ternary && n_x >= QI__Q8_MANY))) return QI__Q8_RUN / QI__TILE_ROWS;
+QI__INLINE size_t qi__tiles_at_once(const qi__kernels *kernels, qi__arithmetic arithmetic, size_t n_x) {
+  if (arithmetic == QI__INTEGER && n_x == 1) return QI__Q8_RUN / QI__TILE_ROWS;
   return arithmetic == QI__BF16 && kernels->matrix_unit ? QI__BF16_RUN : 1;
 }
 
 // Floats of scratch that tiles of a matrix of n_cols need with up to n_x rows of activations: results before they are added; and
 // weight rows as float32, or a panel, the rows that go into it and their sums, or a panel and sums of integer products.
-QI__INLINE size_t qi__tile_results(size_t n_x) {
-  return n_x < QI__Q8_MANY ? qi__max_size(n_x * QI__TILE_ROWS, QI__Q8_RUN) : n_x * QI__Q8_RUN;
-}
+QI__INLINE size_t qi__tile_results(size_t n_x) { return qi__max_size(n_x * QI__TILE_ROWS, QI__Q8_RUN); }
 QI__INLINE size_t qi__tile_scratch(size_t n_cols, size_t n_x) {
   size_t panel = QI__BF16_ROWS * qi__bf16_width(qi__min_size(n_cols, QI__BF16_SLICE_MAX)) / 2 + 16 * QI__BF16_STRIDE / 2;
   panel += QI__BF16_RUN * qi__min_size(n_x, QI__BF16_BATCH) * QI__BF16_ROWS;
@@ -23359,7 +23321,7 @@ QI__FN int64_t qi__product_units(const qi__forward *f) {
 QI__FN size_t qi__forward_tiles(qi__forward *f, float *scratch, const qi__product *p, size_t tile, size_t n_tiles, size_t first_x,
                                 size_t n_x, bool generated) {
   qi__arithmetic arithmetic = qi__arithmetic_of(f->kernels, p->w, f->path, generated);
-  n_tiles = qi__min_size(n_tiles, qi__tiles_at_once(f->kernels, p->w, arithmetic, n_x));
+  n_tiles = qi__min_size(n_tiles, qi__tiles_at_once(f->kernels, arithmetic, n_x));
   size_t first = tile * QI__TILE_ROWS, n_rows = p->w->n_rows, n_w = qi__min_size(n_tiles * QI__TILE_ROWS, n_rows - first);
   qi__inputs in = f->in;
   if (f->op == QI__OP_DOWN && !generated && qi__forward_gated(f)) in.bf16 = f->gate;
@@ -30456,7 +30418,7 @@ QI__FN void qi__product_prepare(void *arg, int worker, int64_t begin, int64_t en
 QI__FN void qi__product_tiles(void *arg, int worker, int64_t begin, int64_t end) {
   const qi__product_run *p = (const qi__product_run *)arg;
   float *scratch = p->scratch + (size_t)worker * p->scratch_floats;
-  size_t run = qi__tiles_at_once(&p->kernels, &p->w, p->arithmetic, p->n) * QI__TILE_ROWS;
+  size_t run = qi__tiles_at_once(&p->kernels, p->arithmetic, p->n) * QI__TILE_ROWS;
   size_t end_row = qi__min_size((size_t)end * QI__TILE_ROWS, p->w.n_rows);
   for (size_t first = (size_t)begin * QI__TILE_ROWS, n_w; first < end_row; first += n_w) {
     n_w = qi__min_size(run, end_row - first);

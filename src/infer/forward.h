@@ -306,7 +306,7 @@ QI__FN int64_t qi__product_units(const qi__forward *f) {
 QI__FN size_t qi__forward_tiles(qi__forward *f, float *scratch, const qi__product *p, size_t tile, size_t n_tiles, size_t first_x,
                                 size_t n_x, bool generated) {
   qi__arithmetic arithmetic = qi__arithmetic_of(f->kernels, p->w, f->path, generated);
-  n_tiles = qi__min_size(n_tiles, qi__tiles_at_once(f->kernels, p->w, arithmetic, n_x));
+  n_tiles = qi__min_size(n_tiles, qi__tiles_at_once(f->kernels, arithmetic, n_x));
   size_t first = tile * QI__TILE_ROWS, n_rows = p->w->n_rows, n_w = qi__min_size(n_tiles * QI__TILE_ROWS, n_rows - first);
   qi__inputs in = f->in;
   if (f->op == QI__OP_DOWN && !generated && qi__forward_gated(f)) in.bf16 = f->gate;

@@ -35,19 +35,6 @@
 
 QI__INLINE size_t qi__bf16_width(size_t k) { return (k + 31) / 32 * 32; }
 
-// Rows of memory that may be fetched into the second-level cache while a matrix unit multiplies.
-typedef struct qi__lines {
-  uintptr_t row;
-  size_t stride, row_bytes, n_rows;
-  size_t at;   // in the row
-  size_t each; // lines to be fetched with 16 rows of activations
-} qi__lines;
-
-// Lines to be fetched in each of n_steps.
-QI__INLINE size_t qi__lines_each(const qi__lines *l, size_t n_steps) {
-  return (l->n_rows * (l->row_bytes / QI__CACHE_LINE + 1) + n_steps - 1) / n_steps;
-}
-
 typedef struct qi__bf16_args {
   const uint16_t *panel;
   size_t n_w, n_k;   // weight rows in the panel; columns to be multiplied, a multiple of 32
@@ -187,17 +174,6 @@ static const qi__bf16_kernels qi__bf16_avx512 = {
 
 QI__INLINE QI__AMX void qi__tile_fetch(const uint16_t *tile, int first, int n) {
   QI__UNROLL for (int i = 0; i < n; i++) _mm_prefetch((const char *)(tile + 32 * (first + i)), _MM_HINT_T0);
-}
-
-QI__FN QI__AMX void qi__lines_fetch(qi__lines *l) {
-  for (size_t n = l->each; n && l->n_rows; n--) {
-    _mm_prefetch((const char *)(l->row + l->at), _MM_HINT_T1);
-    l->at += QI__CACHE_LINE;
-    if (l->at < l->row_bytes) continue;
-    l->at = 0;
-    l->row += l->stride;
-    l->n_rows--;
-  }
 }
 
 // Tiles at x and w are multiplied into the sums; lines at `ahead` are fetched.

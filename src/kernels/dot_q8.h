@@ -17,9 +17,7 @@
 // The result is qi__sum_lanes(lane). Because the sum in a block is exact, it may be made in any order and by any unit; the lanes
 // keep additions independent and let eight blocks be taken at once.
 #define QI__Q8_ROWS 32   // weight rows of one call, at most,
-#define QI__Q8_RUN 128   // or with one row of activations, which some variants bring into another order for all of them, or
-                         // ternary ones with at least
-#define QI__Q8_MANY 32   // rows of activations, which pass them a slice of columns after the other
+#define QI__Q8_RUN 128   // or with one row of activations, which some variants bring into another order for all of them
 #define QI__Q8_BATCH 256 // rows of activations that variants take at a time, at most
 
 #define QI__Q8_LANES (8 * QI__Q8_ROWS) // sums of one row of activations
@@ -33,7 +31,7 @@ QI__INLINE size_t qi__q8_scratch(size_t n_x) {
 typedef struct qi__dot_q8_args {
   const qi__format *format;
   const uint8_t *w; // [n_w] rows, w_stride bytes apart, any alignment
-  size_t w_stride, n_w; // n_w <= QI__Q8_ROWS, or QI__Q8_RUN: see there
+  size_t w_stride, n_w; // n_w <= QI__Q8_ROWS, or QI__Q8_RUN if n_x is 1
   const qi__q8 *x;
   size_t x_row, n_x;
   float *y;

@@ -97,13 +97,14 @@ QI__FN void qi__ternary_pack_neon(qi_format id, const uint8_t *const *w, uint8_t
   else qi__ternary_pack_neon_of(QI_FORMAT_I2_S, w, code);
 }
 
-QI__FN void qi__ternary_take_neon(const qi__ternary_taken *e) {
+QI__FN void qi__ternary_take_neon(const qi__ternary_end *e) {
+  const float *d = e->panel->d[e->b];
   for (size_t i = 0; i < e->n_x; i++)
     for (size_t r = 0; r < QI__Q8_ROWS; r += 4) {
       float *to = e->y + i * e->y_stride + r;
-      int32x4_t total = vld1q_s32(e->total[i] + r), ends = vld1q_s32(e->at->ends + r);
+      int32x4_t total = vld1q_s32(e->total[i] + r), ends = vld1q_s32(e->panel->ends[e->b] + r);
       float32x4_t y = e->first ? vdupq_n_f32(0) : vld1q_f32(to);
-      float32x4_t sum = vfmaq_f32(y, vmulq_n_f32(vld1q_f32(e->at->d + r), e->d_x[i]), vcvtq_f32_s32(total));
+      float32x4_t sum = vfmaq_f32(y, vmulq_n_f32(vld1q_f32(d + r), e->d_x[i]), vcvtq_f32_s32(total));
       vst1q_f32(to, vbslq_f32(vreinterpretq_u32_s32(ends), sum, y));
       vst1q_s32(e->total[i] + r, vbicq_s32(total, ends));
     }
@@ -168,7 +169,7 @@ QI__TERNARY_ROW(dotprod, QI__DOTPROD, qi__dot4_dotprod)
 // One row leaves half of smmla without work.
 #define QI__DOT_TERNARY(isa, row) \
   QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
-    static const qi__ternary_kernels kernels = {qi__ternary_pack_neon, qi__ternary_multiply_##isa, qi__ternary_take_neon}; \
+    static const qi__ternary_kernels kernels = {qi__ternary_pack_neon, qi__ternary_multiply_##isa, qi__ternary_take_neon, false}; \
     if (a->n_x == 1) row(a); \
     else qi__dot_ternary_panels(&kernels, a); \
   }

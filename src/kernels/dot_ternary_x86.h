@@ -343,14 +343,14 @@ QI__FN QI__AVX2 void qi__ternary_pack_avx2(qi_format id, const uint8_t *const *w
   }
 }
 
-QI__FN QI__AVX2 void qi__ternary_take_avx2(const qi__ternary_taken *e) {
+QI__FN QI__AVX2 void qi__ternary_take_avx2(const qi__ternary_end *e) {
   for (size_t i = 0; i < e->n_x; i++)
     for (size_t r = 0; r < QI__Q8_ROWS; r += 8) {
       float *to = e->y + i * e->y_stride + r;
       __m256i total = qi__bytes_avx2((const uint8_t *)(e->total[i] + r));
-      __m256i ends = qi__bytes_avx2((const uint8_t *)(e->at->ends + r));
+      __m256i ends = qi__bytes_avx2((const uint8_t *)(e->panel->ends[e->b] + r));
       __m256 y = e->first ? _mm256_setzero_ps() : _mm256_loadu_ps(to);
-      __m256 d = _mm256_mul_ps(_mm256_loadu_ps(e->at->d + r), _mm256_set1_ps(e->d_x[i]));
+      __m256 d = _mm256_mul_ps(_mm256_loadu_ps(e->panel->d[e->b] + r), _mm256_set1_ps(e->d_x[i]));
       __m256 sum = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(total), y);
       _mm256_storeu_ps(to, _mm256_blendv_ps(y, sum, _mm256_castsi256_ps(ends)));
       qi__store_bytes_avx2(e->total[i] + r, _mm256_andnot_si256(ends, total));
@@ -467,13 +467,14 @@ QI__TERNARY_PACK(qi__ternary_pack_signed_avx512, 1)
 // Rows of y lie far from each other: they are fetched so many early.
 #define QI__TERNARY_TAKE_AHEAD 12
 
-QI__FN QI__AVX512 void qi__ternary_take_avx512(const qi__ternary_taken *e) {
-  const qi__ternary_ends *at = e->at;
+QI__FN QI__AVX512 void qi__ternary_take_avx512(const qi__ternary_end *e) {
+  const qi__ternary_panel *p = e->panel;
+  const bool all = p->all_end[e->b];
   __m512 d[2];
   __mmask16 ends[2];
   QI__UNROLL for (size_t h = 0; h < 2; h++) {
-    d[h] = _mm512_loadu_ps(at->d + 16 * h);
-    ends[h] = _mm512_movepi32_mask(_mm512_loadu_si512((const void *)(at->ends + 16 * h)));
+    d[h] = _mm512_loadu_ps(p->d[e->b] + 16 * h);
+    ends[h] = _mm512_movepi32_mask(_mm512_loadu_si512((const void *)(p->ends[e->b] + 16 * h)));
   }
   for (size_t i = 0; i < e->n_x; i++) {
     const __m512 d_x = _mm512_set1_ps(e->d_x[i]);
@@ -485,7 +486,7 @@ QI__FN QI__AVX512 void qi__ternary_take_avx512(const qi__ternary_taken *e) {
       __m512 y = e->first ? _mm512_setzero_ps() : _mm512_loadu_ps(to), sum = _mm512_mul_ps(d[h], d_x);
       y = _mm512_mask3_fmadd_ps(sum, _mm512_cvtepi32_ps(_mm512_loadu_si512((const void *)total)), y, ends[h]);
       _mm512_storeu_ps(to, y);
-      if (!at->all) _mm512_mask_storeu_epi32(total, ends[h], _mm512_setzero_si512());
+      if (!all) _mm512_mask_storeu_epi32(total, ends[h], _mm512_setzero_si512());
     }
   }
 }
@@ -531,8 +532,6 @@ QI__FN QI__AVX512_VNNI void qi__ternary_multiply_avx512(const qi__ternary_segmen
 
 // Both factors are signed: there is no sum of activations to take off.
 
-#define QI__TERNARY_PART 2 // blocks of a panel that stay in the first-level cache while all rows of activations pass: see tiles.h
-
 QI__INLINE QI__AMX void qi__ternary_fetch_amx(const int8_t *x, size_t stride, size_t first, size_t n) {
   QI__UNROLL for (size_t r = first; r < first + n; r++) _mm_prefetch((const char *)(x + r * stride), _MM_HINT_T0);
 }
@@ -577,7 +576,10 @@ QI__INLINE QI__AMX void qi__ternary_tiles_amx(const qi__ternary_segment *s, size
 // Rows first .. end - 1, as many at a time as the configuration says.
 QI__INLINE QI__AMX void qi__ternary_passes_amx(const qi__ternary_segment *s, size_t first, size_t end) {
   for (size_t b = 0; b < s->n_blocks; b += QI__TERNARY_PART)
-    for (size_t i = first; i < end; i += 16) qi__ternary_tiles_amx(s, b, qi__min_size(QI__TERNARY_PART, s->n_blocks - b), i);
+    for (size_t i = first; i < end; i += 16) {
+      qi__lines_fetch(s->next);
+      qi__ternary_tiles_amx(s, b, qi__min_size(QI__TERNARY_PART, s->n_blocks - b), i);
+    }
 }
 
 QI__FN QI__AMX void qi__ternary_multiply_amx(const qi__ternary_segment *s) {
@@ -602,19 +604,19 @@ QI__INLINE size_t qi__ternary_panel_from(const qi__format *f, bool avx512) {
   return avx512 ? 20 : 32;
 }
 
-#define QI__DOT_TERNARY(isa, avx512, pack, take, row) \
+#define QI__DOT_TERNARY(isa, avx512, pack, take, row, fetches) \
   QI__FN void qi__dot_ternary_##isa(const qi__dot_q8_args *a) { \
-    static const qi__ternary_kernels kernels = {pack, qi__ternary_multiply_##isa, take}; \
+    static const qi__ternary_kernels kernels = {pack, qi__ternary_multiply_##isa, take, fetches}; \
     if (a->n_x >= qi__ternary_panel_from(a->format, avx512)) qi__dot_ternary_panels(&kernels, a); \
     else row(a); \
   }
-QI__DOT_TERNARY(avx2, false, qi__ternary_pack_avx2, qi__ternary_take_avx2, qi__ternary_row_avx2)
+QI__DOT_TERNARY(avx2, false, qi__ternary_pack_avx2, qi__ternary_take_avx2, qi__ternary_row_avx2, false)
 #if defined(QI__HAS_AVX_VNNI)
-QI__DOT_TERNARY(avx_vnni, false, qi__ternary_pack_avx2, qi__ternary_take_avx2, qi__ternary_row_avx_vnni)
+QI__DOT_TERNARY(avx_vnni, false, qi__ternary_pack_avx2, qi__ternary_take_avx2, qi__ternary_row_avx_vnni, false)
 #endif
-QI__DOT_TERNARY(avx512, true, qi__ternary_pack_avx512, qi__ternary_take_avx512, qi__ternary_few_avx512)
+QI__DOT_TERNARY(avx512, true, qi__ternary_pack_avx512, qi__ternary_take_avx512, qi__ternary_few_avx512, false)
 #if defined(QI__HAS_AMX)
-QI__DOT_TERNARY(amx, true, qi__ternary_pack_signed_avx512, qi__ternary_take_avx512, qi__ternary_few_avx512)
+QI__DOT_TERNARY(amx, true, qi__ternary_pack_signed_avx512, qi__ternary_take_avx512, qi__ternary_few_avx512, true)
 #endif
 #undef QI__DOT_TERNARY
 #endif

@@ -117,19 +117,17 @@ QI__FN void qi__inputs_prepare(const qi__kernels *kernels, const qi__inputs *in,
 // Floats from one float32 row in scratch to the next: not all rows of a power of two into the same cache set.
 QI__INLINE size_t qi__float_stride(size_t n_cols) { return (n_cols + 15) / 16 * 16 + 16; }
 
-// Tiles that follow each other and may be taken by one call. A slice of all activations then stays in the second-level cache for
-// several panels.
+// Tiles that follow each other and may be taken by one call. On a matrix unit a slice of all activations then stays in the
+// second-level cache for several panels.
 #define QI__BF16_RUN 6
-QI__INLINE size_t qi__tiles_at_once(const qi__kernels *kernels, const qi__weight *w, qi__arithmetic arithmetic, size_t n_x) {
-  if (arithmetic == QI__INTEGER && (n_x == 1 || (w->format->ternary && n_x >= QI__Q8_MANY))) return QI__Q8_RUN / QI__TILE_ROWS;
+QI__INLINE size_t qi__tiles_at_once(const qi__kernels *kernels, qi__arithmetic arithmetic, size_t n_x) {
+  if (arithmetic == QI__INTEGER && n_x == 1) return QI__Q8_RUN / QI__TILE_ROWS;
   return arithmetic == QI__BF16 && kernels->matrix_unit ? QI__BF16_RUN : 1;
 }
 
 // Floats of scratch that tiles of a matrix of n_cols need with up to n_x rows of activations: results before they are added; and
 // weight rows as float32, or a panel, the rows that go into it and their sums, or a panel and sums of integer products.
-QI__INLINE size_t qi__tile_results(size_t n_x) {
-  return n_x < QI__Q8_MANY ? qi__max_size(n_x * QI__TILE_ROWS, QI__Q8_RUN) : n_x * QI__Q8_RUN;
-}
+QI__INLINE size_t qi__tile_results(size_t n_x) { return qi__max_size(n_x * QI__TILE_ROWS, QI__Q8_RUN); }
 QI__INLINE size_t qi__tile_scratch(size_t n_cols, size_t n_x) {
   size_t panel = QI__BF16_ROWS * qi__bf16_width(qi__min_size(n_cols, QI__BF16_SLICE_MAX)) / 2 + 16 * QI__BF16_STRIDE / 2;
   panel += QI__BF16_RUN * qi__min_size(n_x, QI__BF16_BATCH) * QI__BF16_ROWS;

@@ -27,7 +27,7 @@ QI__FN void qi__product_prepare(void *arg, int worker, int64_t begin, int64_t en
 QI__FN void qi__product_tiles(void *arg, int worker, int64_t begin, int64_t end) {
   const qi__product_run *p = (const qi__product_run *)arg;
   float *scratch = p->scratch + (size_t)worker * p->scratch_floats;
-  size_t run = qi__tiles_at_once(&p->kernels, &p->w, p->arithmetic, p->n) * QI__TILE_ROWS;
+  size_t run = qi__tiles_at_once(&p->kernels, p->arithmetic, p->n) * QI__TILE_ROWS;
   size_t end_row = qi__min_size((size_t)end * QI__TILE_ROWS, p->w.n_rows);
   for (size_t first = (size_t)begin * QI__TILE_ROWS, n_w; first < end_row; first += n_w) {
     n_w = qi__min_size(run, end_row - first);
