@@ -8013,8 +8013,9 @@ QI__INLINE QI__AVX512_BF16 void qi__part_to_bf16_avx512(qi_format id, const qi__
   qi__store_bf16_avx512(dst, v[0], v[1]);
 }
 
+// 32 weights to dst, the next 32 `apart` elements from there, and so on.
 QI__INLINE QI__AVX512_BF16 void qi__row_to_bf16_avx512(qi_format id, const qi__format *bound, const uint8_t *src, size_t n,
-                                                       uint16_t *dst) {
+                                                       uint16_t *dst, size_t apart) {
   const qi__format *f = id ? &qi__formats[id] : bound; // constants
   qi__block block;
   qi__block_scales s;
@@ -8023,16 +8024,17 @@ QI__INLINE QI__AVX512_BF16 void qi__row_to_bf16_avx512(qi_format id, const qi__f
     qi__block_scales_avx2(id, bound, src, &block, &s);
     if (len == 256) __asm__("" : "+m"(s)); // loads broadcast scales; out of registers each takes shuffles, which bound this loop
     if (id && len == 256) {
-      QI__UNROLL for (int g = 0; g < 8; g++) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst + i + 32 * g);
+      QI__UNROLL for (int g = 0; g < 8; g++, dst += apart) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst);
     } else {
-      for (int g = 0; g < len / 32; g++) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst + i + 32 * g);
+      for (int g = 0; g < len / 32; g++, dst += apart) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst);
     }
   }
 }
 
 // Float formats. Reads nothing beyond n, writes up to the next multiple of 32.
-QI__INLINE QI__AVX512_BF16 void qi__floats_to_bf16_avx512(qi_format id, const uint8_t *src, size_t n, uint16_t *dst) {
-  for (size_t i = 0; i < n; i += 32) {
+QI__INLINE QI__AVX512_BF16 void qi__floats_to_bf16_avx512(qi_format id, const uint8_t *src, size_t n, uint16_t *dst,
+                                                          size_t apart) {
+  for (size_t i = 0; i < n; i += 32, dst += apart) {
     __m512 v[2];
     QI__UNROLL for (int e = 0; e < 2; e++) {
       size_t at = i + (size_t)(16 * e);
@@ -8040,7 +8042,7 @@ QI__INLINE QI__AVX512_BF16 void qi__floats_to_bf16_avx512(qi_format id, const ui
       if (id == QI_FORMAT_F32) v[e] = _mm512_maskz_loadu_ps(mask, src + 4 * at);
       else v[e] = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, src + 2 * at));
     }
-    qi__store_bf16_avx512(dst + i, v[0], v[1]);
+    qi__store_bf16_avx512(dst, v[0], v[1]);
   }
 }
 
@@ -8050,57 +8052,73 @@ QI__INLINE QI__AVX512_BF16 void qi__lanes_to_bf16_avx512(const __m256 *v, uint16
                         _mm512_insertf32x8(_mm512_castps256_ps512(v[2]), v[3], 1));
 }
 
-QI__FN QI__AVX512_BF16 void qi__qins8_k_to_bf16_avx512(const uint8_t *src, size_t n, uint16_t *dst) {
+QI__FN QI__AVX512_BF16 void qi__qins8_k_to_bf16_avx512(const uint8_t *src, size_t n, uint16_t *dst, size_t apart) {
   qi__block_scales s;
   __m256i table[4];
   qi__log_tables_avx2(qi__qins8_k_factors, table);
   for (size_t i = 0; i < n; i += 256, src += 272) {
     qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
-    for (int g = 0; g < 8; g++) {
+    for (int g = 0; g < 8; g++, dst += apart) {
       __m256 v[4];
       qi__qins8_k_floats_avx2(table, src + 16 + 32 * g, v);
       QI__UNROLL for (int e = 0; e < 4; e++) v[e] = _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), v[e]);
-      qi__lanes_to_bf16_avx512(v, dst + i + 32 * g);
+      qi__lanes_to_bf16_avx512(v, dst);
     }
   }
 }
 
-QI__FN QI__AVX512_BF16 void qi__qins8_to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
-  for (size_t i = 0; i < n; i += 32, src += 36) {
+QI__FN QI__AVX512_BF16 void qi__qins8_to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst,
+                                                     size_t apart) {
+  for (size_t i = 0; i < n; i += 32, src += 36, dst += apart) {
     uint32_t signs = qi__load_u32(src);
     __m256 v[4];
     QI__UNROLL for (int e = 0; e < 4; e++) v[e] = qi__qins8_avx2(f->values, src + 4 + 8 * e, signs >> 8 * e);
-    qi__lanes_to_bf16_avx512(v, dst + i);
+    qi__lanes_to_bf16_avx512(v, dst);
   }
 }
 
+QI__INLINE QI__AVX512_BF16 void qi__bf16_apart_avx512(const uint8_t *src, size_t n, uint16_t *dst, size_t apart) {
+  for (; n >= 32; n -= 32, src += 64, dst += apart) _mm512_storeu_si512((void *)dst, _mm512_loadu_si512((const void *)src));
+  memcpy(dst, src, 2 * n);
+}
+
 // n weights, whole blocks, as bfloat16; `f` is a row of the table, or bound; dst has room for the next multiple of 32.
-QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
+QI__FN QI__AVX512_BF16 void qi__to_bf16_apart_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst,
+                                                     size_t apart) {
   switch (f->id) {
-  case QI_FORMAT_F32: qi__floats_to_bf16_avx512(QI_FORMAT_F32, src, n, dst); break;
-  case QI_FORMAT_F16: qi__floats_to_bf16_avx512(QI_FORMAT_F16, src, n, dst); break;
-  case QI_FORMAT_BF16: memcpy(dst, src, 2 * n); break;
-  case QI_FORMAT_Q4_0: qi__row_to_bf16_avx512(QI_FORMAT_Q4_0, f, src, n, dst); break;
-  case QI_FORMAT_Q4_1: qi__row_to_bf16_avx512(QI_FORMAT_Q4_1, f, src, n, dst); break;
-  case QI_FORMAT_Q5_0: qi__row_to_bf16_avx512(QI_FORMAT_Q5_0, f, src, n, dst); break;
-  case QI_FORMAT_Q5_1: qi__row_to_bf16_avx512(QI_FORMAT_Q5_1, f, src, n, dst); break;
-  case QI_FORMAT_Q8_0: qi__row_to_bf16_avx512(QI_FORMAT_Q8_0, f, src, n, dst); break;
-  case QI_FORMAT_Q2_K: qi__row_to_bf16_avx512(QI_FORMAT_Q2_K, f, src, n, dst); break;
-  case QI_FORMAT_Q3_K: qi__row_to_bf16_avx512(QI_FORMAT_Q3_K, f, src, n, dst); break;
-  case QI_FORMAT_Q4_K: qi__row_to_bf16_avx512(QI_FORMAT_Q4_K, f, src, n, dst); break;
-  case QI_FORMAT_Q5_K: qi__row_to_bf16_avx512(QI_FORMAT_Q5_K, f, src, n, dst); break;
-  case QI_FORMAT_Q6_K: qi__row_to_bf16_avx512(QI_FORMAT_Q6_K, f, src, n, dst); break;
-  case QI_FORMAT_IQ4_NL: qi__row_to_bf16_avx512(QI_FORMAT_IQ4_NL, f, src, n, dst); break;
-  case QI_FORMAT_IQ4_XS: qi__row_to_bf16_avx512(QI_FORMAT_IQ4_XS, f, src, n, dst); break;
-  case QI_FORMAT_TQ1_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ1_0, f, src, n, dst); break;
-  case QI_FORMAT_TQ2_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ2_0, f, src, n, dst); break;
-  case QI_FORMAT_MXFP4: qi__row_to_bf16_avx512(QI_FORMAT_MXFP4, f, src, n, dst); break;
-  case QI_FORMAT_I2_S: qi__row_to_bf16_avx512(QI_FORMAT_I2_S, f, src, n, dst); break;
-  case QI_FORMAT_QINS4_K: qi__row_to_bf16_avx512(QI_FORMAT_QINS4_K, f, src, n, dst); break;
-  case QI_FORMAT_QINS8_K: qi__qins8_k_to_bf16_avx512(src, n, dst); break;
-  case QI_FORMAT_QINS8: qi__qins8_to_bf16_avx512(f, src, n, dst); break;
-  default: qi__row_to_bf16_avx512(QI_FORMAT_NONE, f, src, n, dst); break;
+  case QI_FORMAT_F32: qi__floats_to_bf16_avx512(QI_FORMAT_F32, src, n, dst, apart); break;
+  case QI_FORMAT_F16: qi__floats_to_bf16_avx512(QI_FORMAT_F16, src, n, dst, apart); break;
+  case QI_FORMAT_BF16: qi__bf16_apart_avx512(src, n, dst, apart); break;
+  case QI_FORMAT_Q4_0: qi__row_to_bf16_avx512(QI_FORMAT_Q4_0, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q4_1: qi__row_to_bf16_avx512(QI_FORMAT_Q4_1, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q5_0: qi__row_to_bf16_avx512(QI_FORMAT_Q5_0, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q5_1: qi__row_to_bf16_avx512(QI_FORMAT_Q5_1, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q8_0: qi__row_to_bf16_avx512(QI_FORMAT_Q8_0, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q2_K: qi__row_to_bf16_avx512(QI_FORMAT_Q2_K, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q3_K: qi__row_to_bf16_avx512(QI_FORMAT_Q3_K, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q4_K: qi__row_to_bf16_avx512(QI_FORMAT_Q4_K, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q5_K: qi__row_to_bf16_avx512(QI_FORMAT_Q5_K, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q6_K: qi__row_to_bf16_avx512(QI_FORMAT_Q6_K, f, src, n, dst, apart); break;
+  case QI_FORMAT_IQ4_NL: qi__row_to_bf16_avx512(QI_FORMAT_IQ4_NL, f, src, n, dst, apart); break;
+  case QI_FORMAT_IQ4_XS: qi__row_to_bf16_avx512(QI_FORMAT_IQ4_XS, f, src, n, dst, apart); break;
+  case QI_FORMAT_TQ1_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ1_0, f, src, n, dst, apart); break;
+  case QI_FORMAT_TQ2_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ2_0, f, src, n, dst, apart); break;
+  case QI_FORMAT_MXFP4: qi__row_to_bf16_avx512(QI_FORMAT_MXFP4, f, src, n, dst, apart); break;
+  case QI_FORMAT_I2_S: qi__row_to_bf16_avx512(QI_FORMAT_I2_S, f, src, n, dst, apart); break;
+  case QI_FORMAT_QINS4_K: qi__row_to_bf16_avx512(QI_FORMAT_QINS4_K, f, src, n, dst, apart); break;
+  case QI_FORMAT_QINS8_K: qi__qins8_k_to_bf16_avx512(src, n, dst, apart); break;
+  case QI_FORMAT_QINS8: qi__qins8_to_bf16_avx512(f, src, n, dst, apart); break;
+  default: qi__row_to_bf16_avx512(QI_FORMAT_NONE, f, src, n, dst, apart); break;
   }
+}
+
+QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
+  qi__to_bf16_apart_avx512(f, src, n, dst, 32);
+}
+
+// A row of tiles of 16 rows.
+QI__FN QI__AVX512_BF16 void qi__to_bf16_tiles_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
+  qi__to_bf16_apart_avx512(f, src, n, dst, 512);
 }
 #endif
 #endif
@@ -9080,9 +9098,15 @@ QI__INLINE QI__AMX void qi__tiles_begin(size_t n) {
 //
 // k is rounded up to a multiple of 32 with zeros in both; weight rows that are not there are zeros, activation rows whatever is in
 // memory: no other row sees them.
+//
+// A matrix unit wants pairs of k beside each other in one of the factors. Activations are fewer than weights, so they have them
+// there for products: they are turned, and weights stay as they are.
+//
+//   panel:       [2][k / 32][16][32]          two blocks of 16 weight rows, in tiles
+//   activations: [n / 16][k / 32][16][16][2]  pairs of k; then the rows
+//   sums:        [n / 16][32][16]             weight rows; rows of activations
 
 #define QI__BF16_ROWS 32   // weight rows of a panel
-#define QI__BF16_TAKEN 16  // rows of activations whose sums are taken at a time
 #define QI__BF16_SLICE_MAX 2048 // largest slice of k
 #define QI__BF16_BATCH 256 // rows of activations at a time: a slice of them and a panel fit into a second-level cache of 2 MB
 #define QI__BF16_STEP 256  // weights of a row that are unpacked at a time: the longest block
@@ -9112,6 +9136,10 @@ typedef struct qi__bf16_kernels {
   void (*interleave)(const uint16_t *rows, size_t n_k, uint16_t *panel);
   void (*multiply)(const qi__bf16_args *a);
   void (*begin)(void), (*end)(void); // around products of a thread; NULL where there is nothing to be done
+  // Where activations are turned, else NULL: `interleave` is NULL then, and `unpack` writes rows of tiles.
+  void (*turn)(const void *from, size_t from_stride, void *to, size_t to_stride); // 16 rows of 16 words of 32 bits; strides: words
+  void (*multiply_turned)(const qi__bf16_args *a); // y: sums as above, from row x_row / 16 * 16 on
+  void (*pack_turned)(const float *sums, uint16_t *tile, size_t first, size_t end); // these of 16 rows, to a tile
 } qi__bf16_kernels;
 
 QI__INLINE void qi__bf16_begin(const qi__bf16_kernels *k) {
@@ -9213,7 +9241,7 @@ QI__FN QI__AVX512_BF16 void qi__bf16_multiply_avx512(const qi__bf16_args *a) {
 
 static const qi__bf16_kernels qi__bf16_avx512 = {
     QI__BF16_SLICE_MAX, QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512,
-    qi__bf16_multiply_avx512, NULL, NULL};
+    qi__bf16_multiply_avx512, NULL, NULL, NULL, NULL, NULL};
 #endif
 
 // ---- AMX ----
@@ -9232,21 +9260,26 @@ QI__INLINE QI__AMX void qi__tile_fetch(const uint16_t *tile, int first, int n) {
 }
 
 // Tiles at x and w are multiplied into the sums; lines at `ahead` are fetched.
-QI__INLINE QI__AMX void qi__tiles_step(const uint16_t *x, const uint16_t *w, size_t second, bool wide, const uint16_t *ahead) {
+QI__INLINE QI__AMX void qi__tiles_step(const uint16_t *x, const uint16_t *w, size_t second, bool wide, bool turned,
+                                       const uint16_t *ahead) {
   _tile_loadd(2, x, 64);
   qi__tile_fetch(ahead, 0, 3);
   _tile_loadd(3, w, 64);
   qi__tile_fetch(ahead, 3, 3);
-  _tile_dpbf16ps(0, 2, 3);
+  if (turned) _tile_dpbf16ps(0, 3, 2);
+  else _tile_dpbf16ps(0, 2, 3);
   qi__tile_fetch(ahead, 6, 3);
   if (wide) _tile_loadd(3, w + second, 64);
   qi__tile_fetch(ahead, 9, 3);
-  if (wide) _tile_dpbf16ps(1, 2, 3);
+  if (wide && turned) _tile_dpbf16ps(1, 3, 2);
+  else if (wide) _tile_dpbf16ps(1, 2, 3);
   qi__tile_fetch(ahead, 12, 4);
 }
 
-// 16 activation rows times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart.
-QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_t *x, bool wide, float *c, size_t c_stride) {
+// 16 activation rows times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart, the others c_second
+// from these.
+QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_t *x, bool wide, bool turned, float *c,
+                                           size_t c_stride, size_t c_second) {
   const size_t second = a->second, n = a->n_k * 16, bytes = c_stride * sizeof *c;
   const uint16_t *w = a->panel, *x_next = x + a->x_stride; // the rows that follow
   size_t i = 0;
@@ -9256,12 +9289,12 @@ QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_
     _tile_zero(1);
   } else {
     _tile_loadd(0, c, bytes);
-    if (wide) _tile_loadd(1, c + 16, bytes);
+    if (wide) _tile_loadd(1, c + c_second, bytes);
   }
-  for (; i + QI__TILE_AHEAD < n; i += 512) qi__tiles_step(x + i, w + i, second, wide, x + i + QI__TILE_AHEAD);
-  for (; i < n; i += 512, x_next += 512) qi__tiles_step(x + i, w + i, second, wide, x_next);
+  for (; i + QI__TILE_AHEAD < n; i += 512) qi__tiles_step(x + i, w + i, second, wide, turned, x + i + QI__TILE_AHEAD);
+  for (; i < n; i += 512, x_next += 512) qi__tiles_step(x + i, w + i, second, wide, turned, x_next);
   _tile_stored(0, c, bytes);
-  if (wide) _tile_stored(1, c + 16, bytes);
+  if (wide) _tile_stored(1, c + c_second, bytes);
   QI__TILE_BARRIER();
 }
 
@@ -9287,15 +9320,46 @@ QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
     const uint16_t *x = a->x + row / 16 * a->x_stride;
     if (a->next) qi__lines_fetch(a->next);
     if (row >= a->x_row && row + 16 <= end && a->n_w % 16 == 0) {
-      qi__tiles_multiply(a, x, wide, a->y + (row - a->x_row) * a->y_stride, a->y_stride);
+      qi__tiles_multiply(a, x, wide, false, a->y + (row - a->x_row) * a->y_stride, a->y_stride, 16);
     } else {
       if (!a->first) {
         memset(sums, 0, sizeof sums);
         qi__tiles_copy(a, row, sums, false);
       }
-      qi__tiles_multiply(a, x, wide, sums, 32);
+      qi__tiles_multiply(a, x, wide, false, sums, 32, 16);
       qi__tiles_copy(a, row, sums, true);
     }
+  }
+}
+
+// ---- activations turned ----
+
+QI__FN QI__AVX512 void qi__turn_avx512(const void *from, size_t from_stride, void *to, size_t to_stride) {
+  __m512i v[16];
+  QI__UNROLL for (size_t r = 0; r < 16; r++) v[r] = _mm512_loadu_si512((const uint32_t *)from + r * from_stride);
+  qi__transpose16_avx512(v);
+  QI__UNROLL for (size_t r = 0; r < 16; r++) _mm512_storeu_si512((uint32_t *)to + r * to_stride, v[r]);
+}
+
+QI__FN QI__AMX void qi__bf16_multiply_turned_amx(const qi__bf16_args *a) {
+  const size_t end = a->x_row + a->n_x;
+  float *sums = a->y;
+  for (size_t row = a->x_row / 16 * 16; row < end; row += 16, sums += 16 * QI__BF16_ROWS) {
+    qi__lines_fetch(a->next);
+    qi__tiles_multiply(a, a->x + row / 16 * a->x_stride, true, true, sums, 16, 256);
+  }
+}
+
+// sums: [32][16], weight rows and rows of activations, of which first .. end - 1 go to a tile [16][16][2].
+QI__FN QI__AVX512_BF16 void qi__bf16_pack_turned_avx512(const float *sums, uint16_t *tile, size_t first, size_t end) {
+  const __mmask16 rows = (__mmask16)((1u << end) - (1u << first));
+  const __m512i pairs = _mm512_mask_mov_epi16(
+      _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), 0xaaaaaaaau,
+      _mm512_slli_epi32(_mm512_set_epi32(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16), 16));
+  QI__UNROLL for (size_t p = 0; p < 16; p++) {
+    __m512 even = _mm512_loadu_ps(sums + 32 * p), odd = _mm512_loadu_ps(sums + 32 * p + 16);
+    __m512i v = _mm512_permutexvar_epi16(pairs, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+    _mm512_mask_storeu_epi32(tile + 32 * p, rows, v);
   }
 }
 
@@ -9303,8 +9367,8 @@ QI__FN QI__AMX void qi__bf16_begin_amx(void) { qi__tiles_begin(16); }
 QI__FN QI__AMX void qi__bf16_end_amx(void) { _tile_release(); }
 
 static const qi__bf16_kernels qi__bf16_amx = {
-    QI__BF16_SLICE_MAX, QI__TILE_PART, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512, qi__bf16_multiply_amx,
-    qi__bf16_begin_amx, qi__bf16_end_amx};
+    QI__BF16_SLICE_MAX, QI__TILE_PART, qi__bf16_pack_avx512, qi__to_bf16_tiles_avx512, NULL, qi__bf16_multiply_amx,
+    qi__bf16_begin_amx, qi__bf16_end_amx, qi__turn_avx512, qi__bf16_multiply_turned_amx, qi__bf16_pack_turned_avx512};
 #endif
 
 #endif // QI__KERNELS_BF16_H
@@ -9483,7 +9547,7 @@ QI__FN QI__NEON_BF16 void qi__bf16_multiply_neon(const qi__bf16_args *a) {
 
 // A slice of 512 leaves room in the first-level cache beside a panel of 32 KB.
 static const qi__bf16_kernels qi__bf16_neon = {512, 512, qi__bf16_pack_neon, qi__to_bf16_neon, qi__bf16_interleave_neon,
-                                               qi__bf16_multiply_neon, NULL, NULL};
+                                               qi__bf16_multiply_neon, NULL, NULL, NULL, NULL, NULL};
 #endif
 #endif
 
@@ -14620,6 +14684,16 @@ QI__FN void qi__inputs_prepare(const qi__kernels *kernels, const qi__inputs *in,
   else kernels->round_bf16(x, k, (float *)in->bf16 + row * k);
 }
 
+// When rows begin .. end - 1 are filled: begin is a multiple of 16, and end, too, unless it is the last.
+QI__FN void qi__inputs_turn(const qi__kernels *kernels, const qi__inputs *in, size_t begin, size_t end, unsigned need) {
+  const size_t n = 16 * qi__bf16_width(in->q8[0].k);
+  if (!kernels->bf16.turn || !(need & QI__NEED_BF16)) return;
+  for (; begin < end; begin += 16) {
+    uint16_t *tile = (uint16_t *)in->bf16 + qi__bf16_row(in->q8[0].k, begin);
+    for (size_t i = 0; i < n; i += 512) kernels->bf16.turn(tile + i, 16, tile + i, 16);
+  }
+}
+
 // ---- tiles ----
 
 // Floats from one float32 row in scratch to the next: not all rows of a power of two into the same cache set.
@@ -14633,12 +14707,15 @@ QI__INLINE size_t qi__tiles_at_once(const qi__kernels *kernels, qi__arithmetic a
   return arithmetic == QI__BF16 && kernels->matrix_unit ? QI__BF16_RUN : 1;
 }
 
+// Sums of a panel with rows of activations x_row .. x_row + n_x - 1, in groups of 16 rows from a multiple of 16 on.
+QI__INLINE size_t qi__bf16_sums(size_t x_row, size_t n_x) { return ((x_row + n_x + 15) / 16 - x_row / 16) * 16 * QI__BF16_ROWS; }
+
 // Floats of scratch that tiles of a matrix of n_cols need with up to n_x rows of activations: results before they are added; and
 // weight rows as float32, or a panel, the rows that go into it and their sums, or a panel and sums of integer products.
 QI__INLINE size_t qi__tile_results(size_t n_x) { return qi__max_size(n_x * QI__TILE_ROWS, QI__Q8_RUN); }
 QI__INLINE size_t qi__tile_scratch(size_t n_cols, size_t n_x) {
   size_t panel = QI__BF16_ROWS * qi__bf16_width(qi__min_size(n_cols, QI__BF16_SLICE_MAX)) / 2 + 16 * QI__BF16_STRIDE / 2;
-  panel += QI__BF16_RUN * qi__min_size(n_x, QI__BF16_BATCH) * QI__BF16_ROWS;
+  panel += QI__BF16_RUN * qi__bf16_sums(15, qi__min_size(n_x, QI__BF16_BATCH));
   size_t rows = QI__FLOAT_ROWS * qi__float_stride(n_cols), q8 = qi__q8_scratch(n_x);
   if (panel < rows) panel = rows;
   return qi__tile_results(n_x) + (panel > q8 ? panel : q8);
@@ -14672,16 +14749,17 @@ QI__FN void qi__tile_panel(const qi__kernels *kernels, const qi__weight *w, size
   size_t width = qi__bf16_width(n_k);
   for (size_t block = 0; block < QI__BF16_ROWS; block += 16, panel += 16 * width) {
     size_t n = block < n_w ? qi__min_size(16, n_w - block) : 0;
-    if (n < 16) memset(rows, 0, 16 * QI__BF16_STRIDE * sizeof *rows);
+    const bool tiles = !kernels->bf16.interleave;
+    if (n < 16) memset(tiles ? panel : rows, 0, 16 * (tiles ? width : QI__BF16_STRIDE) * sizeof *rows);
     for (size_t j = 0; j < n_k; j += QI__BF16_STEP) {
       size_t step = qi__min_size(QI__BF16_STEP, n_k - j), step_width = qi__bf16_width(step);
       const uint8_t *src = w->data + (first + block) * w->row_bytes + (k + j) / (size_t)info->block_len * (size_t)info->block_bytes;
       for (size_t r = 0; r < n; r++) {
-        uint16_t *row = rows + r * QI__BF16_STRIDE;
+        uint16_t *row = tiles ? panel + 16 * j + 32 * r : rows + r * QI__BF16_STRIDE;
         kernels->bf16.unpack(w->format, src + r * w->row_bytes, step, row);
-        memset(row + step, 0, (step_width - step) * sizeof *row);
+        memset(row + (tiles ? step / 32 * 512 + step % 32 : step), 0, (step_width - step) * sizeof *row);
       }
-      kernels->bf16.interleave(rows, step_width, panel + 16 * j);
+      if (!tiles) kernels->bf16.interleave(rows, step_width, panel + 16 * j);
     }
   }
 }
@@ -14715,7 +14793,8 @@ QI__FN qi__lines qi__tile_lines(const qi__weight *w, size_t first, size_t n_w, s
   return (qi__lines){(uintptr_t)w->data + first * w->row_bytes + k / len * block, w->row_bytes, n_k / len * block, n, 0, 0};
 }
 
-// One panel of weight rows times x rows x_row.. : sums [n_x, QI__BF16_ROWS]. Meanwhile the weights of the next one are fetched.
+// One panel of weight rows times x rows x_row.. : sums [n_x, QI__BF16_ROWS], or as activations that are turned give them. Meanwhile
+// the weights of the next one are fetched.
 QI__FN void qi__tile_bf16_panel(const qi__kernels *kernels, qi__bf16_args a, size_t x_row, size_t n_x, float *sums) {
   const size_t n_k = a.n_k, n_parts = (n_k + kernels->bf16.part - 1) / kernels->bf16.part;
   const size_t part = qi__bf16_width((n_k + n_parts - 1) / n_parts);
@@ -14724,15 +14803,16 @@ QI__FN void qi__tile_bf16_panel(const qi__kernels *kernels, qi__bf16_args a, siz
   a.y = sums, a.y_stride = QI__BF16_ROWS;
   for (size_t k = 0; k < n_k; k += part, a.panel += 16 * part, a.x += 16 * part, a.first = false) {
     a.n_k = qi__min_size(part, n_k - k);
-    kernels->bf16.multiply(&a);
+    if (kernels->bf16.turn) kernels->bf16.multiply_turned(&a);
+    else kernels->bf16.multiply(&a);
   }
 }
 
-// Sums [tiles][n_x, QI__BF16_ROWS] of weight rows first.. with up to QI__BF16_BATCH rows of activations. They lie in scratch, not
+// Sums of tiles of weight rows first.. with up to QI__BF16_BATCH rows of activations, qi__bf16_sums apart. They lie in scratch, not
 // in a result: there, rows of a power of two would lie in the same few cache sets. rows: [16, QI__BF16_STRIDE], then the panel.
 QI__FN void qi__tile_bf16_sums(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
                                size_t x_row, size_t n_x, float *sums, uint16_t *rows) {
-  const size_t room = n_x * QI__BF16_ROWS, slice = kernels->bf16.slice, n_cols = w->n_cols;
+  const size_t room = qi__bf16_sums(x_row, n_x), slice = kernels->bf16.slice, n_cols = w->n_cols;
   const uint16_t *x = (const uint16_t *)in->bf16;
   uint16_t *panel = rows + 16 * QI__BF16_STRIDE;
   qi__bf16_begin(&kernels->bf16);
@@ -14756,18 +14836,30 @@ QI__FN void qi__tile_bf16_sums(const qi__kernels *kernels, const qi__weight *w, 
   qi__bf16_end(&kernels->bf16);
 }
 
+// Sums of row i of a batch that begins with x_row, and of those up to a multiple of 16, as rows, QI__BF16_ROWS apart: where they
+// lie, or turned, in `rows`.
+QI__FN const float *qi__tile_bf16_rows(const qi__kernels *kernels, const float *sums, size_t x_row, size_t i, float *rows) {
+  if (!kernels->bf16.turn) return sums + i * QI__BF16_ROWS;
+  const float *group = sums + ((x_row + i) / 16 - x_row / 16) * 16 * QI__BF16_ROWS;
+  for (size_t half = 0; half < QI__BF16_ROWS; half += 16) kernels->bf16.turn(group + 16 * half, 16, rows + half, QI__BF16_ROWS);
+  return rows + (x_row + i) % 16 * QI__BF16_ROWS;
+}
+
 // Rows of results are taken a few at a time, all tiles of them: so what is written next lies beside what was.
 QI__FN void qi__tile_bf16_batch(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
                                 size_t x_row, size_t n_x, float *y, size_t y_stride, bool add, float *scratch) {
-  const size_t room = n_x * QI__BF16_ROWS, n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
+  const size_t room = qi__bf16_sums(x_row, n_x), n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
+  float rows[16 * QI__BF16_ROWS];
   qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, (uint16_t *)(void *)(scratch + n_tiles * room));
-  for (size_t i = 0; i < n_x; i += QI__BF16_TAKEN)
+  for (size_t i = 0, n; i < n_x; i += n) {
+    n = qi__min_size(16 - (x_row + i) % 16, n_x - i);
     for (size_t t = 0; t < n_tiles; t++) {
-      const float *sums = scratch + t * room + i * QI__BF16_ROWS;
+      const float *sums = qi__tile_bf16_rows(kernels, scratch + t * room, x_row, i, rows);
       size_t r = t * QI__BF16_ROWS;
-      qi__tile_finish(kernels, w, first + r, qi__min_size(QI__BF16_ROWS, n_w - r), sums, QI__BF16_ROWS,
-                      qi__min_size(QI__BF16_TAKEN, n_x - i), y + i * y_stride + r, y_stride, add);
+      qi__tile_finish(kernels, w, first + r, qi__min_size(QI__BF16_ROWS, n_w - r), sums, QI__BF16_ROWS, n, y + i * y_stride + r,
+                      y_stride, add);
     }
+  }
 }
 
 // The same of two matrices without bias, whose results meet in `gate` (swiglu or relu2) and are only read by the next product: they
@@ -14776,15 +14868,17 @@ QI__FN void qi__tile_bf16_batch(const qi__kernels *kernels, const qi__weight *w,
 QI__FN void qi__tile_gated(const qi__kernels *kernels, void (*gate)(const float *gate, const float *up, size_t n, float *y),
                            const qi__weight *w, const qi__weight *up, size_t first, size_t n_w, const qi__inputs *in, size_t x_row,
                            size_t n_x, uint16_t *packed, float *scratch) {
-  const size_t room = n_x * QI__BF16_ROWS, n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
+  const size_t room = qi__bf16_sums(x_row, n_x), n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
   uint16_t *rows = (uint16_t *)(void *)(scratch + 2 * n_tiles * room);
   qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, rows);
   qi__tile_bf16_sums(kernels, up, first, n_w, in, x_row, n_x, scratch + n_tiles * room, rows);
   gate(scratch, scratch + n_tiles * room, n_tiles * room, scratch);
+  const size_t x_first = x_row / 16 * 16, x_end = x_row + n_x;
   for (size_t t = 0; t < n_tiles; t++)
-    for (size_t i = 0; i < n_x; i++) {
-      uint16_t *tiles = packed + qi__bf16_row(w->n_rows, (x_row + i) / 16 * 16) + 16 * (first + t * QI__BF16_ROWS);
-      kernels->bf16.pack(scratch + t * room + i * QI__BF16_ROWS, QI__BF16_ROWS, tiles, (x_row + i) % 16);
+    for (size_t x = x_first; x < x_end; x += 16) {
+      uint16_t *tile = packed + qi__bf16_row(w->n_rows, x) + 16 * (first + t * QI__BF16_ROWS);
+      kernels->bf16.pack_turned(scratch + t * room + (x - x_first) * QI__BF16_ROWS, tile, x < x_row ? x_row - x : 0,
+                                qi__min_size(16, x_end - x));
     }
 }
 
@@ -17336,8 +17430,9 @@ QI__FN bool qi__cache_measure(const qi__cache_fill *f, qi__cache_class *class) {
   if (arena.overflow || !n_tiles) return false;
   qi__inputs_set_width(&t.in, w.n_cols);
   for (size_t i = 0; i < QI__CACHE_TRIAL_ROWS * w.n_cols; i++) t.in.x[i] = (float)(i % 17) - 8.0f;
-  for (size_t i = 0; i < QI__CACHE_TRIAL_ROWS; i++)
-    qi__inputs_prepare(&f->kernels, &t.in, i, qi__inputs_need(&w, class->arithmetic));
+  const unsigned need = qi__inputs_need(&w, class->arithmetic);
+  for (size_t i = 0; i < QI__CACHE_TRIAL_ROWS; i++) qi__inputs_prepare(&f->kernels, &t.in, i, need);
+  qi__inputs_turn(&f->kernels, &t.in, 0, QI__CACHE_TRIAL_ROWS, need);
   qi__forms forms;
   memset(&forms, 0, sizeof forms);
   forms.bf16 = f->kernels.bf16;
@@ -23287,9 +23382,9 @@ typedef struct qi__product {
   bool add;
 } qi__product;
 
-QI__FN size_t qi__products(const qi__forward *f, qi__product out[3]) {
+QI__FN size_t qi__products(const qi__forward *f, qi__op op, qi__product out[3]) {
   const qi__layer *l = &f->w->layers[f->layer];
-  switch (f->op) {
+  switch (op) {
   case QI__OP_QKV:
     out[0] = (qi__product){&l->wq, f->q, false};
     out[1] = (qi__product){&l->wk, f->k, false};
@@ -23310,7 +23405,7 @@ QI__INLINE int64_t qi__tiles(const qi__weight *w) { return (int64_t)((w->n_rows 
 
 QI__FN int64_t qi__product_units(const qi__forward *f) {
   qi__product products[3];
-  size_t n = qi__products(f, products);
+  size_t n = qi__products(f, f->op, products);
   int64_t units = 0;
   for (size_t i = 0; i < n; i++) units += qi__tiles(products[i].w);
   return units * (int64_t)f->n_parts;
@@ -23344,7 +23439,7 @@ QI__FN size_t qi__gated_tiles(qi__forward *f, float *scratch, size_t tile, size_
 QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t end) {
   float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
   qi__product products[3];
-  size_t n = qi__products(f, products);
+  size_t n = qi__products(f, f->op, products);
   bool output = f->op == QI__OP_OUTPUT, gated = f->op == QI__OP_GATE_UP && n == 1;
   size_t rows = output ? f->n_wanted : f->n_rows, prompt = output ? f->n_wanted_prompt : f->n_prompt;
   for (int64_t u = begin, done; u < end && !__atomic_load_n(f->cancel, __ATOMIC_RELAXED); u += done) {
@@ -23433,15 +23528,31 @@ QI__FN void qi__forward_next_op(qi__forward *f) {
   if (f->op == QI__OP_OUTPUT_NORM && !f->n_wanted) f->op = QI__OP_DONE;
 }
 
+// Whether the rows that this operation prepares are turned, each 16 of them once they are there: see kernels/bf16.h.
+QI__FN bool qi__forward_turns(const qi__forward *f) {
+  const bool wanted = f->op == QI__OP_OUTPUT_NORM;
+  if (!f->kernels->bf16.turn || f->op == QI__OP_EMBED || (!wanted && qi__ops[f->op].unit != QI__PER_ROW)) return false;
+  size_t prompt = wanted ? f->n_wanted_prompt : f->n_prompt, rows = wanted ? f->n_wanted : f->n_rows;
+  if (f->op == QI__OP_SWIGLU && qi__forward_gated(f)) prompt = 0, rows -= f->n_prompt;
+  qi__product products[3];
+  bool turns = false;
+  for (size_t n = qi__products(f, (qi__op)(f->op + 1), products); n-- > 0;)
+    turns |= (prompt > 0 && qi__arithmetic_of(f->kernels, products[n].w, f->path, false) == QI__BF16) ||
+             (rows > prompt && qi__arithmetic_of(f->kernels, products[n].w, f->path, true) == QI__BF16);
+  return turns;
+}
+
 typedef struct qi__task {
   qi__forward *f;
   int64_t first;
+  bool turns;
 } qi__task;
 
 QI__FN void qi__forward_task(void *arg, int worker, int64_t begin, int64_t end) {
   const qi__task *t = (const qi__task *)arg;
   if (__atomic_load_n(t->f->cancel, __ATOMIC_RELAXED)) return;
   qi__ops[t->f->op].run(t->f, worker, t->first + begin, t->first + end);
+  if (t->turns) qi__inputs_turn(t->f->kernels, &t->f->in, (size_t)(t->first + begin), (size_t)(t->first + end), QI__NEED_BF16);
 }
 
 // The shortest piece of work that is measured takes a unit from each thread. In products with many rows of a prompt that may be
@@ -23473,13 +23584,13 @@ QI__FN void qi__forward_cut(qi__forward *f, double us, uint64_t budget_us) {
 }
 
 // Units to do before looking at the clock again: what fits into the time that is left, going by the last measurement.
-QI__FN int64_t qi__forward_slab(const qi__forward *f, int64_t n_units, uint64_t now, uint64_t deadline_us) {
-  int64_t left = n_units - f->unit, least = f->pool->n_active;
+QI__FN int64_t qi__forward_slab(const qi__forward *f, int64_t n_units, int64_t grain, uint64_t now, uint64_t deadline_us) {
+  int64_t left = n_units - f->unit, least = f->pool->n_active * grain;
   if (!deadline_us) return left;
   double cost = f->us_per_unit[f->op], time = deadline_us > now ? (double)(deadline_us - now) : 0;
   if (cost <= 0 || time <= 0) return qi__min_i64(left, least);
   double fits = time / cost;
-  return fits >= (double)left ? left : qi__min_i64(left, qi__max_i64(least, (int64_t)fits));
+  return fits >= (double)left ? left : qi__min_i64(left, qi__max_i64(least, (int64_t)fits / grain * grain));
 }
 
 // Whether a slice ends here: the deadline has passed, or what comes next would end farther behind it than it is away now.
@@ -23490,9 +23601,9 @@ QI__FN bool qi__forward_is_late(const qi__forward *f, uint64_t now, uint64_t dea
 
 // Units of a piece. Small pieces balance threads that are not equally fast, and cost next to nothing as long as
 // each takes its own; a few heads are not worth waking a thread.
-QI__INLINE int64_t qi__forward_grain(const qi__forward *f, int64_t n_units) {
+QI__INLINE int64_t qi__forward_grain(const qi__forward *f, int64_t n_units, int64_t turned) {
   int64_t least = qi__ops[f->op].unit == QI__PER_HEAD ? 4 : 1;
-  return qi__max_i64(least, n_units / (f->pool->n_active * 64));
+  return qi__max_i64(least, n_units / (f->pool->n_active * 64 * turned)) * turned;
 }
 
 // Works until the chunk is done (QI_OK), about until the deadline (QI_AGAIN; 0 = none) or until *cancel is set (QI_ERR_CANCELLED).
@@ -23501,12 +23612,13 @@ QI__FN qi_result qi__forward_run(qi__forward *f, uint64_t deadline_us) {
   uint64_t now = deadline_us ? qi__now_us() : 0, budget = deadline_us > now ? deadline_us - now : 0;
   while (f->op != QI__OP_DONE) {
     if (!f->unit) qi__forward_choose_parts(f, deadline_us);
-    int64_t n_units = qi__op_units(f), slab = qi__forward_slab(f, n_units, now, deadline_us);
+    const bool turns = qi__forward_turns(f);
+    const int64_t turned = turns ? 16 : 1, n_units = qi__op_units(f), slab = qi__forward_slab(f, n_units, turned, now, deadline_us);
     qi__inputs_set_width(&f->in, qi__op_input_width(f));
     if (f->observe && !f->unit) f->observe(f);
-    qi__task task = {f, f->unit};
+    qi__task task = {f, f->unit, turns};
     uint64_t start = now;
-    qi__pool_run(f->pool, qi__forward_task, &task, slab, qi__forward_grain(f, slab));
+    qi__pool_run(f->pool, qi__forward_task, &task, slab, qi__forward_grain(f, slab, turned));
     if (__atomic_load_n(f->cancel, __ATOMIC_RELAXED)) return QI_ERR_CANCELLED;
     f->unit += slab;
     if (deadline_us) {
@@ -24435,7 +24547,7 @@ QI__INLINE float *qi__from(float *x, size_t n) { return x ? x + n : NULL; }
 // The products of the operation with the first `rows` of x: rows of prompts, then generated ones.
 QI__FN void qi__encode_products(qi__device_pass *d, const qi__forward *f, float *x, size_t rows) {
   qi__product products[3];
-  size_t n = qi__products(f, products), prompt = f->op == QI__OP_OUTPUT ? f->n_wanted_prompt : f->n_prompt;
+  size_t n = qi__products(f, f->op, products), prompt = f->op == QI__OP_OUTPUT ? f->n_wanted_prompt : f->n_prompt;
   for (size_t i = 0; i < 2 * n; i++) {
     const qi__product *p = &products[i / 2];
     bool generated = i % 2;
@@ -27583,7 +27695,7 @@ QI__FN void qi__product_name(const qi__forward *f, const qi__weight *w, char nam
 QI__FN void qi__observe(const qi__forward *f) {
   qi__product products[3];
   char name[64], last[64] = "";
-  size_t n = qi__products(f, products), n_rows = f->op == QI__OP_OUTPUT ? f->n_wanted : f->n_rows;
+  size_t n = qi__products(f, f->op, products), n_rows = f->op == QI__OP_OUTPUT ? f->n_wanted : f->n_rows;
   for (size_t i = 0; i < n; i++) {
     qi__product_name(f, products[i].w, name);
     if (strcmp(name, last) != 0) f->observer.fn(f->observer.user, name, f->in.x, n_rows, products[i].w->n_cols);
@@ -30413,6 +30525,7 @@ QI__FN void qi__product_prepare(void *arg, int worker, int64_t begin, int64_t en
   (void)worker;
   unsigned need = qi__inputs_need(&p->w, p->arithmetic);
   for (int64_t i = begin; i < end; i++) qi__inputs_prepare(&p->kernels, &p->in, (size_t)i, need);
+  qi__inputs_turn(&p->kernels, &p->in, (size_t)begin, (size_t)end, need);
 }
 
 QI__FN void qi__product_tiles(void *arg, int worker, int64_t begin, int64_t end) {
@@ -30477,7 +30590,7 @@ QI__FN qi_result qi__matmul(qi_pool *pool, qi_path path, const qi__weight *w, co
     p.n = qi__min_size(round, n - i);
     p.y = y + i * p.w.n_rows;
     p.in.x = (float *)(uintptr_t)(x + i * p.w.n_cols); // only read
-    qi__pool_run(pool, qi__product_prepare, &p, (int64_t)p.n, 1);
+    qi__pool_run(pool, qi__product_prepare, &p, (int64_t)p.n, p.kernels.bf16.turn ? 16 : 1);
     qi__pool_run(pool, qi__product_tiles, &p, tiles, qi__max_i64(1, tiles / (pool->n_active * 64)));
   }
   return QI_OK;

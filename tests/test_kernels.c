@@ -712,6 +712,7 @@ static void product_run(product *p, const qi__kernels *k, qi__arithmetic arithme
     memcpy(p->in.x + i * p->w.n_cols, p->x + i * p->w.n_cols, p->w.n_cols * sizeof(float));
     qi__inputs_prepare(k, &p->in, i, qi__inputs_need(&p->w, arithmetic));
   }
+  qi__inputs_turn(k, &p->in, 0, p->n, qi__inputs_need(&p->w, arithmetic));
   for (size_t first = 0, n_w; first < p->w.n_rows; first += n_w) {
     n_w = qi__min_size(QI__TILE_ROWS * (cut ? 1 : qi__tiles_at_once(k, arithmetic, p->n)), p->w.n_rows - first);
     for (size_t i = 0, n; i < p->n; i += n) {

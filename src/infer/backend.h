@@ -99,7 +99,7 @@ QI__INLINE float *qi__from(float *x, size_t n) { return x ? x + n : NULL; }
 // The products of the operation with the first `rows` of x: rows of prompts, then generated ones.
 QI__FN void qi__encode_products(qi__device_pass *d, const qi__forward *f, float *x, size_t rows) {
   qi__product products[3];
-  size_t n = qi__products(f, products), prompt = f->op == QI__OP_OUTPUT ? f->n_wanted_prompt : f->n_prompt;
+  size_t n = qi__products(f, f->op, products), prompt = f->op == QI__OP_OUTPUT ? f->n_wanted_prompt : f->n_prompt;
   for (size_t i = 0; i < 2 * n; i++) {
     const qi__product *p = &products[i / 2];
     bool generated = i % 2;

@@ -272,9 +272,9 @@ typedef struct qi__product {
   bool add;
 } qi__product;
 
-QI__FN size_t qi__products(const qi__forward *f, qi__product out[3]) {
+QI__FN size_t qi__products(const qi__forward *f, qi__op op, qi__product out[3]) {
   const qi__layer *l = &f->w->layers[f->layer];
-  switch (f->op) {
+  switch (op) {
   case QI__OP_QKV:
     out[0] = (qi__product){&l->wq, f->q, false};
     out[1] = (qi__product){&l->wk, f->k, false};
@@ -295,7 +295,7 @@ QI__INLINE int64_t qi__tiles(const qi__weight *w) { return (int64_t)((w->n_rows 
 
 QI__FN int64_t qi__product_units(const qi__forward *f) {
   qi__product products[3];
-  size_t n = qi__products(f, products);
+  size_t n = qi__products(f, f->op, products);
   int64_t units = 0;
   for (size_t i = 0; i < n; i++) units += qi__tiles(products[i].w);
   return units * (int64_t)f->n_parts;
@@ -329,7 +329,7 @@ QI__FN size_t qi__gated_tiles(qi__forward *f, float *scratch, size_t tile, size_
 QI__FN void qi__run_products(qi__forward *f, int worker, int64_t begin, int64_t end) {
   float *scratch = f->scratch + (size_t)worker * f->scratch_floats;
   qi__product products[3];
-  size_t n = qi__products(f, products);
+  size_t n = qi__products(f, f->op, products);
   bool output = f->op == QI__OP_OUTPUT, gated = f->op == QI__OP_GATE_UP && n == 1;
   size_t rows = output ? f->n_wanted : f->n_rows, prompt = output ? f->n_wanted_prompt : f->n_prompt;
   for (int64_t u = begin, done; u < end && !__atomic_load_n(f->cancel, __ATOMIC_RELAXED); u += done) {
@@ -418,15 +418,31 @@ QI__FN void qi__forward_next_op(qi__forward *f) {
   if (f->op == QI__OP_OUTPUT_NORM && !f->n_wanted) f->op = QI__OP_DONE;
 }
 
+// Whether the rows that this operation prepares are turned, each 16 of them once they are there: see kernels/bf16.h.
+QI__FN bool qi__forward_turns(const qi__forward *f) {
+  const bool wanted = f->op == QI__OP_OUTPUT_NORM;
+  if (!f->kernels->bf16.turn || f->op == QI__OP_EMBED || (!wanted && qi__ops[f->op].unit != QI__PER_ROW)) return false;
+  size_t prompt = wanted ? f->n_wanted_prompt : f->n_prompt, rows = wanted ? f->n_wanted : f->n_rows;
+  if (f->op == QI__OP_SWIGLU && qi__forward_gated(f)) prompt = 0, rows -= f->n_prompt;
+  qi__product products[3];
+  bool turns = false;
+  for (size_t n = qi__products(f, (qi__op)(f->op + 1), products); n-- > 0;)
+    turns |= (prompt > 0 && qi__arithmetic_of(f->kernels, products[n].w, f->path, false) == QI__BF16) ||
+             (rows > prompt && qi__arithmetic_of(f->kernels, products[n].w, f->path, true) == QI__BF16);
+  return turns;
+}
+
 typedef struct qi__task {
   qi__forward *f;
   int64_t first;
+  bool turns;
 } qi__task;
 
 QI__FN void qi__forward_task(void *arg, int worker, int64_t begin, int64_t end) {
   const qi__task *t = (const qi__task *)arg;
   if (__atomic_load_n(t->f->cancel, __ATOMIC_RELAXED)) return;
   qi__ops[t->f->op].run(t->f, worker, t->first + begin, t->first + end);
+  if (t->turns) qi__inputs_turn(t->f->kernels, &t->f->in, (size_t)(t->first + begin), (size_t)(t->first + end), QI__NEED_BF16);
 }
 
 // The shortest piece of work that is measured takes a unit from each thread. In products with many rows of a prompt that may be
@@ -458,13 +474,13 @@ QI__FN void qi__forward_cut(qi__forward *f, double us, uint64_t budget_us) {
 }
 
 // Units to do before looking at the clock again: what fits into the time that is left, going by the last measurement.
-QI__FN int64_t qi__forward_slab(const qi__forward *f, int64_t n_units, uint64_t now, uint64_t deadline_us) {
-  int64_t left = n_units - f->unit, least = f->pool->n_active;
+QI__FN int64_t qi__forward_slab(const qi__forward *f, int64_t n_units, int64_t grain, uint64_t now, uint64_t deadline_us) {
+  int64_t left = n_units - f->unit, least = f->pool->n_active * grain;
   if (!deadline_us) return left;
   double cost = f->us_per_unit[f->op], time = deadline_us > now ? (double)(deadline_us - now) : 0;
   if (cost <= 0 || time <= 0) return qi__min_i64(left, least);
   double fits = time / cost;
-  return fits >= (double)left ? left : qi__min_i64(left, qi__max_i64(least, (int64_t)fits));
+  return fits >= (double)left ? left : qi__min_i64(left, qi__max_i64(least, (int64_t)fits / grain * grain));
 }
 
 // Whether a slice ends here: the deadline has passed, or what comes next would end farther behind it than it is away now.
@@ -475,9 +491,9 @@ QI__FN bool qi__forward_is_late(const qi__forward *f, uint64_t now, uint64_t dea
 
 // Units of a piece. Small pieces balance threads that are not equally fast, and cost next to nothing as long as
 // each takes its own; a few heads are not worth waking a thread.
-QI__INLINE int64_t qi__forward_grain(const qi__forward *f, int64_t n_units) {
+QI__INLINE int64_t qi__forward_grain(const qi__forward *f, int64_t n_units, int64_t turned) {
   int64_t least = qi__ops[f->op].unit == QI__PER_HEAD ? 4 : 1;
-  return qi__max_i64(least, n_units / (f->pool->n_active * 64));
+  return qi__max_i64(least, n_units / (f->pool->n_active * 64 * turned)) * turned;
 }
 
 // Works until the chunk is done (QI_OK), about until the deadline (QI_AGAIN; 0 = none) or until *cancel is set (QI_ERR_CANCELLED).
@@ -486,12 +502,13 @@ QI__FN qi_result qi__forward_run(qi__forward *f, uint64_t deadline_us) {
   uint64_t now = deadline_us ? qi__now_us() : 0, budget = deadline_us > now ? deadline_us - now : 0;
   while (f->op != QI__OP_DONE) {
     if (!f->unit) qi__forward_choose_parts(f, deadline_us);
-    int64_t n_units = qi__op_units(f), slab = qi__forward_slab(f, n_units, now, deadline_us);
+    const bool turns = qi__forward_turns(f);
+    const int64_t turned = turns ? 16 : 1, n_units = qi__op_units(f), slab = qi__forward_slab(f, n_units, turned, now, deadline_us);
     qi__inputs_set_width(&f->in, qi__op_input_width(f));
     if (f->observe && !f->unit) f->observe(f);
-    qi__task task = {f, f->unit};
+    qi__task task = {f, f->unit, turns};
     uint64_t start = now;
-    qi__pool_run(f->pool, qi__forward_task, &task, slab, qi__forward_grain(f, slab));
+    qi__pool_run(f->pool, qi__forward_task, &task, slab, qi__forward_grain(f, slab, turned));
     if (__atomic_load_n(f->cancel, __ATOMIC_RELAXED)) return QI_ERR_CANCELLED;
     f->unit += slab;
     if (deadline_us) {

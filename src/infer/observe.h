@@ -21,7 +21,7 @@ QI__FN void qi__product_name(const qi__forward *f, const qi__weight *w, char nam
 QI__FN void qi__observe(const qi__forward *f) {
   qi__product products[3];
   char name[64], last[64] = "";
-  size_t n = qi__products(f, products), n_rows = f->op == QI__OP_OUTPUT ? f->n_wanted : f->n_rows;
+  size_t n = qi__products(f, f->op, products), n_rows = f->op == QI__OP_OUTPUT ? f->n_wanted : f->n_rows;
   for (size_t i = 0; i < n; i++) {
     qi__product_name(f, products[i].w, name);
     if (strcmp(name, last) != 0) f->observer.fn(f->observer.user, name, f->in.x, n_rows, products[i].w->n_cols);

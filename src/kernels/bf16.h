@@ -25,9 +25,15 @@
 //
 // k is rounded up to a multiple of 32 with zeros in both; weight rows that are not there are zeros, activation rows whatever is in
 // memory: no other row sees them.
+//
+// A matrix unit wants pairs of k beside each other in one of the factors. Activations are fewer than weights, so they have them
+// there for products: they are turned, and weights stay as they are.
+//
+//   panel:       [2][k / 32][16][32]          two blocks of 16 weight rows, in tiles
+//   activations: [n / 16][k / 32][16][16][2]  pairs of k; then the rows
+//   sums:        [n / 16][32][16]             weight rows; rows of activations
 
 #define QI__BF16_ROWS 32   // weight rows of a panel
-#define QI__BF16_TAKEN 16  // rows of activations whose sums are taken at a time
 #define QI__BF16_SLICE_MAX 2048 // largest slice of k
 #define QI__BF16_BATCH 256 // rows of activations at a time: a slice of them and a panel fit into a second-level cache of 2 MB
 #define QI__BF16_STEP 256  // weights of a row that are unpacked at a time: the longest block
@@ -57,6 +63,10 @@ typedef struct qi__bf16_kernels {
   void (*interleave)(const uint16_t *rows, size_t n_k, uint16_t *panel);
   void (*multiply)(const qi__bf16_args *a);
   void (*begin)(void), (*end)(void); // around products of a thread; NULL where there is nothing to be done
+  // Where activations are turned, else NULL: `interleave` is NULL then, and `unpack` writes rows of tiles.
+  void (*turn)(const void *from, size_t from_stride, void *to, size_t to_stride); // 16 rows of 16 words of 32 bits; strides: words
+  void (*multiply_turned)(const qi__bf16_args *a); // y: sums as above, from row x_row / 16 * 16 on
+  void (*pack_turned)(const float *sums, uint16_t *tile, size_t first, size_t end); // these of 16 rows, to a tile
 } qi__bf16_kernels;
 
 QI__INLINE void qi__bf16_begin(const qi__bf16_kernels *k) {
@@ -158,7 +168,7 @@ QI__FN QI__AVX512_BF16 void qi__bf16_multiply_avx512(const qi__bf16_args *a) {
 
 static const qi__bf16_kernels qi__bf16_avx512 = {
     QI__BF16_SLICE_MAX, QI__BF16_SLICE_MAX, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512,
-    qi__bf16_multiply_avx512, NULL, NULL};
+    qi__bf16_multiply_avx512, NULL, NULL, NULL, NULL, NULL};
 #endif
 
 // ---- AMX ----
@@ -177,21 +187,26 @@ QI__INLINE QI__AMX void qi__tile_fetch(const uint16_t *tile, int first, int n) {
 }
 
 // Tiles at x and w are multiplied into the sums; lines at `ahead` are fetched.
-QI__INLINE QI__AMX void qi__tiles_step(const uint16_t *x, const uint16_t *w, size_t second, bool wide, const uint16_t *ahead) {
+QI__INLINE QI__AMX void qi__tiles_step(const uint16_t *x, const uint16_t *w, size_t second, bool wide, bool turned,
+                                       const uint16_t *ahead) {
   _tile_loadd(2, x, 64);
   qi__tile_fetch(ahead, 0, 3);
   _tile_loadd(3, w, 64);
   qi__tile_fetch(ahead, 3, 3);
-  _tile_dpbf16ps(0, 2, 3);
+  if (turned) _tile_dpbf16ps(0, 3, 2);
+  else _tile_dpbf16ps(0, 2, 3);
   qi__tile_fetch(ahead, 6, 3);
   if (wide) _tile_loadd(3, w + second, 64);
   qi__tile_fetch(ahead, 9, 3);
-  if (wide) _tile_dpbf16ps(1, 2, 3);
+  if (wide && turned) _tile_dpbf16ps(1, 3, 2);
+  else if (wide) _tile_dpbf16ps(1, 2, 3);
   qi__tile_fetch(ahead, 12, 4);
 }
 
-// 16 activation rows times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart.
-QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_t *x, bool wide, float *c, size_t c_stride) {
+// 16 activation rows times 16 weight rows of the panel, or 32 if `wide`. c: sums, rows c_stride floats apart, the others c_second
+// from these.
+QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_t *x, bool wide, bool turned, float *c,
+                                           size_t c_stride, size_t c_second) {
   const size_t second = a->second, n = a->n_k * 16, bytes = c_stride * sizeof *c;
   const uint16_t *w = a->panel, *x_next = x + a->x_stride; // the rows that follow
   size_t i = 0;
@@ -201,12 +216,12 @@ QI__INLINE QI__AMX void qi__tiles_multiply(const qi__bf16_args *a, const uint16_
     _tile_zero(1);
   } else {
     _tile_loadd(0, c, bytes);
-    if (wide) _tile_loadd(1, c + 16, bytes);
+    if (wide) _tile_loadd(1, c + c_second, bytes);
   }
-  for (; i + QI__TILE_AHEAD < n; i += 512) qi__tiles_step(x + i, w + i, second, wide, x + i + QI__TILE_AHEAD);
-  for (; i < n; i += 512, x_next += 512) qi__tiles_step(x + i, w + i, second, wide, x_next);
+  for (; i + QI__TILE_AHEAD < n; i += 512) qi__tiles_step(x + i, w + i, second, wide, turned, x + i + QI__TILE_AHEAD);
+  for (; i < n; i += 512, x_next += 512) qi__tiles_step(x + i, w + i, second, wide, turned, x_next);
   _tile_stored(0, c, bytes);
-  if (wide) _tile_stored(1, c + 16, bytes);
+  if (wide) _tile_stored(1, c + c_second, bytes);
   QI__TILE_BARRIER();
 }
 
@@ -232,15 +247,46 @@ QI__FN QI__AMX void qi__bf16_multiply_amx(const qi__bf16_args *a) {
     const uint16_t *x = a->x + row / 16 * a->x_stride;
     if (a->next) qi__lines_fetch(a->next);
     if (row >= a->x_row && row + 16 <= end && a->n_w % 16 == 0) {
-      qi__tiles_multiply(a, x, wide, a->y + (row - a->x_row) * a->y_stride, a->y_stride);
+      qi__tiles_multiply(a, x, wide, false, a->y + (row - a->x_row) * a->y_stride, a->y_stride, 16);
     } else {
       if (!a->first) {
         memset(sums, 0, sizeof sums);
         qi__tiles_copy(a, row, sums, false);
       }
-      qi__tiles_multiply(a, x, wide, sums, 32);
+      qi__tiles_multiply(a, x, wide, false, sums, 32, 16);
       qi__tiles_copy(a, row, sums, true);
     }
+  }
+}
+
+// ---- activations turned ----
+
+QI__FN QI__AVX512 void qi__turn_avx512(const void *from, size_t from_stride, void *to, size_t to_stride) {
+  __m512i v[16];
+  QI__UNROLL for (size_t r = 0; r < 16; r++) v[r] = _mm512_loadu_si512((const uint32_t *)from + r * from_stride);
+  qi__transpose16_avx512(v);
+  QI__UNROLL for (size_t r = 0; r < 16; r++) _mm512_storeu_si512((uint32_t *)to + r * to_stride, v[r]);
+}
+
+QI__FN QI__AMX void qi__bf16_multiply_turned_amx(const qi__bf16_args *a) {
+  const size_t end = a->x_row + a->n_x;
+  float *sums = a->y;
+  for (size_t row = a->x_row / 16 * 16; row < end; row += 16, sums += 16 * QI__BF16_ROWS) {
+    qi__lines_fetch(a->next);
+    qi__tiles_multiply(a, a->x + row / 16 * a->x_stride, true, true, sums, 16, 256);
+  }
+}
+
+// sums: [32][16], weight rows and rows of activations, of which first .. end - 1 go to a tile [16][16][2].
+QI__FN QI__AVX512_BF16 void qi__bf16_pack_turned_avx512(const float *sums, uint16_t *tile, size_t first, size_t end) {
+  const __mmask16 rows = (__mmask16)((1u << end) - (1u << first));
+  const __m512i pairs = _mm512_mask_mov_epi16(
+      _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), 0xaaaaaaaau,
+      _mm512_slli_epi32(_mm512_set_epi32(31, 30, 29, 28, 27, 26, 25, 24, 23, 22, 21, 20, 19, 18, 17, 16), 16));
+  QI__UNROLL for (size_t p = 0; p < 16; p++) {
+    __m512 even = _mm512_loadu_ps(sums + 32 * p), odd = _mm512_loadu_ps(sums + 32 * p + 16);
+    __m512i v = _mm512_permutexvar_epi16(pairs, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+    _mm512_mask_storeu_epi32(tile + 32 * p, rows, v);
   }
 }
 
@@ -248,8 +294,8 @@ QI__FN QI__AMX void qi__bf16_begin_amx(void) { qi__tiles_begin(16); }
 QI__FN QI__AMX void qi__bf16_end_amx(void) { _tile_release(); }
 
 static const qi__bf16_kernels qi__bf16_amx = {
-    QI__BF16_SLICE_MAX, QI__TILE_PART, qi__bf16_pack_avx512, qi__to_bf16_avx512, qi__bf16_interleave_avx512, qi__bf16_multiply_amx,
-    qi__bf16_begin_amx, qi__bf16_end_amx};
+    QI__BF16_SLICE_MAX, QI__TILE_PART, qi__bf16_pack_avx512, qi__to_bf16_tiles_avx512, NULL, qi__bf16_multiply_amx,
+    qi__bf16_begin_amx, qi__bf16_end_amx, qi__turn_avx512, qi__bf16_multiply_turned_amx, qi__bf16_pack_turned_avx512};
 #endif
 
 #endif // QI__KERNELS_BF16_H

@@ -174,7 +174,7 @@ QI__FN QI__NEON_BF16 void qi__bf16_multiply_neon(const qi__bf16_args *a) {
 
 // A slice of 512 leaves room in the first-level cache beside a panel of 32 KB.
 static const qi__bf16_kernels qi__bf16_neon = {512, 512, qi__bf16_pack_neon, qi__to_bf16_neon, qi__bf16_interleave_neon,
-                                               qi__bf16_multiply_neon, NULL, NULL};
+                                               qi__bf16_multiply_neon, NULL, NULL, NULL, NULL, NULL};
 #endif
 #endif
 

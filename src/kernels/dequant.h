@@ -440,8 +440,9 @@ QI__INLINE QI__AVX512_BF16 void qi__part_to_bf16_avx512(qi_format id, const qi__
   qi__store_bf16_avx512(dst, v[0], v[1]);
 }
 
+// 32 weights to dst, the next 32 `apart` elements from there, and so on.
 QI__INLINE QI__AVX512_BF16 void qi__row_to_bf16_avx512(qi_format id, const qi__format *bound, const uint8_t *src, size_t n,
-                                                       uint16_t *dst) {
+                                                       uint16_t *dst, size_t apart) {
   const qi__format *f = id ? &qi__formats[id] : bound; // constants
   qi__block block;
   qi__block_scales s;
@@ -450,16 +451,17 @@ QI__INLINE QI__AVX512_BF16 void qi__row_to_bf16_avx512(qi_format id, const qi__f
     qi__block_scales_avx2(id, bound, src, &block, &s);
     if (len == 256) __asm__("" : "+m"(s)); // loads broadcast scales; out of registers each takes shuffles, which bound this loop
     if (id && len == 256) {
-      QI__UNROLL for (int g = 0; g < 8; g++) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst + i + 32 * g);
+      QI__UNROLL for (int g = 0; g < 8; g++, dst += apart) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst);
     } else {
-      for (int g = 0; g < len / 32; g++) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst + i + 32 * g);
+      for (int g = 0; g < len / 32; g++, dst += apart) qi__part_to_bf16_avx512(id, f, src, g, &block, &s, dst);
     }
   }
 }
 
 // Float formats. Reads nothing beyond n, writes up to the next multiple of 32.
-QI__INLINE QI__AVX512_BF16 void qi__floats_to_bf16_avx512(qi_format id, const uint8_t *src, size_t n, uint16_t *dst) {
-  for (size_t i = 0; i < n; i += 32) {
+QI__INLINE QI__AVX512_BF16 void qi__floats_to_bf16_avx512(qi_format id, const uint8_t *src, size_t n, uint16_t *dst,
+                                                          size_t apart) {
+  for (size_t i = 0; i < n; i += 32, dst += apart) {
     __m512 v[2];
     QI__UNROLL for (int e = 0; e < 2; e++) {
       size_t at = i + (size_t)(16 * e);
@@ -467,7 +469,7 @@ QI__INLINE QI__AVX512_BF16 void qi__floats_to_bf16_avx512(qi_format id, const ui
       if (id == QI_FORMAT_F32) v[e] = _mm512_maskz_loadu_ps(mask, src + 4 * at);
       else v[e] = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, src + 2 * at));
     }
-    qi__store_bf16_avx512(dst + i, v[0], v[1]);
+    qi__store_bf16_avx512(dst, v[0], v[1]);
   }
 }
 
@@ -477,57 +479,73 @@ QI__INLINE QI__AVX512_BF16 void qi__lanes_to_bf16_avx512(const __m256 *v, uint16
                         _mm512_insertf32x8(_mm512_castps256_ps512(v[2]), v[3], 1));
 }
 
-QI__FN QI__AVX512_BF16 void qi__qins8_k_to_bf16_avx512(const uint8_t *src, size_t n, uint16_t *dst) {
+QI__FN QI__AVX512_BF16 void qi__qins8_k_to_bf16_avx512(const uint8_t *src, size_t n, uint16_t *dst, size_t apart) {
   qi__block_scales s;
   __m256i table[4];
   qi__log_tables_avx2(qi__qins8_k_factors, table);
   for (size_t i = 0; i < n; i += 256, src += 272) {
     qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
-    for (int g = 0; g < 8; g++) {
+    for (int g = 0; g < 8; g++, dst += apart) {
       __m256 v[4];
       qi__qins8_k_floats_avx2(table, src + 16 + 32 * g, v);
       QI__UNROLL for (int e = 0; e < 4; e++) v[e] = _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), v[e]);
-      qi__lanes_to_bf16_avx512(v, dst + i + 32 * g);
+      qi__lanes_to_bf16_avx512(v, dst);
     }
   }
 }
 
-QI__FN QI__AVX512_BF16 void qi__qins8_to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
-  for (size_t i = 0; i < n; i += 32, src += 36) {
+QI__FN QI__AVX512_BF16 void qi__qins8_to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst,
+                                                     size_t apart) {
+  for (size_t i = 0; i < n; i += 32, src += 36, dst += apart) {
     uint32_t signs = qi__load_u32(src);
     __m256 v[4];
     QI__UNROLL for (int e = 0; e < 4; e++) v[e] = qi__qins8_avx2(f->values, src + 4 + 8 * e, signs >> 8 * e);
-    qi__lanes_to_bf16_avx512(v, dst + i);
+    qi__lanes_to_bf16_avx512(v, dst);
   }
 }
 
+QI__INLINE QI__AVX512_BF16 void qi__bf16_apart_avx512(const uint8_t *src, size_t n, uint16_t *dst, size_t apart) {
+  for (; n >= 32; n -= 32, src += 64, dst += apart) _mm512_storeu_si512((void *)dst, _mm512_loadu_si512((const void *)src));
+  memcpy(dst, src, 2 * n);
+}
+
 // n weights, whole blocks, as bfloat16; `f` is a row of the table, or bound; dst has room for the next multiple of 32.
-QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
+QI__FN QI__AVX512_BF16 void qi__to_bf16_apart_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst,
+                                                     size_t apart) {
   switch (f->id) {
-  case QI_FORMAT_F32: qi__floats_to_bf16_avx512(QI_FORMAT_F32, src, n, dst); break;
-  case QI_FORMAT_F16: qi__floats_to_bf16_avx512(QI_FORMAT_F16, src, n, dst); break;
-  case QI_FORMAT_BF16: memcpy(dst, src, 2 * n); break;
-  case QI_FORMAT_Q4_0: qi__row_to_bf16_avx512(QI_FORMAT_Q4_0, f, src, n, dst); break;
-  case QI_FORMAT_Q4_1: qi__row_to_bf16_avx512(QI_FORMAT_Q4_1, f, src, n, dst); break;
-  case QI_FORMAT_Q5_0: qi__row_to_bf16_avx512(QI_FORMAT_Q5_0, f, src, n, dst); break;
-  case QI_FORMAT_Q5_1: qi__row_to_bf16_avx512(QI_FORMAT_Q5_1, f, src, n, dst); break;
-  case QI_FORMAT_Q8_0: qi__row_to_bf16_avx512(QI_FORMAT_Q8_0, f, src, n, dst); break;
-  case QI_FORMAT_Q2_K: qi__row_to_bf16_avx512(QI_FORMAT_Q2_K, f, src, n, dst); break;
-  case QI_FORMAT_Q3_K: qi__row_to_bf16_avx512(QI_FORMAT_Q3_K, f, src, n, dst); break;
-  case QI_FORMAT_Q4_K: qi__row_to_bf16_avx512(QI_FORMAT_Q4_K, f, src, n, dst); break;
-  case QI_FORMAT_Q5_K: qi__row_to_bf16_avx512(QI_FORMAT_Q5_K, f, src, n, dst); break;
-  case QI_FORMAT_Q6_K: qi__row_to_bf16_avx512(QI_FORMAT_Q6_K, f, src, n, dst); break;
-  case QI_FORMAT_IQ4_NL: qi__row_to_bf16_avx512(QI_FORMAT_IQ4_NL, f, src, n, dst); break;
-  case QI_FORMAT_IQ4_XS: qi__row_to_bf16_avx512(QI_FORMAT_IQ4_XS, f, src, n, dst); break;
-  case QI_FORMAT_TQ1_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ1_0, f, src, n, dst); break;
-  case QI_FORMAT_TQ2_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ2_0, f, src, n, dst); break;
-  case QI_FORMAT_MXFP4: qi__row_to_bf16_avx512(QI_FORMAT_MXFP4, f, src, n, dst); break;
-  case QI_FORMAT_I2_S: qi__row_to_bf16_avx512(QI_FORMAT_I2_S, f, src, n, dst); break;
-  case QI_FORMAT_QINS4_K: qi__row_to_bf16_avx512(QI_FORMAT_QINS4_K, f, src, n, dst); break;
-  case QI_FORMAT_QINS8_K: qi__qins8_k_to_bf16_avx512(src, n, dst); break;
-  case QI_FORMAT_QINS8: qi__qins8_to_bf16_avx512(f, src, n, dst); break;
-  default: qi__row_to_bf16_avx512(QI_FORMAT_NONE, f, src, n, dst); break;
+  case QI_FORMAT_F32: qi__floats_to_bf16_avx512(QI_FORMAT_F32, src, n, dst, apart); break;
+  case QI_FORMAT_F16: qi__floats_to_bf16_avx512(QI_FORMAT_F16, src, n, dst, apart); break;
+  case QI_FORMAT_BF16: qi__bf16_apart_avx512(src, n, dst, apart); break;
+  case QI_FORMAT_Q4_0: qi__row_to_bf16_avx512(QI_FORMAT_Q4_0, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q4_1: qi__row_to_bf16_avx512(QI_FORMAT_Q4_1, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q5_0: qi__row_to_bf16_avx512(QI_FORMAT_Q5_0, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q5_1: qi__row_to_bf16_avx512(QI_FORMAT_Q5_1, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q8_0: qi__row_to_bf16_avx512(QI_FORMAT_Q8_0, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q2_K: qi__row_to_bf16_avx512(QI_FORMAT_Q2_K, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q3_K: qi__row_to_bf16_avx512(QI_FORMAT_Q3_K, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q4_K: qi__row_to_bf16_avx512(QI_FORMAT_Q4_K, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q5_K: qi__row_to_bf16_avx512(QI_FORMAT_Q5_K, f, src, n, dst, apart); break;
+  case QI_FORMAT_Q6_K: qi__row_to_bf16_avx512(QI_FORMAT_Q6_K, f, src, n, dst, apart); break;
+  case QI_FORMAT_IQ4_NL: qi__row_to_bf16_avx512(QI_FORMAT_IQ4_NL, f, src, n, dst, apart); break;
+  case QI_FORMAT_IQ4_XS: qi__row_to_bf16_avx512(QI_FORMAT_IQ4_XS, f, src, n, dst, apart); break;
+  case QI_FORMAT_TQ1_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ1_0, f, src, n, dst, apart); break;
+  case QI_FORMAT_TQ2_0: qi__row_to_bf16_avx512(QI_FORMAT_TQ2_0, f, src, n, dst, apart); break;
+  case QI_FORMAT_MXFP4: qi__row_to_bf16_avx512(QI_FORMAT_MXFP4, f, src, n, dst, apart); break;
+  case QI_FORMAT_I2_S: qi__row_to_bf16_avx512(QI_FORMAT_I2_S, f, src, n, dst, apart); break;
+  case QI_FORMAT_QINS4_K: qi__row_to_bf16_avx512(QI_FORMAT_QINS4_K, f, src, n, dst, apart); break;
+  case QI_FORMAT_QINS8_K: qi__qins8_k_to_bf16_avx512(src, n, dst, apart); break;
+  case QI_FORMAT_QINS8: qi__qins8_to_bf16_avx512(f, src, n, dst, apart); break;
+  default: qi__row_to_bf16_avx512(QI_FORMAT_NONE, f, src, n, dst, apart); break;
   }
+}
+
+QI__FN QI__AVX512_BF16 void qi__to_bf16_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
+  qi__to_bf16_apart_avx512(f, src, n, dst, 32);
+}
+
+// A row of tiles of 16 rows.
+QI__FN QI__AVX512_BF16 void qi__to_bf16_tiles_avx512(const qi__format *f, const uint8_t *src, size_t n, uint16_t *dst) {
+  qi__to_bf16_apart_avx512(f, src, n, dst, 512);
 }
 #endif
 #endif

@@ -112,6 +112,16 @@ QI__FN void qi__inputs_prepare(const qi__kernels *kernels, const qi__inputs *in,
   else kernels->round_bf16(x, k, (float *)in->bf16 + row * k);
 }
 
+// When rows begin .. end - 1 are filled: begin is a multiple of 16, and end, too, unless it is the last.
+QI__FN void qi__inputs_turn(const qi__kernels *kernels, const qi__inputs *in, size_t begin, size_t end, unsigned need) {
+  const size_t n = 16 * qi__bf16_width(in->q8[0].k);
+  if (!kernels->bf16.turn || !(need & QI__NEED_BF16)) return;
+  for (; begin < end; begin += 16) {
+    uint16_t *tile = (uint16_t *)in->bf16 + qi__bf16_row(in->q8[0].k, begin);
+    for (size_t i = 0; i < n; i += 512) kernels->bf16.turn(tile + i, 16, tile + i, 16);
+  }
+}
+
 // ---- tiles ----
 
 // Floats from one float32 row in scratch to the next: not all rows of a power of two into the same cache set.
@@ -125,12 +135,15 @@ QI__INLINE size_t qi__tiles_at_once(const qi__kernels *kernels, qi__arithmetic a
   return arithmetic == QI__BF16 && kernels->matrix_unit ? QI__BF16_RUN : 1;
 }
 
+// Sums of a panel with rows of activations x_row .. x_row + n_x - 1, in groups of 16 rows from a multiple of 16 on.
+QI__INLINE size_t qi__bf16_sums(size_t x_row, size_t n_x) { return ((x_row + n_x + 15) / 16 - x_row / 16) * 16 * QI__BF16_ROWS; }
+
 // Floats of scratch that tiles of a matrix of n_cols need with up to n_x rows of activations: results before they are added; and
 // weight rows as float32, or a panel, the rows that go into it and their sums, or a panel and sums of integer products.
 QI__INLINE size_t qi__tile_results(size_t n_x) { return qi__max_size(n_x * QI__TILE_ROWS, QI__Q8_RUN); }
 QI__INLINE size_t qi__tile_scratch(size_t n_cols, size_t n_x) {
   size_t panel = QI__BF16_ROWS * qi__bf16_width(qi__min_size(n_cols, QI__BF16_SLICE_MAX)) / 2 + 16 * QI__BF16_STRIDE / 2;
-  panel += QI__BF16_RUN * qi__min_size(n_x, QI__BF16_BATCH) * QI__BF16_ROWS;
+  panel += QI__BF16_RUN * qi__bf16_sums(15, qi__min_size(n_x, QI__BF16_BATCH));
   size_t rows = QI__FLOAT_ROWS * qi__float_stride(n_cols), q8 = qi__q8_scratch(n_x);
   if (panel < rows) panel = rows;
   return qi__tile_results(n_x) + (panel > q8 ? panel : q8);
@@ -164,16 +177,17 @@ QI__FN void qi__tile_panel(const qi__kernels *kernels, const qi__weight *w, size
   size_t width = qi__bf16_width(n_k);
   for (size_t block = 0; block < QI__BF16_ROWS; block += 16, panel += 16 * width) {
     size_t n = block < n_w ? qi__min_size(16, n_w - block) : 0;
-    if (n < 16) memset(rows, 0, 16 * QI__BF16_STRIDE * sizeof *rows);
+    const bool tiles = !kernels->bf16.interleave;
+    if (n < 16) memset(tiles ? panel : rows, 0, 16 * (tiles ? width : QI__BF16_STRIDE) * sizeof *rows);
     for (size_t j = 0; j < n_k; j += QI__BF16_STEP) {
       size_t step = qi__min_size(QI__BF16_STEP, n_k - j), step_width = qi__bf16_width(step);
       const uint8_t *src = w->data + (first + block) * w->row_bytes + (k + j) / (size_t)info->block_len * (size_t)info->block_bytes;
       for (size_t r = 0; r < n; r++) {
-        uint16_t *row = rows + r * QI__BF16_STRIDE;
+        uint16_t *row = tiles ? panel + 16 * j + 32 * r : rows + r * QI__BF16_STRIDE;
         kernels->bf16.unpack(w->format, src + r * w->row_bytes, step, row);
-        memset(row + step, 0, (step_width - step) * sizeof *row);
+        memset(row + (tiles ? step / 32 * 512 + step % 32 : step), 0, (step_width - step) * sizeof *row);
       }
-      kernels->bf16.interleave(rows, step_width, panel + 16 * j);
+      if (!tiles) kernels->bf16.interleave(rows, step_width, panel + 16 * j);
     }
   }
 }
@@ -207,7 +221,8 @@ QI__FN qi__lines qi__tile_lines(const qi__weight *w, size_t first, size_t n_w, s
   return (qi__lines){(uintptr_t)w->data + first * w->row_bytes + k / len * block, w->row_bytes, n_k / len * block, n, 0, 0};
 }
 
-// One panel of weight rows times x rows x_row.. : sums [n_x, QI__BF16_ROWS]. Meanwhile the weights of the next one are fetched.
+// One panel of weight rows times x rows x_row.. : sums [n_x, QI__BF16_ROWS], or as activations that are turned give them. Meanwhile
+// the weights of the next one are fetched.
 QI__FN void qi__tile_bf16_panel(const qi__kernels *kernels, qi__bf16_args a, size_t x_row, size_t n_x, float *sums) {
   const size_t n_k = a.n_k, n_parts = (n_k + kernels->bf16.part - 1) / kernels->bf16.part;
   const size_t part = qi__bf16_width((n_k + n_parts - 1) / n_parts);
@@ -216,15 +231,16 @@ QI__FN void qi__tile_bf16_panel(const qi__kernels *kernels, qi__bf16_args a, siz
   a.y = sums, a.y_stride = QI__BF16_ROWS;
   for (size_t k = 0; k < n_k; k += part, a.panel += 16 * part, a.x += 16 * part, a.first = false) {
     a.n_k = qi__min_size(part, n_k - k);
-    kernels->bf16.multiply(&a);
+    if (kernels->bf16.turn) kernels->bf16.multiply_turned(&a);
+    else kernels->bf16.multiply(&a);
   }
 }
 
-// Sums [tiles][n_x, QI__BF16_ROWS] of weight rows first.. with up to QI__BF16_BATCH rows of activations. They lie in scratch, not
+// Sums of tiles of weight rows first.. with up to QI__BF16_BATCH rows of activations, qi__bf16_sums apart. They lie in scratch, not
 // in a result: there, rows of a power of two would lie in the same few cache sets. rows: [16, QI__BF16_STRIDE], then the panel.
 QI__FN void qi__tile_bf16_sums(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
                                size_t x_row, size_t n_x, float *sums, uint16_t *rows) {
-  const size_t room = n_x * QI__BF16_ROWS, slice = kernels->bf16.slice, n_cols = w->n_cols;
+  const size_t room = qi__bf16_sums(x_row, n_x), slice = kernels->bf16.slice, n_cols = w->n_cols;
   const uint16_t *x = (const uint16_t *)in->bf16;
   uint16_t *panel = rows + 16 * QI__BF16_STRIDE;
   qi__bf16_begin(&kernels->bf16);
@@ -248,18 +264,30 @@ QI__FN void qi__tile_bf16_sums(const qi__kernels *kernels, const qi__weight *w, 
   qi__bf16_end(&kernels->bf16);
 }
 
+// Sums of row i of a batch that begins with x_row, and of those up to a multiple of 16, as rows, QI__BF16_ROWS apart: where they
+// lie, or turned, in `rows`.
+QI__FN const float *qi__tile_bf16_rows(const qi__kernels *kernels, const float *sums, size_t x_row, size_t i, float *rows) {
+  if (!kernels->bf16.turn) return sums + i * QI__BF16_ROWS;
+  const float *group = sums + ((x_row + i) / 16 - x_row / 16) * 16 * QI__BF16_ROWS;
+  for (size_t half = 0; half < QI__BF16_ROWS; half += 16) kernels->bf16.turn(group + 16 * half, 16, rows + half, QI__BF16_ROWS);
+  return rows + (x_row + i) % 16 * QI__BF16_ROWS;
+}
+
 // Rows of results are taken a few at a time, all tiles of them: so what is written next lies beside what was.
 QI__FN void qi__tile_bf16_batch(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
                                 size_t x_row, size_t n_x, float *y, size_t y_stride, bool add, float *scratch) {
-  const size_t room = n_x * QI__BF16_ROWS, n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
+  const size_t room = qi__bf16_sums(x_row, n_x), n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
+  float rows[16 * QI__BF16_ROWS];
   qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, (uint16_t *)(void *)(scratch + n_tiles * room));
-  for (size_t i = 0; i < n_x; i += QI__BF16_TAKEN)
+  for (size_t i = 0, n; i < n_x; i += n) {
+    n = qi__min_size(16 - (x_row + i) % 16, n_x - i);
     for (size_t t = 0; t < n_tiles; t++) {
-      const float *sums = scratch + t * room + i * QI__BF16_ROWS;
+      const float *sums = qi__tile_bf16_rows(kernels, scratch + t * room, x_row, i, rows);
       size_t r = t * QI__BF16_ROWS;
-      qi__tile_finish(kernels, w, first + r, qi__min_size(QI__BF16_ROWS, n_w - r), sums, QI__BF16_ROWS,
-                      qi__min_size(QI__BF16_TAKEN, n_x - i), y + i * y_stride + r, y_stride, add);
+      qi__tile_finish(kernels, w, first + r, qi__min_size(QI__BF16_ROWS, n_w - r), sums, QI__BF16_ROWS, n, y + i * y_stride + r,
+                      y_stride, add);
     }
+  }
 }
 
 // The same of two matrices without bias, whose results meet in `gate` (swiglu or relu2) and are only read by the next product: they
@@ -268,15 +296,17 @@ QI__FN void qi__tile_bf16_batch(const qi__kernels *kernels, const qi__weight *w,
 QI__FN void qi__tile_gated(const qi__kernels *kernels, void (*gate)(const float *gate, const float *up, size_t n, float *y),
                            const qi__weight *w, const qi__weight *up, size_t first, size_t n_w, const qi__inputs *in, size_t x_row,
                            size_t n_x, uint16_t *packed, float *scratch) {
-  const size_t room = n_x * QI__BF16_ROWS, n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
+  const size_t room = qi__bf16_sums(x_row, n_x), n_tiles = (n_w + QI__BF16_ROWS - 1) / QI__BF16_ROWS;
   uint16_t *rows = (uint16_t *)(void *)(scratch + 2 * n_tiles * room);
   qi__tile_bf16_sums(kernels, w, first, n_w, in, x_row, n_x, scratch, rows);
   qi__tile_bf16_sums(kernels, up, first, n_w, in, x_row, n_x, scratch + n_tiles * room, rows);
   gate(scratch, scratch + n_tiles * room, n_tiles * room, scratch);
+  const size_t x_first = x_row / 16 * 16, x_end = x_row + n_x;
   for (size_t t = 0; t < n_tiles; t++)
-    for (size_t i = 0; i < n_x; i++) {
-      uint16_t *tiles = packed + qi__bf16_row(w->n_rows, (x_row + i) / 16 * 16) + 16 * (first + t * QI__BF16_ROWS);
-      kernels->bf16.pack(scratch + t * room + i * QI__BF16_ROWS, QI__BF16_ROWS, tiles, (x_row + i) % 16);
+    for (size_t x = x_first; x < x_end; x += 16) {
+      uint16_t *tile = packed + qi__bf16_row(w->n_rows, x) + 16 * (first + t * QI__BF16_ROWS);
+      kernels->bf16.pack_turned(scratch + t * room + (x - x_first) * QI__BF16_ROWS, tile, x < x_row ? x_row - x : 0,
+                                qi__min_size(16, x_end - x));
     }
 }
 

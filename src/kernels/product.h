@@ -22,6 +22,7 @@ QI__FN void qi__product_prepare(void *arg, int worker, int64_t begin, int64_t en
   (void)worker;
   unsigned need = qi__inputs_need(&p->w, p->arithmetic);
   for (int64_t i = begin; i < end; i++) qi__inputs_prepare(&p->kernels, &p->in, (size_t)i, need);
+  qi__inputs_turn(&p->kernels, &p->in, (size_t)begin, (size_t)end, need);
 }
 
 QI__FN void qi__product_tiles(void *arg, int worker, int64_t begin, int64_t end) {
@@ -86,7 +87,7 @@ QI__FN qi_result qi__matmul(qi_pool *pool, qi_path path, const qi__weight *w, co
     p.n = qi__min_size(round, n - i);
     p.y = y + i * p.w.n_rows;
     p.in.x = (float *)(uintptr_t)(x + i * p.w.n_cols); // only read
-    qi__pool_run(pool, qi__product_prepare, &p, (int64_t)p.n, 1);
+    qi__pool_run(pool, qi__product_prepare, &p, (int64_t)p.n, p.kernels.bf16.turn ? 16 : 1);
     qi__pool_run(pool, qi__product_tiles, &p, tiles, qi__max_i64(1, tiles / (pool->n_active * 64)));
   }
   return QI_OK;

@@ -178,8 +178,9 @@ QI__FN bool qi__cache_measure(const qi__cache_fill *f, qi__cache_class *class) {
   if (arena.overflow || !n_tiles) return false;
   qi__inputs_set_width(&t.in, w.n_cols);
   for (size_t i = 0; i < QI__CACHE_TRIAL_ROWS * w.n_cols; i++) t.in.x[i] = (float)(i % 17) - 8.0f;
-  for (size_t i = 0; i < QI__CACHE_TRIAL_ROWS; i++)
-    qi__inputs_prepare(&f->kernels, &t.in, i, qi__inputs_need(&w, class->arithmetic));
+  const unsigned need = qi__inputs_need(&w, class->arithmetic);
+  for (size_t i = 0; i < QI__CACHE_TRIAL_ROWS; i++) qi__inputs_prepare(&f->kernels, &t.in, i, need);
+  qi__inputs_turn(&f->kernels, &t.in, 0, QI__CACHE_TRIAL_ROWS, need);
   qi__forms forms;
   memset(&forms, 0, sizeof forms);
   forms.bf16 = f->kernels.bf16;
