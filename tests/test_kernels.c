@@ -723,6 +723,28 @@ static void product_run(product *p, const qi__kernels *k, qi__arithmetic arithme
   }
 }
 
+// Sums of a matrix unit go to where packed rows of them are once they are turned, those of rows first .. end - 1 and no others.
+static void test_pack_turned(void **state) {
+  (void)state;
+  uint64_t random = 21;
+  float sums[512], rows[512];
+  uint16_t expected[512], found[512];
+  for (int l = 0; l < n_levels; l++) {
+    const qi__bf16_kernels *k = &levels[l].kernels.bf16;
+    for (size_t t = 0; k->turn && t < 256; t++) {
+      const size_t first = t % 16, end = t / 16 + 1;
+      fill(&random, ORDINARY, sums, 512);
+      for (size_t half = 0; half < 32; half += 16) k->turn(sums + 16 * half, 16, rows + half, 32);
+      for (size_t i = 0; i < 512; i++) assert_memory_equal(&rows[i], &sums[i % 32 * 16 + i / 32], sizeof *rows);
+      for (size_t r = 0; r < 16; r++) k->pack(rows + 32 * r, 32, expected, r);
+      k->turn(expected, 16, expected, 16);
+      memset(found, 7, sizeof found);
+      if (first < end) k->pack_turned(sums, found, first, end);
+      for (size_t i = 0; i < 512; i++) assert_int_equal(found[i], i / 2 % 16 >= first && i / 2 % 16 < end ? expected[i] : 0x0707);
+    }
+  }
+}
+
 // Against float64 sums of the same rounded inputs; the bound stands in kernels/bf16.h.
 static void product_check(const product *p, qi__arithmetic arithmetic, const char *level_name) {
   size_t k = p->w.n_cols;
@@ -822,7 +844,7 @@ int main(void) {
     cmocka_unit_test(test_attention_cuts),
     cmocka_unit_test(test_attention_joins), cmocka_unit_test(test_attention_panel), cmocka_unit_test(test_softmax),
     cmocka_unit_test(test_attention_join), cmocka_unit_test(test_dequantize), cmocka_unit_test(test_product_bound),
-    cmocka_unit_test(test_product_odd_lengths), cmocka_unit_test(test_product_cuts),
+    cmocka_unit_test(test_pack_turned), cmocka_unit_test(test_product_odd_lengths), cmocka_unit_test(test_product_cuts),
   };
   return cmocka_run_group_tests_name("kernels", tests, set_up, NULL);
 }
