@@ -417,7 +417,7 @@ static void test_cancel_prompt(void **state) {
   RUN_OK(qi_step(fresh, 0, &err), err);
   RUN_OK(qi_prompt_tokens(fresh, ids + 20, 10, &err), err);
   take_story(fresh, 10, false, &want);
-  for (int at = 1; at < 80; at += 13) {
+  for (int at = 1; at < 40; at += 6) {
     c.s = run_session(rm.m, &sd);
     RUN_OK(qi_prompt_tokens(c.s, ids, 20, &err), err);
     RUN_OK(qi_step(c.s, 0, &err), err);
