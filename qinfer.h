@@ -256,14 +256,14 @@ QI_API qi_result qi_quantize(qi_format format, const float *src, void *dst, size
 
 // ---- threads and instruction sets ----
 
-// Highest instruction set to use; what the CPU lacks is never used. AUTO = the best there is.
+// Highest instruction set to use; what the CPU lacks is never used. AUTO = the fastest there is.
 typedef enum qi_isa {
   QI_ISA_AUTO = 0,
   QI_ISA_SCALAR,
   QI_ISA_AVX2,        // with FMA and F16C
   QI_ISA_AVX_VNNI,
   QI_ISA_AVX512,      // F, BW, DQ, VL and VNNI
-  QI_ISA_AVX512_BF16,
+  QI_ISA_AVX512_BF16, // on Intel slower than AVX512: only if asked for
   QI_ISA_AMX,         // INT8 and BF16
   QI_ISA_NEON,
   QI_ISA_DOTPROD,
@@ -1752,6 +1752,13 @@ QI__FN qi_isa qi__isa_lower(const qi__cpu *cpu, qi_isa isa) {
   return isa;
 }
 
+// The level for what a caller wants; AUTO: up to `last`. Intel's vectors multiply bfloat16 at half the speed of float32 (Emerald
+// Rapids, two threads: 166 and 338 GFLOPS), so only who asks for that level gets it.
+QI__FN qi_isa qi__isa_best(const qi__cpu *cpu, qi_isa wanted, qi_isa last) {
+  qi_isa isa = qi__isa_lower(cpu, wanted == QI_ISA_AUTO ? last : wanted);
+  return isa == QI_ISA_AVX512_BF16 && wanted != isa && cpu->intel ? QI_ISA_AVX512 : isa;
+}
+
 // The level to compute with and the features it allows. AUTO = the best there is; one that the CPU lacks = the next lower.
 // Tiles are asked of Linux only if AMX would be chosen. cpu may be NULL.
 // Errors: QI_ERR_ARGUMENT (out of range), QI_ERR_UNSUPPORTED (isa of another architecture).
@@ -1769,11 +1776,11 @@ QI__FN qi_result qi__isa_choose(qi_isa wanted, qi_isa *isa, qi__cpu *cpu, qi_err
     return qi__fail(err, QI_ERR_UNSUPPORTED, "isa: %s is of another architecture; this one has up to %s", qi__isa_name(wanted),
                     qi__isa_name(last));
   qi__cpu found = qi__cpu_detect();
-  qi_isa chosen = qi__isa_lower(&found, wanted == QI_ISA_AUTO ? last : wanted);
+  qi_isa chosen = qi__isa_best(&found, wanted, last);
 #if defined(QI__X86_64)
   if (chosen == QI_ISA_AMX && !qi__amx_permitted()) {
     found.amx = false;
-    chosen = qi__isa_lower(&found, chosen);
+    chosen = qi__isa_best(&found, wanted, last);
   }
 #endif
   qi__cpu_mask(&found, chosen);
@@ -5140,6 +5147,27 @@ QI__INLINE QI__AVX2 __m128 qi__sum_lanes4_avx2(__m256 a, __m256 b, __m256 c, __m
 
 // Ones in the first n lanes; n may be more than 16.
 QI__INLINE QI__AVX512 __mmask16 qi__tail_mask_avx512(size_t n) { return (__mmask16)(n >= 16 ? 0xffffu : (1u << n) - 1); }
+
+// Dword c of row r of src to dword r of row c of dst, 8 x 8.
+QI__INLINE QI__AVX2 void qi__transpose8_avx2(const uint8_t *src, size_t src_stride, uint8_t *dst, size_t dst_stride) {
+  __m256i a[8], b[8];
+  QI__UNROLL for (size_t r = 0; r < 8; r++) a[r] = qi__bytes_avx2(src + r * src_stride);
+  QI__UNROLL for (int r = 0; r < 8; r += 2) {
+    b[r] = _mm256_unpacklo_epi32(a[r], a[r + 1]);
+    b[r + 1] = _mm256_unpackhi_epi32(a[r], a[r + 1]);
+  }
+  // a[4 i + c], half l: dword 4 l + c of rows 4 i .. 4 i + 3
+  QI__UNROLL for (int r = 0; r < 8; r += 4) {
+    a[r] = _mm256_unpacklo_epi64(b[r], b[r + 2]);
+    a[r + 1] = _mm256_unpackhi_epi64(b[r], b[r + 2]);
+    a[r + 2] = _mm256_unpacklo_epi64(b[r + 1], b[r + 3]);
+    a[r + 3] = _mm256_unpackhi_epi64(b[r + 1], b[r + 3]);
+  }
+  QI__UNROLL for (size_t c = 0; c < 4; c++) {
+    qi__store_bytes_avx2(dst + c * dst_stride, _mm256_permute2x128_si256(a[c], a[4 + c], 0x20));
+    qi__store_bytes_avx2(dst + (c + 4) * dst_stride, _mm256_permute2x128_si256(a[c], a[4 + c], 0x31));
+  }
+}
 
 // Transposes 16 rows of 16 32-bit values.
 QI__INLINE QI__AVX512 void qi__transpose16_avx512(__m512i *a) {
@@ -9080,7 +9108,7 @@ QI__INLINE QI__AMX void qi__tiles_begin(size_t n) {
 #endif // QI__KERNELS_TILES_H
 
 // The BF16 path on CPUs that multiply bfloat16: weights and activations are rounded to bfloat16, products are exact, sums are
-// float32. Without such instructions the rounded values go through qi__dot_float_fn, which is the reference.
+// float32. Without such instructions the rounded values are multiplied as float32: panel_f32.h, whose reference is that of all.
 //
 //   y[i, r] = sum_j w[r, j] * x[i, j]
 //
@@ -10082,27 +10110,6 @@ QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
 }
 
 // ---- weights to a panel ----
-
-// Dword c of row r of src to dword r of row c of dst, 8 x 8.
-QI__INLINE QI__AVX2 void qi__transpose8_avx2(const uint8_t *src, size_t src_stride, uint8_t *dst, size_t dst_stride) {
-  __m256i a[8], b[8];
-  QI__UNROLL for (size_t r = 0; r < 8; r++) a[r] = qi__bytes_avx2(src + r * src_stride);
-  QI__UNROLL for (int r = 0; r < 8; r += 2) {
-    b[r] = _mm256_unpacklo_epi32(a[r], a[r + 1]);
-    b[r + 1] = _mm256_unpackhi_epi32(a[r], a[r + 1]);
-  }
-  // a[4 i + c], half l: dword 4 l + c of rows 4 i .. 4 i + 3
-  QI__UNROLL for (int r = 0; r < 8; r += 4) {
-    a[r] = _mm256_unpacklo_epi64(b[r], b[r + 2]);
-    a[r + 1] = _mm256_unpackhi_epi64(b[r], b[r + 2]);
-    a[r + 2] = _mm256_unpacklo_epi64(b[r + 1], b[r + 3]);
-    a[r + 3] = _mm256_unpackhi_epi64(b[r + 1], b[r + 3]);
-  }
-  QI__UNROLL for (size_t c = 0; c < 4; c++) {
-    qi__store_bytes_avx2(dst + c * dst_stride, _mm256_permute2x128_si256(a[c], a[4 + c], 0x20));
-    qi__store_bytes_avx2(dst + (c + 4) * dst_stride, _mm256_permute2x128_si256(a[c], a[4 + c], 0x31));
-  }
-}
 
 // Eight rows of 256 codes, 4 at a time, to parts of lines that are `next` bytes apart: dst[k / 4][row, k % 4].
 QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *dst, size_t next) {
@@ -14343,6 +14350,175 @@ static const qi__stored_q8_kernels qi__stored_q8_amx = {qi__q8_stored_bytes, qi_
 #endif
 
 #endif // QI__KERNELS_PANEL_AMX_H
+// generated from src/kernels/panel_f32.h: edit there
+// ==== >>panel_f32 : products of rounded bfloat16 in float32 ====
+#ifndef QI__KERNELS_PANEL_F32_H
+#define QI__KERNELS_PANEL_F32_H
+
+
+// The BF16 path without instructions for bfloat16. 32 weight rows and all rows of activations, both rounded to bfloat16:
+//
+//   sums[i, r] += sum_j w[r, j] * x[i, j]      i < n_x, r < 32, j < n_k
+//
+// Each sum is one chain of fused multiply-adds in float32 over ascending j; where `first`, from 0 on. All variants have the same
+// bits, for any rows beside each other and any slices of k. Error: as in bf16.h, without the part for subnormals.
+
+#define QI__F32_ROWS 32       // weight rows of a panel
+#define QI__F32_COLUMNS 128   // of it at most: 16 KB, which stay in the first-level cache while rows of activations pass
+#define QI__F32_STEP 256      // weights of a row that are unpacked at a time: the longest block
+#define QI__F32_STRIDE (QI__F32_STEP + 16) // of rows that are unpacked: not all into the same cache set
+
+// Strides: floats.
+typedef struct qi__f32_panel {
+  const float *w; // 32 rows; up to the next multiple of 16 columns they are read, but not used
+  size_t w_stride;
+  size_t n_k;     // <= QI__F32_COLUMNS
+  const float *x;
+  size_t x_stride, n_x;
+  bool first;
+  float *sums;    // [n_x, 32]
+  float *panel;   // scratch: [QI__F32_COLUMNS][32], on a cache line
+} qi__f32_panel;
+
+QI__FN void qi__f32_panel_ref(const qi__f32_panel *p) {
+  for (size_t i = 0; i < p->n_x; i++)
+    for (size_t r = 0; r < QI__F32_ROWS; r++) {
+      const float *w = p->w + r * p->w_stride, *x = p->x + i * p->x_stride;
+      float sum = p->first ? 0 : p->sums[i * QI__F32_ROWS + r];
+      for (size_t j = 0; j < p->n_k; j++) sum = fmaf(w[j], x[j], sum);
+      p->sums[i * QI__F32_ROWS + r] = sum;
+    }
+}
+
+// Variants turn the weights first, so that their rows are the lanes. n and the lanes are constants where these are inlined.
+
+#if defined(QI__X86_64)
+
+// ---- AVX2 ----
+
+// n rows of activations from row i on, with 16 weight rows from `lane` on.
+QI__INLINE QI__AVX2 void qi__f32_rows_avx2(const qi__f32_panel *p, size_t i, int n, size_t lane) {
+  const float *x = p->x + i * p->x_stride, *w = p->panel + lane, *end = w + p->n_k * QI__F32_ROWS;
+  const size_t stride = p->x_stride;
+  float *y = p->sums + i * QI__F32_ROWS + lane;
+  __m256 sum[6][2];
+  QI__UNROLL for (int r = 0; r < n; r++) QI__UNROLL for (int b = 0; b < 2; b++)
+    sum[r][b] = p->first ? _mm256_setzero_ps() : _mm256_loadu_ps(y + r * QI__F32_ROWS + 8 * b);
+  for (; w < end; w += QI__F32_ROWS, x++) {
+    __m256 w0 = _mm256_loadu_ps(w), w1 = _mm256_loadu_ps(w + 8);
+    QI__UNROLL for (int r = 0; r < n; r++) {
+      __m256 v = _mm256_broadcast_ss(x + (size_t)r * stride);
+      sum[r][0] = _mm256_fmadd_ps(w0, v, sum[r][0]);
+      sum[r][1] = _mm256_fmadd_ps(w1, v, sum[r][1]);
+    }
+  }
+  QI__UNROLL for (int r = 0; r < n; r++) QI__UNROLL for (int b = 0; b < 2; b++)
+    _mm256_storeu_ps(y + r * QI__F32_ROWS + 8 * b, sum[r][b]);
+}
+
+QI__FN QI__AVX2 void qi__f32_panel_avx2(const qi__f32_panel *p) {
+  const size_t w_bytes = p->w_stride * sizeof *p->w, row_bytes = QI__F32_ROWS * sizeof *p->panel;
+  for (size_t r = 0; r < QI__F32_ROWS; r += 8)
+    for (size_t j = 0; j < p->n_k; j += 8)
+      qi__transpose8_avx2((const uint8_t *)(p->w + r * p->w_stride + j), w_bytes, (uint8_t *)(p->panel + j * QI__F32_ROWS + r),
+                          row_bytes);
+  for (size_t i = 0, n; i < p->n_x; i += n) {
+    n = p->n_x - i >= 6 ? 6 : p->n_x - i >= 4 ? 4 : 1;
+    for (size_t lane = 0; lane < QI__F32_ROWS; lane += 16) {
+      if (n == 6) qi__f32_rows_avx2(p, i, 6, lane);
+      else if (n == 4) qi__f32_rows_avx2(p, i, 4, lane);
+      else qi__f32_rows_avx2(p, i, 1, lane);
+    }
+  }
+}
+
+// ---- AVX-512 ----
+
+QI__INLINE QI__AVX512 void qi__f32_rows_avx512(const qi__f32_panel *p, size_t i, int n) {
+  const float *x = p->x + i * p->x_stride, *w = p->panel, *end = w + p->n_k * QI__F32_ROWS;
+  const size_t stride = p->x_stride;
+  float *y = p->sums + i * QI__F32_ROWS;
+  __m512 sum[12][2];
+  QI__UNROLL for (int r = 0; r < n; r++) QI__UNROLL for (int b = 0; b < 2; b++)
+    sum[r][b] = p->first ? _mm512_setzero_ps() : _mm512_loadu_ps(y + r * QI__F32_ROWS + 16 * b);
+  for (; w < end; w += QI__F32_ROWS, x++) {
+    __m512 w0 = _mm512_loadu_ps(w), w1 = _mm512_loadu_ps(w + 16);
+    QI__UNROLL for (int r = 0; r < n; r++) {
+      __m512 v = _mm512_set1_ps(x[(size_t)r * stride]);
+      sum[r][0] = _mm512_fmadd_ps(w0, v, sum[r][0]);
+      sum[r][1] = _mm512_fmadd_ps(w1, v, sum[r][1]);
+    }
+  }
+  QI__UNROLL for (int r = 0; r < n; r++) QI__UNROLL for (int b = 0; b < 2; b++)
+    _mm512_storeu_ps(y + r * QI__F32_ROWS + 16 * b, sum[r][b]);
+}
+
+QI__FN QI__AVX512 void qi__f32_panel_avx512(const qi__f32_panel *p) {
+  for (size_t r = 0; r < QI__F32_ROWS; r += 16)
+    for (size_t j = 0; j < p->n_k; j += 16) {
+      __m512i v[16];
+      QI__UNROLL for (size_t i = 0; i < 16; i++) v[i] = _mm512_loadu_si512((const void *)(p->w + (r + i) * p->w_stride + j));
+      qi__transpose16_avx512(v);
+      QI__UNROLL for (size_t i = 0; i < 16; i++) _mm512_storeu_si512((void *)(p->panel + (j + i) * QI__F32_ROWS + r), v[i]);
+    }
+  for (size_t i = 0, n; i < p->n_x; i += n) {
+    n = p->n_x - i >= 12 ? 12 : p->n_x - i >= 4 ? 4 : 1;
+    if (n == 12) qi__f32_rows_avx512(p, i, 12);
+    else if (n == 4) qi__f32_rows_avx512(p, i, 4);
+    else qi__f32_rows_avx512(p, i, 1);
+  }
+}
+#endif
+
+// ---- NEON ----
+
+#if defined(QI__ARM64)
+
+// Column j + c of rows w .. to part c of the panel.
+QI__INLINE void qi__f32_transpose_neon(const float *w, size_t w_stride, float *panel) {
+  float32x4_t a = vld1q_f32(w), b = vld1q_f32(w + w_stride), c = vld1q_f32(w + 2 * w_stride), d = vld1q_f32(w + 3 * w_stride);
+  float32x4x2_t ab = vtrnq_f32(a, b), cd = vtrnq_f32(c, d);
+  for (int i = 0; i < 2; i++, panel += QI__F32_ROWS) {
+    vst1q_f32(panel, vcombine_f32(vget_low_f32(ab.val[i]), vget_low_f32(cd.val[i])));
+    vst1q_f32(panel + 2 * QI__F32_ROWS, vcombine_f32(vget_high_f32(ab.val[i]), vget_high_f32(cd.val[i])));
+  }
+}
+
+// n rows of activations from row i on, with 16 weight rows from `lane` on.
+QI__INLINE void qi__f32_rows_neon(const qi__f32_panel *p, size_t i, int n, size_t lane) {
+  const float *x = p->x + i * p->x_stride, *w = p->panel + lane, *end = w + p->n_k * QI__F32_ROWS;
+  float *y = p->sums + i * QI__F32_ROWS + lane;
+  float32x4_t sum[6][4];
+  QI__UNROLL for (int r = 0; r < n; r++) QI__UNROLL for (int b = 0; b < 4; b++)
+    sum[r][b] = p->first ? vdupq_n_f32(0) : vld1q_f32(y + r * QI__F32_ROWS + 4 * b);
+  for (; w < end; w += QI__F32_ROWS, x++) {
+    float32x4_t v[4];
+    QI__UNROLL for (int b = 0; b < 4; b++) v[b] = vld1q_f32(w + 4 * b);
+    QI__UNROLL for (int r = 0; r < n; r++) {
+      float32x4_t all = vld1q_dup_f32(x + (size_t)r * p->x_stride);
+      QI__UNROLL for (int b = 0; b < 4; b++) sum[r][b] = vfmaq_f32(sum[r][b], v[b], all);
+    }
+  }
+  QI__UNROLL for (int r = 0; r < n; r++) QI__UNROLL for (int b = 0; b < 4; b++)
+    vst1q_f32(y + r * QI__F32_ROWS + 4 * b, sum[r][b]);
+}
+
+QI__FN void qi__f32_panel_neon(const qi__f32_panel *p) {
+  for (size_t r = 0; r < QI__F32_ROWS; r += 4)
+    for (size_t j = 0; j < p->n_k; j += 4)
+      qi__f32_transpose_neon(p->w + r * p->w_stride + j, p->w_stride, p->panel + j * QI__F32_ROWS + r);
+  for (size_t i = 0, n; i < p->n_x; i += n) {
+    n = p->n_x - i >= 6 ? 6 : p->n_x - i >= 2 ? 2 : 1;
+    for (size_t lane = 0; lane < QI__F32_ROWS; lane += 16) {
+      if (n == 6) qi__f32_rows_neon(p, i, 6, lane);
+      else if (n == 2) qi__f32_rows_neon(p, i, 2, lane);
+      else qi__f32_rows_neon(p, i, 1, lane);
+    }
+  }
+}
+#endif
+
+#endif // QI__KERNELS_PANEL_F32_H
 
 // One pointer a kernel family; contracts stand at the reference of each.
 typedef struct qi__kernels {
@@ -14357,6 +14533,7 @@ typedef struct qi__kernels {
   void (*rope)(float *x, const float *cos_sin, size_t n_pairs, bool neighbours);
   void (*round_bf16)(const float *x, size_t n, float *y);
   void (*to_f16)(const float *x, size_t n, uint16_t *y);
+  void (*f32_panel)(const qi__f32_panel *p);
   void (*attention_scores)(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score);
   void (*attention_softmax)(float *score, size_t n_q, size_t begin, size_t end, size_t n, float *max, float *sum);
   void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
@@ -14396,6 +14573,7 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
   k->rope = qi__rope_ref;
   k->round_bf16 = qi__round_bf16_ref;
   k->to_f16 = qi__to_f16_ref;
+  k->f32_panel = qi__f32_panel_ref;
   k->attention_scores = qi__attention_scores_ref;
   k->attention_softmax = qi__attention_softmax_ref;
   k->attention_values = qi__attention_values_ref;
@@ -14435,6 +14613,7 @@ QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
   k->rope = qi__rope_avx2;
   k->round_bf16 = qi__round_bf16_avx2;
   k->to_f16 = qi__to_f16_avx2;
+  k->f32_panel = qi__f32_panel_avx2;
   k->attention_scores = qi__attention_scores_avx2;
   k->attention_softmax = qi__attention_softmax_avx2;
   k->attention_values = qi__attention_values_avx2;
@@ -14460,6 +14639,7 @@ QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx512;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx512;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx512;
+  k->f32_panel = qi__f32_panel_avx512;
   k->swiglu = qi__swiglu_avx512;
   k->attention_scores = qi__attention_scores_avx512;
   k->attention_softmax = qi__attention_softmax_avx512;
@@ -14504,6 +14684,7 @@ QI__FN void qi__kernels_init_neon(qi__kernels *k) {
   k->rope = qi__rope_neon;
   k->round_bf16 = qi__round_bf16_neon;
   k->to_f16 = qi__to_f16_neon;
+  k->f32_panel = qi__f32_panel_neon;
   k->attention_scores = qi__attention_scores_neon;
   k->attention_softmax = qi__attention_softmax_neon;
   k->attention_values = qi__attention_values_neon;
@@ -14624,10 +14805,13 @@ QI__FN qi__arithmetic qi__arithmetic_of(const qi__kernels *kernels, const qi__we
 
 // ---- inputs ----
 
+// Floats from one float32 row to the next: not all rows of a power of two into the same cache set.
+QI__INLINE size_t qi__float_stride(size_t n_cols) { return (n_cols + 15) / 16 * 16 + 16; }
+
 // Activations in the forms that the weights of one step want. Each form has room for all rows; a row is filled where it is needed.
 typedef struct qi__inputs {
   float *x;    // [n, k]
-  void *bf16;  // rounded to bfloat16: packed as in bf16.h, or float32 [n, k]
+  void *bf16;  // rounded to bfloat16: packed as in bf16.h, or rows of float32, qi__float_stride apart
   qi__q8 q8[3]; // by qi__q8_form
 } qi__inputs;
 
@@ -14651,12 +14835,13 @@ QI__INLINE size_t qi__q8_row_stride(size_t k) { return k + QI__CACHE_LINE; }
 
 // Room for n rows of up to k values, in an arena. (q8 blocks: at most one scale every 32 values.)
 QI__FN void qi__inputs_layout(qi__inputs *in, qi__arena *arena, size_t n, size_t k) {
-  size_t size, packed, rows;
-  if (!qi__mul_size(n, k, &size) || !qi__mul_size((n + 15) / 16 * 8, qi__bf16_width(k), &packed) ||
+  size_t rounded, packed, rows;
+  if (!qi__mul_size(n, qi__float_stride(k), &rounded) || !qi__mul_size((n + 15) / 16 * 8, qi__bf16_width(k), &packed) ||
       !qi__mul_size(n, qi__q8_row_stride(k), &rows))
-    arena->overflow = true, size = packed = rows = 0;
+    arena->overflow = true, rounded = packed = rows = 0;
+  const size_t size = rounded ? n * k : 0;
   in->x = QI__ARENA_ARRAY(arena, float, size);
-  in->bf16 = QI__ARENA_ARRAY(arena, float, size > packed ? size : packed);
+  in->bf16 = QI__ARENA_ARRAY(arena, float, qi__max_size(rounded, packed));
   for (int form = 0; form < 3; form++) {
     qi__q8 *q8 = &in->q8[form];
     q8->q = QI__ARENA_ARRAY(arena, int8_t, form == QI__Q8_ROW ? rows : size);
@@ -14681,7 +14866,7 @@ QI__FN void qi__inputs_prepare(const qi__kernels *kernels, const qi__inputs *in,
     if (need & (unsigned)QI__NEED_Q8 << form) kernels->quantize_q8(x, &in->q8[form], row);
   if (!(need & QI__NEED_BF16)) return;
   if (kernels->bf16.pack) kernels->bf16.pack(x, k, (uint16_t *)in->bf16, row);
-  else kernels->round_bf16(x, k, (float *)in->bf16 + row * k);
+  else kernels->round_bf16(x, k, (float *)in->bf16 + row * qi__float_stride(k));
 }
 
 // When rows begin .. end - 1 are filled: begin is a multiple of 16, and end, too, unless it is the last.
@@ -14696,9 +14881,6 @@ QI__FN void qi__inputs_turn(const qi__kernels *kernels, const qi__inputs *in, si
 
 // ---- tiles ----
 
-// Floats from one float32 row in scratch to the next: not all rows of a power of two into the same cache set.
-QI__INLINE size_t qi__float_stride(size_t n_cols) { return (n_cols + 15) / 16 * 16 + 16; }
-
 // Tiles that follow each other and may be taken by one call. On a matrix unit a slice of all activations then stays in the
 // second-level cache for several panels.
 #define QI__BF16_RUN 6
@@ -14712,33 +14894,53 @@ QI__INLINE size_t qi__bf16_sums(size_t x_row, size_t n_x) { return ((x_row + n_x
 
 // Floats of scratch that tiles of a matrix of n_cols need with up to n_x rows of activations: results before they are added; and
 // weight rows as float32, or a panel, the rows that go into it and their sums, or a panel and sums of integer products.
+#define QI__F32_SCRATCH (QI__F32_ROWS * QI__F32_STRIDE + QI__F32_COLUMNS * QI__F32_ROWS)
 QI__INLINE size_t qi__tile_results(size_t n_x) { return qi__max_size(n_x * QI__TILE_ROWS, QI__Q8_RUN); }
 QI__INLINE size_t qi__tile_scratch(size_t n_cols, size_t n_x) {
   size_t panel = QI__BF16_ROWS * qi__bf16_width(qi__min_size(n_cols, QI__BF16_SLICE_MAX)) / 2 + 16 * QI__BF16_STRIDE / 2;
   panel += QI__BF16_RUN * qi__bf16_sums(15, qi__min_size(n_x, QI__BF16_BATCH));
   size_t rows = QI__FLOAT_ROWS * qi__float_stride(n_cols), q8 = qi__q8_scratch(n_x);
-  if (panel < rows) panel = rows;
-  return qi__tile_results(n_x) + (panel > q8 ? panel : q8);
+  panel = qi__max_size(qi__max_size(panel, rows), QI__F32_SCRATCH);
+  return qi__tile_results(n_x) + qi__max_size(panel, q8);
 }
 
-// FLOAT, and BF16 without instructions for it: rows are dequantised to scratch, rounded to bfloat16 if asked. Those of float
-// formats are taken as they are for few rows of activations: to write them down would take longer.
-QI__FN void qi__tile_float(const qi__kernels *kernels, bool bf16, const qi__weight *w, size_t first, size_t n_w, const float *x,
-                           size_t n_x, float *y, size_t y_stride, float *scratch) {
+// FLOAT: rows are dequantised to scratch. Those of float formats are taken as they are for few rows of activations: to write them
+// down would take longer.
+QI__FN void qi__tile_float(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const float *x, size_t n_x,
+                           float *y, size_t y_stride, float *scratch) {
   size_t k = w->n_cols, stride = qi__float_stride(k);
   const uint8_t *src = w->data + first * w->row_bytes;
-  bool round = bf16 && w->id != QI_FORMAT_BF16;
-  if (w->id <= QI_FORMAT_BF16 && !round && n_x < 8) {
+  if (w->id <= QI_FORMAT_BF16 && n_x < 8) {
     kernels->dot_float[w->id](src, w->row_bytes, n_w, x, k, n_x, k, y, y_stride, kernels->fetch);
     return;
   }
   for (size_t r = 0; r < n_w; r += QI__FLOAT_ROWS) {
     size_t n = qi__min_size(QI__FLOAT_ROWS, n_w - r);
-    for (size_t i = 0; i < n; i++, src += w->row_bytes) {
-      kernels->dequantize[w->id](w->format, src, scratch + i * stride, k);
-      if (round) kernels->round_bf16(scratch + i * stride, k, scratch + i * stride);
-    }
+    for (size_t i = 0; i < n; i++, src += w->row_bytes) kernels->dequantize[w->id](w->format, src, scratch + i * stride, k);
     kernels->dot_float[QI_FORMAT_F32](scratch, stride * sizeof *scratch, n, x, k, n_x, k, y + r, y_stride, kernels->fetch);
+  }
+}
+
+// BF16 without instructions for it: see panel_f32.h. sums: [n_x, QI__F32_ROWS]; scratch: QI__F32_SCRATCH floats
+QI__FN void qi__tile_rounded(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
+                             size_t x_row, size_t n_x, float *sums, float *scratch) {
+  const size_t x_stride = qi__float_stride(w->n_cols);
+  const float *x = (const float *)in->bf16 + x_row * x_stride;
+  float *panel = scratch + QI__F32_ROWS * QI__F32_STRIDE;
+  memset(scratch + n_w * QI__F32_STRIDE, 0, (QI__F32_ROWS - n_w) * QI__F32_STRIDE * sizeof *scratch);
+  for (size_t k = 0; k < w->n_cols; k += QI__F32_STEP) {
+    const size_t step = qi__min_size(QI__F32_STEP, w->n_cols - k);
+    const uint8_t *src = w->data + first * w->row_bytes + qi__row_bytes(w->id, k);
+    for (size_t r = 0; r < n_w; r++, src += w->row_bytes) {
+      float *row = scratch + r * QI__F32_STRIDE;
+      kernels->dequantize[w->id](w->format, src, row, step);
+      if (w->id != QI_FORMAT_BF16) kernels->round_bf16(row, step, row);
+    }
+    for (size_t j = 0; j < step; j += QI__F32_COLUMNS) {
+      qi__f32_panel p = {scratch + j, QI__F32_STRIDE, qi__min_size(QI__F32_COLUMNS, step - j), x + k + j, x_stride, n_x, k + j == 0,
+                         sums, panel};
+      kernels->f32_panel(&p);
+    }
   }
 }
 
@@ -14909,10 +15111,11 @@ QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmeti
                           add, scratch);
     return;
   }
-  float *result = add ? scratch : y;
-  size_t stride = add ? n_w : y_stride;
+  float *result = add || bf16 ? scratch : y;
+  size_t stride = bf16 ? QI__F32_ROWS : add ? n_w : y_stride;
   scratch += qi__tile_results(n_x);
   const uint8_t *ready = qi__tile_ready(kernels, arithmetic, w, first, n_x);
+  qi__weight rows = ready && arithmetic != QI__INTEGER ? qi__tile_rows(w, arithmetic, ready, n_w) : *w;
   if (arithmetic == QI__INTEGER) {
     const qi__q8 *x = &in->q8[qi__q8_form(w->format)];
     qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, result, stride, scratch,
@@ -14920,12 +15123,12 @@ QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmeti
     if (ready) args.w = ready, args.w_stride = kernels->stored_q8.chunk_bytes(w->format);
     if (ready) kernels->stored_q8.dot(&args);
     else kernels->dot_q8[w->id](&args);
+  } else if (bf16) {
+    qi__tile_rounded(kernels, &rows, ready ? 0 : first, n_w, in, x_row, n_x, result, scratch);
   } else {
-    const float *x = (bf16 ? (const float *)in->bf16 : in->x) + x_row * w->n_cols;
-    qi__weight rows = *w;
-    if (ready) rows = qi__tile_rows(w, arithmetic, ready, n_w);
-    if (ready && !bf16) qi__tile_f32(kernels, &rows, n_w, x, n_x, result, stride);
-    else qi__tile_float(kernels, bf16, &rows, ready ? 0 : first, n_w, x, n_x, result, stride, scratch);
+    const float *x = in->x + x_row * w->n_cols;
+    if (ready) qi__tile_f32(kernels, &rows, n_w, x, n_x, result, stride);
+    else qi__tile_float(kernels, w, first, n_w, x, n_x, result, stride, scratch);
   }
   qi__tile_finish(kernels, w, first, n_w, result, stride, n_x, y, y_stride, add);
 }

@@ -244,14 +244,14 @@ QI_API qi_result qi_quantize(qi_format format, const float *src, void *dst, size
 
 // ---- threads and instruction sets ----
 
-// Highest instruction set to use; what the CPU lacks is never used. AUTO = the best there is.
+// Highest instruction set to use; what the CPU lacks is never used. AUTO = the fastest there is.
 typedef enum qi_isa {
   QI_ISA_AUTO = 0,
   QI_ISA_SCALAR,
   QI_ISA_AVX2,        // with FMA and F16C
   QI_ISA_AVX_VNNI,
   QI_ISA_AVX512,      // F, BW, DQ, VL and VNNI
-  QI_ISA_AVX512_BF16,
+  QI_ISA_AVX512_BF16, // on Intel slower than AVX512: only if asked for
   QI_ISA_AMX,         // INT8 and BF16
   QI_ISA_NEON,
   QI_ISA_DOTPROD,

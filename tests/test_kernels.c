@@ -745,6 +745,40 @@ static void test_pack_turned(void **state) {
   }
 }
 
+// Rows of activations in one go, beginning anywhere, and slices of k in turns: the same chain of multiply-adds.
+static void test_f32_panel(void **state) {
+  (void)state;
+  enum { X_STRIDE = QI__F32_STRIDE, X_ROWS = 31 };
+  static float w[QI__F32_ROWS * QI__F32_STRIDE], x[X_ROWS * X_STRIDE], want[X_ROWS * QI__F32_ROWS], got[X_ROWS * QI__F32_ROWS];
+  float *panel = (float *)qi__malloc(QI__F32_COLUMNS * QI__F32_ROWS * sizeof *panel, QI__CACHE_LINE, NULL);
+  uint64_t random = 22;
+  for (int kind = 0; kind < N_KINDS; kind++)
+    for (int l = 0; l < n_levels; l++)
+      for (size_t n_x = 1; n_x <= X_ROWS; n_x += n_x < 14 ? 1 : 17) {
+        const size_t n_k[2] = {1 + next_random(&random) % QI__F32_COLUMNS, 1 + next_random(&random) % QI__F32_COLUMNS};
+        fill(&random, kind, w, QI__COUNT_OF(w));
+        fill(&random, kind, x, QI__COUNT_OF(x));
+        memset(want, 7, sizeof want);
+        memset(got, 7, sizeof got);
+        qi__f32_panel p = {w, QI__F32_STRIDE, n_k[0], x, X_STRIDE, n_x, true, NULL, panel};
+        for (int slice = 0; slice < 2; slice++) {
+          p.sums = want;
+          qi__f32_panel_ref(&p);
+          p.sums = got;
+          levels[l].kernels.f32_panel(&p);
+          p = (qi__f32_panel){w + n_k[0], QI__F32_STRIDE, n_k[1], x + n_k[0], X_STRIDE, n_x, false, NULL, panel};
+        }
+        for (size_t i = 0; kind == ORDINARY && i < n_x * QI__F32_ROWS; i++) {
+          float sum = 0;
+          const float *a = w + i % QI__F32_ROWS * QI__F32_STRIDE, *b = x + i / QI__F32_ROWS * X_STRIDE;
+          for (size_t j = 0; j < n_k[0] + n_k[1]; j++) sum = fmaf(a[j], b[j], sum);
+          assert_memory_equal(&sum, &want[i], sizeof sum);
+        }
+        ASSERT_SAME(want, got, X_ROWS * QI__F32_ROWS, "%s f32_panel %zu + %zu, %zu rows\n", levels[l].name, n_k[0], n_k[1], n_x);
+      }
+  qi__malloc_free(panel, 0, NULL);
+}
+
 // Against float64 sums of the same rounded inputs; the bound stands in kernels/bf16.h.
 static void product_check(const product *p, qi__arithmetic arithmetic, const char *level_name) {
   size_t k = p->w.n_cols;
@@ -844,7 +878,8 @@ int main(void) {
     cmocka_unit_test(test_attention_cuts),
     cmocka_unit_test(test_attention_joins), cmocka_unit_test(test_attention_panel), cmocka_unit_test(test_softmax),
     cmocka_unit_test(test_attention_join), cmocka_unit_test(test_dequantize), cmocka_unit_test(test_product_bound),
-    cmocka_unit_test(test_pack_turned), cmocka_unit_test(test_product_odd_lengths), cmocka_unit_test(test_product_cuts),
+    cmocka_unit_test(test_pack_turned), cmocka_unit_test(test_f32_panel), cmocka_unit_test(test_product_odd_lengths),
+    cmocka_unit_test(test_product_cuts),
   };
   return cmocka_run_group_tests_name("kernels", tests, set_up, NULL);
 }

@@ -52,10 +52,13 @@ QI__FN qi__arithmetic qi__arithmetic_of(const qi__kernels *kernels, const qi__we
 
 // ---- inputs ----
 
+// Floats from one float32 row to the next: not all rows of a power of two into the same cache set.
+QI__INLINE size_t qi__float_stride(size_t n_cols) { return (n_cols + 15) / 16 * 16 + 16; }
+
 // Activations in the forms that the weights of one step want. Each form has room for all rows; a row is filled where it is needed.
 typedef struct qi__inputs {
   float *x;    // [n, k]
-  void *bf16;  // rounded to bfloat16: packed as in bf16.h, or float32 [n, k]
+  void *bf16;  // rounded to bfloat16: packed as in bf16.h, or rows of float32, qi__float_stride apart
   qi__q8 q8[3]; // by qi__q8_form
 } qi__inputs;
 
@@ -79,12 +82,13 @@ QI__INLINE size_t qi__q8_row_stride(size_t k) { return k + QI__CACHE_LINE; }
 
 // Room for n rows of up to k values, in an arena. (q8 blocks: at most one scale every 32 values.)
 QI__FN void qi__inputs_layout(qi__inputs *in, qi__arena *arena, size_t n, size_t k) {
-  size_t size, packed, rows;
-  if (!qi__mul_size(n, k, &size) || !qi__mul_size((n + 15) / 16 * 8, qi__bf16_width(k), &packed) ||
+  size_t rounded, packed, rows;
+  if (!qi__mul_size(n, qi__float_stride(k), &rounded) || !qi__mul_size((n + 15) / 16 * 8, qi__bf16_width(k), &packed) ||
       !qi__mul_size(n, qi__q8_row_stride(k), &rows))
-    arena->overflow = true, size = packed = rows = 0;
+    arena->overflow = true, rounded = packed = rows = 0;
+  const size_t size = rounded ? n * k : 0;
   in->x = QI__ARENA_ARRAY(arena, float, size);
-  in->bf16 = QI__ARENA_ARRAY(arena, float, size > packed ? size : packed);
+  in->bf16 = QI__ARENA_ARRAY(arena, float, qi__max_size(rounded, packed));
   for (int form = 0; form < 3; form++) {
     qi__q8 *q8 = &in->q8[form];
     q8->q = QI__ARENA_ARRAY(arena, int8_t, form == QI__Q8_ROW ? rows : size);
@@ -109,7 +113,7 @@ QI__FN void qi__inputs_prepare(const qi__kernels *kernels, const qi__inputs *in,
     if (need & (unsigned)QI__NEED_Q8 << form) kernels->quantize_q8(x, &in->q8[form], row);
   if (!(need & QI__NEED_BF16)) return;
   if (kernels->bf16.pack) kernels->bf16.pack(x, k, (uint16_t *)in->bf16, row);
-  else kernels->round_bf16(x, k, (float *)in->bf16 + row * k);
+  else kernels->round_bf16(x, k, (float *)in->bf16 + row * qi__float_stride(k));
 }
 
 // When rows begin .. end - 1 are filled: begin is a multiple of 16, and end, too, unless it is the last.
@@ -124,9 +128,6 @@ QI__FN void qi__inputs_turn(const qi__kernels *kernels, const qi__inputs *in, si
 
 // ---- tiles ----
 
-// Floats from one float32 row in scratch to the next: not all rows of a power of two into the same cache set.
-QI__INLINE size_t qi__float_stride(size_t n_cols) { return (n_cols + 15) / 16 * 16 + 16; }
-
 // Tiles that follow each other and may be taken by one call. On a matrix unit a slice of all activations then stays in the
 // second-level cache for several panels.
 #define QI__BF16_RUN 6
@@ -140,33 +141,53 @@ QI__INLINE size_t qi__bf16_sums(size_t x_row, size_t n_x) { return ((x_row + n_x
 
 // Floats of scratch that tiles of a matrix of n_cols need with up to n_x rows of activations: results before they are added; and
 // weight rows as float32, or a panel, the rows that go into it and their sums, or a panel and sums of integer products.
+#define QI__F32_SCRATCH (QI__F32_ROWS * QI__F32_STRIDE + QI__F32_COLUMNS * QI__F32_ROWS)
 QI__INLINE size_t qi__tile_results(size_t n_x) { return qi__max_size(n_x * QI__TILE_ROWS, QI__Q8_RUN); }
 QI__INLINE size_t qi__tile_scratch(size_t n_cols, size_t n_x) {
   size_t panel = QI__BF16_ROWS * qi__bf16_width(qi__min_size(n_cols, QI__BF16_SLICE_MAX)) / 2 + 16 * QI__BF16_STRIDE / 2;
   panel += QI__BF16_RUN * qi__bf16_sums(15, qi__min_size(n_x, QI__BF16_BATCH));
   size_t rows = QI__FLOAT_ROWS * qi__float_stride(n_cols), q8 = qi__q8_scratch(n_x);
-  if (panel < rows) panel = rows;
-  return qi__tile_results(n_x) + (panel > q8 ? panel : q8);
+  panel = qi__max_size(qi__max_size(panel, rows), QI__F32_SCRATCH);
+  return qi__tile_results(n_x) + qi__max_size(panel, q8);
 }
 
-// FLOAT, and BF16 without instructions for it: rows are dequantised to scratch, rounded to bfloat16 if asked. Those of float
-// formats are taken as they are for few rows of activations: to write them down would take longer.
-QI__FN void qi__tile_float(const qi__kernels *kernels, bool bf16, const qi__weight *w, size_t first, size_t n_w, const float *x,
-                           size_t n_x, float *y, size_t y_stride, float *scratch) {
+// FLOAT: rows are dequantised to scratch. Those of float formats are taken as they are for few rows of activations: to write them
+// down would take longer.
+QI__FN void qi__tile_float(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const float *x, size_t n_x,
+                           float *y, size_t y_stride, float *scratch) {
   size_t k = w->n_cols, stride = qi__float_stride(k);
   const uint8_t *src = w->data + first * w->row_bytes;
-  bool round = bf16 && w->id != QI_FORMAT_BF16;
-  if (w->id <= QI_FORMAT_BF16 && !round && n_x < 8) {
+  if (w->id <= QI_FORMAT_BF16 && n_x < 8) {
     kernels->dot_float[w->id](src, w->row_bytes, n_w, x, k, n_x, k, y, y_stride, kernels->fetch);
     return;
   }
   for (size_t r = 0; r < n_w; r += QI__FLOAT_ROWS) {
     size_t n = qi__min_size(QI__FLOAT_ROWS, n_w - r);
-    for (size_t i = 0; i < n; i++, src += w->row_bytes) {
-      kernels->dequantize[w->id](w->format, src, scratch + i * stride, k);
-      if (round) kernels->round_bf16(scratch + i * stride, k, scratch + i * stride);
-    }
+    for (size_t i = 0; i < n; i++, src += w->row_bytes) kernels->dequantize[w->id](w->format, src, scratch + i * stride, k);
     kernels->dot_float[QI_FORMAT_F32](scratch, stride * sizeof *scratch, n, x, k, n_x, k, y + r, y_stride, kernels->fetch);
+  }
+}
+
+// BF16 without instructions for it: see panel_f32.h. sums: [n_x, QI__F32_ROWS]; scratch: QI__F32_SCRATCH floats
+QI__FN void qi__tile_rounded(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
+                             size_t x_row, size_t n_x, float *sums, float *scratch) {
+  const size_t x_stride = qi__float_stride(w->n_cols);
+  const float *x = (const float *)in->bf16 + x_row * x_stride;
+  float *panel = scratch + QI__F32_ROWS * QI__F32_STRIDE;
+  memset(scratch + n_w * QI__F32_STRIDE, 0, (QI__F32_ROWS - n_w) * QI__F32_STRIDE * sizeof *scratch);
+  for (size_t k = 0; k < w->n_cols; k += QI__F32_STEP) {
+    const size_t step = qi__min_size(QI__F32_STEP, w->n_cols - k);
+    const uint8_t *src = w->data + first * w->row_bytes + qi__row_bytes(w->id, k);
+    for (size_t r = 0; r < n_w; r++, src += w->row_bytes) {
+      float *row = scratch + r * QI__F32_STRIDE;
+      kernels->dequantize[w->id](w->format, src, row, step);
+      if (w->id != QI_FORMAT_BF16) kernels->round_bf16(row, step, row);
+    }
+    for (size_t j = 0; j < step; j += QI__F32_COLUMNS) {
+      qi__f32_panel p = {scratch + j, QI__F32_STRIDE, qi__min_size(QI__F32_COLUMNS, step - j), x + k + j, x_stride, n_x, k + j == 0,
+                         sums, panel};
+      kernels->f32_panel(&p);
+    }
   }
 }
 
@@ -337,10 +358,11 @@ QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmeti
                           add, scratch);
     return;
   }
-  float *result = add ? scratch : y;
-  size_t stride = add ? n_w : y_stride;
+  float *result = add || bf16 ? scratch : y;
+  size_t stride = bf16 ? QI__F32_ROWS : add ? n_w : y_stride;
   scratch += qi__tile_results(n_x);
   const uint8_t *ready = qi__tile_ready(kernels, arithmetic, w, first, n_x);
+  qi__weight rows = ready && arithmetic != QI__INTEGER ? qi__tile_rows(w, arithmetic, ready, n_w) : *w;
   if (arithmetic == QI__INTEGER) {
     const qi__q8 *x = &in->q8[qi__q8_form(w->format)];
     qi__dot_q8_args args = {w->format, w->data + first * w->row_bytes, w->row_bytes, n_w, x, x_row, n_x, result, stride, scratch,
@@ -348,12 +370,12 @@ QI__FN void qi__matmul_tile(const qi__kernels *kernels, qi__arithmetic arithmeti
     if (ready) args.w = ready, args.w_stride = kernels->stored_q8.chunk_bytes(w->format);
     if (ready) kernels->stored_q8.dot(&args);
     else kernels->dot_q8[w->id](&args);
+  } else if (bf16) {
+    qi__tile_rounded(kernels, &rows, ready ? 0 : first, n_w, in, x_row, n_x, result, scratch);
   } else {
-    const float *x = (bf16 ? (const float *)in->bf16 : in->x) + x_row * w->n_cols;
-    qi__weight rows = *w;
-    if (ready) rows = qi__tile_rows(w, arithmetic, ready, n_w);
-    if (ready && !bf16) qi__tile_f32(kernels, &rows, n_w, x, n_x, result, stride);
-    else qi__tile_float(kernels, bf16, &rows, ready ? 0 : first, n_w, x, n_x, result, stride, scratch);
+    const float *x = in->x + x_row * w->n_cols;
+    if (ready) qi__tile_f32(kernels, &rows, n_w, x, n_x, result, stride);
+    else qi__tile_float(kernels, w, first, n_w, x, n_x, result, stride, scratch);
   }
   qi__tile_finish(kernels, w, first, n_w, result, stride, n_x, y, y_stride, add);
 }

@@ -79,27 +79,6 @@ QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
 
 // ---- weights to a panel ----
 
-// Dword c of row r of src to dword r of row c of dst, 8 x 8.
-QI__INLINE QI__AVX2 void qi__transpose8_avx2(const uint8_t *src, size_t src_stride, uint8_t *dst, size_t dst_stride) {
-  __m256i a[8], b[8];
-  QI__UNROLL for (size_t r = 0; r < 8; r++) a[r] = qi__bytes_avx2(src + r * src_stride);
-  QI__UNROLL for (int r = 0; r < 8; r += 2) {
-    b[r] = _mm256_unpacklo_epi32(a[r], a[r + 1]);
-    b[r + 1] = _mm256_unpackhi_epi32(a[r], a[r + 1]);
-  }
-  // a[4 i + c], half l: dword 4 l + c of rows 4 i .. 4 i + 3
-  QI__UNROLL for (int r = 0; r < 8; r += 4) {
-    a[r] = _mm256_unpacklo_epi64(b[r], b[r + 2]);
-    a[r + 1] = _mm256_unpackhi_epi64(b[r], b[r + 2]);
-    a[r + 2] = _mm256_unpacklo_epi64(b[r + 1], b[r + 3]);
-    a[r + 3] = _mm256_unpackhi_epi64(b[r + 1], b[r + 3]);
-  }
-  QI__UNROLL for (size_t c = 0; c < 4; c++) {
-    qi__store_bytes_avx2(dst + c * dst_stride, _mm256_permute2x128_si256(a[c], a[4 + c], 0x20));
-    qi__store_bytes_avx2(dst + (c + 4) * dst_stride, _mm256_permute2x128_si256(a[c], a[4 + c], 0x31));
-  }
-}
-
 // Eight rows of 256 codes, 4 at a time, to parts of lines that are `next` bytes apart: dst[k / 4][row, k % 4].
 QI__FN QI__AVX2 void qi__panel_interleave_avx2(uint8_t (*rows)[256], uint8_t *dst, size_t next) {
   for (size_t k = 0; k < 256; k += 32) qi__transpose8_avx2(rows[0] + k, 256, dst + k / 4 * next, next);

@@ -15,6 +15,7 @@
 #include "dot_ternary_neon.h"
 #include "dot_ternary_x86.h"
 #include "panel_amx.h"
+#include "panel_f32.h"
 #include "panel_q8_neon.h"
 #include "panel_q8_x86.h"
 
@@ -31,6 +32,7 @@ typedef struct qi__kernels {
   void (*rope)(float *x, const float *cos_sin, size_t n_pairs, bool neighbours);
   void (*round_bf16)(const float *x, size_t n, float *y);
   void (*to_f16)(const float *x, size_t n, uint16_t *y);
+  void (*f32_panel)(const qi__f32_panel *p);
   void (*attention_scores)(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score);
   void (*attention_softmax)(float *score, size_t n_q, size_t begin, size_t end, size_t n, float *max, float *sum);
   void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
@@ -70,6 +72,7 @@ QI__FN void qi__kernels_init_ref(qi__kernels *k) {
   k->rope = qi__rope_ref;
   k->round_bf16 = qi__round_bf16_ref;
   k->to_f16 = qi__to_f16_ref;
+  k->f32_panel = qi__f32_panel_ref;
   k->attention_scores = qi__attention_scores_ref;
   k->attention_softmax = qi__attention_softmax_ref;
   k->attention_values = qi__attention_values_ref;
@@ -109,6 +112,7 @@ QI__FN void qi__kernels_init_avx2(qi__kernels *k) {
   k->rope = qi__rope_avx2;
   k->round_bf16 = qi__round_bf16_avx2;
   k->to_f16 = qi__to_f16_avx2;
+  k->f32_panel = qi__f32_panel_avx2;
   k->attention_scores = qi__attention_scores_avx2;
   k->attention_softmax = qi__attention_softmax_avx2;
   k->attention_values = qi__attention_values_avx2;
@@ -134,6 +138,7 @@ QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
   k->dot_float[QI_FORMAT_F32] = qi__dot_f32_avx512;
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx512;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx512;
+  k->f32_panel = qi__f32_panel_avx512;
   k->swiglu = qi__swiglu_avx512;
   k->attention_scores = qi__attention_scores_avx512;
   k->attention_softmax = qi__attention_softmax_avx512;
@@ -178,6 +183,7 @@ QI__FN void qi__kernels_init_neon(qi__kernels *k) {
   k->rope = qi__rope_neon;
   k->round_bf16 = qi__round_bf16_neon;
   k->to_f16 = qi__to_f16_neon;
+  k->f32_panel = qi__f32_panel_neon;
   k->attention_scores = qi__attention_scores_neon;
   k->attention_softmax = qi__attention_softmax_neon;
   k->attention_values = qi__attention_values_neon;

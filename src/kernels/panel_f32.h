@@ -1,0 +1,169 @@
+// ==== >>panel_f32 : products of rounded bfloat16 in float32 ====
+#ifndef QI__KERNELS_PANEL_F32_H
+#define QI__KERNELS_PANEL_F32_H
+
+#include "simd.h"
+
+// The BF16 path without instructions for bfloat16. 32 weight rows and all rows of activations, both rounded to bfloat16:
+//
+//   sums[i, r] += sum_j w[r, j] * x[i, j]      i < n_x, r < 32, j < n_k
+//
+// Each sum is one chain of fused multiply-adds in float32 over ascending j; where `first`, from 0 on. All variants have the same
+// bits, for any rows beside each other and any slices of k. Error: as in bf16.h, without the part for subnormals.
+
+#define QI__F32_ROWS 32       // weight rows of a panel
+#define QI__F32_COLUMNS 128   // of it at most: 16 KB, which stay in the first-level cache while rows of activations pass
+#define QI__F32_STEP 256      // weights of a row that are unpacked at a time: the longest block
+#define QI__F32_STRIDE (QI__F32_STEP + 16) // of rows that are unpacked: not all into the same cache set
+
+// Strides: floats.
+typedef struct qi__f32_panel {
+  const float *w; // 32 rows; up to the next multiple of 16 columns they are read, but not used
+  size_t w_stride;
+  size_t n_k;     // <= QI__F32_COLUMNS
+  const float *x;
+  size_t x_stride, n_x;
+  bool first;
+  float *sums;    // [n_x, 32]
+  float *panel;   // scratch: [QI__F32_COLUMNS][32], on a cache line
+} qi__f32_panel;
+
+QI__FN void qi__f32_panel_ref(const qi__f32_panel *p) {
+  for (size_t i = 0; i < p->n_x; i++)
+    for (size_t r = 0; r < QI__F32_ROWS; r++) {
+      const float *w = p->w + r * p->w_stride, *x = p->x + i * p->x_stride;
+      float sum = p->first ? 0 : p->sums[i * QI__F32_ROWS + r];
+      for (size_t j = 0; j < p->n_k; j++) sum = fmaf(w[j], x[j], sum);
+      p->sums[i * QI__F32_ROWS + r] = sum;
+    }
+}
+
+// Variants turn the weights first, so that their rows are the lanes. n and the lanes are constants where these are inlined.
+
+#if defined(QI__X86_64)
+
+// ---- AVX2 ----
+
+// n rows of activations from row i on, with 16 weight rows from `lane` on.
+QI__INLINE QI__AVX2 void qi__f32_rows_avx2(const qi__f32_panel *p, size_t i, int n, size_t lane) {
+  const float *x = p->x + i * p->x_stride, *w = p->panel + lane, *end = w + p->n_k * QI__F32_ROWS;
+  const size_t stride = p->x_stride;
+  float *y = p->sums + i * QI__F32_ROWS + lane;
+  __m256 sum[6][2];
+  QI__UNROLL for (int r = 0; r < n; r++) QI__UNROLL for (int b = 0; b < 2; b++)
+    sum[r][b] = p->first ? _mm256_setzero_ps() : _mm256_loadu_ps(y + r * QI__F32_ROWS + 8 * b);
+  for (; w < end; w += QI__F32_ROWS, x++) {
+    __m256 w0 = _mm256_loadu_ps(w), w1 = _mm256_loadu_ps(w + 8);
+    QI__UNROLL for (int r = 0; r < n; r++) {
+      __m256 v = _mm256_broadcast_ss(x + (size_t)r * stride);
+      sum[r][0] = _mm256_fmadd_ps(w0, v, sum[r][0]);
+      sum[r][1] = _mm256_fmadd_ps(w1, v, sum[r][1]);
+    }
+  }
+  QI__UNROLL for (int r = 0; r < n; r++) QI__UNROLL for (int b = 0; b < 2; b++)
+    _mm256_storeu_ps(y + r * QI__F32_ROWS + 8 * b, sum[r][b]);
+}
+
+QI__FN QI__AVX2 void qi__f32_panel_avx2(const qi__f32_panel *p) {
+  const size_t w_bytes = p->w_stride * sizeof *p->w, row_bytes = QI__F32_ROWS * sizeof *p->panel;
+  for (size_t r = 0; r < QI__F32_ROWS; r += 8)
+    for (size_t j = 0; j < p->n_k; j += 8)
+      qi__transpose8_avx2((const uint8_t *)(p->w + r * p->w_stride + j), w_bytes, (uint8_t *)(p->panel + j * QI__F32_ROWS + r),
+                          row_bytes);
+  for (size_t i = 0, n; i < p->n_x; i += n) {
+    n = p->n_x - i >= 6 ? 6 : p->n_x - i >= 4 ? 4 : 1;
+    for (size_t lane = 0; lane < QI__F32_ROWS; lane += 16) {
+      if (n == 6) qi__f32_rows_avx2(p, i, 6, lane);
+      else if (n == 4) qi__f32_rows_avx2(p, i, 4, lane);
+      else qi__f32_rows_avx2(p, i, 1, lane);
+    }
+  }
+}
+
+// ---- AVX-512 ----
+
+QI__INLINE QI__AVX512 void qi__f32_rows_avx512(const qi__f32_panel *p, size_t i, int n) {
+  const float *x = p->x + i * p->x_stride, *w = p->panel, *end = w + p->n_k * QI__F32_ROWS;
+  const size_t stride = p->x_stride;
+  float *y = p->sums + i * QI__F32_ROWS;
+  __m512 sum[12][2];
+  QI__UNROLL for (int r = 0; r < n; r++) QI__UNROLL for (int b = 0; b < 2; b++)
+    sum[r][b] = p->first ? _mm512_setzero_ps() : _mm512_loadu_ps(y + r * QI__F32_ROWS + 16 * b);
+  for (; w < end; w += QI__F32_ROWS, x++) {
+    __m512 w0 = _mm512_loadu_ps(w), w1 = _mm512_loadu_ps(w + 16);
+    QI__UNROLL for (int r = 0; r < n; r++) {
+      __m512 v = _mm512_set1_ps(x[(size_t)r * stride]);
+      sum[r][0] = _mm512_fmadd_ps(w0, v, sum[r][0]);
+      sum[r][1] = _mm512_fmadd_ps(w1, v, sum[r][1]);
+    }
+  }
+  QI__UNROLL for (int r = 0; r < n; r++) QI__UNROLL for (int b = 0; b < 2; b++)
+    _mm512_storeu_ps(y + r * QI__F32_ROWS + 16 * b, sum[r][b]);
+}
+
+QI__FN QI__AVX512 void qi__f32_panel_avx512(const qi__f32_panel *p) {
+  for (size_t r = 0; r < QI__F32_ROWS; r += 16)
+    for (size_t j = 0; j < p->n_k; j += 16) {
+      __m512i v[16];
+      QI__UNROLL for (size_t i = 0; i < 16; i++) v[i] = _mm512_loadu_si512((const void *)(p->w + (r + i) * p->w_stride + j));
+      qi__transpose16_avx512(v);
+      QI__UNROLL for (size_t i = 0; i < 16; i++) _mm512_storeu_si512((void *)(p->panel + (j + i) * QI__F32_ROWS + r), v[i]);
+    }
+  for (size_t i = 0, n; i < p->n_x; i += n) {
+    n = p->n_x - i >= 12 ? 12 : p->n_x - i >= 4 ? 4 : 1;
+    if (n == 12) qi__f32_rows_avx512(p, i, 12);
+    else if (n == 4) qi__f32_rows_avx512(p, i, 4);
+    else qi__f32_rows_avx512(p, i, 1);
+  }
+}
+#endif
+
+// ---- NEON ----
+
+#if defined(QI__ARM64)
+
+// Column j + c of rows w .. to part c of the panel.
+QI__INLINE void qi__f32_transpose_neon(const float *w, size_t w_stride, float *panel) {
+  float32x4_t a = vld1q_f32(w), b = vld1q_f32(w + w_stride), c = vld1q_f32(w + 2 * w_stride), d = vld1q_f32(w + 3 * w_stride);
+  float32x4x2_t ab = vtrnq_f32(a, b), cd = vtrnq_f32(c, d);
+  for (int i = 0; i < 2; i++, panel += QI__F32_ROWS) {
+    vst1q_f32(panel, vcombine_f32(vget_low_f32(ab.val[i]), vget_low_f32(cd.val[i])));
+    vst1q_f32(panel + 2 * QI__F32_ROWS, vcombine_f32(vget_high_f32(ab.val[i]), vget_high_f32(cd.val[i])));
+  }
+}
+
+// n rows of activations from row i on, with 16 weight rows from `lane` on.
+QI__INLINE void qi__f32_rows_neon(const qi__f32_panel *p, size_t i, int n, size_t lane) {
+  const float *x = p->x + i * p->x_stride, *w = p->panel + lane, *end = w + p->n_k * QI__F32_ROWS;
+  float *y = p->sums + i * QI__F32_ROWS + lane;
+  float32x4_t sum[6][4];
+  QI__UNROLL for (int r = 0; r < n; r++) QI__UNROLL for (int b = 0; b < 4; b++)
+    sum[r][b] = p->first ? vdupq_n_f32(0) : vld1q_f32(y + r * QI__F32_ROWS + 4 * b);
+  for (; w < end; w += QI__F32_ROWS, x++) {
+    float32x4_t v[4];
+    QI__UNROLL for (int b = 0; b < 4; b++) v[b] = vld1q_f32(w + 4 * b);
+    QI__UNROLL for (int r = 0; r < n; r++) {
+      float32x4_t all = vld1q_dup_f32(x + (size_t)r * p->x_stride);
+      QI__UNROLL for (int b = 0; b < 4; b++) sum[r][b] = vfmaq_f32(sum[r][b], v[b], all);
+    }
+  }
+  QI__UNROLL for (int r = 0; r < n; r++) QI__UNROLL for (int b = 0; b < 4; b++)
+    vst1q_f32(y + r * QI__F32_ROWS + 4 * b, sum[r][b]);
+}
+
+QI__FN void qi__f32_panel_neon(const qi__f32_panel *p) {
+  for (size_t r = 0; r < QI__F32_ROWS; r += 4)
+    for (size_t j = 0; j < p->n_k; j += 4)
+      qi__f32_transpose_neon(p->w + r * p->w_stride + j, p->w_stride, p->panel + j * QI__F32_ROWS + r);
+  for (size_t i = 0, n; i < p->n_x; i += n) {
+    n = p->n_x - i >= 6 ? 6 : p->n_x - i >= 2 ? 2 : 1;
+    for (size_t lane = 0; lane < QI__F32_ROWS; lane += 16) {
+      if (n == 6) qi__f32_rows_neon(p, i, 6, lane);
+      else if (n == 2) qi__f32_rows_neon(p, i, 2, lane);
+      else qi__f32_rows_neon(p, i, 1, lane);
+    }
+  }
+}
+#endif
+
+#endif // QI__KERNELS_PANEL_F32_H
