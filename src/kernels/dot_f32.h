@@ -91,7 +91,7 @@ QI__INLINE QI__AVX2 __m256 qi__dot_float_tail_avx2(qi_format kind, const uint8_t
 // take of these. The processor does not follow so many streams.
 QI__INLINE void qi__fetch_rows_behind(qi__fetch fetch, const uint8_t *w, size_t w_stride, size_t n, size_t size, size_t j) {
   uintptr_t now = (uintptr_t)w + n * size * j, behind = now + n * w_stride;
-  if (fetch == QI__FETCH_PAGES) qi__prefetch_ahead(fetch, now, 8 * n * size);
+  if (fetch == QI__FETCH_PAGES) qi__prefetch_pages(now, 8 * n * size);
   else QI__UNROLL for (size_t at = 0; at < 8 * n * size; at += QI__CACHE_LINE) qi__prefetch((const void *)(behind + at));
 }
 QI__INLINE size_t qi__float_size(qi_format kind) { return kind == QI_FORMAT_F32 ? 4 : 2; }

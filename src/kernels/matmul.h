@@ -168,6 +168,13 @@ QI__FN void qi__tile_float(const qi__kernels *kernels, const qi__weight *w, size
   }
 }
 
+// Weight rows from `first` on that are needed next, columns k.. ; what is behind the matrix is not there.
+QI__FN qi__lines qi__tile_lines(const qi__weight *w, size_t first, size_t n_w, size_t k, size_t n_k) {
+  const size_t n = first < w->n_rows ? qi__min_size(n_w, w->n_rows - first) : 0;
+  const uintptr_t row = (uintptr_t)w->data + first * w->row_bytes + qi__row_bytes(w->id, k);
+  return (qi__lines){row, w->row_bytes, qi__row_bytes(w->id, n_k), n, 0, 0};
+}
+
 // BF16 without instructions for it: see panel_f32.h. sums: [n_x, QI__F32_ROWS]; scratch: QI__F32_SCRATCH floats
 QI__FN void qi__tile_rounded(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const qi__inputs *in,
                              size_t x_row, size_t n_x, float *sums, float *scratch) {
@@ -183,9 +190,13 @@ QI__FN void qi__tile_rounded(const qi__kernels *kernels, const qi__weight *w, si
       kernels->dequantize[w->id](w->format, src, row, step);
       if (w->id != QI_FORMAT_BF16) kernels->round_bf16(row, step, row);
     }
+    const size_t next_k = k + step < w->n_cols ? k + step : 0;
+    qi__lines next = qi__tile_lines(w, next_k ? first : first + n_w, QI__F32_ROWS, next_k,
+                                    qi__min_size(QI__F32_STEP, w->n_cols - next_k));
+    next.each = qi__lines_each(&next, (n_x + QI__F32_X - 1) / QI__F32_X * ((step + QI__F32_COLUMNS - 1) / QI__F32_COLUMNS));
     for (size_t j = 0; j < step; j += QI__F32_COLUMNS) {
       qi__f32_panel p = {scratch + j, QI__F32_STRIDE, qi__min_size(QI__F32_COLUMNS, step - j), x + k + j, x_stride, n_x, k + j == 0,
-                         sums, panel};
+                         sums, panel, &next};
       kernels->f32_panel(&p);
     }
   }
@@ -234,14 +245,6 @@ QI__FN void qi__tile_finish(const qi__kernels *kernels, const qi__weight *w, siz
   kernels->take(&r);
 }
 
-// Of the panel that is multiplied next: n_w rows from `first` on, columns k.. ; what is behind the matrix is not there. Rows of
-// floats are left to the processor: to fetch them so took 3 to 5 % longer.
-QI__FN qi__lines qi__tile_lines(const qi__weight *w, size_t first, size_t n_w, size_t k, size_t n_k) {
-  const size_t len = (size_t)w->format->info.block_len, block = (size_t)w->format->info.block_bytes;
-  const size_t n = first < w->n_rows && w->id > QI_FORMAT_BF16 ? qi__min_size(n_w, w->n_rows - first) : 0;
-  return (qi__lines){(uintptr_t)w->data + first * w->row_bytes + k / len * block, w->row_bytes, n_k / len * block, n, 0, 0};
-}
-
 // One panel of weight rows times x rows x_row.. : sums [n_x, QI__BF16_ROWS], or as activations that are turned give them. Meanwhile
 // the weights of the next one are fetched.
 QI__FN void qi__tile_bf16_panel(const qi__kernels *kernels, qi__bf16_args a, size_t x_row, size_t n_x, float *sums) {
@@ -274,8 +277,9 @@ QI__FN void qi__tile_bf16_sums(const qi__kernels *kernels, const qi__weight *w, 
       qi__lines next = qi__tile_lines(w, first + (more || !next_k ? r + n : 0), QI__BF16_ROWS, more ? k : next_k,
                                       more ? n_k : qi__min_size(slice, n_cols - next_k));
       const uint16_t *ready = (const uint16_t *)(const void *)qi__tile_ready(kernels, QI__BF16, w, first + r, n_x);
-      if (ready) next.n_rows = 0;
-      else qi__tile_panel(kernels, w, first + r, n, k, n_k, rows, panel);
+      // Rows of floats are left to the processor: to fetch them so took 3 to 5 % longer.
+      if (ready || w->id <= QI_FORMAT_BF16) next.n_rows = 0;
+      if (!ready) qi__tile_panel(kernels, w, first + r, n, k, n_k, rows, panel);
       qi__bf16_args a = {.panel = ready ? ready + QI__BF16_ROWS * k : panel, .n_w = QI__BF16_ROWS, .n_k = width,
                          .second = 16 * width, .x = x + 16 * k, .x_stride = 16 * qi__bf16_width(n_cols), .first = k == 0,
                          .next = &next};

@@ -13,6 +13,7 @@
 
 #define QI__F32_ROWS 32       // weight rows of a panel
 #define QI__F32_COLUMNS 128   // of it at most: 16 KB, which stay in the first-level cache while rows of activations pass
+#define QI__F32_X 12           // rows of activations that some variant takes at a time
 #define QI__F32_STEP 256      // weights of a row that are unpacked at a time: the longest block
 #define QI__F32_STRIDE (QI__F32_STEP + 16) // of rows that are unpacked: not all into the same cache set
 
@@ -26,6 +27,7 @@ typedef struct qi__f32_panel {
   bool first;
   float *sums;    // [n_x, 32]
   float *panel;   // scratch: [QI__F32_COLUMNS][32], on a cache line
+  qi__lines *next; // fetched beside every QI__F32_X rows of activations
 } qi__f32_panel;
 
 QI__FN void qi__f32_panel_ref(const qi__f32_panel *p) {
@@ -42,6 +44,11 @@ QI__FN void qi__f32_panel_ref(const qi__f32_panel *p) {
 
 #if defined(QI__X86_64)
 
+// While n rows of activations are at x, the lines of the n rows that follow them.
+QI__INLINE void qi__f32_fetch(const float *x, size_t stride, int n) {
+  QI__UNROLL for (int r = 0; r < n; r++) qi__prefetch_near(x + (size_t)(n + r) * stride);
+}
+
 // ---- AVX2 ----
 
 // n rows of activations from row i on, with 16 weight rows from `lane` on.
@@ -52,12 +59,16 @@ QI__INLINE QI__AVX2 void qi__f32_rows_avx2(const qi__f32_panel *p, size_t i, int
   __m256 sum[6][2];
   QI__UNROLL for (int r = 0; r < n; r++) QI__UNROLL for (int b = 0; b < 2; b++)
     sum[r][b] = p->first ? _mm256_setzero_ps() : _mm256_loadu_ps(y + r * QI__F32_ROWS + 8 * b);
-  for (; w < end; w += QI__F32_ROWS, x++) {
-    __m256 w0 = _mm256_loadu_ps(w), w1 = _mm256_loadu_ps(w + 8);
-    QI__UNROLL for (int r = 0; r < n; r++) {
-      __m256 v = _mm256_broadcast_ss(x + (size_t)r * stride);
-      sum[r][0] = _mm256_fmadd_ps(w0, v, sum[r][0]);
-      sum[r][1] = _mm256_fmadd_ps(w1, v, sum[r][1]);
+  while (w < end) {
+    const float *line = w + qi__min_size(16 * QI__F32_ROWS, (size_t)(end - w));
+    if (!lane) qi__f32_fetch(x, stride, n);
+    for (; w < line; w += QI__F32_ROWS, x++) {
+      __m256 w0 = _mm256_loadu_ps(w), w1 = _mm256_loadu_ps(w + 8);
+      QI__UNROLL for (int r = 0; r < n; r++) {
+        __m256 v = _mm256_broadcast_ss(x + (size_t)r * stride);
+        sum[r][0] = _mm256_fmadd_ps(w0, v, sum[r][0]);
+        sum[r][1] = _mm256_fmadd_ps(w1, v, sum[r][1]);
+      }
     }
   }
   QI__UNROLL for (int r = 0; r < n; r++) QI__UNROLL for (int b = 0; b < 2; b++)
@@ -72,6 +83,7 @@ QI__FN QI__AVX2 void qi__f32_panel_avx2(const qi__f32_panel *p) {
                           row_bytes);
   for (size_t i = 0, n; i < p->n_x; i += n) {
     n = p->n_x - i >= 6 ? 6 : p->n_x - i >= 4 ? 4 : 1;
+    if (i / 6 % 2 == 0) qi__lines_fetch(p->next);
     for (size_t lane = 0; lane < QI__F32_ROWS; lane += 16) {
       if (n == 6) qi__f32_rows_avx2(p, i, 6, lane);
       else if (n == 4) qi__f32_rows_avx2(p, i, 4, lane);
@@ -89,12 +101,16 @@ QI__INLINE QI__AVX512 void qi__f32_rows_avx512(const qi__f32_panel *p, size_t i,
   __m512 sum[12][2];
   QI__UNROLL for (int r = 0; r < n; r++) QI__UNROLL for (int b = 0; b < 2; b++)
     sum[r][b] = p->first ? _mm512_setzero_ps() : _mm512_loadu_ps(y + r * QI__F32_ROWS + 16 * b);
-  for (; w < end; w += QI__F32_ROWS, x++) {
-    __m512 w0 = _mm512_loadu_ps(w), w1 = _mm512_loadu_ps(w + 16);
-    QI__UNROLL for (int r = 0; r < n; r++) {
-      __m512 v = _mm512_set1_ps(x[(size_t)r * stride]);
-      sum[r][0] = _mm512_fmadd_ps(w0, v, sum[r][0]);
-      sum[r][1] = _mm512_fmadd_ps(w1, v, sum[r][1]);
+  while (w < end) {
+    const float *line = w + qi__min_size(16 * QI__F32_ROWS, (size_t)(end - w));
+    qi__f32_fetch(x, stride, n);
+    for (; w < line; w += QI__F32_ROWS, x++) {
+      __m512 w0 = _mm512_loadu_ps(w), w1 = _mm512_loadu_ps(w + 16);
+      QI__UNROLL for (int r = 0; r < n; r++) {
+        __m512 v = _mm512_set1_ps(x[(size_t)r * stride]);
+        sum[r][0] = _mm512_fmadd_ps(w0, v, sum[r][0]);
+        sum[r][1] = _mm512_fmadd_ps(w1, v, sum[r][1]);
+      }
     }
   }
   QI__UNROLL for (int r = 0; r < n; r++) QI__UNROLL for (int b = 0; b < 2; b++)
@@ -111,6 +127,7 @@ QI__FN QI__AVX512 void qi__f32_panel_avx512(const qi__f32_panel *p) {
     }
   for (size_t i = 0, n; i < p->n_x; i += n) {
     n = p->n_x - i >= 12 ? 12 : p->n_x - i >= 4 ? 4 : 1;
+    qi__lines_fetch(p->next);
     if (n == 12) qi__f32_rows_avx512(p, i, 12);
     else if (n == 4) qi__f32_rows_avx512(p, i, 4);
     else qi__f32_rows_avx512(p, i, 1);
@@ -157,6 +174,7 @@ QI__FN void qi__f32_panel_neon(const qi__f32_panel *p) {
       qi__f32_transpose_neon(p->w + r * p->w_stride + j, p->w_stride, p->panel + j * QI__F32_ROWS + r);
   for (size_t i = 0, n; i < p->n_x; i += n) {
     n = p->n_x - i >= 6 ? 6 : p->n_x - i >= 2 ? 2 : 1;
+    if (i / 6 % 2 == 0) qi__lines_fetch(p->next);
     for (size_t lane = 0; lane < QI__F32_ROWS; lane += 16) {
       if (n == 6) qi__f32_rows_neon(p, i, 6, lane);
       else if (n == 2) qi__f32_rows_neon(p, i, 2, lane);

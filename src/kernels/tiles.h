@@ -4,31 +4,7 @@
 
 #include "simd.h"
 
-// Rows of memory that may be fetched into the second-level cache while a matrix unit multiplies.
-typedef struct qi__lines {
-  uintptr_t row;
-  size_t stride, row_bytes, n_rows;
-  size_t at;   // in the row
-  size_t each; // lines to be fetched with 16 rows of activations
-} qi__lines;
-
-// Lines to be fetched in each of n_steps.
-QI__INLINE size_t qi__lines_each(const qi__lines *l, size_t n_steps) {
-  return (l->n_rows * (l->row_bytes / QI__CACHE_LINE + 1) + n_steps - 1) / n_steps;
-}
-
 #if defined(QI__HAS_AMX)
-
-QI__FN QI__AMX void qi__lines_fetch(qi__lines *l) {
-  for (size_t n = l->each; n && l->n_rows; n--) {
-    _mm_prefetch((const char *)(l->row + l->at), _MM_HINT_T1);
-    l->at += QI__CACHE_LINE;
-    if (l->at < l->row_bytes) continue;
-    l->at = 0;
-    l->row += l->stride;
-    l->n_rows--;
-  }
-}
 
 // Where another process shares the core, tile instructions take the longer the more tiles hold values: products alone 7.5 ns with
 // four tiles, 17 with eight (Sapphire Rapids; it seems that too few physical ones are left then for the next results). So only four
