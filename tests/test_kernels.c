@@ -749,8 +749,9 @@ static void test_pack_turned(void **state) {
 static void test_f32_panel(void **state) {
   (void)state;
   enum { X_STRIDE = QI__F32_STRIDE, X_ROWS = 31 };
-  static float w[QI__F32_ROWS * QI__F32_STRIDE], x[X_ROWS * X_STRIDE], want[X_ROWS * QI__F32_ROWS], got[X_ROWS * QI__F32_ROWS];
+  static float w[QI__F32_ROWS * QI__F32_STRIDE], x[X_ROWS * X_STRIDE], sums[2][X_ROWS * QI__F32_ROWS];
   float *panel = (float *)qi__malloc(QI__F32_COLUMNS * QI__F32_ROWS * sizeof *panel, QI__CACHE_LINE, NULL);
+  qi__lines next = {(uintptr_t)w, 256, 256, 8, 0, 3};
   uint64_t random = 22;
   for (int kind = 0; kind < N_KINDS; kind++)
     for (int l = 0; l < n_levels; l++)
@@ -758,23 +759,23 @@ static void test_f32_panel(void **state) {
         const size_t n_k[2] = {1 + next_random(&random) % QI__F32_COLUMNS, 1 + next_random(&random) % QI__F32_COLUMNS};
         fill(&random, kind, w, QI__COUNT_OF(w));
         fill(&random, kind, x, QI__COUNT_OF(x));
-        memset(want, 7, sizeof want);
-        memset(got, 7, sizeof got);
-        qi__f32_panel p = {w, QI__F32_STRIDE, n_k[0], x, X_STRIDE, n_x, true, NULL, panel};
+        memset(sums, 7, sizeof sums);
+        qi__f32_panel p = {w, QI__F32_STRIDE, n_k[0], x, X_STRIDE, n_x, true, NULL, panel, &next};
         for (int slice = 0; slice < 2; slice++) {
-          p.sums = want;
+          p.sums = sums[0];
           qi__f32_panel_ref(&p);
-          p.sums = got;
+          p.sums = sums[1];
           levels[l].kernels.f32_panel(&p);
-          p = (qi__f32_panel){w + n_k[0], QI__F32_STRIDE, n_k[1], x + n_k[0], X_STRIDE, n_x, false, NULL, panel};
+          p = (qi__f32_panel){w + n_k[0], QI__F32_STRIDE, n_k[1], x + n_k[0], X_STRIDE, n_x, false, NULL, panel, &next};
         }
         for (size_t i = 0; kind == ORDINARY && i < n_x * QI__F32_ROWS; i++) {
           float sum = 0;
-          const float *a = w + i % QI__F32_ROWS * QI__F32_STRIDE, *b = x + i / QI__F32_ROWS * X_STRIDE;
-          for (size_t j = 0; j < n_k[0] + n_k[1]; j++) sum = fmaf(a[j], b[j], sum);
-          assert_memory_equal(&sum, &want[i], sizeof sum);
+          const float *w_row = w + i % QI__F32_ROWS * QI__F32_STRIDE, *x_row = x + i / QI__F32_ROWS * X_STRIDE;
+          for (size_t j = 0; j < n_k[0] + n_k[1]; j++) sum = fmaf(w_row[j], x_row[j], sum);
+          assert_memory_equal(&sum, &sums[0][i], sizeof sum);
         }
-        ASSERT_SAME(want, got, X_ROWS * QI__F32_ROWS, "%s f32_panel %zu + %zu, %zu rows\n", levels[l].name, n_k[0], n_k[1], n_x);
+        ASSERT_SAME(sums[0], sums[1], X_ROWS * QI__F32_ROWS, "%s f32_panel %zu + %zu, %zu rows\n", levels[l].name, n_k[0], n_k[1],
+                    n_x);
       }
   qi__malloc_free(panel, 0, NULL);
 }
