@@ -10109,16 +10109,22 @@ QI__STATIC_ASSERT(sizeof(qi__q8_own_panel) + sizeof(qi__q8_signs) <= QI__Q8_PANE
 typedef struct qi__q8_plan {
   const qi__format *format;
   qi_format id;
-  int offset; // of bytes: code + offset is unsigned
-  int chain;  // steps of 4 codes whose products AVX2 adds up as pairs of int16, 4 or 8; never more than a group
+  int offset;  // of bytes: code + offset is unsigned
+  int chain;   // steps of 4 codes whose products AVX2 adds up as pairs of int16, 4 or 8; never more than a group
+  bool narrow; // codes below 16, whose products with 16 activations add up to int16
   bool signs, words, vnni;
 } qi__q8_plan;
+
+// Formats whose codes + offset are below 16.
+QI__INLINE bool qi__is_nibble(qi_format id) {
+  return id == QI_FORMAT_Q4_0 || id == QI_FORMAT_Q4_1 || id == QI_FORMAT_Q2_K || id == QI_FORMAT_Q3_K || id == QI_FORMAT_Q4_K;
+}
 
 // Chains of 8: 15 * 127 * 2 * 8 < 2^15; of 4: 31 * 127 * 2 * 4, and Q6_K by sums that start from its offset: see
 // qi__chain_starts_avx2.
 QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
   qi_format id = f->id;
-  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, false, vnni};
+  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, qi__is_nibble(id), false, false, vnni};
   bool five_bits = id == QI_FORMAT_Q5_0 || id == QI_FORMAT_Q5_1 || id == QI_FORMAT_Q5_K || id == QI_FORMAT_MXFP4;
   if (f->group == 16 || five_bits) p.chain = 4;
   if (p.offset != QI__WIDE) return p;
@@ -10328,8 +10334,7 @@ QI__FN qi__q8_stored qi__q8_stored_of(const qi__format *f) {
   qi__q8_stored s;
   bool scales = f->info.block_len == 256;
   size_t row = QI__Q8_ROWS, groups = scales ? 256 / (size_t)f->group : 0, floats = 256 / (size_t)f->info.block_len * sizeof(float);
-  s.nibbles = id == QI_FORMAT_Q4_0 || id == QI_FORMAT_Q4_1 || id == QI_FORMAT_Q2_K || id == QI_FORMAT_Q3_K ||
-              id == QI_FORMAT_Q4_K;
+  s.nibbles = qi__is_nibble(id);
   s.scale = row * (s.nibbles ? 128 : 256);
   s.min = s.scale + row * groups;
   s.d = s.min + (f->has_min ? row * groups : 0);
@@ -10578,11 +10583,18 @@ typedef struct qi__panel_ahead {
   size_t n_lines;
 } qi__panel_ahead;
 
-// The part for n rows of n_left. All at once it would fill the queue in which reads from the second-level cache wait, too.
+// Takes the part for n rows of n_left.
+QI__INLINE qi__panel_ahead qi__panel_ahead_part(qi__panel_ahead *a, size_t n, size_t n_left) {
+  qi__panel_ahead part = {a->p, (a->n_lines * n + n_left - 1) / n_left};
+  a->p += part.n_lines * QI__CACHE_LINE;
+  a->n_lines -= part.n_lines;
+  return part;
+}
+
+// That part. All at once it would fill the queue in which reads from the second-level cache wait, too.
 QI__INLINE void qi__panel_fetch(qi__panel_ahead *a, size_t n, size_t n_left) {
-  size_t lines = (a->n_lines * n + n_left - 1) / n_left;
-  for (size_t i = 0; i < lines; i++, a->p += QI__CACHE_LINE) __builtin_prefetch((const void *)a->p);
-  a->n_lines -= lines;
+  qi__panel_ahead part = qi__panel_ahead_part(a, n, n_left);
+  for (size_t i = 0; i < part.n_lines; i++) __builtin_prefetch((const void *)(part.p + i * QI__CACHE_LINE));
 }
 
 // Rows of activations at one chunk, and where their sums wait.
@@ -10981,20 +10993,31 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_mins_avx512(const qi__q8_panel *p, int
   }
 }
 
-// A block of 256; nibbles, group and n are constants where this is inlined.
-QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles, int group,
-                                                     const qi__panel_x *x, const qi__panel_ready_x *r, int n) {
+// total[h][i] += sum[h][i] * scale of 16 weight rows. Narrow: sums fit into int16, whose products are added in one instruction.
+QI__INLINE QI__AVX512_VNNI void qi__panel_scale_avx512(const int8_t *scale, bool narrow, int n, __m512i (*sum)[QI__PANEL_X],
+                                                       __m512i (*total)[QI__PANEL_X]) {
+  QI__UNROLL for (int h = 0; h < 2; h++) {
+    __m512i s = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(scale + 16 * h)));
+    if (narrow) s = _mm512_maskz_mov_epi16(0x55555555u, s);
+    QI__UNROLL for (int i = 0; i < n; i++)
+      total[h][i] = narrow ? _mm512_dpwssd_epi32(total[h][i], sum[h][i], s)
+                           : _mm512_add_epi32(total[h][i], _mm512_mullo_epi32(sum[h][i], s));
+  }
+}
+
+// A block of 256 in pieces of a group, or of half a group; all but pointers are constants where this is inlined.
+QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles, bool narrow,
+                                                     int group, const qi__panel_x *x, const qi__panel_ready_x *r, int n) {
+  const int piece = narrow ? 16 : group;
   __m512i total[2][QI__PANEL_X], sum[2][QI__PANEL_X];
   QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm512_setzero_si512();
   const uint8_t *line = p->code;
-  const int8_t *q = x->q;
-  for (int g = 0; g < 256 / group; g++, q += group, line += (nibbles ? 16 : 32) * group) {
-    QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm512_set1_epi32(r->start[i][g]);
-    qi__panel_steps_avx512(line, nibbles, group / 4, q, x->k, n, sum);
-    QI__UNROLL for (int h = 0; h < 2; h++) {
-      __m512i scale = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p->scale[g] + 16 * h)));
-      QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm512_add_epi32(total[h][i], _mm512_mullo_epi32(sum[h][i], scale));
-    }
+  for (int at = 0; at < 256; at += piece, line += (nibbles ? 16 : 32) * piece) {
+    const int g = at / group;
+    QI__UNROLL for (int i = 0; i < n; i++)
+      sum[0][i] = sum[1][i] = piece == group ? _mm512_set1_epi32(r->start[i][g]) : _mm512_setzero_si512();
+    qi__panel_steps_avx512(line, nibbles, piece / 4, x->q + at, x->k, n, sum);
+    qi__panel_scale_avx512(p->scale[g], narrow, n, sum, total);
   }
   if (plan->format->has_min) {
     qi__panel_mins_avx512(p, group, r, n, sum);
@@ -11045,7 +11068,7 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_words_rows_avx512(const qi__q8_panel *
 
 QI__INLINE QI__AVX512_VNNI void qi__panel_rows_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x,
                                                       qi__panel_ready_x *r, int n_blocks, int n) {
-  const int block = plan->format->info.block_len;
+  const int block = plan->format->info.block_len, group = plan->format->group;
   bool short_blocks = block == 32;
   if (plan->words) {
     if (!short_blocks) n_blocks = 1;
@@ -11055,10 +11078,12 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_rows_avx512(const qi__q8_plan *plan, c
   }
   if (short_blocks && p->nibbles) qi__panel_32_avx512(plan, p, true, x, n_blocks, n);
   else if (short_blocks) qi__panel_32_avx512(plan, p, false, x, n_blocks, n);
-  else if (p->nibbles && plan->format->group == 32) qi__panel_256_avx512(plan, p, true, 32, x, r, n);
-  else if (p->nibbles) qi__panel_256_avx512(plan, p, true, 16, x, r, n);
-  else if (plan->format->group == 32) qi__panel_256_avx512(plan, p, false, 32, x, r, n);
-  else qi__panel_256_avx512(plan, p, false, 16, x, r, n);
+  else if (p->nibbles && group == 32) qi__panel_256_avx512(plan, p, true, true, 32, x, r, n);
+  else if (p->nibbles) qi__panel_256_avx512(plan, p, true, true, 16, x, r, n);
+  else if (plan->narrow && group == 32) qi__panel_256_avx512(plan, p, false, true, 32, x, r, n);
+  else if (plan->narrow) qi__panel_256_avx512(plan, p, false, true, 16, x, r, n);
+  else if (group == 32) qi__panel_256_avx512(plan, p, false, false, 32, x, r, n);
+  else qi__panel_256_avx512(plan, p, false, false, 16, x, r, n);
 }
 
 QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,
@@ -11943,6 +11968,23 @@ QI__INLINE qi__panel_ahead qi__panel_ahead_of(const qi__dot_q8_args *a, bool sto
   return (qi__panel_ahead){p, n / QI__CACHE_LINE + 1};
 }
 
+#define QI__SUMS_ROWS 16 // rows of activations whose sums are taken at a time, while their lanes are in the first-level cache
+
+// The last panel with n_x rows of activations, and their results to y.
+QI__FN void qi__panel_last_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, qi__panel_multiply_fn multiply,
+                               const qi__q8_panel *p, qi__panel_x x, int n_blocks, const float *lanes, float *y, size_t n_x) {
+  qi__panel_ahead ahead = x.ahead;
+  for (size_t n; n_x; n_x -= n) {
+    n = qi__min_size(QI__SUMS_ROWS, n_x);
+    x.ahead = qi__panel_ahead_part(&ahead, n, n_x);
+    for (size_t i = 0; i < n; i++)
+      for (size_t r = 0; r < a->n_w; r += QI__CACHE_LINE / sizeof *y) __builtin_prefetch(y + i * a->y_stride + r, 1);
+    multiply(plan, p, x, n_blocks, n, a->n_w > 16);
+    for (size_t i = 0; i < n; i++, lanes += QI__Q8_LANES, y += a->y_stride) qi__panel_sums_avx2(lanes, a->n_w, y);
+    qi__panel_x_advance(&x, n);
+  }
+}
+
 // All weight rows with n_x rows of activations from `first` on. What a->w is, `fill` knows.
 QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, qi__panel_fill_fn fill,
                               qi__panel_multiply_fn multiply, size_t first, size_t n_x) {
@@ -11956,9 +11998,9 @@ QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan,
     qi__q8_chunk q = qi__q8_chunk_at(a->x, a->x_row + first, at);
     qi__panel_x x = {q.q, q.sum, q.d, k, k / block, lanes + at / block % 8 * QI__Q8_ROWS, at < 8 * block,
                      qi__panel_ahead_of(a, fill == qi__panel_fill_stored, at)};
-    multiply(plan, &p, x, n, n_x, a->n_w > 16);
+    if (at + 256 < k) multiply(plan, &p, x, n, n_x, a->n_w > 16);
+    else qi__panel_last_x86(a, plan, multiply, &p, x, n, lanes, a->y + first * a->y_stride, n_x);
   }
-  for (size_t i = 0; i < n_x; i++) qi__panel_sums_avx2(lanes + i * QI__Q8_LANES, a->n_w, a->y + (first + i) * a->y_stride);
 }
 
 QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_fill_fn fill, qi__panel_multiply_fn multiply) {

@@ -14,11 +14,18 @@ typedef struct qi__panel_ahead {
   size_t n_lines;
 } qi__panel_ahead;
 
-// The part for n rows of n_left. All at once it would fill the queue in which reads from the second-level cache wait, too.
+// Takes the part for n rows of n_left.
+QI__INLINE qi__panel_ahead qi__panel_ahead_part(qi__panel_ahead *a, size_t n, size_t n_left) {
+  qi__panel_ahead part = {a->p, (a->n_lines * n + n_left - 1) / n_left};
+  a->p += part.n_lines * QI__CACHE_LINE;
+  a->n_lines -= part.n_lines;
+  return part;
+}
+
+// That part. All at once it would fill the queue in which reads from the second-level cache wait, too.
 QI__INLINE void qi__panel_fetch(qi__panel_ahead *a, size_t n, size_t n_left) {
-  size_t lines = (a->n_lines * n + n_left - 1) / n_left;
-  for (size_t i = 0; i < lines; i++, a->p += QI__CACHE_LINE) __builtin_prefetch((const void *)a->p);
-  a->n_lines -= lines;
+  qi__panel_ahead part = qi__panel_ahead_part(a, n, n_left);
+  for (size_t i = 0; i < part.n_lines; i++) __builtin_prefetch((const void *)(part.p + i * QI__CACHE_LINE));
 }
 
 // Rows of activations at one chunk, and where their sums wait.
@@ -417,20 +424,31 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_mins_avx512(const qi__q8_panel *p, int
   }
 }
 
-// A block of 256; nibbles, group and n are constants where this is inlined.
-QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles, int group,
-                                                     const qi__panel_x *x, const qi__panel_ready_x *r, int n) {
+// total[h][i] += sum[h][i] * scale of 16 weight rows. Narrow: sums fit into int16, whose products are added in one instruction.
+QI__INLINE QI__AVX512_VNNI void qi__panel_scale_avx512(const int8_t *scale, bool narrow, int n, __m512i (*sum)[QI__PANEL_X],
+                                                       __m512i (*total)[QI__PANEL_X]) {
+  QI__UNROLL for (int h = 0; h < 2; h++) {
+    __m512i s = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(scale + 16 * h)));
+    if (narrow) s = _mm512_maskz_mov_epi16(0x55555555u, s);
+    QI__UNROLL for (int i = 0; i < n; i++)
+      total[h][i] = narrow ? _mm512_dpwssd_epi32(total[h][i], sum[h][i], s)
+                           : _mm512_add_epi32(total[h][i], _mm512_mullo_epi32(sum[h][i], s));
+  }
+}
+
+// A block of 256 in pieces of a group, or of half a group; all but pointers are constants where this is inlined.
+QI__INLINE QI__AVX512_VNNI void qi__panel_256_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, bool nibbles, bool narrow,
+                                                     int group, const qi__panel_x *x, const qi__panel_ready_x *r, int n) {
+  const int piece = narrow ? 16 : group;
   __m512i total[2][QI__PANEL_X], sum[2][QI__PANEL_X];
   QI__UNROLL for (int i = 0; i < n; i++) total[0][i] = total[1][i] = _mm512_setzero_si512();
   const uint8_t *line = p->code;
-  const int8_t *q = x->q;
-  for (int g = 0; g < 256 / group; g++, q += group, line += (nibbles ? 16 : 32) * group) {
-    QI__UNROLL for (int i = 0; i < n; i++) sum[0][i] = sum[1][i] = _mm512_set1_epi32(r->start[i][g]);
-    qi__panel_steps_avx512(line, nibbles, group / 4, q, x->k, n, sum);
-    QI__UNROLL for (int h = 0; h < 2; h++) {
-      __m512i scale = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(p->scale[g] + 16 * h)));
-      QI__UNROLL for (int i = 0; i < n; i++) total[h][i] = _mm512_add_epi32(total[h][i], _mm512_mullo_epi32(sum[h][i], scale));
-    }
+  for (int at = 0; at < 256; at += piece, line += (nibbles ? 16 : 32) * piece) {
+    const int g = at / group;
+    QI__UNROLL for (int i = 0; i < n; i++)
+      sum[0][i] = sum[1][i] = piece == group ? _mm512_set1_epi32(r->start[i][g]) : _mm512_setzero_si512();
+    qi__panel_steps_avx512(line, nibbles, piece / 4, x->q + at, x->k, n, sum);
+    qi__panel_scale_avx512(p->scale[g], narrow, n, sum, total);
   }
   if (plan->format->has_min) {
     qi__panel_mins_avx512(p, group, r, n, sum);
@@ -481,7 +499,7 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_words_rows_avx512(const qi__q8_panel *
 
 QI__INLINE QI__AVX512_VNNI void qi__panel_rows_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, const qi__panel_x *x,
                                                       qi__panel_ready_x *r, int n_blocks, int n) {
-  const int block = plan->format->info.block_len;
+  const int block = plan->format->info.block_len, group = plan->format->group;
   bool short_blocks = block == 32;
   if (plan->words) {
     if (!short_blocks) n_blocks = 1;
@@ -491,10 +509,12 @@ QI__INLINE QI__AVX512_VNNI void qi__panel_rows_avx512(const qi__q8_plan *plan, c
   }
   if (short_blocks && p->nibbles) qi__panel_32_avx512(plan, p, true, x, n_blocks, n);
   else if (short_blocks) qi__panel_32_avx512(plan, p, false, x, n_blocks, n);
-  else if (p->nibbles && plan->format->group == 32) qi__panel_256_avx512(plan, p, true, 32, x, r, n);
-  else if (p->nibbles) qi__panel_256_avx512(plan, p, true, 16, x, r, n);
-  else if (plan->format->group == 32) qi__panel_256_avx512(plan, p, false, 32, x, r, n);
-  else qi__panel_256_avx512(plan, p, false, 16, x, r, n);
+  else if (p->nibbles && group == 32) qi__panel_256_avx512(plan, p, true, true, 32, x, r, n);
+  else if (p->nibbles) qi__panel_256_avx512(plan, p, true, true, 16, x, r, n);
+  else if (plan->narrow && group == 32) qi__panel_256_avx512(plan, p, false, true, 32, x, r, n);
+  else if (plan->narrow) qi__panel_256_avx512(plan, p, false, true, 16, x, r, n);
+  else if (group == 32) qi__panel_256_avx512(plan, p, false, false, 32, x, r, n);
+  else qi__panel_256_avx512(plan, p, false, false, 16, x, r, n);
 }
 
 QI__FN QI__AVX512_VNNI void qi__panel_multiply_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, qi__panel_x x, int n_blocks,

@@ -42,6 +42,23 @@ QI__INLINE qi__panel_ahead qi__panel_ahead_of(const qi__dot_q8_args *a, bool sto
   return (qi__panel_ahead){p, n / QI__CACHE_LINE + 1};
 }
 
+#define QI__SUMS_ROWS 16 // rows of activations whose sums are taken at a time, while their lanes are in the first-level cache
+
+// The last panel with n_x rows of activations, and their results to y.
+QI__FN void qi__panel_last_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, qi__panel_multiply_fn multiply,
+                               const qi__q8_panel *p, qi__panel_x x, int n_blocks, const float *lanes, float *y, size_t n_x) {
+  qi__panel_ahead ahead = x.ahead;
+  for (size_t n; n_x; n_x -= n) {
+    n = qi__min_size(QI__SUMS_ROWS, n_x);
+    x.ahead = qi__panel_ahead_part(&ahead, n, n_x);
+    for (size_t i = 0; i < n; i++)
+      for (size_t r = 0; r < a->n_w; r += QI__CACHE_LINE / sizeof *y) __builtin_prefetch(y + i * a->y_stride + r, 1);
+    multiply(plan, p, x, n_blocks, n, a->n_w > 16);
+    for (size_t i = 0; i < n; i++, lanes += QI__Q8_LANES, y += a->y_stride) qi__panel_sums_avx2(lanes, a->n_w, y);
+    qi__panel_x_advance(&x, n);
+  }
+}
+
 // All weight rows with n_x rows of activations from `first` on. What a->w is, `fill` knows.
 QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan, qi__panel_fill_fn fill,
                               qi__panel_multiply_fn multiply, size_t first, size_t n_x) {
@@ -55,9 +72,9 @@ QI__FN void qi__dot_batch_x86(const qi__dot_q8_args *a, const qi__q8_plan *plan,
     qi__q8_chunk q = qi__q8_chunk_at(a->x, a->x_row + first, at);
     qi__panel_x x = {q.q, q.sum, q.d, k, k / block, lanes + at / block % 8 * QI__Q8_ROWS, at < 8 * block,
                      qi__panel_ahead_of(a, fill == qi__panel_fill_stored, at)};
-    multiply(plan, &p, x, n, n_x, a->n_w > 16);
+    if (at + 256 < k) multiply(plan, &p, x, n, n_x, a->n_w > 16);
+    else qi__panel_last_x86(a, plan, multiply, &p, x, n, lanes, a->y + first * a->y_stride, n_x);
   }
-  for (size_t i = 0; i < n_x; i++) qi__panel_sums_avx2(lanes + i * QI__Q8_LANES, a->n_w, a->y + (first + i) * a->y_stride);
 }
 
 QI__FN void qi__dot_panels_x86(const qi__dot_q8_args *a, bool vnni, qi__panel_fill_fn fill, qi__panel_multiply_fn multiply) {

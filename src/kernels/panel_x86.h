@@ -58,16 +58,22 @@ QI__STATIC_ASSERT(sizeof(qi__q8_own_panel) + sizeof(qi__q8_signs) <= QI__Q8_PANE
 typedef struct qi__q8_plan {
   const qi__format *format;
   qi_format id;
-  int offset; // of bytes: code + offset is unsigned
-  int chain;  // steps of 4 codes whose products AVX2 adds up as pairs of int16, 4 or 8; never more than a group
+  int offset;  // of bytes: code + offset is unsigned
+  int chain;   // steps of 4 codes whose products AVX2 adds up as pairs of int16, 4 or 8; never more than a group
+  bool narrow; // codes below 16, whose products with 16 activations add up to int16
   bool signs, words, vnni;
 } qi__q8_plan;
+
+// Formats whose codes + offset are below 16.
+QI__INLINE bool qi__is_nibble(qi_format id) {
+  return id == QI_FORMAT_Q4_0 || id == QI_FORMAT_Q4_1 || id == QI_FORMAT_Q2_K || id == QI_FORMAT_Q3_K || id == QI_FORMAT_Q4_K;
+}
 
 // Chains of 8: 15 * 127 * 2 * 8 < 2^15; of 4: 31 * 127 * 2 * 4, and Q6_K by sums that start from its offset: see
 // qi__chain_starts_avx2.
 QI__INLINE qi__q8_plan qi__q8_plan_of(const qi__format *f, bool vnni) {
   qi_format id = f->id;
-  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, false, false, vnni};
+  qi__q8_plan p = {f, id, qi__q8_offset(id), 8, qi__is_nibble(id), false, false, vnni};
   bool five_bits = id == QI_FORMAT_Q5_0 || id == QI_FORMAT_Q5_1 || id == QI_FORMAT_Q5_K || id == QI_FORMAT_MXFP4;
   if (f->group == 16 || five_bits) p.chain = 4;
   if (p.offset != QI__WIDE) return p;
@@ -277,8 +283,7 @@ QI__FN qi__q8_stored qi__q8_stored_of(const qi__format *f) {
   qi__q8_stored s;
   bool scales = f->info.block_len == 256;
   size_t row = QI__Q8_ROWS, groups = scales ? 256 / (size_t)f->group : 0, floats = 256 / (size_t)f->info.block_len * sizeof(float);
-  s.nibbles = id == QI_FORMAT_Q4_0 || id == QI_FORMAT_Q4_1 || id == QI_FORMAT_Q2_K || id == QI_FORMAT_Q3_K ||
-              id == QI_FORMAT_Q4_K;
+  s.nibbles = qi__is_nibble(id);
   s.scale = row * (s.nibbles ? 128 : 256);
   s.min = s.scale + row * groups;
   s.d = s.min + (f->has_min ? row * groups : 0);
