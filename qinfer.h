@@ -12437,7 +12437,8 @@ QI__FN QI__AVX512_VNNI void qi__dot_row_qins8_k_avx512(const qi__dot_q8_args *a)
 
 // ---- QINS8 with VBMI ----
 
-// VPERMI2B looks up 64 codes at once in a table of 128 bytes, two registers; it takes no notice of bit 7.
+// VPERMB looks up 64 codes at once in a table of 64 bytes, one register, by their lower six bits. It is one instruction inside the
+// processor where that for two registers is three.
 
 // Low bytes of the 256 sizes in table[0..3], high bytes in table[4..7].
 QI__INLINE QI__AVX512_VBMI void qi__qins8_sizes_vbmi(const int16_t *factors, __m512i *table) {
@@ -12457,9 +12458,11 @@ QI__INLINE QI__AVX512_VBMI void qi__qins8_sizes_vbmi(const int16_t *factors, __m
   }
 }
 
-QI__INLINE QI__AVX512_VBMI __m512i qi__lookup256_vbmi(const __m512i *table, __m512i codes, __mmask64 upper) {
-  return _mm512_mask_blend_epi8(upper, _mm512_permutex2var_epi8(table[0], codes, table[1]),
-                                _mm512_permutex2var_epi8(table[2], codes, table[3]));
+// quarter[q - 1]: where codes are from 64 * q on and not from the next quarter on; of the last two either may be set for the last.
+QI__INLINE QI__AVX512_VBMI __m512i qi__lookup256_vbmi(const __m512i *table, __m512i codes, const __mmask64 *quarter) {
+  __m512i v = _mm512_permutexvar_epi8(codes, table[0]);
+  QI__UNROLL for (int q = 1; q < 4; q++) v = _mm512_mask_permutexvar_epi8(v, quarter[q - 1], codes, table[q]);
+  return v;
 }
 
 // Totals of a block of two weight rows, eight lanes each.
@@ -12467,10 +12470,11 @@ QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_block_vbmi(const __m512i *table, co
   const __m512i zero = _mm512_setzero_si512();
   __m512i codes = _mm512_inserti64x4(_mm512_castsi256_si512(qi__bytes_avx2(w[0] + 4)), qi__bytes_avx2(w[1] + 4), 1);
   __m512i v = _mm512_broadcast_i64x4(qi__bytes_avx2((const uint8_t *)x));
-  __mmask64 upper = _mm512_movepi8_mask(codes), minus = qi__load_u32(w[0]) | (uint64_t)qi__load_u32(w[1]) << 32;
+  __mmask64 bit7 = _mm512_movepi8_mask(codes), bit6 = _mm512_movepi8_mask(_mm512_add_epi8(codes, codes));
+  __mmask64 quarter[3] = {bit6, bit7, bit6 & bit7}, minus = qi__load_u32(w[0]) | (uint64_t)qi__load_u32(w[1]) << 32;
   v = _mm512_mask_sub_epi8(v, minus, zero, v);
-  __m512i high = _mm512_dpbusd_epi32(zero, qi__lookup256_vbmi(table + 4, codes, upper), v);
-  return _mm512_dpbusd_epi32(_mm512_slli_epi32(high, 8), qi__lookup256_vbmi(table, codes, upper), v);
+  __m512i high = _mm512_dpbusd_epi32(zero, qi__lookup256_vbmi(table + 4, codes, quarter), v);
+  return _mm512_dpbusd_epi32(_mm512_slli_epi32(high, 8), qi__lookup256_vbmi(table, codes, quarter), v);
 }
 
 // The sums of each half of eight registers, in order: of lower halves, then of upper ones.
