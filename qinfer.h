@@ -9822,7 +9822,8 @@ QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8
     QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_setzero_ps();
     for (; j + 8 <= end; j += 8) {
       __m512 a[4];
-      if (n_x == 1) qi__fetch_rows_behind(fetch, w, w_stride, 8, qi__float_size(kind), j);
+      if (n_x == 1 || (fetch == QI__FETCH_PAGES && kind != QI_FORMAT_F32)) // float32 may be scratch
+        qi__fetch_rows_behind(fetch, w, w_stride, 8, qi__float_size(kind), j);
       QI__UNROLL for (int p = 0; p < 4; p++) a[p] = qi__load_weights_avx512(kind, w + (size_t)(2 * p) * w_stride, w_stride, j);
       QI__UNROLL for (int i = 0; i < n_x; i++) {
         __m512 b = _mm512_broadcast_f32x8(_mm256_loadu_ps(x + (size_t)i * x_stride + j));
@@ -14430,7 +14431,7 @@ static const qi__stored_q8_kernels qi__stored_q8_amx = {qi__q8_stored_bytes, qi_
 
 #define QI__F32_ROWS 32       // weight rows of a panel
 #define QI__F32_COLUMNS 128   // of it at most: 16 KB, which stay in the first-level cache while rows of activations pass
-#define QI__F32_X 12           // rows of activations that some variant takes at a time
+#define QI__F32_X 12          // rows of activations that some variant takes at a time
 #define QI__F32_STEP 256      // weights of a row that are unpacked at a time: the longest block
 #define QI__F32_STRIDE (QI__F32_STEP + 16) // of rows that are unpacked: not all into the same cache set
 
@@ -14438,6 +14439,7 @@ static const qi__stored_q8_kernels qi__stored_q8_amx = {qi__q8_stored_bytes, qi_
 typedef struct qi__f32_panel {
   const float *w; // 32 rows; up to the next multiple of 16 columns they are read, but not used
   size_t w_stride;
+  const uint8_t *bf16; // instead where w is NULL: 32 rows of bfloat16, w_stride bytes apart; n_k is a multiple of 32
   size_t n_k;     // <= QI__F32_COLUMNS
   const float *x;
   size_t x_stride, n_x;
@@ -14450,14 +14452,18 @@ typedef struct qi__f32_panel {
 QI__FN void qi__f32_panel_ref(const qi__f32_panel *p) {
   for (size_t i = 0; i < p->n_x; i++)
     for (size_t r = 0; r < QI__F32_ROWS; r++) {
-      const float *w = p->w + r * p->w_stride, *x = p->x + i * p->x_stride;
+      const float *x = p->x + i * p->x_stride;
       float sum = p->first ? 0 : p->sums[i * QI__F32_ROWS + r];
-      for (size_t j = 0; j < p->n_k; j++) sum = fmaf(w[j], x[j], sum);
+      for (size_t j = 0; j < p->n_k; j++) {
+        float w = p->w ? p->w[r * p->w_stride + j] : qi__bf16_to_f32(qi__load_u16(p->bf16 + r * p->w_stride + 2 * j));
+        sum = fmaf(w, x[j], sum);
+      }
       p->sums[i * QI__F32_ROWS + r] = sum;
     }
 }
 
-// Variants turn the weights first, so that their rows are the lanes. n and the lanes are constants where these are inlined.
+// Variants turn the weights first, so that their rows are the lanes. Of bfloat16 two columns are turned as one. n and the lanes are
+// constants where these are inlined.
 
 #if defined(QI__X86_64)
 
@@ -14492,12 +14498,31 @@ QI__INLINE QI__AVX2 void qi__f32_rows_avx2(const qi__f32_panel *p, size_t i, int
     _mm256_storeu_ps(y + r * QI__F32_ROWS + 8 * b, sum[r][b]);
 }
 
-QI__FN QI__AVX2 void qi__f32_panel_avx2(const qi__f32_panel *p) {
+// 16 columns of eight rows of bfloat16 to a part of the panel.
+QI__INLINE QI__AVX2 void qi__f32_turn_bf16_avx2(const uint8_t *w, size_t w_stride, float *panel) {
+  const __m256i upper = _mm256_set1_epi32((int)0xffff0000);
+  uint8_t pairs[8][32];
+  qi__transpose8_avx2(w, w_stride, pairs[0], sizeof pairs[0]);
+  QI__UNROLL for (int i = 0; i < 8; i++, panel += 2 * QI__F32_ROWS) {
+    __m256i v = qi__bytes_avx2(pairs[i]);
+    qi__store_bytes_avx2(panel, _mm256_slli_epi32(v, 16));
+    qi__store_bytes_avx2(panel + QI__F32_ROWS, _mm256_and_si256(v, upper));
+  }
+}
+
+QI__INLINE QI__AVX2 void qi__f32_turn_avx2(const qi__f32_panel *p) {
   const size_t w_bytes = p->w_stride * sizeof *p->w, row_bytes = QI__F32_ROWS * sizeof *p->panel;
-  for (size_t r = 0; r < QI__F32_ROWS; r += 8)
-    for (size_t j = 0; j < p->n_k; j += 8)
-      qi__transpose8_avx2((const uint8_t *)(p->w + r * p->w_stride + j), w_bytes, (uint8_t *)(p->panel + j * QI__F32_ROWS + r),
-                          row_bytes);
+  for (size_t r = 0; r < QI__F32_ROWS; r += 8) {
+    float *panel = p->panel + r;
+    for (size_t j = 0; !p->w && j < p->n_k; j += 16)
+      qi__f32_turn_bf16_avx2(p->bf16 + r * p->w_stride + 2 * j, p->w_stride, panel + j * QI__F32_ROWS);
+    for (size_t j = 0; p->w && j < p->n_k; j += 8)
+      qi__transpose8_avx2((const uint8_t *)(p->w + r * p->w_stride + j), w_bytes, (uint8_t *)(panel + j * QI__F32_ROWS), row_bytes);
+  }
+}
+
+QI__FN QI__AVX2 void qi__f32_panel_avx2(const qi__f32_panel *p) {
+  qi__f32_turn_avx2(p);
   for (size_t i = 0, n; i < p->n_x; i += n) {
     n = p->n_x - i >= 6 ? 6 : p->n_x - i >= 4 ? 4 : 1;
     if (i / 6 % 2 == 0) qi__lines_fetch(p->next);
@@ -14534,14 +14559,33 @@ QI__INLINE QI__AVX512 void qi__f32_rows_avx512(const qi__f32_panel *p, size_t i,
     _mm512_storeu_ps(y + r * QI__F32_ROWS + 16 * b, sum[r][b]);
 }
 
-QI__FN QI__AVX512 void qi__f32_panel_avx512(const qi__f32_panel *p) {
-  for (size_t r = 0; r < QI__F32_ROWS; r += 16)
-    for (size_t j = 0; j < p->n_k; j += 16) {
-      __m512i v[16];
-      QI__UNROLL for (size_t i = 0; i < 16; i++) v[i] = _mm512_loadu_si512((const void *)(p->w + (r + i) * p->w_stride + j));
-      qi__transpose16_avx512(v);
-      QI__UNROLL for (size_t i = 0; i < 16; i++) _mm512_storeu_si512((void *)(p->panel + (j + i) * QI__F32_ROWS + r), v[i]);
+// 64 bytes of 16 rows, `stride` bytes apart: dword i of all rows in v[i].
+QI__INLINE QI__AVX512 void qi__f32_columns_avx512(const uint8_t *w, size_t stride, __m512i *v) {
+  QI__UNROLL for (size_t i = 0; i < 16; i++) v[i] = _mm512_loadu_si512((const void *)(w + i * stride));
+  qi__transpose16_avx512(v);
+}
+
+QI__INLINE QI__AVX512 void qi__f32_turn_avx512(const qi__f32_panel *p) {
+  const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
+  __m512i v[16];
+  for (size_t r = 0; r < QI__F32_ROWS; r += 16) {
+    float *panel = p->panel + r;
+    for (size_t j = 0; !p->w && j < p->n_k; j += 32) {
+      qi__f32_columns_avx512(p->bf16 + r * p->w_stride + 2 * j, p->w_stride, v);
+      QI__UNROLL for (size_t i = 0; i < 16; i++, panel += 2 * QI__F32_ROWS) {
+        _mm512_storeu_si512((void *)panel, _mm512_slli_epi32(v[i], 16));
+        _mm512_storeu_si512((void *)(panel + QI__F32_ROWS), _mm512_and_si512(v[i], upper));
+      }
     }
+    for (size_t j = 0; p->w && j < p->n_k; j += 16) {
+      qi__f32_columns_avx512((const uint8_t *)(p->w + r * p->w_stride + j), p->w_stride * sizeof *p->w, v);
+      QI__UNROLL for (size_t i = 0; i < 16; i++, panel += QI__F32_ROWS) _mm512_storeu_si512((void *)panel, v[i]);
+    }
+  }
+}
+
+QI__FN QI__AVX512 void qi__f32_panel_avx512(const qi__f32_panel *p) {
+  qi__f32_turn_avx512(p);
   for (size_t i = 0, n; i < p->n_x; i += n) {
     n = p->n_x - i >= 12 ? 12 : p->n_x - i >= 4 ? 4 : 1;
     qi__lines_fetch(p->next);
@@ -14556,13 +14600,32 @@ QI__FN QI__AVX512 void qi__f32_panel_avx512(const qi__f32_panel *p) {
 
 #if defined(QI__ARM64)
 
-// Column j + c of rows w .. to part c of the panel.
-QI__INLINE void qi__f32_transpose_neon(const float *w, size_t w_stride, float *panel) {
-  float32x4_t a = vld1q_f32(w), b = vld1q_f32(w + w_stride), c = vld1q_f32(w + 2 * w_stride), d = vld1q_f32(w + 3 * w_stride);
-  float32x4x2_t ab = vtrnq_f32(a, b), cd = vtrnq_f32(c, d);
-  for (int i = 0; i < 2; i++, panel += QI__F32_ROWS) {
-    vst1q_f32(panel, vcombine_f32(vget_low_f32(ab.val[i]), vget_low_f32(cd.val[i])));
-    vst1q_f32(panel + 2 * QI__F32_ROWS, vcombine_f32(vget_high_f32(ab.val[i]), vget_high_f32(cd.val[i])));
+// 16 bytes of four rows, `stride` bytes apart: dword i of all rows in v[i].
+QI__INLINE void qi__f32_columns_neon(const uint8_t *w, size_t stride, uint32x4_t *v) {
+  for (size_t i = 0; i < 4; i++) v[i] = vreinterpretq_u32_u8(vld1q_u8(w + i * stride));
+  uint32x4x2_t ab = vtrnq_u32(v[0], v[1]), cd = vtrnq_u32(v[2], v[3]);
+  for (int i = 0; i < 2; i++) {
+    v[i] = vcombine_u32(vget_low_u32(ab.val[i]), vget_low_u32(cd.val[i]));
+    v[2 + i] = vcombine_u32(vget_high_u32(ab.val[i]), vget_high_u32(cd.val[i]));
+  }
+}
+
+QI__INLINE void qi__f32_turn_neon(const qi__f32_panel *p) {
+  const uint32x4_t upper = vdupq_n_u32(0xffff0000u);
+  uint32x4_t v[4];
+  for (size_t r = 0; r < QI__F32_ROWS; r += 4) {
+    float *panel = p->panel + r;
+    for (size_t j = 0; !p->w && j < p->n_k; j += 8) {
+      qi__f32_columns_neon(p->bf16 + r * p->w_stride + 2 * j, p->w_stride, v);
+      for (int i = 0; i < 4; i++, panel += 2 * QI__F32_ROWS) {
+        vst1q_f32(panel, vreinterpretq_f32_u32(vshlq_n_u32(v[i], 16)));
+        vst1q_f32(panel + QI__F32_ROWS, vreinterpretq_f32_u32(vandq_u32(v[i], upper)));
+      }
+    }
+    for (size_t j = 0; p->w && j < p->n_k; j += 4) {
+      qi__f32_columns_neon((const uint8_t *)(p->w + r * p->w_stride + j), p->w_stride * sizeof *p->w, v);
+      for (int i = 0; i < 4; i++, panel += QI__F32_ROWS) vst1q_f32(panel, vreinterpretq_f32_u32(v[i]));
+    }
   }
 }
 
@@ -14586,9 +14649,7 @@ QI__INLINE void qi__f32_rows_neon(const qi__f32_panel *p, size_t i, int n, size_
 }
 
 QI__FN void qi__f32_panel_neon(const qi__f32_panel *p) {
-  for (size_t r = 0; r < QI__F32_ROWS; r += 4)
-    for (size_t j = 0; j < p->n_k; j += 4)
-      qi__f32_transpose_neon(p->w + r * p->w_stride + j, p->w_stride, p->panel + j * QI__F32_ROWS + r);
+  qi__f32_turn_neon(p);
   for (size_t i = 0, n; i < p->n_x; i += n) {
     n = p->n_x - i >= 6 ? 6 : p->n_x - i >= 2 ? 2 : 1;
     if (i / 6 % 2 == 0) qi__lines_fetch(p->next);
@@ -14988,18 +15049,21 @@ QI__INLINE size_t qi__tile_scratch(size_t n_cols, size_t n_x) {
 }
 
 // FLOAT: rows are dequantised to scratch. Those of float formats are taken as they are for few rows of activations: to write them
-// down would take longer.
+// down would take longer (Zen 4: less than 8; Emerald Rapids with AVX-512: up to 16 and more).
 QI__FN void qi__tile_float(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const float *x, size_t n_x,
                            float *y, size_t y_stride, float *scratch) {
   size_t k = w->n_cols, stride = qi__float_stride(k);
   const uint8_t *src = w->data + first * w->row_bytes;
-  if (w->id <= QI_FORMAT_BF16 && n_x < 8) {
+  if (w->id <= QI_FORMAT_BF16 && n_x < (kernels->fetch == QI__FETCH_PAGES ? 18 : 8)) {
     kernels->dot_float[w->id](src, w->row_bytes, n_w, x, k, n_x, k, y, y_stride, kernels->fetch);
     return;
   }
   for (size_t r = 0; r < n_w; r += QI__FLOAT_ROWS) {
     size_t n = qi__min_size(QI__FLOAT_ROWS, n_w - r);
-    for (size_t i = 0; i < n; i++, src += w->row_bytes) kernels->dequantize[w->id](w->format, src, scratch + i * stride, k);
+    for (size_t i = 0; i < n; i++, src += w->row_bytes) {
+      qi__prefetch_ahead(kernels->fetch, (uintptr_t)src, w->row_bytes);
+      kernels->dequantize[w->id](w->format, src, scratch + i * stride, k);
+    }
     kernels->dot_float[QI_FORMAT_F32](scratch, stride * sizeof *scratch, n, x, k, n_x, k, y + r, y_stride, kernels->fetch);
   }
 }
@@ -15021,9 +15085,10 @@ QI__FN void qi__tile_rounded(const qi__kernels *kernels, const qi__weight *w, si
   for (size_t k = 0; k < w->n_cols; k += QI__F32_STEP) {
     const size_t step = qi__min_size(QI__F32_STEP, w->n_cols - k);
     const uint8_t *src = w->data + first * w->row_bytes + qi__row_bytes(w->id, k);
-    for (size_t r = 0; r < n_w; r++, src += w->row_bytes) {
+    const bool as_they_are = w->id == QI_FORMAT_BF16 && n_w == QI__F32_ROWS && step % 32 == 0;
+    for (size_t r = 0; !as_they_are && r < n_w; r++) {
       float *row = scratch + r * QI__F32_STRIDE;
-      kernels->dequantize[w->id](w->format, src, row, step);
+      kernels->dequantize[w->id](w->format, src + r * w->row_bytes, row, step);
       if (w->id != QI_FORMAT_BF16) kernels->round_bf16(row, step, row);
     }
     const size_t next_k = k + step < w->n_cols ? k + step : 0;
@@ -15031,8 +15096,9 @@ QI__FN void qi__tile_rounded(const qi__kernels *kernels, const qi__weight *w, si
                                     qi__min_size(QI__F32_STEP, w->n_cols - next_k));
     next.each = qi__lines_each(&next, (n_x + QI__F32_X - 1) / QI__F32_X * ((step + QI__F32_COLUMNS - 1) / QI__F32_COLUMNS));
     for (size_t j = 0; j < step; j += QI__F32_COLUMNS) {
-      qi__f32_panel p = {scratch + j, QI__F32_STRIDE, qi__min_size(QI__F32_COLUMNS, step - j), x + k + j, x_stride, n_x, k + j == 0,
-                         sums, panel, &next};
+      qi__f32_panel p = {scratch + j, QI__F32_STRIDE, NULL, qi__min_size(QI__F32_COLUMNS, step - j), x + k + j, x_stride, n_x,
+                         k + j == 0, sums, panel, &next};
+      if (as_they_are) p.w = NULL, p.w_stride = w->row_bytes, p.bf16 = src + 2 * j;
       kernels->f32_panel(&p);
     }
   }

@@ -748,25 +748,35 @@ static void test_pack_turned(void **state) {
 // Rows of activations in one go, beginning anywhere, and slices of k in turns: the same chain of multiply-adds.
 static void test_f32_panel(void **state) {
   (void)state;
-  enum { X_STRIDE = QI__F32_STRIDE, X_ROWS = 31 };
-  static float w[QI__F32_ROWS * QI__F32_STRIDE], x[X_ROWS * X_STRIDE], sums[2][X_ROWS * QI__F32_ROWS];
+  enum { X_STRIDE = QI__F32_STRIDE, X_ROWS = 31, W_BYTES = 2 * QI__F32_STEP + 6 };
+  static float w[QI__F32_ROWS * QI__F32_STRIDE], x[X_ROWS * X_STRIDE], sums[3][X_ROWS * QI__F32_ROWS];
+  static uint8_t bf16[1 + QI__F32_ROWS * W_BYTES]; // at no alignment
   float *panel = (float *)qi__malloc(QI__F32_COLUMNS * QI__F32_ROWS * sizeof *panel, QI__CACHE_LINE, NULL);
   qi__lines next = {(uintptr_t)w, 256, 256, 8, 0, 3};
   uint64_t random = 22;
   for (int kind = 0; kind < N_KINDS; kind++)
     for (int l = 0; l < n_levels; l++)
       for (size_t n_x = 1; n_x <= X_ROWS; n_x += n_x < 14 ? 1 : 17) {
-        const size_t n_k[2] = {1 + next_random(&random) % QI__F32_COLUMNS, 1 + next_random(&random) % QI__F32_COLUMNS};
+        const bool pairs = next_random(&random) % 2; // columns by which bfloat16 can be taken, too
+        const size_t unit = pairs ? 32 : 1, most = QI__F32_COLUMNS / unit;
+        const size_t n_k[2] = {unit * (1 + next_random(&random) % most), unit * (1 + next_random(&random) % most)};
         fill(&random, kind, w, QI__COUNT_OF(w));
         fill(&random, kind, x, QI__COUNT_OF(x));
+        for (size_t r = 0; r < QI__F32_ROWS; r++)
+          for (size_t j = 0; j < QI__F32_STEP; j++) {
+            const uint16_t bits = qi__f32_to_bf16(w[r * QI__F32_STRIDE + j]);
+            memcpy(bf16 + 1 + r * W_BYTES + 2 * j, &bits, sizeof bits);
+            w[r * QI__F32_STRIDE + j] = qi__bf16_to_f32(bits);
+          }
         memset(sums, 7, sizeof sums);
-        qi__f32_panel p = {w, QI__F32_STRIDE, n_k[0], x, X_STRIDE, n_x, true, NULL, panel, &next};
-        for (int slice = 0; slice < 2; slice++) {
-          p.sums = sums[0];
+        for (size_t slice = 0, at = 0; slice < 2; at += n_k[slice++]) {
+          qi__f32_panel p = {w + at, QI__F32_STRIDE, NULL, n_k[slice], x + at, X_STRIDE, n_x, slice == 0, sums[0], panel, &next};
           qi__f32_panel_ref(&p);
           p.sums = sums[1];
           levels[l].kernels.f32_panel(&p);
-          p = (qi__f32_panel){w + n_k[0], QI__F32_STRIDE, n_k[1], x + n_k[0], X_STRIDE, n_x, false, NULL, panel, &next};
+          p.sums = sums[2];
+          if (pairs) p.w = NULL, p.w_stride = W_BYTES, p.bf16 = bf16 + 1 + 2 * at;
+          (slice == 0 && n_x == 3 ? qi__f32_panel_ref : levels[l].kernels.f32_panel)(&p);
         }
         for (size_t i = 0; kind == ORDINARY && i < n_x * QI__F32_ROWS; i++) {
           float sum = 0;
@@ -774,8 +784,9 @@ static void test_f32_panel(void **state) {
           for (size_t j = 0; j < n_k[0] + n_k[1]; j++) sum = fmaf(w_row[j], x_row[j], sum);
           assert_memory_equal(&sum, &sums[0][i], sizeof sum);
         }
-        ASSERT_SAME(sums[0], sums[1], X_ROWS * QI__F32_ROWS, "%s f32_panel %zu + %zu, %zu rows\n", levels[l].name, n_k[0], n_k[1],
-                    n_x);
+        for (int i = 1; i < 3; i++)
+          ASSERT_SAME(sums[0], sums[i], X_ROWS * QI__F32_ROWS, "%s f32_panel %zu + %zu, %zu rows%s\n", levels[l].name, n_k[0],
+                      n_k[1], n_x, i == 2 && pairs ? " of bfloat16" : "");
       }
   qi__malloc_free(panel, 0, NULL);
 }

@@ -222,7 +222,8 @@ QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8
     QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p++) sum[i][p] = _mm512_setzero_ps();
     for (; j + 8 <= end; j += 8) {
       __m512 a[4];
-      if (n_x == 1) qi__fetch_rows_behind(fetch, w, w_stride, 8, qi__float_size(kind), j);
+      if (n_x == 1 || (fetch == QI__FETCH_PAGES && kind != QI_FORMAT_F32)) // float32 may be scratch
+        qi__fetch_rows_behind(fetch, w, w_stride, 8, qi__float_size(kind), j);
       QI__UNROLL for (int p = 0; p < 4; p++) a[p] = qi__load_weights_avx512(kind, w + (size_t)(2 * p) * w_stride, w_stride, j);
       QI__UNROLL for (int i = 0; i < n_x; i++) {
         __m512 b = _mm512_broadcast_f32x8(_mm256_loadu_ps(x + (size_t)i * x_stride + j));

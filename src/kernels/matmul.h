@@ -152,18 +152,21 @@ QI__INLINE size_t qi__tile_scratch(size_t n_cols, size_t n_x) {
 }
 
 // FLOAT: rows are dequantised to scratch. Those of float formats are taken as they are for few rows of activations: to write them
-// down would take longer.
+// down would take longer (Zen 4: less than 8; Emerald Rapids with AVX-512: up to 16 and more).
 QI__FN void qi__tile_float(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const float *x, size_t n_x,
                            float *y, size_t y_stride, float *scratch) {
   size_t k = w->n_cols, stride = qi__float_stride(k);
   const uint8_t *src = w->data + first * w->row_bytes;
-  if (w->id <= QI_FORMAT_BF16 && n_x < 8) {
+  if (w->id <= QI_FORMAT_BF16 && n_x < (kernels->fetch == QI__FETCH_PAGES ? 18 : 8)) {
     kernels->dot_float[w->id](src, w->row_bytes, n_w, x, k, n_x, k, y, y_stride, kernels->fetch);
     return;
   }
   for (size_t r = 0; r < n_w; r += QI__FLOAT_ROWS) {
     size_t n = qi__min_size(QI__FLOAT_ROWS, n_w - r);
-    for (size_t i = 0; i < n; i++, src += w->row_bytes) kernels->dequantize[w->id](w->format, src, scratch + i * stride, k);
+    for (size_t i = 0; i < n; i++, src += w->row_bytes) {
+      qi__prefetch_ahead(kernels->fetch, (uintptr_t)src, w->row_bytes);
+      kernels->dequantize[w->id](w->format, src, scratch + i * stride, k);
+    }
     kernels->dot_float[QI_FORMAT_F32](scratch, stride * sizeof *scratch, n, x, k, n_x, k, y + r, y_stride, kernels->fetch);
   }
 }
@@ -185,9 +188,10 @@ QI__FN void qi__tile_rounded(const qi__kernels *kernels, const qi__weight *w, si
   for (size_t k = 0; k < w->n_cols; k += QI__F32_STEP) {
     const size_t step = qi__min_size(QI__F32_STEP, w->n_cols - k);
     const uint8_t *src = w->data + first * w->row_bytes + qi__row_bytes(w->id, k);
-    for (size_t r = 0; r < n_w; r++, src += w->row_bytes) {
+    const bool as_they_are = w->id == QI_FORMAT_BF16 && n_w == QI__F32_ROWS && step % 32 == 0;
+    for (size_t r = 0; !as_they_are && r < n_w; r++) {
       float *row = scratch + r * QI__F32_STRIDE;
-      kernels->dequantize[w->id](w->format, src, row, step);
+      kernels->dequantize[w->id](w->format, src + r * w->row_bytes, row, step);
       if (w->id != QI_FORMAT_BF16) kernels->round_bf16(row, step, row);
     }
     const size_t next_k = k + step < w->n_cols ? k + step : 0;
@@ -195,8 +199,9 @@ QI__FN void qi__tile_rounded(const qi__kernels *kernels, const qi__weight *w, si
                                     qi__min_size(QI__F32_STEP, w->n_cols - next_k));
     next.each = qi__lines_each(&next, (n_x + QI__F32_X - 1) / QI__F32_X * ((step + QI__F32_COLUMNS - 1) / QI__F32_COLUMNS));
     for (size_t j = 0; j < step; j += QI__F32_COLUMNS) {
-      qi__f32_panel p = {scratch + j, QI__F32_STRIDE, qi__min_size(QI__F32_COLUMNS, step - j), x + k + j, x_stride, n_x, k + j == 0,
-                         sums, panel, &next};
+      qi__f32_panel p = {scratch + j, QI__F32_STRIDE, NULL, qi__min_size(QI__F32_COLUMNS, step - j), x + k + j, x_stride, n_x,
+                         k + j == 0, sums, panel, &next};
+      if (as_they_are) p.w = NULL, p.w_stride = w->row_bytes, p.bf16 = src + 2 * j;
       kernels->f32_panel(&p);
     }
   }
