@@ -299,7 +299,7 @@ QI_API qi_result qi_pool_open(qi_pool **out, const qi_pool_desc *desc, qi_error 
 QI_API void qi_pool_close(qi_pool *pool); // NULL is fine; no session may still use it
 
 QI_API int qi_pool_n_threads(const qi_pool *pool); // that work at present, with the calling one; 0 for NULL
-QI_API qi_isa qi_pool_isa(const qi_pool *pool); // what AUTO became, or the forced one if the CPU has it, else the next lower
+QI_API qi_isa qi_pool_isa(const qi_pool *pool); // what AUTO became, or the forced one if the CPU has it, else a lower one
 
 // Arithmetic of matrix products. Results never depend on threads or on how work was cut.
 //   INTEGER  activations to int8 per block, exact integer products in a block, float32 over blocks in one order: the same bits on
@@ -1759,7 +1759,7 @@ QI__FN qi_isa qi__isa_best(const qi__cpu *cpu, qi_isa wanted, qi_isa last) {
   return isa == QI_ISA_AVX512_BF16 && wanted != isa && cpu->intel ? QI_ISA_AVX512 : isa;
 }
 
-// The level to compute with and the features it allows. AUTO = the best there is; one that the CPU lacks = the next lower.
+// The level to compute with and the features it allows. Which: see qi__isa_best; never one that the CPU lacks.
 // Tiles are asked of Linux only if AMX would be chosen. cpu may be NULL.
 // Errors: QI_ERR_ARGUMENT (out of range), QI_ERR_UNSUPPORTED (isa of another architecture).
 QI__FN qi_result qi__isa_choose(qi_isa wanted, qi_isa *isa, qi__cpu *cpu, qi_error *err) {
@@ -9127,7 +9127,7 @@ QI__INLINE QI__AMX void qi__tiles_begin(size_t n) {
 #endif // QI__KERNELS_TILES_H
 
 // The BF16 path on CPUs that multiply bfloat16: weights and activations are rounded to bfloat16, products are exact, sums are
-// float32. Without such instructions the rounded values are multiplied as float32: panel_f32.h, whose reference is that of all.
+// float32. Without such instructions the rounded values are multiplied as float32: panel_f32.h.
 //
 //   y[i, r] = sum_j w[r, j] * x[i, j]
 //
@@ -14429,24 +14429,24 @@ static const qi__stored_q8_kernels qi__stored_q8_amx = {qi__q8_stored_bytes, qi_
 // Each sum is one chain of fused multiply-adds in float32 over ascending j; where `first`, from 0 on. All variants have the same
 // bits, for any rows beside each other and any slices of k. Error: as in bf16.h, without the part for subnormals.
 
-#define QI__F32_ROWS 32       // weight rows of a panel
-#define QI__F32_COLUMNS 128   // of it at most: 16 KB, which stay in the first-level cache while rows of activations pass
-#define QI__F32_X 12          // rows of activations that some variant takes at a time
-#define QI__F32_STEP 256      // weights of a row that are unpacked at a time: the longest block
+#define QI__F32_ROWS 32     // weight rows of a panel
+#define QI__F32_COLUMNS 128 // of it at most: 16 KB, which stay in the first-level cache while rows of activations pass
+#define QI__F32_X 12        // rows of activations that some variant takes at a time
+#define QI__F32_STEP 256    // weights of a row that are unpacked at a time: the longest block
 #define QI__F32_STRIDE (QI__F32_STEP + 16) // of rows that are unpacked: not all into the same cache set
 
-// Strides: floats.
+// Strides: floats where nothing else is said.
 typedef struct qi__f32_panel {
   const float *w; // 32 rows; up to the next multiple of 16 columns they are read, but not used
   size_t w_stride;
   const uint8_t *bf16; // instead where w is NULL: 32 rows of bfloat16, w_stride bytes apart; n_k is a multiple of 32
-  size_t n_k;     // <= QI__F32_COLUMNS
+  size_t n_k;          // <= QI__F32_COLUMNS
   const float *x;
   size_t x_stride, n_x;
   bool first;
-  float *sums;    // [n_x, 32]
-  float *panel;   // scratch: [QI__F32_COLUMNS][32], on a cache line
-  qi__lines *next; // fetched beside every QI__F32_X rows of activations
+  float *sums;         // [n_x, 32]
+  float *panel;        // scratch: [QI__F32_COLUMNS][32], on a cache line
+  qi__lines *next;     // fetched beside every QI__F32_X rows of activations
 } qi__f32_panel;
 
 QI__FN void qi__f32_panel_ref(const qi__f32_panel *p) {

@@ -287,7 +287,7 @@ QI_API qi_result qi_pool_open(qi_pool **out, const qi_pool_desc *desc, qi_error 
 QI_API void qi_pool_close(qi_pool *pool); // NULL is fine; no session may still use it
 
 QI_API int qi_pool_n_threads(const qi_pool *pool); // that work at present, with the calling one; 0 for NULL
-QI_API qi_isa qi_pool_isa(const qi_pool *pool); // what AUTO became, or the forced one if the CPU has it, else the next lower
+QI_API qi_isa qi_pool_isa(const qi_pool *pool); // what AUTO became, or the forced one if the CPU has it, else a lower one
 
 // Arithmetic of matrix products. Results never depend on threads or on how work was cut.
 //   INTEGER  activations to int8 per block, exact integer products in a block, float32 over blocks in one order: the same bits on

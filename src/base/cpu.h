@@ -194,7 +194,7 @@ QI__FN qi_isa qi__isa_best(const qi__cpu *cpu, qi_isa wanted, qi_isa last) {
   return isa == QI_ISA_AVX512_BF16 && wanted != isa && cpu->intel ? QI_ISA_AVX512 : isa;
 }
 
-// The level to compute with and the features it allows. AUTO = the best there is; one that the CPU lacks = the next lower.
+// The level to compute with and the features it allows. Which: see qi__isa_best; never one that the CPU lacks.
 // Tiles are asked of Linux only if AMX would be chosen. cpu may be NULL.
 // Errors: QI_ERR_ARGUMENT (out of range), QI_ERR_UNSUPPORTED (isa of another architecture).
 QI__FN qi_result qi__isa_choose(qi_isa wanted, qi_isa *isa, qi__cpu *cpu, qi_error *err) {

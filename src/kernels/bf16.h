@@ -7,7 +7,7 @@
 #include "vector.h"
 
 // The BF16 path on CPUs that multiply bfloat16: weights and activations are rounded to bfloat16, products are exact, sums are
-// float32. Without such instructions the rounded values are multiplied as float32: panel_f32.h, whose reference is that of all.
+// float32. Without such instructions the rounded values are multiplied as float32: panel_f32.h.
 //
 //   y[i, r] = sum_j w[r, j] * x[i, j]
 //

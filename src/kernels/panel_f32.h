@@ -11,24 +11,24 @@
 // Each sum is one chain of fused multiply-adds in float32 over ascending j; where `first`, from 0 on. All variants have the same
 // bits, for any rows beside each other and any slices of k. Error: as in bf16.h, without the part for subnormals.
 
-#define QI__F32_ROWS 32       // weight rows of a panel
-#define QI__F32_COLUMNS 128   // of it at most: 16 KB, which stay in the first-level cache while rows of activations pass
-#define QI__F32_X 12          // rows of activations that some variant takes at a time
-#define QI__F32_STEP 256      // weights of a row that are unpacked at a time: the longest block
+#define QI__F32_ROWS 32     // weight rows of a panel
+#define QI__F32_COLUMNS 128 // of it at most: 16 KB, which stay in the first-level cache while rows of activations pass
+#define QI__F32_X 12        // rows of activations that some variant takes at a time
+#define QI__F32_STEP 256    // weights of a row that are unpacked at a time: the longest block
 #define QI__F32_STRIDE (QI__F32_STEP + 16) // of rows that are unpacked: not all into the same cache set
 
-// Strides: floats.
+// Strides: floats where nothing else is said.
 typedef struct qi__f32_panel {
   const float *w; // 32 rows; up to the next multiple of 16 columns they are read, but not used
   size_t w_stride;
   const uint8_t *bf16; // instead where w is NULL: 32 rows of bfloat16, w_stride bytes apart; n_k is a multiple of 32
-  size_t n_k;     // <= QI__F32_COLUMNS
+  size_t n_k;          // <= QI__F32_COLUMNS
   const float *x;
   size_t x_stride, n_x;
   bool first;
-  float *sums;    // [n_x, 32]
-  float *panel;   // scratch: [QI__F32_COLUMNS][32], on a cache line
-  qi__lines *next; // fetched beside every QI__F32_X rows of activations
+  float *sums;         // [n_x, 32]
+  float *panel;        // scratch: [QI__F32_COLUMNS][32], on a cache line
+  qi__lines *next;     // fetched beside every QI__F32_X rows of activations
 } qi__f32_panel;
 
 QI__FN void qi__f32_panel_ref(const qi__f32_panel *p) {
