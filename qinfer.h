@@ -179,13 +179,14 @@ typedef struct qi_parallel {
 //            tail           32 bytes  0 log_min, 4 log_max (float32), the rest zero
 //   QINS8_K  256 weights, 272 bytes  0 d, 2 groups[14], 16 codes[256]: w = d / 2^10 * s * V[c], c = bits 0..6, bit 7 sign;
 //                                    V[c] = round(255 (4^(c / 127) - 1) / 3)
-//   QINS4_K  256 weights, 144 bytes  0 d, 2 groups[14], 16 nibbles[128]: w = d / 2^10 * s * T[t][c]; byte 32 h + l has weights
-//                                    64 h + l (low) and 64 h + 32 + l (high)
+//   QINS4_K  256 weights, 144 bytes  0 d, 2 groups[14], 16 nibbles[128]: w = d / 2^10 * s * T[t][c]; code n is the lower half of
+//                                    byte n / 128 * 64 + n % 64, the upper half where n / 64 is odd
 //            T[0] = -116 -95 -76 -59 -43 -29 -15 -3 9 22 36 51 68 86 105 127
 //            T[1] = -98 -74 -55 -39 -26 -16 -7 0 7 16 26 39 55 74 98 127
-//   groups[14]: seven bits for each 16 weights. Byte j < 8 has bits 0..3 of group j (low) and of group j + 8 (high); the 16-bit
-//   words at 8, 10, 12 have bits 4, 5, 6 of group g at bit g. QINS8_K: s. QINS4_K: 0..4 size of s, 5 its sign (set = negative),
-//   6 t.
+//   Codes of both are turned: that of weight 64 t + 16 l + 4 j + b is number 64 j + 16 l + 4 t + b (t, l, j, b < 4).
+//   groups[14]: seven bits for each 16 weights, of group 4 t + l as number 4 l + t. Bits 6 n .. 6 n + 5 of the first twelve bytes,
+//   lowest first, are bits 0..5 of number n; bit n of the 16-bit word behind them is its bit 6. QINS8_K: s. QINS4_K: bits 0..5 are
+//   s, two's complement; bit 6 is t.
 //
 // A tail is behind the last row of a tensor and belongs to all of its rows: such tensors are dequantised, quantised and multiplied
 // whole. In GGUF the QINS types have ids of their own (0x5149....) that other programs refuse; I2_S has bitnet.cpp's (36).
@@ -4273,8 +4274,8 @@ QI__INLINE float qi__spectrum_size(const qi__spectrum *s, int k) {
 //
 //   format   len  bytes  bits  group  weight                                  offsets
 //   QINS8     32    36   9.0     -    +-exp(log_min + (255 - c) / 254 * R)    0 signs[4], 4 codes[32];  tail: 0 log_min, 4 log_max
-//   QINS8_K  256   272   8.5    16    d / 2^10 * s[g] * (+-V[c])              0 d, 2 low[8], 10 planes[3], 16 codes[256]
-//   QINS4_K  256   144   4.5    16    d / 2^10 * s[g] * T[t[g]][c]            0 d, 2 low[8], 10 planes[3], 16 nibbles[128]
+//   QINS8_K  256   272   8.5    16    d / 2^10 * s[g] * (+-V[c])              0 d, 2 six[12], 14 last, 16 codes[256]
+//   QINS4_K  256   144   4.5    16    d / 2^10 * s[g] * T[t[g]][c]            0 d, 2 six[12], 14 last, 16 nibbles[128]
 //
 // QINS8: R = log_max - log_min, two float32 in the tensor's tail (32 bytes, the rest zero). Code 1 is the greatest size, 255 the
 // least; 0 is zero. Bit i % 8 of signs[i / 8] is set where weight i is negative. In float32 a weight is what the formula says; in
@@ -4287,9 +4288,12 @@ QI__INLINE float qi__spectrum_size(const qi__spectrum *s, int k) {
 // Factors are off by at most 1/2 and size[c] rounds once more, so d * size[c] is off by at most 1.5 d, which is less than
 // exp(log_max) / 21800. (At the greatest size half a step of the codes, (1 - exp(-h)) / 2, is 1/72 of it for R = 7.)
 //
-// The grouped kinds have seven bits a group: low[j] holds the low four of group j and, above, of group j + 8; bit g of the word
-// planes[p] is bit 4 + p of group g. In QINS8_K these are s, 0..127. In QINS4_K the five lowest are the size of s, the next its
-// sign, the highest t. Steps grow with the weight: with the code in -1..1 as a,
+// Codes of the grouped kinds are turned: the code of weight 64 t + 16 l + 4 j + b is number 64 j + 16 l + 4 t + b (t, l, j, b < 4),
+// and what is said of group 4 t + l is number 4 l + t. So, of codes in registers of 64 bytes, each dword belongs to one group in all
+// four of them: products of bytes add up group by group. Nibbles: code n is in byte n / 128 * 64 + n % 64, the upper half if n / 64
+// is odd. There are seven bits a group: six[12] are six of each, one after the other from the lowest on; bit n of the word `last` is
+// the seventh of number n. QINS8_K: s = 0..127. QINS4_K: s in six bits, two's complement; the seventh is t. Steps grow with the
+// weight: with the code in -1..1 as a,
 //
 //   |w| / max = ((1 + m)^|a| - 1) / m
 //
@@ -4297,7 +4301,7 @@ QI__INLINE float qi__spectrum_size(const qi__spectrum *s, int k) {
 // an error; m = 3 leaves least of it with 7 bits. Rounded to integers, sums of products stay exact.
 //
 //   QINS8_K  bits 0..6 of a code are c, bit 7 the sign; V[c] = round(255 (4^(c / 127) - 1) / 3)
-//   QINS4_K  nibbles as in Q4_K; a = (c - 7 - o) / 8, round(127 ((1 + m)^|a| - 1) / ((1 + m)^((8 - o) / 8) - 1)) with a's sign,
+//   QINS4_K  a = (c - 7 - o) / 8, round(127 ((1 + m)^|a| - 1) / ((1 + m)^((8 - o) / 8) - 1)) with a's sign,
 //            m = 1 and o = 1/4 in T[0], m = 4 and o = 0 in T[1]: a group takes the range that suits it
 //
 // One side of T reaches further than the other; which one is the sign of s.
@@ -4456,24 +4460,30 @@ QI__FN void qi__quantize_tensor_qins8(const float *src, uint8_t *dst, size_t n_r
 
 // ---- groups ----
 
-QI__INLINE void qi__unpack_seven_bits(const uint8_t *src, int *bits) {
+// The code that belongs to weight i, and the weight that belongs to code i.
+QI__INLINE int qi__qins_turned(int i) { return (i & 0x33) | (i >> 4 & 0x0c) | (i & 0x0c) << 4; }
+
+// Seven bits of each group.
+QI__INLINE void qi__unpack_groups(const uint8_t *src, int *bits) {
   for (int g = 0; g < 16; g++) {
-    bits[g] = src[g % 8] >> (g / 8 * 4) & 15;
-    for (int p = 0; p < 3; p++) bits[g] |= (qi__load_u16(src + 8 + 2 * p) >> g & 1) << (4 + p);
+    int i = qi__qins_turned(16 * g) / 4;
+    bits[g] = (qi__load_u16(src + 6 * i / 8) >> (6 * i % 8) & 63) | (qi__load_u16(src + 12) >> i & 1) << 6;
   }
 }
 
-QI__FN void qi__pack_seven_bits(const int *bits, uint8_t *dst) {
-  unsigned planes[3] = {0};
-  for (int g = 0; g < 16; g++)
-    for (int p = 0; p < 3; p++) planes[p] |= (unsigned)(bits[g] >> (4 + p) & 1) << g;
-  for (int j = 0; j < 8; j++) dst[j] = (uint8_t)((bits[j] & 15) | (bits[j + 8] & 15) << 4);
-  for (int p = 0; p < 3; p++) qi__store_u16(dst + 8 + 2 * p, (uint16_t)planes[p]);
+QI__FN void qi__pack_groups(const int *bits, uint8_t *dst) {
+  memset(dst, 0, 14);
+  for (int g = 0; g < 16; g++) {
+    int i = qi__qins_turned(16 * g) / 4, six = bits[g] & 63;
+    dst[6 * i / 8] = (uint8_t)(dst[6 * i / 8] | six << (6 * i % 8));
+    dst[6 * i / 8 + 1] = (uint8_t)(dst[6 * i / 8 + 1] | six << (6 * i % 8) >> 8);
+    dst[12 + i / 8] = (uint8_t)(dst[12 + i / 8] | (bits[g] >> 6 & 1) << i % 8);
+  }
 }
 
 QI__FN void qi__unpack_qins8_k(const uint8_t *src, qi__block *out) {
   int bits[16];
-  qi__unpack_seven_bits(src + 2, bits);
+  qi__unpack_groups(src + 2, bits);
   out->d = qi__f16_to_f32(qi__load_u16(src)) * 0x1p-10f;
   out->dmin = 0.0f;
   for (int g = 0; g < 16; g++) {
@@ -4481,38 +4491,41 @@ QI__FN void qi__unpack_qins8_k(const uint8_t *src, qi__block *out) {
     out->min[g] = 0;
   }
   for (int i = 0; i < 256; i++) {
-    int c = src[16 + i], size = qi__qins8_sizes[c & 127];
+    int c = src[16 + qi__qins_turned(i)], size = qi__qins8_sizes[c & 127];
     out->wide[i] = (int16_t)(c & 128 ? -size : size);
   }
 }
 
 QI__FN void qi__unpack_qins4_k(const uint8_t *src, qi__block *out) {
   int bits[16];
-  qi__unpack_seven_bits(src + 2, bits);
+  qi__unpack_groups(src + 2, bits);
   out->d = qi__f16_to_f32(qi__load_u16(src)) * 0x1p-10f;
   out->dmin = 0.0f;
   for (int g = 0; g < 16; g++) {
-    out->scale[g] = (int16_t)(bits[g] & 32 ? -(bits[g] & 31) : bits[g] & 31);
+    out->scale[g] = (int16_t)((bits[g] & 31) - (bits[g] & 32));
     out->min[g] = 0;
   }
   for (int i = 0; i < 256; i++) {
-    int c = src[16 + i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15;
+    int n = qi__qins_turned(i), c = src[16 + n / 128 * 64 + n % 64] >> (n / 64 % 2 * 4) & 15;
     out->q[i] = qi__qins4_values[bits[i / 16] >> 6][c];
   }
 }
 
 QI__FN void qi__pack_qins8_k(const qi__fitted *f, uint8_t *dst) {
   qi__store_u16(dst, f->d);
-  qi__pack_seven_bits(f->scale, dst + 2);
-  memcpy(dst + 16, f->code, 256);
+  qi__pack_groups(f->scale, dst + 2);
+  for (int i = 0; i < 256; i++) dst[16 + i] = f->code[qi__qins_turned(i)];
 }
 
 QI__FN void qi__pack_qins4_k(const qi__fitted *f, uint8_t *dst) {
   int bits[16];
-  for (int g = 0; g < 16; g++) bits[g] = abs(f->scale[g]) | (f->scale[g] < 0 ? 32 : 0) | (f->other[g] ? 64 : 0);
+  for (int g = 0; g < 16; g++) bits[g] = (f->scale[g] & 63) | (f->other[g] ? 64 : 0);
   qi__store_u16(dst, f->d);
-  qi__pack_seven_bits(bits, dst + 2);
-  qi__pack_nibbles_k(f->code, dst + 16);
+  qi__pack_groups(bits, dst + 2);
+  for (int i = 0; i < 128; i++) { // codes n, n + 64
+    int n = i / 64 * 128 + i % 64;
+    dst[16 + i] = (uint8_t)(f->code[qi__qins_turned(n)] | f->code[qi__qins_turned(n + 64)] << 4);
+  }
 }
 
 static const qi__levels qi__qins4_other = {.lo = -98, .hi = 127, .values = qi__qins4_values[1]};
@@ -4835,7 +4848,8 @@ QI__FN bool qi__hf_ternary_to_i2_s(const uint8_t *packed, size_t n_rows, size_t 
 // A new format is a row here, its functions in a file of its family and its name in qi_format.
 //   .info = { name, GGUF id, weights and bytes of a block, can_quantize, bytes of the tail }
 //
-// GGUF ids of our own begin with the letters QI (0x5149): no other loader knows them.
+// GGUF ids of our own begin with the letters QI (0x5149): no other loader knows them. 0x51490002 and 0x51490003 are not to be used
+// again: files with another layout have them.
 // clang-format off
 static const qi__format qi__formats[QI_FORMAT_COUNT] = {
   [QI_FORMAT_F32] = {.id = QI_FORMAT_F32, .info = {"F32", 0, 1, 4, true, 0},
@@ -4895,9 +4909,9 @@ static const qi__format qi__formats[QI_FORMAT_COUNT] = {
   [QI_FORMAT_QINS8] = {.id = QI_FORMAT_QINS8, .info = {"QINS8", 0x51490001, 32, 36, true, QI__QINS_TAIL}, .group = 32, .wide = true,
     .unpack = qi__unpack_qins8, .dequantize = qi__dequantize_qins8, .quantize_tensor = qi__quantize_tensor_qins8,
     .read_tail = qi__read_tail_qins8, .apply_tail = qi__apply_tail_qins8},
-  [QI_FORMAT_QINS8_K] = {.id = QI_FORMAT_QINS8_K, .info = {"QINS8_K", 0x51490002, 256, 272, true, 0}, .group = 16, .wide = true,
+  [QI_FORMAT_QINS8_K] = {.id = QI_FORMAT_QINS8_K, .info = {"QINS8_K", 0x51490004, 256, 272, true, 0}, .group = 16, .wide = true,
     .unpack = qi__unpack_qins8_k, .quantize = qi__quantize_qins8_k},
-  [QI_FORMAT_QINS4_K] = {.id = QI_FORMAT_QINS4_K, .info = {"QINS4_K", 0x51490003, 256, 144, true, 0},
+  [QI_FORMAT_QINS4_K] = {.id = QI_FORMAT_QINS4_K, .info = {"QINS4_K", 0x51490005, 256, 144, true, 0},
     .group = 16, .unpack = qi__unpack_qins4_k,
     .quantize = qi__quantize_qins4_k},
 };
@@ -6672,22 +6686,43 @@ QI__INLINE void qi__scales_iq4_xs_neon(const uint8_t *src, qi__scales_neon *s) {
   qi__set_scales32_neon(s, vsubq_s16(vreinterpretq_s16_u16(scale), vdupq_n_s16(32)));
 }
 
-// The layout of qi__unpack_seven_bits: a byte a group.
-QI__INLINE uint8x16_t qi__seven_bits_neon(const uint8_t *src) {
-  const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
-  uint8x8_t low = vld1_u8(src);
-  uint8x16_t v = vcombine_u8(vand_u8(low, vdup_n_u8(15)), vshr_n_u8(low, 4));
-  QI__UNROLL for (int p = 0; p < 3; p++) {
-    uint8x16_t plane = vcombine_u8(vdup_n_u8(src[8 + 2 * p]), vdup_n_u8(src[9 + 2 * p]));
-    v = vorrq_u8(v, vandq_u8(vtstq_u8(plane, bit), vdupq_n_u8((uint8_t)(16 << p))));
+// QINS8_K, QINS4_K: scales of the block at src, a byte for each group.
+QI__INLINE int8x16_t qi__qins_scales_neon(qi_format id, const uint8_t *src) {
+  // Words with the six bits of group g in them, and what lifts these to the top.
+  static const uint8_t bytes[32] = {2, 3, 5, 6, 8, 9, 11, 12, 2, 3, 5, 6, 8, 9, 11, 12,
+                                    3, 4, 6, 7, 9, 10, 12, 13, 4, 5, 7, 8, 10, 11, 13, 14};
+  static const int16_t lift[16] = {10, 10, 10, 10, 4, 4, 4, 4, 6, 6, 6, 6, 8, 8, 8, 8};
+  static const uint16_t bit[16] = {1, 16, 256, 4096, 2, 32, 512, 8192, 4, 64, 1024, 16384, 8, 128, 2048, 32768};
+  uint8x16_t v = vld1q_u8(src);
+  int8x8_t scale[2];
+  QI__UNROLL for (int h = 0; h < 2; h++) {
+    int16x8_t six = vshlq_s16(vreinterpretq_s16_u8(vqtbl1q_u8(v, vld1q_u8(bytes + 16 * h))), vld1q_s16(lift + 8 * h));
+    uint16x8_t last = vandq_u16(vtstq_u16(vdupq_n_u16(qi__load_u16(src + 14)), vld1q_u16(bit + 8 * h)), vdupq_n_u16(64));
+    if (id == QI_FORMAT_QINS4_K) six = vshrq_n_s16(six, 10);
+    else six = vreinterpretq_s16_u16(vorrq_u16(vshrq_n_u16(vreinterpretq_u16_s16(six), 10), last));
+    scale[h] = vmovn_s16(six);
   }
-  return v;
+  return vcombine_s8(scale[0], scale[1]);
 }
 
-// QINS4_K: the signed scales of these.
-QI__INLINE int8x16_t qi__qins4_scales_neon(uint8x16_t bits) {
-  int8x16_t size = vreinterpretq_s8_u8(vandq_u8(bits, vdupq_n_u8(31)));
-  return vbslq_s8(vtstq_u8(bits, vdupq_n_u8(32)), vnegq_s8(size), size);
+// Their codes in the order of the weights (formats/qins.h).
+QI__INLINE void qi__qins_codes_neon(qi_format id, const uint8_t *src, uint8_t *codes) {
+  QI__UNROLL for (int l = 0; l < 4; l++) { // quarters of registers of 64 bytes
+    uint32x4_t v[4], pair[4];
+    QI__UNROLL for (int j = 0; j < 4; j++) {
+      uint8x16_t c = vld1q_u8(src + 16 + 64 * (id == QI_FORMAT_QINS4_K ? j / 2 : j) + 16 * l);
+      if (id == QI_FORMAT_QINS4_K) c = j % 2 ? vshrq_n_u8(c, 4) : vandq_u8(c, vdupq_n_u8(15));
+      v[j] = vreinterpretq_u32_u8(c);
+    }
+    QI__UNROLL for (int i = 0; i < 2; i++) {
+      pair[2 * i] = vzip1q_u32(v[2 * i], v[2 * i + 1]);
+      pair[2 * i + 1] = vzip2q_u32(v[2 * i], v[2 * i + 1]);
+    }
+    QI__UNROLL for (int t = 0; t < 4; t++) {
+      uint64x2_t first = vreinterpretq_u64_u32(pair[t / 2]), last = vreinterpretq_u64_u32(pair[2 + t / 2]);
+      vst1q_u8(codes + 64 * t + 16 * l, vreinterpretq_u8_u64(t % 2 ? vzip2q_u64(first, last) : vzip1q_u64(first, last)));
+    }
+  }
 }
 
 QI__INLINE void qi__scales_block_neon(const qi__format *f, const qi__block *block, qi__scales_neon *s) {
@@ -6740,7 +6775,8 @@ QI__INLINE void qi__block_scales_neon(qi_format id, const qi__format *f, const u
   case QI_FORMAT_TQ2_0: s->d = qi__half_neon(src + 64); break;
   case QI_FORMAT_I2_S: s->d = f->param[0]; break;
   case QI_FORMAT_QINS4_K:
-    qi__set_scales16_neon(s, qi__qins4_scales_neon(qi__seven_bits_neon(src + 2)));
+    qi__set_scales16_neon(s, qi__qins_scales_neon(id, src));
+    qi__qins_codes_neon(id, src, (uint8_t *)block->q);
     s->d = qi__half_neon(src) * 0x1p-10f;
     break;
   default:
@@ -6872,11 +6908,10 @@ QI__INLINE qi__codes32_neon qi__codes_neon(qi_format id, const uint8_t *src, int
   case QI_FORMAT_TQ2_0: return qi__subtract_neon(qi__bits_neon(src + 32 * half, 2 * quarter, 2), 1);
   case QI_FORMAT_I2_S: return qi__subtract_neon(qi__bits_neon(src + 32 * half, 6 - 2 * quarter, 2), 1);
   case QI_FORMAT_QINS4_K: {
-    uint8x16x2_t nibbles = qi__bits_neon(src + 16 + 32 * (g / 2), g % 2 * 4, 4);
     qi__codes32_neon codes;
-    QI__UNROLL for (int h = 0; h < 2; h++) { // t: the third plane
-      const int8_t *table = qi__qins4_values[src[14 + g / 4] >> (2 * g % 8 + h) & 1];
-      codes.half[h] = vqtbl1q_s8(vld1q_s8(table), nibbles.val[h]);
+    QI__UNROLL for (int h = 0; h < 2; h++) { // group 2 g + h
+      const int8_t *table = qi__qins4_values[src[14 + g % 2] >> (g / 2 + 4 * h) & 1];
+      codes.half[h] = vqtbl1q_s8(vld1q_s8(table), vld1q_u8((const uint8_t *)block->q + 32 * g + 16 * h));
     }
     return codes;
   }
@@ -6974,12 +7009,14 @@ QI__INLINE int16x8_t qi__signed_sizes_neon(uint8x8_t sizes, int8x8_t codes) {
 QI__INLINE void qi__dequantize_qins8_k_neon(const uint8_t *src, qi__store16_neon store, void *dst, size_t n) {
   const qi__qins8_tables_neon tables = qi__load_qins8_tables_neon();
   for (size_t i = 0; i < n; i += 256, src += 272) {
-    uint8_t scale[16];
+    int8_t scale[16];
+    uint8_t code[256];
     float d = qi__half_neon(src) * 0x1p-10f;
-    vst1q_u8(scale, qi__seven_bits_neon(src + 2));
+    vst1q_s8(scale, qi__qins_scales_neon(QI_FORMAT_QINS8_K, src));
+    qi__qins_codes_neon(QI_FORMAT_QINS8_K, src, code);
     for (size_t g = 0; g < 16; g++) {
       float scale_d = d * (float)scale[g];
-      uint8x16_t codes = vld1q_u8(src + 16 + 16 * g), sizes = qi__qins8_sizes_neon(&tables, codes);
+      uint8x16_t codes = vld1q_u8(code + 16 * g), sizes = qi__qins8_sizes_neon(&tables, codes);
       int8x16_t sign = vreinterpretq_s8_u8(codes);
       qi__store_words_neon(qi__signed_sizes_neon(vget_low_u8(sizes), vget_low_s8(sign)),
                            qi__signed_sizes_neon(vget_high_u8(sizes), vget_high_s8(sign)), &scale_d, NULL, store, dst, i + 16 * g);
@@ -7305,11 +7342,13 @@ QI__INLINE float qi__dot_qins8_k_row_neon(qi__dot4_fn dot, const qi__qins8_table
                                           size_t n_blocks) {
   float lane[8] = {0};
   for (size_t b = 0; b < n_blocks; b++, w += 272) {
-    uint8_t scale[16];
+    int8_t scale[16];
+    uint8_t code[256];
     int32x4_t sum = vdupq_n_s32(0);
-    vst1q_u8(scale, qi__seven_bits_neon(w + 2));
+    vst1q_s8(scale, qi__qins_scales_neon(QI_FORMAT_QINS8_K, w));
+    qi__qins_codes_neon(QI_FORMAT_QINS8_K, w, code);
     for (int g = 0; g < 16; g++)
-      sum = vmlaq_n_s32(sum, qi__qins8_products_neon(dot, tables, vld1q_u8(w + 16 + 16 * g), vld1q_s8(x.q + 16 * g)), scale[g]);
+      sum = vmlaq_n_s32(sum, qi__qins8_products_neon(dot, tables, vld1q_u8(code + 16 * g), vld1q_s8(x.q + 16 * g)), scale[g]);
     lane[b % 8] = fmaf(qi__half_neon(w) * 0x1p-10f * *x.d, (float)vaddvq_s32(sum), lane[b % 8]);
     qi__x_advance_neon(&x, 1, 256);
   }
@@ -7684,23 +7723,48 @@ QI__INLINE QI__AVX2 void qi__scales_k4_avx2(const uint8_t *src, float d, float d
   qi__scale_bytes_avx2(min, dmin, out->offset);
 }
 
-// The layout of qi__unpack_seven_bits: a byte a group.
-QI__INLINE QI__AVX2 __m128i qi__seven_bits_avx2(const uint8_t *src) {
-  const __m128i byte = _mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-  const __m128i bit = _mm_set1_epi64x((long long)0x8040201008040201u);
-  __m128i low = _mm_cvtsi64_si128((long long)qi__load_u64(src));
-  __m128i v = _mm_and_si128(_mm_unpacklo_epi64(low, _mm_srli_epi16(low, 4)), _mm_set1_epi8(15));
-  QI__UNROLL for (int p = 0; p < 3; p++) {
-    __m128i plane = _mm_and_si128(_mm_shuffle_epi8(_mm_cvtsi32_si128(qi__load_u16(src + 8 + 2 * p)), byte), bit);
-    v = _mm_or_si128(v, _mm_and_si128(_mm_cmpeq_epi8(plane, bit), _mm_set1_epi8((char)(16 << p))));
-  }
-  return v;
+// Bits shift..shift+n-1 of each byte.
+QI__INLINE QI__AVX2 __m256i qi__bits_avx2(__m256i v, int shift, int n) {
+  return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8((char)((1 << n) - 1)));
 }
 
-// QINS4_K: the signed scales of these.
-QI__INLINE QI__AVX2 __m128i qi__qins4_scales_avx2(__m128i bits) {
-  __m128i size = _mm_and_si128(bits, _mm_set1_epi8(31)), minus = _mm_slli_epi16(_mm_and_si128(bits, _mm_set1_epi8(32)), 2);
-  return _mm_sign_epi8(size, _mm_or_si128(minus, _mm_set1_epi8(1))); // -127 or 1
+// Scales of the block at src, a byte for each group.
+QI__INLINE QI__AVX2 __m128i qi__qins_scales_avx2(qi_format id, const uint8_t *src) {
+  // Words with the six bits of group g in them, and what lifts these to the top.
+  const __m256i bytes = _mm256_setr_epi8(2, 3, 5, 6, 8, 9, 11, 12, 2, 3, 5, 6, 8, 9, 11, 12, 3, 4, 6, 7, 9, 10, 12, 13, 4, 5, 7, 8,
+                                         10, 11, 13, 14);
+  const __m256i lift = _mm256_setr_epi64x(0x0400040004000400, 0x0010001000100010, 0x0040004000400040, 0x0100010001000100);
+  const __m256i bit = _mm256_setr_epi64x(0x1000010000100001, 0x2000020000200002, 0x4000040000400004,
+                                         (long long)0x8000080000800008u);
+  __m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)src));
+  v = _mm256_mullo_epi16(_mm256_shuffle_epi8(v, bytes), lift);
+  if (id == QI_FORMAT_QINS4_K) {
+    v = _mm256_srai_epi16(v, 10);
+  } else {
+    __m256i last = _mm256_and_si256(_mm256_set1_epi16((short)qi__load_u16(src + 14)), bit);
+    last = _mm256_and_si256(_mm256_cmpeq_epi16(last, bit), _mm256_set1_epi16(64));
+    v = _mm256_or_si256(_mm256_srli_epi16(v, 10), last);
+  }
+  return _mm_packs_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+}
+
+// Codes of a block in the order of the weights (formats/qins.h).
+QI__INLINE QI__AVX2 void qi__qins_codes_avx2(qi_format id, const uint8_t *src, uint8_t *codes) {
+  QI__UNROLL for (int h = 0; h < 2; h++) { // halves of registers of 64 bytes
+    __m256i v[4], pair[4];
+    QI__UNROLL for (int j = 0; j < 4; j++)
+      v[j] = id == QI_FORMAT_QINS4_K ? qi__bits_avx2(qi__bytes_avx2(src + 16 + 64 * (j / 2) + 32 * h), j % 2 * 4, 4)
+                                     : qi__bytes_avx2(src + 16 + 64 * j + 32 * h);
+    QI__UNROLL for (int i = 0; i < 2; i++) {
+      pair[2 * i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+      pair[2 * i + 1] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+    }
+    QI__UNROLL for (int t = 0; t < 4; t++) {
+      __m256i first = pair[t / 2], last = pair[2 + t / 2];
+      __m256i out = t % 2 ? _mm256_unpackhi_epi64(first, last) : _mm256_unpacklo_epi64(first, last);
+      qi__store_bytes_avx2(codes + 64 * t + 32 * h, out);
+    }
+  }
 }
 
 // Of a format without a case: `block` is unpacked, too.
@@ -7757,8 +7821,8 @@ QI__INLINE QI__AVX2 void qi__block_scales_avx2(qi_format id, const qi__format *f
   case QI_FORMAT_I2_S: _mm256_storeu_ps(out->scale, _mm256_set1_ps(f->param[0])); break;
   case QI_FORMAT_QINS8_K:
   case QI_FORMAT_QINS4_K: {
-    __m128i v = qi__seven_bits_avx2(src + 2);
-    if (id == QI_FORMAT_QINS4_K) v = qi__qins4_scales_avx2(v);
+    __m128i v = qi__qins_scales_avx2(id, src);
+    if (id == QI_FORMAT_QINS4_K) qi__qins_codes_avx2(id, src, (uint8_t *)block->q);
     __m256 d = _mm256_set1_ps(qi__half_avx2(src) * 0x1p-10f);
     _mm256_storeu_ps(out->scale, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v))));
     _mm256_storeu_ps(out->scale + 8, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))));
@@ -7769,11 +7833,6 @@ QI__INLINE QI__AVX2 void qi__block_scales_avx2(qi_format id, const qi__format *f
 }
 
 // ---- codes ----
-
-// Bits shift..shift+n-1 of each byte.
-QI__INLINE QI__AVX2 __m256i qi__bits_avx2(__m256i v, int shift, int n) {
-  return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8((char)((1 << n) - 1)));
-}
 
 // 16 bytes: the low nibbles, then the high ones.
 QI__INLINE QI__AVX2 __m256i qi__nibbles_avx2(const uint8_t *p) {
@@ -7853,8 +7912,9 @@ QI__INLINE QI__AVX2 __m256i qi__codes_avx2(qi_format id, const uint8_t *src, int
   case QI_FORMAT_I2_S:
     return _mm256_sub_epi8(qi__bits_avx2(qi__bytes_avx2(src + 32 * half), 6 - 2 * quarter, 2), _mm256_set1_epi8(1));
   case QI_FORMAT_QINS4_K: {
-    __m256i tables = qi__bytes_avx2((const uint8_t *)qi__qins4_pairs[src[14 + g / 4] >> (2 * g % 8) & 3]); // t: the third plane
-    return _mm256_shuffle_epi8(tables, qi__bits_avx2(qi__bytes_avx2(src + 16 + 32 * (g / 2)), g % 2 * 4, 4));
+    int t = src[14 + g % 2] >> g / 2, pair = (t & 1) | (t >> 3 & 2); // of groups 2 g, 2 g + 1
+    return _mm256_shuffle_epi8(qi__bytes_avx2((const uint8_t *)qi__qins4_pairs[pair]),
+                               qi__bytes_avx2((const uint8_t *)block->q + 32 * g));
   }
   default: return qi__bytes_avx2((const uint8_t *)block->q + 32 * g);
   }
@@ -7945,13 +8005,15 @@ QI__INLINE QI__AVX2 void qi__qins8_k_floats_avx2(const __m256i *table, const uin
 
 QI__FN QI__AVX2 void qi__dequantize_qins8_k_avx2(const uint8_t *src, float *dst, size_t n) {
   qi__block_scales s;
+  uint8_t codes[256];
   __m256i table[4];
   qi__log_tables_avx2(qi__qins8_k_factors, table);
   for (size_t i = 0; i < n; i += 256, src += 272) {
+    qi__qins_codes_avx2(QI_FORMAT_QINS8_K, src, codes);
     qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
     for (int g = 0; g < 8; g++) {
       __m256 v[4];
-      qi__qins8_k_floats_avx2(table, src + 16 + 32 * g, v);
+      qi__qins8_k_floats_avx2(table, codes + 32 * g, v);
       QI__UNROLL for (int e = 0; e < 4; e++)
         _mm256_storeu_ps(dst + i + (size_t)(32 * g + 8 * e), _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), v[e]));
     }
@@ -8125,13 +8187,15 @@ QI__INLINE QI__AVX512_BF16 void qi__lanes_to_bf16_avx512(const __m256 *v, uint16
 
 QI__FN QI__AVX512_BF16 void qi__qins8_k_to_bf16_avx512(const uint8_t *src, size_t n, uint16_t *dst, size_t apart) {
   qi__block_scales s;
+  uint8_t codes[256];
   __m256i table[4];
   qi__log_tables_avx2(qi__qins8_k_factors, table);
   for (size_t i = 0; i < n; i += 256, src += 272) {
     qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
+    qi__qins_codes_avx2(QI_FORMAT_QINS8_K, src, codes);
     for (int g = 0; g < 8; g++, dst += apart) {
       __m256 v[4];
-      qi__qins8_k_floats_avx2(table, src + 16 + 32 * g, v);
+      qi__qins8_k_floats_avx2(table, codes + 32 * g, v);
       QI__UNROLL for (int e = 0; e < 4; e++) v[e] = _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), v[e]);
       qi__lanes_to_bf16_avx512(v, dst);
     }
@@ -8386,7 +8450,8 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
     s->d = qi__half_avx2(src);
     break;
   case QI_FORMAT_QINS4_K:
-    s->scale = qi__scales16_avx2(qi__qins4_scales_avx2(qi__seven_bits_avx2(src + 2)), true);
+    s->scale = qi__scales16_avx2(qi__qins_scales_avx2(id, src), true);
+    qi__qins_codes_avx2(id, src, (uint8_t *)block->q);
     s->d = qi__half_avx2(src) * 0x1p-10f;
     break;
   default:
@@ -12117,11 +12182,12 @@ QI__INLINE QI__AVX2 void qi__wide_row_qins8_avx2(const qi__format *f, const __m2
 QI__INLINE QI__AVX2 void qi__wide_row_qins8_k_avx2(const qi__format *f, const __m256i *table, const uint8_t *w, int n,
                                                    int16_t *words, float *d) {
   (void)f, (void)n;
-  uint8_t scale[16];
-  _mm_storeu_si128((__m128i *)(void *)scale, qi__seven_bits_avx2(w + 2));
+  uint8_t scale[16], code[256];
+  _mm_storeu_si128((__m128i *)(void *)scale, qi__qins_scales_avx2(QI_FORMAT_QINS8_K, w));
+  qi__qins_codes_avx2(QI_FORMAT_QINS8_K, w, code);
   *d = qi__half_avx2(w) * 0x1p-10f;
   for (int g = 0; g < 8; g++) {
-    __m256i sizes[2], codes = qi__bytes_avx2(w + 16 + 32 * g), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
+    __m256i sizes[2], codes = qi__bytes_avx2(code + 32 * g), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
     qi__qins8_k_words_avx2(table, codes, sizes);
     QI__UNROLL for (int h = 0; h < 2; h++) {
       __m256i scaled = _mm256_mullo_epi16(qi__signed_words_avx2(sizes, signs, h), _mm256_set1_epi16(scale[2 * g + h]));
@@ -12164,160 +12230,140 @@ QI__FN QI__AVX2 qi__q8_panel qi__wide_fill_qins8_k_avx2(const qi__dot_q8_args *a
 #endif
 
 #endif // QI__KERNELS_PANEL_WIDE_X86_H
-// generated from src/kernels/row_qins4_avx512.h: edit there
-// ==== >>row_qins4_avx512 : one row of activations with QINS4_K, 512 bits ====
-#ifndef QI__KERNELS_ROW_QINS4_AVX512_H
-#define QI__KERNELS_ROW_QINS4_AVX512_H
+// generated from src/kernels/row_qins_avx512.h: edit there
+// ==== >>row_qins_avx512 : one row of activations with QINS8_K and QINS4_K, 512 bits ====
+#ifndef QI__KERNELS_ROW_QINS_AVX512_H
+#define QI__KERNELS_ROW_QINS_AVX512_H
 
 
 #if defined(QI__X86_64)
 
-// The products of dot_q8.h for QINS4_K. VPERMB looks up 64 values: those of both tables, and the same with the sign turned, for
-// negative activations. So activations are multiplied as sizes; two products are at most 2 * 127 * 127 < 2^15, int16, and one more
-// instruction multiplies them by scales and adds them. Activations are brought into the order of the codes once for all weight
-// rows, as in row_k_avx512.h.
+// The products of dot_q8.h for the grouped kinds of QINS. Codes are turned (formats/qins.h): dword p of each of the four registers of
+// a block belongs to group p, so products of bytes add up group by group, and the 16 sums are multiplied by their scales at the
+// end. Activations are turned once for all weight rows.
 
-typedef struct qi__row_qins4 {
-  uint8_t size[QI__ROW_K_SLICE * 256]; // [block][4 registers][64]
-  uint8_t sign[QI__ROW_K_SLICE * 256]; // 32 where they are negative
-  qi__fetch fetch;                     // of weights
-} qi__row_qins4;
+typedef struct qi__row_qins {
+  int8_t q[QI__ROW_K_SLICE * 256];    // [block][4 registers][64]
+  int32_t bias[QI__ROW_K_SLICE * 16]; // [block][group as it lies]: -128 times the sum of its activations
+  qi__fetch fetch;                    // of weights
+} qi__row_qins;
 
-// Codes of a block lie in four registers, each with two groups of 32 weights: low nibbles of 64 bytes, their high nibbles, those of
-// the next 64 bytes.
-static const uint8_t qi__row_qins4_order[8] = {0, 2, 1, 3, 4, 6, 5, 7};
-
-QI__INLINE QI__AVX512_VBMI void qi__row_qins4_take(const int8_t *q, size_t n_blocks, qi__row_qins4 *out) {
-  for (size_t b = 0; b < n_blocks; b++)
-    QI__UNROLL for (int g = 0; g < 8; g++) {
-      __m256i v = qi__bytes_avx2((const uint8_t *)q + 256 * b + 32 * qi__row_qins4_order[g]);
-      qi__store_bytes_avx2(out->size + 256 * b + 32 * g, _mm256_abs_epi8(v));
-      v = _mm256_and_si256(v, _mm256_set1_epi32((int)0x80808080));
-      qi__store_bytes_avx2(out->sign + 256 * b + 32 * g, _mm256_srli_epi16(v, 2));
+QI__INLINE QI__AVX512_VBMI void qi__row_qins_take(const int8_t *q, size_t n_blocks, qi__row_qins *out) {
+  for (size_t b = 0; b < n_blocks; b++) {
+    __m512i v[4], pair[4], sum = _mm512_setzero_si512();
+    QI__UNROLL for (int t = 0; t < 4; t++) v[t] = _mm512_loadu_si512((const void *)(q + 256 * b + 64 * t));
+    QI__UNROLL for (int i = 0; i < 2; i++) {
+      pair[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+      pair[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
     }
-}
-
-// What four blocks have in front.
-typedef struct qi__qins4_heads {
-  __m512i head;       // the 16 bytes of each
-  __m512i scale[4];   // of each block, int16 [4 groups of 128 bits][4 registers][2]: the same twice
-} qi__qins4_heads;
-
-// The bits of plane p (see qi__unpack_seven_bits) of four blocks, by group.
-QI__INLINE QI__AVX512_VBMI __mmask64 qi__qins4_plane_vbmi(__m512i head, int p) {
-  const long long low = (10 + 2 * p) * 0x0101010101010101, high = low + 0x0101010101010101;
-  __m512i bytes = _mm512_shuffle_epi8(head, _mm512_setr_epi64(low, high, low, high, low, high, low, high));
-  return _mm512_test_epi8_mask(bytes, _mm512_set1_epi64((long long)0x8040201008040201u));
-}
-
-// The groups of 16 codes that 128 bits of each register hold, plus `first`: of low nibbles 0, 1, 4 and 5 of each eight, of high
-// ones those after them.
-QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_groups_vbmi(int first) {
-  const __m512i v = _mm512_setr_epi32(0, 2, 8, 10, 1, 3, 9, 11, 4, 6, 12, 14, 5, 7, 13, 15);
-  return _mm512_add_epi16(_mm512_or_si512(v, _mm512_slli_epi32(v, 16)), _mm512_set1_epi16((short)first));
-}
-
-// Dword j of each 128 bits, four times.
-QI__INLINE QI__AVX512_VBMI __m512i qi__repeat_dword_avx512(__m512i v, int j) {
-  switch (j) { // instructions want a constant
-  case 0: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x00);
-  case 1: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0x55);
-  case 2: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xaa);
-  default: return _mm512_shuffle_epi32(v, (_MM_PERM_ENUM)0xff);
-  }
-}
-
-// Of blocks at w, n <= 4 of them; zero for the others.
-QI__INLINE QI__AVX512_VBMI void qi__qins4_heads_vbmi(const uint8_t *w, int n, qi__qins4_heads *h) {
-  const __m512i sizes = _mm512_broadcast_i32x4(_mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
-  __m512i v = _mm512_setzero_si512();
-  QI__UNROLL for (int i = 0; i < 4; i++)
-    if (i < n) {
-      __m128i head = _mm_loadu_si128((const __m128i *)(const void *)(w + 144 * (size_t)i));
-      v = _mm512_mask_broadcast_i32x4(v, (__mmask16)(0xf << 4 * i), head);
+    QI__UNROLL for (int j = 0; j < 4; j++) {
+      __m512i first = pair[j / 2], last = pair[2 + j / 2];
+      __m512i turned = j % 2 ? _mm512_unpackhi_epi64(first, last) : _mm512_unpacklo_epi64(first, last);
+      _mm512_storeu_si512((void *)(out->q + 256 * b + 64 * j), turned);
+      sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), turned);
     }
-  __m512i s = _mm512_shuffle_epi8(v, sizes);
-  s = _mm512_and_si512(_mm512_mask_srli_epi16(s, 0xf0f0f0f0u, s, 4), _mm512_set1_epi8(15));
-  s = _mm512_mask_add_epi8(s, qi__qins4_plane_vbmi(v, 0), s, _mm512_set1_epi8(16));
-  s = _mm512_mask_sub_epi8(s, qi__qins4_plane_vbmi(v, 1), _mm512_setzero_si512(), s);
-  h->head = v;
-  QI__UNROLL for (int i = 0; i < 4; i += 2) {
-    __m512i words = _mm512_cvtepi8_epi16(i ? _mm512_extracti64x4_epi64(s, 1) : _mm512_castsi512_si256(s)); // of two blocks
-    h->scale[i] = _mm512_permutexvar_epi16(qi__qins4_groups_vbmi(0), words);
-    h->scale[i + 1] = _mm512_permutexvar_epi16(qi__qins4_groups_vbmi(16), words);
+    sum = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7));
+    _mm512_storeu_si512((void *)(out->bias + 16 * b), sum);
   }
 }
 
-// Total of block `b` of four, at w, in 16 lanes.
-QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_block_vbmi(const uint8_t *w, const qi__qins4_heads *h, int b, const uint8_t *size,
-                                                        const uint8_t *sign, __m512i values) {
-  const __m512i low4 = _mm512_set1_epi8(15), second = _mm512_set1_epi8(16);
-  const __m512i tables = _mm512_set1_epi32((int)qi__load_u32(w + 12)); // from bit 16 on: plane 2, group by group
-  __m512i total = _mm512_setzero_si512();
-  QI__UNROLL for (int j = 0; j < 4; j++) { // j / 2: 64 bytes, j % 2: which nibbles
-    __m512i v = _mm512_loadu_si512((const void *)(w + 16 + 64 * (j / 2)));
-    __m512i place = _mm512_loadu_si512((const void *)(sign + 64 * j));
-    const int g = 16 + 8 * (j / 2) + 2 * (j % 2); // the groups here: see qi__qins4_groups_vbmi
-    const int a = 1 << g, c = 2 << g, d = 16 << g, e = (int)(32u << g);
-    __mmask16 in_second = _mm512_test_epi32_mask(tables, _mm512_setr_epi32(a, a, a, a, c, c, c, c, d, d, d, d, e, e, e, e));
-    place = _mm512_mask_or_epi32(place, in_second, place, second);
-    place = _mm512_ternarylogic_epi32(j % 2 ? _mm512_srli_epi16(v, 4) : v, place, low4, 0xec); // (v & 15) | place
-    v = _mm512_maddubs_epi16(_mm512_loadu_si512((const void *)(size + 64 * j)), _mm512_permutexvar_epi8(place, values));
-    total = _mm512_dpwssd_epi32(total, v, qi__repeat_dword_avx512(h->scale[b], j));
-  }
-  return total;
+// The six bits of each group, in the top of its dword; what is below them is not theirs.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins_six_vbmi(const uint8_t *w) {
+  // Byte 3 of each dword: from two bits before its six on, which are 48 bits for eight groups.
+  const __m512i from = _mm512_broadcast_i64x4(_mm256_setr_epi64x(0x040000003e000000, 0x100000000a000000, 0x1c00000016000000, 0x2800000022000000));
+  __m512i v = _mm512_set1_epi64((long long)qi__load_u64(w + 2));
+  v = _mm512_mask_broadcastq_epi64(v, 0xf0, _mm_loadl_epi64((const __m128i *)(const void *)(w + 8)));
+  return _mm512_multishift_epi64_epi8(from, v);
 }
+
+// Where the seventh is set.
+QI__INLINE QI__AVX512_VBMI __mmask16 qi__qins_last_vbmi(const uint8_t *w) { return qi__load_u16(w + 14); }
+
+// Total of the block at w, in 16 lanes. values: T[0] + 128, T[1] + 128, both twice.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_k_block_vbmi(const uint8_t *w, const int8_t *x, const int32_t *bias, const __m512i *values) {
+  const __m512i low4 = _mm512_set1_epi8(15);
+  __m512i scale = _mm512_srai_epi32(qi__qins_six_vbmi(w), 26), sum = _mm512_loadu_si512((const void *)bias);
+  __m512i table = _mm512_maskz_mov_epi32(qi__qins_last_vbmi(w), _mm512_set1_epi8(16));
+  QI__UNROLL for (int h = 0; h < 2; h++, x += 128) {
+    __m512i low = _mm512_loadu_si512((const void *)(w + 16 + 64 * h));
+    __asm__("" : "+v"(low)); // GCC would go through the stack: 20 GB/s, not 25
+    __m512i high = _mm512_srli_epi16(low, 4);
+    low = _mm512_ternarylogic_epi32(low, low4, table, 0xea); // (low & 15) | table
+    high = _mm512_ternarylogic_epi32(high, low4, table, 0xea);
+    sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(low, *values), _mm512_loadu_si512((const void *)x));
+    sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(high, *values), _mm512_loadu_si512((const void *)(x + 64)));
+  }
+  return _mm512_mullo_epi32(sum, scale);
+}
+
+// The same. values: sizes of codes 0 .. 63, of the others.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *w, const int8_t *x, const int32_t *bias, const __m512i *values) {
+  const __m512i zero = _mm512_setzero_si512();
+  __m512i scale = _mm512_srli_epi32(qi__qins_six_vbmi(w), 26), sum = zero;
+  scale = _mm512_mask_add_epi32(scale, qi__qins_last_vbmi(w), scale, _mm512_set1_epi32(64));
+  QI__UNROLL for (int j = 0; j < 4; j++) {
+    __m512i codes = _mm512_loadu_si512((const void *)(w + 16 + 64 * j)), v = _mm512_loadu_si512((const void *)(x + 64 * j));
+    v = _mm512_mask_sub_epi8(v, _mm512_movepi8_mask(codes), zero, v);
+    sum = _mm512_dpbusd_epi32(sum, _mm512_permutex2var_epi8(values[0], codes, values[1]), v);
+  }
+  (void)bias;
+  return _mm512_mullo_epi32(sum, scale);
+}
+
+typedef __m512i (*qi__qins_block_fn)(const uint8_t *w, const int8_t *x, const int32_t *bias, const __m512i *values);
 
 // Lanes after n <= 8 blocks at w, which are at `at` in x; n is a constant where it is 8.
-QI__INLINE QI__AVX512_VBMI __m256 qi__qins4_chunk_vbmi(const uint8_t *w, const qi__row_qins4 *x, size_t at, const float *x_d, int n,
-                                                       __m512i values, __m256 lanes) {
-  const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0, 0);
-  const uint8_t *size = x->size + 256 * at, *sign = x->sign + 256 * at;
-  qi__qins4_heads h[2];
+QI__INLINE QI__AVX512_VBMI __m256 qi__qins_chunk_vbmi(qi__qins_block_fn block, size_t size, const uint8_t *w, const qi__row_qins *x,
+                                                      size_t at, const float *x_d, int n, const __m512i *values, __m256 lanes) {
   __m512i total[8];
-  QI__UNROLL for (int i = 0; i < 2; i++) qi__qins4_heads_vbmi(w + 576 * (size_t)i, n - 4 * i, &h[i]);
   QI__UNROLL for (int b = 0; b < 8; b++) {
     total[b] = _mm512_setzero_si512();
     if (b >= n) continue;
-    qi__row_k_fetch_avx2(x->fetch, w, 144, b);
-    total[b] = qi__qins4_block_vbmi(w + 144 * (size_t)b, &h[b / 4], b % 4, size + 256 * b, sign + 256 * b, values);
-    __asm__ volatile("" : "+v"(total[b]) : : "memory"); // clang would load all blocks at once and spill them: 12 GB/s, not 19
+    qi__row_k_fetch_avx2(x->fetch, w, size, b);
+    total[b] = block(w + size * (size_t)b, x->q + 256 * (at + (size_t)b), x->bias + 16 * (at + (size_t)b), values);
+    __asm__ volatile("" : "+v"(total[b])); // clang would load all blocks at once and spill them
   }
-  __m256i halves = _mm512_castsi512_si256(_mm512_permutex2var_epi32(h[0].head, first, h[1].head)); // d, and what is behind
-  __m256 d = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_cvtepi32_epi16(halves)), _mm256_set1_ps(0x1p-10f));
+  __m256 d = _mm256_mul_ps(_mm256_cvtph_ps(qi__block_words_avx2(w, size, n, 0)), _mm256_set1_ps(0x1p-10f));
   return qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, qi__chunk_d_avx2(x_d, n)), qi__fold8_avx512(total), n);
 }
 
-// The 64 values by code, 16 for the second table, 32 for negative activations.
-QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_values_vbmi(void) {
-  __m256i v = qi__bytes_avx2((const uint8_t *)qi__qins4_values);
-  return _mm512_inserti64x4(_mm512_castsi256_si512(v), _mm256_sub_epi8(_mm256_setzero_si256(), v), 1);
-}
-
 // All weight rows with one row of activations.
-QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
-  const __m512i values = qi__qins4_values_vbmi();
+QI__INLINE QI__AVX512_VBMI void qi__dot_row_qins_vbmi(qi__qins_block_fn block, size_t size, const __m512i *values,
+                                                      const qi__dot_q8_args *a) {
   const size_t n_blocks = a->x->k / 256;
-  qi__row_qins4 x;
+  qi__row_qins x;
   x.fetch = a->fetch;
   __m256 lanes[QI__Q8_RUN];
   for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
   for (size_t first = 0; first < n_blocks; first += QI__ROW_K_SLICE) {
     const qi__q8_chunk slice = qi__q8_chunk_at(a->x, a->x_row, 256 * first);
     size_t n = qi__min_size(QI__ROW_K_SLICE, n_blocks - first);
-    qi__row_qins4_take(slice.q, n, &x);
+    qi__row_qins_take(slice.q, n, &x);
     for (size_t r = 0; r < a->n_w; r++) {
-      const uint8_t *w = a->w + r * a->w_stride + first * 144;
+      const uint8_t *w = a->w + r * a->w_stride + first * size;
       size_t b = 0;
-      for (; b + 8 <= n; b += 8, w += 8 * 144) lanes[r] = qi__qins4_chunk_vbmi(w, &x, b, slice.d + b, 8, values, lanes[r]);
-      if (b < n) lanes[r] = qi__qins4_chunk_vbmi(w, &x, b, slice.d + b, (int)(n - b), values, lanes[r]);
+      for (; b + 8 <= n; b += 8, w += 8 * size)
+        lanes[r] = qi__qins_chunk_vbmi(block, size, w, &x, b, slice.d + b, 8, values, lanes[r]);
+      if (b < n) lanes[r] = qi__qins_chunk_vbmi(block, size, w, &x, b, slice.d + b, (int)(n - b), values, lanes[r]);
     }
   }
   for (size_t r = 0; r < a->n_w; r++) a->y[r] = qi__sum_lanes_avx2(lanes[r]);
 }
+
+QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
+  __m512i values = _mm512_broadcast_i64x4(qi__bytes_avx2((const uint8_t *)qi__qins4_values));
+  values = _mm512_xor_si512(values, _mm512_set1_epi8(-128));
+  qi__dot_row_qins_vbmi(qi__qins4_k_block_vbmi, 144, &values, a);
+}
+
+QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_k_vbmi(const qi__dot_q8_args *a) {
+  const uint8_t *sizes = qi__qins8_sizes;
+  const __m512i values[2] = {_mm512_loadu_si512((const void *)sizes), _mm512_loadu_si512((const void *)(sizes + 64))};
+  qi__dot_row_qins_vbmi(qi__qins8_k_block_vbmi, 272, values, a);
+}
 #endif
 
-#endif // QI__KERNELS_ROW_QINS4_AVX512_H
+#endif // QI__KERNELS_ROW_QINS_AVX512_H
 
 #if defined(QI__X86_64)
 
@@ -12383,9 +12429,11 @@ QI__FN QI__AVX2 void qi__dot_row_qins8_avx2(const qi__dot_q8_args *a) {
 QI__INLINE QI__AVX2 __m256i qi__qins8_k_block_avx2(qi__step_fn words, const __m256i *table, const uint8_t *w, const int8_t *x) {
   __m256i total[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
   int16_t scale[16];
-  qi__store_bytes_avx2(scale, _mm256_cvtepu8_epi16(qi__seven_bits_avx2(w + 2)));
+  uint8_t code[256];
+  qi__store_bytes_avx2(scale, _mm256_cvtepu8_epi16(qi__qins_scales_avx2(QI_FORMAT_QINS8_K, w)));
+  qi__qins_codes_avx2(QI_FORMAT_QINS8_K, w, code);
   QI__UNROLL for (int g = 0; g < 8; g++) {
-    __m256i sizes[2], codes = qi__bytes_avx2(w + 16 + 32 * g), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
+    __m256i sizes[2], codes = qi__bytes_avx2(code + 32 * g), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
     __m256i v = _mm256_sign_epi8(qi__bytes_avx2((const uint8_t *)x + 32 * g), signs);
     qi__qins8_k_words_avx2(table, codes, sizes);
     QI__UNROLL for (int h = 0; h < 2; h++) {
@@ -12533,86 +12581,6 @@ QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_vbmi(const qi__dot_q8_args *a) {
   qi__qins8_sizes_vbmi(a->format->factors, table);
   for (size_t first = 0; first < a->n_w; first += QI__PAIR)
     qi__store_pair_avx512(a, first, qi__pair_qins8_vbmi(a, table, qi__qins8_d(a->format), first));
-}
-
-// ---- QINS8_K with VBMI ----
-
-// The seven bits of each group of two blocks (qi__unpack_seven_bits): the lower four as bytes, each plane above as a mask.
-typedef struct qi__seven_bits {
-  __m256i low;
-  __mmask32 plane[3];
-} qi__seven_bits;
-
-QI__INLINE QI__AVX512_VBMI qi__seven_bits qi__seven_bits_vbmi(const uint8_t *first, const uint8_t *second) {
-  qi__seven_bits bits;
-  __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadl_epi64((const __m128i *)(const void *)first)),
-                                      _mm_loadl_epi64((const __m128i *)(const void *)second), 1);
-  bits.low = _mm256_and_si256(_mm256_unpacklo_epi64(v, _mm256_srli_epi16(v, 4)), _mm256_set1_epi8(15));
-  QI__UNROLL for (int p = 0; p < 3; p++)
-    bits.plane[p] = qi__load_u16(first + 8 + 2 * p) | (__mmask32)qi__load_u16(second + 8 + 2 * p) << 16;
-  return bits;
-}
-
-// The sums of both halves of two registers.
-QI__INLINE QI__AVX512_VBMI __m512i qi__join_halves_avx512(const __m512i *v) {
-  return _mm512_add_epi32(_mm512_shuffle_i64x2(v[0], v[1], 0x44), _mm512_shuffle_i64x2(v[0], v[1], 0xee));
-}
-
-// Totals of a block of two weight rows, eight lanes each.
-QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *const *w, const int8_t *x, const __m512i *table) {
-  const __m512i zero = _mm512_setzero_si512(), group = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  qi__seven_bits bits = qi__seven_bits_vbmi(w[0] + 2, w[1] + 2);
-  __m512i scale[QI__PAIR], total[QI__PAIR];
-  QI__UNROLL for (int p = 0; p < 3; p++)
-    bits.low = _mm256_mask_add_epi8(bits.low, bits.plane[p], bits.low, _mm256_set1_epi8((char)(16 << p)));
-  scale[0] = _mm512_cvtepu8_epi32(_mm256_castsi256_si128(bits.low));
-  scale[1] = _mm512_cvtepu8_epi32(_mm256_extracti128_si256(bits.low, 1));
-  QI__UNROLL for (int j = 0; j < 4; j++) {
-    __m512i xj = _mm512_loadu_si512((const void *)(x + 64 * j)), groups = _mm512_add_epi32(group, _mm512_set1_epi32(4 * j));
-    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-      __m512i codes = _mm512_loadu_si512((const void *)(w[r] + 16 + 64 * j));
-      __m512i sizes = _mm512_permutex2var_epi8(table[0], codes, table[1]);
-      __m512i products = _mm512_dpbusd_epi32(zero, sizes, _mm512_mask_sub_epi8(xj, _mm512_movepi8_mask(codes), zero, xj));
-      products = _mm512_mullo_epi32(products, _mm512_permutexvar_epi32(groups, scale[r]));
-      total[r] = j ? _mm512_add_epi32(total[r], products) : products;
-    }
-  }
-  return qi__join_halves_avx512(total);
-}
-
-// Two weight rows from `first` on: the lanes of one, then of the other.
-QI__INLINE QI__AVX512_VBMI __m512 qi__pair_qins8_k_vbmi(const qi__dot_q8_args *a, const __m512i *table, size_t first) {
-  const size_t size = 272;
-  const uint8_t *w[QI__PAIR], *first_row;
-  __m512i total[8];
-  float d_w[QI__PAIR * 8];
-  __m512 lanes = _mm512_setzero_ps();
-  size_t n_blocks = a->x->k / 256;
-  qi__pair_rows(a, first, w);
-  first_row = w[0];
-  for (size_t b = 0; b < n_blocks; b++) {
-    qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
-    int n = (int)(b % 8) + 1;
-    qi__prefetch_far_pair_avx2(a->fetch, first_row, w[0], QI__PAIR * size);
-    total[n - 1] = qi__qins8_k_block_vbmi(w, x.q, table);
-    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-      d_w[8 * r + n - 1] = qi__half_avx2(w[r]) * 0x1p-10f;
-      w[r] += size;
-    }
-    if (n < 8 && b + 1 < n_blocks) continue;
-    for (int i = n; i < 8; i++) total[i] = _mm512_setzero_si512(), d_w[i] = d_w[8 + i] = 0; // blocks that are not there
-    __m512 d = _mm512_mul_ps(_mm512_loadu_ps(d_w), _mm512_broadcast_f32x8(qi__chunk_d_avx2(x.d - (n - 1), n)));
-    __mmask16 taken = (__mmask16)(((1u << n) - 1) * 0x101);
-    lanes = _mm512_mask3_fmadd_ps(d, _mm512_cvtepi32_ps(qi__fold8_halves_avx512(total)), lanes, taken);
-  }
-  return lanes;
-}
-
-QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_k_vbmi(const qi__dot_q8_args *a) {
-  const uint8_t *sizes = qi__qins8_sizes;
-  const __m512i table[2] = {_mm512_loadu_si512((const void *)sizes), _mm512_loadu_si512((const void *)(sizes + 64))};
-  for (size_t first = 0; first < a->n_w; first += QI__PAIR)
-    qi__store_pair_avx512(a, first, qi__pair_qins8_k_vbmi(a, table, first));
 }
 
 // ---- the kernels ----

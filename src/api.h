@@ -167,13 +167,14 @@ typedef struct qi_parallel {
 //            tail           32 bytes  0 log_min, 4 log_max (float32), the rest zero
 //   QINS8_K  256 weights, 272 bytes  0 d, 2 groups[14], 16 codes[256]: w = d / 2^10 * s * V[c], c = bits 0..6, bit 7 sign;
 //                                    V[c] = round(255 (4^(c / 127) - 1) / 3)
-//   QINS4_K  256 weights, 144 bytes  0 d, 2 groups[14], 16 nibbles[128]: w = d / 2^10 * s * T[t][c]; byte 32 h + l has weights
-//                                    64 h + l (low) and 64 h + 32 + l (high)
+//   QINS4_K  256 weights, 144 bytes  0 d, 2 groups[14], 16 nibbles[128]: w = d / 2^10 * s * T[t][c]; code n is the lower half of
+//                                    byte n / 128 * 64 + n % 64, the upper half where n / 64 is odd
 //            T[0] = -116 -95 -76 -59 -43 -29 -15 -3 9 22 36 51 68 86 105 127
 //            T[1] = -98 -74 -55 -39 -26 -16 -7 0 7 16 26 39 55 74 98 127
-//   groups[14]: seven bits for each 16 weights. Byte j < 8 has bits 0..3 of group j (low) and of group j + 8 (high); the 16-bit
-//   words at 8, 10, 12 have bits 4, 5, 6 of group g at bit g. QINS8_K: s. QINS4_K: 0..4 size of s, 5 its sign (set = negative),
-//   6 t.
+//   Codes of both are turned: that of weight 64 t + 16 l + 4 j + b is number 64 j + 16 l + 4 t + b (t, l, j, b < 4).
+//   groups[14]: seven bits for each 16 weights, of group 4 t + l as number 4 l + t. Bits 6 n .. 6 n + 5 of the first twelve bytes,
+//   lowest first, are bits 0..5 of number n; bit n of the 16-bit word behind them is its bit 6. QINS8_K: s. QINS4_K: bits 0..5 are
+//   s, two's complement; bit 6 is t.
 //
 // A tail is behind the last row of a tensor and belongs to all of its rows: such tensors are dequantised, quantised and multiplied
 // whole. In GGUF the QINS types have ids of their own (0x5149....) that other programs refuse; I2_S has bitnet.cpp's (36).

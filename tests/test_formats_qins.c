@@ -88,48 +88,49 @@ static void test_tables(void **state) {
     }
 }
 
-// Blocks worked out by hand. Groups: 0: 5; 3: 127 (or -31 with the other range); 15: 81 = 17 + 64.
-static void make_groups(uint8_t *block, unsigned d) {
+// Blocks worked out by hand. Groups, which are numbers 0, 12 and 15 of the block: 0: 5; 3: `six`, and the last bit; 15: 17, and the
+// last bit.
+static void make_groups(uint8_t *block, unsigned d, int six) {
   block[0] = (uint8_t)d;
   block[1] = (uint8_t)(d >> 8);
-  block[2] = 5;               // group 0 low, group 8 high
-  block[5] = 15;              // group 3
-  block[9] = 1 << 4;          // group 15
-  block[10] = 1 << 3;         // bit 4 of group 3 ...
-  block[11] = 1 << 7;         // ... and 15
-  block[12] = 1 << 3;         // bit 5
-  block[14] = 1 << 3;         // bit 6
-  block[15] = 1 << 7;
+  block[2] = 5;
+  block[2 + 6 * 12 / 8] = (uint8_t)six;
+  block[2 + 6 * 15 / 8] = 17 << 2;
+  block[15] = 1 << 4 | 1 << 7;
 }
 
 static void test_qins8_k_vector(void **state) {
   (void)state;
   uint8_t block[272] = {0};
   float w[256];
-  make_groups(block, 0x6400); // 1024
+  make_groups(block, 0x6400, 63); // d: 1024
   block[16] = 127;
   block[16 + 1] = 128 | 19;
+  block[16 + 64 + 2] = 1;         // weight 6
   block[16 + 48] = 128 | 127;
+  block[16 + 64 + 48 + 1] = 77;   // weight 53
   block[16 + 50] = 128;
   block[16 + 255] = 1;
-  block[16 + 128] = 77; // a group of scale 0
+  block[16 + 128 + 48 + 12] = 19; // weight 248
+  block[16 + 8] = 77;             // weight 128, of a group of scale 0
   assert_int_equal(qi_dequantize(QI_FORMAT_QINS8_K, block, w, 256, NULL), QI_OK);
-  assert_true(w[0] == 5 * 255 && w[1] == 5 * -20 && w[2] == 0);
-  assert_true(w[48] == -127 * 255 && w[50] == 0 && w[255] == 81 && w[128] == 0);
+  assert_true(w[0] == 5 * 255 && w[1] == 5 * -20 && w[2] == 0 && w[6] == 5);
+  assert_true(w[48] == -127 * 255 && w[50] == 0 && w[53] == 127 * qi__qins8_sizes[77]);
+  assert_true(w[255] == 81 && w[248] == 81 * 20 && w[128] == 0);
 }
 
 static void test_qins4_k_vector(void **state) {
   (void)state;
   uint8_t block[144] = {0};
   float w[256];
-  make_groups(block, 0x6400);
-  block[16] = 0xf0;       // weights 0 and 32
-  block[16 + 15] = 0x0f;  // 15 and 47
-  block[16 + 17] = 0x30;  // 17 and 49
-  block[16 + 127] = 0x80; // 223 and 255
+  make_groups(block, 0x6400, -31 & 63);
+  block[16] = 0xf0;       // weights 0 and 4
+  block[16 + 64] = 0x0f;  // 8 and 12
+  block[16 + 49] = 0x30;  // 49 and 53
+  block[16 + 127] = 0x80; // 251 and 255
   assert_int_equal(qi_dequantize(QI_FORMAT_QINS4_K, block, w, 256, NULL), QI_OK);
-  assert_true(w[0] == 5 * -116 && w[15] == 5 * 127 && w[32] == 0);
-  assert_true(w[48] == -31 * -98 && w[49] == -31 * -39 && w[255] == 17 * 7);
+  assert_true(w[0] == 5 * -116 && w[4] == 5 * 127 && w[8] == 5 * 127 && w[12] == 5 * -116 && w[32] == 0);
+  assert_true(w[49] == -31 * -98 && w[53] == -31 * -39 && w[251] == 17 * -98 && w[255] == 17 * 7);
 }
 
 static void test_i2_s_vector(void **state) {

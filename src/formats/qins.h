@@ -10,8 +10,8 @@
 //
 //   format   len  bytes  bits  group  weight                                  offsets
 //   QINS8     32    36   9.0     -    +-exp(log_min + (255 - c) / 254 * R)    0 signs[4], 4 codes[32];  tail: 0 log_min, 4 log_max
-//   QINS8_K  256   272   8.5    16    d / 2^10 * s[g] * (+-V[c])              0 d, 2 low[8], 10 planes[3], 16 codes[256]
-//   QINS4_K  256   144   4.5    16    d / 2^10 * s[g] * T[t[g]][c]            0 d, 2 low[8], 10 planes[3], 16 nibbles[128]
+//   QINS8_K  256   272   8.5    16    d / 2^10 * s[g] * (+-V[c])              0 d, 2 six[12], 14 last, 16 codes[256]
+//   QINS4_K  256   144   4.5    16    d / 2^10 * s[g] * T[t[g]][c]            0 d, 2 six[12], 14 last, 16 nibbles[128]
 //
 // QINS8: R = log_max - log_min, two float32 in the tensor's tail (32 bytes, the rest zero). Code 1 is the greatest size, 255 the
 // least; 0 is zero. Bit i % 8 of signs[i / 8] is set where weight i is negative. In float32 a weight is what the formula says; in
@@ -24,9 +24,12 @@
 // Factors are off by at most 1/2 and size[c] rounds once more, so d * size[c] is off by at most 1.5 d, which is less than
 // exp(log_max) / 21800. (At the greatest size half a step of the codes, (1 - exp(-h)) / 2, is 1/72 of it for R = 7.)
 //
-// The grouped kinds have seven bits a group: low[j] holds the low four of group j and, above, of group j + 8; bit g of the word
-// planes[p] is bit 4 + p of group g. In QINS8_K these are s, 0..127. In QINS4_K the five lowest are the size of s, the next its
-// sign, the highest t. Steps grow with the weight: with the code in -1..1 as a,
+// Codes of the grouped kinds are turned: the code of weight 64 t + 16 l + 4 j + b is number 64 j + 16 l + 4 t + b (t, l, j, b < 4),
+// and what is said of group 4 t + l is number 4 l + t. So, of codes in registers of 64 bytes, each dword belongs to one group in all
+// four of them: products of bytes add up group by group. Nibbles: code n is in byte n / 128 * 64 + n % 64, the upper half if n / 64
+// is odd. There are seven bits a group: six[12] are six of each, one after the other from the lowest on; bit n of the word `last` is
+// the seventh of number n. QINS8_K: s = 0..127. QINS4_K: s in six bits, two's complement; the seventh is t. Steps grow with the
+// weight: with the code in -1..1 as a,
 //
 //   |w| / max = ((1 + m)^|a| - 1) / m
 //
@@ -34,7 +37,7 @@
 // an error; m = 3 leaves least of it with 7 bits. Rounded to integers, sums of products stay exact.
 //
 //   QINS8_K  bits 0..6 of a code are c, bit 7 the sign; V[c] = round(255 (4^(c / 127) - 1) / 3)
-//   QINS4_K  nibbles as in Q4_K; a = (c - 7 - o) / 8, round(127 ((1 + m)^|a| - 1) / ((1 + m)^((8 - o) / 8) - 1)) with a's sign,
+//   QINS4_K  a = (c - 7 - o) / 8, round(127 ((1 + m)^|a| - 1) / ((1 + m)^((8 - o) / 8) - 1)) with a's sign,
 //            m = 1 and o = 1/4 in T[0], m = 4 and o = 0 in T[1]: a group takes the range that suits it
 //
 // One side of T reaches further than the other; which one is the sign of s.
@@ -193,24 +196,30 @@ QI__FN void qi__quantize_tensor_qins8(const float *src, uint8_t *dst, size_t n_r
 
 // ---- groups ----
 
-QI__INLINE void qi__unpack_seven_bits(const uint8_t *src, int *bits) {
+// The code that belongs to weight i, and the weight that belongs to code i.
+QI__INLINE int qi__qins_turned(int i) { return (i & 0x33) | (i >> 4 & 0x0c) | (i & 0x0c) << 4; }
+
+// Seven bits of each group.
+QI__INLINE void qi__unpack_groups(const uint8_t *src, int *bits) {
   for (int g = 0; g < 16; g++) {
-    bits[g] = src[g % 8] >> (g / 8 * 4) & 15;
-    for (int p = 0; p < 3; p++) bits[g] |= (qi__load_u16(src + 8 + 2 * p) >> g & 1) << (4 + p);
+    int i = qi__qins_turned(16 * g) / 4;
+    bits[g] = (qi__load_u16(src + 6 * i / 8) >> (6 * i % 8) & 63) | (qi__load_u16(src + 12) >> i & 1) << 6;
   }
 }
 
-QI__FN void qi__pack_seven_bits(const int *bits, uint8_t *dst) {
-  unsigned planes[3] = {0};
-  for (int g = 0; g < 16; g++)
-    for (int p = 0; p < 3; p++) planes[p] |= (unsigned)(bits[g] >> (4 + p) & 1) << g;
-  for (int j = 0; j < 8; j++) dst[j] = (uint8_t)((bits[j] & 15) | (bits[j + 8] & 15) << 4);
-  for (int p = 0; p < 3; p++) qi__store_u16(dst + 8 + 2 * p, (uint16_t)planes[p]);
+QI__FN void qi__pack_groups(const int *bits, uint8_t *dst) {
+  memset(dst, 0, 14);
+  for (int g = 0; g < 16; g++) {
+    int i = qi__qins_turned(16 * g) / 4, six = bits[g] & 63;
+    dst[6 * i / 8] = (uint8_t)(dst[6 * i / 8] | six << (6 * i % 8));
+    dst[6 * i / 8 + 1] = (uint8_t)(dst[6 * i / 8 + 1] | six << (6 * i % 8) >> 8);
+    dst[12 + i / 8] = (uint8_t)(dst[12 + i / 8] | (bits[g] >> 6 & 1) << i % 8);
+  }
 }
 
 QI__FN void qi__unpack_qins8_k(const uint8_t *src, qi__block *out) {
   int bits[16];
-  qi__unpack_seven_bits(src + 2, bits);
+  qi__unpack_groups(src + 2, bits);
   out->d = qi__f16_to_f32(qi__load_u16(src)) * 0x1p-10f;
   out->dmin = 0.0f;
   for (int g = 0; g < 16; g++) {
@@ -218,38 +227,41 @@ QI__FN void qi__unpack_qins8_k(const uint8_t *src, qi__block *out) {
     out->min[g] = 0;
   }
   for (int i = 0; i < 256; i++) {
-    int c = src[16 + i], size = qi__qins8_sizes[c & 127];
+    int c = src[16 + qi__qins_turned(i)], size = qi__qins8_sizes[c & 127];
     out->wide[i] = (int16_t)(c & 128 ? -size : size);
   }
 }
 
 QI__FN void qi__unpack_qins4_k(const uint8_t *src, qi__block *out) {
   int bits[16];
-  qi__unpack_seven_bits(src + 2, bits);
+  qi__unpack_groups(src + 2, bits);
   out->d = qi__f16_to_f32(qi__load_u16(src)) * 0x1p-10f;
   out->dmin = 0.0f;
   for (int g = 0; g < 16; g++) {
-    out->scale[g] = (int16_t)(bits[g] & 32 ? -(bits[g] & 31) : bits[g] & 31);
+    out->scale[g] = (int16_t)((bits[g] & 31) - (bits[g] & 32));
     out->min[g] = 0;
   }
   for (int i = 0; i < 256; i++) {
-    int c = src[16 + i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15;
+    int n = qi__qins_turned(i), c = src[16 + n / 128 * 64 + n % 64] >> (n / 64 % 2 * 4) & 15;
     out->q[i] = qi__qins4_values[bits[i / 16] >> 6][c];
   }
 }
 
 QI__FN void qi__pack_qins8_k(const qi__fitted *f, uint8_t *dst) {
   qi__store_u16(dst, f->d);
-  qi__pack_seven_bits(f->scale, dst + 2);
-  memcpy(dst + 16, f->code, 256);
+  qi__pack_groups(f->scale, dst + 2);
+  for (int i = 0; i < 256; i++) dst[16 + i] = f->code[qi__qins_turned(i)];
 }
 
 QI__FN void qi__pack_qins4_k(const qi__fitted *f, uint8_t *dst) {
   int bits[16];
-  for (int g = 0; g < 16; g++) bits[g] = abs(f->scale[g]) | (f->scale[g] < 0 ? 32 : 0) | (f->other[g] ? 64 : 0);
+  for (int g = 0; g < 16; g++) bits[g] = (f->scale[g] & 63) | (f->other[g] ? 64 : 0);
   qi__store_u16(dst, f->d);
-  qi__pack_seven_bits(bits, dst + 2);
-  qi__pack_nibbles_k(f->code, dst + 16);
+  qi__pack_groups(bits, dst + 2);
+  for (int i = 0; i < 128; i++) { // codes n, n + 64
+    int n = i / 64 * 128 + i % 64;
+    dst[16 + i] = (uint8_t)(f->code[qi__qins_turned(n)] | f->code[qi__qins_turned(n + 64)] << 4);
+  }
 }
 
 static const qi__levels qi__qins4_other = {.lo = -98, .hi = 127, .values = qi__qins4_values[1]};

@@ -40,23 +40,48 @@ QI__INLINE QI__AVX2 void qi__scales_k4_avx2(const uint8_t *src, float d, float d
   qi__scale_bytes_avx2(min, dmin, out->offset);
 }
 
-// The layout of qi__unpack_seven_bits: a byte a group.
-QI__INLINE QI__AVX2 __m128i qi__seven_bits_avx2(const uint8_t *src) {
-  const __m128i byte = _mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-  const __m128i bit = _mm_set1_epi64x((long long)0x8040201008040201u);
-  __m128i low = _mm_cvtsi64_si128((long long)qi__load_u64(src));
-  __m128i v = _mm_and_si128(_mm_unpacklo_epi64(low, _mm_srli_epi16(low, 4)), _mm_set1_epi8(15));
-  QI__UNROLL for (int p = 0; p < 3; p++) {
-    __m128i plane = _mm_and_si128(_mm_shuffle_epi8(_mm_cvtsi32_si128(qi__load_u16(src + 8 + 2 * p)), byte), bit);
-    v = _mm_or_si128(v, _mm_and_si128(_mm_cmpeq_epi8(plane, bit), _mm_set1_epi8((char)(16 << p))));
-  }
-  return v;
+// Bits shift..shift+n-1 of each byte.
+QI__INLINE QI__AVX2 __m256i qi__bits_avx2(__m256i v, int shift, int n) {
+  return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8((char)((1 << n) - 1)));
 }
 
-// QINS4_K: the signed scales of these.
-QI__INLINE QI__AVX2 __m128i qi__qins4_scales_avx2(__m128i bits) {
-  __m128i size = _mm_and_si128(bits, _mm_set1_epi8(31)), minus = _mm_slli_epi16(_mm_and_si128(bits, _mm_set1_epi8(32)), 2);
-  return _mm_sign_epi8(size, _mm_or_si128(minus, _mm_set1_epi8(1))); // -127 or 1
+// Scales of the block at src, a byte for each group.
+QI__INLINE QI__AVX2 __m128i qi__qins_scales_avx2(qi_format id, const uint8_t *src) {
+  // Words with the six bits of group g in them, and what lifts these to the top.
+  const __m256i bytes = _mm256_setr_epi8(2, 3, 5, 6, 8, 9, 11, 12, 2, 3, 5, 6, 8, 9, 11, 12, 3, 4, 6, 7, 9, 10, 12, 13, 4, 5, 7, 8,
+                                         10, 11, 13, 14);
+  const __m256i lift = _mm256_setr_epi64x(0x0400040004000400, 0x0010001000100010, 0x0040004000400040, 0x0100010001000100);
+  const __m256i bit = _mm256_setr_epi64x(0x1000010000100001, 0x2000020000200002, 0x4000040000400004,
+                                         (long long)0x8000080000800008u);
+  __m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)src));
+  v = _mm256_mullo_epi16(_mm256_shuffle_epi8(v, bytes), lift);
+  if (id == QI_FORMAT_QINS4_K) {
+    v = _mm256_srai_epi16(v, 10);
+  } else {
+    __m256i last = _mm256_and_si256(_mm256_set1_epi16((short)qi__load_u16(src + 14)), bit);
+    last = _mm256_and_si256(_mm256_cmpeq_epi16(last, bit), _mm256_set1_epi16(64));
+    v = _mm256_or_si256(_mm256_srli_epi16(v, 10), last);
+  }
+  return _mm_packs_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+}
+
+// Codes of a block in the order of the weights (formats/qins.h).
+QI__INLINE QI__AVX2 void qi__qins_codes_avx2(qi_format id, const uint8_t *src, uint8_t *codes) {
+  QI__UNROLL for (int h = 0; h < 2; h++) { // halves of registers of 64 bytes
+    __m256i v[4], pair[4];
+    QI__UNROLL for (int j = 0; j < 4; j++)
+      v[j] = id == QI_FORMAT_QINS4_K ? qi__bits_avx2(qi__bytes_avx2(src + 16 + 64 * (j / 2) + 32 * h), j % 2 * 4, 4)
+                                     : qi__bytes_avx2(src + 16 + 64 * j + 32 * h);
+    QI__UNROLL for (int i = 0; i < 2; i++) {
+      pair[2 * i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+      pair[2 * i + 1] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+    }
+    QI__UNROLL for (int t = 0; t < 4; t++) {
+      __m256i first = pair[t / 2], last = pair[2 + t / 2];
+      __m256i out = t % 2 ? _mm256_unpackhi_epi64(first, last) : _mm256_unpacklo_epi64(first, last);
+      qi__store_bytes_avx2(codes + 64 * t + 32 * h, out);
+    }
+  }
 }
 
 // Of a format without a case: `block` is unpacked, too.
@@ -113,8 +138,8 @@ QI__INLINE QI__AVX2 void qi__block_scales_avx2(qi_format id, const qi__format *f
   case QI_FORMAT_I2_S: _mm256_storeu_ps(out->scale, _mm256_set1_ps(f->param[0])); break;
   case QI_FORMAT_QINS8_K:
   case QI_FORMAT_QINS4_K: {
-    __m128i v = qi__seven_bits_avx2(src + 2);
-    if (id == QI_FORMAT_QINS4_K) v = qi__qins4_scales_avx2(v);
+    __m128i v = qi__qins_scales_avx2(id, src);
+    if (id == QI_FORMAT_QINS4_K) qi__qins_codes_avx2(id, src, (uint8_t *)block->q);
     __m256 d = _mm256_set1_ps(qi__half_avx2(src) * 0x1p-10f);
     _mm256_storeu_ps(out->scale, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v))));
     _mm256_storeu_ps(out->scale + 8, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))));
@@ -125,11 +150,6 @@ QI__INLINE QI__AVX2 void qi__block_scales_avx2(qi_format id, const qi__format *f
 }
 
 // ---- codes ----
-
-// Bits shift..shift+n-1 of each byte.
-QI__INLINE QI__AVX2 __m256i qi__bits_avx2(__m256i v, int shift, int n) {
-  return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8((char)((1 << n) - 1)));
-}
 
 // 16 bytes: the low nibbles, then the high ones.
 QI__INLINE QI__AVX2 __m256i qi__nibbles_avx2(const uint8_t *p) {
@@ -209,8 +229,9 @@ QI__INLINE QI__AVX2 __m256i qi__codes_avx2(qi_format id, const uint8_t *src, int
   case QI_FORMAT_I2_S:
     return _mm256_sub_epi8(qi__bits_avx2(qi__bytes_avx2(src + 32 * half), 6 - 2 * quarter, 2), _mm256_set1_epi8(1));
   case QI_FORMAT_QINS4_K: {
-    __m256i tables = qi__bytes_avx2((const uint8_t *)qi__qins4_pairs[src[14 + g / 4] >> (2 * g % 8) & 3]); // t: the third plane
-    return _mm256_shuffle_epi8(tables, qi__bits_avx2(qi__bytes_avx2(src + 16 + 32 * (g / 2)), g % 2 * 4, 4));
+    int t = src[14 + g % 2] >> g / 2, pair = (t & 1) | (t >> 3 & 2); // of groups 2 g, 2 g + 1
+    return _mm256_shuffle_epi8(qi__bytes_avx2((const uint8_t *)qi__qins4_pairs[pair]),
+                               qi__bytes_avx2((const uint8_t *)block->q + 32 * g));
   }
   default: return qi__bytes_avx2((const uint8_t *)block->q + 32 * g);
   }
@@ -301,13 +322,15 @@ QI__INLINE QI__AVX2 void qi__qins8_k_floats_avx2(const __m256i *table, const uin
 
 QI__FN QI__AVX2 void qi__dequantize_qins8_k_avx2(const uint8_t *src, float *dst, size_t n) {
   qi__block_scales s;
+  uint8_t codes[256];
   __m256i table[4];
   qi__log_tables_avx2(qi__qins8_k_factors, table);
   for (size_t i = 0; i < n; i += 256, src += 272) {
+    qi__qins_codes_avx2(QI_FORMAT_QINS8_K, src, codes);
     qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
     for (int g = 0; g < 8; g++) {
       __m256 v[4];
-      qi__qins8_k_floats_avx2(table, src + 16 + 32 * g, v);
+      qi__qins8_k_floats_avx2(table, codes + 32 * g, v);
       QI__UNROLL for (int e = 0; e < 4; e++)
         _mm256_storeu_ps(dst + i + (size_t)(32 * g + 8 * e), _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), v[e]));
     }
@@ -481,13 +504,15 @@ QI__INLINE QI__AVX512_BF16 void qi__lanes_to_bf16_avx512(const __m256 *v, uint16
 
 QI__FN QI__AVX512_BF16 void qi__qins8_k_to_bf16_avx512(const uint8_t *src, size_t n, uint16_t *dst, size_t apart) {
   qi__block_scales s;
+  uint8_t codes[256];
   __m256i table[4];
   qi__log_tables_avx2(qi__qins8_k_factors, table);
   for (size_t i = 0; i < n; i += 256, src += 272) {
     qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
+    qi__qins_codes_avx2(QI_FORMAT_QINS8_K, src, codes);
     for (int g = 0; g < 8; g++, dst += apart) {
       __m256 v[4];
-      qi__qins8_k_floats_avx2(table, src + 16 + 32 * g, v);
+      qi__qins8_k_floats_avx2(table, codes + 32 * g, v);
       QI__UNROLL for (int e = 0; e < 4; e++) v[e] = _mm256_mul_ps(_mm256_broadcast_ss(&s.scale[2 * g + e / 2]), v[e]);
       qi__lanes_to_bf16_avx512(v, dst);
     }

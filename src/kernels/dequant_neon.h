@@ -110,22 +110,43 @@ QI__INLINE void qi__scales_iq4_xs_neon(const uint8_t *src, qi__scales_neon *s) {
   qi__set_scales32_neon(s, vsubq_s16(vreinterpretq_s16_u16(scale), vdupq_n_s16(32)));
 }
 
-// The layout of qi__unpack_seven_bits: a byte a group.
-QI__INLINE uint8x16_t qi__seven_bits_neon(const uint8_t *src) {
-  const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201u));
-  uint8x8_t low = vld1_u8(src);
-  uint8x16_t v = vcombine_u8(vand_u8(low, vdup_n_u8(15)), vshr_n_u8(low, 4));
-  QI__UNROLL for (int p = 0; p < 3; p++) {
-    uint8x16_t plane = vcombine_u8(vdup_n_u8(src[8 + 2 * p]), vdup_n_u8(src[9 + 2 * p]));
-    v = vorrq_u8(v, vandq_u8(vtstq_u8(plane, bit), vdupq_n_u8((uint8_t)(16 << p))));
+// QINS8_K, QINS4_K: scales of the block at src, a byte for each group.
+QI__INLINE int8x16_t qi__qins_scales_neon(qi_format id, const uint8_t *src) {
+  // Words with the six bits of group g in them, and what lifts these to the top.
+  static const uint8_t bytes[32] = {2, 3, 5, 6, 8, 9, 11, 12, 2, 3, 5, 6, 8, 9, 11, 12,
+                                    3, 4, 6, 7, 9, 10, 12, 13, 4, 5, 7, 8, 10, 11, 13, 14};
+  static const int16_t lift[16] = {10, 10, 10, 10, 4, 4, 4, 4, 6, 6, 6, 6, 8, 8, 8, 8};
+  static const uint16_t bit[16] = {1, 16, 256, 4096, 2, 32, 512, 8192, 4, 64, 1024, 16384, 8, 128, 2048, 32768};
+  uint8x16_t v = vld1q_u8(src);
+  int8x8_t scale[2];
+  QI__UNROLL for (int h = 0; h < 2; h++) {
+    int16x8_t six = vshlq_s16(vreinterpretq_s16_u8(vqtbl1q_u8(v, vld1q_u8(bytes + 16 * h))), vld1q_s16(lift + 8 * h));
+    uint16x8_t last = vandq_u16(vtstq_u16(vdupq_n_u16(qi__load_u16(src + 14)), vld1q_u16(bit + 8 * h)), vdupq_n_u16(64));
+    if (id == QI_FORMAT_QINS4_K) six = vshrq_n_s16(six, 10);
+    else six = vreinterpretq_s16_u16(vorrq_u16(vshrq_n_u16(vreinterpretq_u16_s16(six), 10), last));
+    scale[h] = vmovn_s16(six);
   }
-  return v;
+  return vcombine_s8(scale[0], scale[1]);
 }
 
-// QINS4_K: the signed scales of these.
-QI__INLINE int8x16_t qi__qins4_scales_neon(uint8x16_t bits) {
-  int8x16_t size = vreinterpretq_s8_u8(vandq_u8(bits, vdupq_n_u8(31)));
-  return vbslq_s8(vtstq_u8(bits, vdupq_n_u8(32)), vnegq_s8(size), size);
+// Their codes in the order of the weights (formats/qins.h).
+QI__INLINE void qi__qins_codes_neon(qi_format id, const uint8_t *src, uint8_t *codes) {
+  QI__UNROLL for (int l = 0; l < 4; l++) { // quarters of registers of 64 bytes
+    uint32x4_t v[4], pair[4];
+    QI__UNROLL for (int j = 0; j < 4; j++) {
+      uint8x16_t c = vld1q_u8(src + 16 + 64 * (id == QI_FORMAT_QINS4_K ? j / 2 : j) + 16 * l);
+      if (id == QI_FORMAT_QINS4_K) c = j % 2 ? vshrq_n_u8(c, 4) : vandq_u8(c, vdupq_n_u8(15));
+      v[j] = vreinterpretq_u32_u8(c);
+    }
+    QI__UNROLL for (int i = 0; i < 2; i++) {
+      pair[2 * i] = vzip1q_u32(v[2 * i], v[2 * i + 1]);
+      pair[2 * i + 1] = vzip2q_u32(v[2 * i], v[2 * i + 1]);
+    }
+    QI__UNROLL for (int t = 0; t < 4; t++) {
+      uint64x2_t first = vreinterpretq_u64_u32(pair[t / 2]), last = vreinterpretq_u64_u32(pair[2 + t / 2]);
+      vst1q_u8(codes + 64 * t + 16 * l, vreinterpretq_u8_u64(t % 2 ? vzip2q_u64(first, last) : vzip1q_u64(first, last)));
+    }
+  }
 }
 
 QI__INLINE void qi__scales_block_neon(const qi__format *f, const qi__block *block, qi__scales_neon *s) {
@@ -178,7 +199,8 @@ QI__INLINE void qi__block_scales_neon(qi_format id, const qi__format *f, const u
   case QI_FORMAT_TQ2_0: s->d = qi__half_neon(src + 64); break;
   case QI_FORMAT_I2_S: s->d = f->param[0]; break;
   case QI_FORMAT_QINS4_K:
-    qi__set_scales16_neon(s, qi__qins4_scales_neon(qi__seven_bits_neon(src + 2)));
+    qi__set_scales16_neon(s, qi__qins_scales_neon(id, src));
+    qi__qins_codes_neon(id, src, (uint8_t *)block->q);
     s->d = qi__half_neon(src) * 0x1p-10f;
     break;
   default:
@@ -310,11 +332,10 @@ QI__INLINE qi__codes32_neon qi__codes_neon(qi_format id, const uint8_t *src, int
   case QI_FORMAT_TQ2_0: return qi__subtract_neon(qi__bits_neon(src + 32 * half, 2 * quarter, 2), 1);
   case QI_FORMAT_I2_S: return qi__subtract_neon(qi__bits_neon(src + 32 * half, 6 - 2 * quarter, 2), 1);
   case QI_FORMAT_QINS4_K: {
-    uint8x16x2_t nibbles = qi__bits_neon(src + 16 + 32 * (g / 2), g % 2 * 4, 4);
     qi__codes32_neon codes;
-    QI__UNROLL for (int h = 0; h < 2; h++) { // t: the third plane
-      const int8_t *table = qi__qins4_values[src[14 + g / 4] >> (2 * g % 8 + h) & 1];
-      codes.half[h] = vqtbl1q_s8(vld1q_s8(table), nibbles.val[h]);
+    QI__UNROLL for (int h = 0; h < 2; h++) { // group 2 g + h
+      const int8_t *table = qi__qins4_values[src[14 + g % 2] >> (g / 2 + 4 * h) & 1];
+      codes.half[h] = vqtbl1q_s8(vld1q_s8(table), vld1q_u8((const uint8_t *)block->q + 32 * g + 16 * h));
     }
     return codes;
   }
@@ -412,12 +433,14 @@ QI__INLINE int16x8_t qi__signed_sizes_neon(uint8x8_t sizes, int8x8_t codes) {
 QI__INLINE void qi__dequantize_qins8_k_neon(const uint8_t *src, qi__store16_neon store, void *dst, size_t n) {
   const qi__qins8_tables_neon tables = qi__load_qins8_tables_neon();
   for (size_t i = 0; i < n; i += 256, src += 272) {
-    uint8_t scale[16];
+    int8_t scale[16];
+    uint8_t code[256];
     float d = qi__half_neon(src) * 0x1p-10f;
-    vst1q_u8(scale, qi__seven_bits_neon(src + 2));
+    vst1q_s8(scale, qi__qins_scales_neon(QI_FORMAT_QINS8_K, src));
+    qi__qins_codes_neon(QI_FORMAT_QINS8_K, src, code);
     for (size_t g = 0; g < 16; g++) {
       float scale_d = d * (float)scale[g];
-      uint8x16_t codes = vld1q_u8(src + 16 + 16 * g), sizes = qi__qins8_sizes_neon(&tables, codes);
+      uint8x16_t codes = vld1q_u8(code + 16 * g), sizes = qi__qins8_sizes_neon(&tables, codes);
       int8x16_t sign = vreinterpretq_s8_u8(codes);
       qi__store_words_neon(qi__signed_sizes_neon(vget_low_u8(sizes), vget_low_s8(sign)),
                            qi__signed_sizes_neon(vget_high_u8(sizes), vget_high_s8(sign)), &scale_d, NULL, store, dst, i + 16 * g);

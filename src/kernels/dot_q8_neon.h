@@ -193,11 +193,13 @@ QI__INLINE float qi__dot_qins8_k_row_neon(qi__dot4_fn dot, const qi__qins8_table
                                           size_t n_blocks) {
   float lane[8] = {0};
   for (size_t b = 0; b < n_blocks; b++, w += 272) {
-    uint8_t scale[16];
+    int8_t scale[16];
+    uint8_t code[256];
     int32x4_t sum = vdupq_n_s32(0);
-    vst1q_u8(scale, qi__seven_bits_neon(w + 2));
+    vst1q_s8(scale, qi__qins_scales_neon(QI_FORMAT_QINS8_K, w));
+    qi__qins_codes_neon(QI_FORMAT_QINS8_K, w, code);
     for (int g = 0; g < 16; g++)
-      sum = vmlaq_n_s32(sum, qi__qins8_products_neon(dot, tables, vld1q_u8(w + 16 + 16 * g), vld1q_s8(x.q + 16 * g)), scale[g]);
+      sum = vmlaq_n_s32(sum, qi__qins8_products_neon(dot, tables, vld1q_u8(code + 16 * g), vld1q_s8(x.q + 16 * g)), scale[g]);
     lane[b % 8] = fmaf(qi__half_neon(w) * 0x1p-10f * *x.d, (float)vaddvq_s32(sum), lane[b % 8]);
     qi__x_advance_neon(&x, 1, 256);
   }

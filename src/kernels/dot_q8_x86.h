@@ -195,7 +195,8 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
     s->d = qi__half_avx2(src);
     break;
   case QI_FORMAT_QINS4_K:
-    s->scale = qi__scales16_avx2(qi__qins4_scales_avx2(qi__seven_bits_avx2(src + 2)), true);
+    s->scale = qi__scales16_avx2(qi__qins_scales_avx2(id, src), true);
+    qi__qins_codes_avx2(id, src, (uint8_t *)block->q);
     s->d = qi__half_avx2(src) * 0x1p-10f;
     break;
   default:

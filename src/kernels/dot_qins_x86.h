@@ -3,7 +3,7 @@
 #define QI__KERNELS_DOT_QINS_X86_H
 
 #include "panel_wide_x86.h"
-#include "row_qins4_avx512.h"
+#include "row_qins_avx512.h"
 
 #if defined(QI__X86_64)
 
@@ -69,9 +69,11 @@ QI__FN QI__AVX2 void qi__dot_row_qins8_avx2(const qi__dot_q8_args *a) {
 QI__INLINE QI__AVX2 __m256i qi__qins8_k_block_avx2(qi__step_fn words, const __m256i *table, const uint8_t *w, const int8_t *x) {
   __m256i total[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
   int16_t scale[16];
-  qi__store_bytes_avx2(scale, _mm256_cvtepu8_epi16(qi__seven_bits_avx2(w + 2)));
+  uint8_t code[256];
+  qi__store_bytes_avx2(scale, _mm256_cvtepu8_epi16(qi__qins_scales_avx2(QI_FORMAT_QINS8_K, w)));
+  qi__qins_codes_avx2(QI_FORMAT_QINS8_K, w, code);
   QI__UNROLL for (int g = 0; g < 8; g++) {
-    __m256i sizes[2], codes = qi__bytes_avx2(w + 16 + 32 * g), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
+    __m256i sizes[2], codes = qi__bytes_avx2(code + 32 * g), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
     __m256i v = _mm256_sign_epi8(qi__bytes_avx2((const uint8_t *)x + 32 * g), signs);
     qi__qins8_k_words_avx2(table, codes, sizes);
     QI__UNROLL for (int h = 0; h < 2; h++) {
@@ -219,86 +221,6 @@ QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_vbmi(const qi__dot_q8_args *a) {
   qi__qins8_sizes_vbmi(a->format->factors, table);
   for (size_t first = 0; first < a->n_w; first += QI__PAIR)
     qi__store_pair_avx512(a, first, qi__pair_qins8_vbmi(a, table, qi__qins8_d(a->format), first));
-}
-
-// ---- QINS8_K with VBMI ----
-
-// The seven bits of each group of two blocks (qi__unpack_seven_bits): the lower four as bytes, each plane above as a mask.
-typedef struct qi__seven_bits {
-  __m256i low;
-  __mmask32 plane[3];
-} qi__seven_bits;
-
-QI__INLINE QI__AVX512_VBMI qi__seven_bits qi__seven_bits_vbmi(const uint8_t *first, const uint8_t *second) {
-  qi__seven_bits bits;
-  __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadl_epi64((const __m128i *)(const void *)first)),
-                                      _mm_loadl_epi64((const __m128i *)(const void *)second), 1);
-  bits.low = _mm256_and_si256(_mm256_unpacklo_epi64(v, _mm256_srli_epi16(v, 4)), _mm256_set1_epi8(15));
-  QI__UNROLL for (int p = 0; p < 3; p++)
-    bits.plane[p] = qi__load_u16(first + 8 + 2 * p) | (__mmask32)qi__load_u16(second + 8 + 2 * p) << 16;
-  return bits;
-}
-
-// The sums of both halves of two registers.
-QI__INLINE QI__AVX512_VBMI __m512i qi__join_halves_avx512(const __m512i *v) {
-  return _mm512_add_epi32(_mm512_shuffle_i64x2(v[0], v[1], 0x44), _mm512_shuffle_i64x2(v[0], v[1], 0xee));
-}
-
-// Totals of a block of two weight rows, eight lanes each.
-QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *const *w, const int8_t *x, const __m512i *table) {
-  const __m512i zero = _mm512_setzero_si512(), group = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  qi__seven_bits bits = qi__seven_bits_vbmi(w[0] + 2, w[1] + 2);
-  __m512i scale[QI__PAIR], total[QI__PAIR];
-  QI__UNROLL for (int p = 0; p < 3; p++)
-    bits.low = _mm256_mask_add_epi8(bits.low, bits.plane[p], bits.low, _mm256_set1_epi8((char)(16 << p)));
-  scale[0] = _mm512_cvtepu8_epi32(_mm256_castsi256_si128(bits.low));
-  scale[1] = _mm512_cvtepu8_epi32(_mm256_extracti128_si256(bits.low, 1));
-  QI__UNROLL for (int j = 0; j < 4; j++) {
-    __m512i xj = _mm512_loadu_si512((const void *)(x + 64 * j)), groups = _mm512_add_epi32(group, _mm512_set1_epi32(4 * j));
-    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-      __m512i codes = _mm512_loadu_si512((const void *)(w[r] + 16 + 64 * j));
-      __m512i sizes = _mm512_permutex2var_epi8(table[0], codes, table[1]);
-      __m512i products = _mm512_dpbusd_epi32(zero, sizes, _mm512_mask_sub_epi8(xj, _mm512_movepi8_mask(codes), zero, xj));
-      products = _mm512_mullo_epi32(products, _mm512_permutexvar_epi32(groups, scale[r]));
-      total[r] = j ? _mm512_add_epi32(total[r], products) : products;
-    }
-  }
-  return qi__join_halves_avx512(total);
-}
-
-// Two weight rows from `first` on: the lanes of one, then of the other.
-QI__INLINE QI__AVX512_VBMI __m512 qi__pair_qins8_k_vbmi(const qi__dot_q8_args *a, const __m512i *table, size_t first) {
-  const size_t size = 272;
-  const uint8_t *w[QI__PAIR], *first_row;
-  __m512i total[8];
-  float d_w[QI__PAIR * 8];
-  __m512 lanes = _mm512_setzero_ps();
-  size_t n_blocks = a->x->k / 256;
-  qi__pair_rows(a, first, w);
-  first_row = w[0];
-  for (size_t b = 0; b < n_blocks; b++) {
-    qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
-    int n = (int)(b % 8) + 1;
-    qi__prefetch_far_pair_avx2(a->fetch, first_row, w[0], QI__PAIR * size);
-    total[n - 1] = qi__qins8_k_block_vbmi(w, x.q, table);
-    QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-      d_w[8 * r + n - 1] = qi__half_avx2(w[r]) * 0x1p-10f;
-      w[r] += size;
-    }
-    if (n < 8 && b + 1 < n_blocks) continue;
-    for (int i = n; i < 8; i++) total[i] = _mm512_setzero_si512(), d_w[i] = d_w[8 + i] = 0; // blocks that are not there
-    __m512 d = _mm512_mul_ps(_mm512_loadu_ps(d_w), _mm512_broadcast_f32x8(qi__chunk_d_avx2(x.d - (n - 1), n)));
-    __mmask16 taken = (__mmask16)(((1u << n) - 1) * 0x101);
-    lanes = _mm512_mask3_fmadd_ps(d, _mm512_cvtepi32_ps(qi__fold8_halves_avx512(total)), lanes, taken);
-  }
-  return lanes;
-}
-
-QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_k_vbmi(const qi__dot_q8_args *a) {
-  const uint8_t *sizes = qi__qins8_sizes;
-  const __m512i table[2] = {_mm512_loadu_si512((const void *)sizes), _mm512_loadu_si512((const void *)(sizes + 64))};
-  for (size_t first = 0; first < a->n_w; first += QI__PAIR)
-    qi__store_pair_avx512(a, first, qi__pair_qins8_k_vbmi(a, table, first));
 }
 
 // ---- the kernels ----

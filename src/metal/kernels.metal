@@ -164,11 +164,14 @@ struct qins8 {
   }
 };
 
-// Seven bits of group g of a block of QINS8_K or QINS4_K; see qi_format.
+// Group g of a block of QINS8_K or QINS4_K: its seven bits, and where its first four codes are; see qi_format.
 inline uint seven_bits(device const uchar *b, uint g) {
-  device const ushort *planes = (device const ushort *)(b + 10);
-  uint low = uint(b[2 + g % 8]) >> (g / 8 * 4) & 15u;
-  return low | (planes[0] >> g & 1u) << 4 | (planes[1] >> g & 1u) << 5 | (planes[2] >> g & 1u) << 6;
+  uint n = g % 4 * 4 + g / 4;
+  uint six = (uint(b[2 + 6 * n / 8]) | uint(b[3 + 6 * n / 8]) << 8) >> (6 * n % 8) & 63u;
+  return six | (uint(*(device const ushort *)(b + 14)) >> n & 1u) << 6;
+}
+inline device const uint *turned(device const uchar *b, uint g) {
+  return (device const uint *)(b + 16 + g % 4 * 16 + g / 4 * 4);
 }
 
 constant uchar qins8_sizes[128] = {
@@ -184,7 +187,8 @@ struct qins8_k {
   static float2 unpack(device const uchar *row, uint u, uint, constant qi__mtl_matrix &, thread float4 *q) {
     device const uchar *b = row + 272 * (u / 16);
     uint i = u % 16;
-    codes(load16_aligned(b + 16 + 16 * i), q);
+    device const uint *p = turned(b, i);
+    codes(uint4(p[0], p[16], p[32], p[48]), q);
     UNROLL for (short j = 0; j < 16; j++) {
       uint c = uint(q[j / 4][j % 4]);
       float size = float(qins8_sizes[c & 127u]);
@@ -197,15 +201,16 @@ struct qins8_k {
 constant char qins4_values[32] = {-116, -95, -76, -59, -43, -29, -15, -3, 9,  22, 36, 51, 68, 86, 105, 127,
                                   -98,  -74, -55, -39, -26, -16, -7,  0,  7,  16, 26, 39, 55, 74, 98,  127};
 
-// 144 bytes: d, groups[14], 16 nibbles[128] as in Q4_K. d / 2^10 * s * T[t][c]
+// 144 bytes: d, groups[14], 16 nibbles[128]. d / 2^10 * s * T[t][c]
 struct qins4_k {
   static float2 unpack(device const uchar *row, uint u, uint, constant qi__mtl_matrix &, thread float4 *q) {
     device const uchar *b = row + 144 * (u / 16);
     uint i = u % 16, bits = seven_bits(b, i), table = bits >> 6 << 4;
-    codes(load16_aligned(b + 16 + i / 4 * 32 + i % 2 * 16) >> (i / 2 % 2 * 4) & 0x0f0f0f0fu, q);
+    device const uint *p = turned(b, i);
+    codes(uint4(p[0], p[0] >> 4, p[16], p[16] >> 4) & 0x0f0f0f0fu, q);
     UNROLL for (short j = 0; j < 16; j++) q[j / 4][j % 4] = float(qins4_values[table + uint(q[j / 4][j % 4])]);
-    float s = float(bits & 31u);
-    return float2(half_at(b) * (1.0f / 1024.0f) * (bits & 32u ? -s : s), 0.0f);
+    float s = float(bits & 31u) - float(bits & 32u);
+    return float2(half_at(b) * (1.0f / 1024.0f) * s, 0.0f);
   }
 };
 

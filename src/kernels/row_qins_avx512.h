@@ -1,0 +1,134 @@
+// ==== >>row_qins_avx512 : one row of activations with QINS8_K and QINS4_K, 512 bits ====
+#ifndef QI__KERNELS_ROW_QINS_AVX512_H
+#define QI__KERNELS_ROW_QINS_AVX512_H
+
+#include "row_k_avx512.h"
+
+#if defined(QI__X86_64)
+
+// The products of dot_q8.h for the grouped kinds of QINS. Codes are turned (formats/qins.h): dword p of each of the four registers of
+// a block belongs to group p, so products of bytes add up group by group, and the 16 sums are multiplied by their scales at the
+// end. Activations are turned once for all weight rows.
+
+typedef struct qi__row_qins {
+  int8_t q[QI__ROW_K_SLICE * 256];    // [block][4 registers][64]
+  int32_t bias[QI__ROW_K_SLICE * 16]; // [block][group as it lies]: -128 times the sum of its activations
+  qi__fetch fetch;                    // of weights
+} qi__row_qins;
+
+QI__INLINE QI__AVX512_VBMI void qi__row_qins_take(const int8_t *q, size_t n_blocks, qi__row_qins *out) {
+  for (size_t b = 0; b < n_blocks; b++) {
+    __m512i v[4], pair[4], sum = _mm512_setzero_si512();
+    QI__UNROLL for (int t = 0; t < 4; t++) v[t] = _mm512_loadu_si512((const void *)(q + 256 * b + 64 * t));
+    QI__UNROLL for (int i = 0; i < 2; i++) {
+      pair[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
+      pair[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
+    }
+    QI__UNROLL for (int j = 0; j < 4; j++) {
+      __m512i first = pair[j / 2], last = pair[2 + j / 2];
+      __m512i turned = j % 2 ? _mm512_unpackhi_epi64(first, last) : _mm512_unpacklo_epi64(first, last);
+      _mm512_storeu_si512((void *)(out->q + 256 * b + 64 * j), turned);
+      sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), turned);
+    }
+    sum = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7));
+    _mm512_storeu_si512((void *)(out->bias + 16 * b), sum);
+  }
+}
+
+// The six bits of each group, in the top of its dword; what is below them is not theirs.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins_six_vbmi(const uint8_t *w) {
+  // Byte 3 of each dword: from two bits before its six on, which are 48 bits for eight groups.
+  const __m512i from = _mm512_broadcast_i64x4(_mm256_setr_epi64x(0x040000003e000000, 0x100000000a000000, 0x1c00000016000000, 0x2800000022000000));
+  __m512i v = _mm512_set1_epi64((long long)qi__load_u64(w + 2));
+  v = _mm512_mask_broadcastq_epi64(v, 0xf0, _mm_loadl_epi64((const __m128i *)(const void *)(w + 8)));
+  return _mm512_multishift_epi64_epi8(from, v);
+}
+
+// Where the seventh is set.
+QI__INLINE QI__AVX512_VBMI __mmask16 qi__qins_last_vbmi(const uint8_t *w) { return qi__load_u16(w + 14); }
+
+// Total of the block at w, in 16 lanes. values: T[0] + 128, T[1] + 128, both twice.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_k_block_vbmi(const uint8_t *w, const int8_t *x, const int32_t *bias, const __m512i *values) {
+  const __m512i low4 = _mm512_set1_epi8(15);
+  __m512i scale = _mm512_srai_epi32(qi__qins_six_vbmi(w), 26), sum = _mm512_loadu_si512((const void *)bias);
+  __m512i table = _mm512_maskz_mov_epi32(qi__qins_last_vbmi(w), _mm512_set1_epi8(16));
+  QI__UNROLL for (int h = 0; h < 2; h++, x += 128) {
+    __m512i low = _mm512_loadu_si512((const void *)(w + 16 + 64 * h));
+    __asm__("" : "+v"(low)); // GCC would go through the stack: 20 GB/s, not 25
+    __m512i high = _mm512_srli_epi16(low, 4);
+    low = _mm512_ternarylogic_epi32(low, low4, table, 0xea); // (low & 15) | table
+    high = _mm512_ternarylogic_epi32(high, low4, table, 0xea);
+    sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(low, *values), _mm512_loadu_si512((const void *)x));
+    sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(high, *values), _mm512_loadu_si512((const void *)(x + 64)));
+  }
+  return _mm512_mullo_epi32(sum, scale);
+}
+
+// The same. values: sizes of codes 0 .. 63, of the others.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *w, const int8_t *x, const int32_t *bias, const __m512i *values) {
+  const __m512i zero = _mm512_setzero_si512();
+  __m512i scale = _mm512_srli_epi32(qi__qins_six_vbmi(w), 26), sum = zero;
+  scale = _mm512_mask_add_epi32(scale, qi__qins_last_vbmi(w), scale, _mm512_set1_epi32(64));
+  QI__UNROLL for (int j = 0; j < 4; j++) {
+    __m512i codes = _mm512_loadu_si512((const void *)(w + 16 + 64 * j)), v = _mm512_loadu_si512((const void *)(x + 64 * j));
+    v = _mm512_mask_sub_epi8(v, _mm512_movepi8_mask(codes), zero, v);
+    sum = _mm512_dpbusd_epi32(sum, _mm512_permutex2var_epi8(values[0], codes, values[1]), v);
+  }
+  (void)bias;
+  return _mm512_mullo_epi32(sum, scale);
+}
+
+typedef __m512i (*qi__qins_block_fn)(const uint8_t *w, const int8_t *x, const int32_t *bias, const __m512i *values);
+
+// Lanes after n <= 8 blocks at w, which are at `at` in x; n is a constant where it is 8.
+QI__INLINE QI__AVX512_VBMI __m256 qi__qins_chunk_vbmi(qi__qins_block_fn block, size_t size, const uint8_t *w, const qi__row_qins *x,
+                                                      size_t at, const float *x_d, int n, const __m512i *values, __m256 lanes) {
+  __m512i total[8];
+  QI__UNROLL for (int b = 0; b < 8; b++) {
+    total[b] = _mm512_setzero_si512();
+    if (b >= n) continue;
+    qi__row_k_fetch_avx2(x->fetch, w, size, b);
+    total[b] = block(w + size * (size_t)b, x->q + 256 * (at + (size_t)b), x->bias + 16 * (at + (size_t)b), values);
+    __asm__ volatile("" : "+v"(total[b])); // clang would load all blocks at once and spill them
+  }
+  __m256 d = _mm256_mul_ps(_mm256_cvtph_ps(qi__block_words_avx2(w, size, n, 0)), _mm256_set1_ps(0x1p-10f));
+  return qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, qi__chunk_d_avx2(x_d, n)), qi__fold8_avx512(total), n);
+}
+
+// All weight rows with one row of activations.
+QI__INLINE QI__AVX512_VBMI void qi__dot_row_qins_vbmi(qi__qins_block_fn block, size_t size, const __m512i *values,
+                                                      const qi__dot_q8_args *a) {
+  const size_t n_blocks = a->x->k / 256;
+  qi__row_qins x;
+  x.fetch = a->fetch;
+  __m256 lanes[QI__Q8_RUN];
+  for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
+  for (size_t first = 0; first < n_blocks; first += QI__ROW_K_SLICE) {
+    const qi__q8_chunk slice = qi__q8_chunk_at(a->x, a->x_row, 256 * first);
+    size_t n = qi__min_size(QI__ROW_K_SLICE, n_blocks - first);
+    qi__row_qins_take(slice.q, n, &x);
+    for (size_t r = 0; r < a->n_w; r++) {
+      const uint8_t *w = a->w + r * a->w_stride + first * size;
+      size_t b = 0;
+      for (; b + 8 <= n; b += 8, w += 8 * size)
+        lanes[r] = qi__qins_chunk_vbmi(block, size, w, &x, b, slice.d + b, 8, values, lanes[r]);
+      if (b < n) lanes[r] = qi__qins_chunk_vbmi(block, size, w, &x, b, slice.d + b, (int)(n - b), values, lanes[r]);
+    }
+  }
+  for (size_t r = 0; r < a->n_w; r++) a->y[r] = qi__sum_lanes_avx2(lanes[r]);
+}
+
+QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
+  __m512i values = _mm512_broadcast_i64x4(qi__bytes_avx2((const uint8_t *)qi__qins4_values));
+  values = _mm512_xor_si512(values, _mm512_set1_epi8(-128));
+  qi__dot_row_qins_vbmi(qi__qins4_k_block_vbmi, 144, &values, a);
+}
+
+QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_k_vbmi(const qi__dot_q8_args *a) {
+  const uint8_t *sizes = qi__qins8_sizes;
+  const __m512i values[2] = {_mm512_loadu_si512((const void *)sizes), _mm512_loadu_si512((const void *)(sizes + 64))};
+  qi__dot_row_qins_vbmi(qi__qins8_k_block_vbmi, 272, values, a);
+}
+#endif
+
+#endif // QI__KERNELS_ROW_QINS_AVX512_H
