@@ -7748,13 +7748,11 @@ QI__INLINE QI__AVX2 __m128i qi__qins_scales_avx2(qi_format id, const uint8_t *sr
   return _mm_packs_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
 }
 
-// Codes of a block in the order of the weights (formats/qins.h).
-QI__INLINE QI__AVX2 void qi__qins_codes_avx2(qi_format id, const uint8_t *src, uint8_t *codes) {
+// 256 bytes turned (formats/qins.h), from either order to the other.
+QI__INLINE QI__AVX2 void qi__turn_avx2(const uint8_t *src, uint8_t *dst) {
   QI__UNROLL for (int h = 0; h < 2; h++) { // halves of registers of 64 bytes
     __m256i v[4], pair[4];
-    QI__UNROLL for (int j = 0; j < 4; j++)
-      v[j] = id == QI_FORMAT_QINS4_K ? qi__bits_avx2(qi__bytes_avx2(src + 16 + 64 * (j / 2) + 32 * h), j % 2 * 4, 4)
-                                     : qi__bytes_avx2(src + 16 + 64 * j + 32 * h);
+    QI__UNROLL for (int j = 0; j < 4; j++) v[j] = qi__bytes_avx2(src + 64 * j + 32 * h);
     QI__UNROLL for (int i = 0; i < 2; i++) {
       pair[2 * i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
       pair[2 * i + 1] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
@@ -7762,9 +7760,17 @@ QI__INLINE QI__AVX2 void qi__qins_codes_avx2(qi_format id, const uint8_t *src, u
     QI__UNROLL for (int t = 0; t < 4; t++) {
       __m256i first = pair[t / 2], last = pair[2 + t / 2];
       __m256i out = t % 2 ? _mm256_unpackhi_epi64(first, last) : _mm256_unpacklo_epi64(first, last);
-      qi__store_bytes_avx2(codes + 64 * t + 32 * h, out);
+      qi__store_bytes_avx2(dst + 64 * t + 32 * h, out);
     }
   }
+}
+
+// Codes of a block of QINS4_K in the order of the weights.
+QI__INLINE QI__AVX2 void qi__qins4_codes_avx2(const uint8_t *src, uint8_t *codes) {
+  uint8_t turned[256];
+  QI__UNROLL for (int i = 0; i < 8; i++) // half i % 2 of register i / 2
+    qi__store_bytes_avx2(turned + 32 * i, qi__bits_avx2(qi__bytes_avx2(src + 16 + i / 4 * 64 + i % 2 * 32), i / 2 % 2 * 4, 4));
+  qi__turn_avx2(turned, codes);
 }
 
 // Of a format without a case: `block` is unpacked, too.
@@ -7822,7 +7828,7 @@ QI__INLINE QI__AVX2 void qi__block_scales_avx2(qi_format id, const qi__format *f
   case QI_FORMAT_QINS8_K:
   case QI_FORMAT_QINS4_K: {
     __m128i v = qi__qins_scales_avx2(id, src);
-    if (id == QI_FORMAT_QINS4_K) qi__qins_codes_avx2(id, src, (uint8_t *)block->q);
+    if (id == QI_FORMAT_QINS4_K) qi__qins4_codes_avx2(src, (uint8_t *)block->q);
     __m256 d = _mm256_set1_ps(qi__half_avx2(src) * 0x1p-10f);
     _mm256_storeu_ps(out->scale, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v))));
     _mm256_storeu_ps(out->scale + 8, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))));
@@ -7979,10 +7985,10 @@ QI__INLINE QI__AVX2 void qi__qins8_words_avx2(const __m256i *table, __m256i code
   qi__log_products_avx2(table, _mm256_or_si256(qi__bits_avx2(t, 4, 4), zero), qi__bits_avx2(t, 0, 4), words);
 }
 
-// qi__qins8_sizes of 32 codes.
+// qi__qins8_sizes of 32 codes whose quarters are in the order 0 2 1 3: of the first 16, then of the others.
 QI__INLINE QI__AVX2 void qi__qins8_k_words_avx2(const __m256i *table, __m256i codes, __m256i *words) {
-  const __m256i base = _mm256_set1_epi16(QI__QINS8_K_BASE), c = _mm256_permute4x64_epi64(codes, 0xd8);
-  qi__log_products_avx2(table, qi__bits_avx2(c, 4, 4), qi__bits_avx2(c, 0, 4), words);
+  const __m256i base = _mm256_set1_epi16(QI__QINS8_K_BASE);
+  qi__log_products_avx2(table, qi__bits_avx2(codes, 4, 4), qi__bits_avx2(codes, 0, 4), words);
   QI__UNROLL for (int h = 0; h < 2; h++) words[h] = _mm256_srli_epi16(_mm256_sub_epi16(words[h], base), 4);
 }
 
@@ -7995,7 +8001,7 @@ QI__INLINE QI__AVX2 __m256i qi__signed_words_avx2(const __m256i *words, __m256i 
 // Weights of 32 codes of QINS8_K without their scale: eight in each of v.
 QI__INLINE QI__AVX2 void qi__qins8_k_floats_avx2(const __m256i *table, const uint8_t *src, __m256 *v) {
   __m256i sizes[2], codes = qi__bytes_avx2(src), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
-  qi__qins8_k_words_avx2(table, codes, sizes);
+  qi__qins8_k_words_avx2(table, _mm256_permute4x64_epi64(codes, 0xd8), sizes);
   QI__UNROLL for (int e = 0; e < 4; e++) {
     __m256i words = qi__signed_words_avx2(sizes, signs, e / 2);
     __m128i half = e % 2 ? _mm256_extracti128_si256(words, 1) : _mm256_castsi256_si128(words);
@@ -8009,7 +8015,7 @@ QI__FN QI__AVX2 void qi__dequantize_qins8_k_avx2(const uint8_t *src, float *dst,
   __m256i table[4];
   qi__log_tables_avx2(qi__qins8_k_factors, table);
   for (size_t i = 0; i < n; i += 256, src += 272) {
-    qi__qins_codes_avx2(QI_FORMAT_QINS8_K, src, codes);
+    qi__turn_avx2(src + 16, codes);
     qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
     for (int g = 0; g < 8; g++) {
       __m256 v[4];
@@ -8192,7 +8198,7 @@ QI__FN QI__AVX512_BF16 void qi__qins8_k_to_bf16_avx512(const uint8_t *src, size_
   qi__log_tables_avx2(qi__qins8_k_factors, table);
   for (size_t i = 0; i < n; i += 256, src += 272) {
     qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
-    qi__qins_codes_avx2(QI_FORMAT_QINS8_K, src, codes);
+    qi__turn_avx2(src + 16, codes);
     for (int g = 0; g < 8; g++, dst += apart) {
       __m256 v[4];
       qi__qins8_k_floats_avx2(table, codes + 32 * g, v);
@@ -8451,7 +8457,7 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
     break;
   case QI_FORMAT_QINS4_K:
     s->scale = qi__scales16_avx2(qi__qins_scales_avx2(id, src), true);
-    qi__qins_codes_avx2(id, src, (uint8_t *)block->q);
+    qi__qins4_codes_avx2(src, (uint8_t *)block->q);
     s->d = qi__half_avx2(src) * 0x1p-10f;
     break;
   default:
@@ -8465,8 +8471,7 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
 // row_k_avx2.h takes.
 QI__INLINE int qi__q8_d_at(qi_format id) {
   switch (id) {
-  case QI_FORMAT_IQ4_XS:
-  case QI_FORMAT_QINS4_K: return 0;
+  case QI_FORMAT_IQ4_XS: return 0;
   case QI_FORMAT_Q2_K: return 80;
   case QI_FORMAT_Q3_K: return 108;
   default: return -1;
@@ -8633,9 +8638,8 @@ QI__INLINE QI__AVX2 __m256 qi__row_take_avx2(qi_format id, const qi__format *f, 
                                              const float *d_x, int n_blocks, __m256 lanes) {
   const __m256 minus = _mm256_set1_ps(-0.0f), x = qi__chunk_d_avx2(d_x, n_blocks);
   size_t size = (size_t)f->info.block_bytes, at = (size_t)qi__q8_d_at(id);
-  bool half = qi__q8_d_at(id) >= 0, qins = id == QI_FORMAT_QINS4_K;
+  bool half = qi__q8_d_at(id) >= 0;
   __m256 d = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n_blocks, at)) : _mm256_loadu_ps(p->d);
-  if (qins) d = _mm256_mul_ps(d, _mm256_set1_ps(0x1p-10f));
   lanes = qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, x), qi__fold8_avx2(p->total), n_blocks);
   if (!f->has_min) return lanes;
   __m256 dmin = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n_blocks, at + 2)) : _mm256_loadu_ps(p->dmin);
@@ -11901,6 +11905,123 @@ QI__FN QI__AVX512_VNNI void qi__dot_row_iq4_nl_avx512(const qi__dot_q8_args *a) 
 #endif
 
 #endif // QI__KERNELS_ROW_Q4_AVX512_H
+// generated from src/kernels/row_qins_avx2.h: edit there
+// ==== >>row_qins_avx2 : one row of activations with QINS8_K and QINS4_K ====
+#ifndef QI__KERNELS_ROW_QINS_AVX2_H
+#define QI__KERNELS_ROW_QINS_AVX2_H
+
+
+#if defined(QI__X86_64)
+
+// The products of dot_q8.h for the grouped kinds of QINS. Codes are turned (formats/qins.h): dword n of each of the four registers of
+// a block belongs to group number n, so products of bytes add up group by group, and the 16 sums are multiplied by their scales at
+// the end. Activations are turned once for all weight rows.
+
+typedef struct qi__row_qins {
+  int8_t q[QI__ROW_K_SLICE * 256];    // [block][4 registers][64]
+  int32_t bias[QI__ROW_K_SLICE * 16]; // for row_qins_avx512.h: [block][number of the group]
+  qi__fetch fetch;                    // of weights
+} qi__row_qins;
+
+// Two steps, which the loop below gets as constants and inlines: n_blocks blocks of a row of activations to their order, and the
+// lanes after n <= 8 blocks at w, of which the first is number `at` of x. n is a constant where it is 8.
+typedef void (*qi__qins_take_fn)(const int8_t *q, size_t n_blocks, qi__row_qins *out);
+typedef __m256 (*qi__qins_chunk_fn)(qi_format id, qi__step_fn step, const void *tables, const uint8_t *w, const qi__row_qins *x,
+                                    size_t at, const float *x_d, int n, __m256 lanes);
+
+// All weight rows with one row of activations.
+QI__INLINE QI__AVX2 void qi__dot_row_qins(qi__qins_take_fn take, qi__qins_chunk_fn chunk, qi_format id, qi__step_fn step,
+                                          const void *tables, const qi__dot_q8_args *a) {
+  const size_t n_blocks = a->x->k / 256, size = (size_t)qi__formats[id].info.block_bytes;
+  qi__row_qins x;
+  x.fetch = a->fetch;
+  __m256 lanes[QI__Q8_RUN];
+  for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
+  for (size_t first = 0; first < n_blocks; first += QI__ROW_K_SLICE) {
+    const qi__q8_chunk slice = qi__q8_chunk_at(a->x, a->x_row, 256 * first);
+    size_t n = qi__min_size(QI__ROW_K_SLICE, n_blocks - first);
+    take(slice.q, n, &x);
+    for (size_t r = 0; r < a->n_w; r++) {
+      const uint8_t *w = a->w + r * a->w_stride + first * size;
+      size_t b = 0;
+      for (; b + 8 <= n; b += 8, w += 8 * size) lanes[r] = chunk(id, step, tables, w, &x, b, slice.d + b, 8, lanes[r]);
+      if (b < n) lanes[r] = chunk(id, step, tables, w, &x, b, slice.d + b, (int)(n - b), lanes[r]);
+    }
+  }
+  for (size_t r = 0; r < a->n_w; r++) a->y[r] = qi__sum_lanes_avx2(lanes[r]);
+}
+
+QI__INLINE QI__AVX2 void qi__row_qins_take_avx2(const int8_t *q, size_t n_blocks, qi__row_qins *out) {
+  for (size_t b = 0; b < n_blocks; b++) qi__turn_avx2((const uint8_t *)q + 256 * b, (uint8_t *)out->q + 256 * b);
+}
+
+// Sums of the groups with numbers 8 h .. 8 h + 7 of QINS4_K. tables: T[0]; T[0] ^ T[1].
+QI__INLINE QI__AVX2 __m256i qi__qins4_k_sums_avx2(qi__step_fn bytes, const __m256i *tables, const uint8_t *w, const int8_t *x, int h) {
+  const __m256i low4 = _mm256_set1_epi8(15), bit = _mm256_slli_epi32(_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), 8 * h);
+  __m256i sum = _mm256_setzero_si256(), last = _mm256_and_si256(_mm256_set1_epi32(qi__load_u16(w + 14)), bit);
+  __m256i differs = _mm256_cmpeq_epi32(last, bit); // where T[1] is meant
+  QI__UNROLL for (int j = 0; j < 4; j++) {
+    __m256i v = qi__bytes_avx2(w + 16 + 64 * (j / 2) + 32 * h), xj = qi__bytes_avx2((const uint8_t *)x + 64 * j + 32 * h);
+    v = _mm256_and_si256(j % 2 ? _mm256_srli_epi16(v, 4) : v, low4);
+    v = _mm256_xor_si256(_mm256_shuffle_epi8(tables[0], v), _mm256_and_si256(_mm256_shuffle_epi8(tables[1], v), differs));
+    sum = bytes(sum, _mm256_abs_epi8(xj), _mm256_sign_epi8(v, xj));
+  }
+  return sum;
+}
+
+// The same of QINS8_K: sizes are words, so two dwords of a register belong to a group. tables: see qi__log_tables_avx2.
+QI__INLINE QI__AVX2 __m256i qi__qins8_k_sums_avx2(qi__step_fn words, const __m256i *tables, const uint8_t *w, const int8_t *x, int h) {
+  const __m256i zero = _mm256_setzero_si256();
+  __m256i sum[2] = {zero, zero};
+  QI__UNROLL for (int j = 0; j < 4; j++) {
+    __m256i sizes[2], codes = qi__bytes_avx2(w + 16 + 64 * j + 32 * h);
+    __m256i v = _mm256_sign_epi8(qi__bytes_avx2((const uint8_t *)x + 64 * j + 32 * h), codes); // what code 0 gets does not matter
+    qi__qins8_k_words_avx2(tables, codes, sizes); // of the first eight codes of each 16, then of the others
+    sum[0] = words(sum[0], sizes[0], _mm256_unpacklo_epi8(zero, v)); // times 256: at most 16 * 255 * 127 * 2^8 < 2^31
+    sum[1] = words(sum[1], sizes[1], _mm256_unpackhi_epi8(zero, v));
+  }
+  return _mm256_srai_epi32(_mm256_hadd_epi32(sum[0], sum[1]), 8);
+}
+
+QI__INLINE QI__AVX2 __m256 qi__qins_chunk_avx2(qi_format id, qi__step_fn step, const void *tables, const uint8_t *w,
+                                               const qi__row_qins *x, size_t at, const float *x_d, int n, __m256 lanes) {
+  const __m128i number = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15); // of groups
+  const size_t size = (size_t)qi__formats[id].info.block_bytes;
+  const uint8_t *block = w;
+  const int8_t *q = x->q + 256 * at;
+  __m256i total[8];
+  for (int b = 0; b < n; b++, block += size, q += 256) {
+    qi__row_k_fetch_avx2(x->fetch, w, size, b);
+    __m128i scales = _mm_shuffle_epi8(qi__qins_scales_avx2(id, block), number);
+    total[b] = _mm256_setzero_si256();
+    QI__UNROLL for (int h = 0; h < 2; h++) {
+      const __m256i *t = (const __m256i *)tables;
+      __m256i sum = id == QI_FORMAT_QINS4_K ? qi__qins4_k_sums_avx2(step, t, block, q, h) : qi__qins8_k_sums_avx2(step, t, block, q, h);
+      __m256i scale = _mm256_cvtepi8_epi32(h ? _mm_srli_si128(scales, 8) : scales);
+      total[b] = _mm256_add_epi32(total[b], _mm256_mullo_epi32(sum, scale));
+    }
+  }
+  for (int b = n; b < 8; b++) total[b] = _mm256_setzero_si256(); // blocks that are not there
+  __m256 d = _mm256_mul_ps(_mm256_cvtph_ps(qi__block_words_avx2(w, size, n, 0)), _mm256_set1_ps(0x1p-10f));
+  return qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, qi__chunk_d_avx2(x_d, n)), qi__fold8_avx2(total), n);
+}
+
+QI__INLINE QI__AVX2 void qi__dot_row_qins4_k(qi__step_fn bytes, const qi__dot_q8_args *a) {
+  __m256i tables[2];
+  QI__UNROLL for (int t = 0; t < 2; t++)
+    tables[t] = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)qi__qins4_values[t]));
+  tables[1] = _mm256_xor_si256(tables[0], tables[1]);
+  qi__dot_row_qins(qi__row_qins_take_avx2, qi__qins_chunk_avx2, QI_FORMAT_QINS4_K, bytes, tables, a);
+}
+
+QI__INLINE QI__AVX2 void qi__dot_row_qins8_k(qi__step_fn words, const qi__dot_q8_args *a) {
+  __m256i tables[4];
+  qi__log_tables_avx2(qi__qins8_k_factors, tables);
+  qi__dot_row_qins(qi__row_qins_take_avx2, qi__qins_chunk_avx2, QI_FORMAT_QINS8_K, words, tables, a);
+}
+#endif
+
+#endif // QI__KERNELS_ROW_QINS_AVX2_H
 
 #if defined(QI__X86_64)
 
@@ -11953,7 +12074,7 @@ QI__INLINE QI__AVX_VNNI void qi__dot_k_avx_vnni(qi_format id, int n, const qi__d
   QI__DOT_ONE(isa, target, q3_k, QI__DOT_N(isa, vnni, QI_FORMAT_Q3_K, 1)) \
   QI__DOT_ONE(isa, target, iq4_xs, QI__DOT_N(isa, vnni, QI_FORMAT_IQ4_XS, 1)) \
   QI__DOT_ONE(isa, target, mxfp4, QI__DOT_N(isa, vnni, QI_FORMAT_MXFP4, 1)) \
-  QI__DOT_ONE(isa, target, qins4_k, QI__DOT_N(isa, vnni, QI_FORMAT_QINS4_K, 1)) \
+  QI__DOT_ONE(isa, target, qins4_k, qi__dot_row_qins4_k(qi__step_bytes_##isa, a)) \
   QI__DOT_ONE(isa, target, any, QI__DOT_N(isa, vnni, QI_FORMAT_NONE, 1)) \
   QI__FN size_t qi__dot_row_##isa(const qi__dot_q8_args *a) { \
     switch (a->format->id) { \
@@ -12184,11 +12305,11 @@ QI__INLINE QI__AVX2 void qi__wide_row_qins8_k_avx2(const qi__format *f, const __
   (void)f, (void)n;
   uint8_t scale[16], code[256];
   _mm_storeu_si128((__m128i *)(void *)scale, qi__qins_scales_avx2(QI_FORMAT_QINS8_K, w));
-  qi__qins_codes_avx2(QI_FORMAT_QINS8_K, w, code);
+  qi__turn_avx2(w + 16, code);
   *d = qi__half_avx2(w) * 0x1p-10f;
   for (int g = 0; g < 8; g++) {
     __m256i sizes[2], codes = qi__bytes_avx2(code + 32 * g), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
-    qi__qins8_k_words_avx2(table, codes, sizes);
+    qi__qins8_k_words_avx2(table, _mm256_permute4x64_epi64(codes, 0xd8), sizes);
     QI__UNROLL for (int h = 0; h < 2; h++) {
       __m256i scaled = _mm256_mullo_epi16(qi__signed_words_avx2(sizes, signs, h), _mm256_set1_epi16(scale[2 * g + h]));
       qi__store_bytes_avx2(words + g / 4 * 8 * 128 + g % 4 * 32 + 16 * h, scaled);
@@ -12238,17 +12359,10 @@ QI__FN QI__AVX2 qi__q8_panel qi__wide_fill_qins8_k_avx2(const qi__dot_q8_args *a
 
 #if defined(QI__X86_64)
 
-// The products of dot_q8.h for the grouped kinds of QINS. Codes are turned (formats/qins.h): dword p of each of the four registers of
-// a block belongs to group p, so products of bytes add up group by group, and the 16 sums are multiplied by their scales at the
-// end. Activations are turned once for all weight rows.
+// row_qins_avx2.h with registers of 64 bytes. Values of QINS4_K plus 128 have no sign, which VPDPBUSD wants; what that adds to the
+// sums is in `bias`: -128 times the sum of the activations of each group.
 
-typedef struct qi__row_qins {
-  int8_t q[QI__ROW_K_SLICE * 256];    // [block][4 registers][64]
-  int32_t bias[QI__ROW_K_SLICE * 16]; // [block][group as it lies]: -128 times the sum of its activations
-  qi__fetch fetch;                    // of weights
-} qi__row_qins;
-
-QI__INLINE QI__AVX512_VBMI void qi__row_qins_take(const int8_t *q, size_t n_blocks, qi__row_qins *out) {
+QI__INLINE QI__AVX512_VBMI void qi__row_qins_take_vbmi(const int8_t *q, size_t n_blocks, qi__row_qins *out) {
   for (size_t b = 0; b < n_blocks; b++) {
     __m512i v[4], pair[4], sum = _mm512_setzero_si512();
     QI__UNROLL for (int t = 0; t < 4; t++) v[t] = _mm512_loadu_si512((const void *)(q + 256 * b + 64 * t));
@@ -12279,15 +12393,20 @@ QI__INLINE QI__AVX512_VBMI __m512i qi__qins_six_vbmi(const uint8_t *w) {
 // Where the seventh is set.
 QI__INLINE QI__AVX512_VBMI __mmask16 qi__qins_last_vbmi(const uint8_t *w) { return qi__load_u16(w + 14); }
 
+// 64 bytes, in a register. Where they are used twice, GCC loads them by way of the stack: QINS4_K 20 GB/s, not 25.
+QI__INLINE QI__AVX512_VBMI __m512i qi__codes_vbmi(const uint8_t *w) {
+  __m512i v = _mm512_loadu_si512((const void *)w);
+  __asm__("" : "+v"(v));
+  return v;
+}
+
 // Total of the block at w, in 16 lanes. values: T[0] + 128, T[1] + 128, both twice.
 QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_k_block_vbmi(const uint8_t *w, const int8_t *x, const int32_t *bias, const __m512i *values) {
   const __m512i low4 = _mm512_set1_epi8(15);
   __m512i scale = _mm512_srai_epi32(qi__qins_six_vbmi(w), 26), sum = _mm512_loadu_si512((const void *)bias);
   __m512i table = _mm512_maskz_mov_epi32(qi__qins_last_vbmi(w), _mm512_set1_epi8(16));
   QI__UNROLL for (int h = 0; h < 2; h++, x += 128) {
-    __m512i low = _mm512_loadu_si512((const void *)(w + 16 + 64 * h));
-    __asm__("" : "+v"(low)); // GCC would go through the stack: 20 GB/s, not 25
-    __m512i high = _mm512_srli_epi16(low, 4);
+    __m512i low = qi__codes_vbmi(w + 16 + 64 * h), high = _mm512_srli_epi16(low, 4);
     low = _mm512_ternarylogic_epi32(low, low4, table, 0xea); // (low & 15) | table
     high = _mm512_ternarylogic_epi32(high, low4, table, 0xea);
     sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(low, *values), _mm512_loadu_si512((const void *)x));
@@ -12297,69 +12416,48 @@ QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_k_block_vbmi(const uint8_t *w, cons
 }
 
 // The same. values: sizes of codes 0 .. 63, of the others.
-QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *w, const int8_t *x, const int32_t *bias, const __m512i *values) {
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *w, const int8_t *x, const __m512i *values) {
   const __m512i zero = _mm512_setzero_si512();
   __m512i scale = _mm512_srli_epi32(qi__qins_six_vbmi(w), 26), sum = zero;
   scale = _mm512_mask_add_epi32(scale, qi__qins_last_vbmi(w), scale, _mm512_set1_epi32(64));
   QI__UNROLL for (int j = 0; j < 4; j++) {
-    __m512i codes = _mm512_loadu_si512((const void *)(w + 16 + 64 * j)), v = _mm512_loadu_si512((const void *)(x + 64 * j));
+    __m512i codes = qi__codes_vbmi(w + 16 + 64 * j), v = _mm512_loadu_si512((const void *)(x + 64 * j));
     v = _mm512_mask_sub_epi8(v, _mm512_movepi8_mask(codes), zero, v);
     sum = _mm512_dpbusd_epi32(sum, _mm512_permutex2var_epi8(values[0], codes, values[1]), v);
   }
-  (void)bias;
   return _mm512_mullo_epi32(sum, scale);
 }
 
-typedef __m512i (*qi__qins_block_fn)(const uint8_t *w, const int8_t *x, const int32_t *bias, const __m512i *values);
-
-// Lanes after n <= 8 blocks at w, which are at `at` in x; n is a constant where it is 8.
-QI__INLINE QI__AVX512_VBMI __m256 qi__qins_chunk_vbmi(qi__qins_block_fn block, size_t size, const uint8_t *w, const qi__row_qins *x,
-                                                      size_t at, const float *x_d, int n, const __m512i *values, __m256 lanes) {
+QI__INLINE QI__AVX512_VBMI __m256 qi__qins_chunk_vbmi(qi_format id, qi__step_fn step, const void *tables, const uint8_t *w,
+                                                      const qi__row_qins *x, size_t at, const float *x_d, int n, __m256 lanes) {
+  const size_t size = (size_t)qi__formats[id].info.block_bytes;
+  const __m512i *values = (const __m512i *)tables;
   __m512i total[8];
   QI__UNROLL for (int b = 0; b < 8; b++) {
+    const int8_t *q = x->q + 256 * (at + (size_t)b);
+    const uint8_t *block = w + size * (size_t)b;
     total[b] = _mm512_setzero_si512();
     if (b >= n) continue;
     qi__row_k_fetch_avx2(x->fetch, w, size, b);
-    total[b] = block(w + size * (size_t)b, x->q + 256 * (at + (size_t)b), x->bias + 16 * (at + (size_t)b), values);
+    if (id == QI_FORMAT_QINS4_K) total[b] = qi__qins4_k_block_vbmi(block, q, x->bias + 16 * (at + (size_t)b), values);
+    else total[b] = qi__qins8_k_block_vbmi(block, q, values);
     __asm__ volatile("" : "+v"(total[b])); // clang would load all blocks at once and spill them
   }
   __m256 d = _mm256_mul_ps(_mm256_cvtph_ps(qi__block_words_avx2(w, size, n, 0)), _mm256_set1_ps(0x1p-10f));
+  (void)step;
   return qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, qi__chunk_d_avx2(x_d, n)), qi__fold8_avx512(total), n);
-}
-
-// All weight rows with one row of activations.
-QI__INLINE QI__AVX512_VBMI void qi__dot_row_qins_vbmi(qi__qins_block_fn block, size_t size, const __m512i *values,
-                                                      const qi__dot_q8_args *a) {
-  const size_t n_blocks = a->x->k / 256;
-  qi__row_qins x;
-  x.fetch = a->fetch;
-  __m256 lanes[QI__Q8_RUN];
-  for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
-  for (size_t first = 0; first < n_blocks; first += QI__ROW_K_SLICE) {
-    const qi__q8_chunk slice = qi__q8_chunk_at(a->x, a->x_row, 256 * first);
-    size_t n = qi__min_size(QI__ROW_K_SLICE, n_blocks - first);
-    qi__row_qins_take(slice.q, n, &x);
-    for (size_t r = 0; r < a->n_w; r++) {
-      const uint8_t *w = a->w + r * a->w_stride + first * size;
-      size_t b = 0;
-      for (; b + 8 <= n; b += 8, w += 8 * size)
-        lanes[r] = qi__qins_chunk_vbmi(block, size, w, &x, b, slice.d + b, 8, values, lanes[r]);
-      if (b < n) lanes[r] = qi__qins_chunk_vbmi(block, size, w, &x, b, slice.d + b, (int)(n - b), values, lanes[r]);
-    }
-  }
-  for (size_t r = 0; r < a->n_w; r++) a->y[r] = qi__sum_lanes_avx2(lanes[r]);
 }
 
 QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
   __m512i values = _mm512_broadcast_i64x4(qi__bytes_avx2((const uint8_t *)qi__qins4_values));
   values = _mm512_xor_si512(values, _mm512_set1_epi8(-128));
-  qi__dot_row_qins_vbmi(qi__qins4_k_block_vbmi, 144, &values, a);
+  qi__dot_row_qins(qi__row_qins_take_vbmi, qi__qins_chunk_vbmi, QI_FORMAT_QINS4_K, qi__words_avx512, &values, a);
 }
 
 QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_k_vbmi(const qi__dot_q8_args *a) {
   const uint8_t *sizes = qi__qins8_sizes;
   const __m512i values[2] = {_mm512_loadu_si512((const void *)sizes), _mm512_loadu_si512((const void *)(sizes + 64))};
-  qi__dot_row_qins_vbmi(qi__qins8_k_block_vbmi, 272, values, a);
+  qi__dot_row_qins(qi__row_qins_take_vbmi, qi__qins_chunk_vbmi, QI_FORMAT_QINS8_K, qi__words_avx512, values, a);
 }
 #endif
 
@@ -12424,59 +12522,6 @@ QI__FN QI__AVX2 void qi__dot_row_qins8_avx2(const qi__dot_q8_args *a) {
 }
 
 // ---- QINS8_K with AVX2 and VNNI ----
-
-// Total of a block, in eight lanes: sizes times scales are int16.
-QI__INLINE QI__AVX2 __m256i qi__qins8_k_block_avx2(qi__step_fn words, const __m256i *table, const uint8_t *w, const int8_t *x) {
-  __m256i total[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-  int16_t scale[16];
-  uint8_t code[256];
-  qi__store_bytes_avx2(scale, _mm256_cvtepu8_epi16(qi__qins_scales_avx2(QI_FORMAT_QINS8_K, w)));
-  qi__qins_codes_avx2(QI_FORMAT_QINS8_K, w, code);
-  QI__UNROLL for (int g = 0; g < 8; g++) {
-    __m256i sizes[2], codes = qi__bytes_avx2(code + 32 * g), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
-    __m256i v = _mm256_sign_epi8(qi__bytes_avx2((const uint8_t *)x + 32 * g), signs);
-    qi__qins8_k_words_avx2(table, codes, sizes);
-    QI__UNROLL for (int h = 0; h < 2; h++) {
-      __m128i half = h ? _mm256_extracti128_si256(v, 1) : _mm256_castsi256_si128(v);
-      __m256i scaled = _mm256_mullo_epi16(sizes[h], _mm256_set1_epi16(scale[2 * g + h]));
-      total[h] = words(total[h], scaled, _mm256_cvtepi8_epi16(half));
-    }
-  }
-  return _mm256_add_epi32(total[0], total[1]);
-}
-
-// All weight rows with one row of activations.
-QI__INLINE QI__AVX2 void qi__dot_row_qins8_k(qi__step_fn words, const qi__dot_q8_args *a) {
-  size_t n_blocks = a->x->k / 256;
-  __m256i table[4];
-  qi__log_tables_avx2(qi__qins8_k_factors, table);
-  for (size_t first = 0; first < a->n_w; first += QI__PAIR) {
-    const uint8_t *w[QI__PAIR], *first_row;
-    __m256 lanes[QI__PAIR] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    __m256i total[QI__PAIR][8];
-    float d_w[QI__PAIR][8];
-    qi__pair_rows(a, first, w);
-    first_row = w[0];
-    for (size_t b = 0; b < n_blocks; b++) {
-      qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
-      int n = (int)(b % 8) + 1;
-      qi__prefetch_far_pair_avx2(a->fetch, first_row, w[0], QI__PAIR * 272);
-      QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-        total[r][n - 1] = qi__qins8_k_block_avx2(words, table, w[r], x.q);
-        d_w[r][n - 1] = qi__half_avx2(w[r]) * 0x1p-10f;
-        w[r] += 272;
-      }
-      if (n < 8 && b + 1 < n_blocks) continue;
-      for (int i = n; i < 8; i++) // blocks that are not there
-        QI__UNROLL for (int r = 0; r < QI__PAIR; r++) total[r][i] = _mm256_setzero_si256(), d_w[r][i] = 0;
-      __m256 d = qi__chunk_d_avx2(x.d - (n - 1), n);
-      QI__UNROLL for (int r = 0; r < QI__PAIR; r++)
-        lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(d_w[r]), d), qi__fold8_avx2(total[r]), n);
-    }
-    QI__UNROLL for (size_t r = 0; r < QI__PAIR; r++)
-      if (first + r < a->n_w) a->y[first + r] = qi__sum_lanes_avx2(lanes[r]);
-  }
-}
 
 QI__FN QI__AVX2 void qi__dot_row_qins8_k_avx2(const qi__dot_q8_args *a) { qi__dot_row_qins8_k(qi__words_avx2, a); }
 #if defined(QI__HAS_AVX_VNNI)

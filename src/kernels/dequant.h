@@ -65,13 +65,11 @@ QI__INLINE QI__AVX2 __m128i qi__qins_scales_avx2(qi_format id, const uint8_t *sr
   return _mm_packs_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
 }
 
-// Codes of a block in the order of the weights (formats/qins.h).
-QI__INLINE QI__AVX2 void qi__qins_codes_avx2(qi_format id, const uint8_t *src, uint8_t *codes) {
+// 256 bytes turned (formats/qins.h), from either order to the other.
+QI__INLINE QI__AVX2 void qi__turn_avx2(const uint8_t *src, uint8_t *dst) {
   QI__UNROLL for (int h = 0; h < 2; h++) { // halves of registers of 64 bytes
     __m256i v[4], pair[4];
-    QI__UNROLL for (int j = 0; j < 4; j++)
-      v[j] = id == QI_FORMAT_QINS4_K ? qi__bits_avx2(qi__bytes_avx2(src + 16 + 64 * (j / 2) + 32 * h), j % 2 * 4, 4)
-                                     : qi__bytes_avx2(src + 16 + 64 * j + 32 * h);
+    QI__UNROLL for (int j = 0; j < 4; j++) v[j] = qi__bytes_avx2(src + 64 * j + 32 * h);
     QI__UNROLL for (int i = 0; i < 2; i++) {
       pair[2 * i] = _mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
       pair[2 * i + 1] = _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
@@ -79,9 +77,17 @@ QI__INLINE QI__AVX2 void qi__qins_codes_avx2(qi_format id, const uint8_t *src, u
     QI__UNROLL for (int t = 0; t < 4; t++) {
       __m256i first = pair[t / 2], last = pair[2 + t / 2];
       __m256i out = t % 2 ? _mm256_unpackhi_epi64(first, last) : _mm256_unpacklo_epi64(first, last);
-      qi__store_bytes_avx2(codes + 64 * t + 32 * h, out);
+      qi__store_bytes_avx2(dst + 64 * t + 32 * h, out);
     }
   }
+}
+
+// Codes of a block of QINS4_K in the order of the weights.
+QI__INLINE QI__AVX2 void qi__qins4_codes_avx2(const uint8_t *src, uint8_t *codes) {
+  uint8_t turned[256];
+  QI__UNROLL for (int i = 0; i < 8; i++) // half i % 2 of register i / 2
+    qi__store_bytes_avx2(turned + 32 * i, qi__bits_avx2(qi__bytes_avx2(src + 16 + i / 4 * 64 + i % 2 * 32), i / 2 % 2 * 4, 4));
+  qi__turn_avx2(turned, codes);
 }
 
 // Of a format without a case: `block` is unpacked, too.
@@ -139,7 +145,7 @@ QI__INLINE QI__AVX2 void qi__block_scales_avx2(qi_format id, const qi__format *f
   case QI_FORMAT_QINS8_K:
   case QI_FORMAT_QINS4_K: {
     __m128i v = qi__qins_scales_avx2(id, src);
-    if (id == QI_FORMAT_QINS4_K) qi__qins_codes_avx2(id, src, (uint8_t *)block->q);
+    if (id == QI_FORMAT_QINS4_K) qi__qins4_codes_avx2(src, (uint8_t *)block->q);
     __m256 d = _mm256_set1_ps(qi__half_avx2(src) * 0x1p-10f);
     _mm256_storeu_ps(out->scale, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v))));
     _mm256_storeu_ps(out->scale + 8, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))));
@@ -296,10 +302,10 @@ QI__INLINE QI__AVX2 void qi__qins8_words_avx2(const __m256i *table, __m256i code
   qi__log_products_avx2(table, _mm256_or_si256(qi__bits_avx2(t, 4, 4), zero), qi__bits_avx2(t, 0, 4), words);
 }
 
-// qi__qins8_sizes of 32 codes.
+// qi__qins8_sizes of 32 codes whose quarters are in the order 0 2 1 3: of the first 16, then of the others.
 QI__INLINE QI__AVX2 void qi__qins8_k_words_avx2(const __m256i *table, __m256i codes, __m256i *words) {
-  const __m256i base = _mm256_set1_epi16(QI__QINS8_K_BASE), c = _mm256_permute4x64_epi64(codes, 0xd8);
-  qi__log_products_avx2(table, qi__bits_avx2(c, 4, 4), qi__bits_avx2(c, 0, 4), words);
+  const __m256i base = _mm256_set1_epi16(QI__QINS8_K_BASE);
+  qi__log_products_avx2(table, qi__bits_avx2(codes, 4, 4), qi__bits_avx2(codes, 0, 4), words);
   QI__UNROLL for (int h = 0; h < 2; h++) words[h] = _mm256_srli_epi16(_mm256_sub_epi16(words[h], base), 4);
 }
 
@@ -312,7 +318,7 @@ QI__INLINE QI__AVX2 __m256i qi__signed_words_avx2(const __m256i *words, __m256i 
 // Weights of 32 codes of QINS8_K without their scale: eight in each of v.
 QI__INLINE QI__AVX2 void qi__qins8_k_floats_avx2(const __m256i *table, const uint8_t *src, __m256 *v) {
   __m256i sizes[2], codes = qi__bytes_avx2(src), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
-  qi__qins8_k_words_avx2(table, codes, sizes);
+  qi__qins8_k_words_avx2(table, _mm256_permute4x64_epi64(codes, 0xd8), sizes);
   QI__UNROLL for (int e = 0; e < 4; e++) {
     __m256i words = qi__signed_words_avx2(sizes, signs, e / 2);
     __m128i half = e % 2 ? _mm256_extracti128_si256(words, 1) : _mm256_castsi256_si128(words);
@@ -326,7 +332,7 @@ QI__FN QI__AVX2 void qi__dequantize_qins8_k_avx2(const uint8_t *src, float *dst,
   __m256i table[4];
   qi__log_tables_avx2(qi__qins8_k_factors, table);
   for (size_t i = 0; i < n; i += 256, src += 272) {
-    qi__qins_codes_avx2(QI_FORMAT_QINS8_K, src, codes);
+    qi__turn_avx2(src + 16, codes);
     qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
     for (int g = 0; g < 8; g++) {
       __m256 v[4];
@@ -509,7 +515,7 @@ QI__FN QI__AVX512_BF16 void qi__qins8_k_to_bf16_avx512(const uint8_t *src, size_
   qi__log_tables_avx2(qi__qins8_k_factors, table);
   for (size_t i = 0; i < n; i += 256, src += 272) {
     qi__block_scales_avx2(QI_FORMAT_QINS8_K, NULL, src, NULL, &s);
-    qi__qins_codes_avx2(QI_FORMAT_QINS8_K, src, codes);
+    qi__turn_avx2(src + 16, codes);
     for (int g = 0; g < 8; g++, dst += apart) {
       __m256 v[4];
       qi__qins8_k_floats_avx2(table, codes + 32 * g, v);

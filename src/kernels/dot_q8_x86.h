@@ -196,7 +196,7 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
     break;
   case QI_FORMAT_QINS4_K:
     s->scale = qi__scales16_avx2(qi__qins_scales_avx2(id, src), true);
-    qi__qins_codes_avx2(id, src, (uint8_t *)block->q);
+    qi__qins4_codes_avx2(src, (uint8_t *)block->q);
     s->d = qi__half_avx2(src) * 0x1p-10f;
     break;
   default:
@@ -210,8 +210,7 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
 // row_k_avx2.h takes.
 QI__INLINE int qi__q8_d_at(qi_format id) {
   switch (id) {
-  case QI_FORMAT_IQ4_XS:
-  case QI_FORMAT_QINS4_K: return 0;
+  case QI_FORMAT_IQ4_XS: return 0;
   case QI_FORMAT_Q2_K: return 80;
   case QI_FORMAT_Q3_K: return 108;
   default: return -1;
@@ -378,9 +377,8 @@ QI__INLINE QI__AVX2 __m256 qi__row_take_avx2(qi_format id, const qi__format *f, 
                                              const float *d_x, int n_blocks, __m256 lanes) {
   const __m256 minus = _mm256_set1_ps(-0.0f), x = qi__chunk_d_avx2(d_x, n_blocks);
   size_t size = (size_t)f->info.block_bytes, at = (size_t)qi__q8_d_at(id);
-  bool half = qi__q8_d_at(id) >= 0, qins = id == QI_FORMAT_QINS4_K;
+  bool half = qi__q8_d_at(id) >= 0;
   __m256 d = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n_blocks, at)) : _mm256_loadu_ps(p->d);
-  if (qins) d = _mm256_mul_ps(d, _mm256_set1_ps(0x1p-10f));
   lanes = qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, x), qi__fold8_avx2(p->total), n_blocks);
   if (!f->has_min) return lanes;
   __m256 dmin = half ? _mm256_cvtph_ps(qi__block_words_avx2(w, size, n_blocks, at + 2)) : _mm256_loadu_ps(p->dmin);

@@ -65,59 +65,6 @@ QI__FN QI__AVX2 void qi__dot_row_qins8_avx2(const qi__dot_q8_args *a) {
 
 // ---- QINS8_K with AVX2 and VNNI ----
 
-// Total of a block, in eight lanes: sizes times scales are int16.
-QI__INLINE QI__AVX2 __m256i qi__qins8_k_block_avx2(qi__step_fn words, const __m256i *table, const uint8_t *w, const int8_t *x) {
-  __m256i total[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-  int16_t scale[16];
-  uint8_t code[256];
-  qi__store_bytes_avx2(scale, _mm256_cvtepu8_epi16(qi__qins_scales_avx2(QI_FORMAT_QINS8_K, w)));
-  qi__qins_codes_avx2(QI_FORMAT_QINS8_K, w, code);
-  QI__UNROLL for (int g = 0; g < 8; g++) {
-    __m256i sizes[2], codes = qi__bytes_avx2(code + 32 * g), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
-    __m256i v = _mm256_sign_epi8(qi__bytes_avx2((const uint8_t *)x + 32 * g), signs);
-    qi__qins8_k_words_avx2(table, codes, sizes);
-    QI__UNROLL for (int h = 0; h < 2; h++) {
-      __m128i half = h ? _mm256_extracti128_si256(v, 1) : _mm256_castsi256_si128(v);
-      __m256i scaled = _mm256_mullo_epi16(sizes[h], _mm256_set1_epi16(scale[2 * g + h]));
-      total[h] = words(total[h], scaled, _mm256_cvtepi8_epi16(half));
-    }
-  }
-  return _mm256_add_epi32(total[0], total[1]);
-}
-
-// All weight rows with one row of activations.
-QI__INLINE QI__AVX2 void qi__dot_row_qins8_k(qi__step_fn words, const qi__dot_q8_args *a) {
-  size_t n_blocks = a->x->k / 256;
-  __m256i table[4];
-  qi__log_tables_avx2(qi__qins8_k_factors, table);
-  for (size_t first = 0; first < a->n_w; first += QI__PAIR) {
-    const uint8_t *w[QI__PAIR], *first_row;
-    __m256 lanes[QI__PAIR] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    __m256i total[QI__PAIR][8];
-    float d_w[QI__PAIR][8];
-    qi__pair_rows(a, first, w);
-    first_row = w[0];
-    for (size_t b = 0; b < n_blocks; b++) {
-      qi__q8_chunk x = qi__q8_chunk_at(a->x, a->x_row, 256 * b);
-      int n = (int)(b % 8) + 1;
-      qi__prefetch_far_pair_avx2(a->fetch, first_row, w[0], QI__PAIR * 272);
-      QI__UNROLL for (int r = 0; r < QI__PAIR; r++) {
-        total[r][n - 1] = qi__qins8_k_block_avx2(words, table, w[r], x.q);
-        d_w[r][n - 1] = qi__half_avx2(w[r]) * 0x1p-10f;
-        w[r] += 272;
-      }
-      if (n < 8 && b + 1 < n_blocks) continue;
-      for (int i = n; i < 8; i++) // blocks that are not there
-        QI__UNROLL for (int r = 0; r < QI__PAIR; r++) total[r][i] = _mm256_setzero_si256(), d_w[r][i] = 0;
-      __m256 d = qi__chunk_d_avx2(x.d - (n - 1), n);
-      QI__UNROLL for (int r = 0; r < QI__PAIR; r++)
-        lanes[r] = qi__take_blocks_avx2(lanes[r], _mm256_mul_ps(_mm256_loadu_ps(d_w[r]), d), qi__fold8_avx2(total[r]), n);
-    }
-    QI__UNROLL for (size_t r = 0; r < QI__PAIR; r++)
-      if (first + r < a->n_w) a->y[first + r] = qi__sum_lanes_avx2(lanes[r]);
-  }
-}
-
 QI__FN QI__AVX2 void qi__dot_row_qins8_k_avx2(const qi__dot_q8_args *a) { qi__dot_row_qins8_k(qi__words_avx2, a); }
 #if defined(QI__HAS_AVX_VNNI)
 QI__FN QI__AVX_VNNI void qi__dot_row_qins8_k_avx_vnni(const qi__dot_q8_args *a) { qi__dot_row_qins8_k(qi__words_avx_vnni, a); }

@@ -29,11 +29,11 @@ QI__INLINE QI__AVX2 void qi__wide_row_qins8_k_avx2(const qi__format *f, const __
   (void)f, (void)n;
   uint8_t scale[16], code[256];
   _mm_storeu_si128((__m128i *)(void *)scale, qi__qins_scales_avx2(QI_FORMAT_QINS8_K, w));
-  qi__qins_codes_avx2(QI_FORMAT_QINS8_K, w, code);
+  qi__turn_avx2(w + 16, code);
   *d = qi__half_avx2(w) * 0x1p-10f;
   for (int g = 0; g < 8; g++) {
     __m256i sizes[2], codes = qi__bytes_avx2(code + 32 * g), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
-    qi__qins8_k_words_avx2(table, codes, sizes);
+    qi__qins8_k_words_avx2(table, _mm256_permute4x64_epi64(codes, 0xd8), sizes);
     QI__UNROLL for (int h = 0; h < 2; h++) {
       __m256i scaled = _mm256_mullo_epi16(qi__signed_words_avx2(sizes, signs, h), _mm256_set1_epi16(scale[2 * g + h]));
       qi__store_bytes_avx2(words + g / 4 * 8 * 128 + g % 4 * 32 + 16 * h, scaled);

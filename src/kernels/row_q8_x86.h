@@ -6,6 +6,7 @@
 #include "row_k_avx2.h"
 #include "row_k_avx512.h"
 #include "row_q4_avx512.h"
+#include "row_qins_avx2.h"
 
 #if defined(QI__X86_64)
 
@@ -58,7 +59,7 @@ QI__INLINE QI__AVX_VNNI void qi__dot_k_avx_vnni(qi_format id, int n, const qi__d
   QI__DOT_ONE(isa, target, q3_k, QI__DOT_N(isa, vnni, QI_FORMAT_Q3_K, 1)) \
   QI__DOT_ONE(isa, target, iq4_xs, QI__DOT_N(isa, vnni, QI_FORMAT_IQ4_XS, 1)) \
   QI__DOT_ONE(isa, target, mxfp4, QI__DOT_N(isa, vnni, QI_FORMAT_MXFP4, 1)) \
-  QI__DOT_ONE(isa, target, qins4_k, QI__DOT_N(isa, vnni, QI_FORMAT_QINS4_K, 1)) \
+  QI__DOT_ONE(isa, target, qins4_k, qi__dot_row_qins4_k(qi__step_bytes_##isa, a)) \
   QI__DOT_ONE(isa, target, any, QI__DOT_N(isa, vnni, QI_FORMAT_NONE, 1)) \
   QI__FN size_t qi__dot_row_##isa(const qi__dot_q8_args *a) { \
     switch (a->format->id) { \

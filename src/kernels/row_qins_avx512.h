@@ -3,20 +3,14 @@
 #define QI__KERNELS_ROW_QINS_AVX512_H
 
 #include "row_k_avx512.h"
+#include "row_qins_avx2.h"
 
 #if defined(QI__X86_64)
 
-// The products of dot_q8.h for the grouped kinds of QINS. Codes are turned (formats/qins.h): dword p of each of the four registers of
-// a block belongs to group p, so products of bytes add up group by group, and the 16 sums are multiplied by their scales at the
-// end. Activations are turned once for all weight rows.
+// row_qins_avx2.h with registers of 64 bytes. Values of QINS4_K plus 128 have no sign, which VPDPBUSD wants; what that adds to the
+// sums is in `bias`: -128 times the sum of the activations of each group.
 
-typedef struct qi__row_qins {
-  int8_t q[QI__ROW_K_SLICE * 256];    // [block][4 registers][64]
-  int32_t bias[QI__ROW_K_SLICE * 16]; // [block][group as it lies]: -128 times the sum of its activations
-  qi__fetch fetch;                    // of weights
-} qi__row_qins;
-
-QI__INLINE QI__AVX512_VBMI void qi__row_qins_take(const int8_t *q, size_t n_blocks, qi__row_qins *out) {
+QI__INLINE QI__AVX512_VBMI void qi__row_qins_take_vbmi(const int8_t *q, size_t n_blocks, qi__row_qins *out) {
   for (size_t b = 0; b < n_blocks; b++) {
     __m512i v[4], pair[4], sum = _mm512_setzero_si512();
     QI__UNROLL for (int t = 0; t < 4; t++) v[t] = _mm512_loadu_si512((const void *)(q + 256 * b + 64 * t));
@@ -47,15 +41,20 @@ QI__INLINE QI__AVX512_VBMI __m512i qi__qins_six_vbmi(const uint8_t *w) {
 // Where the seventh is set.
 QI__INLINE QI__AVX512_VBMI __mmask16 qi__qins_last_vbmi(const uint8_t *w) { return qi__load_u16(w + 14); }
 
+// 64 bytes, in a register. Where they are used twice, GCC loads them by way of the stack: QINS4_K 20 GB/s, not 25.
+QI__INLINE QI__AVX512_VBMI __m512i qi__codes_vbmi(const uint8_t *w) {
+  __m512i v = _mm512_loadu_si512((const void *)w);
+  __asm__("" : "+v"(v));
+  return v;
+}
+
 // Total of the block at w, in 16 lanes. values: T[0] + 128, T[1] + 128, both twice.
 QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_k_block_vbmi(const uint8_t *w, const int8_t *x, const int32_t *bias, const __m512i *values) {
   const __m512i low4 = _mm512_set1_epi8(15);
   __m512i scale = _mm512_srai_epi32(qi__qins_six_vbmi(w), 26), sum = _mm512_loadu_si512((const void *)bias);
   __m512i table = _mm512_maskz_mov_epi32(qi__qins_last_vbmi(w), _mm512_set1_epi8(16));
   QI__UNROLL for (int h = 0; h < 2; h++, x += 128) {
-    __m512i low = _mm512_loadu_si512((const void *)(w + 16 + 64 * h));
-    __asm__("" : "+v"(low)); // GCC would go through the stack: 20 GB/s, not 25
-    __m512i high = _mm512_srli_epi16(low, 4);
+    __m512i low = qi__codes_vbmi(w + 16 + 64 * h), high = _mm512_srli_epi16(low, 4);
     low = _mm512_ternarylogic_epi32(low, low4, table, 0xea); // (low & 15) | table
     high = _mm512_ternarylogic_epi32(high, low4, table, 0xea);
     sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(low, *values), _mm512_loadu_si512((const void *)x));
@@ -65,69 +64,48 @@ QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_k_block_vbmi(const uint8_t *w, cons
 }
 
 // The same. values: sizes of codes 0 .. 63, of the others.
-QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *w, const int8_t *x, const int32_t *bias, const __m512i *values) {
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *w, const int8_t *x, const __m512i *values) {
   const __m512i zero = _mm512_setzero_si512();
   __m512i scale = _mm512_srli_epi32(qi__qins_six_vbmi(w), 26), sum = zero;
   scale = _mm512_mask_add_epi32(scale, qi__qins_last_vbmi(w), scale, _mm512_set1_epi32(64));
   QI__UNROLL for (int j = 0; j < 4; j++) {
-    __m512i codes = _mm512_loadu_si512((const void *)(w + 16 + 64 * j)), v = _mm512_loadu_si512((const void *)(x + 64 * j));
+    __m512i codes = qi__codes_vbmi(w + 16 + 64 * j), v = _mm512_loadu_si512((const void *)(x + 64 * j));
     v = _mm512_mask_sub_epi8(v, _mm512_movepi8_mask(codes), zero, v);
     sum = _mm512_dpbusd_epi32(sum, _mm512_permutex2var_epi8(values[0], codes, values[1]), v);
   }
-  (void)bias;
   return _mm512_mullo_epi32(sum, scale);
 }
 
-typedef __m512i (*qi__qins_block_fn)(const uint8_t *w, const int8_t *x, const int32_t *bias, const __m512i *values);
-
-// Lanes after n <= 8 blocks at w, which are at `at` in x; n is a constant where it is 8.
-QI__INLINE QI__AVX512_VBMI __m256 qi__qins_chunk_vbmi(qi__qins_block_fn block, size_t size, const uint8_t *w, const qi__row_qins *x,
-                                                      size_t at, const float *x_d, int n, const __m512i *values, __m256 lanes) {
+QI__INLINE QI__AVX512_VBMI __m256 qi__qins_chunk_vbmi(qi_format id, qi__step_fn step, const void *tables, const uint8_t *w,
+                                                      const qi__row_qins *x, size_t at, const float *x_d, int n, __m256 lanes) {
+  const size_t size = (size_t)qi__formats[id].info.block_bytes;
+  const __m512i *values = (const __m512i *)tables;
   __m512i total[8];
   QI__UNROLL for (int b = 0; b < 8; b++) {
+    const int8_t *q = x->q + 256 * (at + (size_t)b);
+    const uint8_t *block = w + size * (size_t)b;
     total[b] = _mm512_setzero_si512();
     if (b >= n) continue;
     qi__row_k_fetch_avx2(x->fetch, w, size, b);
-    total[b] = block(w + size * (size_t)b, x->q + 256 * (at + (size_t)b), x->bias + 16 * (at + (size_t)b), values);
+    if (id == QI_FORMAT_QINS4_K) total[b] = qi__qins4_k_block_vbmi(block, q, x->bias + 16 * (at + (size_t)b), values);
+    else total[b] = qi__qins8_k_block_vbmi(block, q, values);
     __asm__ volatile("" : "+v"(total[b])); // clang would load all blocks at once and spill them
   }
   __m256 d = _mm256_mul_ps(_mm256_cvtph_ps(qi__block_words_avx2(w, size, n, 0)), _mm256_set1_ps(0x1p-10f));
+  (void)step;
   return qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, qi__chunk_d_avx2(x_d, n)), qi__fold8_avx512(total), n);
-}
-
-// All weight rows with one row of activations.
-QI__INLINE QI__AVX512_VBMI void qi__dot_row_qins_vbmi(qi__qins_block_fn block, size_t size, const __m512i *values,
-                                                      const qi__dot_q8_args *a) {
-  const size_t n_blocks = a->x->k / 256;
-  qi__row_qins x;
-  x.fetch = a->fetch;
-  __m256 lanes[QI__Q8_RUN];
-  for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
-  for (size_t first = 0; first < n_blocks; first += QI__ROW_K_SLICE) {
-    const qi__q8_chunk slice = qi__q8_chunk_at(a->x, a->x_row, 256 * first);
-    size_t n = qi__min_size(QI__ROW_K_SLICE, n_blocks - first);
-    qi__row_qins_take(slice.q, n, &x);
-    for (size_t r = 0; r < a->n_w; r++) {
-      const uint8_t *w = a->w + r * a->w_stride + first * size;
-      size_t b = 0;
-      for (; b + 8 <= n; b += 8, w += 8 * size)
-        lanes[r] = qi__qins_chunk_vbmi(block, size, w, &x, b, slice.d + b, 8, values, lanes[r]);
-      if (b < n) lanes[r] = qi__qins_chunk_vbmi(block, size, w, &x, b, slice.d + b, (int)(n - b), values, lanes[r]);
-    }
-  }
-  for (size_t r = 0; r < a->n_w; r++) a->y[r] = qi__sum_lanes_avx2(lanes[r]);
 }
 
 QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
   __m512i values = _mm512_broadcast_i64x4(qi__bytes_avx2((const uint8_t *)qi__qins4_values));
   values = _mm512_xor_si512(values, _mm512_set1_epi8(-128));
-  qi__dot_row_qins_vbmi(qi__qins4_k_block_vbmi, 144, &values, a);
+  qi__dot_row_qins(qi__row_qins_take_vbmi, qi__qins_chunk_vbmi, QI_FORMAT_QINS4_K, qi__words_avx512, &values, a);
 }
 
 QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_k_vbmi(const qi__dot_q8_args *a) {
   const uint8_t *sizes = qi__qins8_sizes;
   const __m512i values[2] = {_mm512_loadu_si512((const void *)sizes), _mm512_loadu_si512((const void *)(sizes + 64))};
-  qi__dot_row_qins_vbmi(qi__qins8_k_block_vbmi, 272, values, a);
+  qi__dot_row_qins(qi__row_qins_take_vbmi, qi__qins_chunk_vbmi, QI_FORMAT_QINS8_K, qi__words_avx512, values, a);
 }
 #endif
 
