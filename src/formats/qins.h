@@ -25,11 +25,12 @@
 // exp(log_max) / 21800. (At the greatest size half a step of the codes, (1 - exp(-h)) / 2, is 1/72 of it for R = 7.)
 //
 // Codes of the grouped kinds are turned: the code of weight 64 t + 16 l + 4 j + b is number 64 j + 16 l + 4 t + b (t, l, j, b < 4),
-// and what is said of group 4 t + l is number 4 l + t. So, of codes in registers of 64 bytes, each dword belongs to one group in all
-// four of them: products of bytes add up group by group. Nibbles: code n is in byte n / 128 * 64 + n % 64, the upper half if n / 64
-// is odd. There are seven bits a group: six[12] are six of each, one after the other from the lowest on; bit n of the word `last` is
-// the seventh of number n. QINS8_K: s = 0..127. QINS4_K: s in six bits, two's complement; the seventh is t. Steps grow with the
-// weight: with the code in -1..1 as a,
+// and what is said of group 4 t + l is number 4 l + t. So, of codes in registers of 64 bytes, each dword belongs to one group in
+// all four of them: products of bytes add up group by group. Nibbles: code n is in byte n / 128 * 64 + n % 64, in its upper half
+// if n / 64 is odd. There are seven bits a group: six[12] are six of each, one after the other from the lowest on; bit n of the
+// word `last` is the seventh of number n. QINS8_K: s = 0..127. QINS4_K: s in six bits, two's complement; the seventh is t.
+//
+// Steps grow with the weight: with the code in -1..1 as a,
 //
 //   |w| / max = ((1 + m)^|a| - 1) / m
 //

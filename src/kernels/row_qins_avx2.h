@@ -6,9 +6,9 @@
 
 #if defined(QI__X86_64)
 
-// The products of dot_q8.h for the grouped kinds of QINS. Codes are turned (formats/qins.h): dword n of each of the four registers of
-// a block belongs to group number n, so products of bytes add up group by group, and the 16 sums are multiplied by their scales at
-// the end. Activations are turned once for all weight rows.
+// The products of dot_q8.h for the grouped kinds of QINS. Codes are turned (formats/qins.h): dword n of each of the four registers
+// of a block belongs to group number n, so products of bytes add up group by group, and the 16 sums are multiplied by their scales
+// at the end. Activations are turned once for all weight rows.
 
 typedef struct qi__row_qins {
   int8_t q[QI__ROW_K_SLICE * 256];    // [block][4 registers][64]
@@ -49,7 +49,8 @@ QI__INLINE QI__AVX2 void qi__row_qins_take_avx2(const int8_t *q, size_t n_blocks
 }
 
 // Sums of the groups with numbers 8 h .. 8 h + 7 of QINS4_K. tables: T[0]; T[0] ^ T[1].
-QI__INLINE QI__AVX2 __m256i qi__qins4_k_sums_avx2(qi__step_fn bytes, const __m256i *tables, const uint8_t *w, const int8_t *x, int h) {
+QI__INLINE QI__AVX2 __m256i qi__qins4_k_sums_avx2(qi__step_fn bytes, const __m256i *tables, const uint8_t *w, const int8_t *x,
+                                                  int h) {
   const __m256i low4 = _mm256_set1_epi8(15), bit = _mm256_slli_epi32(_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), 8 * h);
   __m256i sum = _mm256_setzero_si256(), last = _mm256_and_si256(_mm256_set1_epi32(qi__load_u16(w + 14)), bit);
   __m256i differs = _mm256_cmpeq_epi32(last, bit); // where T[1] is meant
@@ -63,7 +64,8 @@ QI__INLINE QI__AVX2 __m256i qi__qins4_k_sums_avx2(qi__step_fn bytes, const __m25
 }
 
 // The same of QINS8_K: sizes are words, so two dwords of a register belong to a group. tables: see qi__log_tables_avx2.
-QI__INLINE QI__AVX2 __m256i qi__qins8_k_sums_avx2(qi__step_fn words, const __m256i *tables, const uint8_t *w, const int8_t *x, int h) {
+QI__INLINE QI__AVX2 __m256i qi__qins8_k_sums_avx2(qi__step_fn words, const __m256i *tables, const uint8_t *w, const int8_t *x,
+                                                  int h) {
   const __m256i zero = _mm256_setzero_si256();
   __m256i sum[2] = {zero, zero};
   QI__UNROLL for (int j = 0; j < 4; j++) {
@@ -89,8 +91,9 @@ QI__INLINE QI__AVX2 __m256 qi__qins_chunk_avx2(qi_format id, qi__step_fn step, c
     total[b] = _mm256_setzero_si256();
     QI__UNROLL for (int h = 0; h < 2; h++) {
       const __m256i *t = (const __m256i *)tables;
-      __m256i sum = id == QI_FORMAT_QINS4_K ? qi__qins4_k_sums_avx2(step, t, block, q, h) : qi__qins8_k_sums_avx2(step, t, block, q, h);
-      __m256i scale = _mm256_cvtepi8_epi32(h ? _mm_srli_si128(scales, 8) : scales);
+      __m256i sum, scale = _mm256_cvtepi8_epi32(h ? _mm_srli_si128(scales, 8) : scales);
+      if (id == QI_FORMAT_QINS4_K) sum = qi__qins4_k_sums_avx2(step, t, block, q, h);
+      else sum = qi__qins8_k_sums_avx2(step, t, block, q, h);
       total[b] = _mm256_add_epi32(total[b], _mm256_mullo_epi32(sum, scale));
     }
   }

@@ -32,7 +32,8 @@ QI__INLINE QI__AVX512_VBMI void qi__row_qins_take_vbmi(const int8_t *q, size_t n
 // The six bits of each group, in the top of its dword; what is below them is not theirs.
 QI__INLINE QI__AVX512_VBMI __m512i qi__qins_six_vbmi(const uint8_t *w) {
   // Byte 3 of each dword: from two bits before its six on, which are 48 bits for eight groups.
-  const __m512i from = _mm512_broadcast_i64x4(_mm256_setr_epi64x(0x040000003e000000, 0x100000000a000000, 0x1c00000016000000, 0x2800000022000000));
+  const __m512i from = _mm512_broadcast_i64x4(_mm256_setr_epi64x(0x040000003e000000, 0x100000000a000000, 0x1c00000016000000,
+                                                                 0x2800000022000000));
   __m512i v = _mm512_set1_epi64((long long)qi__load_u64(w + 2));
   v = _mm512_mask_broadcastq_epi64(v, 0xf0, _mm_loadl_epi64((const __m128i *)(const void *)(w + 8)));
   return _mm512_multishift_epi64_epi8(from, v);
@@ -49,7 +50,8 @@ QI__INLINE QI__AVX512_VBMI __m512i qi__codes_vbmi(const uint8_t *w) {
 }
 
 // Total of the block at w, in 16 lanes. values: T[0] + 128, T[1] + 128, both twice.
-QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_k_block_vbmi(const uint8_t *w, const int8_t *x, const int32_t *bias, const __m512i *values) {
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_k_block_vbmi(const uint8_t *w, const int8_t *x, const int32_t *bias,
+                                                          const __m512i *values) {
   const __m512i low4 = _mm512_set1_epi8(15);
   __m512i scale = _mm512_srai_epi32(qi__qins_six_vbmi(w), 26), sum = _mm512_loadu_si512((const void *)bias);
   __m512i table = _mm512_maskz_mov_epi32(qi__qins_last_vbmi(w), _mm512_set1_epi8(16));
