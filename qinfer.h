@@ -13546,8 +13546,8 @@ QI__INLINE QI__AVX512_VNNI __m512i qi__ternary_join_avx512(qi_format id, const q
 
 // ---- weight rows ----
 
-// Blocks whose fetches come together. Emerald Rapids, 6912 columns of TQ2_0 out of the second level, GB/s of one thread: 23 block by
-// block, 33 with four, 31 with eight.
+// Blocks whose fetches come together. Emerald Rapids, 6912 columns of TQ2_0 out of the second level, GB/s of one thread: block by
+// block 23, with four 33, with eight 31.
 #define QI__TERNARY_FETCH 4
 
 // Where the scale is in a block; I2_S has none.
