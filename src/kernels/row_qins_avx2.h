@@ -10,11 +10,13 @@
 // of a block belongs to group number n, so products of bytes add up group by group, and the 16 sums are multiplied by their scales
 // at the end. Activations are turned once for all weight rows.
 
-typedef struct qi__row_qins {
+typedef struct qi__row_qins { // in the scratch of a product
   int8_t q[QI__ROW_K_SLICE * 256];    // [block][4 registers][64]
   int32_t bias[QI__ROW_K_SLICE * 16]; // for row_qins_avx512.h: [block][number of the group]
   qi__fetch fetch;                    // of weights
 } qi__row_qins;
+
+QI__STATIC_ASSERT(sizeof(qi__row_qins) <= QI__Q8_PANEL_FLOATS * sizeof(float), row_qins_in_scratch);
 
 // Two steps, which the loop below gets as constants and inlines: n_blocks blocks of a row of activations to their order, and the
 // lanes after n <= 8 blocks at w, of which the first is number `at` of x. n is a constant where it is 8.
@@ -26,19 +28,19 @@ typedef __m256 (*qi__qins_chunk_fn)(qi_format id, qi__step_fn step, const void *
 QI__INLINE QI__AVX2 void qi__dot_row_qins(qi__qins_take_fn take, qi__qins_chunk_fn chunk, qi_format id, qi__step_fn step,
                                           const void *tables, const qi__dot_q8_args *a) {
   const size_t n_blocks = a->x->k / 256, size = (size_t)qi__formats[id].info.block_bytes;
-  qi__row_qins x;
-  x.fetch = a->fetch;
+  qi__row_qins *x = (qi__row_qins *)(void *)a->scratch;
+  x->fetch = a->fetch;
   __m256 lanes[QI__Q8_RUN];
   for (size_t r = 0; r < a->n_w; r++) lanes[r] = _mm256_setzero_ps();
   for (size_t first = 0; first < n_blocks; first += QI__ROW_K_SLICE) {
     const qi__q8_chunk slice = qi__q8_chunk_at(a->x, a->x_row, 256 * first);
     size_t n = qi__min_size(QI__ROW_K_SLICE, n_blocks - first);
-    take(slice.q, n, &x);
+    take(slice.q, n, x);
     for (size_t r = 0; r < a->n_w; r++) {
       const uint8_t *w = a->w + r * a->w_stride + first * size;
       size_t b = 0;
-      for (; b + 8 <= n; b += 8, w += 8 * size) lanes[r] = chunk(id, step, tables, w, &x, b, slice.d + b, 8, lanes[r]);
-      if (b < n) lanes[r] = chunk(id, step, tables, w, &x, b, slice.d + b, (int)(n - b), lanes[r]);
+      for (; b + 8 <= n; b += 8, w += 8 * size) lanes[r] = chunk(id, step, tables, w, x, b, slice.d + b, 8, lanes[r]);
+      if (b < n) lanes[r] = chunk(id, step, tables, w, x, b, slice.d + b, (int)(n - b), lanes[r]);
     }
   }
   for (size_t r = 0; r < a->n_w; r++) a->y[r] = qi__sum_lanes_avx2(lanes[r]);
