@@ -20,10 +20,10 @@ QI__INLINE QI__AVX2 int32_t qi__sum_i32_avx2(__m256i v) {
 
 // ---- one row of activations: blocks of a pair of weight rows ----
 
-// qi__prefetch_ahead for as much as block b of both rows. Never faults, also beyond the matrix.
+// qi__prefetch_block for block b of both rows. Never faults, also beyond the matrix.
 QI__INLINE QI__AVX2 void qi__prefetch_far_avx2(const qi__ternary_pair *p, size_t b) {
   size_t n = QI__TERNARY_PAIR * (size_t)p->f->info.block_bytes;
-  qi__prefetch_ahead(p->fetch, (uintptr_t)p->w[0] + b * n, n);
+  qi__prefetch_block(p->fetch, (uintptr_t)p->w[0] + b * n, b, n);
 }
 
 // lanes[r] = products of row r; their total counts. Blocks from b on, until a scale changes or block `end` is reached: that is

@@ -83,10 +83,6 @@ QI__INLINE QI__AVX512_VNNI __m512i qi__ternary_join_avx512(qi_format id, const q
 
 // ---- weight rows ----
 
-// Blocks whose fetches come together. Emerald Rapids, 6912 columns of TQ2_0 out of the second level, GB/s of one thread: block by
-// block 23, with four 33, with eight 31.
-#define QI__TERNARY_FETCH 4
-
 // Where the scale is in a block; I2_S has none.
 QI__INLINE size_t qi__ternary_d_at(qi_format id) { return id == QI_FORMAT_TQ1_0 ? 52 : 64; }
 
@@ -100,14 +96,11 @@ QI__INLINE QI__AVX512_VNNI unsigned qi__ternary_two_rows_avx512(qi_format id, qi
   const unsigned scale[2] = {scaled ? qi__load_u16(w + d_at) : 0u, scaled ? qi__load_u16(w + stride + d_at) : 0u};
   qi__i32x16 total[2][QI__TERNARY_SUMS];
   unsigned differs = 0;
-  uintptr_t now = (uintptr_t)w; // how much of both rows together is being read
+  uintptr_t now = (uintptr_t)w; // how much of both rows together has been read
   QI__UNROLL for (int e = 0; e < QI__TERNARY_SUMS; e++) total[0][e] = total[1][e] = (qi__i32x16)_mm512_setzero_si512();
-  for (size_t b = 0; b < n_blocks; b++, w += size, x += 64 * places) {
-    if (b % QI__TERNARY_FETCH == 0) {
-      __asm__ volatile("");
-      qi__prefetch_ahead(fetch, now, QI__TERNARY_FETCH * 2 * size);
-      now += QI__TERNARY_FETCH * 2 * size;
-    }
+  for (size_t b = 0; b < n_blocks; b++, w += size, x += 64 * places, now += 2 * size) {
+    __asm__ volatile("");
+    qi__prefetch_block(fetch, now, b, 2 * size);
     __m512i xe[5];
     QI__UNROLL for (int e = 0; e < places; e++) {
       xe[e] = _mm512_loadu_si512((const void *)(x + 64 * e));
