@@ -531,6 +531,22 @@ static void test_truncated(void **state) {
     }
 }
 
+// Ids of layouts that are not there any more.
+static void test_gone(void **state) {
+  (void)state;
+  for (uint32_t id = 0x51490002; id <= 0x51490003; id++) {
+    gw_file w;
+    gc_open o;
+    gw_begin(&w, 3);
+    gw_tensor(&w, "x", id, 2, (uint64_t[]){256, 2}, NULL, 2 * 272);
+    gc_open_file(&o, &w, SOURCE_MEMORY);
+    gw_free(&w);
+    assert_int_equal(o.result, QI_OK);
+    assert_int_equal(o.g.tensors[0].format, QI_FORMAT_NONE);
+    gc_close(&o);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(test_qins8_definition), cmocka_unit_test(test_tables),      cmocka_unit_test(test_qins8_k_vector),
@@ -538,6 +554,7 @@ int main(void) {
     cmocka_unit_test(test_rivals),           cmocka_unit_test(test_qins8_range), cmocka_unit_test(test_hugging_face),
     cmocka_unit_test(test_same_as_tq2_0),    cmocka_unit_test(test_products),    cmocka_unit_test(test_models),
     cmocka_unit_test(test_models_bad_tail),  cmocka_unit_test(test_id_36),       cmocka_unit_test(test_truncated),
+    cmocka_unit_test(test_gone),
     cmocka_unit_test(test_qins8_sizes),
   };
   return cmocka_run_group_tests_name("qins", tests, NULL, NULL);
