@@ -12466,7 +12466,7 @@ QI__INLINE QI__AVX512_VBMI __m256 qi__qins_chunk_vbmi(qi_format id, qi__step_fn 
 
 QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
   __m512i values = _mm512_broadcast_i64x4(qi__bytes_avx2((const uint8_t *)qi__qins4_values));
-  values = _mm512_xor_si512(values, _mm512_set1_epi8(-128));
+  values = _mm512_xor_si512(values, _mm512_set1_epi8((char)-128));
   qi__dot_row_qins(qi__row_qins_take_vbmi, qi__qins_chunk_vbmi, QI_FORMAT_QINS4_K, qi__words_avx512, &values, a);
 }
 
