@@ -5133,9 +5133,8 @@ QI__INLINE void qi__prefetch_ahead(qi__fetch fetch, uintptr_t now, size_t n) {
   }
 }
 
-// The same while block b of small blocks is read, which are n bytes each: in PAGES those of four blocks come together, since what
-// comes now and then costs mispredicted branches (Emerald Rapids, TQ2_0 out of the second level, 6912 columns, GB/s of one thread:
-// block by block 23, in fours 33, in eights 31).
+// The same while block b of small blocks is read, which are n bytes each: in PAGES those of four blocks come together (Emerald
+// Rapids, TQ2_0 out of the second level, 6912 columns, GB/s of one thread: block by block 23, in fours 33, in eights 31).
 QI__INLINE void qi__prefetch_block(qi__fetch fetch, uintptr_t now, size_t b, size_t n) {
   if (fetch != QI__FETCH_PAGES) qi__prefetch_ahead(QI__FETCH_LINES, now, n);
   else if (b % 4 == 0) qi__prefetch_ahead(QI__FETCH_PAGES, now, 4 * n);
@@ -6887,7 +6886,8 @@ QI__INLINE qi__codes32_neon qi__digits_neon(const uint8_t *src, int g) {
   return (qi__codes32_neon){{qi__digit_neon(low, vdupq_n_u8(powers[2 * g - 10])), qi__digit_neon(high, power)}};
 }
 
-// Codes of weights 32 g .. 32 g + 31 of a block. `block`: unpacked, for formats without a case.
+// Codes of weights 32 g .. 32 g + 31 of a block. `block`: unpacked, for formats without a case; of
+// QINS4_K its codes, which come with the scales.
 QI__INLINE qi__codes32_neon qi__codes_neon(qi_format id, const uint8_t *src, int g, const qi__block *block) {
   int half = g / 4, quarter = g % 4;
   switch (id) {
@@ -7893,7 +7893,8 @@ QI__INLINE QI__AVX2 __m256i qi__digits_avx2(const uint8_t *src, int g) {
   return _mm256_sub_epi8(_mm256_set1_epi32(-1), _mm256_add_epi8(from1, from2));
 }
 
-// Codes of weights 32 g .. 32 g + 31 of a block as int8. `block`: unpacked, for formats without a case.
+// Codes of weights 32 g .. 32 g + 31 of a block as int8. `block`: unpacked, for formats without a case;
+// of QINS4_K its codes, which come with the scales.
 QI__INLINE QI__AVX2 __m256i qi__codes_avx2(qi_format id, const uint8_t *src, int g, const qi__block *block) {
   int half = g / 4, quarter = g % 4;
   switch (id) {

@@ -201,7 +201,8 @@ QI__INLINE QI__AVX2 __m256i qi__digits_avx2(const uint8_t *src, int g) {
   return _mm256_sub_epi8(_mm256_set1_epi32(-1), _mm256_add_epi8(from1, from2));
 }
 
-// Codes of weights 32 g .. 32 g + 31 of a block as int8. `block`: unpacked, for formats without a case.
+// Codes of weights 32 g .. 32 g + 31 of a block as int8. `block`: unpacked, for formats without a case;
+// of QINS4_K its codes, which come with the scales.
 QI__INLINE QI__AVX2 __m256i qi__codes_avx2(qi_format id, const uint8_t *src, int g, const qi__block *block) {
   int half = g / 4, quarter = g % 4;
   switch (id) {

@@ -302,7 +302,8 @@ QI__INLINE qi__codes32_neon qi__digits_neon(const uint8_t *src, int g) {
   return (qi__codes32_neon){{qi__digit_neon(low, vdupq_n_u8(powers[2 * g - 10])), qi__digit_neon(high, power)}};
 }
 
-// Codes of weights 32 g .. 32 g + 31 of a block. `block`: unpacked, for formats without a case.
+// Codes of weights 32 g .. 32 g + 31 of a block. `block`: unpacked, for formats without a case; of
+// QINS4_K its codes, which come with the scales.
 QI__INLINE qi__codes32_neon qi__codes_neon(qi_format id, const uint8_t *src, int g, const qi__block *block) {
   int half = g / 4, quarter = g % 4;
   switch (id) {

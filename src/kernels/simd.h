@@ -104,9 +104,8 @@ QI__INLINE void qi__prefetch_ahead(qi__fetch fetch, uintptr_t now, size_t n) {
   }
 }
 
-// The same while block b of small blocks is read, which are n bytes each: in PAGES those of four blocks come together, since what
-// comes now and then costs mispredicted branches (Emerald Rapids, TQ2_0 out of the second level, 6912 columns, GB/s of one thread:
-// block by block 23, in fours 33, in eights 31).
+// The same while block b of small blocks is read, which are n bytes each: in PAGES those of four blocks come together (Emerald
+// Rapids, TQ2_0 out of the second level, 6912 columns, GB/s of one thread: block by block 23, in fours 33, in eights 31).
 QI__INLINE void qi__prefetch_block(qi__fetch fetch, uintptr_t now, size_t b, size_t n) {
   if (fetch != QI__FETCH_PAGES) qi__prefetch_ahead(QI__FETCH_LINES, now, n);
   else if (b % 4 == 0) qi__prefetch_ahead(QI__FETCH_PAGES, now, 4 * n);
