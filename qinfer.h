@@ -169,7 +169,7 @@ typedef struct qi_parallel {
 //            a larger code is a smaller weight; code 0 is zero. log_min and log_max are of the whole tensor. Integer products take
 //            |w| with an error of at most exp(log_max) / 21800.
 //   QINS8_K  sign and 7-bit logarithmic code under a scale for 16 weights, 8.5 bits a weight (as Q8_0).
-//   QINS4_K  4-bit logarithmic code, scale and one of two ranges for 16 weights, 4.5 bits a weight (as Q4_0, Q4_K, IQ4_NL).
+//   QINS4_K  4-bit logarithmic code, scale for 16 weights, one of two ranges for 256; 4.5 bits a weight (as Q4_0, Q4_K, IQ4_NL).
 //
 // Blocks, little-endian, bytes at these offsets (d: float16):
 //   I2_S     256 weights,  64 bytes  0 pairs[64]: byte 32 h + l has weights 128 h + l, + 32, + 64, + 96, highest bits first;
@@ -177,16 +177,15 @@ typedef struct qi_parallel {
 //            tail           32 bytes  0 scale (float32), the rest zero
 //   QINS8     32 weights,  36 bytes  0 signs[4]: bit i % 8 of byte i / 8, set = negative; 4 codes[32]
 //            tail           32 bytes  0 log_min, 4 log_max (float32), the rest zero
-//   QINS8_K  256 weights, 272 bytes  0 d, 2 groups[14], 16 codes[256]: w = d / 2^10 * s * V[c], c = bits 0..6, bit 7 sign;
+//   QINS8_K  256 weights, 272 bytes  0 s[7], 7 d, 9 s[7], 16 codes[256]: w = d / 2^10 * s * V[c], c = bits 0..6, bit 7 sign;
 //                                    V[c] = round(255 (4^(c / 127) - 1) / 3)
-//   QINS4_K  256 weights, 144 bytes  0 d, 2 groups[14], 16 nibbles[128]: w = d / 2^10 * s * T[t][c]; code n is the lower half of
-//                                    byte n / 128 * 64 + n % 64, the upper half where n / 64 is odd
-//            T[0] = -116 -95 -76 -59 -43 -29 -15 -3 9 22 36 51 68 86 105 127
-//            T[1] = -98 -74 -55 -39 -26 -16 -7 0 7 16 26 39 55 74 98 127
+//   QINS4_K  256 weights, 144 bytes  0 s[7], 7 d, 9 s[7], 16 nibbles[128]: w = |d| / 2^10 * s * T[t][c], t: sign of d; code n is
+//                                    the lower half of byte n / 128 * 64 + n % 64, the upper half where n / 64 is odd
+//            T[0] = -110 -89 -71 -54 -39 -25 -13 -1 10 22 35 50 66 85 105 127
+//            T[1] = -101 -79 -60 -44 -30 -19 -9 0 9 19 30 44 60 79 101 127
 //   Codes of both are turned: that of weight 64 t + 16 l + 4 j + b is number 64 j + 16 l + 4 t + b (t, l, j, b < 4).
-//   groups[14]: seven bits for each 16 weights, of group 4 t + l as number 4 l + t. Bits 6 n .. 6 n + 5 of the first twelve bytes,
-//   lowest first, are bits 0..5 of number n; bit n of the 16-bit word behind them is its bit 6. QINS8_K: s. QINS4_K: bits 0..5 are
-//   s, two's complement; bit 6 is t.
+//   s: seven bits for each 16 weights, in order from the lowest bit on, of the first 128 weights at 0, of the others at 9. QINS8_K:
+//   0..127; QINS4_K: two's complement, -63..63.
 //
 // A tail is behind the last row of a tensor and belongs to all of its rows: such tensors are dequantised, quantised and multiplied
 // whole. In GGUF the QINS types have ids of their own (0x5149....) that other programs refuse; I2_S has bitnet.cpp's (36).
@@ -3376,7 +3375,7 @@ typedef struct qi__levels {
 typedef struct qi__block_shape {
   int len, group;     // weights in a block and under one scale; both multiples of 16
   qi__levels code;
-  const qi__levels *other; // that a group may take instead of `code`; NULL = none
+  const struct qi__block_shape *other; // that a block may take instead, with as many weights; NULL = none
   int d_exponent;     // d counts 2^-d_exponent
   int s_lo, s_hi;     // scales; 1, 1 where there is only d
   int s_reach;        // how much further than one beside the nearest scale the best is looked for at first
@@ -3390,7 +3389,7 @@ typedef struct qi__fitted {
   uint8_t code[QI__BLOCK_MAX];
   int scale[QI__BLOCK_MAX / 16];
   int min[QI__BLOCK_MAX / 16];
-  bool other[QI__BLOCK_MAX / 16]; // the group has the other levels
+  bool other; // the block has the other shape
 } qi__fitted;
 
 // What the search works on: weights scaled by 2^-exponent so that the greatest lies in 1..4. Then no square, sum or reciprocal
@@ -3404,7 +3403,6 @@ typedef struct qi__fit {
   float d, dmin;
   uint16_t d_bits, dmin_bits;
   int scale[QI__BLOCK_MAX / 16], min[QI__BLOCK_MAX / 16];
-  bool other[QI__BLOCK_MAX / 16];
 } qi__fit;
 
 #define QI__FIT_TINY 1e-12f  // beside weights near 1: rounds to zero in every format
@@ -3636,14 +3634,12 @@ QI__FN bool qi__fit_load(qi__fit *f, const qi__block_shape *shape, const float *
   return true;
 }
 
-QI__INLINE const qi__levels *qi__fit_levels(const qi__fit *f, bool other) { return other ? f->shape->other : &f->shape->code; }
-
 // Error of group g with scale s and min m; writes its levels.
-QI__FN float qi__fit_group_error(const qi__fit *f, int g, bool other, int s, int m, float *q) {
+QI__FN float qi__fit_group_error(const qi__fit *f, int g, int s, int m, float *q) {
   int n = f->shape->group;
   const float *x = f->x + g * n;
   float scale = f->d * (float)s, offset = f->dmin * (float)m;
-  qi__nearest_levels(qi__fit_levels(f, other), x, n, offset, qi__reciprocal(scale), q);
+  qi__nearest_levels(&f->shape->code, x, n, offset, qi__reciprocal(scale), q);
   return qi__fit_error(x, f->w + g * n, q, n, scale, offset);
 }
 
@@ -3651,16 +3647,15 @@ QI__FN float qi__fit_group_error(const qi__fit *f, int g, bool other, int s, int
 QI__FN float qi__fit_search_group(qi__fit *f, int g, int reach) {
   const qi__block_shape *sh = f->shape;
   float q[QI__BLOCK_MAX], best = QI__FIT_WORST;
-  int s0 = f->scale[g], m0 = f->min[g], n_s = 2 * reach + 1, n = 3 * n_s;
-  for (int k = 0; k < (sh->other ? 2 * n : n); k++) {
-    int s = s0 + k / 3 % n_s - reach, m = m0 + k % 3 - 1;
+  int s0 = f->scale[g], m0 = f->min[g], n_s = 2 * reach + 1;
+  for (int k = 0; k < 3 * n_s; k++) {
+    int s = s0 + k / 3 - reach, m = m0 + k % 3 - 1;
     if (s < sh->s_lo || s > sh->s_hi || m < sh->m_lo || m > sh->m_hi) continue;
-    float error = qi__fit_group_error(f, g, k >= n, s, m, q);
+    float error = qi__fit_group_error(f, g, s, m, q);
     if (!(error < best)) continue;
     best = error;
     f->scale[g] = s;
     f->min[g] = m;
-    f->other[g] = k >= n;
     memcpy(f->q + g * sh->group, q, (size_t)sh->group * sizeof *q);
   }
   return best;
@@ -3700,20 +3695,6 @@ QI__FN bool qi__fit_refit(qi__fit *f) {
   return f->d_bits != d_bits || f->dmin_bits != dmin_bits;
 }
 
-// Scale of group g with the levels that suit it better.
-QI__FN float qi__fit_scale_either(qi__fit *f, int g) {
-  int n = f->shape->group;
-  const float *x = f->x + g * n, *w = f->w + g * n;
-  float scale = qi__fit_scale(&f->shape->code, x, w, n), q[QI__BLOCK_MAX];
-  if (!f->shape->other) return scale;
-  float other = qi__fit_scale(f->shape->other, x, w, n);
-  qi__nearest_levels(&f->shape->code, x, n, 0.0f, qi__reciprocal(scale), q);
-  float error = qi__fit_error(x, w, q, n, scale, 0.0f);
-  qi__nearest_levels(f->shape->other, x, n, 0.0f, qi__reciprocal(other), q);
-  f->other[g] = qi__fit_error(x, w, q, n, other, 0.0f) < error;
-  return f->other[g] ? other : scale;
-}
-
 // Steps 1 and 2: real scales of the groups, then d, dmin and the integers next to them.
 QI__FN void qi__fit_start(qi__fit *f) {
   const qi__block_shape *sh = f->shape;
@@ -3726,9 +3707,9 @@ QI__FN void qi__fit_start(qi__fit *f) {
       scale[g] = fitted.d;
       min[g] = fitted.m;
     } else {
-      scale[g] = qi__fit_scale_either(f, g);
+      scale[g] = qi__fit_scale(&sh->code, x, w, n);
     }
-    qi__nearest_levels(qi__fit_levels(f, f->other[g]), x, n, min[g], qi__reciprocal(scale[g]), q);
+    qi__nearest_levels(&sh->code, x, n, min[g], qi__reciprocal(scale[g]), q);
     weight[g] = qi__fit_sums_of(x, w, q, n).qq + 1e-7f; // how fast the error grows beside scale[g]
   }
   qi__levels s_levels = {.lo = sh->s_lo, .hi = sh->s_hi}, m_levels = {.lo = sh->m_lo, .hi = sh->m_hi};
@@ -3754,7 +3735,8 @@ QI__FN uint8_t qi__level_code(const qi__levels *levels, int level) {
   return (uint8_t)code;
 }
 
-QI__FN void qi__fit_block(const qi__block_shape *shape, const float *src, const float *importance, qi__fitted *out) {
+// Returns the error, which can be compared with that of another shape.
+QI__FN float qi__fit_block(const qi__block_shape *shape, const float *src, const float *importance, qi__fitted *out) {
   qi__fit now, best;
   float best_error = QI__FIT_WORST;
   bool any = qi__fit_load(&now, shape, src, importance);
@@ -3773,18 +3755,23 @@ QI__FN void qi__fit_block(const qi__block_shape *shape, const float *src, const 
   out->dmin = best.dmin_bits;
   memcpy(out->scale, best.scale, sizeof out->scale);
   memcpy(out->min, best.min, sizeof out->min);
-  memcpy(out->other, best.other, sizeof out->other);
-  for (int i = 0; i < shape->len; i++)
-    out->code[i] = qi__level_code(qi__fit_levels(&best, best.other[i / shape->group]), (int)best.q[i]);
+  out->other = false;
+  for (int i = 0; i < shape->len; i++) out->code[i] = qi__level_code(&shape->code, (int)best.q[i]);
+  return best_error;
 }
 
 // One row: n weights, a multiple of the block length; importance NULL or [n].
 QI__FN void qi__quantize_row(const qi__block_shape *shape, void (*pack)(const qi__fitted *block, uint8_t *dst), size_t block_bytes,
                              const float *src, uint8_t *dst, size_t n, const float *importance) {
-  qi__fitted fitted;
+  qi__fitted fitted, second;
   size_t len = (size_t)shape->len;
   for (size_t i = 0; i + len <= n; i += len, dst += block_bytes) {
-    qi__fit_block(shape, src + i, importance ? importance + i : NULL, &fitted);
+    const float *w = importance ? importance + i : NULL;
+    float error = qi__fit_block(shape, src + i, w, &fitted);
+    if (shape->other && qi__fit_block(shape->other, src + i, w, &second) < error) {
+      fitted = second;
+      fitted.other = true;
+    }
     pack(&fitted, dst);
   }
 }
@@ -4274,8 +4261,8 @@ QI__INLINE float qi__spectrum_size(const qi__spectrum *s, int k) {
 //
 //   format   len  bytes  bits  group  weight                                  offsets
 //   QINS8     32    36   9.0     -    +-exp(log_min + (255 - c) / 254 * R)    0 signs[4], 4 codes[32];  tail: 0 log_min, 4 log_max
-//   QINS8_K  256   272   8.5    16    d / 2^10 * s[g] * (+-V[c])              0 d, 2 six[12], 14 last, 16 codes[256]
-//   QINS4_K  256   144   4.5    16    d / 2^10 * s[g] * T[t[g]][c]            0 d, 2 six[12], 14 last, 16 nibbles[128]
+//   QINS8_K  256   272   8.5    16    d / 2^10 * s[g] * (+-V[c])              0 s[7], 7 d, 9 s[7], 16 codes[256]
+//   QINS4_K  256   144   4.5    16    |d| / 2^10 * s[g] * T[t][c]             0 s[7], 7 d, 9 s[7], 16 nibbles[128]
 //
 // QINS8: R = log_max - log_min, two float32 in the tensor's tail (32 bytes, the rest zero). Code 1 is the greatest size, 255 the
 // least; 0 is zero. Bit i % 8 of signs[i / 8] is set where weight i is negative. In float32 a weight is what the formula says; in
@@ -4288,11 +4275,11 @@ QI__INLINE float qi__spectrum_size(const qi__spectrum *s, int k) {
 // Factors are off by at most 1/2 and size[c] rounds once more, so d * size[c] is off by at most 1.5 d, which is less than
 // exp(log_max) / 21800. (At the greatest size half a step of the codes, (1 - exp(-h)) / 2, is 1/72 of it for R = 7.)
 //
-// Codes of the grouped kinds are turned: the code of weight 64 t + 16 l + 4 j + b is number 64 j + 16 l + 4 t + b (t, l, j, b < 4),
-// and what is said of group 4 t + l is number 4 l + t. So, of codes in registers of 64 bytes, each dword belongs to one group in
-// all four of them: products of bytes add up group by group. Nibbles: code n is in byte n / 128 * 64 + n % 64, in its upper half
-// if n / 64 is odd. There are seven bits a group: six[12] are six of each, one after the other from the lowest on; bit n of the
-// word `last` is the seventh of number n. QINS8_K: s = 0..127. QINS4_K: s in six bits, two's complement; the seventh is t.
+// Codes of the grouped kinds are turned: the code of weight 64 t + 16 l + 4 j + b is number 64 j + 16 l + 4 t + b (t, l, j, b < 4).
+// So, of codes in registers of 64 bytes, each dword belongs to one group in all four of them (dword 4 l + t to group 4 t + l):
+// products of bytes add up group by group. Nibbles: code n is in byte n / 128 * 64 + n % 64, in its upper half if n / 64 is odd.
+// Scales have seven bits, those of groups 0 .. 7 one after the other from the lowest bit of the block on, those of the others from
+// byte 9 on. QINS8_K: s = 0..127. QINS4_K: two's complement; t is the sign of d.
 //
 // Steps grow with the weight: with the code in -1..1 as a,
 //
@@ -4303,11 +4290,12 @@ QI__INLINE float qi__spectrum_size(const qi__spectrum *s, int k) {
 //
 //   QINS8_K  bits 0..6 of a code are c, bit 7 the sign; V[c] = round(255 (4^(c / 127) - 1) / 3)
 //   QINS4_K  a = (c - 7 - o) / 8, round(127 ((1 + m)^|a| - 1) / ((1 + m)^((8 - o) / 8) - 1)) with a's sign,
-//            m = 1 and o = 1/4 in T[0], m = 4 and o = 0 in T[1]: a group takes the range that suits it
+//            m = 5/4 and o = 1/8 in T[0], m = 5/2 and o = 0 in T[1]: a block takes the range that suits it
 //
 // One side of T reaches further than the other; which one is the sign of s.
 
 #define QI__QINS_TAIL 32
+#define QI__QINS_D_AT 7
 #define QI__QINS_D 10 // d is that of a weight near 1: halves have all their bits there
 #define QI__QINS8_LOG_MAX 88.73f // e^x is beyond float32
 
@@ -4329,20 +4317,8 @@ static const int16_t qi__qins8_k_factors[32] = {
 };
 
 static const int8_t qi__qins4_values[2][16] = {
-  {-116, -95, -76, -59, -43, -29, -15, -3, 9, 22, 36, 51, 68, 86, 105, 127},
-  {-98, -74, -55, -39, -26, -16, -7, 0, 7, 16, 26, 39, 55, 74, 98, 127}
-};
-
-// T for two groups, by their two bits t.
-static const int8_t qi__qins4_pairs[4][32] = {
-  {-116, -95, -76, -59, -43, -29, -15, -3, 9, 22, 36, 51, 68, 86, 105, 127,
-   -116, -95, -76, -59, -43, -29, -15, -3, 9, 22, 36, 51, 68, 86, 105, 127},
-  {-98, -74, -55, -39, -26, -16, -7, 0, 7, 16, 26, 39, 55, 74, 98, 127,
-   -116, -95, -76, -59, -43, -29, -15, -3, 9, 22, 36, 51, 68, 86, 105, 127},
-  {-116, -95, -76, -59, -43, -29, -15, -3, 9, 22, 36, 51, 68, 86, 105, 127,
-   -98, -74, -55, -39, -26, -16, -7, 0, 7, 16, 26, 39, 55, 74, 98, 127},
-  {-98, -74, -55, -39, -26, -16, -7, 0, 7, 16, 26, 39, 55, 74, 98, 127,
-   -98, -74, -55, -39, -26, -16, -7, 0, 7, 16, 26, 39, 55, 74, 98, 127}
+  {-110, -89, -71, -54, -39, -25, -13, -1, 10, 22, 35, 50, 66, 85, 105, 127},
+  {-101, -79, -60, -44, -30, -19, -9, 0, 9, 19, 30, 44, 60, 79, 101, 127}
 };
 
 // ---- QINS8 ----
@@ -4464,31 +4440,28 @@ QI__FN void qi__quantize_tensor_qins8(const float *src, uint8_t *dst, size_t n_r
 // The code that belongs to weight i, and the weight that belongs to code i.
 QI__INLINE int qi__qins_turned(int i) { return (i & 0x33) | (i >> 4 & 0x0c) | (i & 0x0c) << 4; }
 
-// Seven bits of each group.
-QI__INLINE void qi__unpack_groups(const uint8_t *src, int *bits) {
-  for (int g = 0; g < 16; g++) {
-    int i = qi__qins_turned(16 * g) / 4;
-    bits[g] = (qi__load_u16(src + 6 * i / 8) >> (6 * i % 8) & 63) | (qi__load_u16(src + 12) >> i & 1) << 6;
-  }
+// Where the seven bits of group g begin.
+QI__INLINE int qi__qins_scale_at(int g) { return g / 8 * 72 + g % 8 * 7; }
+
+QI__INLINE int qi__qins_scale(const uint8_t *src, int g) {
+  int at = qi__qins_scale_at(g);
+  return qi__load_u16(src + at / 8) >> at % 8 & 127;
 }
 
-QI__FN void qi__pack_groups(const int *bits, uint8_t *dst) {
-  memset(dst, 0, 14);
+QI__FN void qi__qins_pack_head(const qi__fitted *f, uint8_t *dst) {
+  memset(dst, 0, 17); // the last store is of a word
   for (int g = 0; g < 16; g++) {
-    int i = qi__qins_turned(16 * g) / 4, six = bits[g] & 63;
-    dst[6 * i / 8] = (uint8_t)(dst[6 * i / 8] | six << (6 * i % 8));
-    dst[6 * i / 8 + 1] = (uint8_t)(dst[6 * i / 8 + 1] | six << (6 * i % 8) >> 8);
-    dst[12 + i / 8] = (uint8_t)(dst[12 + i / 8] | (bits[g] >> 6 & 1) << i % 8);
+    int at = qi__qins_scale_at(g);
+    qi__store_u16(dst + at / 8, (uint16_t)(qi__load_u16(dst + at / 8) | (f->scale[g] & 127) << at % 8));
   }
+  qi__store_u16(dst + QI__QINS_D_AT, f->d);
 }
 
 QI__FN void qi__unpack_qins8_k(const uint8_t *src, qi__block *out) {
-  int bits[16];
-  qi__unpack_groups(src + 2, bits);
-  out->d = qi__f16_to_f32(qi__load_u16(src)) * 0x1p-10f;
+  out->d = qi__f16_to_f32(qi__load_u16(src + QI__QINS_D_AT)) * 0x1p-10f;
   out->dmin = 0.0f;
   for (int g = 0; g < 16; g++) {
-    out->scale[g] = (int16_t)bits[g];
+    out->scale[g] = (int16_t)qi__qins_scale(src, g);
     out->min[g] = 0;
   }
   for (int i = 0; i < 256; i++) {
@@ -4497,43 +4470,45 @@ QI__FN void qi__unpack_qins8_k(const uint8_t *src, qi__block *out) {
   }
 }
 
+QI__INLINE int qi__qins4_t(const uint8_t *src) { return src[QI__QINS_D_AT + 1] >> 7; }
+
 QI__FN void qi__unpack_qins4_k(const uint8_t *src, qi__block *out) {
-  int bits[16];
-  qi__unpack_groups(src + 2, bits);
-  out->d = qi__f16_to_f32(qi__load_u16(src)) * 0x1p-10f;
+  const int8_t *values = qi__qins4_values[qi__qins4_t(src)];
+  out->d = qi__f16_to_f32(qi__load_u16(src + QI__QINS_D_AT) & 0x7fff) * 0x1p-10f;
   out->dmin = 0.0f;
   for (int g = 0; g < 16; g++) {
-    out->scale[g] = (int16_t)((bits[g] & 31) - (bits[g] & 32));
+    int s = qi__qins_scale(src, g);
+    out->scale[g] = (int16_t)((s & 63) - (s & 64));
     out->min[g] = 0;
   }
   for (int i = 0; i < 256; i++) {
     int n = qi__qins_turned(i), c = src[16 + n / 128 * 64 + n % 64] >> (n / 64 % 2 * 4) & 15;
-    out->q[i] = qi__qins4_values[bits[i / 16] >> 6][c];
+    out->q[i] = values[c];
   }
 }
 
 QI__FN void qi__pack_qins8_k(const qi__fitted *f, uint8_t *dst) {
-  qi__store_u16(dst, f->d);
-  qi__pack_groups(f->scale, dst + 2);
+  qi__qins_pack_head(f, dst);
   for (int i = 0; i < 256; i++) dst[16 + i] = f->code[qi__qins_turned(i)];
 }
 
 QI__FN void qi__pack_qins4_k(const qi__fitted *f, uint8_t *dst) {
-  int bits[16];
-  for (int g = 0; g < 16; g++) bits[g] = (f->scale[g] & 63) | (f->other[g] ? 64 : 0);
-  qi__store_u16(dst, f->d);
-  qi__pack_groups(bits, dst + 2);
+  qi__fitted turned = *f;
+  for (int g = 0; g < 16 && f->d >> 15; g++) turned.scale[g] = -f->scale[g];
+  turned.d = (uint16_t)((f->d & 0x7fff) | (f->other ? 0x8000 : 0));
+  qi__qins_pack_head(&turned, dst);
   for (int i = 0; i < 128; i++) { // codes n, n + 64
     int n = i / 64 * 128 + i % 64;
     dst[16 + i] = (uint8_t)(f->code[qi__qins_turned(n)] | f->code[qi__qins_turned(n + 64)] << 4);
   }
 }
 
-static const qi__levels qi__qins4_other = {.lo = -98, .hi = 127, .values = qi__qins4_values[1]};
 static const qi__block_shape qi__shape_qins8_k = {.len = 256, .group = 16, .code = {.lo = -255, .hi = 255,
   .sizes = qi__qins8_sizes}, .d_exponent = QI__QINS_D, .s_hi = 127, .s_reach = 8};
-static const qi__block_shape qi__shape_qins4_k = {.len = 256, .group = 16, .code = {.lo = -116, .hi = 127,
-  .values = qi__qins4_values[0]}, .other = &qi__qins4_other, .d_exponent = QI__QINS_D, .s_lo = -31, .s_hi = 31};
+static const qi__block_shape qi__shape_qins4_other = {.len = 256, .group = 16, .code = {.lo = -101, .hi = 127,
+  .values = qi__qins4_values[1]}, .d_exponent = QI__QINS_D, .s_lo = -63, .s_hi = 63, .s_reach = 1};
+static const qi__block_shape qi__shape_qins4_k = {.len = 256, .group = 16, .code = {.lo = -110, .hi = 127,
+  .values = qi__qins4_values[0]}, .other = &qi__shape_qins4_other, .d_exponent = QI__QINS_D, .s_lo = -63, .s_hi = 63, .s_reach = 1};
 
 QI__FN void qi__quantize_qins8_k(const float *src, uint8_t *dst, size_t n, const float *importance) {
   qi__block_shape shape = qi__shape_qins8_k;
@@ -4849,8 +4824,8 @@ QI__FN bool qi__hf_ternary_to_i2_s(const uint8_t *packed, size_t n_rows, size_t 
 // A new format is a row here, its functions in a file of its family and its name in qi_format.
 //   .info = { name, GGUF id, weights and bytes of a block, can_quantize, bytes of the tail }
 //
-// GGUF ids of our own begin with the letters QI (0x5149): no other loader knows them. 0x51490002 and 0x51490003 are not to be used
-// again: files with another layout have them.
+// GGUF ids of our own begin with the letters QI (0x5149): no other loader knows them. 0x51490002 to 0x51490005 are not to be used
+// again: files with other layouts have them.
 // clang-format off
 static const qi__format qi__formats[QI_FORMAT_COUNT] = {
   [QI_FORMAT_F32] = {.id = QI_FORMAT_F32, .info = {"F32", 0, 1, 4, true, 0},
@@ -4910,9 +4885,9 @@ static const qi__format qi__formats[QI_FORMAT_COUNT] = {
   [QI_FORMAT_QINS8] = {.id = QI_FORMAT_QINS8, .info = {"QINS8", 0x51490001, 32, 36, true, QI__QINS_TAIL}, .group = 32, .wide = true,
     .unpack = qi__unpack_qins8, .dequantize = qi__dequantize_qins8, .quantize_tensor = qi__quantize_tensor_qins8,
     .read_tail = qi__read_tail_qins8, .apply_tail = qi__apply_tail_qins8},
-  [QI_FORMAT_QINS8_K] = {.id = QI_FORMAT_QINS8_K, .info = {"QINS8_K", 0x51490004, 256, 272, true, 0}, .group = 16, .wide = true,
+  [QI_FORMAT_QINS8_K] = {.id = QI_FORMAT_QINS8_K, .info = {"QINS8_K", 0x51490006, 256, 272, true, 0}, .group = 16, .wide = true,
     .unpack = qi__unpack_qins8_k, .quantize = qi__quantize_qins8_k},
-  [QI_FORMAT_QINS4_K] = {.id = QI_FORMAT_QINS4_K, .info = {"QINS4_K", 0x51490005, 256, 144, true, 0},
+  [QI_FORMAT_QINS4_K] = {.id = QI_FORMAT_QINS4_K, .info = {"QINS4_K", 0x51490007, 256, 144, true, 0},
     .group = 16, .unpack = qi__unpack_qins4_k,
     .quantize = qi__quantize_qins4_k},
 };
@@ -6696,21 +6671,25 @@ QI__INLINE void qi__scales_iq4_xs_neon(const uint8_t *src, qi__scales_neon *s) {
 
 // QINS8_K, QINS4_K: scales of the block at src, a byte for each group.
 QI__INLINE int8x16_t qi__qins_scales_neon(qi_format id, const uint8_t *src) {
-  // Words with the six bits of group g in them, and what lifts these to the top.
-  static const uint8_t bytes[32] = {2, 3, 5, 6, 8, 9, 11, 12, 2, 3, 5, 6, 8, 9, 11, 12,
-                                    3, 4, 6, 7, 9, 10, 12, 13, 4, 5, 7, 8, 10, 11, 13, 14};
-  static const int16_t lift[16] = {10, 10, 10, 10, 4, 4, 4, 4, 6, 6, 6, 6, 8, 8, 8, 8};
-  static const uint16_t bit[16] = {1, 16, 256, 4096, 2, 32, 512, 8192, 4, 64, 1024, 16384, 8, 128, 2048, 32768};
+  // Words that begin with the byte in which the seven bits of group g begin, and what lifts these to the top.
+  static const uint8_t bytes[32] = {0, 1, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7,
+                                    9, 10, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15, 15};
+  static const int16_t lift[8] = {9, 2, 3, 4, 5, 6, 7, 8};
   uint8x16_t v = vld1q_u8(src);
   int8x8_t scale[2];
   QI__UNROLL for (int h = 0; h < 2; h++) {
-    int16x8_t six = vshlq_s16(vreinterpretq_s16_u8(vqtbl1q_u8(v, vld1q_u8(bytes + 16 * h))), vld1q_s16(lift + 8 * h));
-    uint16x8_t last = vandq_u16(vtstq_u16(vdupq_n_u16(qi__load_u16(src + 14)), vld1q_u16(bit + 8 * h)), vdupq_n_u16(64));
-    if (id == QI_FORMAT_QINS4_K) six = vshrq_n_s16(six, 10);
-    else six = vreinterpretq_s16_u16(vorrq_u16(vshrq_n_u16(vreinterpretq_u16_s16(six), 10), last));
-    scale[h] = vmovn_s16(six);
+    int16x8_t seven = vshlq_s16(vreinterpretq_s16_u8(vqtbl1q_u8(v, vld1q_u8(bytes + 16 * h))), vld1q_s16(lift));
+    if (id == QI_FORMAT_QINS4_K) seven = vshrq_n_s16(seven, 9);
+    else seven = vreinterpretq_s16_u16(vshrq_n_u16(vreinterpretq_u16_s16(seven), 9));
+    scale[h] = vmovn_s16(seven);
   }
   return vcombine_s8(scale[0], scale[1]);
+}
+
+// Their d. The sign of QINS4_K's is a number of its own.
+QI__INLINE float qi__qins_d_neon(qi_format id, const uint8_t *src) {
+  float d = qi__half_neon(src + QI__QINS_D_AT) * 0x1p-10f;
+  return id == QI_FORMAT_QINS4_K ? fabsf(d) : d;
 }
 
 // Their codes in the order of the weights (formats/qins.h).
@@ -6785,7 +6764,7 @@ QI__INLINE void qi__block_scales_neon(qi_format id, const qi__format *f, const u
   case QI_FORMAT_QINS4_K:
     qi__set_scales16_neon(s, qi__qins_scales_neon(id, src));
     qi__qins_codes_neon(id, src, (uint8_t *)block->q);
-    s->d = qi__half_neon(src) * 0x1p-10f;
+    s->d = qi__qins_d_neon(id, src);
     break;
   default:
     qi__unpack(f, src, block);
@@ -6918,10 +6897,9 @@ QI__INLINE qi__codes32_neon qi__codes_neon(qi_format id, const uint8_t *src, int
   case QI_FORMAT_I2_S: return qi__subtract_neon(qi__bits_neon(src + 32 * half, 6 - 2 * quarter, 2), 1);
   case QI_FORMAT_QINS4_K: {
     qi__codes32_neon codes;
-    QI__UNROLL for (int h = 0; h < 2; h++) { // group 2 g + h
-      const int8_t *table = qi__qins4_values[src[14 + g % 2] >> (g / 2 + 4 * h) & 1];
-      codes.half[h] = vqtbl1q_s8(vld1q_s8(table), vld1q_u8((const uint8_t *)block->q + 32 * g + 16 * h));
-    }
+    int8x16_t table = vld1q_s8(qi__qins4_values[qi__qins4_t(src)]);
+    QI__UNROLL for (int h = 0; h < 2; h++)
+      codes.half[h] = vqtbl1q_s8(table, vld1q_u8((const uint8_t *)block->q + 32 * g + 16 * h));
     return codes;
   }
   default: return qi__signed_neon(qi__bytes_neon((const uint8_t *)block->q + 32 * g));
@@ -7020,7 +6998,7 @@ QI__INLINE void qi__dequantize_qins8_k_neon(const uint8_t *src, qi__store16_neon
   for (size_t i = 0; i < n; i += 256, src += 272) {
     int8_t scale[16];
     uint8_t code[256];
-    float d = qi__half_neon(src) * 0x1p-10f;
+    float d = qi__qins_d_neon(QI_FORMAT_QINS8_K, src);
     vst1q_s8(scale, qi__qins_scales_neon(QI_FORMAT_QINS8_K, src));
     qi__qins_codes_neon(QI_FORMAT_QINS8_K, src, code);
     for (size_t g = 0; g < 16; g++) {
@@ -7358,7 +7336,7 @@ QI__INLINE float qi__dot_qins8_k_row_neon(qi__dot4_fn dot, const qi__qins8_table
     qi__qins_codes_neon(QI_FORMAT_QINS8_K, w, code);
     for (int g = 0; g < 16; g++)
       sum = vmlaq_n_s32(sum, qi__qins8_products_neon(dot, tables, vld1q_u8(code + 16 * g), vld1q_s8(x.q + 16 * g)), scale[g]);
-    lane[b % 8] = fmaf(qi__half_neon(w) * 0x1p-10f * *x.d, (float)vaddvq_s32(sum), lane[b % 8]);
+    lane[b % 8] = fmaf(qi__qins_d_neon(QI_FORMAT_QINS8_K, w) * *x.d, (float)vaddvq_s32(sum), lane[b % 8]);
     qi__x_advance_neon(&x, 1, 256);
   }
   return qi__sum_lanes(lane);
@@ -7737,24 +7715,22 @@ QI__INLINE QI__AVX2 __m256i qi__bits_avx2(__m256i v, int shift, int n) {
   return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8((char)((1 << n) - 1)));
 }
 
-// Scales of the block at src, a byte for each group.
+// Scales of a block of QINS8_K or QINS4_K, a byte for each group.
 QI__INLINE QI__AVX2 __m128i qi__qins_scales_avx2(qi_format id, const uint8_t *src) {
-  // Words with the six bits of group g in them, and what lifts these to the top.
-  const __m256i bytes = _mm256_setr_epi8(2, 3, 5, 6, 8, 9, 11, 12, 2, 3, 5, 6, 8, 9, 11, 12, 3, 4, 6, 7, 9, 10, 12, 13, 4, 5, 7, 8,
-                                         10, 11, 13, 14);
-  const __m256i lift = _mm256_setr_epi64x(0x0400040004000400, 0x0010001000100010, 0x0040004000400040, 0x0100010001000100);
-  const __m256i bit = _mm256_setr_epi64x(0x1000010000100001, 0x2000020000200002, 0x4000040000400004,
-                                         (long long)0x8000080000800008u);
+  // Words that begin with the byte in which the seven bits of group g begin, and what lifts these to the top.
+  const __m256i bytes = _mm256_setr_epi8(0, 1, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 9, 10, 9, 10, 10, 11, 11, 12, 12, 13, 13,
+                                         14, 14, 15, 15, 15);
+  const __m256i lift = _mm256_broadcastsi128_si256(_mm_setr_epi16(512, 4, 8, 16, 32, 64, 128, 256));
   __m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)src));
   v = _mm256_mullo_epi16(_mm256_shuffle_epi8(v, bytes), lift);
-  if (id == QI_FORMAT_QINS4_K) {
-    v = _mm256_srai_epi16(v, 10);
-  } else {
-    __m256i last = _mm256_and_si256(_mm256_set1_epi16((short)qi__load_u16(src + 14)), bit);
-    last = _mm256_and_si256(_mm256_cmpeq_epi16(last, bit), _mm256_set1_epi16(64));
-    v = _mm256_or_si256(_mm256_srli_epi16(v, 10), last);
-  }
+  v = id == QI_FORMAT_QINS4_K ? _mm256_srai_epi16(v, 9) : _mm256_srli_epi16(v, 9);
   return _mm_packs_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+}
+
+// Their d. The sign of QINS4_K's is a number of its own.
+QI__INLINE uint16_t qi__qins_d_bits(qi_format id, uint16_t bits) { return id == QI_FORMAT_QINS4_K ? bits & 0x7fff : bits; }
+QI__INLINE QI__AVX2 float qi__qins_d_avx2(qi_format id, const uint8_t *src) {
+  return _cvtsh_ss(qi__qins_d_bits(id, qi__load_u16(src + QI__QINS_D_AT))) * 0x1p-10f;
 }
 
 // 256 bytes turned (formats/qins.h), from either order to the other.
@@ -7838,7 +7814,7 @@ QI__INLINE QI__AVX2 void qi__block_scales_avx2(qi_format id, const qi__format *f
   case QI_FORMAT_QINS4_K: {
     __m128i v = qi__qins_scales_avx2(id, src);
     if (id == QI_FORMAT_QINS4_K) qi__qins4_codes_avx2(src, (uint8_t *)block->q);
-    __m256 d = _mm256_set1_ps(qi__half_avx2(src) * 0x1p-10f);
+    __m256 d = _mm256_set1_ps(qi__qins_d_avx2(id, src));
     _mm256_storeu_ps(out->scale, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v))));
     _mm256_storeu_ps(out->scale + 8, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))));
     break;
@@ -7927,11 +7903,8 @@ QI__INLINE QI__AVX2 __m256i qi__codes_avx2(qi_format id, const uint8_t *src, int
     return _mm256_sub_epi8(qi__bits_avx2(qi__bytes_avx2(src + 32 * half), 2 * quarter, 2), _mm256_set1_epi8(1));
   case QI_FORMAT_I2_S:
     return _mm256_sub_epi8(qi__bits_avx2(qi__bytes_avx2(src + 32 * half), 6 - 2 * quarter, 2), _mm256_set1_epi8(1));
-  case QI_FORMAT_QINS4_K: {
-    int t = src[14 + g % 2] >> g / 2, pair = (t & 1) | (t >> 3 & 2); // of groups 2 g, 2 g + 1
-    return _mm256_shuffle_epi8(qi__bytes_avx2((const uint8_t *)qi__qins4_pairs[pair]),
-                               qi__bytes_avx2((const uint8_t *)block->q + 32 * g));
-  }
+  case QI_FORMAT_QINS4_K:
+    return qi__lookup_avx2(qi__qins4_values[qi__qins4_t(src)], qi__bytes_avx2((const uint8_t *)block->q + 32 * g));
   default: return qi__bytes_avx2((const uint8_t *)block->q + 32 * g);
   }
 }
@@ -8468,7 +8441,7 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
   case QI_FORMAT_QINS4_K:
     s->scale = qi__scales16_avx2(qi__qins_scales_avx2(id, src), true);
     qi__qins4_codes_avx2(src, (uint8_t *)block->q);
-    s->d = qi__half_avx2(src) * 0x1p-10f;
+    s->d = qi__qins_d_avx2(id, src);
     break;
   default:
     qi__unpack_avx2(f, src, block);
@@ -11559,22 +11532,30 @@ QI__INLINE QI__AVX2 void qi__dot_rows_k_avx2(qi_format id, qi__step_fn words, in
 
 // What row_k_avx2.h does: Q4_K and Q5_K with one row of activations or a few, Q6_K with one, as 256 bits take more just as fast.
 
-// The sums of all 16 lanes of eight registers, in order: blends and one shuffle for each addition, as in qi__fold8_avx2.
-QI__INLINE QI__AVX512_VNNI __m256i qi__fold8_avx512(const __m512i *v) {
+// The sums of all 16 lanes of eight registers, in order, as qi__fold8_avx2 makes them: two steps as soon as registers v[0..b] are
+// there, so that shuffles come between products, and the rest.
+QI__INLINE QI__AVX512_VNNI void qi__fold_early_avx512(__m512i *v, int b) {
+  if (b % 2) {
+    __m512i p = v[b - 1], q = v[b];
+    v[b - 1] = _mm512_add_epi32(_mm512_mask_shuffle_epi32(p, 0xaaaa, q, (_MM_PERM_ENUM)0xb1),
+                                _mm512_mask_shuffle_epi32(q, 0x5555, p, (_MM_PERM_ENUM)0xb1));
+  }
+  if (b % 4 == 3) {
+    __m512i p = v[b - 3], q = v[b - 1];
+    v[b - 3] = _mm512_add_epi32(_mm512_mask_shuffle_epi32(p, 0xcccc, q, (_MM_PERM_ENUM)0x4e),
+                                _mm512_mask_shuffle_epi32(q, 0x3333, p, (_MM_PERM_ENUM)0x4e));
+  }
+}
+
+QI__INLINE QI__AVX512_VNNI __m256i qi__fold_rest_avx512(const __m512i *v) {
   const __m512i even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
-  __m512i a[4], b[2];
-  QI__UNROLL for (int i = 0; i < 4; i++) {
-    __m512i p = v[2 * i], q = v[2 * i + 1];
-    __m512i swapped = _mm512_shuffle_epi32(_mm512_mask_blend_epi32(0x5555, p, q), (_MM_PERM_ENUM)0xb1);
-    a[i] = _mm512_add_epi32(_mm512_mask_blend_epi32(0xaaaa, p, q), swapped);
-  }
-  QI__UNROLL for (int i = 0; i < 2; i++) {
-    __m512i p = a[2 * i], q = a[2 * i + 1];
-    __m512i swapped = _mm512_shuffle_epi32(_mm512_mask_blend_epi32(0x3333, p, q), (_MM_PERM_ENUM)0x4e);
-    b[i] = _mm512_add_epi32(_mm512_mask_blend_epi32(0xcccc, p, q), swapped);
-  }
-  b[0] = _mm512_add_epi32(_mm512_permutex2var_epi64(b[0], even, b[1]), _mm512_permutex2var_epi64(b[0], odd, b[1]));
-  return _mm256_add_epi32(_mm512_castsi512_si256(b[0]), _mm512_extracti64x4_epi64(b[0], 1));
+  __m512i sum = _mm512_add_epi32(_mm512_permutex2var_epi64(v[0], even, v[4]), _mm512_permutex2var_epi64(v[0], odd, v[4]));
+  return _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
+}
+
+QI__INLINE QI__AVX512_VNNI __m256i qi__fold8_avx512(__m512i *v) {
+  QI__UNROLL for (int b = 1; b < 8; b++) qi__fold_early_avx512(v, b);
+  return qi__fold_rest_avx512(v);
 }
 
 // 32 bytes at p, and at q.
@@ -11924,12 +11905,12 @@ QI__FN QI__AVX512_VNNI void qi__dot_row_iq4_nl_avx512(const qi__dot_q8_args *a) 
 #if defined(QI__X86_64)
 
 // The products of dot_q8.h for the grouped kinds of QINS. Codes are turned (formats/qins.h): dword n of each of the four registers
-// of a block belongs to group number n, so products of bytes add up group by group, and the 16 sums are multiplied by their scales
-// at the end. Activations are turned once for all weight rows.
+// of a block belongs to one group, so products of bytes add up group by group, and the 16 sums are multiplied by their scales at
+// the end. Activations are turned once for all weight rows.
 
 typedef struct qi__row_qins { // in the scratch of a product
   int8_t q[QI__ROW_K_SLICE * 256];    // [block][4 registers][64]
-  int32_t bias[QI__ROW_K_SLICE * 16]; // for row_qins_avx512.h: [block][number of the group]
+  int32_t bias[QI__ROW_K_SLICE * 16]; // for row_qins_avx512.h: [block][dword]
   qi__fetch fetch;                    // of weights
 } qi__row_qins;
 
@@ -11967,17 +11948,13 @@ QI__INLINE QI__AVX2 void qi__row_qins_take_avx2(const int8_t *q, size_t n_blocks
   for (size_t b = 0; b < n_blocks; b++) qi__turn_avx2((const uint8_t *)q + 256 * b, (uint8_t *)out->q + 256 * b);
 }
 
-// Sums of the groups with numbers 8 h .. 8 h + 7 of QINS4_K. tables: T[0]; T[0] ^ T[1].
-QI__INLINE QI__AVX2 __m256i qi__qins4_k_sums_avx2(qi__step_fn bytes, const __m256i *tables, const uint8_t *w, const int8_t *x,
-                                                  int h) {
-  const __m256i low4 = _mm256_set1_epi8(15), bit = _mm256_slli_epi32(_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), 8 * h);
-  __m256i sum = _mm256_setzero_si256(), last = _mm256_and_si256(_mm256_set1_epi32(qi__load_u16(w + 14)), bit);
-  __m256i differs = _mm256_cmpeq_epi32(last, bit); // where T[1] is meant
+// Sums of the groups of dwords 8 h .. 8 h + 7 of QINS4_K.
+QI__INLINE QI__AVX2 __m256i qi__qins4_k_sums_avx2(qi__step_fn bytes, __m256i table, const uint8_t *w, const int8_t *x, int h) {
+  __m256i sum = _mm256_setzero_si256();
   QI__UNROLL for (int j = 0; j < 4; j++) {
-    __m256i v = qi__bytes_avx2(w + 16 + 64 * (j / 2) + 32 * h), xj = qi__bytes_avx2((const uint8_t *)x + 64 * j + 32 * h);
-    v = _mm256_and_si256(j % 2 ? _mm256_srli_epi16(v, 4) : v, low4);
-    v = _mm256_xor_si256(_mm256_shuffle_epi8(tables[0], v), _mm256_and_si256(_mm256_shuffle_epi8(tables[1], v), differs));
-    sum = bytes(sum, _mm256_abs_epi8(xj), _mm256_sign_epi8(v, xj));
+    __m256i v = qi__bits_avx2(qi__bytes_avx2(w + 16 + 64 * (j / 2) + 32 * h), j % 2 * 4, 4);
+    __m256i xj = qi__bytes_avx2((const uint8_t *)x + 64 * j + 32 * h);
+    sum = bytes(sum, _mm256_abs_epi8(xj), _mm256_sign_epi8(_mm256_shuffle_epi8(table, v), xj));
   }
   return sum;
 }
@@ -11997,35 +11974,41 @@ QI__INLINE QI__AVX2 __m256i qi__qins8_k_sums_avx2(qi__step_fn words, const __m25
   return _mm256_srai_epi32(_mm256_hadd_epi32(sum[0], sum[1]), 8);
 }
 
+// d of n <= 8 blocks times that of their activations.
+QI__INLINE QI__AVX2 __m256 qi__qins_chunk_d_avx2(qi_format id, const uint8_t *w, size_t size, const float *x_d, int n) {
+  __m128i halves = qi__block_words_avx2(w, size, n, QI__QINS_D_AT);
+  if (id == QI_FORMAT_QINS4_K) halves = _mm_and_si128(halves, _mm_set1_epi16(0x7fff));
+  __m256 d = _mm256_mul_ps(_mm256_cvtph_ps(halves), _mm256_set1_ps(0x1p-10f));
+  return _mm256_mul_ps(d, qi__chunk_d_avx2(x_d, n));
+}
+
 QI__INLINE QI__AVX2 __m256 qi__qins_chunk_avx2(qi_format id, qi__step_fn step, const void *tables, const uint8_t *w,
                                                const qi__row_qins *x, size_t at, const float *x_d, int n, __m256 lanes) {
-  const __m128i number = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15); // of groups
+  const __m128i group = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15); // of dwords
   const size_t size = (size_t)qi__formats[id].info.block_bytes;
   const uint8_t *block = w;
   const int8_t *q = x->q + 256 * at;
   __m256i total[8];
   for (int b = 0; b < n; b++, block += size, q += 256) {
     qi__row_k_fetch_avx2(x->fetch, w, size, b);
-    __m128i scales = _mm_shuffle_epi8(qi__qins_scales_avx2(id, block), number);
+    __m128i scales = _mm_shuffle_epi8(qi__qins_scales_avx2(id, block), group);
     total[b] = _mm256_setzero_si256();
     QI__UNROLL for (int h = 0; h < 2; h++) {
       const __m256i *t = (const __m256i *)tables;
       __m256i sum, scale = _mm256_cvtepi8_epi32(h ? _mm_srli_si128(scales, 8) : scales);
-      if (id == QI_FORMAT_QINS4_K) sum = qi__qins4_k_sums_avx2(step, t, block, q, h);
+      if (id == QI_FORMAT_QINS4_K) sum = qi__qins4_k_sums_avx2(step, t[qi__qins4_t(block)], block, q, h);
       else sum = qi__qins8_k_sums_avx2(step, t, block, q, h);
       total[b] = _mm256_add_epi32(total[b], _mm256_mullo_epi32(sum, scale));
     }
   }
   for (int b = n; b < 8; b++) total[b] = _mm256_setzero_si256(); // blocks that are not there
-  __m256 d = _mm256_mul_ps(_mm256_cvtph_ps(qi__block_words_avx2(w, size, n, 0)), _mm256_set1_ps(0x1p-10f));
-  return qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, qi__chunk_d_avx2(x_d, n)), qi__fold8_avx2(total), n);
+  return qi__take_blocks_avx2(lanes, qi__qins_chunk_d_avx2(id, w, size, x_d, n), qi__fold8_avx2(total), n);
 }
 
 QI__INLINE QI__AVX2 void qi__dot_row_qins4_k(qi__step_fn bytes, const qi__dot_q8_args *a) {
   __m256i tables[2];
   QI__UNROLL for (int t = 0; t < 2; t++)
     tables[t] = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)qi__qins4_values[t]));
-  tables[1] = _mm256_xor_si256(tables[0], tables[1]);
   qi__dot_row_qins(qi__row_qins_take_avx2, qi__qins_chunk_avx2, QI_FORMAT_QINS4_K, bytes, tables, a);
 }
 
@@ -12321,7 +12304,7 @@ QI__INLINE QI__AVX2 void qi__wide_row_qins8_k_avx2(const qi__format *f, const __
   uint8_t scale[16], code[256];
   _mm_storeu_si128((__m128i *)(void *)scale, qi__qins_scales_avx2(QI_FORMAT_QINS8_K, w));
   qi__turn_avx2(w + 16, code);
-  *d = qi__half_avx2(w) * 0x1p-10f;
+  *d = qi__qins_d_avx2(QI_FORMAT_QINS8_K, w);
   for (int g = 0; g < 8; g++) {
     __m256i sizes[2], codes = qi__bytes_avx2(code + 32 * g), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
     qi__qins8_k_words_avx2(table, _mm256_permute4x64_epi64(codes, 0xd8), sizes);
@@ -12396,53 +12379,40 @@ QI__INLINE QI__AVX512_VBMI void qi__row_qins_take_vbmi(const int8_t *q, size_t n
   }
 }
 
-// The six bits of each group, in the top of its dword; what is below them is not theirs.
-QI__INLINE QI__AVX512_VBMI __m512i qi__qins_six_vbmi(const uint8_t *w) {
-  // Byte 3 of each dword: from two bits before its six on, which are 48 bits for eight groups.
-  const __m512i from = _mm512_broadcast_i64x4(_mm256_setr_epi64x(0x040000003e000000, 0x100000000a000000, 0x1c00000016000000,
-                                                                 0x2800000022000000));
-  __m512i v = _mm512_set1_epi64((long long)qi__load_u64(w + 2));
-  v = _mm512_mask_broadcastq_epi64(v, 0xf0, _mm_loadl_epi64((const __m128i *)(const void *)(w + 8)));
-  return _mm512_multishift_epi64_epi8(from, v);
+// The scale of each dword, in its seven uppermost bits; what is below them is not its own. Even qwords have groups 0 .. 7.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins_scales_vbmi(const uint8_t *w) {
+  // Byte 3 of each dword: from one bit before the scale on.
+  const __m512i from = _mm512_setr_epi64(0x1b0000003f000000, 0x2300000007000000, 0x2200000006000000, 0x2a0000000e000000,
+                                         0x290000000d000000, 0x3100000015000000, 0x3000000014000000, 0x380000001c000000);
+  return _mm512_multishift_epi64_epi8(from, _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)w)));
 }
 
-// Where the seventh is set.
-QI__INLINE QI__AVX512_VBMI __mmask16 qi__qins_last_vbmi(const uint8_t *w) { return qi__load_u16(w + 14); }
-
-// 64 bytes, in a register. Where they are used twice, GCC loads them by way of the stack: QINS4_K 20 GB/s, not 25.
-QI__INLINE QI__AVX512_VBMI __m512i qi__codes_vbmi(const uint8_t *w) {
-  __m512i v = _mm512_loadu_si512((const void *)w);
-  __asm__("" : "+v"(v));
-  return v;
-}
-
-// Total of the block at w, in 16 lanes. values: T[0] + 128, T[1] + 128, both twice.
+// Total of the block at w, in 16 lanes. values: T[0] + 128, nothing, T[1] + 128, so that the bit t is an offset; each four times: a
+// lookup takes six bits, of which two are another code's.
 QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_k_block_vbmi(const uint8_t *w, const int8_t *x, const int32_t *bias,
                                                           const __m512i *values) {
-  const __m512i low4 = _mm512_set1_epi8(15);
-  __m512i scale = _mm512_srai_epi32(qi__qins_six_vbmi(w), 26), sum = _mm512_loadu_si512((const void *)bias);
-  __m512i table = _mm512_maskz_mov_epi32(qi__qins_last_vbmi(w), _mm512_set1_epi8(16));
+  __m512i table = _mm512_load_si512((const void *)((const uint8_t *)values + (w[QI__QINS_D_AT + 1] & 128)));
+  __m512i sum = _mm512_loadu_si512((const void *)bias);
   QI__UNROLL for (int h = 0; h < 2; h++, x += 128) {
-    __m512i low = qi__codes_vbmi(w + 16 + 64 * h), high = _mm512_srli_epi16(low, 4);
-    low = _mm512_ternarylogic_epi32(low, low4, table, 0xea); // (low & 15) | table
-    high = _mm512_ternarylogic_epi32(high, low4, table, 0xea);
-    sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(low, *values), _mm512_loadu_si512((const void *)x));
-    sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(high, *values), _mm512_loadu_si512((const void *)(x + 64)));
+    __m512i low = _mm512_loadu_si512((const void *)(w + 16 + 64 * h));
+    __asm__("" : "+v"(low)); // GCC would load it twice, by way of the stack
+    __m512i high = _mm512_srli_epi16(low, 4);
+    sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(low, table), _mm512_loadu_si512((const void *)x));
+    sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(high, table), _mm512_loadu_si512((const void *)(x + 64)));
   }
-  return _mm512_mullo_epi32(sum, scale);
+  return _mm512_mullo_epi32(sum, _mm512_srai_epi32(qi__qins_scales_vbmi(w), 25));
 }
 
 // The same. values: sizes of codes 0 .. 63, of the others.
 QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *w, const int8_t *x, const __m512i *values) {
   const __m512i zero = _mm512_setzero_si512();
-  __m512i scale = _mm512_srli_epi32(qi__qins_six_vbmi(w), 26), sum = zero;
-  scale = _mm512_mask_add_epi32(scale, qi__qins_last_vbmi(w), scale, _mm512_set1_epi32(64));
+  __m512i sum = zero;
   QI__UNROLL for (int j = 0; j < 4; j++) {
-    __m512i codes = qi__codes_vbmi(w + 16 + 64 * j), v = _mm512_loadu_si512((const void *)(x + 64 * j));
+    __m512i codes = _mm512_loadu_si512((const void *)(w + 16 + 64 * j)), v = _mm512_loadu_si512((const void *)(x + 64 * j));
     v = _mm512_mask_sub_epi8(v, _mm512_movepi8_mask(codes), zero, v);
     sum = _mm512_dpbusd_epi32(sum, _mm512_permutex2var_epi8(values[0], codes, values[1]), v);
   }
-  return _mm512_mullo_epi32(sum, scale);
+  return _mm512_mullo_epi32(sum, _mm512_srli_epi32(qi__qins_scales_vbmi(w), 25));
 }
 
 QI__INLINE QI__AVX512_VBMI __m256 qi__qins_chunk_vbmi(qi_format id, qi__step_fn step, const void *tables, const uint8_t *w,
@@ -12451,24 +12421,30 @@ QI__INLINE QI__AVX512_VBMI __m256 qi__qins_chunk_vbmi(qi_format id, qi__step_fn 
   const __m512i *values = (const __m512i *)tables;
   __m512i total[8];
   QI__UNROLL for (int b = 0; b < 8; b++) {
-    const int8_t *q = x->q + 256 * (at + (size_t)b);
-    const uint8_t *block = w + size * (size_t)b;
     total[b] = _mm512_setzero_si512();
-    if (b >= n) continue;
-    qi__row_k_fetch_avx2(x->fetch, w, size, b);
-    if (id == QI_FORMAT_QINS4_K) total[b] = qi__qins4_k_block_vbmi(block, q, x->bias + 16 * (at + (size_t)b), values);
-    else total[b] = qi__qins8_k_block_vbmi(block, q, values);
-    __asm__ volatile("" : "+v"(total[b])); // clang would load all blocks at once and spill them
+    if (b < n) {
+      const int8_t *q = x->q + 256 * (at + (size_t)b);
+      if (id == QI_FORMAT_QINS8_K || x->fetch != QI__FETCH_PAGES) qi__row_k_fetch_avx2(x->fetch, w, size, b);
+      else if (b % 4 == 0) qi__prefetch_ahead(QI__FETCH_PAGES, (uintptr_t)w + size * (size_t)b, 4 * size); // see qi__prefetch_block
+      if (id == QI_FORMAT_QINS4_K)
+        total[b] = qi__qins4_k_block_vbmi(w + size * (size_t)b, q, x->bias + 16 * (at + (size_t)b), values);
+      else
+        total[b] = qi__qins8_k_block_vbmi(w + size * (size_t)b, q, values);
+      __asm__ volatile("" : "+v"(total[b])); // clang would load all blocks at once and spill them
+    }
+    qi__fold_early_avx512(total, b);
   }
-  __m256 d = _mm256_mul_ps(_mm256_cvtph_ps(qi__block_words_avx2(w, size, n, 0)), _mm256_set1_ps(0x1p-10f));
   (void)step;
-  return qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, qi__chunk_d_avx2(x_d, n)), qi__fold8_avx512(total), n);
+  return qi__take_blocks_avx2(lanes, qi__qins_chunk_d_avx2(id, w, size, x_d, n), qi__fold_rest_avx512(total), n);
 }
 
 QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
-  __m512i values = _mm512_broadcast_i64x4(qi__bytes_avx2((const uint8_t *)qi__qins4_values));
-  values = _mm512_xor_si512(values, _mm512_set1_epi8((char)-128));
-  qi__dot_row_qins(qi__row_qins_take_vbmi, qi__qins_chunk_vbmi, QI_FORMAT_QINS4_K, qi__words_avx512, &values, a);
+  __m512i values[3] = {_mm512_setzero_si512()};
+  QI__UNROLL for (int t = 0; t < 2; t++) {
+    values[2 * t] = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)qi__qins4_values[t]));
+    values[2 * t] = _mm512_xor_si512(values[2 * t], _mm512_set1_epi8((char)-128));
+  }
+  qi__dot_row_qins(qi__row_qins_take_vbmi, qi__qins_chunk_vbmi, QI_FORMAT_QINS4_K, qi__words_avx512, values, a);
 }
 
 QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_k_vbmi(const qi__dot_q8_args *a) {

@@ -40,7 +40,7 @@ static const scale_place scale_places[] = {
     {QI_FORMAT_Q5_K, 0, 2, 15.5f}, {QI_FORMAT_Q6_K, 208, -1, 0},   {QI_FORMAT_IQ1_S, 0, -1, 0},   {QI_FORMAT_IQ2_XXS, 0, -1, 0},
     {QI_FORMAT_IQ2_XS, 0, -1, 0},  {QI_FORMAT_IQ2_S, 0, -1, 0},    {QI_FORMAT_IQ3_XXS, 0, -1, 0}, {QI_FORMAT_IQ3_S, 0, -1, 0},
     {QI_FORMAT_IQ4_NL, 0, -1, 0},  {QI_FORMAT_IQ4_XS, 0, -1, 0},   {QI_FORMAT_TQ1_0, 52, -1, 0},  {QI_FORMAT_TQ2_0, 64, -1, 0},
-    {QI_FORMAT_QINS8_K, 0, -1, 0}, {QI_FORMAT_QINS4_K, 0, -1, 0},
+    {QI_FORMAT_QINS8_K, 7, -1, 0}, {QI_FORMAT_QINS4_K, 7, -1, 0},
 };
 
 static const scale_place *scale_place_of(qi_format f) {

@@ -157,7 +157,7 @@ typedef struct qi_parallel {
 //            a larger code is a smaller weight; code 0 is zero. log_min and log_max are of the whole tensor. Integer products take
 //            |w| with an error of at most exp(log_max) / 21800.
 //   QINS8_K  sign and 7-bit logarithmic code under a scale for 16 weights, 8.5 bits a weight (as Q8_0).
-//   QINS4_K  4-bit logarithmic code, scale and one of two ranges for 16 weights, 4.5 bits a weight (as Q4_0, Q4_K, IQ4_NL).
+//   QINS4_K  4-bit logarithmic code, scale for 16 weights, one of two ranges for 256; 4.5 bits a weight (as Q4_0, Q4_K, IQ4_NL).
 //
 // Blocks, little-endian, bytes at these offsets (d: float16):
 //   I2_S     256 weights,  64 bytes  0 pairs[64]: byte 32 h + l has weights 128 h + l, + 32, + 64, + 96, highest bits first;
@@ -165,16 +165,15 @@ typedef struct qi_parallel {
 //            tail           32 bytes  0 scale (float32), the rest zero
 //   QINS8     32 weights,  36 bytes  0 signs[4]: bit i % 8 of byte i / 8, set = negative; 4 codes[32]
 //            tail           32 bytes  0 log_min, 4 log_max (float32), the rest zero
-//   QINS8_K  256 weights, 272 bytes  0 d, 2 groups[14], 16 codes[256]: w = d / 2^10 * s * V[c], c = bits 0..6, bit 7 sign;
+//   QINS8_K  256 weights, 272 bytes  0 s[7], 7 d, 9 s[7], 16 codes[256]: w = d / 2^10 * s * V[c], c = bits 0..6, bit 7 sign;
 //                                    V[c] = round(255 (4^(c / 127) - 1) / 3)
-//   QINS4_K  256 weights, 144 bytes  0 d, 2 groups[14], 16 nibbles[128]: w = d / 2^10 * s * T[t][c]; code n is the lower half of
-//                                    byte n / 128 * 64 + n % 64, the upper half where n / 64 is odd
-//            T[0] = -116 -95 -76 -59 -43 -29 -15 -3 9 22 36 51 68 86 105 127
-//            T[1] = -98 -74 -55 -39 -26 -16 -7 0 7 16 26 39 55 74 98 127
+//   QINS4_K  256 weights, 144 bytes  0 s[7], 7 d, 9 s[7], 16 nibbles[128]: w = |d| / 2^10 * s * T[t][c], t: sign of d; code n is
+//                                    the lower half of byte n / 128 * 64 + n % 64, the upper half where n / 64 is odd
+//            T[0] = -110 -89 -71 -54 -39 -25 -13 -1 10 22 35 50 66 85 105 127
+//            T[1] = -101 -79 -60 -44 -30 -19 -9 0 9 19 30 44 60 79 101 127
 //   Codes of both are turned: that of weight 64 t + 16 l + 4 j + b is number 64 j + 16 l + 4 t + b (t, l, j, b < 4).
-//   groups[14]: seven bits for each 16 weights, of group 4 t + l as number 4 l + t. Bits 6 n .. 6 n + 5 of the first twelve bytes,
-//   lowest first, are bits 0..5 of number n; bit n of the 16-bit word behind them is its bit 6. QINS8_K: s. QINS4_K: bits 0..5 are
-//   s, two's complement; bit 6 is t.
+//   s: seven bits for each 16 weights, in order from the lowest bit on, of the first 128 weights at 0, of the others at 9. QINS8_K:
+//   0..127; QINS4_K: two's complement, -63..63.
 //
 // A tail is behind the last row of a tensor and belongs to all of its rows: such tensors are dequantised, quantised and multiplied
 // whole. In GGUF the QINS types have ids of their own (0x5149....) that other programs refuse; I2_S has bitnet.cpp's (36).

@@ -44,6 +44,8 @@ static void make_block_finite(qi_format id, uint8_t *b) {
   case QI_FORMAT_Q6_K: make_finite(b + 208); break;
   case QI_FORMAT_TQ1_0: make_finite(b + 52); break;
   case QI_FORMAT_TQ2_0: make_finite(b + 64); break;
+  case QI_FORMAT_QINS8_K:
+  case QI_FORMAT_QINS4_K: make_finite(b + 7); break;
   case QI_FORMAT_MXFP4:
     if (b[0] > 250) b[0] = 250;
     break;

@@ -76,34 +76,31 @@ static void test_tables(void **state) {
     int product = (qi__qins8_k_factors[c / 16] * qi__qins8_k_factors[16 + c % 16] + 0x4000) >> 15;
     assert_int_equal((product - QI__QINS8_K_BASE) >> 4, qi__qins8_sizes[c % 128]);
   }
-  static const double m[2] = {1, 4}, o[2] = {0.25, 0};
+  static const double m[2] = {1.25, 2.5}, o[2] = {0.125, 0};
   for (int t = 0; t < 2; t++)
     for (int c = 0; c < 16; c++) {
       double a = (c - 7 - o[t]) / 8, size = floor(127 * (pow(1 + m[t], fabs(a)) - 1) / (pow(1 + m[t], (8 - o[t]) / 8) - 1) + 0.5);
       assert_int_equal(qi__qins4_values[t][c], (int)(a < 0 ? -size : size));
-      for (int pair = 0; pair < 4; pair++) {
-        if ((pair & 1) == t) assert_int_equal(qi__qins4_pairs[pair][c], qi__qins4_values[t][c]);
-        if (pair >> 1 == t) assert_int_equal(qi__qins4_pairs[pair][16 + c], qi__qins4_values[t][c]);
-      }
     }
 }
 
-// Blocks worked out by hand. Groups, which are numbers 0, 12 and 15 of the block: 0: 5; 3: `six`, and the last bit; 15: 17, and the
-// last bit.
-static void make_groups(uint8_t *block, unsigned d, int six) {
-  block[0] = (uint8_t)d;
-  block[1] = (uint8_t)(d >> 8);
-  block[2] = 5;
-  block[2 + 6 * 12 / 8] = (uint8_t)six;
-  block[2 + 6 * 15 / 8] = 17 << 2;
-  block[15] = 1 << 4 | 1 << 7;
+// Blocks worked out by hand. Scales of groups 0: 5; 3: `third`; 7: 2; 8: 64; 15: 81.
+static void make_head(uint8_t *block, unsigned d, int third) {
+  block[0] = 5;
+  block[2] = (uint8_t)(third << 5); // from bit 21 on
+  block[3] = (uint8_t)(third >> 3);
+  block[6] = 2 << 1;                // 49
+  block[7] = (uint8_t)d;
+  block[8] = (uint8_t)(d >> 8);
+  block[9] = 64;
+  block[15] = 81 << 1;
 }
 
 static void test_qins8_k_vector(void **state) {
   (void)state;
   uint8_t block[272] = {0};
   float w[256];
-  make_groups(block, 0x6400, 63); // d: 1024
+  make_head(block, 0x6400, 127); // d: 1024
   block[16] = 127;
   block[16 + 1] = 128 | 19;
   block[16 + 64 + 2] = 1;         // weight 6
@@ -112,25 +109,31 @@ static void test_qins8_k_vector(void **state) {
   block[16 + 50] = 128;
   block[16 + 255] = 1;
   block[16 + 128 + 48 + 12] = 19; // weight 248
-  block[16 + 8] = 77;             // weight 128, of a group of scale 0
+  block[16 + 52] = 19;            // weight 112
+  block[16 + 8] = 77;             // weight 128
+  block[16 + 16] = 77;            // weight 16, of a group of scale 0
   assert_int_equal(qi_dequantize(QI_FORMAT_QINS8_K, block, w, 256, NULL), QI_OK);
   assert_true(w[0] == 5 * 255 && w[1] == 5 * -20 && w[2] == 0 && w[6] == 5);
   assert_true(w[48] == -127 * 255 && w[50] == 0 && w[53] == 127 * qi__qins8_sizes[77]);
-  assert_true(w[255] == 81 && w[248] == 81 * 20 && w[128] == 0);
+  assert_true(w[255] == 81 && w[248] == 81 * 20 && w[112] == 2 * 20 && w[128] == 64 * qi__qins8_sizes[77] && w[16] == 0);
 }
 
 static void test_qins4_k_vector(void **state) {
   (void)state;
-  uint8_t block[144] = {0};
-  float w[256];
-  make_groups(block, 0x6400, -31 & 63);
-  block[16] = 0xf0;       // weights 0 and 4
-  block[16 + 64] = 0x0f;  // 8 and 12
-  block[16 + 49] = 0x30;  // 49 and 53
-  block[16 + 127] = 0x80; // 251 and 255
-  assert_int_equal(qi_dequantize(QI_FORMAT_QINS4_K, block, w, 256, NULL), QI_OK);
-  assert_true(w[0] == 5 * -116 && w[4] == 5 * 127 && w[8] == 5 * 127 && w[12] == 5 * -116 && w[32] == 0);
-  assert_true(w[49] == -31 * -98 && w[53] == -31 * -39 && w[251] == 17 * -98 && w[255] == 17 * 7);
+  static const int8_t first[2] = {-110, -101}, third[2] = {-54, -44}, eighth[2] = {10, 9};
+  for (unsigned t = 0; t < 2; t++) {
+    uint8_t block[144] = {0};
+    float w[256];
+    make_head(block, 0x6400 | t << 15, -31 & 127);
+    block[16] = 0xf0;       // weights 0 and 4
+    block[16 + 64] = 0x0f;  // 8 and 12
+    block[16 + 49] = 0x30;  // 49 and 53
+    block[16 + 127] = 0x80; // 251 and 255, whose scale is 81 - 128
+    assert_int_equal(qi_dequantize(QI_FORMAT_QINS4_K, block, w, 256, NULL), QI_OK);
+    assert_true(w[0] == 5 * first[t] && w[4] == 5 * 127 && w[8] == 5 * 127 && w[12] == 5 * first[t] && w[32] == 0);
+    assert_true(w[49] == -31 * first[t] && w[53] == -31 * third[t] && w[112] == 2 * first[t] && w[128] == -64 * first[t]);
+    assert_true(w[251] == -47 * first[t] && w[255] == -47 * eighth[t]);
+  }
 }
 
 static void test_i2_s_vector(void **state) {
@@ -215,9 +218,9 @@ static void test_rivals(void **state) {
     double ratio[N_KINDS];
   } pairs[] = {
     {QI_FORMAT_QINS8_K, QI_FORMAT_Q8_0, {0.89, 0.71, 0.52, 0.69}},
-    {QI_FORMAT_QINS4_K, QI_FORMAT_Q4_0, {0.81, 0.66, 0.57, 0.72}},
-    {QI_FORMAT_QINS4_K, QI_FORMAT_Q4_K, {0.92, 0.82, 0.71, 0.83}},
-    {QI_FORMAT_QINS4_K, QI_FORMAT_IQ4_NL, {0.88, 0.79, 0.68, 0.83}},
+    {QI_FORMAT_QINS4_K, QI_FORMAT_Q4_0, {0.82, 0.68, 0.59, 0.72}},
+    {QI_FORMAT_QINS4_K, QI_FORMAT_Q4_K, {0.94, 0.85, 0.74, 0.83}},
+    {QI_FORMAT_QINS4_K, QI_FORMAT_IQ4_NL, {0.89, 0.82, 0.71, 0.83}},
   };
   static float x[N], w[1024];
   uint64_t seed = 5;
@@ -236,6 +239,22 @@ static void test_rivals(void **state) {
       }
     assert_true(error_of(QI_FORMAT_QINS8, x, NULL) < 0.0085);
     assert_true(error_of(QI_FORMAT_QINS8, x, w) < 0.0085);
+  }
+}
+
+// Blocks of QINS4_K with the second range: of weights that lie evenly none, of heavy tails most.
+static void test_qins4_ranges(void **state) {
+  (void)state;
+  static float x[N];
+  static uint8_t bytes[N / 256 * 144];
+  for (int heavy = 0; heavy < 2; heavy++) {
+    qi_error err = {QI_OK, ""};
+    int n = 0;
+    make_data(HEAVY, x);
+    for (int i = 0; i < N && !heavy; i++) x[i] = (float)(i * 37 % 256) - 127.5f;
+    run_expect(qi_quantize(QI_FORMAT_QINS4_K, x, bytes, N, 1024, NULL, &err), QI_OK, &err, "qi_quantize");
+    for (int b = 0; b < N / 256; b++) n += bytes[144 * b + 8] >> 7;
+    assert_in_range(n, heavy ? N / 256 * 3 / 4 : 0, heavy ? N / 256 : 0);
   }
 }
 
@@ -534,7 +553,7 @@ static void test_truncated(void **state) {
 // Ids of layouts that are not there any more.
 static void test_gone(void **state) {
   (void)state;
-  for (uint32_t id = 0x51490002; id <= 0x51490003; id++) {
+  for (uint32_t id = 0x51490002; id <= 0x51490005; id++) {
     gw_file w;
     gc_open o;
     gw_begin(&w, 3);
@@ -555,6 +574,7 @@ int main(void) {
     cmocka_unit_test(test_same_as_tq2_0),    cmocka_unit_test(test_products),    cmocka_unit_test(test_models),
     cmocka_unit_test(test_models_bad_tail),  cmocka_unit_test(test_id_36),       cmocka_unit_test(test_truncated),
     cmocka_unit_test(test_gone),
+    cmocka_unit_test(test_qins4_ranges),
     cmocka_unit_test(test_qins8_sizes),
   };
   return cmocka_run_group_tests_name("qins", tests, NULL, NULL);

@@ -10,8 +10,8 @@
 //
 //   format   len  bytes  bits  group  weight                                  offsets
 //   QINS8     32    36   9.0     -    +-exp(log_min + (255 - c) / 254 * R)    0 signs[4], 4 codes[32];  tail: 0 log_min, 4 log_max
-//   QINS8_K  256   272   8.5    16    d / 2^10 * s[g] * (+-V[c])              0 d, 2 six[12], 14 last, 16 codes[256]
-//   QINS4_K  256   144   4.5    16    d / 2^10 * s[g] * T[t[g]][c]            0 d, 2 six[12], 14 last, 16 nibbles[128]
+//   QINS8_K  256   272   8.5    16    d / 2^10 * s[g] * (+-V[c])              0 s[7], 7 d, 9 s[7], 16 codes[256]
+//   QINS4_K  256   144   4.5    16    |d| / 2^10 * s[g] * T[t][c]             0 s[7], 7 d, 9 s[7], 16 nibbles[128]
 //
 // QINS8: R = log_max - log_min, two float32 in the tensor's tail (32 bytes, the rest zero). Code 1 is the greatest size, 255 the
 // least; 0 is zero. Bit i % 8 of signs[i / 8] is set where weight i is negative. In float32 a weight is what the formula says; in
@@ -24,11 +24,11 @@
 // Factors are off by at most 1/2 and size[c] rounds once more, so d * size[c] is off by at most 1.5 d, which is less than
 // exp(log_max) / 21800. (At the greatest size half a step of the codes, (1 - exp(-h)) / 2, is 1/72 of it for R = 7.)
 //
-// Codes of the grouped kinds are turned: the code of weight 64 t + 16 l + 4 j + b is number 64 j + 16 l + 4 t + b (t, l, j, b < 4),
-// and what is said of group 4 t + l is number 4 l + t. So, of codes in registers of 64 bytes, each dword belongs to one group in
-// all four of them: products of bytes add up group by group. Nibbles: code n is in byte n / 128 * 64 + n % 64, in its upper half
-// if n / 64 is odd. There are seven bits a group: six[12] are six of each, one after the other from the lowest on; bit n of the
-// word `last` is the seventh of number n. QINS8_K: s = 0..127. QINS4_K: s in six bits, two's complement; the seventh is t.
+// Codes of the grouped kinds are turned: the code of weight 64 t + 16 l + 4 j + b is number 64 j + 16 l + 4 t + b (t, l, j, b < 4).
+// So, of codes in registers of 64 bytes, each dword belongs to one group in all four of them (dword 4 l + t to group 4 t + l):
+// products of bytes add up group by group. Nibbles: code n is in byte n / 128 * 64 + n % 64, in its upper half if n / 64 is odd.
+// Scales have seven bits, those of groups 0 .. 7 one after the other from the lowest bit of the block on, those of the others from
+// byte 9 on. QINS8_K: s = 0..127. QINS4_K: two's complement; t is the sign of d.
 //
 // Steps grow with the weight: with the code in -1..1 as a,
 //
@@ -39,11 +39,12 @@
 //
 //   QINS8_K  bits 0..6 of a code are c, bit 7 the sign; V[c] = round(255 (4^(c / 127) - 1) / 3)
 //   QINS4_K  a = (c - 7 - o) / 8, round(127 ((1 + m)^|a| - 1) / ((1 + m)^((8 - o) / 8) - 1)) with a's sign,
-//            m = 1 and o = 1/4 in T[0], m = 4 and o = 0 in T[1]: a group takes the range that suits it
+//            m = 5/4 and o = 1/8 in T[0], m = 5/2 and o = 0 in T[1]: a block takes the range that suits it
 //
 // One side of T reaches further than the other; which one is the sign of s.
 
 #define QI__QINS_TAIL 32
+#define QI__QINS_D_AT 7
 #define QI__QINS_D 10 // d is that of a weight near 1: halves have all their bits there
 #define QI__QINS8_LOG_MAX 88.73f // e^x is beyond float32
 
@@ -65,20 +66,8 @@ static const int16_t qi__qins8_k_factors[32] = {
 };
 
 static const int8_t qi__qins4_values[2][16] = {
-  {-116, -95, -76, -59, -43, -29, -15, -3, 9, 22, 36, 51, 68, 86, 105, 127},
-  {-98, -74, -55, -39, -26, -16, -7, 0, 7, 16, 26, 39, 55, 74, 98, 127}
-};
-
-// T for two groups, by their two bits t.
-static const int8_t qi__qins4_pairs[4][32] = {
-  {-116, -95, -76, -59, -43, -29, -15, -3, 9, 22, 36, 51, 68, 86, 105, 127,
-   -116, -95, -76, -59, -43, -29, -15, -3, 9, 22, 36, 51, 68, 86, 105, 127},
-  {-98, -74, -55, -39, -26, -16, -7, 0, 7, 16, 26, 39, 55, 74, 98, 127,
-   -116, -95, -76, -59, -43, -29, -15, -3, 9, 22, 36, 51, 68, 86, 105, 127},
-  {-116, -95, -76, -59, -43, -29, -15, -3, 9, 22, 36, 51, 68, 86, 105, 127,
-   -98, -74, -55, -39, -26, -16, -7, 0, 7, 16, 26, 39, 55, 74, 98, 127},
-  {-98, -74, -55, -39, -26, -16, -7, 0, 7, 16, 26, 39, 55, 74, 98, 127,
-   -98, -74, -55, -39, -26, -16, -7, 0, 7, 16, 26, 39, 55, 74, 98, 127}
+  {-110, -89, -71, -54, -39, -25, -13, -1, 10, 22, 35, 50, 66, 85, 105, 127},
+  {-101, -79, -60, -44, -30, -19, -9, 0, 9, 19, 30, 44, 60, 79, 101, 127}
 };
 
 // ---- QINS8 ----
@@ -200,31 +189,28 @@ QI__FN void qi__quantize_tensor_qins8(const float *src, uint8_t *dst, size_t n_r
 // The code that belongs to weight i, and the weight that belongs to code i.
 QI__INLINE int qi__qins_turned(int i) { return (i & 0x33) | (i >> 4 & 0x0c) | (i & 0x0c) << 4; }
 
-// Seven bits of each group.
-QI__INLINE void qi__unpack_groups(const uint8_t *src, int *bits) {
-  for (int g = 0; g < 16; g++) {
-    int i = qi__qins_turned(16 * g) / 4;
-    bits[g] = (qi__load_u16(src + 6 * i / 8) >> (6 * i % 8) & 63) | (qi__load_u16(src + 12) >> i & 1) << 6;
-  }
+// Where the seven bits of group g begin.
+QI__INLINE int qi__qins_scale_at(int g) { return g / 8 * 72 + g % 8 * 7; }
+
+QI__INLINE int qi__qins_scale(const uint8_t *src, int g) {
+  int at = qi__qins_scale_at(g);
+  return qi__load_u16(src + at / 8) >> at % 8 & 127;
 }
 
-QI__FN void qi__pack_groups(const int *bits, uint8_t *dst) {
-  memset(dst, 0, 14);
+QI__FN void qi__qins_pack_head(const qi__fitted *f, uint8_t *dst) {
+  memset(dst, 0, 17); // the last store is of a word
   for (int g = 0; g < 16; g++) {
-    int i = qi__qins_turned(16 * g) / 4, six = bits[g] & 63;
-    dst[6 * i / 8] = (uint8_t)(dst[6 * i / 8] | six << (6 * i % 8));
-    dst[6 * i / 8 + 1] = (uint8_t)(dst[6 * i / 8 + 1] | six << (6 * i % 8) >> 8);
-    dst[12 + i / 8] = (uint8_t)(dst[12 + i / 8] | (bits[g] >> 6 & 1) << i % 8);
+    int at = qi__qins_scale_at(g);
+    qi__store_u16(dst + at / 8, (uint16_t)(qi__load_u16(dst + at / 8) | (f->scale[g] & 127) << at % 8));
   }
+  qi__store_u16(dst + QI__QINS_D_AT, f->d);
 }
 
 QI__FN void qi__unpack_qins8_k(const uint8_t *src, qi__block *out) {
-  int bits[16];
-  qi__unpack_groups(src + 2, bits);
-  out->d = qi__f16_to_f32(qi__load_u16(src)) * 0x1p-10f;
+  out->d = qi__f16_to_f32(qi__load_u16(src + QI__QINS_D_AT)) * 0x1p-10f;
   out->dmin = 0.0f;
   for (int g = 0; g < 16; g++) {
-    out->scale[g] = (int16_t)bits[g];
+    out->scale[g] = (int16_t)qi__qins_scale(src, g);
     out->min[g] = 0;
   }
   for (int i = 0; i < 256; i++) {
@@ -233,43 +219,45 @@ QI__FN void qi__unpack_qins8_k(const uint8_t *src, qi__block *out) {
   }
 }
 
+QI__INLINE int qi__qins4_t(const uint8_t *src) { return src[QI__QINS_D_AT + 1] >> 7; }
+
 QI__FN void qi__unpack_qins4_k(const uint8_t *src, qi__block *out) {
-  int bits[16];
-  qi__unpack_groups(src + 2, bits);
-  out->d = qi__f16_to_f32(qi__load_u16(src)) * 0x1p-10f;
+  const int8_t *values = qi__qins4_values[qi__qins4_t(src)];
+  out->d = qi__f16_to_f32(qi__load_u16(src + QI__QINS_D_AT) & 0x7fff) * 0x1p-10f;
   out->dmin = 0.0f;
   for (int g = 0; g < 16; g++) {
-    out->scale[g] = (int16_t)((bits[g] & 31) - (bits[g] & 32));
+    int s = qi__qins_scale(src, g);
+    out->scale[g] = (int16_t)((s & 63) - (s & 64));
     out->min[g] = 0;
   }
   for (int i = 0; i < 256; i++) {
     int n = qi__qins_turned(i), c = src[16 + n / 128 * 64 + n % 64] >> (n / 64 % 2 * 4) & 15;
-    out->q[i] = qi__qins4_values[bits[i / 16] >> 6][c];
+    out->q[i] = values[c];
   }
 }
 
 QI__FN void qi__pack_qins8_k(const qi__fitted *f, uint8_t *dst) {
-  qi__store_u16(dst, f->d);
-  qi__pack_groups(f->scale, dst + 2);
+  qi__qins_pack_head(f, dst);
   for (int i = 0; i < 256; i++) dst[16 + i] = f->code[qi__qins_turned(i)];
 }
 
 QI__FN void qi__pack_qins4_k(const qi__fitted *f, uint8_t *dst) {
-  int bits[16];
-  for (int g = 0; g < 16; g++) bits[g] = (f->scale[g] & 63) | (f->other[g] ? 64 : 0);
-  qi__store_u16(dst, f->d);
-  qi__pack_groups(bits, dst + 2);
+  qi__fitted turned = *f;
+  for (int g = 0; g < 16 && f->d >> 15; g++) turned.scale[g] = -f->scale[g];
+  turned.d = (uint16_t)((f->d & 0x7fff) | (f->other ? 0x8000 : 0));
+  qi__qins_pack_head(&turned, dst);
   for (int i = 0; i < 128; i++) { // codes n, n + 64
     int n = i / 64 * 128 + i % 64;
     dst[16 + i] = (uint8_t)(f->code[qi__qins_turned(n)] | f->code[qi__qins_turned(n + 64)] << 4);
   }
 }
 
-static const qi__levels qi__qins4_other = {.lo = -98, .hi = 127, .values = qi__qins4_values[1]};
 static const qi__block_shape qi__shape_qins8_k = {.len = 256, .group = 16, .code = {.lo = -255, .hi = 255,
   .sizes = qi__qins8_sizes}, .d_exponent = QI__QINS_D, .s_hi = 127, .s_reach = 8};
-static const qi__block_shape qi__shape_qins4_k = {.len = 256, .group = 16, .code = {.lo = -116, .hi = 127,
-  .values = qi__qins4_values[0]}, .other = &qi__qins4_other, .d_exponent = QI__QINS_D, .s_lo = -31, .s_hi = 31};
+static const qi__block_shape qi__shape_qins4_other = {.len = 256, .group = 16, .code = {.lo = -101, .hi = 127,
+  .values = qi__qins4_values[1]}, .d_exponent = QI__QINS_D, .s_lo = -63, .s_hi = 63, .s_reach = 1};
+static const qi__block_shape qi__shape_qins4_k = {.len = 256, .group = 16, .code = {.lo = -110, .hi = 127,
+  .values = qi__qins4_values[0]}, .other = &qi__shape_qins4_other, .d_exponent = QI__QINS_D, .s_lo = -63, .s_hi = 63, .s_reach = 1};
 
 QI__FN void qi__quantize_qins8_k(const float *src, uint8_t *dst, size_t n, const float *importance) {
   qi__block_shape shape = qi__shape_qins8_k;

@@ -26,7 +26,7 @@ typedef struct qi__levels {
 typedef struct qi__block_shape {
   int len, group;     // weights in a block and under one scale; both multiples of 16
   qi__levels code;
-  const qi__levels *other; // that a group may take instead of `code`; NULL = none
+  const struct qi__block_shape *other; // that a block may take instead, with as many weights; NULL = none
   int d_exponent;     // d counts 2^-d_exponent
   int s_lo, s_hi;     // scales; 1, 1 where there is only d
   int s_reach;        // how much further than one beside the nearest scale the best is looked for at first
@@ -40,7 +40,7 @@ typedef struct qi__fitted {
   uint8_t code[QI__BLOCK_MAX];
   int scale[QI__BLOCK_MAX / 16];
   int min[QI__BLOCK_MAX / 16];
-  bool other[QI__BLOCK_MAX / 16]; // the group has the other levels
+  bool other; // the block has the other shape
 } qi__fitted;
 
 // What the search works on: weights scaled by 2^-exponent so that the greatest lies in 1..4. Then no square, sum or reciprocal
@@ -54,7 +54,6 @@ typedef struct qi__fit {
   float d, dmin;
   uint16_t d_bits, dmin_bits;
   int scale[QI__BLOCK_MAX / 16], min[QI__BLOCK_MAX / 16];
-  bool other[QI__BLOCK_MAX / 16];
 } qi__fit;
 
 #define QI__FIT_TINY 1e-12f  // beside weights near 1: rounds to zero in every format
@@ -286,14 +285,12 @@ QI__FN bool qi__fit_load(qi__fit *f, const qi__block_shape *shape, const float *
   return true;
 }
 
-QI__INLINE const qi__levels *qi__fit_levels(const qi__fit *f, bool other) { return other ? f->shape->other : &f->shape->code; }
-
 // Error of group g with scale s and min m; writes its levels.
-QI__FN float qi__fit_group_error(const qi__fit *f, int g, bool other, int s, int m, float *q) {
+QI__FN float qi__fit_group_error(const qi__fit *f, int g, int s, int m, float *q) {
   int n = f->shape->group;
   const float *x = f->x + g * n;
   float scale = f->d * (float)s, offset = f->dmin * (float)m;
-  qi__nearest_levels(qi__fit_levels(f, other), x, n, offset, qi__reciprocal(scale), q);
+  qi__nearest_levels(&f->shape->code, x, n, offset, qi__reciprocal(scale), q);
   return qi__fit_error(x, f->w + g * n, q, n, scale, offset);
 }
 
@@ -301,16 +298,15 @@ QI__FN float qi__fit_group_error(const qi__fit *f, int g, bool other, int s, int
 QI__FN float qi__fit_search_group(qi__fit *f, int g, int reach) {
   const qi__block_shape *sh = f->shape;
   float q[QI__BLOCK_MAX], best = QI__FIT_WORST;
-  int s0 = f->scale[g], m0 = f->min[g], n_s = 2 * reach + 1, n = 3 * n_s;
-  for (int k = 0; k < (sh->other ? 2 * n : n); k++) {
-    int s = s0 + k / 3 % n_s - reach, m = m0 + k % 3 - 1;
+  int s0 = f->scale[g], m0 = f->min[g], n_s = 2 * reach + 1;
+  for (int k = 0; k < 3 * n_s; k++) {
+    int s = s0 + k / 3 - reach, m = m0 + k % 3 - 1;
     if (s < sh->s_lo || s > sh->s_hi || m < sh->m_lo || m > sh->m_hi) continue;
-    float error = qi__fit_group_error(f, g, k >= n, s, m, q);
+    float error = qi__fit_group_error(f, g, s, m, q);
     if (!(error < best)) continue;
     best = error;
     f->scale[g] = s;
     f->min[g] = m;
-    f->other[g] = k >= n;
     memcpy(f->q + g * sh->group, q, (size_t)sh->group * sizeof *q);
   }
   return best;
@@ -350,20 +346,6 @@ QI__FN bool qi__fit_refit(qi__fit *f) {
   return f->d_bits != d_bits || f->dmin_bits != dmin_bits;
 }
 
-// Scale of group g with the levels that suit it better.
-QI__FN float qi__fit_scale_either(qi__fit *f, int g) {
-  int n = f->shape->group;
-  const float *x = f->x + g * n, *w = f->w + g * n;
-  float scale = qi__fit_scale(&f->shape->code, x, w, n), q[QI__BLOCK_MAX];
-  if (!f->shape->other) return scale;
-  float other = qi__fit_scale(f->shape->other, x, w, n);
-  qi__nearest_levels(&f->shape->code, x, n, 0.0f, qi__reciprocal(scale), q);
-  float error = qi__fit_error(x, w, q, n, scale, 0.0f);
-  qi__nearest_levels(f->shape->other, x, n, 0.0f, qi__reciprocal(other), q);
-  f->other[g] = qi__fit_error(x, w, q, n, other, 0.0f) < error;
-  return f->other[g] ? other : scale;
-}
-
 // Steps 1 and 2: real scales of the groups, then d, dmin and the integers next to them.
 QI__FN void qi__fit_start(qi__fit *f) {
   const qi__block_shape *sh = f->shape;
@@ -376,9 +358,9 @@ QI__FN void qi__fit_start(qi__fit *f) {
       scale[g] = fitted.d;
       min[g] = fitted.m;
     } else {
-      scale[g] = qi__fit_scale_either(f, g);
+      scale[g] = qi__fit_scale(&sh->code, x, w, n);
     }
-    qi__nearest_levels(qi__fit_levels(f, f->other[g]), x, n, min[g], qi__reciprocal(scale[g]), q);
+    qi__nearest_levels(&sh->code, x, n, min[g], qi__reciprocal(scale[g]), q);
     weight[g] = qi__fit_sums_of(x, w, q, n).qq + 1e-7f; // how fast the error grows beside scale[g]
   }
   qi__levels s_levels = {.lo = sh->s_lo, .hi = sh->s_hi}, m_levels = {.lo = sh->m_lo, .hi = sh->m_hi};
@@ -404,7 +386,8 @@ QI__FN uint8_t qi__level_code(const qi__levels *levels, int level) {
   return (uint8_t)code;
 }
 
-QI__FN void qi__fit_block(const qi__block_shape *shape, const float *src, const float *importance, qi__fitted *out) {
+// Returns the error, which can be compared with that of another shape.
+QI__FN float qi__fit_block(const qi__block_shape *shape, const float *src, const float *importance, qi__fitted *out) {
   qi__fit now, best;
   float best_error = QI__FIT_WORST;
   bool any = qi__fit_load(&now, shape, src, importance);
@@ -423,18 +406,23 @@ QI__FN void qi__fit_block(const qi__block_shape *shape, const float *src, const 
   out->dmin = best.dmin_bits;
   memcpy(out->scale, best.scale, sizeof out->scale);
   memcpy(out->min, best.min, sizeof out->min);
-  memcpy(out->other, best.other, sizeof out->other);
-  for (int i = 0; i < shape->len; i++)
-    out->code[i] = qi__level_code(qi__fit_levels(&best, best.other[i / shape->group]), (int)best.q[i]);
+  out->other = false;
+  for (int i = 0; i < shape->len; i++) out->code[i] = qi__level_code(&shape->code, (int)best.q[i]);
+  return best_error;
 }
 
 // One row: n weights, a multiple of the block length; importance NULL or [n].
 QI__FN void qi__quantize_row(const qi__block_shape *shape, void (*pack)(const qi__fitted *block, uint8_t *dst), size_t block_bytes,
                              const float *src, uint8_t *dst, size_t n, const float *importance) {
-  qi__fitted fitted;
+  qi__fitted fitted, second;
   size_t len = (size_t)shape->len;
   for (size_t i = 0; i + len <= n; i += len, dst += block_bytes) {
-    qi__fit_block(shape, src + i, importance ? importance + i : NULL, &fitted);
+    const float *w = importance ? importance + i : NULL;
+    float error = qi__fit_block(shape, src + i, w, &fitted);
+    if (shape->other && qi__fit_block(shape->other, src + i, w, &second) < error) {
+      fitted = second;
+      fitted.other = true;
+    }
     pack(&fitted, dst);
   }
 }

@@ -14,8 +14,8 @@
 // A new format is a row here, its functions in a file of its family and its name in qi_format.
 //   .info = { name, GGUF id, weights and bytes of a block, can_quantize, bytes of the tail }
 //
-// GGUF ids of our own begin with the letters QI (0x5149): no other loader knows them. 0x51490002 and 0x51490003 are not to be used
-// again: files with another layout have them.
+// GGUF ids of our own begin with the letters QI (0x5149): no other loader knows them. 0x51490002 to 0x51490005 are not to be used
+// again: files with other layouts have them.
 // clang-format off
 static const qi__format qi__formats[QI_FORMAT_COUNT] = {
   [QI_FORMAT_F32] = {.id = QI_FORMAT_F32, .info = {"F32", 0, 1, 4, true, 0},
@@ -75,9 +75,9 @@ static const qi__format qi__formats[QI_FORMAT_COUNT] = {
   [QI_FORMAT_QINS8] = {.id = QI_FORMAT_QINS8, .info = {"QINS8", 0x51490001, 32, 36, true, QI__QINS_TAIL}, .group = 32, .wide = true,
     .unpack = qi__unpack_qins8, .dequantize = qi__dequantize_qins8, .quantize_tensor = qi__quantize_tensor_qins8,
     .read_tail = qi__read_tail_qins8, .apply_tail = qi__apply_tail_qins8},
-  [QI_FORMAT_QINS8_K] = {.id = QI_FORMAT_QINS8_K, .info = {"QINS8_K", 0x51490004, 256, 272, true, 0}, .group = 16, .wide = true,
+  [QI_FORMAT_QINS8_K] = {.id = QI_FORMAT_QINS8_K, .info = {"QINS8_K", 0x51490006, 256, 272, true, 0}, .group = 16, .wide = true,
     .unpack = qi__unpack_qins8_k, .quantize = qi__quantize_qins8_k},
-  [QI_FORMAT_QINS4_K] = {.id = QI_FORMAT_QINS4_K, .info = {"QINS4_K", 0x51490005, 256, 144, true, 0},
+  [QI_FORMAT_QINS4_K] = {.id = QI_FORMAT_QINS4_K, .info = {"QINS4_K", 0x51490007, 256, 144, true, 0},
     .group = 16, .unpack = qi__unpack_qins4_k,
     .quantize = qi__quantize_qins4_k},
 };

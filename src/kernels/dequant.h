@@ -45,24 +45,22 @@ QI__INLINE QI__AVX2 __m256i qi__bits_avx2(__m256i v, int shift, int n) {
   return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8((char)((1 << n) - 1)));
 }
 
-// Scales of the block at src, a byte for each group.
+// Scales of a block of QINS8_K or QINS4_K, a byte for each group.
 QI__INLINE QI__AVX2 __m128i qi__qins_scales_avx2(qi_format id, const uint8_t *src) {
-  // Words with the six bits of group g in them, and what lifts these to the top.
-  const __m256i bytes = _mm256_setr_epi8(2, 3, 5, 6, 8, 9, 11, 12, 2, 3, 5, 6, 8, 9, 11, 12, 3, 4, 6, 7, 9, 10, 12, 13, 4, 5, 7, 8,
-                                         10, 11, 13, 14);
-  const __m256i lift = _mm256_setr_epi64x(0x0400040004000400, 0x0010001000100010, 0x0040004000400040, 0x0100010001000100);
-  const __m256i bit = _mm256_setr_epi64x(0x1000010000100001, 0x2000020000200002, 0x4000040000400004,
-                                         (long long)0x8000080000800008u);
+  // Words that begin with the byte in which the seven bits of group g begin, and what lifts these to the top.
+  const __m256i bytes = _mm256_setr_epi8(0, 1, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 9, 10, 9, 10, 10, 11, 11, 12, 12, 13, 13,
+                                         14, 14, 15, 15, 15);
+  const __m256i lift = _mm256_broadcastsi128_si256(_mm_setr_epi16(512, 4, 8, 16, 32, 64, 128, 256));
   __m256i v = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)src));
   v = _mm256_mullo_epi16(_mm256_shuffle_epi8(v, bytes), lift);
-  if (id == QI_FORMAT_QINS4_K) {
-    v = _mm256_srai_epi16(v, 10);
-  } else {
-    __m256i last = _mm256_and_si256(_mm256_set1_epi16((short)qi__load_u16(src + 14)), bit);
-    last = _mm256_and_si256(_mm256_cmpeq_epi16(last, bit), _mm256_set1_epi16(64));
-    v = _mm256_or_si256(_mm256_srli_epi16(v, 10), last);
-  }
+  v = id == QI_FORMAT_QINS4_K ? _mm256_srai_epi16(v, 9) : _mm256_srli_epi16(v, 9);
   return _mm_packs_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+}
+
+// Their d. The sign of QINS4_K's is a number of its own.
+QI__INLINE uint16_t qi__qins_d_bits(qi_format id, uint16_t bits) { return id == QI_FORMAT_QINS4_K ? bits & 0x7fff : bits; }
+QI__INLINE QI__AVX2 float qi__qins_d_avx2(qi_format id, const uint8_t *src) {
+  return _cvtsh_ss(qi__qins_d_bits(id, qi__load_u16(src + QI__QINS_D_AT))) * 0x1p-10f;
 }
 
 // 256 bytes turned (formats/qins.h), from either order to the other.
@@ -146,7 +144,7 @@ QI__INLINE QI__AVX2 void qi__block_scales_avx2(qi_format id, const qi__format *f
   case QI_FORMAT_QINS4_K: {
     __m128i v = qi__qins_scales_avx2(id, src);
     if (id == QI_FORMAT_QINS4_K) qi__qins4_codes_avx2(src, (uint8_t *)block->q);
-    __m256 d = _mm256_set1_ps(qi__half_avx2(src) * 0x1p-10f);
+    __m256 d = _mm256_set1_ps(qi__qins_d_avx2(id, src));
     _mm256_storeu_ps(out->scale, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v))));
     _mm256_storeu_ps(out->scale + 8, _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8)))));
     break;
@@ -235,11 +233,8 @@ QI__INLINE QI__AVX2 __m256i qi__codes_avx2(qi_format id, const uint8_t *src, int
     return _mm256_sub_epi8(qi__bits_avx2(qi__bytes_avx2(src + 32 * half), 2 * quarter, 2), _mm256_set1_epi8(1));
   case QI_FORMAT_I2_S:
     return _mm256_sub_epi8(qi__bits_avx2(qi__bytes_avx2(src + 32 * half), 6 - 2 * quarter, 2), _mm256_set1_epi8(1));
-  case QI_FORMAT_QINS4_K: {
-    int t = src[14 + g % 2] >> g / 2, pair = (t & 1) | (t >> 3 & 2); // of groups 2 g, 2 g + 1
-    return _mm256_shuffle_epi8(qi__bytes_avx2((const uint8_t *)qi__qins4_pairs[pair]),
-                               qi__bytes_avx2((const uint8_t *)block->q + 32 * g));
-  }
+  case QI_FORMAT_QINS4_K:
+    return qi__lookup_avx2(qi__qins4_values[qi__qins4_t(src)], qi__bytes_avx2((const uint8_t *)block->q + 32 * g));
   default: return qi__bytes_avx2((const uint8_t *)block->q + 32 * g);
   }
 }

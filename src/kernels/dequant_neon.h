@@ -112,21 +112,25 @@ QI__INLINE void qi__scales_iq4_xs_neon(const uint8_t *src, qi__scales_neon *s) {
 
 // QINS8_K, QINS4_K: scales of the block at src, a byte for each group.
 QI__INLINE int8x16_t qi__qins_scales_neon(qi_format id, const uint8_t *src) {
-  // Words with the six bits of group g in them, and what lifts these to the top.
-  static const uint8_t bytes[32] = {2, 3, 5, 6, 8, 9, 11, 12, 2, 3, 5, 6, 8, 9, 11, 12,
-                                    3, 4, 6, 7, 9, 10, 12, 13, 4, 5, 7, 8, 10, 11, 13, 14};
-  static const int16_t lift[16] = {10, 10, 10, 10, 4, 4, 4, 4, 6, 6, 6, 6, 8, 8, 8, 8};
-  static const uint16_t bit[16] = {1, 16, 256, 4096, 2, 32, 512, 8192, 4, 64, 1024, 16384, 8, 128, 2048, 32768};
+  // Words that begin with the byte in which the seven bits of group g begin, and what lifts these to the top.
+  static const uint8_t bytes[32] = {0, 1, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7,
+                                    9, 10, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15, 15};
+  static const int16_t lift[8] = {9, 2, 3, 4, 5, 6, 7, 8};
   uint8x16_t v = vld1q_u8(src);
   int8x8_t scale[2];
   QI__UNROLL for (int h = 0; h < 2; h++) {
-    int16x8_t six = vshlq_s16(vreinterpretq_s16_u8(vqtbl1q_u8(v, vld1q_u8(bytes + 16 * h))), vld1q_s16(lift + 8 * h));
-    uint16x8_t last = vandq_u16(vtstq_u16(vdupq_n_u16(qi__load_u16(src + 14)), vld1q_u16(bit + 8 * h)), vdupq_n_u16(64));
-    if (id == QI_FORMAT_QINS4_K) six = vshrq_n_s16(six, 10);
-    else six = vreinterpretq_s16_u16(vorrq_u16(vshrq_n_u16(vreinterpretq_u16_s16(six), 10), last));
-    scale[h] = vmovn_s16(six);
+    int16x8_t seven = vshlq_s16(vreinterpretq_s16_u8(vqtbl1q_u8(v, vld1q_u8(bytes + 16 * h))), vld1q_s16(lift));
+    if (id == QI_FORMAT_QINS4_K) seven = vshrq_n_s16(seven, 9);
+    else seven = vreinterpretq_s16_u16(vshrq_n_u16(vreinterpretq_u16_s16(seven), 9));
+    scale[h] = vmovn_s16(seven);
   }
   return vcombine_s8(scale[0], scale[1]);
+}
+
+// Their d. The sign of QINS4_K's is a number of its own.
+QI__INLINE float qi__qins_d_neon(qi_format id, const uint8_t *src) {
+  float d = qi__half_neon(src + QI__QINS_D_AT) * 0x1p-10f;
+  return id == QI_FORMAT_QINS4_K ? fabsf(d) : d;
 }
 
 // Their codes in the order of the weights (formats/qins.h).
@@ -201,7 +205,7 @@ QI__INLINE void qi__block_scales_neon(qi_format id, const qi__format *f, const u
   case QI_FORMAT_QINS4_K:
     qi__set_scales16_neon(s, qi__qins_scales_neon(id, src));
     qi__qins_codes_neon(id, src, (uint8_t *)block->q);
-    s->d = qi__half_neon(src) * 0x1p-10f;
+    s->d = qi__qins_d_neon(id, src);
     break;
   default:
     qi__unpack(f, src, block);
@@ -334,10 +338,9 @@ QI__INLINE qi__codes32_neon qi__codes_neon(qi_format id, const uint8_t *src, int
   case QI_FORMAT_I2_S: return qi__subtract_neon(qi__bits_neon(src + 32 * half, 6 - 2 * quarter, 2), 1);
   case QI_FORMAT_QINS4_K: {
     qi__codes32_neon codes;
-    QI__UNROLL for (int h = 0; h < 2; h++) { // group 2 g + h
-      const int8_t *table = qi__qins4_values[src[14 + g % 2] >> (g / 2 + 4 * h) & 1];
-      codes.half[h] = vqtbl1q_s8(vld1q_s8(table), vld1q_u8((const uint8_t *)block->q + 32 * g + 16 * h));
-    }
+    int8x16_t table = vld1q_s8(qi__qins4_values[qi__qins4_t(src)]);
+    QI__UNROLL for (int h = 0; h < 2; h++)
+      codes.half[h] = vqtbl1q_s8(table, vld1q_u8((const uint8_t *)block->q + 32 * g + 16 * h));
     return codes;
   }
   default: return qi__signed_neon(qi__bytes_neon((const uint8_t *)block->q + 32 * g));
@@ -436,7 +439,7 @@ QI__INLINE void qi__dequantize_qins8_k_neon(const uint8_t *src, qi__store16_neon
   for (size_t i = 0; i < n; i += 256, src += 272) {
     int8_t scale[16];
     uint8_t code[256];
-    float d = qi__half_neon(src) * 0x1p-10f;
+    float d = qi__qins_d_neon(QI_FORMAT_QINS8_K, src);
     vst1q_s8(scale, qi__qins_scales_neon(QI_FORMAT_QINS8_K, src));
     qi__qins_codes_neon(QI_FORMAT_QINS8_K, src, code);
     for (size_t g = 0; g < 16; g++) {

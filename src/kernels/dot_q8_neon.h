@@ -200,7 +200,7 @@ QI__INLINE float qi__dot_qins8_k_row_neon(qi__dot4_fn dot, const qi__qins8_table
     qi__qins_codes_neon(QI_FORMAT_QINS8_K, w, code);
     for (int g = 0; g < 16; g++)
       sum = vmlaq_n_s32(sum, qi__qins8_products_neon(dot, tables, vld1q_u8(code + 16 * g), vld1q_s8(x.q + 16 * g)), scale[g]);
-    lane[b % 8] = fmaf(qi__half_neon(w) * 0x1p-10f * *x.d, (float)vaddvq_s32(sum), lane[b % 8]);
+    lane[b % 8] = fmaf(qi__qins_d_neon(QI_FORMAT_QINS8_K, w) * *x.d, (float)vaddvq_s32(sum), lane[b % 8]);
     qi__x_advance_neon(&x, 1, 256);
   }
   return qi__sum_lanes(lane);

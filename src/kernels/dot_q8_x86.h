@@ -197,7 +197,7 @@ QI__INLINE QI__AVX2 void qi__q8_scales_avx2(qi_format id, const qi__format *f, c
   case QI_FORMAT_QINS4_K:
     s->scale = qi__scales16_avx2(qi__qins_scales_avx2(id, src), true);
     qi__qins4_codes_avx2(src, (uint8_t *)block->q);
-    s->d = qi__half_avx2(src) * 0x1p-10f;
+    s->d = qi__qins_d_avx2(id, src);
     break;
   default:
     qi__unpack_avx2(f, src, block);

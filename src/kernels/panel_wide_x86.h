@@ -30,7 +30,7 @@ QI__INLINE QI__AVX2 void qi__wide_row_qins8_k_avx2(const qi__format *f, const __
   uint8_t scale[16], code[256];
   _mm_storeu_si128((__m128i *)(void *)scale, qi__qins_scales_avx2(QI_FORMAT_QINS8_K, w));
   qi__turn_avx2(w + 16, code);
-  *d = qi__half_avx2(w) * 0x1p-10f;
+  *d = qi__qins_d_avx2(QI_FORMAT_QINS8_K, w);
   for (int g = 0; g < 8; g++) {
     __m256i sizes[2], codes = qi__bytes_avx2(code + 32 * g), signs = _mm256_or_si256(codes, _mm256_set1_epi8(1));
     qi__qins8_k_words_avx2(table, _mm256_permute4x64_epi64(codes, 0xd8), sizes);

@@ -8,22 +8,30 @@
 
 // What row_k_avx2.h does: Q4_K and Q5_K with one row of activations or a few, Q6_K with one, as 256 bits take more just as fast.
 
-// The sums of all 16 lanes of eight registers, in order: blends and one shuffle for each addition, as in qi__fold8_avx2.
-QI__INLINE QI__AVX512_VNNI __m256i qi__fold8_avx512(const __m512i *v) {
+// The sums of all 16 lanes of eight registers, in order, as qi__fold8_avx2 makes them: two steps as soon as registers v[0..b] are
+// there, so that shuffles come between products, and the rest.
+QI__INLINE QI__AVX512_VNNI void qi__fold_early_avx512(__m512i *v, int b) {
+  if (b % 2) {
+    __m512i p = v[b - 1], q = v[b];
+    v[b - 1] = _mm512_add_epi32(_mm512_mask_shuffle_epi32(p, 0xaaaa, q, (_MM_PERM_ENUM)0xb1),
+                                _mm512_mask_shuffle_epi32(q, 0x5555, p, (_MM_PERM_ENUM)0xb1));
+  }
+  if (b % 4 == 3) {
+    __m512i p = v[b - 3], q = v[b - 1];
+    v[b - 3] = _mm512_add_epi32(_mm512_mask_shuffle_epi32(p, 0xcccc, q, (_MM_PERM_ENUM)0x4e),
+                                _mm512_mask_shuffle_epi32(q, 0x3333, p, (_MM_PERM_ENUM)0x4e));
+  }
+}
+
+QI__INLINE QI__AVX512_VNNI __m256i qi__fold_rest_avx512(const __m512i *v) {
   const __m512i even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
-  __m512i a[4], b[2];
-  QI__UNROLL for (int i = 0; i < 4; i++) {
-    __m512i p = v[2 * i], q = v[2 * i + 1];
-    __m512i swapped = _mm512_shuffle_epi32(_mm512_mask_blend_epi32(0x5555, p, q), (_MM_PERM_ENUM)0xb1);
-    a[i] = _mm512_add_epi32(_mm512_mask_blend_epi32(0xaaaa, p, q), swapped);
-  }
-  QI__UNROLL for (int i = 0; i < 2; i++) {
-    __m512i p = a[2 * i], q = a[2 * i + 1];
-    __m512i swapped = _mm512_shuffle_epi32(_mm512_mask_blend_epi32(0x3333, p, q), (_MM_PERM_ENUM)0x4e);
-    b[i] = _mm512_add_epi32(_mm512_mask_blend_epi32(0xcccc, p, q), swapped);
-  }
-  b[0] = _mm512_add_epi32(_mm512_permutex2var_epi64(b[0], even, b[1]), _mm512_permutex2var_epi64(b[0], odd, b[1]));
-  return _mm256_add_epi32(_mm512_castsi512_si256(b[0]), _mm512_extracti64x4_epi64(b[0], 1));
+  __m512i sum = _mm512_add_epi32(_mm512_permutex2var_epi64(v[0], even, v[4]), _mm512_permutex2var_epi64(v[0], odd, v[4]));
+  return _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
+}
+
+QI__INLINE QI__AVX512_VNNI __m256i qi__fold8_avx512(__m512i *v) {
+  QI__UNROLL for (int b = 1; b < 8; b++) qi__fold_early_avx512(v, b);
+  return qi__fold_rest_avx512(v);
 }
 
 // 32 bytes at p, and at q.

@@ -29,53 +29,40 @@ QI__INLINE QI__AVX512_VBMI void qi__row_qins_take_vbmi(const int8_t *q, size_t n
   }
 }
 
-// The six bits of each group, in the top of its dword; what is below them is not theirs.
-QI__INLINE QI__AVX512_VBMI __m512i qi__qins_six_vbmi(const uint8_t *w) {
-  // Byte 3 of each dword: from two bits before its six on, which are 48 bits for eight groups.
-  const __m512i from = _mm512_broadcast_i64x4(_mm256_setr_epi64x(0x040000003e000000, 0x100000000a000000, 0x1c00000016000000,
-                                                                 0x2800000022000000));
-  __m512i v = _mm512_set1_epi64((long long)qi__load_u64(w + 2));
-  v = _mm512_mask_broadcastq_epi64(v, 0xf0, _mm_loadl_epi64((const __m128i *)(const void *)(w + 8)));
-  return _mm512_multishift_epi64_epi8(from, v);
+// The scale of each dword, in its seven uppermost bits; what is below them is not its own. Even qwords have groups 0 .. 7.
+QI__INLINE QI__AVX512_VBMI __m512i qi__qins_scales_vbmi(const uint8_t *w) {
+  // Byte 3 of each dword: from one bit before the scale on.
+  const __m512i from = _mm512_setr_epi64(0x1b0000003f000000, 0x2300000007000000, 0x2200000006000000, 0x2a0000000e000000,
+                                         0x290000000d000000, 0x3100000015000000, 0x3000000014000000, 0x380000001c000000);
+  return _mm512_multishift_epi64_epi8(from, _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)w)));
 }
 
-// Where the seventh is set.
-QI__INLINE QI__AVX512_VBMI __mmask16 qi__qins_last_vbmi(const uint8_t *w) { return qi__load_u16(w + 14); }
-
-// 64 bytes, in a register. Where they are used twice, GCC loads them by way of the stack: QINS4_K 20 GB/s, not 25.
-QI__INLINE QI__AVX512_VBMI __m512i qi__codes_vbmi(const uint8_t *w) {
-  __m512i v = _mm512_loadu_si512((const void *)w);
-  __asm__("" : "+v"(v));
-  return v;
-}
-
-// Total of the block at w, in 16 lanes. values: T[0] + 128, T[1] + 128, both twice.
+// Total of the block at w, in 16 lanes. values: T[0] + 128, nothing, T[1] + 128, so that the bit t is an offset; each four times: a
+// lookup takes six bits, of which two are another code's.
 QI__INLINE QI__AVX512_VBMI __m512i qi__qins4_k_block_vbmi(const uint8_t *w, const int8_t *x, const int32_t *bias,
                                                           const __m512i *values) {
-  const __m512i low4 = _mm512_set1_epi8(15);
-  __m512i scale = _mm512_srai_epi32(qi__qins_six_vbmi(w), 26), sum = _mm512_loadu_si512((const void *)bias);
-  __m512i table = _mm512_maskz_mov_epi32(qi__qins_last_vbmi(w), _mm512_set1_epi8(16));
+  __m512i table = _mm512_load_si512((const void *)((const uint8_t *)values + (w[QI__QINS_D_AT + 1] & 128)));
+  __m512i sum = _mm512_loadu_si512((const void *)bias);
   QI__UNROLL for (int h = 0; h < 2; h++, x += 128) {
-    __m512i low = qi__codes_vbmi(w + 16 + 64 * h), high = _mm512_srli_epi16(low, 4);
-    low = _mm512_ternarylogic_epi32(low, low4, table, 0xea); // (low & 15) | table
-    high = _mm512_ternarylogic_epi32(high, low4, table, 0xea);
-    sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(low, *values), _mm512_loadu_si512((const void *)x));
-    sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(high, *values), _mm512_loadu_si512((const void *)(x + 64)));
+    __m512i low = _mm512_loadu_si512((const void *)(w + 16 + 64 * h));
+    __asm__("" : "+v"(low)); // GCC would load it twice, by way of the stack
+    __m512i high = _mm512_srli_epi16(low, 4);
+    sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(low, table), _mm512_loadu_si512((const void *)x));
+    sum = _mm512_dpbusd_epi32(sum, _mm512_permutexvar_epi8(high, table), _mm512_loadu_si512((const void *)(x + 64)));
   }
-  return _mm512_mullo_epi32(sum, scale);
+  return _mm512_mullo_epi32(sum, _mm512_srai_epi32(qi__qins_scales_vbmi(w), 25));
 }
 
 // The same. values: sizes of codes 0 .. 63, of the others.
 QI__INLINE QI__AVX512_VBMI __m512i qi__qins8_k_block_vbmi(const uint8_t *w, const int8_t *x, const __m512i *values) {
   const __m512i zero = _mm512_setzero_si512();
-  __m512i scale = _mm512_srli_epi32(qi__qins_six_vbmi(w), 26), sum = zero;
-  scale = _mm512_mask_add_epi32(scale, qi__qins_last_vbmi(w), scale, _mm512_set1_epi32(64));
+  __m512i sum = zero;
   QI__UNROLL for (int j = 0; j < 4; j++) {
-    __m512i codes = qi__codes_vbmi(w + 16 + 64 * j), v = _mm512_loadu_si512((const void *)(x + 64 * j));
+    __m512i codes = _mm512_loadu_si512((const void *)(w + 16 + 64 * j)), v = _mm512_loadu_si512((const void *)(x + 64 * j));
     v = _mm512_mask_sub_epi8(v, _mm512_movepi8_mask(codes), zero, v);
     sum = _mm512_dpbusd_epi32(sum, _mm512_permutex2var_epi8(values[0], codes, values[1]), v);
   }
-  return _mm512_mullo_epi32(sum, scale);
+  return _mm512_mullo_epi32(sum, _mm512_srli_epi32(qi__qins_scales_vbmi(w), 25));
 }
 
 QI__INLINE QI__AVX512_VBMI __m256 qi__qins_chunk_vbmi(qi_format id, qi__step_fn step, const void *tables, const uint8_t *w,
@@ -84,24 +71,30 @@ QI__INLINE QI__AVX512_VBMI __m256 qi__qins_chunk_vbmi(qi_format id, qi__step_fn 
   const __m512i *values = (const __m512i *)tables;
   __m512i total[8];
   QI__UNROLL for (int b = 0; b < 8; b++) {
-    const int8_t *q = x->q + 256 * (at + (size_t)b);
-    const uint8_t *block = w + size * (size_t)b;
     total[b] = _mm512_setzero_si512();
-    if (b >= n) continue;
-    qi__row_k_fetch_avx2(x->fetch, w, size, b);
-    if (id == QI_FORMAT_QINS4_K) total[b] = qi__qins4_k_block_vbmi(block, q, x->bias + 16 * (at + (size_t)b), values);
-    else total[b] = qi__qins8_k_block_vbmi(block, q, values);
-    __asm__ volatile("" : "+v"(total[b])); // clang would load all blocks at once and spill them
+    if (b < n) {
+      const int8_t *q = x->q + 256 * (at + (size_t)b);
+      if (id == QI_FORMAT_QINS8_K || x->fetch != QI__FETCH_PAGES) qi__row_k_fetch_avx2(x->fetch, w, size, b);
+      else if (b % 4 == 0) qi__prefetch_ahead(QI__FETCH_PAGES, (uintptr_t)w + size * (size_t)b, 4 * size); // see qi__prefetch_block
+      if (id == QI_FORMAT_QINS4_K)
+        total[b] = qi__qins4_k_block_vbmi(w + size * (size_t)b, q, x->bias + 16 * (at + (size_t)b), values);
+      else
+        total[b] = qi__qins8_k_block_vbmi(w + size * (size_t)b, q, values);
+      __asm__ volatile("" : "+v"(total[b])); // clang would load all blocks at once and spill them
+    }
+    qi__fold_early_avx512(total, b);
   }
-  __m256 d = _mm256_mul_ps(_mm256_cvtph_ps(qi__block_words_avx2(w, size, n, 0)), _mm256_set1_ps(0x1p-10f));
   (void)step;
-  return qi__take_blocks_avx2(lanes, _mm256_mul_ps(d, qi__chunk_d_avx2(x_d, n)), qi__fold8_avx512(total), n);
+  return qi__take_blocks_avx2(lanes, qi__qins_chunk_d_avx2(id, w, size, x_d, n), qi__fold_rest_avx512(total), n);
 }
 
 QI__FN QI__AVX512_VBMI void qi__dot_row_qins4_k_vbmi(const qi__dot_q8_args *a) {
-  __m512i values = _mm512_broadcast_i64x4(qi__bytes_avx2((const uint8_t *)qi__qins4_values));
-  values = _mm512_xor_si512(values, _mm512_set1_epi8((char)-128));
-  qi__dot_row_qins(qi__row_qins_take_vbmi, qi__qins_chunk_vbmi, QI_FORMAT_QINS4_K, qi__words_avx512, &values, a);
+  __m512i values[3] = {_mm512_setzero_si512()};
+  QI__UNROLL for (int t = 0; t < 2; t++) {
+    values[2 * t] = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)qi__qins4_values[t]));
+    values[2 * t] = _mm512_xor_si512(values[2 * t], _mm512_set1_epi8((char)-128));
+  }
+  qi__dot_row_qins(qi__row_qins_take_vbmi, qi__qins_chunk_vbmi, QI_FORMAT_QINS4_K, qi__words_avx512, values, a);
 }
 
 QI__FN QI__AVX512_VBMI void qi__dot_row_qins8_k_vbmi(const qi__dot_q8_args *a) {

@@ -164,11 +164,13 @@ struct qins8 {
   }
 };
 
-// Group g of a block of QINS8_K or QINS4_K: its seven bits, and where its first four codes are; see qi_format.
+// Group g of a block of QINS8_K or QINS4_K: the seven bits of its scale, and where its first four codes are; see qi_format.
 inline uint seven_bits(device const uchar *b, uint g) {
-  uint n = g % 4 * 4 + g / 4;
-  uint six = (uint(b[2 + 6 * n / 8]) | uint(b[3 + 6 * n / 8]) << 8) >> (6 * n % 8) & 63u;
-  return six | (uint(*(device const ushort *)(b + 14)) >> n & 1u) << 6;
+  uint at = g / 8 * 72 + g % 8 * 7;
+  return (uint(b[at / 8]) | uint(b[at / 8 + 1]) << 8) >> (at % 8) & 127u;
+}
+inline float qins_d(device const uchar *b) {
+  return float(as_type<half>(ushort(uint(b[7]) | uint(b[8]) << 8))) * (1.0f / 1024.0f);
 }
 inline device const uint *turned(device const uchar *b, uint g) {
   return (device const uint *)(b + 16 + g % 4 * 16 + g / 4 * 4);
@@ -182,7 +184,7 @@ constant uchar qins8_sizes[128] = {
     137, 140, 142, 145, 147, 150, 152, 155, 157, 160, 163, 165, 168, 171, 174, 177, 180, 182, 185, 188, 191, 194,
     197, 201, 204, 207, 210, 213, 217, 220, 223, 227, 230, 233, 237, 240, 244, 248, 251, 255};
 
-// 272 bytes: d, groups[14], 16 codes[256]: sign in bit 7. d / 2^10 * s * +-V[c]
+// 272 bytes: s[7], 7 d, 9 s[7], 16 codes[256]: sign in bit 7. d / 2^10 * s * +-V[c]
 struct qins8_k {
   static float2 unpack(device const uchar *row, uint u, uint, constant qi__mtl_matrix &, thread float4 *q) {
     device const uchar *b = row + 272 * (u / 16);
@@ -194,23 +196,22 @@ struct qins8_k {
       float size = float(qins8_sizes[c & 127u]);
       q[j / 4][j % 4] = c & 128u ? -size : size;
     }
-    return float2(half_at(b) * (1.0f / 1024.0f) * float(seven_bits(b, i)), 0.0f);
+    return float2(qins_d(b) * float(seven_bits(b, i)), 0.0f);
   }
 };
 
-constant char qins4_values[32] = {-116, -95, -76, -59, -43, -29, -15, -3, 9,  22, 36, 51, 68, 86, 105, 127,
-                                  -98,  -74, -55, -39, -26, -16, -7,  0,  7,  16, 26, 39, 55, 74, 98,  127};
+constant char qins4_values[32] = {-110, -89, -71, -54, -39, -25, -13, -1, 10, 22, 35, 50, 66, 85, 105, 127,
+                                  -101, -79, -60, -44, -30, -19, -9,  0,  9,  19, 30, 44, 60, 79, 101, 127};
 
-// 144 bytes: d, groups[14], 16 nibbles[128]. d / 2^10 * s * T[t][c]
+// 144 bytes: s[7], 7 d, 9 s[7], 16 nibbles[128]. |d| / 2^10 * s * T[sign of d][c]
 struct qins4_k {
   static float2 unpack(device const uchar *row, uint u, uint, constant qi__mtl_matrix &, thread float4 *q) {
     device const uchar *b = row + 144 * (u / 16);
-    uint i = u % 16, bits = seven_bits(b, i), table = bits >> 6 << 4;
+    uint i = u % 16, s = seven_bits(b, i), table = uint(b[8] >> 7) << 4;
     device const uint *p = turned(b, i);
     codes(uint4(p[0], p[0] >> 4, p[16], p[16] >> 4) & 0x0f0f0f0fu, q);
     UNROLL for (short j = 0; j < 16; j++) q[j / 4][j % 4] = float(qins4_values[table + uint(q[j / 4][j % 4])]);
-    float s = float(bits & 31u) - float(bits & 32u);
-    return float2(half_at(b) * (1.0f / 1024.0f) * s, 0.0f);
+    return float2(fabs(qins_d(b)) * (float(s & 63u) - float(s & 64u)), 0.0f);
   }
 };
 
