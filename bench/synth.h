@@ -94,7 +94,8 @@ static void fill_blocks(qi_format f, uint8_t *dst, size_t n, float scale, uint64
       for (int k = 0; k < 64; k++) block[k] = ternary_byte(block[k]);
     if (f == QI_FORMAT_MXFP4) block[0] = (uint8_t)(qi__f32_bits(scale) >> 23);
     if (f == QI_FORMAT_IQ1_M) set_scale_iq1_m(block, d);
-    if (place) qi__store_u16(block + place->scale, d);
+    const unsigned range = f == QI_FORMAT_QINS4_K ? block[place->scale + 1] & 0x80u : 0; // one of two, at random
+    if (place) qi__store_u16(block + place->scale, (uint16_t)(d | range << 8));
     if (place && place->offset >= 0) qi__store_u16(block + place->offset, m);
   }
 }
