@@ -11192,7 +11192,7 @@ QI__INLINE QI__AVX2 void qi__row_k_fetch_avx2(qi__fetch fetch, const uint8_t *w,
   __asm__ volatile("");
   if (fetch == QI__FETCH_PAGES) {
     qi__prefetch_pages(now + size * (size_t)b, size);
-    QI__UNROLL for (size_t at = first; at < end; at += line) qi__prefetch_near((const void *)(now + at + QI__FETCH_NEAR));
+    for (size_t at = first; at < end; at += line) qi__prefetch_near((const void *)(now + at + QI__FETCH_NEAR));
   } else if (first < end) {
     qi__prefetch_ahead(fetch, now + first, end - first);
   }
