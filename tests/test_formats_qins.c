@@ -136,6 +136,21 @@ static void test_qins4_k_vector(void **state) {
   }
 }
 
+// The sign of a d that was found goes to the scales: its place is taken.
+static void test_qins4_k_pack(void **state) {
+  (void)state;
+  for (int other = 0; other < 2; other++) {
+    qi__fitted f = {.d = 0xe400, .other = other == 1};
+    uint8_t block[144];
+    float w[256];
+    for (int g = 0; g < 16; g++) f.scale[g] = g - 8;
+    for (int i = 0; i < 256; i++) f.code[i] = (uint8_t)(i * 7 % 16);
+    qi__pack_qins4_k(&f, block);
+    assert_int_equal(qi_dequantize(QI_FORMAT_QINS4_K, block, w, 256, NULL), QI_OK);
+    for (int i = 0; i < 256; i++) assert_true(w[i] == (float)((8 - i / 16) * qi__qins4_values[other][i * 7 % 16]));
+  }
+}
+
 static void test_i2_s_vector(void **state) {
   (void)state;
   uint8_t bytes[64 + 32];
@@ -573,8 +588,7 @@ int main(void) {
     cmocka_unit_test(test_rivals),           cmocka_unit_test(test_qins8_range), cmocka_unit_test(test_hugging_face),
     cmocka_unit_test(test_same_as_tq2_0),    cmocka_unit_test(test_products),    cmocka_unit_test(test_models),
     cmocka_unit_test(test_models_bad_tail),  cmocka_unit_test(test_id_36),       cmocka_unit_test(test_truncated),
-    cmocka_unit_test(test_gone),
-    cmocka_unit_test(test_qins4_ranges),
+    cmocka_unit_test(test_gone),             cmocka_unit_test(test_qins4_ranges), cmocka_unit_test(test_qins4_k_pack),
     cmocka_unit_test(test_qins8_sizes),
   };
   return cmocka_run_group_tests_name("qins", tests, NULL, NULL);

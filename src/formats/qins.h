@@ -44,7 +44,7 @@
 // One side of T reaches further than the other; which one is the sign of s.
 
 #define QI__QINS_TAIL 32
-#define QI__QINS_D_AT 7
+#define QI__QINS_D_AT 7 // where blocks of the grouped kinds have d
 #define QI__QINS_D 10 // d is that of a weight near 1: halves have all their bits there
 #define QI__QINS8_LOG_MAX 88.73f // e^x is beyond float32
 
@@ -219,6 +219,7 @@ QI__FN void qi__unpack_qins8_k(const uint8_t *src, qi__block *out) {
   }
 }
 
+// t, which is the sign of d.
 QI__INLINE int qi__qins4_t(const uint8_t *src) { return src[QI__QINS_D_AT + 1] >> 7; }
 
 QI__FN void qi__unpack_qins4_k(const uint8_t *src, qi__block *out) {
@@ -242,10 +243,10 @@ QI__FN void qi__pack_qins8_k(const qi__fitted *f, uint8_t *dst) {
 }
 
 QI__FN void qi__pack_qins4_k(const qi__fitted *f, uint8_t *dst) {
-  qi__fitted turned = *f;
-  for (int g = 0; g < 16 && f->d >> 15; g++) turned.scale[g] = -f->scale[g];
-  turned.d = (uint16_t)((f->d & 0x7fff) | (f->other ? 0x8000 : 0));
-  qi__qins_pack_head(&turned, dst);
+  qi__fitted head = *f;
+  for (int g = 0; g < 16 && f->d >> 15; g++) head.scale[g] = -f->scale[g];
+  head.d = (uint16_t)((f->d & 0x7fff) | (f->other ? 0x8000 : 0));
+  qi__qins_pack_head(&head, dst);
   for (int i = 0; i < 128; i++) { // codes n, n + 64
     int n = i / 64 * 128 + i % 64;
     dst[16 + i] = (uint8_t)(f->code[qi__qins_turned(n)] | f->code[qi__qins_turned(n + 64)] << 4);

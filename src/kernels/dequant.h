@@ -58,9 +58,9 @@ QI__INLINE QI__AVX2 __m128i qi__qins_scales_avx2(qi_format id, const uint8_t *sr
 }
 
 // Their d. The sign of QINS4_K's is a number of its own.
-QI__INLINE uint16_t qi__qins_d_bits(qi_format id, uint16_t bits) { return id == QI_FORMAT_QINS4_K ? bits & 0x7fff : bits; }
 QI__INLINE QI__AVX2 float qi__qins_d_avx2(qi_format id, const uint8_t *src) {
-  return _cvtsh_ss(qi__qins_d_bits(id, qi__load_u16(src + QI__QINS_D_AT))) * 0x1p-10f;
+  float d = qi__half_avx2(src + QI__QINS_D_AT) * 0x1p-10f;
+  return id == QI_FORMAT_QINS4_K ? fabsf(d) : d;
 }
 
 // 256 bytes turned (formats/qins.h), from either order to the other.
