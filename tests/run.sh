@@ -5,7 +5,8 @@
 # "qinfer: N passed, M failed"; the exit code is 0 when M is 0. QI_TEST_ARM=1: the programs only, for arm64, in qemu-user.
 #
 # Scripts print a line "ok NAME", "not ok NAME" or "skip NAME" for each thing they look at. Programs are cmocka's; one that says
-# "// sanitize: thread" in its first lines also runs under the thread sanitizer.
+# "// sanitize: thread" in its first lines also runs under the thread sanitizer. The address sanitizer also has the kernels
+# for AMX, whose instructions are done by functions (tests/support/emulate_tiles.h).
 #
 # Kernels take most of the time to compile (minutes under a sanitizer), so they are compiled once for each compiler, to an object that
 # all programs are linked with: QI__KERNELS_ELSEWHERE.
@@ -22,7 +23,7 @@ configure() {
   launch=""
   case $1 in
     gcc) compile="gcc -O2 $warnings -DQI_STATIC" ;;
-    gcc-asan-ubsan) compile="gcc -O1 -g1 $warnings -Wno-format-truncation -DQI_STATIC -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" ;;
+    gcc-asan-ubsan) compile="gcc -O1 -g1 $warnings -Wno-format-truncation -DQI_STATIC -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -include tests/support/emulate_tiles.h" ;;
     clang-tsan) compile="clang -O1 -g1 $warnings -DQI_STATIC -fsanitize=thread" ;;
     arm64)
       compile="aarch64-linux-gnu-gcc -O2 $warnings -DQI_STATIC -DSPARSE=1 -I$QI_ARM_CMOCKA/include -L$QI_ARM_CMOCKA/lib"

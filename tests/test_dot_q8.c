@@ -1,7 +1,7 @@
 // Integer products: every variant that this CPU has gives the bits of the reference, for all formats and shapes.
 #if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11) && !defined(QI_NO_SIMD)
-#define EMULATED_X86 1
-#include "support/emulate_x86.h"
+#define EMULATED_VNNI 1
+#include "support/emulate_vnni.h"
 #endif
 #define QINFER_IMPLEMENTATION
 #include "../qinfer.h"
@@ -159,8 +159,8 @@ static void for_each_variant(void (*check)(qi_format id, qi__dot_q8_fn dot)) {
     for (int id = QI_FORMAT_NONE + 1; id < QI_FORMAT_COUNT; id++)
       if (k.dot_q8[id] != ref.dot_q8[id]) check((qi_format)id, k.dot_q8[id]);
   }
-#if defined(EMULATED_X86)
-  if (!qi__cpu_detect().avx2) return; // AVX-VNNI's instructions are done by functions, see support/emulate_x86.h
+#if defined(EMULATED_VNNI)
+  if (!qi__cpu_detect().avx2) return;
   for (int id = QI_FORMAT_NONE + 1; id < QI_FORMAT_COUNT; id++) {
     if (qi__formats[id].ternary) check((qi_format)id, qi__dot_ternary_avx_vnni);
     else if (qi__dot_q8_x86_has((qi_format)id)) check((qi_format)id, qi__dot_q8_avx_vnni);
@@ -236,64 +236,6 @@ static void test_ternary_runs(void **state) {
   (void)state;
   for_each_variant(check_runs);
 }
-
-#if defined(EMULATED_X86)
-// AMX where there is none: its instructions done by functions (support/emulate_x86.h).
-static QI__AMX void multiply_in_tiles(const qi__ternary_segment *s) {
-  for (size_t i = 0, n; i < s->n_x; i += n) {
-    n = s->n_x - i < 16 ? s->n_x - i : (s->n_x - i) / 16 * 16;
-    qi__tile_config config = qi__tile_config_of(qi__min_size(16, n));
-    tiles_configure(&config);
-    qi__ternary_passes_amx(s, i, i + n);
-  }
-}
-
-static void dot_in_tiles(const qi__dot_q8_args *a) {
-  static const qi__ternary_kernels kernels = {qi__ternary_pack_signed_avx512, multiply_in_tiles, qi__ternary_take_avx512, true};
-  tiles_emulated = 1;
-  qi__dot_ternary_panels(&kernels, a);
-  tiles_emulated = 0;
-}
-
-static void skip_without_bf16(void) { // code around the tiles may use it
-  if (qi__cpu_detect().avx512_bf16) return;
-  print_message("note: no AVX512-BF16\n");
-  skip();
-}
-
-static void test_ternary_tiles(void **state) {
-  (void)state;
-  skip_without_bf16();
-  for (int id = 1; id < QI_FORMAT_COUNT; id++) {
-    if (!qi__formats[id].ternary) continue;
-    for (change = 0; change < 5; change += 2)
-      for (size_t n_x = 1; n_x <= 70; n_x += 1 + n_x / 9)
-        compare((qi_format)id, dot_in_tiles, &(shape){1 + n_x % MAX_W, n_x, 256 * (1 + n_x % 27), n_x % 3, 3}, RUNS);
-    compare((qi_format)id, dot_in_tiles, &(shape){MAX_W, 33, 2048, 0, 0}, EXTREME);
-  }
-}
-
-static void dot_scaled_in_tiles(const qi__dot_q8_args *a) {
-  qi__tile_config config = qi__tile_config_of(16);
-  tiles_configure(&config);
-  tiles_emulated = 1;
-  qi__dot_panels_x86(a, true, qi__panel_fill_avx512, qi__panel_multiply_amx);
-  tiles_emulated = 0;
-}
-
-static void test_scaled_tiles(void **state) {
-  (void)state;
-  skip_without_bf16();
-  for (int id = 1; id < QI_FORMAT_COUNT; id++) {
-    const qi__format *f = &qi__formats[id];
-    if (!qi__dot_q8_x86_has((qi_format)id) || f->ternary || f->wide || f->info.block_len != 256) continue;
-    for (size_t n_x = QI__SCALED_FROM; n_x <= 2 * QI__SCALED_FROM; n_x += 3)
-      compare((qi_format)id, dot_scaled_in_tiles, &(shape){1 + n_x % MAX_W, n_x, 256 * (1 + n_x % 10), n_x % 3, 3}, RANDOM);
-    compare((qi_format)id, dot_scaled_in_tiles, &(shape){MAX_W, IN_PANELS, 2048, 0, 0}, EXTREME);
-    compare((qi_format)id, dot_scaled_in_tiles, &(shape){MAX_W, IN_PANELS, 2048, 0, 0}, ALL_ONES);
-  }
-}
-#endif
 
 // The reference against the definition: runs as 64-bit sums, then one fused addition each.
 static void test_ternary_reference(void **state) {
@@ -441,10 +383,6 @@ int main(void) {
       cmocka_unit_test(test_contents),
       cmocka_unit_test(test_bytes),
       cmocka_unit_test(test_ternary_runs),
-#if defined(EMULATED_X86)
-      cmocka_unit_test(test_ternary_tiles),
-      cmocka_unit_test(test_scaled_tiles),
-#endif
       cmocka_unit_test(test_ternary_reference),
       cmocka_unit_test(test_ternary_formats),
       cmocka_unit_test(test_quantize),

@@ -33,7 +33,8 @@ QI__FN qi__tile_config qi__tile_config_of(size_t n) {
 
 QI__INLINE QI__AMX void qi__tiles_begin(size_t n) {
   qi__tile_config config = qi__tile_config_of(n);
-  __asm__ volatile("ldtilecfg %0" ::"m"(config) : "memory");
+  __asm__ volatile("" ::"m"(config) : "memory"); // GCC's intrinsic says of no more than eight bytes that it reads them
+  _tile_loadconfig(&config);
 }
 #endif
 
