@@ -9872,6 +9872,12 @@ QI__INLINE QI__AVX512 __m512 qi__join_avx512(__m256 low, __m256 high) {
   return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
 }
 
+// qi__sum_lanes of four rows, two in a register.
+QI__INLINE QI__AVX512 __m128 qi__sum_rows_avx512(__m512 a, __m512 b) {
+  return qi__sum_lanes4_avx2(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1), _mm512_castps512_ps256(b),
+                             _mm512_extractf32x8_ps(b, 1));
+}
+
 // Two weight rows share a register, so that the eight lanes of each sum stay: 8 weight rows times n_x <= 6 activation rows.
 QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8_t *w, size_t w_stride, const float *x,
                                                      size_t x_stride, int n_x, size_t k, float *y, size_t y_stride,
@@ -9904,11 +9910,8 @@ QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8
     }
     j = end;
   }
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p += 2) {
-    __m128 four = qi__sum_lanes4_avx2(_mm512_castps512_ps256(total[i][p]), _mm512_extractf32x8_ps(total[i][p], 1),
-                                      _mm512_castps512_ps256(total[i][p + 1]), _mm512_extractf32x8_ps(total[i][p + 1], 1));
-    _mm_storeu_ps(y + (size_t)i * y_stride + 2 * p, four);
-  }
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p += 2)
+    _mm_storeu_ps(y + (size_t)i * y_stride + 2 * p, qi__sum_rows_avx512(total[i][p], total[i][p + 1]));
 }
 
 // `rest` takes the rows that do not fill a tile, and all of them for one row of activations that are not long.
@@ -14685,6 +14688,101 @@ QI__FN void qi__f32_panel_neon(const qi__f32_panel *p) {
 #endif
 
 #endif // QI__KERNELS_PANEL_F32_H
+// generated from src/kernels/panel_float.h: edit there
+// ==== >>panel_float : products of float rows with many rows of activations ====
+#ifndef QI__KERNELS_PANEL_FLOAT_H
+#define QI__KERNELS_PANEL_FLOAT_H
+
+
+// The products of dot_f32.h and their bits, a piece of k at a time: what 16 weight rows, all rows of activations and their lanes
+// take then stays in the first-level cache, and the next weights come while these are multiplied.
+
+#define QI__FLOAT_ROWS 16   // weight rows of a panel
+#define QI__FLOAT_BATCH 64  // rows of activations at most: their lanes take 32 KB
+#define QI__FLOAT_FROM 8    // and at least: to bring weights together takes as long as to multiply two rows
+#define QI__FLOAT_X 6       // of them at a time
+#define QI__FLOAT_STEP 256  // weights of a row that are dequantised at a time: the longest block
+#define QI__FLOAT_STRIDE (QI__FLOAT_STEP + 16) // of rows that are: not all into the same cache set
+
+QI__STATIC_ASSERT(QI__FLOAT_STEP % QI__FLOAT_PIECE == 0, float_step);
+
+typedef struct qi__float_panel {
+  qi_format kind;      // F32, F16 or BF16
+  const uint8_t *w;    // QI__FLOAT_ROWS rows, w_stride bytes apart
+  size_t w_stride;
+  size_t n_k;          // QI__FLOAT_PIECE, or what is left of k
+  const float *x;
+  size_t x_stride, n_x;
+  bool first;          // piece
+  float *total;        // lanes of all pieces so far, scratch: [n_x][QI__FLOAT_ROWS][8], on a cache line
+  float *y;            // with the last piece: [n_x, QI__FLOAT_ROWS], y_stride apart; else NULL
+  size_t y_stride;
+  float *pairs;        // scratch: [QI__FLOAT_PIECE / 8][QI__FLOAT_ROWS][8], on a cache line
+  qi__lines *next;     // fetched beside every QI__FLOAT_X rows of activations
+} qi__float_panel;
+
+#if defined(QI__X86_64)
+
+// Two weight rows share a register as in qi__dot_float_tile_avx512, but are brought together once for all rows of activations.
+QI__INLINE QI__AVX512 void qi__float_pairs_avx512(qi_format kind, const qi__float_panel *p) {
+  float *pairs = p->pairs;
+  size_t j = 0;
+  for (; j + 8 <= p->n_k; j += 8, pairs += 8 * QI__FLOAT_ROWS)
+    QI__UNROLL for (size_t r = 0; r < QI__FLOAT_ROWS; r += 2)
+      _mm512_store_ps(pairs + 8 * r, qi__load_weights_avx512(kind, p->w + r * p->w_stride, p->w_stride, j));
+  if (j == p->n_k) return;
+  memset(pairs, 0, 8 * QI__FLOAT_ROWS * sizeof *pairs);
+  for (size_t r = 0; r < QI__FLOAT_ROWS; r++)
+    for (size_t at = j; at < p->n_k; at++) pairs[8 * r + at - j] = qi__float_weight(kind, p->w + r * p->w_stride, at);
+}
+
+// Eight columns of eight weight rows at w and n rows of activations at x, of those that `lanes` says.
+QI__INLINE QI__AVX512 void qi__float_step_avx512(const float *w, const float *x, size_t stride, int n, __mmask8 lanes,
+                                                 __m512 (*sum)[4]) {
+  __m512 a[4];
+  QI__UNROLL for (int r = 0; r < 4; r++) a[r] = _mm512_load_ps(w + 16 * r);
+  QI__UNROLL for (int q = 0; q < n; q++) {
+    const float *at = x + (size_t)q * stride;
+    __m512 b = _mm512_broadcast_f32x8(lanes == 0xff ? _mm256_loadu_ps(at) : _mm256_maskz_loadu_ps(lanes, at));
+    QI__UNROLL for (int r = 0; r < 4; r++) sum[q][r] = _mm512_fmadd_ps(a[r], b, sum[q][r]);
+  }
+}
+
+// n rows of activations from row i on, times eight weight rows from `row` on. n is a constant where this is inlined.
+QI__INLINE QI__AVX512 void qi__float_tile_avx512(const qi__float_panel *p, size_t i, int n, size_t row) {
+  const float *x = p->x + i * p->x_stride, *w = p->pairs + 8 * row, *end = x + p->n_k;
+  const size_t stride = p->x_stride;
+  float *total = p->total + 8 * (i * QI__FLOAT_ROWS + row), *y = p->y;
+  __m512 sum[QI__FLOAT_X][4];
+  QI__UNROLL for (int q = 0; q < n; q++) QI__UNROLL for (int r = 0; r < 4; r++) sum[q][r] = _mm512_setzero_ps();
+  for (; end - x >= 8; x += 8, w += 8 * QI__FLOAT_ROWS) qi__float_step_avx512(w, x, stride, n, 0xff, sum);
+  if (x < end) qi__float_step_avx512(w, x, stride, n, (__mmask8)qi__tail_mask_avx512((size_t)(end - x)), sum);
+  QI__UNROLL for (int q = 0; q < n; q++, total += 8 * QI__FLOAT_ROWS) {
+    QI__UNROLL for (int r = 0; r < 4; r++)
+      sum[q][r] = _mm512_add_ps(p->first ? _mm512_setzero_ps() : _mm512_load_ps(total + 16 * r), sum[q][r]);
+    if (!y) QI__UNROLL for (int r = 0; r < 4; r++) _mm512_store_ps(total + 16 * r, sum[q][r]);
+    else QI__UNROLL for (int r = 0; r < 4; r += 2)
+      _mm_storeu_ps(y + (i + (size_t)q) * p->y_stride + row + 2 * r, qi__sum_rows_avx512(sum[q][r], sum[q][r + 1]));
+  }
+}
+
+QI__FN QI__AVX512 void qi__float_panel_avx512(const qi__float_panel *p) {
+  if (p->kind == QI_FORMAT_F32) qi__float_pairs_avx512(QI_FORMAT_F32, p);
+  else if (p->kind == QI_FORMAT_F16) qi__float_pairs_avx512(QI_FORMAT_F16, p);
+  else qi__float_pairs_avx512(QI_FORMAT_BF16, p);
+  for (size_t i = 0, n; i < p->n_x; i += n) {
+    n = p->n_x - i >= 6 ? 6 : p->n_x - i >= 2 ? 2 : 1;
+    qi__lines_fetch(p->next);
+    for (size_t row = 0; row < QI__FLOAT_ROWS; row += 8) {
+      if (n == 6) qi__float_tile_avx512(p, i, 6, row);
+      else if (n == 2) qi__float_tile_avx512(p, i, 2, row);
+      else qi__float_tile_avx512(p, i, 1, row);
+    }
+  }
+}
+#endif
+
+#endif // QI__KERNELS_PANEL_FLOAT_H
 
 // One pointer a kernel family; contracts stand at the reference of each.
 typedef struct qi__kernels {
@@ -14700,6 +14798,7 @@ typedef struct qi__kernels {
   void (*round_bf16)(const float *x, size_t n, float *y);
   void (*to_f16)(const float *x, size_t n, uint16_t *y);
   void (*f32_panel)(const qi__f32_panel *p);
+  void (*float_panel)(const qi__float_panel *p); // NULL: rows are taken as a whole
   void (*attention_scores)(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score);
   void (*attention_softmax)(float *score, size_t n_q, size_t begin, size_t end, size_t n, float *max, float *sum);
   void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
@@ -14806,6 +14905,7 @@ QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx512;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx512;
   k->f32_panel = qi__f32_panel_avx512;
+  k->float_panel = qi__float_panel_avx512;
   k->swiglu = qi__swiglu_avx512;
   k->attention_scores = qi__attention_scores_avx512;
   k->attention_softmax = qi__attention_softmax_avx512;
@@ -14925,9 +15025,8 @@ QI__FN void qi__kernels_init(qi__kernels *k, const qi__cpu *cpu) {
 
 // Work is handed out in tiles of this many weight rows. No result depends on it.
 #define QI__TILE_ROWS 32
-#define QI__FLOAT_ROWS 16 // of these as float32 at a time
 
-QI__STATIC_ASSERT(QI__TILE_ROWS == QI__BF16_ROWS && QI__TILE_ROWS == QI__Q8_ROWS, tile_rows);
+QI__STATIC_ASSERT(QI__TILE_ROWS % QI__FLOAT_ROWS == 0 && QI__TILE_ROWS == QI__BF16_ROWS && QI__TILE_ROWS == QI__Q8_ROWS, tile_rows);
 QI__STATIC_ASSERT(QI__Q8_RUN % QI__TILE_ROWS == 0, tile_run);
 
 typedef enum qi__arithmetic { QI__INTEGER, QI__FLOAT, QI__BF16, QI__ARITHMETICS } qi__arithmetic;
@@ -15060,14 +15159,48 @@ QI__INLINE size_t qi__bf16_sums(size_t x_row, size_t n_x) { return ((x_row + n_x
 
 // Floats of scratch that tiles of a matrix of n_cols need with up to n_x rows of activations: results before they are added; and
 // weight rows as float32, or a panel, the rows that go into it and their sums, or a panel and sums of integer products.
+#define QI__FLOAT_SCRATCH(n_x) (QI__FLOAT_ROWS * (QI__FLOAT_STRIDE + QI__FLOAT_PIECE + 8 * qi__min_size(n_x, QI__FLOAT_BATCH)))
 #define QI__F32_SCRATCH (QI__F32_ROWS * QI__F32_STRIDE + QI__F32_COLUMNS * QI__F32_ROWS)
 QI__INLINE size_t qi__tile_results(size_t n_x) { return qi__max_size(n_x * QI__TILE_ROWS, QI__Q8_RUN); }
 QI__INLINE size_t qi__tile_scratch(size_t n_cols, size_t n_x) {
   size_t panel = QI__BF16_ROWS * qi__bf16_width(qi__min_size(n_cols, QI__BF16_SLICE_MAX)) / 2 + 16 * QI__BF16_STRIDE / 2;
   panel += QI__BF16_RUN * qi__bf16_sums(15, qi__min_size(n_x, QI__BF16_BATCH));
   size_t rows = QI__FLOAT_ROWS * qi__float_stride(n_cols), q8 = qi__q8_scratch(n_x);
-  panel = qi__max_size(qi__max_size(panel, rows), QI__F32_SCRATCH);
+  panel = qi__max_size(qi__max_size(panel, rows), qi__max_size(QI__F32_SCRATCH, QI__FLOAT_SCRATCH(n_x)));
   return qi__tile_results(n_x) + qi__max_size(panel, q8);
+}
+
+// Weight rows from `first` on that are needed next, columns k.. ; what is behind the matrix is not there.
+QI__FN qi__lines qi__tile_lines(const qi__weight *w, size_t first, size_t n_w, size_t k, size_t n_k) {
+  const size_t n = first < w->n_rows ? qi__min_size(n_w, w->n_rows - first) : 0;
+  const uintptr_t row = (uintptr_t)w->data + first * w->row_bytes + qi__row_bytes(w->id, k);
+  return (qi__lines){row, w->row_bytes, qi__row_bytes(w->id, n_k), n, 0, 0};
+}
+
+// FLOAT with many rows of activations: QI__FLOAT_ROWS weight rows, see panel_float.h. scratch: QI__FLOAT_SCRATCH(n_x) floats
+QI__FN void qi__tile_float_panel(const qi__kernels *kernels, const qi__weight *w, size_t first, const float *x, size_t n_x,
+                                 float *y, size_t y_stride, float *scratch) {
+  const size_t k = w->n_cols;
+  float *pairs = scratch + QI__FLOAT_ROWS * QI__FLOAT_STRIDE, *total = pairs + QI__FLOAT_PIECE * QI__FLOAT_ROWS;
+  const bool as_they_are = w->id <= QI_FORMAT_BF16;
+  const size_t size = as_they_are ? qi__row_bytes(w->id, 1) : sizeof *scratch;
+  for (size_t at = 0; at < k; at += QI__FLOAT_STEP) {
+    const size_t step = qi__min_size(QI__FLOAT_STEP, k - at), next_k = at + step < k ? at + step : 0;
+    const uint8_t *src = w->data + first * w->row_bytes + qi__row_bytes(w->id, at);
+    for (size_t r = 0; !as_they_are && r < QI__FLOAT_ROWS; r++)
+      kernels->dequantize[w->id](w->format, src + r * w->row_bytes, scratch + r * QI__FLOAT_STRIDE, step);
+    qi__lines next = qi__tile_lines(w, next_k ? first : first + QI__FLOAT_ROWS, QI__FLOAT_ROWS, next_k,
+                                    qi__min_size(QI__FLOAT_STEP, k - next_k));
+    next.each = qi__lines_each(&next, (n_x + QI__FLOAT_X - 1) / QI__FLOAT_X * ((step + QI__FLOAT_PIECE - 1) / QI__FLOAT_PIECE));
+    for (size_t j = 0, n; j < step; j += n) {
+      n = qi__min_size(QI__FLOAT_PIECE, step - j);
+      const bool last = at + j + n == k;
+      qi__float_panel p = {as_they_are ? w->id : QI_FORMAT_F32, as_they_are ? src + j * size : (const uint8_t *)(scratch + j),
+                           as_they_are ? w->row_bytes : QI__FLOAT_STRIDE * size, n, x + at + j, k, n_x, at + j == 0, total,
+                           last ? y : NULL, y_stride, pairs, &next};
+      kernels->float_panel(&p);
+    }
+  }
 }
 
 // FLOAT: rows are dequantised to scratch. Those of float formats are taken as they are for few rows of activations: to write them
@@ -15082,19 +15215,19 @@ QI__FN void qi__tile_float(const qi__kernels *kernels, const qi__weight *w, size
   }
   for (size_t r = 0; r < n_w; r += QI__FLOAT_ROWS) {
     size_t n = qi__min_size(QI__FLOAT_ROWS, n_w - r);
+    if (kernels->float_panel && n == QI__FLOAT_ROWS && n_x >= QI__FLOAT_FROM) {
+      for (size_t i = 0; i < n_x; i += QI__FLOAT_BATCH)
+        qi__tile_float_panel(kernels, w, first + r, x + i * k, qi__min_size(QI__FLOAT_BATCH, n_x - i), y + i * y_stride + r,
+                             y_stride, scratch);
+      src += n * w->row_bytes;
+      continue;
+    }
     for (size_t i = 0; i < n; i++, src += w->row_bytes) {
       qi__prefetch_ahead(kernels->fetch, (uintptr_t)src, w->row_bytes);
       kernels->dequantize[w->id](w->format, src, scratch + i * stride, k);
     }
     kernels->dot_float[QI_FORMAT_F32](scratch, stride * sizeof *scratch, n, x, k, n_x, k, y + r, y_stride, kernels->fetch);
   }
-}
-
-// Weight rows from `first` on that are needed next, columns k.. ; what is behind the matrix is not there.
-QI__FN qi__lines qi__tile_lines(const qi__weight *w, size_t first, size_t n_w, size_t k, size_t n_k) {
-  const size_t n = first < w->n_rows ? qi__min_size(n_w, w->n_rows - first) : 0;
-  const uintptr_t row = (uintptr_t)w->data + first * w->row_bytes + qi__row_bytes(w->id, k);
-  return (qi__lines){row, w->row_bytes, qi__row_bytes(w->id, n_k), n, 0, 0};
 }
 
 // BF16 without instructions for it: see panel_f32.h. sums: [n_x, QI__F32_ROWS]; scratch: QI__F32_SCRATCH floats

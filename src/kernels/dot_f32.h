@@ -210,6 +210,12 @@ QI__INLINE QI__AVX512 __m512 qi__join_avx512(__m256 low, __m256 high) {
   return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
 }
 
+// qi__sum_lanes of four rows, two in a register.
+QI__INLINE QI__AVX512 __m128 qi__sum_rows_avx512(__m512 a, __m512 b) {
+  return qi__sum_lanes4_avx2(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1), _mm512_castps512_ps256(b),
+                             _mm512_extractf32x8_ps(b, 1));
+}
+
 // Two weight rows share a register, so that the eight lanes of each sum stay: 8 weight rows times n_x <= 6 activation rows.
 QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8_t *w, size_t w_stride, const float *x,
                                                      size_t x_stride, int n_x, size_t k, float *y, size_t y_stride,
@@ -242,11 +248,8 @@ QI__INLINE QI__AVX512 void qi__dot_float_tile_avx512(qi_format kind, const uint8
     }
     j = end;
   }
-  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p += 2) {
-    __m128 four = qi__sum_lanes4_avx2(_mm512_castps512_ps256(total[i][p]), _mm512_extractf32x8_ps(total[i][p], 1),
-                                      _mm512_castps512_ps256(total[i][p + 1]), _mm512_extractf32x8_ps(total[i][p + 1], 1));
-    _mm_storeu_ps(y + (size_t)i * y_stride + 2 * p, four);
-  }
+  QI__UNROLL for (int i = 0; i < n_x; i++) QI__UNROLL for (int p = 0; p < 4; p += 2)
+    _mm_storeu_ps(y + (size_t)i * y_stride + 2 * p, qi__sum_rows_avx512(total[i][p], total[i][p + 1]));
 }
 
 // `rest` takes the rows that do not fill a tile, and all of them for one row of activations that are not long.

@@ -6,9 +6,8 @@
 
 // Work is handed out in tiles of this many weight rows. No result depends on it.
 #define QI__TILE_ROWS 32
-#define QI__FLOAT_ROWS 16 // of these as float32 at a time
 
-QI__STATIC_ASSERT(QI__TILE_ROWS == QI__BF16_ROWS && QI__TILE_ROWS == QI__Q8_ROWS, tile_rows);
+QI__STATIC_ASSERT(QI__TILE_ROWS % QI__FLOAT_ROWS == 0 && QI__TILE_ROWS == QI__BF16_ROWS && QI__TILE_ROWS == QI__Q8_ROWS, tile_rows);
 QI__STATIC_ASSERT(QI__Q8_RUN % QI__TILE_ROWS == 0, tile_run);
 
 typedef enum qi__arithmetic { QI__INTEGER, QI__FLOAT, QI__BF16, QI__ARITHMETICS } qi__arithmetic;
@@ -141,14 +140,48 @@ QI__INLINE size_t qi__bf16_sums(size_t x_row, size_t n_x) { return ((x_row + n_x
 
 // Floats of scratch that tiles of a matrix of n_cols need with up to n_x rows of activations: results before they are added; and
 // weight rows as float32, or a panel, the rows that go into it and their sums, or a panel and sums of integer products.
+#define QI__FLOAT_SCRATCH(n_x) (QI__FLOAT_ROWS * (QI__FLOAT_STRIDE + QI__FLOAT_PIECE + 8 * qi__min_size(n_x, QI__FLOAT_BATCH)))
 #define QI__F32_SCRATCH (QI__F32_ROWS * QI__F32_STRIDE + QI__F32_COLUMNS * QI__F32_ROWS)
 QI__INLINE size_t qi__tile_results(size_t n_x) { return qi__max_size(n_x * QI__TILE_ROWS, QI__Q8_RUN); }
 QI__INLINE size_t qi__tile_scratch(size_t n_cols, size_t n_x) {
   size_t panel = QI__BF16_ROWS * qi__bf16_width(qi__min_size(n_cols, QI__BF16_SLICE_MAX)) / 2 + 16 * QI__BF16_STRIDE / 2;
   panel += QI__BF16_RUN * qi__bf16_sums(15, qi__min_size(n_x, QI__BF16_BATCH));
   size_t rows = QI__FLOAT_ROWS * qi__float_stride(n_cols), q8 = qi__q8_scratch(n_x);
-  panel = qi__max_size(qi__max_size(panel, rows), QI__F32_SCRATCH);
+  panel = qi__max_size(qi__max_size(panel, rows), qi__max_size(QI__F32_SCRATCH, QI__FLOAT_SCRATCH(n_x)));
   return qi__tile_results(n_x) + qi__max_size(panel, q8);
+}
+
+// Weight rows from `first` on that are needed next, columns k.. ; what is behind the matrix is not there.
+QI__FN qi__lines qi__tile_lines(const qi__weight *w, size_t first, size_t n_w, size_t k, size_t n_k) {
+  const size_t n = first < w->n_rows ? qi__min_size(n_w, w->n_rows - first) : 0;
+  const uintptr_t row = (uintptr_t)w->data + first * w->row_bytes + qi__row_bytes(w->id, k);
+  return (qi__lines){row, w->row_bytes, qi__row_bytes(w->id, n_k), n, 0, 0};
+}
+
+// FLOAT with many rows of activations: QI__FLOAT_ROWS weight rows, see panel_float.h. scratch: QI__FLOAT_SCRATCH(n_x) floats
+QI__FN void qi__tile_float_panel(const qi__kernels *kernels, const qi__weight *w, size_t first, const float *x, size_t n_x,
+                                 float *y, size_t y_stride, float *scratch) {
+  const size_t k = w->n_cols;
+  float *pairs = scratch + QI__FLOAT_ROWS * QI__FLOAT_STRIDE, *total = pairs + QI__FLOAT_PIECE * QI__FLOAT_ROWS;
+  const bool as_they_are = w->id <= QI_FORMAT_BF16;
+  const size_t size = as_they_are ? qi__row_bytes(w->id, 1) : sizeof *scratch;
+  for (size_t at = 0; at < k; at += QI__FLOAT_STEP) {
+    const size_t step = qi__min_size(QI__FLOAT_STEP, k - at), next_k = at + step < k ? at + step : 0;
+    const uint8_t *src = w->data + first * w->row_bytes + qi__row_bytes(w->id, at);
+    for (size_t r = 0; !as_they_are && r < QI__FLOAT_ROWS; r++)
+      kernels->dequantize[w->id](w->format, src + r * w->row_bytes, scratch + r * QI__FLOAT_STRIDE, step);
+    qi__lines next = qi__tile_lines(w, next_k ? first : first + QI__FLOAT_ROWS, QI__FLOAT_ROWS, next_k,
+                                    qi__min_size(QI__FLOAT_STEP, k - next_k));
+    next.each = qi__lines_each(&next, (n_x + QI__FLOAT_X - 1) / QI__FLOAT_X * ((step + QI__FLOAT_PIECE - 1) / QI__FLOAT_PIECE));
+    for (size_t j = 0, n; j < step; j += n) {
+      n = qi__min_size(QI__FLOAT_PIECE, step - j);
+      const bool last = at + j + n == k;
+      qi__float_panel p = {as_they_are ? w->id : QI_FORMAT_F32, as_they_are ? src + j * size : (const uint8_t *)(scratch + j),
+                           as_they_are ? w->row_bytes : QI__FLOAT_STRIDE * size, n, x + at + j, k, n_x, at + j == 0, total,
+                           last ? y : NULL, y_stride, pairs, &next};
+      kernels->float_panel(&p);
+    }
+  }
 }
 
 // FLOAT: rows are dequantised to scratch. Those of float formats are taken as they are for few rows of activations: to write them
@@ -163,19 +196,19 @@ QI__FN void qi__tile_float(const qi__kernels *kernels, const qi__weight *w, size
   }
   for (size_t r = 0; r < n_w; r += QI__FLOAT_ROWS) {
     size_t n = qi__min_size(QI__FLOAT_ROWS, n_w - r);
+    if (kernels->float_panel && n == QI__FLOAT_ROWS && n_x >= QI__FLOAT_FROM) {
+      for (size_t i = 0; i < n_x; i += QI__FLOAT_BATCH)
+        qi__tile_float_panel(kernels, w, first + r, x + i * k, qi__min_size(QI__FLOAT_BATCH, n_x - i), y + i * y_stride + r,
+                             y_stride, scratch);
+      src += n * w->row_bytes;
+      continue;
+    }
     for (size_t i = 0; i < n; i++, src += w->row_bytes) {
       qi__prefetch_ahead(kernels->fetch, (uintptr_t)src, w->row_bytes);
       kernels->dequantize[w->id](w->format, src, scratch + i * stride, k);
     }
     kernels->dot_float[QI_FORMAT_F32](scratch, stride * sizeof *scratch, n, x, k, n_x, k, y + r, y_stride, kernels->fetch);
   }
-}
-
-// Weight rows from `first` on that are needed next, columns k.. ; what is behind the matrix is not there.
-QI__FN qi__lines qi__tile_lines(const qi__weight *w, size_t first, size_t n_w, size_t k, size_t n_k) {
-  const size_t n = first < w->n_rows ? qi__min_size(n_w, w->n_rows - first) : 0;
-  const uintptr_t row = (uintptr_t)w->data + first * w->row_bytes + qi__row_bytes(w->id, k);
-  return (qi__lines){row, w->row_bytes, qi__row_bytes(w->id, n_k), n, 0, 0};
 }
 
 // BF16 without instructions for it: see panel_f32.h. sums: [n_x, QI__F32_ROWS]; scratch: QI__F32_SCRATCH floats

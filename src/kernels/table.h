@@ -16,6 +16,7 @@
 #include "dot_ternary_x86.h"
 #include "panel_amx.h"
 #include "panel_f32.h"
+#include "panel_float.h"
 #include "panel_q8_neon.h"
 #include "panel_q8_x86.h"
 
@@ -33,6 +34,7 @@ typedef struct qi__kernels {
   void (*round_bf16)(const float *x, size_t n, float *y);
   void (*to_f16)(const float *x, size_t n, uint16_t *y);
   void (*f32_panel)(const qi__f32_panel *p);
+  void (*float_panel)(const qi__float_panel *p); // NULL: rows are taken as a whole
   void (*attention_scores)(const float *q, size_t n_q, const qi__kv_run *run, size_t dim, float *score);
   void (*attention_softmax)(float *score, size_t n_q, size_t begin, size_t end, size_t n, float *max, float *sum);
   void (*attention_values)(const float *weight, size_t n_q, const qi__kv_run *run, size_t begin, size_t end, size_t dim,
@@ -139,6 +141,7 @@ QI__FN void qi__kernels_init_avx512(qi__kernels *k) {
   k->dot_float[QI_FORMAT_F16] = qi__dot_f16_avx512;
   k->dot_float[QI_FORMAT_BF16] = qi__dot_bf16_avx512;
   k->f32_panel = qi__f32_panel_avx512;
+  k->float_panel = qi__float_panel_avx512;
   k->swiglu = qi__swiglu_avx512;
   k->attention_scores = qi__attention_scores_avx512;
   k->attention_softmax = qi__attention_softmax_avx512;
