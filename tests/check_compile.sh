@@ -58,6 +58,8 @@ if [ "$cc" != gcc ] && gcc -std=c99 -O0 $here/bits.c -o "$scratch/bits" $libs 2>
   expect "$cc gives the same bits as gcc" diff "$scratch/first.txt" "$scratch/bits.txt"
 fi
 
+expect "$cc: the implementation in c11, pedantic" "$cc" -std=c11 $warn -Wpedantic -fsyntax-only $here/impl.c
+
 # ---- options ----
 
 # No option but QI_NO_SIMD reaches the kernels: they are looked at, but compiled without SIMD, in a third of the time.

@@ -99,7 +99,7 @@ QI__INLINE QI__AMX void qi__scaled_tiles_amx(bool small, const qi__scaled_half *
 
 // Totals of n rows of activations, whose sums begin with row i, and their mins, to their lanes.
 QI__INLINE QI__AVX512_VNNI void qi__scaled_take_avx512(const qi__q8_plan *plan, const qi__q8_panel *p, int half,
-                                                       const qi__panel_x *x, const qi__scaled_sums sum, size_t i, int n) {
+                                                       const qi__panel_x *x, qi__scaled_sums sum, size_t i, int n) {
   const qi__format *f = plan->format;
   const __mmask16 old = x->fresh ? 0 : 0xffff;
   const unsigned shift = qi__scaled_small(f) ? 3 : 7;
