@@ -7,7 +7,7 @@
 #define EMULATE_TILES_H
 
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE 1 // what qinfer.h asks for comes too late after the headers below
+#define _GNU_SOURCE // what qinfer.h asks for comes too late after the headers below
 #endif
 #if defined(__x86_64__)
 #include <immintrin.h>
