@@ -184,8 +184,8 @@ QI__FN void qi__tile_float_panel(const qi__kernels *kernels, const qi__weight *w
   }
 }
 
-// FLOAT: rows are dequantised to scratch. Those of float formats are taken as they are for few rows of activations: to write them
-// down would take longer (Zen 4: less than 8; Emerald Rapids with AVX-512: up to 16 and more).
+// FLOAT: rows are dequantised to scratch, or panels of them (above). Those of float formats are taken as they are for few rows of
+// activations: to write them down would take longer (Zen 4: less than 8; Emerald Rapids with AVX-512: up to 16 and more).
 QI__FN void qi__tile_float(const qi__kernels *kernels, const qi__weight *w, size_t first, size_t n_w, const float *x, size_t n_x,
                            float *y, size_t y_stride, float *scratch) {
   size_t k = w->n_cols, stride = qi__float_stride(k);

@@ -4,12 +4,12 @@
 
 #include "dot_f32.h"
 
-// The products of dot_f32.h and their bits, a piece of k at a time: what 16 weight rows, all rows of activations and their lanes
-// take then stays in the first-level cache, and the next weights come while these are multiplied.
+// The products of dot_f32.h and their bits, a piece of k at a time: what 16 weight rows, some 32 rows of activations and their
+// lanes take then stays in the first-level cache, and the next weights come while these are multiplied.
 
 #define QI__FLOAT_ROWS 16   // weight rows of a panel
-#define QI__FLOAT_FROM 8    // rows of activations at least: to bring weights together takes as long as to multiply two of them
-#define QI__FLOAT_TO 64     // and at most: their lanes take 32 KB; prompts of 256 were 9 % slower (Emerald Rapids)
+#define QI__FLOAT_FROM 8    // rows of activations at least: to bring weights together takes as long as to multiply four
+#define QI__FLOAT_TO 64     // and at most: their lanes take 32 KB; prompts of 256 were 11 % slower (Emerald Rapids)
 #define QI__FLOAT_X 6       // of them at a time
 #define QI__FLOAT_STEP 256  // weights of a row that are dequantised at a time: the longest block
 #define QI__FLOAT_STRIDE (QI__FLOAT_STEP + 16) // of rows that are: not all into the same cache set
